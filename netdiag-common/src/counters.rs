@@ -1,0 +1,70 @@
+//! The accounting of samples: one [`Counters`] per signal and CPU.
+//!
+//! Every sample that a hook sees ends in exactly one counter, so that
+//! `seen = filtered + submitted + ring_full + map_full + read_failed + rate_limited + shed +
+//! unmatched + pending`, where [`Counters::pending`] is the samples that are still on their way.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Fates of samples on one CPU, all monotonic since the programs were loaded.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Counters {
+    /// Samples that a hook saw.
+    pub seen: u64,
+    /// Rejected by a filter.
+    pub filtered: u64,
+    /// Handed to the ring buffer.
+    pub submitted: u64,
+    /// Lost: the ring buffer had no room.
+    pub ring_full: u64,
+    /// Lost: a map had no room to remember them.
+    pub map_full: u64,
+    /// Lost: kernel memory could not be read.
+    pub read_failed: u64,
+    /// Left out by a rate limit.
+    pub rate_limited: u64,
+    /// Left out to keep the cost down.
+    pub shed: u64,
+    /// An end without a beginning, or a beginning that another one overwrote.
+    pub unmatched: u64,
+    /// Beginnings remembered.
+    pub begun: u64,
+    /// Beginnings taken out again, by their end or by one that overwrote them.
+    pub ended: u64,
+    /// Put into a batch.
+    pub batched: u64,
+    /// Taken out of a batch, into the ring or lost for want of room.
+    pub flushed: u64,
+}
+
+impl Counters {
+    /// Samples begun and not yet ended, or batched and not yet flushed. Only a sum over all CPUs
+    /// means anything: a sample may begin on one CPU and end on another.
+    #[must_use]
+    pub const fn pending(&self) -> u64 {
+        self.begun.wrapping_sub(self.ended).wrapping_add(self.batched.wrapping_sub(self.flushed))
+    }
+
+    /// Field-wise sum.
+    #[must_use]
+    pub const fn plus(&self, other: &Self) -> Self {
+        Self {
+            seen: self.seen.wrapping_add(other.seen),
+            filtered: self.filtered.wrapping_add(other.filtered),
+            submitted: self.submitted.wrapping_add(other.submitted),
+            ring_full: self.ring_full.wrapping_add(other.ring_full),
+            map_full: self.map_full.wrapping_add(other.map_full),
+            read_failed: self.read_failed.wrapping_add(other.read_failed),
+            rate_limited: self.rate_limited.wrapping_add(other.rate_limited),
+            shed: self.shed.wrapping_add(other.shed),
+            unmatched: self.unmatched.wrapping_add(other.unmatched),
+            begun: self.begun.wrapping_add(other.begun),
+            ended: self.ended.wrapping_add(other.ended),
+            batched: self.batched.wrapping_add(other.batched),
+            flushed: self.flushed.wrapping_add(other.flushed),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The struct fields that the programs read, by name.
+//!
+//! rustc emits no CO-RE relocations and every release moves fields, so no offset is compiled in:
+//! userspace resolves each [`Field`] in the running kernel's BTF and hands the programs a
+//! [`Location`] in a frozen global.
+
+/// Where a field lies in its struct.
+///
+/// Packed into 32 bits: byte offset in the low 16, bit offset within that byte in the next 8, width
+/// in bits in the high 8 (0: a whole field of its natural size).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location(pub u32);
+
+impl Location {
+    /// Marks a field that this kernel does not have.
+    pub const MISSING: Self = Self(u32::MAX);
+
+    /// A field that starts at a byte.
+    #[must_use]
+    pub const fn bytes(offset: u16) -> Self {
+        Self(offset as u32)
+    }
+
+    /// A bit-field, `bit` counted from the lowest bit of the byte at `offset`.
+    #[must_use]
+    pub const fn bits(offset: u16, bit: u8, width: u8) -> Self {
+        Self(offset as u32 | (bit as u32) << 16 | (width as u32) << 24)
+    }
+
+    /// Byte offset.
+    #[must_use]
+    #[inline(always)]
+    pub const fn offset(self) -> usize {
+        (self.0 & 0xffff) as usize
+    }
+
+    /// Bits to shift the loaded byte right by.
+    #[must_use]
+    #[inline(always)]
+    pub const fn shift(self) -> u32 {
+        (self.0 >> 16) & 0xff
+    }
+
+    /// Mask to apply after the shift; all ones where the field is no bit-field.
+    #[must_use]
+    #[inline(always)]
+    pub const fn mask(self) -> u8 {
+        let width = self.0 >> 24;
+        if width == 0 { u8::MAX } else { ((1u32 << width) - 1) as u8 }
+    }
+
+    /// Whether this kernel has the field.
+    #[must_use]
+    #[inline(always)]
+    pub const fn exists(self) -> bool {
+        self.0 != Self::MISSING.0
+    }
+}
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $name:ident = $structure:literal $path:literal $size:literal,)+) => {
+        /// A struct field that some program reads.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Field {
+            $($(#[$doc])* #[doc = concat!("`", $structure, ".", $path, "`")] $name,)+
+        }
+
+        impl Field {
+            /// Every field, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// Name of the struct, path inside it (`.` descends), bytes to be read from it.
+            #[must_use]
+            pub const fn path(self) -> (&'static str, &'static str, usize) {
+                match self {
+                    $(Self::$name => ($structure, $path, $size),)+
+                }
+            }
+        }
+    };
+}
+
+fields! {
+    SkDaddr = "sock_common" "skc_daddr" 4,
+    SkRcvSaddr = "sock_common" "skc_rcv_saddr" 4,
+    SkDport = "sock_common" "skc_dport" 2,
+    SkNum = "sock_common" "skc_num" 2,
+    SkFamily = "sock_common" "skc_family" 2,
+    SkState = "sock_common" "skc_state" 1,
+    SkNet = "sock_common" "skc_net.net" 8,
+    SkV6Daddr = "sock_common" "skc_v6_daddr" 16,
+    SkV6RcvSaddr = "sock_common" "skc_v6_rcv_saddr" 16,
+    SkProtocol = "sock" "sk_protocol" 2,
+    InetSport = "inet_sock" "inet_sport" 2,
+    NetInum = "net" "ns.inum" 4,
+    CaState = "inet_connection_sock" "icsk_ca_state" 1,
+    Pending = "inet_connection_sock" "icsk_pending" 1,
+    Retransmits = "inet_connection_sock" "icsk_retransmits" 1,
+    TcpBytesSent = "tcp_sock" "bytes_sent" 8,
+    TcpBytesReceived = "tcp_sock" "bytes_received" 8,
+    TcpBytesAcked = "tcp_sock" "bytes_acked" 8,
+    TcpBytesRetrans = "tcp_sock" "bytes_retrans" 8,
+    TcpSegsOut = "tcp_sock" "segs_out" 4,
+    TcpSegsIn = "tcp_sock" "segs_in" 4,
+    TcpTotalRetrans = "tcp_sock" "total_retrans" 4,
+    TcpSrtt = "tcp_sock" "srtt_us" 4,
+    TcpCwnd = "tcp_sock" "snd_cwnd" 4,
+    SkbLen = "sk_buff" "len" 4,
+    SkbCb = "sk_buff" "cb" 48,
+    CbSeq = "tcp_skb_cb" "seq" 4,
+    CbGsoSegs = "tcp_skb_cb" "tcp_gso_segs" 2,
+    TpSendSk = "trace_event_raw_sock_msg_length" "sk" 8,
+    TpSendFamily = "trace_event_raw_sock_msg_length" "family" 2,
+    TpSendProtocol = "trace_event_raw_sock_msg_length" "protocol" 2,
+    TpSendRet = "trace_event_raw_sock_msg_length" "ret" 4,
+}

@@ -1,0 +1,52 @@
+//! Sockets as they open, connect, change hands and are destroyed.
+//!
+//! Kernel: tracepoints `sock:inet_sock_set_state` and `tcp:tcp_destroy_sock`, and every other
+//! program on first sight of a socket. One sample is one record.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    flow::{SocketRef, TcpCounters},
+    header::Header,
+};
+
+/// Why the record was sent.
+pub mod what {
+    /// First sight of the socket: it may be much older.
+    pub const SEEN: u32 = 0;
+    /// `connect` called: the socket is new and this end is the client.
+    pub const CONNECT: u32 = 1;
+    /// Handshake done on a child of a listener: this end is the server.
+    pub const ACCEPT: u32 = 2;
+    /// Another process uses the socket than before.
+    pub const OWNER: u32 = 3;
+    /// The counters moved on; sent at most once per `report_every_ns`.
+    pub const COUNTERS: u32 = 4;
+    /// The socket is destroyed; nothing follows.
+    pub const CLOSE: u32 = 5;
+}
+
+/// What a program knows of a socket at one instant.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq,
+    FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Record {
+    /// `signal` is [`crate::signal::Signal::Socket`], `samples` 1.
+    pub header: Header,
+    /// The socket.
+    pub socket: SocketRef,
+    /// One of [`what`].
+    pub what: u32,
+    /// Process id (tgid) of the owner, 0 when unknown.
+    pub pid: u32,
+    /// Thread id of the task that `comm` names, 0 when unknown.
+    pub tid: u32,
+    /// Name of that thread, zero-padded; empty when unknown.
+    pub comm: [u8; 16],
+    /// 1 when `tcp` was read, 0 when this kernel or program type could not.
+    pub has_tcp: u32,
+    /// The socket's counters.
+    pub tcp: TcpCounters,
+}

@@ -1,0 +1,16 @@
+//! netdiag: why is this node's network slow?
+//!
+//! Data flows one way: hook → record → event → flow → snapshot → finding → view. See
+//! ARCHITECTURE.md for the map and the invariants.
+
+pub mod cli;
+pub mod config;
+pub mod exit;
+pub mod flow;
+pub mod format;
+pub mod kernel;
+pub mod node;
+pub mod run;
+pub mod signal;
+pub mod snapshot;
+pub mod view;

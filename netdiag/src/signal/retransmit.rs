@@ -1,0 +1,198 @@
+//! `retransmit`: segments that TCP sent again, by kind.
+
+use netdiag_common::{
+    field::Field,
+    flow::{SocketRef, TcpCounters},
+    signal::{
+        Signal,
+        retransmit::{Record, origin},
+    },
+};
+use zerocopy::FromBytes;
+
+use super::{
+    Attachment, Count, CountId, Definition, Fold, Hook, Malformed, Source, Subject, count_id,
+};
+
+const FIRST_KIND: CountId = count_id(Signal::Retransmit, 0);
+const FAILED: CountId = count_id(Signal::Retransmit, Kind::COUNT);
+const BYTES: CountId = count_id(Signal::Retransmit, Kind::COUNT + 1);
+
+/// What the rest of netdiag knows of it.
+pub const DEFINITION: Definition = Definition {
+    signal: Signal::Retransmit,
+    help: "segments that TCP sent again, by kind; failed attempts apart",
+    metrics: &[],
+    counts: &[
+        Count::new("retransmits.rto", "segments sent again after a timeout"),
+        Count::new("retransmits.fast", "segments sent again by fast recovery"),
+        Count::new("retransmits.tlp", "tail-loss probes that sent a segment again"),
+        Count::new("retransmits.syn", "SYN segments sent again"),
+        Count::new("retransmits.synack", "SYN-ACK segments sent again"),
+        Count::new("retransmits.other", "segments sent again for another reason"),
+        Count::new("retransmits_failed", "segments whose retransmission failed on this node"),
+        Count::new("retransmit_bytes", "payload bytes sent again"),
+    ],
+    sources: &[TP_BTF, RAW_TP],
+};
+
+const TP_BTF: Source = Source {
+    name: "tp_btf",
+    attachments: &[
+        Attachment {
+            program: "retransmit_tp_btf",
+            hook: Hook::TpBtf("tcp_retransmit_skb"),
+            optional: None,
+        },
+        Attachment {
+            program: "retransmit_synack_tp_btf",
+            hook: Hook::TpBtf("tcp_retransmit_synack"),
+            optional: None,
+        },
+    ],
+    fields: &[Field::SkbCb, Field::CbSeq, Field::CbGsoSegs, Field::CaState, Field::Pending],
+    typed: true,
+    skips_when_preempted: true,
+    blind: &[],
+};
+
+const RAW_TP: Source = Source {
+    name: "raw_tp",
+    attachments: &[
+        Attachment {
+            program: "retransmit_raw_tp",
+            hook: Hook::RawTp("tcp_retransmit_skb"),
+            optional: None,
+        },
+        Attachment {
+            program: "retransmit_synack_raw_tp",
+            hook: Hook::RawTp("tcp_retransmit_synack"),
+            optional: None,
+        },
+    ],
+    fields: &[Field::SkbCb, Field::CbSeq, Field::CbGsoSegs, Field::CaState, Field::Pending],
+    typed: false,
+    skips_when_preempted: true,
+    blind: &[],
+};
+
+/// Why TCP sent a segment again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum Kind {
+    /// Retransmission timeout (RFC 6298).
+    Rto,
+    /// Fast recovery by duplicate ACKs, SACK or RACK (RFC 5681, 6675, 8985).
+    Fast,
+    /// Tail-loss probe (RFC 8985 section 7).
+    Tlp,
+    /// A SYN that was not answered.
+    Syn,
+    /// A SYN-ACK that was not answered, or asked for again.
+    Synack,
+    /// None of these.
+    Other,
+}
+
+impl Kind {
+    const COUNT: u16 = 6;
+
+    /// Tells the kind from what the socket said at the tracepoint; checked against call stacks on
+    /// 5.10 to 7.2. Constants: `enum tcp_ca_state` and `ICSK_TIME_LOSS_PROBE`
+    /// (`include/net/inet_connection_sock.h`), `TCP_SYN_SENT` (`include/net/tcp_states.h`).
+    #[must_use]
+    pub const fn of(origin: u32, state: u32, ca_state: u8, timer: u8) -> Self {
+        const SYN_SENT: u32 = 2;
+        const CA_RECOVERY: u8 = 3;
+        const CA_LOSS: u8 = 4;
+        const LOSS_PROBE: u8 = 5;
+        if origin == origin::SYNACK {
+            return Self::Synack;
+        }
+        match (state, ca_state, timer) {
+            (SYN_SENT, ..) => Self::Syn,
+            (_, CA_LOSS, _) => Self::Rto,
+            (_, CA_RECOVERY, _) => Self::Fast,
+            (_, _, LOSS_PROBE) => Self::Tlp,
+            _ => Self::Other,
+        }
+    }
+
+    /// Its key in `counts.retransmits`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rto => "rto",
+            Self::Fast => "fast",
+            Self::Tlp => "tlp",
+            Self::Syn => "syn",
+            Self::Synack => "synack",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// One retransmission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `CLOCK_MONOTONIC` in nanoseconds.
+    pub time_ns: u64,
+    /// The socket; its `flow` is 0 for a SYN-ACK.
+    pub socket: SocketRef,
+    /// Which kind.
+    pub kind: Kind,
+    /// Segments sent.
+    pub segments: u32,
+    /// Sequence number of the first byte.
+    pub seq: u32,
+    /// Payload bytes.
+    pub bytes: u32,
+    /// The errno with which it failed on this node.
+    pub error: Option<i32>,
+    /// Process id of the owner where known.
+    pub pid: Option<u32>,
+    /// The socket's counters where they could be read.
+    pub tcp: Option<TcpCounters>,
+}
+
+impl Event {
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject::Socket(&self.socket)
+    }
+
+    pub(super) fn fold(&self, row: &mut impl Fold) {
+        let segments = u64::from(self.segments);
+        if self.error.is_some() {
+            row.count(FAILED, segments);
+        } else {
+            row.count(CountId(FIRST_KIND.0 + self.kind as u16), segments);
+            row.count(BYTES, u64::from(self.bytes));
+        }
+    }
+}
+
+/// Decodes one record.
+pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), Malformed> {
+    let (record, rest) = Record::read_from_prefix(bytes).map_err(|_| Malformed::Short)?;
+    if !rest.is_empty() {
+        return Err(Malformed::Long);
+    }
+    if record.header.samples != 1 {
+        return Err(Malformed::Value("number of samples"));
+    }
+    if record.segments == 0 || record.segments > u32::from(u16::MAX) {
+        return Err(Malformed::Value("number of segments"));
+    }
+    emit(Event {
+        time_ns: record.header.time_ns,
+        socket: record.socket,
+        kind: Kind::of(record.origin, record.socket.state, record.ca_state, record.timer),
+        segments: record.segments,
+        seq: record.seq,
+        bytes: record.bytes,
+        error: (record.error != 0).then_some(record.error.saturating_neg()),
+        pid: (record.pid != 0).then_some(record.pid),
+        tcp: (record.has_tcp != 0).then_some(record.tcp),
+    });
+    Ok(())
+}

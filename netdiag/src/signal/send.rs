@@ -1,0 +1,158 @@
+//! `send`: how long tcp_sendmsg calls take.
+
+use netdiag_common::{
+    field::Field,
+    flow::FlowId,
+    header::Header,
+    signal::{
+        Signal,
+        send::{BATCH, Sample},
+    },
+};
+use zerocopy::FromBytes;
+
+use super::{
+    Attachment, Count, CountId, Definition, Fold, Hook, Malformed, Metric, MetricId, Source,
+    Subject, count_id, metric_id,
+};
+
+const SEND: MetricId = metric_id(Signal::Send, 0);
+const SENDS: CountId = count_id(Signal::Send, 0);
+const BYTES: CountId = count_id(Signal::Send, 1);
+const FAILED: CountId = count_id(Signal::Send, 2);
+
+/// What the rest of netdiag knows of it.
+pub const DEFINITION: Definition = Definition {
+    signal: Signal::Send,
+    help: "time of tcp_sendmsg calls: copy and wait for send buffer, not network latency",
+    metrics: &[Metric {
+        name: "send",
+        help: "tcp_sendmsg entered to returned: copy and wait for send buffer, not the network",
+    }],
+    counts: &[
+        Count::new("sends", "send calls"),
+        Count::new("send_bytes", "bytes that send calls handed to the kernel"),
+        Count::new("sends_failed", "send calls that returned an error"),
+    ],
+    sources: &[FEXIT, TRACEPOINTS, KPROBE],
+};
+
+const SENDPAGE: Option<&str> = Some("");
+
+/// Trampolines at entry and return; cheapest, and sees every call.
+const FEXIT: Source = Source {
+    name: "fexit",
+    attachments: &[
+        Attachment {
+            program: "send_fentry",
+            hook: Hook::Fentry("tcp_sendmsg"),
+            optional: None,
+        },
+        Attachment { program: "send_fexit", hook: Hook::Fexit("tcp_sendmsg"), optional: None },
+        Attachment {
+            program: "sendpage_fentry",
+            hook: Hook::Fentry("tcp_sendpage"),
+            optional: SENDPAGE,
+        },
+        Attachment {
+            program: "sendpage_fexit",
+            hook: Hook::Fexit("tcp_sendpage"),
+            optional: SENDPAGE,
+        },
+    ],
+    fields: &[],
+    typed: true,
+    skips_when_preempted: true,
+    blind: &[],
+};
+
+/// The pair of tracepoints of 6.16 and later.
+const TRACEPOINTS: Source = Source {
+    name: "tracepoints",
+    attachments: &[
+        Attachment {
+            program: "send_begin_tp_btf",
+            hook: Hook::TpBtf("tcp_sendmsg_locked"),
+            optional: None,
+        },
+        Attachment {
+            program: "send_end_tp_btf",
+            hook: Hook::TpBtf("sock_send_length"),
+            optional: None,
+        },
+    ],
+    fields: &[Field::SkProtocol],
+    typed: true,
+    skips_when_preempted: true,
+    blind: &[
+        "time before the first copy (waiting for the socket lock)",
+        "calls that fail before the first copy or carry no byte (counted as unmatched)",
+    ],
+};
+
+/// kprobe at entry, classic tracepoint at the return of the socket layer: loses nothing on
+/// preemptible kernels.
+const KPROBE: Source = Source {
+    name: "kprobe",
+    attachments: &[
+        Attachment {
+            program: "send_kprobe",
+            hook: Hook::Kprobe("tcp_sendmsg"),
+            optional: None,
+        },
+        Attachment {
+            program: "send_end_tracepoint",
+            hook: Hook::Tracepoint("sock", "sock_send_length"),
+            optional: None,
+        },
+    ],
+    fields: &[Field::TpSendSk, Field::TpSendFamily, Field::TpSendProtocol, Field::TpSendRet],
+    typed: false,
+    skips_when_preempted: false,
+    blind: &[],
+};
+
+/// One send call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The socket it was made on.
+    pub flow: FlowId,
+    /// Entry to return, in nanoseconds.
+    pub latency_ns: u64,
+    /// Bytes taken, or a negative errno.
+    pub result: i64,
+}
+
+impl Event {
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject::Flow(self.flow)
+    }
+
+    pub(super) fn fold(&self, row: &mut impl Fold) {
+        row.latency(SEND, self.latency_ns);
+        row.count(SENDS, 1);
+        match u64::try_from(self.result) {
+            Ok(bytes) => row.count(BYTES, bytes),
+            Err(_) => row.count(FAILED, 1),
+        }
+    }
+}
+
+/// Decodes a batch.
+pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), Malformed> {
+    let (header, rest) = Header::ref_from_prefix(bytes).map_err(|_| Malformed::Short)?;
+    let samples = header.samples as usize;
+    if samples == 0 || samples > BATCH {
+        return Err(Malformed::Value("number of samples"));
+    }
+    let (batch, _unused) =
+        <[Sample]>::ref_from_prefix_with_elems(rest, samples).map_err(|_| Malformed::Short)?;
+    for sample in batch {
+        emit(Event {
+            flow: sample.flow,
+            latency_ns: sample.latency_ns,
+            result: sample.result,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! `socket`: which sockets there are, whose they are, and what the kernel counts for them.
+
+use netdiag_common::{
+    flow::{SocketRef, TcpCounters},
+    signal::{
+        Signal,
+        socket::{Record, what},
+    },
+};
+use zerocopy::FromBytes;
+
+use super::{Attachment, Count, CountId, Definition, Fold, Hook, Malformed, Source, Subject, count_id};
+
+/// Count of [`TcpCounters::bytes_sent`].
+pub const BYTES_SENT: CountId = count_id(Signal::Socket, 0);
+/// Count of [`TcpCounters::bytes_received`].
+pub const BYTES_RECEIVED: CountId = count_id(Signal::Socket, 1);
+/// Count of [`TcpCounters::segs_out`].
+pub const SEGMENTS_SENT: CountId = count_id(Signal::Socket, 2);
+
+/// What the rest of netdiag knows of it.
+pub const DEFINITION: Definition = Definition {
+    signal: Signal::Socket,
+    help: "sockets as they open, connect, change hands and are destroyed",
+    metrics: &[],
+    counts: &[
+        Count::reading("bytes_sent", "payload bytes sent, retransmissions included"),
+        Count::reading("bytes_received", "payload bytes received in order"),
+        Count::reading("segments_sent", "segments sent, retransmissions included"),
+    ],
+    sources: &[TP_BTF, RAW_TP],
+};
+
+const TP_BTF: Source = Source {
+    name: "tp_btf",
+    attachments: &[
+        Attachment {
+            program: "socket_state_tp_btf",
+            hook: Hook::TpBtf("inet_sock_set_state"),
+            optional: None,
+        },
+        Attachment {
+            program: "socket_destroy_tp_btf",
+            hook: Hook::TpBtf("tcp_destroy_sock"),
+            optional: None,
+        },
+    ],
+    fields: &[],
+    typed: true,
+    skips_when_preempted: true,
+    blind: &[],
+};
+
+const RAW_TP: Source = Source {
+    name: "raw_tp",
+    attachments: &[
+        Attachment {
+            program: "socket_state_raw_tp",
+            hook: Hook::RawTp("inet_sock_set_state"),
+            optional: None,
+        },
+        Attachment {
+            program: "socket_destroy_raw_tp",
+            hook: Hook::RawTp("tcp_destroy_sock"),
+            optional: None,
+        },
+    ],
+    fields: &[],
+    typed: false,
+    skips_when_preempted: true,
+    blind: &[],
+};
+
+/// Why an event was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// First sight of the socket: it may be much older.
+    Seen,
+    /// `connect` was called: the socket is new and this end is the client.
+    Connect,
+    /// Handshake done on a child of a listener: new, and this end is the server.
+    Accept,
+    /// Another process uses the socket than before.
+    Owner,
+    /// The counters moved on.
+    Counters,
+    /// The socket is destroyed.
+    Close,
+}
+
+/// What is known of a socket at one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `CLOCK_MONOTONIC` in nanoseconds.
+    pub time_ns: u64,
+    /// Why it was sent.
+    pub what: What,
+    /// The socket.
+    pub socket: SocketRef,
+    /// Process id of the owner where known.
+    pub pid: Option<u32>,
+    /// Thread that `comm` names.
+    pub tid: Option<u32>,
+    /// Name of that thread.
+    pub comm: Option<String>,
+    /// The kernel's counters of the socket, where they could be read.
+    pub tcp: Option<TcpCounters>,
+}
+
+impl Event {
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject::Socket(&self.socket)
+    }
+
+    pub(super) fn fold(&self, row: &mut impl Fold) {
+        row.socket(self);
+    }
+}
+
+/// Decodes one record.
+pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), Malformed> {
+    let (record, rest) = Record::read_from_prefix(bytes).map_err(|_| Malformed::Short)?;
+    if !rest.is_empty() {
+        return Err(Malformed::Long);
+    }
+    if record.header.samples != 1 {
+        return Err(Malformed::Value("number of samples"));
+    }
+    let what = match record.what {
+        what::SEEN => What::Seen,
+        what::CONNECT => What::Connect,
+        what::ACCEPT => What::Accept,
+        what::OWNER => What::Owner,
+        what::COUNTERS => What::Counters,
+        what::CLOSE => What::Close,
+        _ => return Err(Malformed::Value("reason of a socket record")),
+    };
+    let comm = record.comm.split(|&byte| byte == 0).next().unwrap_or_default();
+    emit(Event {
+        time_ns: record.header.time_ns,
+        what,
+        socket: record.socket,
+        pid: (record.pid != 0).then_some(record.pid),
+        tid: (record.tid != 0).then_some(record.tid),
+        comm: (!comm.is_empty()).then(|| String::from_utf8_lossy(comm).into_owned()),
+        tcp: (record.has_tcp != 0).then_some(record.tcp),
+    });
+    Ok(())
+}

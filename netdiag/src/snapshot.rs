@@ -1,0 +1,268 @@
+//! The flow table and the accounting frozen at one time: what every view and rule reads.
+//!
+//! The types are the JSON of `live`, `record` and `doctor` as well; their schemas in `docs/schema`
+//! are generated from here. Null means unknown or not measurable, never zero.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One address and port of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct Endpoint {
+    /// IPv4 or IPv6 address; a v4-mapped one is shown as IPv4. Null in `other`.
+    pub ip: Option<IpAddr>,
+    /// Port in host order. Null in `other`.
+    pub port: Option<u16>,
+}
+
+/// Which end of a connection this is.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It called connect.
+    Client,
+    /// It was accepted from a listener.
+    Server,
+}
+
+/// Whom a socket belongs to; null where that is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Owner {
+    /// Process id (tgid).
+    pub pid: Option<u32>,
+    /// Name of the process.
+    pub comm: Option<String>,
+    /// Path of its cgroup.
+    pub cgroup: Option<String>,
+    /// Container id.
+    pub container: Option<String>,
+    /// Name of its pod.
+    pub pod: Option<String>,
+    /// Kubernetes namespace of its pod.
+    pub namespace: Option<String>,
+}
+
+/// A latency distribution, 2 significant digits, values in nanoseconds from 1 ns to 1 h.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Distribution {
+    /// Samples in range.
+    pub count: u64,
+    /// Smallest value; null without samples, like the rest.
+    pub min_ns: Option<u64>,
+    /// Median.
+    pub p50_ns: Option<u64>,
+    /// 90th percentile.
+    pub p90_ns: Option<u64>,
+    /// 99th percentile.
+    pub p99_ns: Option<u64>,
+    /// 99.9th percentile.
+    pub p999_ns: Option<u64>,
+    /// Largest value.
+    pub max_ns: Option<u64>,
+    /// Samples outside the range, not contained in any other number here.
+    pub out_of_range: u64,
+}
+
+/// A count, or a group of counts by key; null where no source could see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum CountValue {
+    /// One number.
+    Number(Option<u64>),
+    /// One number per key.
+    Group(BTreeMap<String, Option<u64>>),
+}
+
+/// What one end of a conversation did in an interval or a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Flow {
+    /// Unique in a run, never reused in it. `other` for the sum of the flows not listed.
+    pub id: String,
+    /// This end.
+    pub local: Endpoint,
+    /// The other end.
+    pub peer: Endpoint,
+    /// Inode number of the network namespace.
+    pub netns: Option<u32>,
+    /// `tcp` or `udp`.
+    pub protocol: Option<String>,
+    /// Client or server, null where the opening was not seen.
+    pub role: Option<Role>,
+    /// Whom it belongs to.
+    pub owner: Owner,
+    /// The other end's flow id where both ends are on this node and known.
+    pub pair: Option<String>,
+    /// True when the socket is gone.
+    pub closed: bool,
+    /// Smoothed round-trip time as last reported by the kernel.
+    pub srtt_ns: Option<u64>,
+    /// Congestion window in segments as last reported by the kernel.
+    pub cwnd: Option<u32>,
+    /// Latency distributions by metric; a metric with no sample is absent.
+    pub metrics: BTreeMap<String, Distribution>,
+    /// Counts by name.
+    pub counts: BTreeMap<String, CountValue>,
+}
+
+/// Fates of the samples of one signal since the start; see docs and contract: `seen = filtered +
+/// submitted + ring_full + map_full + read_failed + rate_limited + shed + unmatched + pending`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Account {
+    /// Samples that a hook saw.
+    pub seen: u64,
+    /// Rejected by a filter.
+    pub filtered: u64,
+    /// Handed to the ring buffer.
+    pub submitted: u64,
+    /// Lost for want of room in the ring buffer.
+    pub ring_full: u64,
+    /// Lost for want of room in a map.
+    pub map_full: u64,
+    /// Lost because kernel memory could not be read.
+    pub read_failed: u64,
+    /// Left out by a rate limit.
+    pub rate_limited: u64,
+    /// Left out to keep the cost down.
+    pub shed: u64,
+    /// An end without a beginning, or a beginning that another one overwrote.
+    pub unmatched: u64,
+    /// Begun and not yet ended, or batched and not yet flushed.
+    pub pending: u64,
+    /// Runs that the kernel skipped; outside `seen`.
+    pub missed: u64,
+}
+
+impl Account {
+    /// Samples that are gone for good although they belonged in the answer.
+    #[must_use]
+    pub const fn lost(&self) -> u64 {
+        self.ring_full + self.map_full + self.read_failed + self.missed
+    }
+
+    /// Whether every seen sample is accounted for.
+    #[must_use]
+    pub const fn balances(&self) -> bool {
+        self.seen
+            == self.filtered
+                + self.submitted
+                + self.ring_full
+                + self.map_full
+                + self.read_failed
+                + self.rate_limited
+                + self.shed
+                + self.unmatched
+                + self.pending
+    }
+}
+
+/// What userspace got out of the rings, in samples: at rest the sum of `submitted` = `received` =
+/// `decoded + malformed`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Stream {
+    /// Samples read from the rings.
+    pub received: u64,
+    /// Samples turned into events.
+    pub decoded: u64,
+    /// Samples in records that were refused.
+    pub malformed: u64,
+}
+
+/// How much of a signal this kernel gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Everything.
+    Full,
+    /// Something is missing, see `missing`.
+    Degraded,
+    /// Nothing.
+    Off,
+}
+
+/// A source that was tried and did not work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Refusal {
+    /// Its name.
+    pub source: String,
+    /// Why, in one line.
+    pub reason: String,
+}
+
+/// How one signal is observed on this kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SignalStatus {
+    /// The signal.
+    pub signal: String,
+    /// How much of it there is.
+    pub status: Status,
+    /// The source in use, null when off.
+    pub source: Option<String>,
+    /// Sources before it in preference that did not work.
+    pub refused: Vec<Refusal>,
+    /// What cannot be seen, one line each.
+    pub missing: Vec<String>,
+}
+
+/// The flows of one interval (`netdiag.snapshot/1`) or of the whole run (`netdiag.total/1`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Snapshot {
+    /// `netdiag.snapshot/1` or `netdiag.total/1`.
+    pub schema: String,
+    /// Start of the interval, RFC 3339 UTC.
+    pub start: String,
+    /// End of the interval.
+    pub end: String,
+    /// Name of the node.
+    pub host: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// How each signal is observed.
+    pub signals: Vec<SignalStatus>,
+    /// The flows, largest first.
+    pub flows: Vec<Flow>,
+    /// Sum of all flows that are not listed.
+    pub other: Flow,
+    /// Whether filters narrow the flows (never the node counters).
+    pub filtered: bool,
+    /// What the node says of itself.
+    pub node: Node,
+    /// Fates of samples by signal, since the start.
+    pub accounting: BTreeMap<String, Account>,
+    /// What userspace received, since the start.
+    pub stream: Stream,
+    /// True when nothing was lost or missed.
+    pub complete: bool,
+}
+
+/// What the node says of itself in the interval; whole, whatever the filters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Node {
+    /// Increase of the kernel's TCP counters (`/proc/net/snmp`, `/proc/net/netstat`) by network
+    /// namespace inode, then counter name.
+    pub tcp: BTreeMap<u32, BTreeMap<String, u64>>,
+    /// CPU time of this process in the interval, in nanoseconds; null when unreadable.
+    pub own_cpu_ns: Option<u64>,
+    /// Resident memory of this process, in bytes; null when unreadable.
+    pub own_resident_bytes: Option<u64>,
+}
+
+/// `netdiag.doctor/1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Doctor {
+    /// `netdiag.doctor/1`.
+    pub schema: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Whether the kernel's BTF was found.
+    pub btf: bool,
+    /// Lockdown mode (`none`, `integrity`, `confidentiality`), null when unknown.
+    pub lockdown: Option<String>,
+    /// Preemption model (`none`, `voluntary`, `full`, `lazy`), null when unknown.
+    pub preemption: Option<String>,
+    /// How each signal would be observed.
+    pub signals: Vec<SignalStatus>,
+}
