@@ -6,6 +6,14 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Writers that count for one signal on one CPU. A lane has one program that never interrupts itself
+/// (the kernel skips such a run and counts it as missed), so plain additions lose nothing even
+/// where programs are preempted or interrupted by others.
+pub const LANES: usize = 16;
+
+/// All counters of one CPU, by signal and lane.
+pub type PerCpu = [[Counters; LANES]; crate::signal::Signal::COUNT];
+
 /// Fates of samples on one CPU, all monotonic since the programs were loaded.
 #[repr(C)]
 #[derive(
