@@ -11,8 +11,21 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// where programs are preempted or interrupted by others.
 pub const LANES: usize = 16;
 
-/// All counters of one CPU, by signal and lane.
-pub type PerCpu = [[Counters; LANES]; crate::signal::Signal::COUNT];
+/// The counters of one signal on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Lanes {
+    /// One per writer.
+    pub lanes: [Counters; LANES],
+}
+
+/// All counters of one CPU. Structs, since BTF-defined maps lose dimensions of nested arrays.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PerCpu {
+    /// By [`crate::signal::Signal`].
+    pub signals: [Lanes; crate::signal::Signal::COUNT],
+}
 
 /// Fates of samples on one CPU, all monotonic since the programs were loaded.
 #[repr(C)]

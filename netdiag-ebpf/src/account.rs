@@ -32,5 +32,5 @@ pub(crate) fn counters(signal: Signal, lane: Lane) -> Option<&'static mut Counte
     let all = COUNTERS.get_ptr_mut(0)?;
     // SAFETY: the element of this CPU lives as long as the map, and only this lane's program writes
     // these counters on this CPU.
-    Some(unsafe { &mut (*all)[signal as usize][lane as usize] })
+    Some(unsafe { &mut (*all).signals[signal as usize].lanes[lane as usize] })
 }

@@ -1,7 +1,7 @@
 //! The only writes into the ring buffers; every record that finds no room is counted.
 //!
-//! Two rings: bulk samples travel in batches through one and can never displace the rare events of
-//! the other. Nothing wakes the reader, who polls, unless a ring fills up.
+//! Three rings: neither samples, which travel in batches, nor a storm of short connections can
+//! displace rare events. Nothing wakes the reader, who polls, unless a ring fills up.
 
 use core::ffi::c_void;
 
@@ -19,9 +19,20 @@ use crate::globals::settings;
 #[map]
 static SAMPLES: RingBuf = RingBuf::with_byte_size(4096, 0);
 
+/// Records of the signal `socket`.
+#[map]
+static SOCKETS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
 /// Rare events, one record each.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Which ring a single record goes into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Into {
+    Sockets,
+    Events,
+}
 
 /// Waking costs microseconds, so it happens only when the reader is about to be too late.
 #[inline(always)]
@@ -58,14 +69,19 @@ pub(crate) unsafe fn submit_batch(
     }
 }
 
-/// Submits one event: `fill` writes it into the ring, zeroed before, and says whether it is good.
+/// Submits one record: `fill` writes it into the ring, zeroed before, and says whether it is good.
 /// Returns what `fill` said, or `None` when the ring was full.
 #[inline(always)]
-pub(crate) fn submit_event<T: 'static>(
+pub(crate) fn submit<T: 'static>(
+    into: Into,
     counters: &mut Counters,
     fill: impl FnOnce(&mut T) -> Result<(), crate::kernel::Refused>,
 ) -> Option<Result<(), crate::kernel::Refused>> {
-    let Some(mut entry) = EVENTS.reserve::<T>(0) else {
+    let ring = match into {
+        Into::Sockets => &SOCKETS,
+        Into::Events => &EVENTS,
+    };
+    let Some(mut entry) = ring.reserve::<T>(0) else {
         counters.ring_full += 1;
         return None;
     };
@@ -78,10 +94,10 @@ pub(crate) fn submit_event<T: 'static>(
     };
     match result {
         Ok(()) => {
-            let flags = if settings::wake_on_event() {
+            let flags = if into == Into::Events && settings::wake_on_event() {
                 u64::from(BPF_RB_FORCE_WAKEUP)
             } else {
-                wake_flags(&EVENTS)
+                wake_flags(ring)
             };
             entry.submit(flags);
             counters.submitted += 1;

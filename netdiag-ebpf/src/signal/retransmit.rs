@@ -59,7 +59,7 @@ fn observe<A: Access>(sk: Pointer, segment: &Segment, lane: Lane) {
         // SAFETY: as above.
         unsafe { socket::report::<A>(sk, slot, what, Context::Foreign, lane) };
     }
-    let submitted = ring::submit_event::<Record>(counters, |record| {
+    let submitted = ring::submit::<Record>(ring::Into::Events, counters, |record| {
         record.header = socket::header(Signal::Retransmit, 1);
         record.origin = origin::SEGMENT;
         record.error = segment.error;
@@ -119,7 +119,7 @@ fn synack<A: Access>(request: Pointer) {
             return;
         }
     }
-    let submitted = ring::submit_event::<Record>(counters, |record| {
+    let submitted = ring::submit::<Record>(ring::Into::Events, counters, |record| {
         record.header = socket::header(Signal::Retransmit, 1);
         record.origin = origin::SYNACK;
         record.segments = 1;

@@ -79,7 +79,7 @@ pub(crate) unsafe fn report<A: Access>(
 ) {
     let Some(counters) = counters(Signal::Socket, lane) else { return };
     counters.seen += 1;
-    let submitted = ring::submit_event::<Record>(counters, |record| {
+    let submitted = ring::submit::<Record>(ring::Into::Sockets, counters, |record| {
         record.header = header(Signal::Socket, 1);
         slot.reported_ns = record.header.time_ns;
         // SAFETY: passed on.
