@@ -52,8 +52,7 @@ impl Btf {
             };
             match found {
                 Some((other, other_bytes))
-                    if (other.bit, other.width, other_bytes)
-                        != (place.bit, place.width, bytes) =>
+                    if (other.bit, other.width, other_bytes) != (place.bit, place.width, bytes) =>
                 {
                     return Err(FieldProblem::Ambiguous);
                 }
@@ -182,11 +181,9 @@ impl Types {
         for _ in 0..DEPTH_MAX {
             let ty = self.get(id)?;
             match ty.kind {
-                Kind::Typedef
-                | Kind::Volatile
-                | Kind::Const
-                | Kind::Restrict
-                | Kind::TypeTag => id = ty.head.size_or_type,
+                Kind::Typedef | Kind::Volatile | Kind::Const | Kind::Restrict | Kind::TypeTag => {
+                    id = ty.head.size_or_type;
+                }
                 _ => return Some((id, ty)),
             }
         }

@@ -61,9 +61,8 @@ impl Btf {
         let enums = |kind| matches!(kind, Kind::Enum | Kind::Enum64);
         self.types.named(name, enums).flat_map(|(_, ty)| {
             let signed = ty.head.flag();
-            let narrow = (ty.kind == Kind::Enum).then(|| {
-                ty.entries::<Enumerator>().map(move |e| (e.name, widen(e.value, signed)))
-            });
+            let narrow = (ty.kind == Kind::Enum)
+                .then(|| ty.entries::<Enumerator>().map(move |e| (e.name, widen(e.value, signed))));
             let wide = (ty.kind == Kind::Enum64).then(|| {
                 ty.entries::<Enumerator64>()
                     .map(|e| (e.name, u64::from(e.high) << 32 | u64::from(e.low)))

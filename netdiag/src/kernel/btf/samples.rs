@@ -132,8 +132,12 @@ pub(super) fn everything() -> Vec<u8> {
     b.structure(
         "sock_common",
         true,
-        &[("", anonymous, 0), ("skc_family", short, 128), ("skc_state", state, 144),
-          ("skc_net", possible, 384)],
+        &[
+            ("", anonymous, 0),
+            ("skc_family", short, 128),
+            ("skc_state", state, 144),
+            ("skc_net", possible, 384),
+        ],
     );
     let sock = b.structure("sock", true, &[("sk_protocol", short, 4592)]);
     b.structure("inet_connection_sock", false, &[("icsk_ca_state", five, 9984)]);

@@ -235,8 +235,7 @@ impl Types {
         let mut at = types.start;
         while at < types.end {
             let damaged = || BtfError::Damaged { id: starts.len() as u32 + 1 };
-            let (head, _) =
-                Head::read_from_prefix(&data[at..types.end]).map_err(|_| damaged())?;
+            let (head, _) = Head::read_from_prefix(&data[at..types.end]).map_err(|_| damaged())?;
             let kind = head.kind().ok_or_else(damaged)?;
             let end = at + size_of::<Head>() + kind.tail(head.vlen());
             if end > types.end {
