@@ -1,7 +1,9 @@
 //! The network namespaces of the node, and entering them.
 //!
 //! A namespace is reachable through a thread in it, a bind mount of it, or a descriptor that refers
-//! to it. One that only sockets keep alive has no name anywhere and is not found.
+//! to it. Not found are those that only sockets keep alive, which have no name anywhere, and those
+//! that only a descriptor opened through a since unmounted bind mount keeps alive, which the kernel
+//! shows as `/`.
 //!
 //! No descriptor of a namespace is held longer than it takes to enter it: it would keep the
 //! namespace, and the interfaces in it, alive after its pod is gone.

@@ -52,7 +52,8 @@ impl Owners {
         (self.unreadable > 0).then(|| {
             format!(
                 "{} of {} processes hide their descriptors: sockets older than the start that they \
-                 hold have no owner; run as root with CAP_SYS_PTRACE",
+                 hold have no owner; seeing them takes CAP_SYS_PTRACE and no security module that \
+                 forbids it",
                 self.unreadable,
                 self.unreadable + self.processes
             )
@@ -103,9 +104,8 @@ pub fn find(host_root: &Path, wanted: &HashSet<u64>) -> Result<Owners, String> {
                 Entry::Occupied(mut entry) => {
                     let chosen = entry.get_mut();
                     chosen.holders += 1;
-                    let mut rank =
-                        |pid| (pid == 1, *starts.entry(pid).or_insert_with(|| start(&root, pid)), pid);
-                    if rank(pid) < rank(chosen.pid) {
+                    let mut start = |pid| *starts.entry(pid).or_insert_with(|| start(&root, pid));
+                    if rank(pid, start(pid)) < rank(chosen.pid, start(chosen.pid)) {
                         chosen.pid = pid;
                     }
                 }
@@ -122,6 +122,11 @@ pub fn find(host_root: &Path, wanted: &HashSet<u64>) -> Result<Owners, String> {
         })
         .collect();
     Ok(owners)
+}
+
+/// Order of preference among the holders of a socket, the lowest first.
+const fn rank(pid: u32, start: u64) -> (bool, u64, u32) {
+    (pid == 1, start, pid)
 }
 
 #[derive(Clone, Copy)]
@@ -150,13 +155,16 @@ fn sockets_of(procfs: BorrowedFd<'_>, pid: u32, into: &mut Vec<u64>) -> Result<u
 fn descriptors(dir: BorrowedFd<'_>, name: &str, into: &mut Vec<u64>) -> Result<usize, Errno> {
     let directory = proc::open_dir(dir, name)?;
     let mut count = 0;
+    let mut hidden = Ok(());
     proc::numbers(directory.as_fd(), |_, name| {
         count += 1;
-        if let Ok(Target::Socket(inode)) = proc::target(directory.as_fd(), name) {
-            into.push(inode);
+        match proc::target(directory.as_fd(), name) {
+            Ok(Target::Socket(inode)) => into.push(inode),
+            Err(error) if !proc::gone(error) => hidden = Err(error),
+            _ => {}
         }
     })?;
-    Ok(count)
+    hidden.map(|()| count)
 }
 
 /// When a process started, in clock ticks since boot (`proc_pid_stat(5)`, field 22); the end of
@@ -172,4 +180,39 @@ fn comm(root: &Path, pid: u32) -> String {
     fs::read(root.join(format!("{pid}/comm")))
         .map(|name| String::from_utf8_lossy(name.trim_ascii_end()).into_owned())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_to_start_owns() {
+        // Each list: (process id, start), the owner first.
+        for holders in [
+            &[(50, 100), (60, 200)][..],
+            &[(900, 100), (60, 200)],
+            &[(50, 100), (51, 100)],
+            &[(700, 900), (1, 0)],
+            &[(1, 0)],
+            &[(70, 5), (60, u64::MAX), (1, 0)],
+        ] {
+            let least = holders.iter().min_by_key(|(pid, start)| rank(*pid, *start));
+            assert_eq!(least, holders.first());
+        }
+    }
+
+    #[test]
+    fn a_root_without_procfs_is_one_problem() {
+        let root = tempfile::tempdir().unwrap();
+        let problem = find(root.path(), &HashSet::from([1])).unwrap_err();
+        assert!(problem.contains("--host-root") && !problem.contains('\n'), "{problem}");
+    }
+
+    #[test]
+    fn hidden_processes_are_told() {
+        assert_eq!(Owners { processes: 3, ..Owners::default() }.problem(), None);
+        let problem = Owners { processes: 3, unreadable: 2, ..Owners::default() }.problem();
+        assert!(problem.unwrap().starts_with("2 of 5 processes"));
+    }
 }

@@ -209,10 +209,46 @@ fn request(family: u8, states: &StateFlags, sequence: u32) -> Vec<u8> {
         states: states.clone(),
         socket_id: SocketId::new_v4(),
     };
-    let mut message =
-        NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_dump_is_named_once_for_all() {
+        let lines: HashSet<String> = [libc::ENOENT, libc::EPROTONOSUPPORT]
+            .into_iter()
+            .flat_map(|errno| [("IPv4", 1, errno), ("IPv6", 2, errno)])
+            .map(|(family, netns, errno)| {
+                problem(&io::Error::from_raw_os_error(errno), family, netns)
+            })
+            .collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains("modprobe tcp_diag")));
+    }
+
+    #[test]
+    fn another_failure_names_family_and_namespace() {
+        let line = problem(&io::Error::from_raw_os_error(libc::EPERM), "IPv6", 42);
+        assert!(line.contains("IPv6") && line.contains("42") && line.contains("os error 1"));
+    }
+
+    /// `struct nlmsghdr` and `struct inet_diag_req_v2` (`include/uapi/linux/inet_diag.h`).
+    #[test]
+    fn the_request_is_what_the_kernel_expects() {
+        let bytes = request(AF_INET6, &FULL, 9);
+        assert_eq!(bytes.len(), 16 + 56);
+        assert_eq!(bytes[..4], 72u32.to_ne_bytes());
+        assert_eq!(bytes[4..6], 20u16.to_ne_bytes());
+        assert_eq!(bytes[6..8], 0x301u16.to_ne_bytes());
+        assert_eq!(bytes[8..12], 9u32.to_ne_bytes());
+        assert_eq!(bytes[16..20], [10, 6, 2, 0]);
+        assert_eq!(bytes[20..24], (0xffe & !(1u32 << 3) & !(1 << 6)).to_ne_bytes());
+    }
 }

@@ -20,11 +20,11 @@ const NOT_COUNTERS: [&str; 5] = ["RtoAlgorithm", "RtoMin", "RtoMax", "MaxConn", 
 /// The counters that snapshots hold, with what each counts.
 pub const DOCUMENTED: &[(&str, &str)] = &[
     ("ActiveOpens", "connections begun from here"),
-    ("PassiveOpens", "connections taken from a listener's queue of requests"),
+    ("PassiveOpens", "connections that a listener of ours established"),
     ("AttemptFails", "connections that failed before they were established"),
     ("EstabResets", "established connections that were reset"),
     ("InSegs", "segments received, erroneous ones included"),
-    ("OutSegs", "segments sent, without those sent again"),
+    ("OutSegs", "segments sent for the first time"),
     ("RetransSegs", "segments sent again, attempts that failed included"),
     ("InErrs", "segments received that were damaged"),
     ("InCsumErrors", "segments received with a wrong checksum"),
@@ -41,7 +41,7 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("TCPDSACKRecv", "reports from the peer that it got a segment twice"),
     ("TCPAbortOnTimeout", "connections given up after too many timeouts"),
     ("TCPAbortOnMemory", "connections given up for want of memory"),
-    ("TCPAbortOnData", "connections reset because data was left unread or unsent at close"),
+    ("TCPAbortOnData", "connections reset because data came after the application had closed"),
     ("TCPAbortOnClose", "connections reset because the application closed with data unread"),
     ("TCPBacklogDrop", "segments dropped because a socket's backlog was full"),
     ("TCPRcvQDrop", "segments dropped for want of receive memory"),
@@ -52,7 +52,7 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("TCPReqQFullDrop", "connection requests dropped because the queue of requests was full"),
     ("TCPReqQFullDoCookies", "SYN cookies sent because the queue of requests was full"),
     ("ListenOverflows", "connections refused because a listener's accept queue was full"),
-    ("ListenDrops", "connections that a listener dropped for any reason"),
+    ("ListenDrops", "connections that a listener dropped for any reason, overflows included"),
 ];
 
 /// The counters of several namespaces at one time.

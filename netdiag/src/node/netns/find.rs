@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    ffi::{CStr, OsString},
+    ffi::OsString,
     fs,
     os::{
         fd::{AsFd, BorrowedFd},
@@ -22,8 +22,8 @@ const HANDLES: usize = 4;
 /// How thoroughly to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// The main thread of every process, and the bind mounts that this process sees: cheap enough
-    /// for every interval.
+    /// The main thread of every process, and the bind mounts that this process and process 1 see:
+    /// cheap enough for every interval.
     Processes,
     /// Every thread, every descriptor, and the bind mounts in every mount namespace.
     Everything,
@@ -59,7 +59,7 @@ pub fn find(host_root: &Path, depth: Depth) -> Found {
     if search.hidden > 0 {
         search.problems.push(format!(
             "{} processes hide their network namespace: it is not seen unless another process \
-             shares it; run as root with CAP_SYS_PTRACE",
+             shares it; seeing it takes CAP_SYS_PTRACE and no security module that forbids it",
             search.hidden
         ));
     }
@@ -101,11 +101,13 @@ impl Search {
             };
             let directory = path.join(pid.to_string());
             let seen = match depth {
-                Depth::Processes => match self.thread(process.as_fd(), c"ns/net", &directory, pid) {
-                    // The main thread ended; another one may live.
-                    Err(Errno::NOENT) => self.threads(process.as_fd(), &directory, pid),
-                    seen => seen,
-                },
+                Depth::Processes => {
+                    match self.thread(process.as_fd(), &directory, pid) {
+                        // The main thread ended; another one may live.
+                        Err(Errno::NOENT) => self.threads(process.as_fd(), &directory, pid),
+                        seen => seen,
+                    }
+                }
                 Depth::Everything => self.threads(process.as_fd(), &directory, pid),
             };
             if seen.is_err_and(|error| !proc::gone(error)) {
@@ -113,13 +115,12 @@ impl Search {
                 return;
             }
             // Process 1 is looked at in any case: under a host root its mounts are not ours.
-            if depth == Depth::Everything || pid == 1 {
-                if let Ok(Target::Mountns(inode)) = proc::target(process.as_fd(), c"ns/mnt")
-                    && mount_namespaces.insert(inode)
-                    && let Ok(text) = fs::read(directory.join("mountinfo"))
-                {
-                    self.mounts(&text, &directory.join("root"));
-                }
+            if (depth == Depth::Everything || pid == 1)
+                && let Ok(Target::Mountns(inode)) = proc::target(process.as_fd(), c"ns/mnt")
+                && mount_namespaces.insert(inode)
+                && let Ok(text) = fs::read(directory.join("mountinfo"))
+            {
+                self.mounts(&text, &directory.join("root"));
             }
             if depth == Depth::Everything {
                 self.descriptors(process.as_fd(), &directory);
@@ -138,7 +139,7 @@ impl Search {
         proc::numbers(tasks.as_fd(), |tid, name| {
             let directory = || directory.join(format!("task/{tid}"));
             let seen = proc::open_dir(tasks.as_fd(), name.to_str().unwrap_or_default())
-                .and_then(|task| self.thread(task.as_fd(), c"ns/net", &directory(), pid));
+                .and_then(|task| self.thread(task.as_fd(), &directory(), pid));
             if let Err(error) = seen
                 && !proc::gone(error)
             {
@@ -148,14 +149,8 @@ impl Search {
         result
     }
 
-    fn thread(
-        &mut self,
-        thread: BorrowedFd<'_>,
-        link: &CStr,
-        directory: &Path,
-        pid: u32,
-    ) -> Result<(), Errno> {
-        if let Target::Netns(inode) = proc::target(thread, link)? {
+    fn thread(&mut self, thread: BorrowedFd<'_>, directory: &Path, pid: u32) -> Result<(), Errno> {
+        if let Target::Netns(inode) = proc::target(thread, c"ns/net")? {
             let handle = || Handle::Link(directory.join("ns/net"));
             let namespace = self.namespace(inode, handle);
             namespace.pid = namespace.pid.min(Some(pid)).or(Some(pid));
@@ -175,10 +170,8 @@ impl Search {
 
     fn mounts(&mut self, mountinfo: &[u8], root: &Path) {
         for (inode, path) in namespace_mounts(mountinfo) {
-            let namespace = self.namespace(inode, || Handle::Mount {
-                root: root.to_owned(),
-                path: path.clone(),
-            });
+            let namespace = self
+                .namespace(inode, || Handle::Mount { root: root.to_owned(), path: path.clone() });
             let name = ["/run/netns", "/var/run/netns"]
                 .iter()
                 .find_map(|directory| path.strip_prefix(directory).ok())

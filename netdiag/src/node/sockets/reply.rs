@@ -1,13 +1,9 @@
 //! The bytes of a socket dump. Nothing in them is trusted: not the lengths, not the content.
 
-use std::{
-    io,
-    mem::offset_of,
-    net::IpAddr,
-};
+use std::{io, mem::offset_of, net::IpAddr};
 
 use netdiag_common::flow::{FlowKey, TcpCounters};
-use netlink_packet_core::{Emitable, NlasIterator, NetlinkBuffer, Parseable};
+use netlink_packet_core::{Emitable, NetlinkBuffer, NlasIterator, Parseable};
 use netlink_packet_sock_diag::{
     constants::{INET_DIAG_INFO, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_LISTEN},
     inet::InetResponseHeader,
@@ -194,7 +190,6 @@ fn counters(attribute: &[u8]) -> Option<TcpCounters> {
         reserved: 0,
     })
 }
-
 
 #[cfg(test)]
 #[path = "reply_tests.rs"]
