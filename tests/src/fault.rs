@@ -30,7 +30,7 @@ pub fn loss<'a>(sender: &'a Namespace, receiver: &'a Namespace, one_in: u32) -> 
     if machine::emulated() && available(Feature::Netem) {
         let percent = 100.0 / f64::from(one_in);
         tool::line(&format!(
-            "tc -n {} qdisc replace dev link root netem loss {percent}%",
+            "tc -n {} qdisc replace dev wire root netem loss {percent}%",
             sender.name()
         ))?;
         return Ok(Fault { namespace: sender, undo: NETEM });
@@ -56,7 +56,7 @@ pub fn drop_outgoing<'a>(sender: &'a Namespace, rule: &str) -> Result<Fault<'a>>
     Ok(Fault { namespace: sender, undo: OUTGOING })
 }
 
-const NETEM: &str = "tc qdisc del dev link root";
+const NETEM: &str = "tc qdisc del dev wire root";
 const INCOMING: &str = "nft delete table inet faultin";
 const OUTGOING: &str = "nft delete table inet faultout";
 

@@ -18,7 +18,7 @@ pub const LEFT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
 /// IPv6 address of the right end.
 pub const RIGHT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2);
 
-/// Two namespaces joined by a veth link, with IPv4 and IPv6 addresses. Both call their end `link`.
+/// Two namespaces joined by a veth link, with IPv4 and IPv6 addresses. Both call their end `wire`.
 /// Every pair uses the same addresses: only the namespace tells their flows apart.
 #[derive(Debug)]
 pub struct Pair {
@@ -37,11 +37,11 @@ impl Pair {
     pub fn new() -> Result<Self> {
         let left = Namespace::new("left")?;
         let right = Namespace::new("right")?;
-        left.ip(&format!("link add link type veth peer name link netns {}", right.name()))?;
+        left.ip(&format!("link add wire type veth peer name wire netns {}", right.name()))?;
         for (end, v4, v6) in [(&left, LEFT_V4, LEFT_V6), (&right, RIGHT_V4, RIGHT_V6)] {
-            end.ip(&format!("addr add {v4}/24 dev link"))?;
-            end.ip(&format!("addr add {v6}/64 dev link nodad"))?;
-            end.ip("link set link up")?;
+            end.ip(&format!("addr add {v4}/24 dev wire"))?;
+            end.ip(&format!("addr add {v6}/64 dev wire nodad"))?;
+            end.ip("link set wire up")?;
         }
         let pair = Self { left, right };
         for family in [Family::V4, Family::V6] {
@@ -56,7 +56,7 @@ impl Pair {
     /// When `ip` fails.
     pub fn without_offload(&self) -> Result<()> {
         for end in [&self.left, &self.right] {
-            end.ip("link set link gso_max_segs 1")?;
+            end.ip("link set wire gso_max_segs 1")?;
         }
         Ok(())
     }
