@@ -17,5 +17,6 @@ pub mod network;
 pub mod outcome;
 pub mod reader;
 pub mod requirement;
+pub mod source;
 pub mod tool;
 pub mod traffic;

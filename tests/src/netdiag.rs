@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{machine::patience, outcome::Outcome};
+use crate::{
+    machine::{self, patience},
+    outcome::Outcome,
+};
 
 /// Line on standard error by which netdiag says that all its programs are attached.
 pub const READY: &str = "netdiag: ready";
@@ -191,6 +194,33 @@ impl Netdiag {
         self.wait_for("its end", |this| this.ended)?;
         let status = self.child.wait()?;
         self.outcome(Some(status))
+    }
+
+    /// Interrupts it and returns its lines as they are: how it ended, standard output, standard
+    /// error.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop_text(mut self) -> Result<(ExitStatus, Vec<String>, Vec<String>)> {
+        self.signal(Signal::INT)?;
+        self.wait_for("its end", |this| this.ended)?;
+        let status = self.child.wait()?;
+        Ok((status, std::mem::take(&mut self.out), std::mem::take(&mut self.err)))
+    }
+
+    /// Stops its execution (SIGSTOP) and waits until it stands still.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let path = format!("/proc/{}/stat", self.pid());
+        let stopped = machine::wait_until(|| {
+            let stat = std::fs::read_to_string(&path).unwrap_or_default();
+            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+        });
+        ensure!(stopped, "netdiag does not stop");
+        Ok(())
     }
 
     /// What it said so far.
