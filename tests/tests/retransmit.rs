@@ -37,7 +37,7 @@ fn lossy_traffic(pair: &Pair) -> Result<()> {
     }
     let bulk = Exchange { sends: machine::amount(60, 20), bytes: 32 << 10, echo: false };
     let small = Exchange { sends: machine::amount(80, 30), bytes: 100, echo: true };
-    let plan = |i: usize| if i % 3 == 0 { small } else { bulk };
+    let plan = |i: usize| if i.is_multiple_of(3) { small } else { bulk };
     exchange(connections.iter().enumerate().map(|(i, connection)| (connection, plan(i))))?;
     loss.end()?;
     for connection in connections {
