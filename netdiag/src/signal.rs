@@ -6,7 +6,7 @@
 
 use netdiag_common::{
     field::Field,
-    flow::{FlowId, SocketRef},
+    flow::{FlowId, SocketRef, TcpCounters},
     header::{Header, VERSION},
     signal::Signal,
 };
@@ -132,6 +132,9 @@ pub trait Fold {
     fn count(&mut self, count: CountId, n: u64);
     /// What is known of the socket itself.
     fn socket(&mut self, event: &socket::Event);
+    /// What an event of another signal says of the socket besides: its owner's process id and the
+    /// kernel's counters.
+    fn seen(&mut self, pid: Option<u32>, tcp: Option<&TcpCounters>);
 }
 
 /// Why a record was refused; each is one malformed record.

@@ -161,6 +161,7 @@ impl Event {
     }
 
     pub(super) fn fold(&self, row: &mut impl Fold) {
+        row.seen(self.pid, self.tcp.as_ref());
         let segments = u64::from(self.segments);
         if self.error.is_some() {
             row.count(FAILED, segments);
