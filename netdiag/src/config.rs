@@ -144,9 +144,10 @@ impl Config {
                     Command::Record(watch(&record.watch, Some(TOP_RECORD))?, dump(record)?);
                 Ok(Self { command, kernel: kernel(&record.kernel)? })
             }
-            cli::Command::Doctor(doctor) => {
-                Ok(Self { command: Command::Doctor(doctor.output), kernel: kernel(&doctor.kernel)? })
-            }
+            cli::Command::Doctor(doctor) => Ok(Self {
+                command: Command::Doctor(doctor.output),
+                kernel: kernel(&doctor.kernel)?,
+            }),
         }
     }
 }

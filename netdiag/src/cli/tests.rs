@@ -66,10 +66,7 @@ fn every_source_of_every_signal_can_be_forced() {
 fn every_metric_and_count_sorts() {
     for (id, _, metric) in crate::signal::metrics() {
         assert_eq!(value::sort(metric.name), Ok(SortKey::Samples(id)));
-        assert_eq!(
-            value::sort(&format!("{}.p99", metric.name)),
-            Ok(SortKey::Quantile(id, 0.99))
-        );
+        assert_eq!(value::sort(&format!("{}.p99", metric.name)), Ok(SortKey::Quantile(id, 0.99)));
     }
     for (_, _, count) in crate::signal::counts() {
         assert_eq!(value::sort(count.name), Ok(SortKey::Count(count.name)));
@@ -133,7 +130,8 @@ fn prefixes_are_mapped_and_masked() {
 
 #[test]
 fn help_fits_80_columns_and_names_every_command() {
-    for line in ["netdiag --help", "netdiag live --help", "netdiag record --help", "netdiag doctor -h"]
+    for line in
+        ["netdiag --help", "netdiag live --help", "netdiag record --help", "netdiag doctor -h"]
     {
         let Ok(Asked::Print(text)) = parse_line(line) else { panic!("{line} prints nothing") };
         for row in text.lines() {

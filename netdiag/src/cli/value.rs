@@ -75,8 +75,7 @@ fn time(text: &str) -> Parsed<Duration> {
     }
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
-        let digits =
-            rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
         let (number, tail) = rest.split_at(digits);
         let letters = tail.find(|c: char| !c.is_alphabetic()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
@@ -254,9 +253,11 @@ pub fn netns(text: &str) -> Parsed<NetnsName> {
 
 /// `--signals`.
 pub fn signal(text: &str) -> Parsed<Signal> {
-    Signal::ALL.iter().copied().find(|signal| signal.name() == text).ok_or_else(|| {
-        unknown("signal", text, signal::DEFINITIONS.iter().map(|d| d.signal.name()))
-    })
+    Signal::ALL
+        .iter()
+        .copied()
+        .find(|signal| signal.name() == text)
+        .ok_or_else(|| unknown("signal", text, signal::DEFINITIONS.iter().map(|d| d.signal.name())))
 }
 
 /// `--source`.

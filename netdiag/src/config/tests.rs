@@ -49,7 +49,8 @@ fn defaults_depend_on_the_command() {
     assert_eq!(top("netdiag -o json"), None);
     assert_eq!(top("netdiag record --out x"), Some(1_000));
     assert_eq!(top("netdiag record --out x --top 3"), Some(3));
-    let Command::Record(_, dump) = config("netdiag record --out x --max-disk 8MiB").expect("").command
+    let Command::Record(_, dump) =
+        config("netdiag record --out x --max-disk 8MiB").expect("").command
     else {
         panic!("no record")
     };
@@ -89,7 +90,10 @@ fn filters_hold_what_was_named() {
     assert_eq!((filters.port.len, &filters.port.values[..2]), (2, &[80, 443][..]));
     assert_eq!((filters.netns.len, filters.netns.values[0]), (1, 4_026_532_281));
     assert_eq!(filters.peer.len, 2);
-    assert_eq!(filters.peer.network[0], words("::ffff:10.0.0.0".parse::<std::net::Ipv6Addr>().expect("v6").octets()));
+    assert_eq!(
+        filters.peer.network[0],
+        words("::ffff:10.0.0.0".parse::<std::net::Ipv6Addr>().expect("v6").octets())
+    );
     assert_eq!(filters.local_port, Numbers::default());
 }
 
