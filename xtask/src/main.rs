@@ -11,6 +11,7 @@ mod run;
 mod setup;
 mod toolchain;
 mod version;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ enum Command {
     Setup(setup::Args),
     Build(build::Args),
     Run(run::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,5 +50,6 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Setup(args) => setup::main(&args),
         Command::Build(args) => build::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Vm(args) => vm::main(&args),
     }
 }

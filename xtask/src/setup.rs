@@ -53,6 +53,37 @@ impl std::fmt::Display for EbpfTools {
     }
 }
 
+/// Installs what runs virtual machines and what their root file system is made of.
+pub(crate) fn vm_tools() -> Result<()> {
+    const TOOLS: [(&str, &str); 11] = [
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("busybox", "busybox-static"),
+        ("depmod", "kmod"),
+        ("xz", "xz-utils"),
+        ("zstd", "zstd"),
+        ("nft", "nftables"),
+        ("conntrack", "conntrack"),
+        ("ip", "iproute2"),
+        ("ping", "iputils-ping"),
+        ("sysctl", "procps"),
+        ("bpftool", "bpftool"),
+    ];
+    programs(&TOOLS, "virtual machines to test on other kernels")
+}
+
+/// Installs the packages of those `(program, package)` that are missing.
+fn programs(tools: &[(&str, &str)], why: &str) -> Result<()> {
+    let (missing, names): (Vec<&str>, Vec<&str>) =
+        tools.iter().filter(|(program, _)| process::which(program).is_none()).copied().unzip();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !packages::has_apt() {
+        bail!("{} missing, needed for {why}: install them, then try again", missing.join(", "));
+    }
+    packages::install(&names, why)
+}
+
 /// Finds or installs the toolchain and the linker.
 pub(crate) fn build_tools() -> Result<EbpfTools> {
     let toolchain = match toolchain::find() {
