@@ -8,6 +8,11 @@ use crate::field::Field;
 /// Values that each filter flag may have in the kernel.
 pub const FILTER_VALUES: usize = 16;
 
+/// The ring of socket records is this many times smaller than that of samples.
+pub const SOCKETS_SHARE: u64 = 2;
+/// So is that of rare events: an eighth of 8 MiB holds six thousand of them.
+pub const EVENTS_SHARE: u64 = 8;
+
 /// Locations of all fields, indexed by [`Field`].
 pub type Locations = [u32; Field::ALL.len()];
 
@@ -81,7 +86,7 @@ pub enum SlotPlace {
 pub struct Settings {
     /// Shortest time between two counter reports of one socket, in nanoseconds.
     pub report_every_ns: u64,
-    /// Bytes waiting in a ring from which on the reader is woken.
+    /// Bytes waiting in the ring of samples from which on the reader is woken.
     pub wake_above_bytes: u64,
     /// A [`SlotPlace`].
     pub slot_place: u32,

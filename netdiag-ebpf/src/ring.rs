@@ -11,7 +11,10 @@ use aya_ebpf::{
     macros::map,
     maps::RingBuf,
 };
-use netdiag_common::counters::Counters;
+use netdiag_common::{
+    counters::Counters,
+    globals::{EVENTS_SHARE, SOCKETS_SHARE},
+};
 
 use crate::globals::settings;
 
@@ -34,13 +37,14 @@ pub(crate) enum Into {
     Events,
 }
 
-/// Waking costs microseconds, so it happens only when the reader is about to be too late.
+/// Waking costs microseconds, so it happens only when the reader is about to be too late. `share`
+/// tells how many times smaller than [`SAMPLES`] the ring is.
 #[inline(always)]
-fn wake_flags(ring: &'static RingBuf) -> u64 {
+fn wake_flags(ring: &'static RingBuf, share: u64) -> u64 {
     let map = core::ptr::from_ref(ring).cast_mut().cast::<c_void>();
     // SAFETY: a map of this object.
     let waiting = unsafe { bpf_ringbuf_query(map, u64::from(BPF_RB_AVAIL_DATA)) };
-    if waiting > settings::wake_above_bytes() {
+    if waiting > settings::wake_above_bytes() / share {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
         u64::from(BPF_RB_NO_WAKEUP)
@@ -59,7 +63,7 @@ pub(crate) unsafe fn submit_batch(
     counters: &mut Counters,
 ) {
     let map = (&raw const SAMPLES).cast_mut().cast::<c_void>();
-    let flags = wake_flags(&SAMPLES);
+    let flags = wake_flags(&SAMPLES, 1);
     // SAFETY: see above; the helper copies.
     let error = unsafe { bpf_ringbuf_output(map, record.cast_mut(), len, flags) };
     if error == 0 {
@@ -77,9 +81,9 @@ pub(crate) fn submit<T: 'static>(
     counters: &mut Counters,
     fill: impl FnOnce(&mut T) -> Result<(), crate::kernel::Refused>,
 ) -> Option<Result<(), crate::kernel::Refused>> {
-    let ring = match into {
-        Into::Sockets => &SOCKETS,
-        Into::Events => &EVENTS,
+    let (ring, share) = match into {
+        Into::Sockets => (&SOCKETS, SOCKETS_SHARE),
+        Into::Events => (&EVENTS, EVENTS_SHARE),
     };
     let Some(mut entry) = ring.reserve::<T>(0) else {
         counters.ring_full += 1;
@@ -97,7 +101,7 @@ pub(crate) fn submit<T: 'static>(
             let flags = if into == Into::Events && settings::wake_on_event() {
                 u64::from(BPF_RB_FORCE_WAKEUP)
             } else {
-                wake_flags(ring)
+                wake_flags(ring, share)
             };
             entry.submit(flags);
             counters.submitted += 1;

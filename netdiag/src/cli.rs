@@ -6,11 +6,11 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use netdiag_common::signal::Signal;
 
-use crate::exit;
+use crate::{exit, snapshot::build::Sort};
 
 pub mod value;
 
-use value::{NetnsName, Prefix, SortKey, SourceChoice};
+use value::{NetnsName, Prefix, SourceChoice};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -157,7 +157,7 @@ pub struct Watch {
     /// Sort flows by a metric's p50, p99 or max, or by a count, largest first
     /// [default: the most samples]
     #[arg(long, value_name = "KEY", value_parser = value::sort)]
-    pub sort: Option<SortKey>,
+    pub sort: Option<Sort>,
     /// List flows that were idle in the interval, too
     #[arg(long)]
     pub all: bool,

@@ -13,9 +13,10 @@ use netdiag_common::{
 use crate::{
     cli::{
         self, Cli, Output,
-        value::{NetnsName, Prefix, SortKey, SourceChoice, mask, nearest},
+        value::{NetnsName, Prefix, SourceChoice, mask, nearest},
     },
     exit::Error,
+    snapshot::build::Sort,
 };
 
 pub mod host;
@@ -79,7 +80,7 @@ pub struct Watch {
     /// Flows listed one by one, `None` all.
     pub top: Option<usize>,
     /// Order of the flows, `None` by samples.
-    pub sort: Option<SortKey>,
+    pub sort: Option<Sort>,
     /// List idle flows, too.
     pub all: bool,
     /// Forget a flow after this long without activity.

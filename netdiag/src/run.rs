@@ -1,7 +1,64 @@
-//! The one loop that sees all parts.
-use std::process::ExitCode;
-/// Entry of the binary.
+//! The one loop that sees all parts: clocks, signals of the system and output live here.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    cli::{self, Asked},
+    config::{Command, Config},
+    exit::{self, Status},
+};
+
+mod doctor;
+mod intake;
+mod node;
+mod output;
+mod reporter;
+mod watch;
+
+/// Entry of the binary: parses, runs, and says in one line what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    match run() {
+        Ok(status) => status.into(),
+        Err(error) => {
+            let (status, line) = exit::explain(&error);
+            if let Some(line) = line {
+                // When standard error is gone too, the status is all that is left to say.
+                let _gone = writeln!(io::stderr(), "{line}");
+            }
+            status.into()
+        }
+    }
+}
+
+fn run() -> Result<Status> {
+    let cli = match cli::parse(std::env::args_os())? {
+        Asked::Run(cli) => cli,
+        Asked::Print(text) => {
+            io::stdout().write_all(text.as_bytes())?;
+            return Ok(Status::Ran);
+        }
+    };
+    let config = Config::new(&cli)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    runtime.block_on(async {
+        match &config.command {
+            Command::Doctor(form) => doctor::run(&config.kernel, *form),
+            Command::Live(watch) => watch::run(&config.kernel, watch, None).await,
+            Command::Record(watch, dump) => watch::run(&config.kernel, watch, Some(dump)).await,
+        }
+    })
+}
+
+/// Says something to whoever sits there, beside the output.
+fn say(line: &str) {
+    let _gone = writeln!(io::stderr(), "netdiag: {line}");
 }

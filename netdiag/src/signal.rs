@@ -228,6 +228,12 @@ signals! {
     retransmit Retransmit,
 }
 
+/// The samples that a record claims to carry, 1 where it is too short to claim any.
+#[must_use]
+pub fn samples(bytes: &[u8]) -> u64 {
+    Header::read_from_prefix(bytes).map_or(1, |(header, _)| u64::from(header.samples).max(1))
+}
+
 /// Decodes one record, trusting neither its length nor its content.
 ///
 /// Returns the header on success; `emit` gets every sample, or none when the record is refused.

@@ -15,7 +15,7 @@ use aya::{
 use netdiag_common::{
     field::Field,
     flow::FlowKey,
-    globals::{Filters, Settings, SlotPlace},
+    globals::{EVENTS_SHARE, Filters, SOCKETS_SHARE, Settings, SlotPlace},
     signal::Signal,
 };
 use zerocopy::IntoBytes as _;
@@ -32,14 +32,14 @@ use super::{
     ring::{Records, Ring},
     symbols::Symbols,
 };
-use crate::snapshot::{Account, SignalStatus, Status};
+use crate::{
+    exit,
+    snapshot::{Account, SignalStatus, Status},
+};
 
 /// Sends under way at once that find no slot: threads that share a socket.
 const CALLS: u32 = 16_384;
-/// The ring of socket records is this much smaller than that of samples.
-const SOCKETS_SHARE: u32 = 2;
-/// So is that of rare events; a mebibyte holds six thousand of them.
-const EVENTS_SHARE: u32 = 8;
+const PAGE: u32 = 4096;
 /// What a reading takes out of the rings, in the order in which it is to be decoded: a socket is
 /// introduced before its events and samples are submitted.
 #[derive(Default)]
@@ -69,10 +69,8 @@ pub struct Options {
     pub report_every_ns: u64,
     /// Wake the reader for each rare event.
     pub wake_on_event: bool,
-    /// Whether the programs' own diagnostics are wanted.
-    pub log: bool,
-    /// Owners of the sockets that are there already, for `--pid`.
-    pub owners: Vec<(FlowKey, u32)>,
+    /// Which of the programs' own diagnostics are wanted: 0 none, 1 errors to 5 everything.
+    pub log_level: u8,
 }
 
 /// What the kernel gives, without holding on to it.
@@ -80,8 +78,12 @@ pub struct Options {
 pub struct Report {
     /// Facts of the kernel.
     pub facts: Facts,
+    /// Whether the kernel publishes its types.
+    pub btf: bool,
     /// How each signal is observed.
     pub signals: Vec<SignalStatus>,
+    /// Set when nothing could be observed.
+    pub refusal: Option<exit::Error>,
 }
 
 /// Attached programs; the kernel takes them out when this is dropped or the process dies.
@@ -94,57 +96,23 @@ pub struct Tracer {
     events: Ring,
     facts: Facts,
     signals: Vec<SignalStatus>,
-    missed_before: [u64; Signal::COUNT],
 }
-
-/// Why nothing can be observed; exit status 3.
-#[derive(Debug)]
-pub struct CannotObserve(pub String);
-
-impl std::fmt::Display for CannotObserve {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for CannotObserve {}
 
 impl Tracer {
     /// Loads and attaches. Must run inside a tokio runtime.
     ///
     /// # Errors
-    /// [`CannotObserve`] without privilege or BTF, or when no signal attaches.
+    /// [`exit::Status::CannotObserve`] without privilege or BTF, or when no signal attaches.
     pub fn attach(options: &Options) -> Result<Self> {
         let kernel = read_kernel(options.btf.as_deref())?;
-        let (locations, _missing) = kernel.btf.locations();
-        for field in IDENTITY {
-            if let Err(error) = kernel.btf.locate(*field) {
-                return Err(CannotObserve(format!(
-                    "{error}: flows cannot be told apart on this kernel; use --btf FILE with its types"
-                ))
-                .into());
-            }
+        let (ebpf, outcome) = plan(&kernel, options)?;
+        if let Some(refusal) = refusal(&outcome.statuses) {
+            return Err(refusal.into());
         }
-        for place in [SlotPlace::Storage, SlotPlace::Hash] {
-            let settings = settings(&kernel, options, place);
-            let mut ebpf = object::load(&Frozen {
-                settings,
-                filters: &options.filters,
-                locations: &locations,
-                sizes: sizes(options),
-                log_level: if options.log { 5 } else { 0 },
-            })?;
-            seed_owners(&mut ebpf, &options.owners)?;
-            match attach::attach(&kernel, &mut ebpf, &locations, place, &options.wishes) {
-                Verdict::NeedsHash => {}
-                Verdict::Done(outcome) => return Self::finish(kernel, ebpf, outcome),
-            }
-        }
-        bail!("no place to remember sockets in works on this kernel; please report this")
+        Self::finish(kernel, ebpf, outcome)
     }
 
     fn finish(kernel: Kernel, mut ebpf: Ebpf, outcome: Outcome) -> Result<Self> {
-        refuse_if_blind(&outcome.statuses)?;
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
         };
@@ -163,8 +131,13 @@ impl Tracer {
             events,
             facts: kernel.facts,
             signals: outcome.statuses,
-            missed_before: [0; Signal::COUNT],
         })
+    }
+
+    /// Facts of the kernel.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     /// How each signal is observed.
@@ -173,10 +146,24 @@ impl Tracer {
         &self.signals
     }
 
-    /// Facts of the kernel, and the signals.
-    #[must_use]
-    pub fn report(&self) -> Report {
-        Report { facts: self.facts.clone(), signals: self.signals.clone() }
+    /// Tells the programs who owns the sockets that were there before them, for `--pid`.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn seed_owners(&mut self, owners: impl Iterator<Item = (FlowKey, u32)>) -> Result<()> {
+        /// A [`FlowKey`] as aya writes it: its bytes.
+        const KEY: usize = size_of::<FlowKey>();
+        let map = self.ebpf.map_mut("SEEDED_OWNERS").context("there is no map SEEDED_OWNERS")?;
+        let mut map: HashMap<&mut MapData, [u8; KEY], u32> = HashMap::try_from(map)?;
+        for (key, pid) in owners {
+            let mut bytes = [0; KEY];
+            bytes.copy_from_slice(key.as_bytes());
+            map.insert(bytes, pid, 0).context(
+                "the sockets of --pid do not fit, retransmits of older ones may be left out; \
+                 raise --max-flows",
+            )?;
+        }
+        Ok(())
     }
 
     /// The programs' diagnostics, if asked for.
@@ -232,30 +219,103 @@ impl Tracer {
     ///
     /// # Errors
     /// The counters cannot be read.
-    pub fn accounting(&mut self) -> Result<BTreeMap<String, Account>> {
-        let reading = self.counting.read()?;
+    pub fn accounting(&self) -> Result<BTreeMap<String, Account>> {
+        Ok(accounts(&self.counting.read()?, &self.missed()?))
+    }
+
+    fn missed(&self) -> Result<[u64; Signal::COUNT]> {
         let mut missed = [0; Signal::COUNT];
         for attached in &self.attached {
             let Some(program) = self.ebpf.program(&attached.program) else { continue };
             let runs = Runs::of(program.fd()?.as_fd()).context("reading a program's counts")?;
             missed[attached.signal as usize] += runs.recursion_misses.unwrap_or(0);
         }
-        self.missed_before = missed;
-        Ok(accounts(&reading, &missed))
+        Ok(missed)
     }
 
-    /// Takes the programs out of their hooks, so that nothing new is seen; what they counted and
-    /// submitted stays readable.
+    /// Takes the programs out of their hooks, so that nothing new is seen. What they counted and
+    /// submitted stays readable through what is returned.
     ///
     /// # Errors
     /// The last counts of skipped runs cannot be read.
-    pub fn detach(&mut self) -> Result<BTreeMap<String, Account>> {
-        let missed = self.accounting().map(|_| self.missed_before)?;
+    pub fn detach(mut self) -> Result<Detached> {
+        let missed = self.missed()?;
         for attached in self.attached.drain(..) {
             super::hooks::unload(&mut self.ebpf, &attached.program);
         }
-        Ok(accounts(&self.counting.read()?, &missed))
+        Ok(Detached { tracer: self, missed })
     }
+}
+
+/// A tracer whose programs are gone from their hooks.
+pub struct Detached {
+    tracer: Tracer,
+    missed: [u64; Signal::COUNT],
+}
+
+impl Detached {
+    /// See [`Tracer::take`].
+    pub fn take(&mut self, into: &mut Taken) -> bool {
+        self.tracer.take(into)
+    }
+
+    /// See [`Tracer::flush`].
+    ///
+    /// # Errors
+    /// The kernel refuses to run the program.
+    pub fn flush(&mut self) -> Result<()> {
+        self.tracer.flush()
+    }
+
+    /// See [`Tracer::accounting`].
+    ///
+    /// # Errors
+    /// The counters cannot be read.
+    pub fn accounting(&self) -> Result<BTreeMap<String, Account>> {
+        Ok(accounts(&self.tracer.counting.read()?, &self.missed))
+    }
+}
+
+/// Attaches everything, lets go again, and says how it went.
+///
+/// # Errors
+/// [`exit::Status::CannotObserve`] without privilege or BTF.
+pub fn examine(options: &Options) -> Result<Report> {
+    let kernel = read_kernel(options.btf.as_deref())?;
+    let (_ebpf, outcome) = plan(&kernel, options)?;
+    Ok(Report {
+        btf: kernel.aya_btf.is_some(),
+        refusal: refusal(&outcome.statuses),
+        signals: outcome.statuses,
+        facts: kernel.facts,
+    })
+}
+
+/// Tries to remember sockets in socket storage, else in the hash.
+fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)> {
+    let (locations, _missing) = kernel.btf.locations();
+    for &field in IDENTITY {
+        if let Err(error) = kernel.btf.locate(field) {
+            return Err(exit::Error::cannot_observe(format!(
+                "{error}, so flows cannot be told apart; give the kernel's own types by --btf FILE"
+            ))
+            .into());
+        }
+    }
+    for place in [SlotPlace::Storage, SlotPlace::Hash] {
+        let mut ebpf = object::load(&Frozen {
+            settings: settings(kernel, options, place),
+            filters: &options.filters,
+            locations: &locations,
+            sizes: sizes(options),
+            log_level: options.log_level,
+        })?;
+        match attach::attach(kernel, &mut ebpf, &locations, place, &options.wishes) {
+            Verdict::NeedsHash => {}
+            Verdict::Done(outcome) => return Ok((ebpf, outcome)),
+        }
+    }
+    bail!("no place to remember sockets in works on this kernel; please report this")
 }
 
 /// Fields without which no flow can be named.
@@ -276,10 +336,10 @@ const IDENTITY: &[Field] = &[
 fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
     let facts = Facts::read();
     if let Some(missing) = facts.privileges.refusal() {
-        return Err(CannotObserve(missing).into());
+        return Err(exit::Error::cannot_observe(missing).into());
     }
     memlock::raise().ok();
-    let btf = Btf::load(btf_file).map_err(|error| CannotObserve(error.to_string()))?;
+    let btf = Btf::load(btf_file).map_err(|error| exit::Error::cannot_observe(error.to_string()))?;
     let aya_btf = aya::Btf::from_sys_fs().ok();
     let symbols = Symbols::load(&Kernel::functions()).unwrap_or_default();
     Ok(Kernel { facts, btf, aya_btf, symbols })
@@ -299,52 +359,35 @@ fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
 }
 
 fn sizes(options: &Options) -> Sizes {
+    // A ring has at least one page.
+    let share = |share: u64| (options.ring_bytes / share as u32).max(PAGE);
     Sizes {
         samples_bytes: options.ring_bytes,
-        sockets_bytes: (options.ring_bytes / SOCKETS_SHARE).max(4096).next_power_of_two(),
-        events_bytes: (options.ring_bytes / EVENTS_SHARE).max(4096).next_power_of_two(),
+        sockets_bytes: share(SOCKETS_SHARE),
+        events_bytes: share(EVENTS_SHARE),
         sockets: options.max_flows.max(1),
         calls: CALLS.max(options.max_flows / 4),
-        owners: options.owners.len() as u32,
+        owners: if options.filters.pid.len == 0 { 1 } else { options.max_flows.max(1) },
     }
 }
 
-fn seed_owners(ebpf: &mut Ebpf, owners: &[(FlowKey, u32)]) -> Result<()> {
-    /// A [`FlowKey`] as aya writes it: its bytes.
-    const KEY: usize = size_of::<FlowKey>();
-    let map = ebpf.map_mut("SEEDED_OWNERS").context("the eBPF object has no map SEEDED_OWNERS")?;
-    let mut map: HashMap<&mut MapData, [u8; KEY], u32> = HashMap::try_from(map)?;
-    for (key, pid) in owners {
-        let mut bytes = [0; KEY];
-        bytes.copy_from_slice(key.as_bytes());
-        map.insert(bytes, pid, 0).context("the kernel refused the owner of a socket")?;
+/// Why a run would be pointless: no socket could be named, or nothing is seen of them.
+fn refusal(statuses: &[SignalStatus]) -> Option<exit::Error> {
+    let is_off = |signal: Signal| statuses[signal as usize].status == Status::Off;
+    let others_off = Signal::ALL.iter().all(|&s| s == Signal::Socket || is_off(s));
+    if !is_off(Signal::Socket) && !others_off {
+        return None;
     }
-    Ok(())
-}
-
-fn refuse_if_blind(statuses: &[SignalStatus]) -> Result<()> {
-    let of = |signal: Signal| &statuses[signal as usize];
-    let identity = of(Signal::Socket);
-    let others_off = Signal::ALL
-        .iter()
-        .filter(|&&signal| signal != Signal::Socket)
-        .all(|&signal| of(signal).status == Status::Off);
-    if identity.status != Status::Off && !others_off {
-        return Ok(());
+    let mut reasons = Vec::new();
+    for status in statuses {
+        for refusal in &status.refused {
+            reasons.push(format!("{}={}: {}", status.signal, refusal.source, refusal.reason));
+        }
     }
-    let reasons: Vec<_> = statuses
-        .iter()
-        .flat_map(|status| {
-            status.refused.iter().map(|refusal| {
-                format!("{}={}: {}", status.signal, refusal.source, refusal.reason)
-            })
-        })
-        .collect();
-    Err(CannotObserve(format!(
-        "no signal can be observed on this kernel: {}; `netdiag doctor` shows what is refused",
+    Some(exit::Error::cannot_observe(format!(
+        "nothing can be observed on this kernel ({}); `netdiag doctor` shows what was tried",
         reasons.join("; ")
-    ))
-    .into())
+    )))
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>

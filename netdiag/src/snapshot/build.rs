@@ -21,42 +21,31 @@ use crate::{
     signal::{CountId, MetricId, counts, metrics},
 };
 
-/// What flows are sorted by, largest first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+/// By what flows are sorted, largest first.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sort {
-    /// Send calls.
-    #[default]
-    Sends,
-    /// 99th percentile of the send latency.
-    SendP99,
-    /// Largest send latency.
-    SendMax,
-    /// Retransmitted segments of all kinds.
-    Retransmits,
-    /// Retransmitted payload bytes.
-    RetransmitBytes,
-    /// Bytes handed over by send calls.
-    SendBytes,
-    /// Payload bytes sent, as the kernel counts them.
-    BytesSent,
-    /// Payload bytes received, as the kernel counts them.
-    BytesReceived,
-    /// Smoothed round-trip time.
-    Srtt,
+    /// Samples of a metric.
+    Samples(MetricId),
+    /// A quantile of a metric; 1.0 is the largest value.
+    Quantile(MetricId, f64),
+    /// A count, or the sum of all counts whose names start with `GROUP.`.
+    Count(&'static str),
+}
+
+impl Default for Sort {
+    fn default() -> Self {
+        Self::Samples(MetricId(0))
+    }
 }
 
 impl Sort {
     fn value(self) -> Value {
         match self {
-            Self::Sends => sum_of("sends"),
-            Self::SendP99 => latency_of("send", |latency| latency.quantile(0.99)),
-            Self::SendMax => latency_of("send", Latency::max),
-            Self::Retransmits => sum_of("retransmits."),
-            Self::RetransmitBytes => sum_of("retransmit_bytes"),
-            Self::SendBytes => sum_of("send_bytes"),
-            Self::BytesSent => sum_of("bytes_sent"),
-            Self::BytesReceived => sum_of("bytes_received"),
-            Self::Srtt => Box::new(|flow| flow.srtt_ns),
+            Self::Samples(metric) => Box::new(move |flow| flow.latency(metric).map(Latency::count)),
+            Self::Quantile(metric, quantile) => {
+                Box::new(move |flow| flow.latency(metric).and_then(|latency| latency.quantile(quantile)))
+            }
+            Self::Count(name) => sum_of(name),
         }
     }
 }
@@ -64,25 +53,18 @@ impl Sort {
 /// Gives a flow's value; none sorts after 0.
 type Value = Box<dyn Fn(&Frozen) -> Option<u64>>;
 
-/// The count of a name, or the sum of a group when the name ends in a dot.
+/// The count of a name, or the sum of the group of that name.
 fn sum_of(name: &'static str) -> Value {
+    let in_group = |other: &str| other.split_once('.').is_some_and(|(group, _)| group == name);
     let ids: Vec<CountId> = counts()
-        .filter(|(_, _, count)| {
-            count.name == name || name.ends_with('.') && count.name.starts_with(name)
-        })
+        .filter(|(_, _, count)| count.name == name || in_group(count.name))
         .map(|(id, ..)| id)
         .collect();
     Box::new(move |flow| ids.iter().filter_map(|&id| flow.count(id)).reduce(u64::saturating_add))
 }
 
-fn latency_of(name: &'static str, value: impl Fn(&Latency) -> Option<u64> + 'static) -> Value {
-    let id: Option<MetricId> =
-        metrics().find(|(_, _, metric)| metric.name == name).map(|(id, ..)| id);
-    Box::new(move |flow| flow.latency(id?).and_then(&value))
-}
-
 /// Which flows are listed and in which order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Listing {
     /// Largest first.
     pub sort: Sort,

@@ -1,0 +1,39 @@
+//! `netdiag doctor`: attaches everything once, says how that went, and lets go again.
+
+use std::io;
+
+use anyhow::Result;
+
+use crate::{
+    cli::Output,
+    config,
+    exit::Status,
+    kernel::{facts::Preemption, tracer},
+    run::watch::options,
+    snapshot::Doctor,
+    view,
+};
+
+/// Runs the command.
+pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
+    let report = tracer::examine(&options(kernel, None))?;
+    let facts = &report.facts;
+    let preemption = match facts.preemption {
+        Preemption::Unknown => None,
+        known => Some(known.to_string()),
+    };
+    let doctor = Doctor {
+        schema: "netdiag.doctor/1".to_owned(),
+        kernel: facts.release.clone(),
+        btf: report.btf,
+        lockdown: facts.lockdown.map(|mode| mode.to_string()),
+        preemption,
+        signals: report.signals,
+    };
+    let mut out = io::stdout().lock();
+    match form {
+        Output::Text => view::doctor::text(&doctor, view::table::COLUMNS, &mut out)?,
+        Output::Json => view::json::line(&doctor, &mut out)?,
+    }
+    Ok(report.refusal.map_or(Ok(Status::Ran), Err)?)
+}

@@ -1,0 +1,91 @@
+//! The node's own words, asked on a thread of its own so that the rings are never kept waiting.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    node::{
+        netns::{self, Depth},
+        own, tcp_counters,
+    },
+    snapshot::Node,
+};
+
+/// Name of the node: as told, else as the cluster calls it, else as the host does.
+pub(super) fn name(told: Option<&str>, host_root: &Path) -> String {
+    let of_host = || fs::read_to_string(host_root.join("etc/hostname")).ok();
+    let found = told
+        .map(str::to_owned)
+        .or_else(|| env::var("NODE_NAME").ok())
+        .or_else(|| (host_root != Path::new("/")).then(of_host).flatten())
+        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+    found.trim().to_owned()
+}
+
+/// Readings of the TCP counters and of our own cost, one interval apart.
+pub(super) struct Readings {
+    host_root: PathBuf,
+    tcp: tcp_counters::Reading,
+    first: tcp_counters::Reading,
+    cpu: Duration,
+    first_cpu: Duration,
+}
+
+impl Readings {
+    /// Reads for the first time.
+    pub(super) fn begin(host_root: &Path) -> Self {
+        let found = netns::find(host_root, Depth::Everything);
+        let tcp = tcp_counters::read_all(&found.namespaces);
+        let cpu = own::cpu_time();
+        Self {
+            host_root: host_root.to_owned(),
+            first: tcp.clone(),
+            tcp,
+            cpu,
+            first_cpu: cpu,
+        }
+    }
+
+    /// What happened since the last time.
+    pub(super) async fn advance(&mut self) -> Result<Node> {
+        let host_root = self.host_root.clone();
+        let read = move || {
+            let found = netns::find(&host_root, Depth::Processes);
+            tcp_counters::read_all(&found.namespaces)
+        };
+        let tcp = tokio::task::spawn_blocking(read)
+            .await
+            .context("the thread that reads the node's counters ended")?;
+        let node = Node { tcp: documented(&self.tcp, &tcp), ..cost(self.cpu) };
+        self.cpu = own::cpu_time();
+        self.tcp = tcp;
+        Ok(node)
+    }
+
+    /// What happened since the first time.
+    pub(super) fn total(&self) -> Node {
+        Node { tcp: documented(&self.first, &self.tcp), ..cost(self.first_cpu) }
+    }
+}
+
+fn documented(
+    before: &tcp_counters::Reading,
+    after: &tcp_counters::Reading,
+) -> BTreeMap<u32, BTreeMap<String, u64>> {
+    tcp_counters::documented(tcp_counters::increase(before, after))
+}
+
+fn cost(before: Duration) -> Node {
+    let spent = own::cpu_time().saturating_sub(before);
+    Node {
+        tcp: BTreeMap::new(),
+        own_cpu_ns: u64::try_from(spent.as_nanos()).ok(),
+        own_resident_bytes: own::resident_bytes(),
+    }
+}
