@@ -6,6 +6,27 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Writers that count for one signal on one CPU. A lane has one program that never interrupts itself
+/// (the kernel skips such a run and counts it as missed), so plain additions lose nothing even
+/// where programs are preempted or interrupted by others.
+pub const LANES: usize = 16;
+
+/// The counters of one signal on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Lanes {
+    /// One per writer.
+    pub lanes: [Counters; LANES],
+}
+
+/// All counters of one CPU. Structs, since BTF-defined maps lose dimensions of nested arrays.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PerCpu {
+    /// By [`crate::signal::Signal`].
+    pub signals: [Lanes; crate::signal::Signal::COUNT],
+}
+
 /// Fates of samples on one CPU, all monotonic since the programs were loaded.
 #[repr(C)]
 #[derive(

@@ -106,6 +106,7 @@ fields! {
     TcpTotalRetrans = "tcp_sock" "total_retrans" 4,
     TcpSrtt = "tcp_sock" "srtt_us" 4,
     TcpCwnd = "tcp_sock" "snd_cwnd" 4,
+    TcpRequestSntIsn = "tcp_request_sock" "snt_isn" 4,
     SkbLen = "sk_buff" "len" 4,
     SkbCb = "sk_buff" "cb" 48,
     CbSeq = "tcp_skb_cb" "seq" 4,

@@ -1,6 +1,8 @@
 //! What userspace tells the programs before they are loaded: frozen, hence constants to the
 //! verifier, which removes the branches that a run does not need.
 
+use zerocopy::{Immutable, IntoBytes};
+
 use crate::field::Field;
 
 /// Values that each filter flag may have in the kernel.
@@ -11,7 +13,7 @@ pub type Locations = [u32; Field::ALL.len()];
 
 /// Filter by exact number: `len` values are valid, 0 passes everything.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
 pub struct Numbers {
     /// Accepted values, in any order.
     pub values: [u32; FILTER_VALUES],
@@ -21,7 +23,7 @@ pub struct Numbers {
 
 /// Filter by address prefix: the peer matches when `addr & mask == network` for one of them.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
 pub struct Prefixes {
     /// Networks as four big-endian words in native load order, IPv4 as v4-mapped.
     pub network: [[u32; 4]; FILTER_VALUES],
@@ -33,7 +35,7 @@ pub struct Prefixes {
 
 /// All filters: AND between the fields, OR within one.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
 pub struct Filters {
     /// Process ids (tgid) of the socket's owner.
     pub pid: Numbers,
@@ -75,16 +77,18 @@ pub enum SlotPlace {
 
 /// Settings of a run.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
 pub struct Settings {
-    /// A [`SlotPlace`].
-    pub slot_place: u32,
     /// Shortest time between two counter reports of one socket, in nanoseconds.
     pub report_every_ns: u64,
     /// Bytes waiting in a ring from which on the reader is woken.
     pub wake_above_bytes: u64,
-    /// Which programs' own diagnostics are wanted: 0 none.
-    pub log_level: u32,
-    /// Whether a rare event wakes the reader at once.
+    /// A [`SlotPlace`].
+    pub slot_place: u32,
+    /// 1 when a rare event wakes the reader at once.
     pub wake_on_event: u32,
+    /// 1 when typed programs may ask for socket cookies (6.1 and later).
+    pub has_cookie: u32,
+    /// 1 when the tracepoint `tcp_retransmit_skb` has the argument `err` (6.16 and later).
+    pub retransmit_has_error: u32,
 }

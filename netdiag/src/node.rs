@@ -1,1 +1,83 @@
-//! To be written.
+//! What the node says of itself, without any program in the kernel: its network namespaces, its
+//! TCP sockets and their owners, its TCP counters, and what netdiag costs it.
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use netdiag_common::flow::{FlowKey, TcpCounters};
+
+use self::{netns::Depth, sockets::Socket};
+
+pub mod netns;
+pub mod own;
+pub mod owners;
+mod proc;
+pub mod sockets;
+pub mod tcp_counters;
+
+/// A socket that was there before the first program was attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeededSocket {
+    /// The conversation; a listener's peer is all zero.
+    pub key: FlowKey,
+    /// The kernel's socket cookie: unique on the node since boot.
+    pub cookie: u64,
+    /// TCP state (`include/net/tcp_states.h`).
+    pub state: u8,
+    /// Process id (tgid) of its owner; see [`owners`] on which one when several hold it.
+    pub pid: Option<u32>,
+    /// Name of that process.
+    pub comm: Option<String>,
+    /// Its counters; none for listeners and where the kernel does not tell.
+    pub tcp: Option<TcpCounters>,
+}
+
+/// The TCP sockets of the node at one time.
+#[derive(Clone, Debug, Default)]
+pub struct Seeds {
+    /// Conversations, in every namespace that could be entered.
+    pub sockets: Vec<SeededSocket>,
+    /// Listeners, likewise.
+    pub listeners: Vec<SeededSocket>,
+    /// What could not be had, one line each.
+    pub problems: Vec<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Asks the kernel for every TCP socket of the node, and the procfs under `host_root` for their
+/// owners. Blocks; nothing fails as a whole, what is missing is in [`Seeds::problems`].
+#[must_use]
+pub fn seed(host_root: &Path) -> Seeds {
+    let start = Instant::now();
+    let netns::Found { namespaces, mut problems } = netns::find(host_root, Depth::Everything);
+    let mut dump = sockets::dump_all(&namespaces, &sockets::FULL);
+    problems.append(&mut dump.problems);
+    let inodes: HashSet<u64> =
+        dump.sockets.iter().chain(&dump.listeners).map(|socket| socket.inode).collect();
+    let owners = owners::find(host_root, &inodes).unwrap_or_else(|problem| {
+        problems.push(problem);
+        owners::Owners::default()
+    });
+    problems.extend(owners.problem());
+    let seeded = |socket: Socket| {
+        let owner = owners.by_inode.get(&socket.inode);
+        SeededSocket {
+            key: socket.key,
+            cookie: socket.cookie,
+            state: socket.state,
+            pid: owner.map(|owner| owner.pid),
+            comm: owner.map(|owner| owner.comm.clone()).filter(|comm| !comm.is_empty()),
+            tcp: socket.tcp,
+        }
+    };
+    Seeds {
+        sockets: dump.sockets.into_iter().map(seeded).collect(),
+        listeners: dump.listeners.into_iter().map(seeded).collect(),
+        problems,
+        took: start.elapsed(),
+    }
+}

@@ -6,7 +6,7 @@
 
 use netdiag_common::{
     field::Field,
-    flow::{FlowId, SocketRef},
+    flow::{FlowId, SocketRef, TcpCounters},
     header::{Header, VERSION},
     signal::Signal,
 };
@@ -66,13 +66,31 @@ pub enum Hook {
 /// A program and the place it attaches to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// Name of the program in the eBPF object.
+    /// Name of the program in the eBPF object. Where sockets are remembered in the hash, a program
+    /// of that name with `_hash` behind it goes first if there is one.
     pub program: &'static str,
     /// Where it goes.
     pub hook: Hook,
-    /// When the hook does not exist on this kernel: `Some(what is lost)` goes on without it (empty
-    /// when nothing is lost), `None` refuses the source.
-    pub optional: Option<&'static str>,
+}
+
+/// When an [`Extra`] is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// The kernel has the function.
+    FunctionExists(&'static str),
+    /// The tracepoint has fewer arguments than this.
+    TracepointArgumentsBelow(&'static str, usize),
+}
+
+/// Programs beside those of a source, for what only some kernels have or need.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Extra {
+    /// When it is wanted; otherwise nothing is lost without it.
+    pub when: When,
+    /// Ways to have it, in order of preference, each with what it cannot see.
+    pub alternatives: &'static [(&'static [Attachment], &'static [&'static str])],
+    /// What is lost when none of them works.
+    pub lost: &'static str,
 }
 
 /// One way to get a signal. The first that loads and attaches wins.
@@ -80,8 +98,10 @@ pub struct Attachment {
 pub struct Source {
     /// Name in `--source SIGNAL=NAME` and outputs.
     pub name: &'static str,
-    /// Its programs, all or nothing but for the optional ones.
+    /// Its programs, all or nothing.
     pub attachments: &'static [Attachment],
+    /// Programs beside them.
+    pub extras: &'static [Extra],
     /// Fields it cannot do without.
     pub fields: &'static [Field],
     /// Whether its programs can reach socket storage (typed socket pointers).
@@ -132,6 +152,9 @@ pub trait Fold {
     fn count(&mut self, count: CountId, n: u64);
     /// What is known of the socket itself.
     fn socket(&mut self, event: &socket::Event);
+    /// What an event of another signal says of the socket besides: its owner's process id and the
+    /// kernel's counters.
+    fn seen(&mut self, pid: Option<u32>, tcp: Option<&TcpCounters>);
 }
 
 /// Why a record was refused; each is one malformed record.

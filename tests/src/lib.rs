@@ -1,1 +1,22 @@
-//! To be written.
+//! The harness of the kernel-facing tests: real namespaces, links, faults and traffic, and the
+//! netdiag binary run as a user runs it.
+//!
+//! A test makes a [`network::Pair`], starts a [`netdiag::Netdiag`], drives [`traffic`], and
+//! compares what netdiag said with what the callers and the kernel counted. All facts go into a
+//! [`facts::Facts`], which prints every one of them when any is wrong. Nothing here needs more than
+//! the tools of a bare virtual machine (`ip`, `tc`, `nft`), and everything is removed on drop.
+
+pub mod bpf;
+pub mod counters;
+pub mod facts;
+pub mod fault;
+pub mod machine;
+pub mod namespace;
+pub mod netdiag;
+pub mod network;
+pub mod outcome;
+pub mod reader;
+pub mod requirement;
+pub mod source;
+pub mod tool;
+pub mod traffic;

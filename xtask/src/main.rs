@@ -1,2 +1,52 @@
-//! To be written.
-fn main() {}
+//! `cargo xtask`: builds, runs and tests netdiag, and installs what that needs.
+//!
+//! One file per subcommand; the pure parts (versions, apt sources, `ldd` output) stand apart from
+//! the parts that run programs.
+
+mod build;
+mod ebpf;
+mod packages;
+mod process;
+mod run;
+mod setup;
+mod toolchain;
+mod version;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, runs and tests netdiag. Installs what is missing, saying what and why first.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Setup(setup::Args),
+    Build(build::Args),
+    Run(run::Args),
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup(args) => setup::main(&args),
+        Command::Build(args) => build::main(&args),
+        Command::Run(args) => run::main(&args),
+    }
+}

@@ -11,7 +11,8 @@ use netdiag_common::{
 use zerocopy::FromBytes;
 
 use super::{
-    Attachment, Count, CountId, Definition, Fold, Hook, Malformed, Source, Subject, count_id,
+    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Source, Subject, When,
+    count_id,
 };
 
 const FIRST_KIND: CountId = count_id(Signal::Retransmit, 0);
@@ -36,20 +37,46 @@ pub const DEFINITION: Definition = Definition {
     sources: &[TP_BTF, RAW_TP],
 };
 
+/// Before 6.16 the tracepoint has no argument `err` and tells only of success; the function's return
+/// tells of failure. `__tcp_retransmit_skb` has tail-loss probes as well, where the compiler left it
+/// whole.
+const FAILED_ATTEMPTS: Extra = Extra {
+    when: When::TracepointArgumentsBelow("tcp_retransmit_skb", 3),
+    alternatives: &[
+        (
+            &[
+                Attachment {
+                    program: "retransmit_fentry",
+                    hook: Hook::Fentry("__tcp_retransmit_skb"),
+                },
+                Attachment {
+                    program: "retransmit_fexit",
+                    hook: Hook::Fexit("__tcp_retransmit_skb"),
+                },
+            ],
+            &[],
+        ),
+        (
+            &[
+                Attachment {
+                    program: "retransmit_fentry",
+                    hook: Hook::Fentry("tcp_retransmit_skb"),
+                },
+                Attachment { program: "retransmit_fexit", hook: Hook::Fexit("tcp_retransmit_skb") },
+            ],
+            &["tail-loss probes that fail on this node"],
+        ),
+    ],
+    lost: "retransmissions that fail on this node",
+};
+
 const TP_BTF: Source = Source {
     name: "tp_btf",
     attachments: &[
-        Attachment {
-            program: "retransmit_tp_btf",
-            hook: Hook::TpBtf("tcp_retransmit_skb"),
-            optional: None,
-        },
-        Attachment {
-            program: "retransmit_synack_tp_btf",
-            hook: Hook::TpBtf("tcp_retransmit_synack"),
-            optional: None,
-        },
+        Attachment { program: "retransmit_tp_btf", hook: Hook::TpBtf("tcp_retransmit_skb") },
+        Attachment { program: "retransmit_synack_tp_btf", hook: Hook::TpBtf("tcp_retransmit_synack") },
     ],
+    extras: &[FAILED_ATTEMPTS],
     fields: &[Field::SkbCb, Field::CbSeq, Field::CbGsoSegs, Field::CaState, Field::Pending],
     typed: true,
     skips_when_preempted: true,
@@ -59,17 +86,10 @@ const TP_BTF: Source = Source {
 const RAW_TP: Source = Source {
     name: "raw_tp",
     attachments: &[
-        Attachment {
-            program: "retransmit_raw_tp",
-            hook: Hook::RawTp("tcp_retransmit_skb"),
-            optional: None,
-        },
-        Attachment {
-            program: "retransmit_synack_raw_tp",
-            hook: Hook::RawTp("tcp_retransmit_synack"),
-            optional: None,
-        },
+        Attachment { program: "retransmit_raw_tp", hook: Hook::RawTp("tcp_retransmit_skb") },
+        Attachment { program: "retransmit_synack_raw_tp", hook: Hook::RawTp("tcp_retransmit_synack") },
     ],
+    extras: &[FAILED_ATTEMPTS],
     fields: &[Field::SkbCb, Field::CbSeq, Field::CbGsoSegs, Field::CaState, Field::Pending],
     typed: false,
     skips_when_preempted: true,
@@ -161,6 +181,7 @@ impl Event {
     }
 
     pub(super) fn fold(&self, row: &mut impl Fold) {
+        row.seen(self.pid, self.tcp.as_ref());
         let segments = u64::from(self.segments);
         if self.error.is_some() {
             row.count(FAILED, segments);

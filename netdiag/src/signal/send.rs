@@ -12,8 +12,8 @@ use netdiag_common::{
 use zerocopy::FromBytes;
 
 use super::{
-    Attachment, Count, CountId, Definition, Fold, Hook, Malformed, Metric, MetricId, Source,
-    Subject, count_id, metric_id,
+    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric, MetricId, Source,
+    Subject, When, count_id, metric_id,
 };
 
 const SEND: MetricId = metric_id(Signal::Send, 0);
@@ -37,29 +37,24 @@ pub const DEFINITION: Definition = Definition {
     sources: &[FEXIT, TRACEPOINTS, KPROBE],
 };
 
-const SENDPAGE: Option<&str> = Some("");
-
 /// Trampolines at entry and return; cheapest, and sees every call.
 const FEXIT: Source = Source {
     name: "fexit",
     attachments: &[
-        Attachment {
-            program: "send_fentry",
-            hook: Hook::Fentry("tcp_sendmsg"),
-            optional: None,
-        },
-        Attachment { program: "send_fexit", hook: Hook::Fexit("tcp_sendmsg"), optional: None },
-        Attachment {
-            program: "sendpage_fentry",
-            hook: Hook::Fentry("tcp_sendpage"),
-            optional: SENDPAGE,
-        },
-        Attachment {
-            program: "sendpage_fexit",
-            hook: Hook::Fexit("tcp_sendpage"),
-            optional: SENDPAGE,
-        },
+        Attachment { program: "send_fentry", hook: Hook::Fentry("tcp_sendmsg") },
+        Attachment { program: "send_fexit", hook: Hook::Fexit("tcp_sendmsg") },
     ],
+    extras: &[Extra {
+        when: When::FunctionExists("tcp_sendpage"),
+        alternatives: &[(
+            &[
+                Attachment { program: "sendpage_fentry", hook: Hook::Fentry("tcp_sendpage") },
+                Attachment { program: "sendpage_fexit", hook: Hook::Fexit("tcp_sendpage") },
+            ],
+            &[],
+        )],
+        lost: "sendfile and splice (tcp_sendpage)",
+    }],
     fields: &[],
     typed: true,
     skips_when_preempted: true,
@@ -70,17 +65,10 @@ const FEXIT: Source = Source {
 const TRACEPOINTS: Source = Source {
     name: "tracepoints",
     attachments: &[
-        Attachment {
-            program: "send_begin_tp_btf",
-            hook: Hook::TpBtf("tcp_sendmsg_locked"),
-            optional: None,
-        },
-        Attachment {
-            program: "send_end_tp_btf",
-            hook: Hook::TpBtf("sock_send_length"),
-            optional: None,
-        },
+        Attachment { program: "send_begin_tp_btf", hook: Hook::TpBtf("tcp_sendmsg_locked") },
+        Attachment { program: "send_end_tp_btf", hook: Hook::TpBtf("sock_send_length") },
     ],
+    extras: &[],
     fields: &[Field::SkProtocol],
     typed: true,
     skips_when_preempted: true,
@@ -95,17 +83,10 @@ const TRACEPOINTS: Source = Source {
 const KPROBE: Source = Source {
     name: "kprobe",
     attachments: &[
-        Attachment {
-            program: "send_kprobe",
-            hook: Hook::Kprobe("tcp_sendmsg"),
-            optional: None,
-        },
-        Attachment {
-            program: "send_end_tracepoint",
-            hook: Hook::Tracepoint("sock", "sock_send_length"),
-            optional: None,
-        },
+        Attachment { program: "send_kprobe", hook: Hook::Kprobe("tcp_sendmsg") },
+        Attachment { program: "send_end_tracepoint", hook: Hook::Tracepoint("sock", "sock_send_length") },
     ],
+    extras: &[],
     fields: &[Field::TpSendSk, Field::TpSendFamily, Field::TpSendProtocol, Field::TpSendRet],
     typed: false,
     skips_when_preempted: false,

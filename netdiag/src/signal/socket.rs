@@ -34,17 +34,10 @@ pub const DEFINITION: Definition = Definition {
 const TP_BTF: Source = Source {
     name: "tp_btf",
     attachments: &[
-        Attachment {
-            program: "socket_state_tp_btf",
-            hook: Hook::TpBtf("inet_sock_set_state"),
-            optional: None,
-        },
-        Attachment {
-            program: "socket_destroy_tp_btf",
-            hook: Hook::TpBtf("tcp_destroy_sock"),
-            optional: None,
-        },
+        Attachment { program: "socket_state_tp_btf", hook: Hook::TpBtf("inet_sock_set_state") },
+        Attachment { program: "socket_destroy_tp_btf", hook: Hook::TpBtf("tcp_destroy_sock") },
     ],
+    extras: &[],
     fields: &[],
     typed: true,
     skips_when_preempted: true,
@@ -54,17 +47,10 @@ const TP_BTF: Source = Source {
 const RAW_TP: Source = Source {
     name: "raw_tp",
     attachments: &[
-        Attachment {
-            program: "socket_state_raw_tp",
-            hook: Hook::RawTp("inet_sock_set_state"),
-            optional: None,
-        },
-        Attachment {
-            program: "socket_destroy_raw_tp",
-            hook: Hook::RawTp("tcp_destroy_sock"),
-            optional: None,
-        },
+        Attachment { program: "socket_state_raw_tp", hook: Hook::RawTp("inet_sock_set_state") },
+        Attachment { program: "socket_destroy_raw_tp", hook: Hook::RawTp("tcp_destroy_sock") },
     ],
+    extras: &[],
     fields: &[],
     typed: false,
     skips_when_preempted: true,

@@ -1,0 +1,41 @@
+//! The two atomic instructions that rustc does not offer for BPF targets (it declares them without
+//! compare-and-exchange, which the kernel's BPF machine has from 5.12 on).
+
+use core::arch::asm;
+
+/// If `*at` is `expected`, makes it `new`. Returns what it was.
+///
+/// # Safety
+/// `at` is an 8-byte aligned word of a map value.
+#[inline(always)]
+pub(crate) unsafe fn compare_exchange(at: *mut u64, expected: u64, new: u64) -> u64 {
+    let old;
+    // SAFETY: see above; the instruction compares with and returns through r0.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({at} + 0, r0, {new})",
+            at = in(reg) at,
+            new = in(reg) new,
+            inlateout("r0") expected => old,
+        );
+    }
+    old
+}
+
+/// Stores `new` and returns what was there.
+///
+/// # Safety
+/// As for [`compare_exchange`].
+#[inline(always)]
+pub(crate) unsafe fn exchange(at: *mut u64, new: u64) -> u64 {
+    let mut value = new;
+    // SAFETY: see above.
+    unsafe {
+        asm!(
+            "{value} = xchg_64({at} + 0, {value})",
+            at = in(reg) at,
+            value = inout(reg) value,
+        );
+    }
+    value
+}

@@ -1,0 +1,157 @@
+//! What userspace decided before the programs were loaded.
+//!
+//! The values are frozen, so to the verifier they are constants: branches that this run does not
+//! need are removed, and offsets made of them may be added to typed pointers.
+
+use aya_ebpf::Global;
+use netdiag_common::{
+    field::{Field, Location},
+    globals::{Filters, Locations, Numbers, Prefixes, Settings, SlotPlace},
+};
+
+#[unsafe(no_mangle)]
+static LOCATIONS: Global<Locations> = Global::new([Location::MISSING.0; Field::ALL.len()]);
+
+#[unsafe(no_mangle)]
+static FILTERS: Global<Filters> = Global::new(Filters {
+    pid: NUMBERS,
+    port: NUMBERS,
+    local_port: NUMBERS,
+    peer_port: NUMBERS,
+    netns: NUMBERS,
+    peer: Prefixes { network: [[0; 4]; 16], mask: [[0; 4]; 16], len: 0 },
+});
+const NUMBERS: Numbers = Numbers { values: [0; 16], len: 0 };
+
+#[unsafe(no_mangle)]
+static SETTINGS: Global<Settings> = Global::new(Settings {
+    report_every_ns: 0,
+    wake_above_bytes: 0,
+    slot_place: 0,
+    wake_on_event: 0,
+    has_cookie: 0,
+    retransmit_has_error: 0,
+});
+
+/// Reads one word of a global. A copy of a whole struct would hide its constants from the verifier.
+macro_rules! constant {
+    ($global:ident as $type:ty, $($path:tt)+) => {{
+        let whole = (&raw const $global).cast::<$type>();
+        // SAFETY: `Global` is a transparent wrapper of its always initialised value; the read is
+        // volatile because the loader replaces the value.
+        unsafe { core::ptr::read_volatile(&raw const (*whole).$($path)+) }
+    }};
+}
+
+/// Where a field lies on this kernel.
+#[inline(always)]
+pub(crate) fn location(field: Field) -> Location {
+    let all = (&raw const LOCATIONS).cast::<u32>();
+    // SAFETY: `Field` numbers the elements of `LOCATIONS`; volatile as in `constant!`.
+    Location(unsafe { core::ptr::read_volatile(all.add(field as usize)) })
+}
+
+/// The settings, one by one.
+pub(crate) mod settings {
+    use super::{SETTINGS, Settings, SlotPlace};
+
+    #[inline(always)]
+    pub(crate) fn report_every_ns() -> u64 {
+        constant!(SETTINGS as Settings, report_every_ns)
+    }
+
+    #[inline(always)]
+    pub(crate) fn wake_above_bytes() -> u64 {
+        constant!(SETTINGS as Settings, wake_above_bytes)
+    }
+
+    #[inline(always)]
+    pub(crate) fn slots_in_storage() -> bool {
+        constant!(SETTINGS as Settings, slot_place) == SlotPlace::Storage as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn wake_on_event() -> bool {
+        constant!(SETTINGS as Settings, wake_on_event) != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn has_cookie() -> bool {
+        constant!(SETTINGS as Settings, has_cookie) != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn retransmit_has_error() -> bool {
+        constant!(SETTINGS as Settings, retransmit_has_error) != 0
+    }
+}
+
+/// The filters, one by one.
+pub(crate) mod filters {
+    use super::{FILTERS, Filters};
+
+    macro_rules! numbers {
+        ($($name:ident)+) => {$(
+            /// Number of accepted values, 0 for any.
+            pub(crate) mod $name {
+                use super::{FILTERS, Filters};
+
+                #[inline(always)]
+                pub(crate) fn is_set() -> bool {
+                    constant!(FILTERS as Filters, $name.len) != 0
+                }
+
+                #[inline(always)]
+                pub(crate) fn accepts(value: u32) -> bool {
+                    let len = constant!(FILTERS as Filters, $name.len);
+                    let mut at = 0;
+                    while at < netdiag_common::globals::FILTER_VALUES {
+                        if at as u32 >= len {
+                            return false;
+                        }
+                        if constant!(FILTERS as Filters, $name.values[at]) == value {
+                            return true;
+                        }
+                        at += 1;
+                    }
+                    false
+                }
+            }
+        )+};
+    }
+    numbers! { pid port local_port peer_port netns }
+
+    /// Peer prefixes.
+    pub(crate) mod peer {
+        use super::{FILTERS, Filters};
+
+        #[inline(always)]
+        pub(crate) fn is_set() -> bool {
+            constant!(FILTERS as Filters, peer.len) != 0
+        }
+
+        /// `addr` as four words in load order.
+        #[inline(always)]
+        pub(crate) fn accepts(addr: [u32; 4]) -> bool {
+            let len = constant!(FILTERS as Filters, peer.len);
+            let mut at = 0;
+            while at < netdiag_common::globals::FILTER_VALUES {
+                if at as u32 >= len {
+                    return false;
+                }
+                let mut differs = 0;
+                let mut word = 0;
+                while word < 4 {
+                    differs |= (addr[word] & constant!(FILTERS as Filters, peer.mask[at][word]))
+                        ^ constant!(FILTERS as Filters, peer.network[at][word]);
+                    word += 1;
+                }
+                if differs == 0 {
+                    return true;
+                }
+                at += 1;
+            }
+            false
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The only reads of kernel memory, by offsets that userspace found in the kernel's BTF.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel,
+    generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock},
+};
+use netdiag_common::{
+    field::Field,
+    flow::{FlowKey, TcpCounters, V4_MAPPED_PREFIX},
+};
+
+use crate::globals::{location, settings};
+
+/// A pointer into the kernel: `struct sock *`, `struct request_sock *`, `struct sk_buff *`.
+pub(crate) type Pointer = *const c_void;
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const IPPROTO_TCP: u16 = 6;
+
+/// Why nothing came back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Not a socket that netdiag speaks of.
+    NotOurs,
+    /// The read failed.
+    Fault,
+}
+
+/// How a program type reads kernel memory.
+pub(crate) trait Access {
+    /// Whether pointers carry their type, so that socket storage and cookies can be had.
+    const TYPED: bool;
+
+    /// Loads a `T` at an offset.
+    ///
+    /// # Safety
+    /// `base` points to a kernel object, and `offset` lies inside it by its BTF.
+    unsafe fn load<T: Copy>(base: Pointer, offset: usize) -> Result<T, Refused>;
+
+    /// The `tcp_sock` around a `sock`, null when it is not one.
+    fn tcp_sock(sk: Pointer) -> Pointer;
+
+    /// The `tcp_request_sock` around a `request_sock`, null when it is not one.
+    fn tcp_request_sock(request: Pointer) -> Pointer;
+}
+
+/// fentry, fexit and tp_btf: the verifier knows the pointers' types and allows plain loads. They
+/// keep working under lockdown=confidentiality.
+pub(crate) struct Typed;
+
+impl Access for Typed {
+    const TYPED: bool = true;
+
+    #[inline(always)]
+    unsafe fn load<T: Copy>(base: Pointer, offset: usize) -> Result<T, Refused> {
+        // SAFETY: see the trait; a faulting load gives 0 (the kernel's exception table). Volatile
+        // so that each field is loaded once, in its own width.
+        Ok(unsafe { core::ptr::read_volatile(base.byte_add(offset).cast::<T>()) })
+    }
+
+    #[inline(always)]
+    fn tcp_sock(sk: Pointer) -> Pointer {
+        // SAFETY: the helper checks that `sk` is a full TCP socket.
+        unsafe { bpf_skc_to_tcp_sock(sk.cast_mut()) }.cast_const().cast()
+    }
+
+    #[inline(always)]
+    fn tcp_request_sock(request: Pointer) -> Pointer {
+        // SAFETY: the helper checks that it is a TCP request.
+        unsafe { bpf_skc_to_tcp_request_sock(request.cast_mut()) }.cast_const().cast()
+    }
+}
+
+/// kprobe, raw_tp and classic tracepoints: plain addresses, read by the probe-read helper.
+pub(crate) struct Probed;
+
+impl Access for Probed {
+    const TYPED: bool = false;
+
+    #[inline(always)]
+    unsafe fn load<T: Copy>(base: Pointer, offset: usize) -> Result<T, Refused> {
+        // SAFETY: the helper survives any address.
+        unsafe { bpf_probe_read_kernel(base.byte_add(offset).cast::<T>()) }
+            .map_err(|_| Refused::Fault)
+    }
+
+    #[inline(always)]
+    fn tcp_sock(sk: Pointer) -> Pointer {
+        sk
+    }
+
+    #[inline(always)]
+    fn tcp_request_sock(request: Pointer) -> Pointer {
+        request
+    }
+}
+
+/// Loads a named field.
+///
+/// # Safety
+/// `base` points to the struct that the field belongs to.
+#[inline(always)]
+pub(crate) unsafe fn field<A: Access, T: Copy>(base: Pointer, field: Field) -> Result<T, Refused> {
+    // SAFETY: the location comes from the BTF of that struct.
+    unsafe { A::load(base, location(field).offset()) }
+}
+
+/// Loads a field that may be a bit-field within one byte.
+///
+/// # Safety
+/// As for [`field`].
+#[inline(always)]
+pub(crate) unsafe fn bits<A: Access>(base: Pointer, field: Field) -> Result<u8, Refused> {
+    let location = location(field);
+    // SAFETY: the location comes from the BTF of that struct.
+    let byte: u8 = unsafe { A::load(base, location.offset()) }?;
+    Ok((byte >> location.shift()) & location.mask())
+}
+
+/// Whether a `struct sock` is TCP over IPv4 or IPv6.
+///
+/// # Safety
+/// `sk` points to a full socket.
+#[inline(always)]
+pub(crate) unsafe fn is_tcp<A: Access>(sk: Pointer) -> Result<bool, Refused> {
+    // SAFETY: passed on.
+    let (family, protocol): (u16, u16) =
+        unsafe { (field::<A, _>(sk, Field::SkFamily)?, field::<A, _>(sk, Field::SkProtocol)?) };
+    Ok((family == AF_INET || family == AF_INET6) && protocol == IPPROTO_TCP)
+}
+
+/// Loads `skc_state`.
+///
+/// # Safety
+/// `sk` starts with a `sock_common`.
+#[inline(always)]
+pub(crate) unsafe fn state<A: Access>(sk: Pointer) -> Result<u8, Refused> {
+    // SAFETY: passed on.
+    unsafe { field::<A, _>(sk, Field::SkState) }
+}
+
+/// Reads the conversation of anything that starts with a `sock_common`: a TCP socket or a request.
+///
+/// # Safety
+/// `sk` starts with a `sock_common`.
+#[inline(always)]
+pub(crate) unsafe fn flow_key<A: Access>(sk: Pointer, key: &mut FlowKey) -> Result<(), Refused> {
+    // SAFETY: passed on for all loads below; `skc_net` points to a `struct net`.
+    unsafe {
+        let family: u16 = field::<A, _>(sk, Field::SkFamily)?;
+        if family == AF_INET {
+            mapped(&mut key.local_addr, field::<A, _>(sk, Field::SkRcvSaddr)?);
+            mapped(&mut key.peer_addr, field::<A, _>(sk, Field::SkDaddr)?);
+        } else if family == AF_INET6 {
+            words::<A>(sk, Field::SkV6RcvSaddr, &mut key.local_addr)?;
+            words::<A>(sk, Field::SkV6Daddr, &mut key.peer_addr)?;
+        } else {
+            return Err(Refused::NotOurs);
+        }
+        key.local_port = field::<A, _>(sk, Field::SkNum)?;
+        key.peer_port = u16::from_be(field::<A, _>(sk, Field::SkDport)?);
+        let net: Pointer = field::<A, _>(sk, Field::SkNet)?;
+        key.netns = field::<A, _>(net, Field::NetInum)?;
+    }
+    key.protocol = IPPROTO_TCP;
+    key.reserved = 0;
+    Ok(())
+}
+
+#[inline(always)]
+fn mapped(to: &mut [u8; 16], address: u32) {
+    let [a, b, c, d] = address.to_ne_bytes();
+    let p = V4_MAPPED_PREFIX;
+    *to = [p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], a, b, c, d];
+}
+
+/// Reads an IPv6 address word by word: typed loads must stay inside one member.
+#[inline(always)]
+unsafe fn words<A: Access>(
+    sk: Pointer,
+    field: Field,
+    to: &mut [u8; 16],
+) -> Result<(), Refused> {
+    let offset = location(field).offset();
+    let to = to.as_mut_ptr().cast::<u32>();
+    let mut at = 0;
+    while at < 4 {
+        // SAFETY: an in6_addr has four words, and so has `to`, which is 4-byte aligned inside its
+        // `FlowKey`.
+        unsafe { to.add(at).write(A::load(sk, offset + 4 * at)?) };
+        at += 1;
+    }
+    Ok(())
+}
+
+/// Reads the kernel's counters of a TCP socket; false when `sk` is no full TCP socket.
+///
+/// # Safety
+/// `sk` points to a socket.
+#[inline(always)]
+pub(crate) unsafe fn tcp_counters<A: Access>(
+    sk: Pointer,
+    to: &mut TcpCounters,
+) -> Result<bool, Refused> {
+    let tp = A::tcp_sock(sk);
+    if tp.is_null() {
+        return Ok(false);
+    }
+    // SAFETY: `tp` is a tcp_sock.
+    unsafe {
+        to.bytes_sent = field::<A, _>(tp, Field::TcpBytesSent)?;
+        to.bytes_received = field::<A, _>(tp, Field::TcpBytesReceived)?;
+        to.bytes_acked = field::<A, _>(tp, Field::TcpBytesAcked)?;
+        to.bytes_retrans = field::<A, _>(tp, Field::TcpBytesRetrans)?;
+        to.segs_out = field::<A, _>(tp, Field::TcpSegsOut)?;
+        to.segs_in = field::<A, _>(tp, Field::TcpSegsIn)?;
+        to.retrans = field::<A, _>(tp, Field::TcpTotalRetrans)?;
+        to.srtt_us = field::<A, u32>(tp, Field::TcpSrtt)? >> 3;
+        to.cwnd = field::<A, _>(tp, Field::TcpCwnd)?;
+    }
+    to.reserved = 0;
+    Ok(true)
+}
+
+/// The socket cookie, 0 where this kernel or program type has none to give.
+#[inline(always)]
+pub(crate) fn cookie<A: Access>(sk: Pointer) -> u64 {
+    if A::TYPED && settings::has_cookie() {
+        // SAFETY: the verifier checks that `sk` is a socket.
+        unsafe { bpf_get_socket_cookie(sk.cast_mut()) }
+    } else {
+        0
+    }
+}

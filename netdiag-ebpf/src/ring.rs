@@ -1,0 +1,108 @@
+//! The only writes into the ring buffers; every record that finds no room is counted.
+//!
+//! Three rings: neither samples, which travel in batches, nor a storm of short connections can
+//! displace rare events. Nothing wakes the reader, who polls, unless a ring fills up.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::generated::{bpf_ringbuf_output, bpf_ringbuf_query},
+    macros::map,
+    maps::RingBuf,
+};
+use netdiag_common::counters::Counters;
+
+use crate::globals::settings;
+
+/// Batches of samples. Userspace sets the sizes of both.
+#[map]
+static SAMPLES: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Records of the signal `socket`.
+#[map]
+static SOCKETS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Rare events, one record each.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Which ring a single record goes into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Into {
+    Sockets,
+    Events,
+}
+
+/// Waking costs microseconds, so it happens only when the reader is about to be too late.
+#[inline(always)]
+fn wake_flags(ring: &'static RingBuf) -> u64 {
+    let map = core::ptr::from_ref(ring).cast_mut().cast::<c_void>();
+    // SAFETY: a map of this object.
+    let waiting = unsafe { bpf_ringbuf_query(map, u64::from(BPF_RB_AVAIL_DATA)) };
+    if waiting > settings::wake_above_bytes() {
+        u64::from(BPF_RB_FORCE_WAKEUP)
+    } else {
+        u64::from(BPF_RB_NO_WAKEUP)
+    }
+}
+
+/// Submits a record of `samples` batched samples: the first `len` bytes behind `record`.
+///
+/// # Safety
+/// `record` has `len` initialised bytes.
+#[inline(always)]
+pub(crate) unsafe fn submit_batch(
+    record: *const c_void,
+    len: u64,
+    samples: u64,
+    counters: &mut Counters,
+) {
+    let map = (&raw const SAMPLES).cast_mut().cast::<c_void>();
+    let flags = wake_flags(&SAMPLES);
+    // SAFETY: see above; the helper copies.
+    let error = unsafe { bpf_ringbuf_output(map, record.cast_mut(), len, flags) };
+    if error == 0 {
+        counters.submitted += samples;
+    } else {
+        counters.ring_full += samples;
+    }
+}
+
+/// Submits one record: `fill` writes it into the ring, zeroed before, and says whether it is good.
+/// Returns what `fill` said, or `None` when the ring was full.
+#[inline(always)]
+pub(crate) fn submit<T: 'static>(
+    into: Into,
+    counters: &mut Counters,
+    fill: impl FnOnce(&mut T) -> Result<(), crate::kernel::Refused>,
+) -> Option<Result<(), crate::kernel::Refused>> {
+    let ring = match into {
+        Into::Sockets => &SOCKETS,
+        Into::Events => &EVENTS,
+    };
+    let Some(mut entry) = ring.reserve::<T>(0) else {
+        counters.ring_full += 1;
+        return None;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: the reserved bytes are ours, and all record types are plain data for which zero bytes
+    // are valid.
+    let result = unsafe {
+        core::ptr::write_bytes(record.cast::<u8>(), 0, size_of::<T>());
+        fill(&mut *record)
+    };
+    match result {
+        Ok(()) => {
+            let flags = if into == Into::Events && settings::wake_on_event() {
+                u64::from(BPF_RB_FORCE_WAKEUP)
+            } else {
+                wake_flags(ring)
+            };
+            entry.submit(flags);
+            counters.submitted += 1;
+        }
+        Err(_) => entry.discard(u64::from(BPF_RB_NO_WAKEUP)),
+    }
+    Some(result)
+}

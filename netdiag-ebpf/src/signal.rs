@@ -1,0 +1,5 @@
+//! The programs, one file per signal: thin entries around one body.
+
+pub(crate) mod retransmit;
+pub(crate) mod send;
+pub(crate) mod socket;

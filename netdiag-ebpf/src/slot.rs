@@ -1,0 +1,133 @@
+//! What the programs remember of a socket between two hooks.
+//!
+//! Socket storage where every program of the run is typed (6.1 and later), else a hash keyed by the
+//! socket's address, which every program type can reach. `tcp_destroy_sock` ends both.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE},
+    btf_maps::{HashMap, PerCpuArray, SkStorage},
+    helpers::{bpf_get_smp_processor_id, generated::bpf_sk_storage_get},
+    macros::btf_map,
+};
+use netdiag_common::{counters::LANES, flow::FlowId};
+
+use crate::{
+    account::Lane,
+    globals::settings,
+    kernel::{Access, Pointer},
+};
+
+/// Userspace knows the socket: a record that names it was submitted.
+pub(crate) const ANNOUNCED: u32 = 1;
+/// This end called connect.
+pub(crate) const CLIENT: u32 = 2;
+/// This end came out of a listener.
+pub(crate) const SERVER: u32 = 4;
+
+/// State of one socket.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Slot {
+    /// Its number, never 0.
+    pub(crate) flow: FlowId,
+    /// When the send call of `sender` began.
+    pub(crate) send_start_ns: u64,
+    /// Thread that holds this slot for its send call, 0 when free.
+    pub(crate) sender: u64,
+    /// When its counters were last reported.
+    pub(crate) reported_ns: u64,
+    /// Process that used it last in its own context, 0 when none was seen.
+    pub(crate) owner: u32,
+    /// `ANNOUNCED`, `CLIENT`, `SERVER`.
+    pub(crate) flags: u32,
+    /// `total_retrans` when the retransmission under way began.
+    pub(crate) retrans_before: u32,
+    /// Zero.
+    pub(crate) reserved: u32,
+}
+
+#[btf_map]
+static SLOT_STORAGE: SkStorage<Slot> = SkStorage::new();
+
+#[btf_map]
+static SLOT_HASH: HashMap<u64, Slot, 1> = HashMap::new();
+
+/// Numbers given out, by lane: a lane's program never interrupts itself, so none is given twice.
+#[btf_map]
+static NEXT_FLOW: PerCpuArray<[u64; LANES], 1> = PerCpuArray::new();
+
+/// A new number: lane, CPU and count; 44 bits of count last a CPU for years.
+#[inline(always)]
+fn new_flow(lane: Lane) -> Option<FlowId> {
+    let counts = NEXT_FLOW.get_ptr_mut(0)?;
+    // SAFETY: only this lane's program writes its element on this CPU.
+    let count = unsafe { &mut (*counts)[lane as usize] };
+    *count += 1;
+    // SAFETY: no precondition.
+    let cpu = u64::from(unsafe { bpf_get_smp_processor_id() });
+    Some((lane as u64 + 1) << 60 | cpu << 44 | *count)
+}
+
+#[inline(always)]
+fn storage(sk: Pointer, initial: *mut Slot, flags: u64) -> Option<&'static mut Slot> {
+    let map = (&raw const SLOT_STORAGE).cast_mut().cast::<c_void>();
+    // SAFETY: the verifier checks `sk`; a returned value stays until the socket goes, which is not
+    // before this program ends.
+    unsafe {
+        bpf_sk_storage_get(map, sk.cast_mut(), initial.cast(), flags).cast::<Slot>().as_mut()
+    }
+}
+
+/// The slot of a socket, if it has one.
+#[inline(always)]
+pub(crate) fn find<A: Access>(sk: Pointer) -> Option<&'static mut Slot> {
+    if A::TYPED && settings::slots_in_storage() {
+        storage(sk, core::ptr::null_mut(), 0)
+    } else {
+        let key = sk as u64;
+        // SAFETY: entries are preallocated and removed at tcp_destroy_sock only.
+        SLOT_HASH.get_ptr_mut(&key).map(|slot| unsafe { &mut *slot })
+    }
+}
+
+/// The slot of a socket, made when it has none. `None`: there is no room.
+#[inline(always)]
+pub(crate) fn find_or_create<A: Access>(sk: Pointer, lane: Lane) -> Option<&'static mut Slot> {
+    if let Some(slot) = find::<A>(sk) {
+        return Some(slot);
+    }
+    create::<A>(sk, lane)
+}
+
+#[inline(always)]
+fn create<A: Access>(sk: Pointer, lane: Lane) -> Option<&'static mut Slot> {
+    let mut slot = Slot {
+        flow: new_flow(lane)?,
+        send_start_ns: 0,
+        sender: 0,
+        reported_ns: 0,
+        owner: 0,
+        flags: 0,
+        retrans_before: 0,
+        reserved: 0,
+    };
+    if A::TYPED && settings::slots_in_storage() {
+        return storage(sk, &raw mut slot, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
+    }
+    let key = sk as u64;
+    // Another CPU may be faster: then its slot is the one.
+    let _lost_the_race = SLOT_HASH.insert(&key, &slot, u64::from(BPF_NOEXIST));
+    // SAFETY: as in `find`.
+    SLOT_HASH.get_ptr_mut(&key).map(|slot| unsafe { &mut *slot })
+}
+
+/// Forgets a destroyed socket; storage goes with it by itself.
+#[inline(always)]
+pub(crate) fn forget(sk: Pointer) {
+    if !settings::slots_in_storage() {
+        let key = sk as u64;
+        let _was_absent = SLOT_HASH.remove(&key);
+    }
+}

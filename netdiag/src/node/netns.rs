@@ -1,0 +1,190 @@
+//! The network namespaces of the node, and entering them.
+//!
+//! A namespace is reachable through a thread in it, a bind mount of it, or a descriptor that refers
+//! to it. Not found are those that only sockets keep alive, which have no name anywhere, and those
+//! that only a descriptor opened through a since unmounted bind mount keeps alive, which the kernel
+//! shows as `/`.
+//!
+//! No descriptor of a namespace is held longer than it takes to enter it: it would keep the
+//! namespace, and the interfaces in it, alive after its pod is gone.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    panic,
+    path::PathBuf,
+    thread,
+};
+
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags, fstat, fstatfs, open, openat2, stat},
+    io::Errno,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+
+pub use self::find::{Depth, Found, find};
+
+mod find;
+
+/// `NSFS_MAGIC` (`include/uapi/linux/magic.h`).
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
+/// The calling process's own namespace.
+const OWN: &str = "/proc/self/ns/net";
+
+/// A network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Inode number, the one that the kernel shows as `net:[INODE]`.
+    pub inode: u32,
+    /// Names under `/run/netns`, sorted.
+    pub names: Vec<String>,
+    /// Where it is bind-mounted, as seen inside the mount namespace that mounts it, sorted.
+    pub mounts: Vec<PathBuf>,
+    /// Lowest id (tgid) of a process with a thread in it, as the scanned procfs counts; none when
+    /// no process was seen in it.
+    pub pid: Option<u32>,
+    /// Whether the calling process lives in it.
+    pub own: bool,
+    handles: Vec<Handle>,
+}
+
+/// A way to open a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Handle {
+    /// A magic link in a procfs.
+    Link(PathBuf),
+    /// A bind mount, at a path below the root directory of a process. It is resolved inside that
+    /// root: a container must not lead us out of it.
+    Mount { root: PathBuf, path: PathBuf },
+}
+
+impl Handle {
+    /// Opens what is there without side effects, checks what it is, then opens that for use.
+    fn open(&self, inode: u32) -> Result<OwnedFd, Errno> {
+        const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+        let found = match self {
+            Self::Link(path) => open(path, LOOK, Mode::empty())?,
+            Self::Mount { root, path } => {
+                let root = open(root, LOOK.union(OFlags::DIRECTORY), Mode::empty())?;
+                openat2(root, path, LOOK, Mode::empty(), ResolveFlags::IN_ROOT)?
+            }
+        };
+        if fstatfs(&found)?.f_type != NSFS_MAGIC || fstat(&found)?.st_ino != u64::from(inode) {
+            return Err(Errno::NOENT);
+        }
+        open(
+            format!("/proc/self/fd/{}", found.as_raw_fd()),
+            OFlags::RDONLY.union(OFlags::CLOEXEC),
+            Mode::empty(),
+        )
+    }
+}
+
+impl Namespace {
+    /// Opens it, by the first of the ways found to it that still leads there.
+    ///
+    /// # Errors
+    /// One line when it is gone or may not be opened.
+    pub fn open(&self) -> Result<OwnedFd, String> {
+        let mut error = Errno::NOENT;
+        for handle in &self.handles {
+            match handle.open(self.inode) {
+                Ok(descriptor) => return Ok(descriptor),
+                // That one may not be opened says more than that another one is gone.
+                Err(Errno::NOENT | Errno::SRCH) => {}
+                Err(other) => error = other,
+            }
+        }
+        Err(match error {
+            Errno::NOENT => format!("network namespace {} is gone", self.describe()),
+            error => format!("cannot open network namespace {}: {error}", self.describe()),
+        })
+    }
+
+    /// Its inode number with what helps a reader to recognise it.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match (self.names.first(), self.mounts.first(), self.pid) {
+            (Some(name), ..) => format!("{} ({name})", self.inode),
+            (None, Some(path), _) => format!("{} ({})", self.inode, path.display()),
+            (None, None, Some(pid)) => format!("{} (pid {pid})", self.inode),
+            (None, None, None) => self.inode.to_string(),
+        }
+    }
+}
+
+/// Inode number of the calling process's network namespace.
+///
+/// # Errors
+/// Without a procfs at /proc.
+pub fn own_inode() -> io::Result<u32> {
+    Ok(stat(OWN)?.st_ino as u32)
+}
+
+/// Runs `f` inside a namespace, on a thread made for it that ends afterwards. The caller blocks
+/// until then, so an async caller goes through `spawn_blocking`.
+///
+/// # Errors
+/// One line when the namespace is gone or may not be entered, or when there is no thread to be had.
+pub fn enter<R: Send>(namespace: &Namespace, f: impl FnOnce() -> R + Send) -> Result<R, String> {
+    let mut f = Some(f);
+    enter_all(std::slice::from_ref(namespace), |_| f.take().map(|f| f()))
+        .pop()
+        .unwrap_or_else(|| Err("no namespace was entered".to_owned()))?
+        .ok_or_else(|| "the namespace was entered twice".to_owned())
+}
+
+/// Runs `f` inside each namespace in turn, on one thread made for all of them that ends afterwards.
+/// The answers are in the order of `namespaces`. A panic of `f` goes on in the caller.
+///
+/// The namespace that the thread starts in is not entered but simply used, so that one needs no
+/// privilege.
+///
+/// # Errors
+/// One line for each namespace that is gone or may not be entered.
+pub fn enter_all<R: Send>(
+    namespaces: &[Namespace],
+    mut f: impl FnMut(&Namespace) -> R + Send,
+) -> Vec<Result<R, String>> {
+    thread::scope(|scope| {
+        let visit = || {
+            let mut inside = stat("/proc/thread-self/ns/net").ok().map(|stat| stat.st_ino);
+            namespaces
+                .iter()
+                .map(|namespace| {
+                    let inode = u64::from(namespace.inode);
+                    if inside != Some(inode) {
+                        let descriptor = namespace.open()?;
+                        move_into_link_name_space(
+                            descriptor.as_fd(),
+                            Some(LinkNameSpaceType::Network),
+                        )
+                        .map_err(|error| {
+                            format!(
+                                "cannot enter network namespace {}: {error} (that takes \
+                                 CAP_SYS_ADMIN)",
+                                namespace.describe()
+                            )
+                        })?;
+                        inside = Some(inode);
+                    }
+                    Ok(f(namespace))
+                })
+                .collect()
+        };
+        let thread = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, visit);
+        match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic)),
+            Err(error) => namespaces
+                .iter()
+                .map(|namespace| {
+                    Err(format!(
+                        "cannot enter network namespace {}: no thread: {error}",
+                        namespace.describe()
+                    ))
+                })
+                .collect(),
+        }
+    })
+}

@@ -1,0 +1,44 @@
+//! What netdiag itself costs the node.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// CPU time of this process since it started, user and system, all threads.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+}
+
+/// Resident memory of this process, in bytes (`/proc/self/statm`); none when it cannot be read.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    let pages = procfs::process::Process::myself().ok()?.statm().ok()?.resident;
+    Some(pages * procfs::page_size())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_rises_with_work() {
+        let before = cpu_time();
+        let mut rounds = 0u64;
+        while cpu_time() == before {
+            rounds = std::hint::black_box(rounds + 1);
+        }
+        assert!(cpu_time() > before, "{rounds} rounds");
+    }
+
+    #[test]
+    fn resident_follows_touched_memory() {
+        const BYTES: u64 = 64 << 20;
+        let before = resident_bytes().unwrap();
+        let block = std::hint::black_box(vec![1u8; BYTES as usize]);
+        let after = resident_bytes().unwrap();
+        assert!(after >= before + BYTES * 9 / 10, "before {before}, after {after}");
+        drop(block);
+    }
+}

@@ -1,0 +1,119 @@
+//! Walking a procfs by directory handles: no path is built per process, thread or descriptor.
+
+use std::{
+    ffi::CStr,
+    mem::MaybeUninit,
+    os::fd::{BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw},
+    io::{Errno, Result},
+};
+
+/// Room for the entries of one `getdents64` call.
+const ENTRIES_BYTES: usize = 8192;
+
+/// Room for a link of the form `kind:[inode]`; longer ones are other files and are cut short.
+const LINK_BYTES: usize = 40;
+
+/// Opens the procfs below a root.
+pub(super) fn open(host_root: &Path) -> Result<OwnedFd> {
+    openat(CWD, host_root.join("proc"), DIRECTORY, Mode::empty())
+}
+
+/// Opens a directory below another one.
+pub(super) fn open_dir(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    openat(dir, name, DIRECTORY, Mode::empty())
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Calls `each` with the entries that are numbers (processes, threads, descriptors), in the order
+/// of the kernel, which is ascending.
+///
+/// # Errors
+/// Those of `getdents64`; entries seen before stay seen.
+pub(super) fn numbers(dir: BorrowedFd<'_>, mut each: impl FnMut(u32, &CStr)) -> Result<()> {
+    let mut buffer = [MaybeUninit::uninit(); ENTRIES_BYTES];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if let Some(number) = name.to_str().ok().and_then(|name| name.parse().ok()) {
+            each(number, name);
+        }
+    }
+    Ok(())
+}
+
+/// What a magic link points to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// A socket, by its inode number in sockfs.
+    Socket(u64),
+    /// A network namespace, by its inode number.
+    Netns(u32),
+    /// A mount namespace, by its inode number.
+    Mountns(u32),
+    /// Anything else.
+    Other,
+}
+
+impl Target {
+    /// Reads the text of a link, `kind:[inode]` (`fs/nsfs.c`, `ns_dname`; `net/socket.c`,
+    /// `sockfs_dname`).
+    fn parse(link: &[u8]) -> Self {
+        let parse = || {
+            let (kind, inode) = std::str::from_utf8(link).ok()?.split_once(":[")?;
+            let inode = inode.strip_suffix(']')?;
+            match kind {
+                "socket" => inode.parse().ok().map(Self::Socket),
+                "net" => inode.parse().ok().map(Self::Netns),
+                "mnt" => inode.parse().ok().map(Self::Mountns),
+                _ => None,
+            }
+        };
+        parse().unwrap_or(Self::Other)
+    }
+}
+
+/// Reads a magic link.
+///
+/// # Errors
+/// Those of `readlinkat`: EACCES and EPERM without the right to look, ENOENT and ESRCH when it is
+/// gone, which [`gone`] tells apart.
+pub(super) fn target(dir: BorrowedFd<'_>, name: &CStr) -> Result<Target> {
+    let mut buffer = [MaybeUninit::<u8>::uninit(); LINK_BYTES];
+    let (link, _) = readlinkat_raw(dir, name, &mut buffer)?;
+    Ok(Target::parse(link))
+}
+
+/// Whether an error says no more than that the process ended or the descriptor was closed.
+pub(super) fn gone(error: Errno) -> bool {
+    matches!(error, Errno::NOENT | Errno::SRCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links() {
+        for (link, expected) in [
+            ("socket:[12345]", Target::Socket(12345)),
+            ("net:[4026531840]", Target::Netns(4_026_531_840)),
+            ("mnt:[4026531841]", Target::Mountns(4_026_531_841)),
+            ("net:[4294967296]", Target::Other),
+            ("net:[]", Target::Other),
+            ("net:[12", Target::Other),
+            ("socket:[12](deleted)", Target::Other),
+            ("/home/socket:[12]", Target::Other),
+            ("pipe:[7]", Target::Other),
+            ("", Target::Other),
+        ] {
+            assert_eq!(Target::parse(link.as_bytes()), expected, "{link}");
+        }
+    }
+}

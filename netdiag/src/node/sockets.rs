@@ -1,0 +1,254 @@
+//! The kernel's TCP sockets, from its socket dump (`sock_diag(7)`, `net/ipv4/inet_diag.c`).
+//!
+//! A dump answers for the network namespace that asks. It is not atomic: the kernel walks its hash
+//! table while sockets come and go, so a socket that opens or closes meanwhile may be in it or not,
+//! and one that moves may be in it twice (dropped here, by cookie).
+
+use std::{collections::HashSet, io, time::Duration};
+
+use netdiag_common::flow::{FlowKey, TcpCounters};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN},
+    inet::{ExtensionFlags, InetRequest, SocketId},
+};
+use netlink_sys::{SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+pub use netlink_packet_sock_diag::inet::StateFlags;
+
+use self::reply::{Batch, End};
+use super::netns::{self, Namespace};
+
+mod reply;
+
+/// States of sockets that a process holds or that still drain: all but connection requests
+/// (`SYN_RECV`) and `TIME_WAIT`, which are no full sockets and have no counters.
+pub const FULL: StateFlags =
+    StateFlags::all().difference(StateFlags::SYN_RECV).difference(StateFlags::TIME_WAIT);
+
+/// A TCP socket as the kernel dumped it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// The conversation; a listener's peer is all zero.
+    pub key: FlowKey,
+    /// The kernel's socket cookie: unique on the node since boot.
+    pub cookie: u64,
+    /// TCP state (`include/net/tcp_states.h`).
+    pub state: u8,
+    /// Inode number in sockfs, the one in `/proc/PID/fd/N -> socket:[INODE]`; 0 when no descriptor
+    /// refers to it.
+    pub inode: u64,
+    /// User id of its owner as the asking user namespace sees it.
+    pub uid: u32,
+    /// Its counters; none for listeners and for what is no full socket.
+    pub tcp: Option<TcpCounters>,
+}
+
+/// The TCP sockets of one namespace, or of several.
+#[derive(Clone, Debug, Default)]
+pub struct Dump {
+    /// Conversations.
+    pub sockets: Vec<Socket>,
+    /// Listeners.
+    pub listeners: Vec<Socket>,
+    /// What could not be had, one line each.
+    pub problems: Vec<String>,
+}
+
+/// Largest datagram of a dump; the kernel's own limit is 32 KiB (`net/netlink/af_netlink.c`,
+/// `netlink_recvmsg`).
+const DATAGRAM_BYTES: usize = 64 << 10;
+
+/// Times a dump is begun when the kernel breaks it off.
+const ATTEMPTS: u32 = 4;
+
+/// The kernel answers at once; without an answer for so long none comes.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Dumps the TCP sockets of all these namespaces, IPv4 and IPv6, on a thread that ends with it.
+#[must_use]
+pub fn dump_all(namespaces: &[Namespace], states: &StateFlags) -> Dump {
+    let mut all = Dump::default();
+    let dumps = netns::enter_all(namespaces, |namespace| dump(namespace.inode, states));
+    for dumped in dumps {
+        match dumped {
+            Ok(mut one) => {
+                all.sockets.append(&mut one.sockets);
+                all.listeners.append(&mut one.listeners);
+                all.problems.append(&mut one.problems);
+            }
+            Err(problem) => all.problems.push(format!(
+                "{problem}: its sockets older than the start are unknown until they are used"
+            )),
+        }
+    }
+    // What the kernel lacks, it lacks in every namespace.
+    let mut said = HashSet::new();
+    all.problems.retain(|problem| said.insert(problem.clone()));
+    all
+}
+
+/// Dumps the TCP sockets of the calling thread's network namespace, whose inode number is `netns`.
+#[must_use]
+pub fn dump(netns: u32, states: &StateFlags) -> Dump {
+    let mut dump = Dump::default();
+    let mut seen = HashSet::new();
+    for family in [AF_INET, AF_INET6] {
+        let name = if family == AF_INET { "IPv4" } else { "IPv6" };
+        match dump_family(family, netns, states) {
+            Ok(batch) => {
+                if batch.interrupted {
+                    dump.problems.push(format!(
+                        "the {name} socket table of namespace {netns} changed during each of \
+                         {ATTEMPTS} dumps: some sockets older than the start may be unknown until \
+                         they are used"
+                    ));
+                }
+                if batch.malformed > 0 {
+                    dump.problems.push(format!(
+                        "{} messages of the {name} socket dump of namespace {netns} made no sense: \
+                         so many sockets older than the start are unknown until they are used",
+                        batch.malformed
+                    ));
+                }
+                for socket in batch.sockets {
+                    if socket.cookie != 0 && !seen.insert(socket.cookie) {
+                        continue;
+                    }
+                    let list = if socket.state == TCP_LISTEN {
+                        &mut dump.listeners
+                    } else {
+                        &mut dump.sockets
+                    };
+                    list.push(socket);
+                }
+            }
+            Err(error) => {
+                let line = problem(&error, name, netns);
+                if !dump.problems.contains(&line) {
+                    dump.problems.push(line);
+                }
+            }
+        }
+    }
+    dump
+}
+
+fn problem(error: &io::Error, family: &str, netns: u32) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT) => {
+            "the kernel has no TCP socket dump (inet_diag, tcp_diag): sockets older than the start \
+             are unknown until they are used; run `modprobe tcp_diag`"
+                .to_owned()
+        }
+        _ => format!(
+            "the {family} socket dump of namespace {netns} failed: {error}: its sockets older than \
+             the start are unknown until they are used"
+        ),
+    }
+}
+
+/// Dumps one family, again when the kernel says that the dump is of no use.
+fn dump_family(family: u8, netns: u32, states: &StateFlags) -> io::Result<Batch> {
+    let mut attempt = 1;
+    loop {
+        let result = dump_once(family, netns, states, attempt);
+        let again = match &result {
+            Ok(batch) => batch.interrupted,
+            Err(error) => error.raw_os_error() == Some(libc::ENOBUFS),
+        };
+        if !again || attempt == ATTEMPTS {
+            return result;
+        }
+        attempt += 1;
+    }
+}
+
+/// A socket of its own for each attempt: what is left of a broken dump goes with it.
+fn dump_once(family: u8, netns: u32, states: &StateFlags, sequence: u32) -> io::Result<Batch> {
+    let mut socket = netlink_sys::Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_WITHIN))?;
+    socket.send(&request(family, states, sequence), 0)?;
+    let mut batch = Batch::default();
+    let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
+    loop {
+        datagram.clear();
+        match socket.recv(&mut datagram, libc::MSG_TRUNC) {
+            Ok(length) => {
+                if length > datagram.len() {
+                    batch.malformed += 1;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no answer within {ANSWER_WITHIN:?}"),
+                ));
+            }
+            Err(error) => return Err(error),
+        }
+        if reply::read(&datagram, netns, sequence, &mut batch)? == End::Done {
+            return Ok(batch);
+        }
+    }
+}
+
+fn request(family: u8, states: &StateFlags, sequence: u32) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    header.sequence_number = sequence;
+    let request = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::INFO,
+        states: states.clone(),
+        socket_id: SocketId::new_v4(),
+    };
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_dump_is_named_once_for_all() {
+        let lines: HashSet<String> = [libc::ENOENT, libc::EPROTONOSUPPORT]
+            .into_iter()
+            .flat_map(|errno| [("IPv4", 1, errno), ("IPv6", 2, errno)])
+            .map(|(family, netns, errno)| {
+                problem(&io::Error::from_raw_os_error(errno), family, netns)
+            })
+            .collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains("modprobe tcp_diag")));
+    }
+
+    #[test]
+    fn another_failure_names_family_and_namespace() {
+        let line = problem(&io::Error::from_raw_os_error(libc::EPERM), "IPv6", 42);
+        assert!(line.contains("IPv6") && line.contains("42") && line.contains("os error 1"));
+    }
+
+    /// `struct nlmsghdr` and `struct inet_diag_req_v2` (`include/uapi/linux/inet_diag.h`).
+    #[test]
+    fn the_request_is_what_the_kernel_expects() {
+        let bytes = request(AF_INET6, &FULL, 9);
+        assert_eq!(bytes.len(), 16 + 56);
+        assert_eq!(bytes[..4], 72u32.to_ne_bytes());
+        assert_eq!(bytes[4..6], 20u16.to_ne_bytes());
+        assert_eq!(bytes[6..8], 0x301u16.to_ne_bytes());
+        assert_eq!(bytes[8..12], 9u32.to_ne_bytes());
+        assert_eq!(bytes[16..20], [10, 6, 2, 0]);
+        assert_eq!(bytes[20..24], (0xffe & !(1u32 << 3) & !(1 << 6)).to_ne_bytes());
+    }
+}

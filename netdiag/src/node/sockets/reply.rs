@@ -1,0 +1,196 @@
+//! The bytes of a socket dump. Nothing in them is trusted: not the lengths, not the content.
+
+use std::{io, mem::offset_of, net::IpAddr};
+
+use netdiag_common::flow::{FlowKey, TcpCounters};
+use netlink_packet_core::{Emitable, NetlinkBuffer, NlasIterator, Parseable};
+use netlink_packet_sock_diag::{
+    constants::{INET_DIAG_INFO, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_LISTEN},
+    inet::InetResponseHeader,
+};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use super::Socket;
+
+const NLMSG_NOOP: u16 = 1;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLMSG_OVERRUN: u16 = 4;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLMSG_ALIGN: usize = 4;
+
+/// What was read of a dump so far.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// The sockets, in the order of the kernel.
+    pub(super) sockets: Vec<Socket>,
+    /// Messages or rests of datagrams that made no sense.
+    pub(super) malformed: u64,
+    /// The kernel says that its table changed in a way that made the dump inconsistent.
+    pub(super) interrupted: bool,
+}
+
+/// How a datagram ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// More is to come.
+    More,
+    /// The dump is complete.
+    Done,
+}
+
+/// Reads one datagram of the dump with this sequence number into `batch`.
+///
+/// # Errors
+/// The error that the kernel ended the dump with; an overrun is ENOBUFS.
+pub(super) fn read(
+    datagram: &[u8],
+    netns: u32,
+    sequence: u32,
+    batch: &mut Batch,
+) -> io::Result<End> {
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let Ok(message) = NetlinkBuffer::new_checked(rest) else {
+            batch.malformed += 1;
+            return Ok(End::More);
+        };
+        if message.sequence_number() == sequence {
+            batch.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+            let payload = message.payload();
+            match message.message_type() {
+                NLMSG_NOOP => {}
+                NLMSG_ERROR => return Err(error(payload)),
+                NLMSG_DONE => {
+                    return match status(payload) {
+                        Some(negative @ ..0) => Err(from_kernel(negative)),
+                        _ => Ok(End::Done),
+                    };
+                }
+                NLMSG_OVERRUN => return Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
+                SOCK_DIAG_BY_FAMILY => match socket(payload, netns) {
+                    Some(socket) => batch.sockets.push(socket),
+                    None => batch.malformed += 1,
+                },
+                _ => batch.malformed += 1,
+            }
+        }
+        let length = (message.length() as usize).next_multiple_of(NLMSG_ALIGN);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(End::More)
+}
+
+/// `int error` at the start of NLMSG_ERROR, and of NLMSG_DONE where it may be left out.
+fn status(payload: &[u8]) -> Option<i32> {
+    payload.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
+}
+
+fn error(payload: &[u8]) -> io::Error {
+    match status(payload) {
+        Some(negative @ ..0) => from_kernel(negative),
+        _ => io::Error::new(io::ErrorKind::InvalidData, "the kernel's error message has no error"),
+    }
+}
+
+fn from_kernel(negative: i32) -> io::Error {
+    io::Error::from_raw_os_error(negative.checked_neg().unwrap_or(libc::EIO))
+}
+
+/// One `struct inet_diag_msg` and its attributes.
+fn socket(payload: &[u8], netns: u32) -> Option<Socket> {
+    let header = InetResponseHeader::parse(payload).ok()?;
+    let mut tcp = None;
+    for attribute in NlasIterator::new(payload.get(header.buffer_len()..)?) {
+        let attribute = attribute.ok()?;
+        if attribute.kind() == INET_DIAG_INFO {
+            tcp = counters(attribute.value());
+        }
+    }
+    let id = &header.socket_id;
+    let connected = header.state != TCP_LISTEN && id.destination_port != 0;
+    Some(Socket {
+        key: FlowKey {
+            local_addr: octets(id.source_address),
+            peer_addr: if connected { octets(id.destination_address) } else { [0; 16] },
+            local_port: id.source_port,
+            peer_port: id.destination_port,
+            netns,
+            protocol: IPPROTO_TCP.into(),
+            reserved: 0,
+        },
+        cookie: cookie(id.cookie),
+        state: header.state,
+        inode: header.inode.into(),
+        uid: header.uid,
+        // A listener's `tcp_info` holds its backlog in fields of other meaning and no traffic.
+        tcp: tcp.filter(|_| header.state != TCP_LISTEN),
+    })
+}
+
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+    .octets()
+}
+
+/// The kernel splits the 64-bit cookie into two words, the low one first (`net/core/sock_diag.c`,
+/// `sock_diag_save_cookie`).
+fn cookie(words: [u8; 8]) -> u64 {
+    let [a, b, c, d, e, f, g, h] = words;
+    u64::from(u32::from_ne_bytes([a, b, c, d])) | u64::from(u32::from_ne_bytes([e, f, g, h])) << 32
+}
+
+/// The first bytes of `struct tcp_info` (`include/uapi/linux/tcp.h`) as far as they are used. The
+/// struct only ever grows at its end; it has all of these since 4.19.
+#[derive(FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct TcpInfo {
+    state_to_rcv_ssthresh: [u8; 68],
+    rtt: u32,
+    rttvar: u32,
+    snd_ssthresh: u32,
+    snd_cwnd: u32,
+    advmss_to_rcv_space: [u32; 4],
+    total_retrans: u32,
+    pacing_rates: [u64; 2],
+    bytes_acked: u64,
+    bytes_received: u64,
+    segs_out: u32,
+    segs_in: u32,
+    notsent_bytes_to_delivered_ce: [u8; 56],
+    bytes_sent: u64,
+    bytes_retrans: u64,
+}
+
+const _: () = assert!(
+    offset_of!(TcpInfo, rtt) == offset_of!(libc::tcp_info, tcpi_rtt)
+        && offset_of!(TcpInfo, snd_cwnd) == offset_of!(libc::tcp_info, tcpi_snd_cwnd)
+        && offset_of!(TcpInfo, total_retrans) == offset_of!(libc::tcp_info, tcpi_total_retrans)
+        && offset_of!(TcpInfo, segs_out) == 136
+        && offset_of!(TcpInfo, bytes_sent) == 200
+        && size_of::<TcpInfo>() == 216
+);
+
+/// None from a kernel whose `tcp_info` ends before the last of them: a part would pass for zeros.
+fn counters(attribute: &[u8]) -> Option<TcpCounters> {
+    let (info, _) = TcpInfo::read_from_prefix(attribute).ok()?;
+    Some(TcpCounters {
+        bytes_sent: info.bytes_sent,
+        bytes_received: info.bytes_received,
+        bytes_acked: info.bytes_acked,
+        bytes_retrans: info.bytes_retrans,
+        segs_out: info.segs_out,
+        segs_in: info.segs_in,
+        retrans: info.total_retrans,
+        srtt_us: info.rtt,
+        cwnd: info.snd_cwnd,
+        reserved: 0,
+    })
+}
+
+#[cfg(test)]
+#[path = "reply_tests.rs"]
+mod tests;

@@ -1,0 +1,168 @@
+//! The kernel's TCP counters, per network namespace.
+//!
+//! `/proc/net/snmp` (RFC 4022) and `/proc/net/netstat` (`net/ipv4/proc.c`) count since the
+//! namespace was made, in 64 bits on every kernel that has eBPF trampolines, so that they do not
+//! wrap; a counter that fell belongs to another namespace that got the same inode number.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+};
+
+use super::netns::{self, Namespace};
+
+/// Counters by the kernel's name: those of the lines `Tcp:` and `TcpExt:`.
+pub type Counters = BTreeMap<String, u64>;
+
+/// Values on the line `Tcp:` that are settings or levels: they have no increase.
+const NOT_COUNTERS: [&str; 5] = ["RtoAlgorithm", "RtoMin", "RtoMax", "MaxConn", "CurrEstab"];
+
+/// The counters that snapshots hold, with what each counts.
+pub const DOCUMENTED: &[(&str, &str)] = &[
+    ("ActiveOpens", "connections begun from here"),
+    ("PassiveOpens", "connections that a listener of ours established"),
+    ("AttemptFails", "connections that failed before they were established"),
+    ("EstabResets", "established connections that were reset"),
+    ("InSegs", "segments received, erroneous ones included"),
+    ("OutSegs", "segments sent for the first time"),
+    ("RetransSegs", "segments sent again, attempts that failed included"),
+    ("InErrs", "segments received that were damaged"),
+    ("InCsumErrors", "segments received with a wrong checksum"),
+    ("OutRsts", "resets sent"),
+    ("TCPSynRetrans", "SYN and SYN-ACK segments sent again"),
+    ("TCPFastRetrans", "segments sent again in fast recovery"),
+    ("TCPSlowStartRetrans", "segments sent again after a timeout, beyond the first"),
+    ("TCPLossProbes", "tail-loss probes sent"),
+    ("TCPLossProbeRecovery", "losses that a tail-loss probe repaired"),
+    ("TCPTimeouts", "retransmission timers that expired, those of SYN segments included"),
+    ("TCPRetransFail", "segments that could not be sent again because this node refused them"),
+    ("TCPLostRetransmit", "segments sent again that were lost again"),
+    ("TCPSpuriousRTOs", "timeouts that proved needless"),
+    ("TCPDSACKRecv", "reports from the peer that it got a segment twice"),
+    ("TCPAbortOnTimeout", "connections given up after too many timeouts"),
+    ("TCPAbortOnMemory", "connections given up for want of memory"),
+    ("TCPAbortOnData", "connections reset because data came after the application had closed"),
+    ("TCPAbortOnClose", "connections reset because the application closed with data unread"),
+    ("TCPBacklogDrop", "segments dropped because a socket's backlog was full"),
+    ("TCPRcvQDrop", "segments dropped for want of receive memory"),
+    ("TCPZeroWindowDrop", "segments dropped because the window was closed"),
+    ("TCPToZeroWindowAdv", "times a window was closed towards the peer"),
+    ("TCPFromZeroWindowAdv", "times a closed window was opened towards the peer"),
+    ("TCPMemoryPressures", "times that TCP came under memory pressure"),
+    ("TCPReqQFullDrop", "connection requests dropped because the queue of requests was full"),
+    ("TCPReqQFullDoCookies", "SYN cookies sent because the queue of requests was full"),
+    ("ListenOverflows", "connections refused because a listener's accept queue was full"),
+    ("ListenDrops", "connections that a listener dropped for any reason, overflows included"),
+];
+
+/// The counters of several namespaces at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// By inode number of the namespace.
+    pub namespaces: BTreeMap<u32, Counters>,
+    /// Namespaces that were there and could not be read.
+    pub unread: BTreeSet<u32>,
+    /// Why not, one line each.
+    pub problems: Vec<String>,
+}
+
+/// Reads the counters of all these namespaces, one after the other, on a thread that ends with it.
+#[must_use]
+pub fn read_all(namespaces: &[Namespace]) -> Reading {
+    let mut reading = Reading::default();
+    let answers = netns::enter_all(namespaces, |_| read());
+    for (namespace, answer) in namespaces.iter().zip(answers) {
+        let answer = answer.and_then(|counters| {
+            counters.map_err(|error| {
+                format!("cannot read the TCP counters of {}: {error}", namespace.describe())
+            })
+        });
+        match answer {
+            Ok(counters) => {
+                reading.namespaces.insert(namespace.inode, counters);
+            }
+            Err(problem) => {
+                reading.unread.insert(namespace.inode);
+                reading
+                    .problems
+                    .push(format!("{problem}: its TCP counters are missing in this interval"));
+            }
+        }
+    }
+    reading
+}
+
+/// Reads the counters of the calling thread's namespace.
+///
+/// # Errors
+/// Those of reading the two files, and `InvalidData` when they make no sense.
+pub fn read() -> io::Result<Counters> {
+    // Not /proc/net: that is the namespace of the main thread.
+    let mut counters = parse(&fs::read_to_string("/proc/thread-self/net/snmp")?, "Tcp")?;
+    counters.append(&mut parse(&fs::read_to_string("/proc/thread-self/net/netstat")?, "TcpExt")?);
+    Ok(counters)
+}
+
+/// Takes one group out of a file in which each group has a line of names and a line of values.
+fn parse(text: &str, group: &str) -> io::Result<Counters> {
+    let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, format!("{group}: {what}"));
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(name, _)| *name == group)
+        .map(|(_, rest)| rest.split_ascii_whitespace());
+    let (Some(mut names), Some(mut values)) = (lines.next(), lines.next()) else {
+        return Err(invalid("no such group of counters"));
+    };
+    let mut counters = Counters::new();
+    loop {
+        match (names.next(), values.next()) {
+            (None, None) => return Ok(counters),
+            (Some(name), Some(_)) if NOT_COUNTERS.contains(&name) => {}
+            (Some(name), Some(value)) => {
+                let value = value.parse().map_err(|_| invalid("a value is no number"))?;
+                counters.insert(name.to_owned(), value);
+            }
+            _ => return Err(invalid("names and values do not match in number")),
+        }
+    }
+}
+
+/// By how much the counters rose between two readings, the earlier first.
+///
+/// A namespace that is only in the later reading is new and counted from zero, unless the earlier
+/// reading failed on it, and then it is left out, as nothing is known. A namespace of which any
+/// counter fell is another one with the same number, and new as well. A namespace that is gone is
+/// left out: what it counted last was not read.
+#[must_use]
+pub fn increase(before: &Reading, after: &Reading) -> BTreeMap<u32, Counters> {
+    after
+        .namespaces
+        .iter()
+        .filter(|(inode, _)| !before.unread.contains(inode))
+        .map(|(inode, now)| {
+            let then = before.namespaces.get(inode).filter(|then| !fell(then, now));
+            let rise = |name: &String, now: u64| {
+                now - then.and_then(|then| then.get(name)).copied().unwrap_or(0)
+            };
+            (*inode, now.iter().map(|(name, now)| (name.clone(), rise(name, *now))).collect())
+        })
+        .collect()
+}
+
+fn fell(then: &Counters, now: &Counters) -> bool {
+    now.iter().any(|(name, now)| then.get(name).is_some_and(|then| now < then))
+}
+
+/// Leaves the [`DOCUMENTED`] ones. One that this kernel does not have stays absent.
+#[must_use]
+pub fn documented(mut counters: BTreeMap<u32, Counters>) -> BTreeMap<u32, Counters> {
+    for one in counters.values_mut() {
+        one.retain(|name, _| DOCUMENTED.iter().any(|(documented, _)| documented == name));
+    }
+    counters
+}
+
+#[cfg(test)]
+#[path = "tcp_counters_tests.rs"]
+mod tests;

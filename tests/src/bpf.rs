@@ -1,0 +1,48 @@
+//! What is loaded into the kernel, to see that nothing stays behind.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::tool;
+
+/// Ids of everything that BPF users hold in the kernel, with kind and name, as bpftool lists them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded(BTreeSet<(String, u64, String)>);
+
+impl Loaded {
+    /// Lists programs, maps and links, and perf events with programs on them (kprobes and
+    /// tracepoints).
+    ///
+    /// # Errors
+    /// When bpftool fails.
+    pub fn now() -> Result<Self> {
+        let mut all = BTreeSet::new();
+        for kind in ["prog", "map", "link"] {
+            let text = tool::run("bpftool", &["-j", kind, "list"])?;
+            let list: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+            for item in list.as_array().into_iter().flatten() {
+                let name = item["name"].as_str().or(item["type"].as_str()).unwrap_or_default();
+                all.insert((kind.to_owned(), item["id"].as_u64().context("id")?, name.to_owned()));
+            }
+        }
+        // The count is all that a probe without a link shows of itself.
+        let text = tool::run("bpftool", &["-j", "perf", "list"]).unwrap_or_default();
+        let list: Value = serde_json::from_str(&text).unwrap_or_default();
+        for item in list.as_array().into_iter().flatten() {
+            let id = item["prog_id"].as_u64().unwrap_or_default();
+            all.insert(("perf".to_owned(), id, item["pid"].to_string()));
+        }
+        Ok(Self(all))
+    }
+
+    /// What is here and was not there earlier.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Vec<String> {
+        self.0
+            .difference(&earlier.0)
+            .map(|(kind, id, name)| format!("{kind} {id} {name}"))
+            .collect()
+    }
+}

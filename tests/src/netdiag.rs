@@ -1,0 +1,283 @@
+//! The netdiag binary as a user runs it: arguments in, lines out, signals to it.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    machine::{self, patience},
+    outcome::Outcome,
+};
+
+/// Line on standard error by which netdiag says that all its programs are attached.
+pub const READY: &str = "netdiag: ready";
+
+/// Where the binary is: `NETDIAG_BIN`, else what cargo built (release first), else beside this
+/// test, else `/usr/bin/netdiag`.
+///
+/// # Errors
+/// When there is none.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("NETDIAG_BIN") {
+        return Ok(path.into());
+    }
+    let executable = env::current_exe()?;
+    ["release/netdiag", "debug/netdiag", "netdiag"]
+        .iter()
+        .flat_map(|place| executable.ancestors().skip(1).map(move |above| above.join(place)))
+        .chain([PathBuf::from("/usr/bin/netdiag")])
+        .find(|path| path.is_file())
+        .context("no netdiag binary: build it or name it in NETDIAG_BIN")
+}
+
+/// A command for the binary, for runs that end by themselves.
+///
+/// # Errors
+/// When there is none.
+pub fn command(arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(binary()?);
+    command.args(arguments).stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Runs it to its end.
+///
+/// # Errors
+/// When it cannot be started or goes on for longer than anyone waits.
+pub fn run(arguments: &[&str]) -> Result<Output> {
+    run_command(command(arguments)?)
+}
+
+/// Runs a command, such as one of [`command`] with another environment, to its end.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_command(mut command: Command) -> Result<Output> {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let pid = Pid::from_child(&child);
+    let (done, finished) = channel();
+    let waiter = thread::spawn(move || {
+        let output = child.wait_with_output();
+        let _ = done.send(());
+        output
+    });
+    let in_time = finished.recv_timeout(patience()).is_ok();
+    if !in_time {
+        kill_process(pid, Signal::KILL)?;
+    }
+    let output =
+        waiter.join().map_err(|_| anyhow::anyhow!("waiting for {command:?} panicked"))??;
+    ensure!(in_time, "{command:?} did not end; it said {output:?}");
+    Ok(output)
+}
+
+enum Line {
+    Out(String),
+    Err(String),
+}
+
+/// A running netdiag; killed when dropped.
+#[derive(Debug)]
+pub struct Netdiag {
+    child: Child,
+    lines: Receiver<Line>,
+    out: Vec<String>,
+    err: Vec<String>,
+    ended: bool,
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Out(text) | Self::Err(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Netdiag {
+    /// `netdiag live -o json -i 1s` with an end far away and more arguments, ready: every program
+    /// is attached and every older socket known.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead.
+    pub fn live(arguments: &[&str]) -> Result<Self> {
+        let mut all = vec!["live", "-o", "json", "-i", "1s", "-d", "10h"];
+        all.extend(arguments);
+        Self::start(&all)
+    }
+
+    /// netdiag with these arguments, ready.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead.
+    pub fn start(arguments: &[&str]) -> Result<Self> {
+        let mut command = command(arguments)?;
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {command:?}"))?;
+        let (sender, lines) = channel();
+        let stdout = child.stdout.take().context("standard output")?;
+        let stderr = child.stderr.take().context("standard error")?;
+        forward(stdout, sender.clone(), Line::Out);
+        forward(stderr, sender, Line::Err);
+        let mut netdiag = Self { child, lines, out: Vec::new(), err: Vec::new(), ended: false };
+        netdiag.wait_for("being ready", |this| this.err.iter().any(|line| line == READY))?;
+        Ok(netdiag)
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), signal)?;
+        Ok(())
+    }
+
+    /// Waits for `count` more lines on standard output, one per interval.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead.
+    pub fn wait_lines(&mut self, count: usize) -> Result<()> {
+        while let Ok(line) = self.lines.try_recv() {
+            self.take(line);
+        }
+        let wanted = self.out.len() + count;
+        self.wait_for("a line per interval", |this| this.out.len() >= wanted)
+    }
+
+    /// Waits until what it said so far satisfies `satisfied`.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead.
+    pub fn wait_outcome(&mut self, what: &str, satisfied: impl Fn(&Outcome) -> bool) -> Result<()> {
+        self.wait_for(what, |this| {
+            Outcome::parse(None, &this.out, &this.err).is_ok_and(|outcome| satisfied(&outcome))
+        })
+    }
+
+    /// Interrupts it as ^C does and returns what it said in its whole life.
+    ///
+    /// # Errors
+    /// When it does not end, or a line is no JSON of its schema.
+    pub fn stop(mut self) -> Result<Outcome> {
+        self.signal(Signal::INT)?;
+        self.wait_end()
+    }
+
+    /// Waits until it ends by itself and returns what it said.
+    ///
+    /// # Errors
+    /// When it does not end, or a line is no JSON of its schema.
+    pub fn wait(mut self) -> Result<Outcome> {
+        self.wait_end()
+    }
+
+    fn wait_end(&mut self) -> Result<Outcome> {
+        self.wait_for("its end", |this| this.ended)?;
+        let status = self.child.wait()?;
+        self.outcome(Some(status))
+    }
+
+    /// Interrupts it and returns its lines as they are: how it ended, standard output, standard
+    /// error.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop_text(mut self) -> Result<(ExitStatus, Vec<String>, Vec<String>)> {
+        self.signal(Signal::INT)?;
+        self.wait_for("its end", |this| this.ended)?;
+        let status = self.child.wait()?;
+        Ok((status, std::mem::take(&mut self.out), std::mem::take(&mut self.err)))
+    }
+
+    /// Stops its execution (SIGSTOP) and waits until it stands still.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let path = format!("/proc/{}/stat", self.pid());
+        let stopped = machine::wait_until(|| {
+            let stat = std::fs::read_to_string(&path).unwrap_or_default();
+            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+        });
+        ensure!(stopped, "netdiag does not stop");
+        Ok(())
+    }
+
+    /// What it said so far.
+    ///
+    /// # Errors
+    /// When a line is no JSON of its schema.
+    pub fn outcome(&mut self, status: Option<ExitStatus>) -> Result<Outcome> {
+        while let Ok(line) = self.lines.try_recv() {
+            self.take(line);
+        }
+        Outcome::parse(status, &self.out, &self.err)
+    }
+
+    fn take(&mut self, line: Line) {
+        match line {
+            Line::Out(text) => self.out.push(text),
+            Line::Err(text) => self.err.push(text),
+        }
+    }
+
+    fn wait_for(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> Result<()> {
+        let start = Instant::now();
+        while !done(self) {
+            let left = patience().saturating_sub(start.elapsed());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => self.take(line),
+                Err(RecvTimeoutError::Disconnected) if !self.ended => self.ended = true,
+                Err(_) => bail!(
+                    "netdiag {} while waiting for {what}; it said on standard error:\n{}\n\
+                     and {} lines on standard output",
+                    if self.ended { "ended" } else { "went silent" },
+                    self.err.join("\n"),
+                    self.out.len()
+                ),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn forward(
+    from: impl std::io::Read + Send + 'static,
+    to: Sender<Line>,
+    kind: impl Fn(String) -> Line + Send + 'static,
+) {
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if to.send(kind(line)).is_err() {
+                break;
+            }
+        }
+    });
+}
+
+impl Drop for Netdiag {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

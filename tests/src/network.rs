@@ -1,0 +1,72 @@
+//! Two namespaces and the link between them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::Result;
+
+use crate::{
+    namespace::Namespace,
+    traffic::{Connection, Family},
+};
+
+/// Address of the left end. The right one has the next.
+pub const LEFT_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// Address of the right end.
+pub const RIGHT_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// IPv6 address of the left end.
+pub const LEFT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
+/// IPv6 address of the right end.
+pub const RIGHT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2);
+
+/// Two namespaces joined by a veth link, with IPv4 and IPv6 addresses. Both call their end `wire`.
+/// Every pair uses the same addresses: only the namespace tells their flows apart.
+#[derive(Debug)]
+pub struct Pair {
+    /// Where clients live.
+    pub left: Namespace,
+    /// Where servers live.
+    pub right: Namespace,
+}
+
+impl Pair {
+    /// Makes one and waits until both protocols pass, so that no later connection waits for
+    /// neighbour discovery.
+    ///
+    /// # Errors
+    /// When `ip` fails or nothing passes.
+    pub fn new() -> Result<Self> {
+        let left = Namespace::new("left")?;
+        let right = Namespace::new("right")?;
+        left.ip(&format!("link add wire type veth peer name wire netns {}", right.name()))?;
+        for (end, v4, v6) in [(&left, LEFT_V4, LEFT_V6), (&right, RIGHT_V4, RIGHT_V6)] {
+            end.ip(&format!("addr add {v4}/24 dev wire"))?;
+            end.ip(&format!("addr add {v6}/64 dev wire nodad"))?;
+            end.ip("link set wire up")?;
+        }
+        let pair = Self { left, right };
+        for family in [Family::V4, Family::V6] {
+            Connection::open(&pair.left, &pair.right, family)?;
+        }
+        Ok(pair)
+    }
+
+    /// Makes the link carry one segment per packet in both directions, as a real wire does.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn without_offload(&self) -> Result<()> {
+        for end in [&self.left, &self.right] {
+            end.ip("link set wire gso_max_segs 1")?;
+        }
+        Ok(())
+    }
+}
+
+/// Address of the right end in that family; a v4-mapped one is reached by its IPv4 address.
+#[must_use]
+pub fn right_address(family: Family) -> IpAddr {
+    match family {
+        Family::V4 | Family::Mapped => RIGHT_V4.into(),
+        Family::V6 => RIGHT_V6.into(),
+    }
+}

@@ -1,0 +1,79 @@
+//! Which sources of a signal load on this kernel, by netdiag's own word, held against the table of
+//! those that should.
+
+use anyhow::{Context, Result, ensure};
+use netdiag::{
+    signal::DEFINITIONS,
+    snapshot::{Doctor, SignalStatus},
+};
+
+use crate::{
+    machine, netdiag as program,
+    requirement::{self, Expectation},
+    tool,
+};
+
+/// Names of all sources of a signal, in order of preference.
+///
+/// # Panics
+/// When there is no such signal.
+#[must_use]
+pub fn names(signal: &str) -> Vec<&'static str> {
+    let definition = DEFINITIONS.iter().find(|definition| definition.signal.name() == signal);
+    let definition = definition.unwrap_or_else(|| panic!("no signal {signal}"));
+    definition.sources.iter().map(|source| source.name).collect()
+}
+
+/// What `netdiag doctor` says with these further arguments.
+///
+/// # Errors
+/// When it fails or prints something else.
+pub fn doctor(arguments: &[&str]) -> Result<Doctor> {
+    let mut all = vec!["doctor", "-o", "json"];
+    all.extend(arguments);
+    let output = program::run(&all)?;
+    let text = tool::finish(&format!("netdiag {}", all.join(" ")), &output)?;
+    let doctor: Doctor = serde_json::from_str(text.trim()).with_context(|| text.clone())?;
+    ensure!(doctor.schema == "netdiag.doctor/1", "schema {}", doctor.schema);
+    Ok(doctor)
+}
+
+/// How a signal is observed when a source of it is forced.
+///
+/// # Errors
+/// As for [`doctor`].
+pub fn forced(signal: &str, source: &str) -> Result<SignalStatus> {
+    let doctor = doctor(&["--source", &format!("{signal}={source}")])?;
+    let status = doctor.signals.into_iter().find(|status| status.signal == signal);
+    status.with_context(|| format!("doctor does not speak of {signal}"))
+}
+
+/// Sources of a signal that load here, each by its `--source` argument. Says which do not.
+///
+/// # Errors
+/// When one does not load although this kernel should have it, or loads although the table says
+/// that it cannot.
+pub fn loading(signal: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for name in names(signal) {
+        let status = forced(signal, name)?;
+        let loads = status.source.as_deref() == Some(name);
+        let kernel = machine::release();
+        match (loads, requirement::source(signal, name)) {
+            (true, Expectation::Absent) => {
+                anyhow::bail!(
+                    "{signal}={name} loads on {kernel}: correct the table in requirement.rs"
+                )
+            }
+            (true, _) => found.push(format!("{signal}={name}")),
+            (false, Expectation::Must) => {
+                anyhow::bail!("{signal}={name} must load on {kernel}: {status:?}")
+            }
+            (false, _) => {
+                eprintln!("SKIPPED: source {signal}={name} on {kernel}: {:?}", status.refused);
+            }
+        }
+    }
+    ensure!(!found.is_empty(), "no source of {signal} loads");
+    Ok(found)
+}

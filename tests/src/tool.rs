@@ -1,0 +1,65 @@
+//! Programs of the system that the tests use.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// Where a program is found: in PATH or the places for administrators.
+#[must_use]
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// A command for it.
+///
+/// # Errors
+/// When it is not installed.
+pub fn command(program: &str) -> Result<Command> {
+    let path = find(program).with_context(|| format!("{program} is not installed"))?;
+    Ok(Command::new(path))
+}
+
+/// Runs it to its end and returns its standard output.
+///
+/// # Errors
+/// When it cannot be run or fails, with what it said.
+pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = command(program)?.args(arguments).stdin(Stdio::null()).output()?;
+    finish(&format!("{program} {}", arguments.join(" ")), &output)
+}
+
+/// [`run`] for a line without quotes.
+///
+/// # Errors
+/// As for [`run`].
+pub fn line(line: &str) -> Result<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (program, arguments) = words.split_first().context("no command")?;
+    run(program, arguments)
+}
+
+/// Standard output of a program that succeeded.
+///
+/// # Errors
+/// When it failed, with what it said.
+pub fn finish(what: &str, output: &Output) -> Result<String> {
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{what}: {}: {stdout}{stderr}", output.status);
+    Ok(stdout.into_owned())
+}
+
+/// Directory that cargo builds into, when this test was started from there.
+#[must_use]
+pub fn target_directory() -> Option<PathBuf> {
+    let executable = env::current_exe().ok()?;
+    executable.ancestors().find(|path| path.join("CACHEDIR.TAG").is_file()).map(Path::to_path_buf)
+}

@@ -1,0 +1,116 @@
+//! Senders that wait for room in the send buffer, with a clock of their own around every call.
+
+use std::{
+    io::{self, Write},
+    net::Shutdown,
+    os::fd::AsFd,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use rustix::net::sockopt;
+
+use super::{Connection, read_bytes, send_once};
+
+/// Bytes of the send and receive buffers of a full connection, before the kernel doubles them.
+pub const BUFFER_BYTES: usize = 16 << 10;
+
+/// Fills the client's send buffer and the server's receive buffer. Returns the bytes in flight.
+///
+/// # Errors
+/// When a socket call fails.
+pub fn fill(connection: &Connection) -> Result<usize> {
+    sockopt::set_socket_send_buffer_size(connection.client.as_fd(), BUFFER_BYTES)?;
+    sockopt::set_socket_recv_buffer_size(connection.server.as_fd(), BUFFER_BYTES)?;
+    let mut socket = &connection.client;
+    socket.set_nonblocking(true)?;
+    let mut filled = 0;
+    let mut rounds_without_room = 0;
+    while rounds_without_room < 5 {
+        match socket.write(&[0; 1024]) {
+            Ok(sent) => {
+                filled += sent;
+                rounds_without_room = 0;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // What was acknowledged meanwhile makes room again.
+                rounds_without_room += 1;
+                thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    socket.set_nonblocking(false)?;
+    Ok(filled)
+}
+
+/// When a reader takes how much.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Wait before the first bytes.
+    pub start: Duration,
+    /// Wait before each further step.
+    pub step: Duration,
+    /// Bytes read in one step.
+    pub step_bytes: usize,
+}
+
+/// Several senders on one full connection, each making `sends` blocking calls of `bytes`, while the
+/// server reads at a pace. Returns how long each call took by CLOCK_MONOTONIC around it.
+///
+/// # Errors
+/// When a socket call fails or takes less than all.
+pub fn send_blocked(
+    connection: &Connection,
+    filled: usize,
+    senders: usize,
+    sends: usize,
+    bytes: usize,
+    pace: Pace,
+) -> Result<Vec<Duration>> {
+    let message = vec![b'b'; bytes];
+    let message = &message;
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..senders)
+            .map(|_| {
+                scope.spawn(move || -> Result<Vec<Duration>> {
+                    let mut latencies = Vec::with_capacity(sends);
+                    for _ in 0..sends {
+                        let start = Instant::now();
+                        send_once(&connection.client, message)?;
+                        latencies.push(start.elapsed());
+                    }
+                    Ok(latencies)
+                })
+            })
+            .collect();
+        let total = filled + senders * sends * bytes;
+        let read = read_paced(connection, total, pace);
+        if read.is_err() {
+            // Let go of the senders, or this scope never ends.
+            connection.server.shutdown(Shutdown::Both)?;
+        }
+        let mut latencies = Vec::with_capacity(senders * sends);
+        for thread in threads {
+            match thread.join() {
+                Ok(of_one) => latencies.extend(of_one?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        read?;
+        ensure!(latencies.len() == senders * sends, "a sender lost count");
+        Ok(latencies)
+    })
+}
+
+fn read_paced(connection: &Connection, mut left: usize, pace: Pace) -> Result<()> {
+    thread::sleep(pace.start);
+    while left > 0 {
+        let step = pace.step_bytes.min(left);
+        read_bytes(&connection.server, step)?;
+        left -= step;
+        thread::sleep(pace.step);
+    }
+    Ok(())
+}

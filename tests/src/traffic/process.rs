@@ -1,0 +1,82 @@
+//! A sender that is another process: the shell, which every machine has.
+
+use std::{
+    net::TcpStream,
+    process::{Child, Stdio},
+};
+
+use anyhow::{Result, ensure};
+
+use super::{End, Family, listen, read_bytes, send_once};
+use crate::{namespace::Namespace, network::RIGHT_V4};
+
+/// Name of the process.
+pub const COMM: &str = "bash";
+
+/// A shell that has connected to the right end of a pair and made single-byte sends.
+#[derive(Debug)]
+pub struct Shell {
+    child: Child,
+    server: TcpStream,
+    sends: usize,
+    /// Its end of the connection.
+    pub end: End,
+}
+
+impl Shell {
+    /// Starts one in `from` and returns when it is connected. Each time it is told to, it makes
+    /// `sends` sends.
+    ///
+    /// # Errors
+    /// When the shell cannot be started or does not connect.
+    pub fn connect(from: &Namespace, to: &Namespace, sends: usize) -> Result<Self> {
+        let (listener, port) = listen(to, Family::V4)?;
+        let script = format!(
+            "exec 3<>/dev/tcp/{RIGHT_V4}/{port}; while read -r -u 3 word && [ $word = go ]; do \
+             for ((i = 0; i < {sends}; i++)); do printf x >&3; done; done"
+        );
+        let child = from.command(COMM)?.args(["-c", &script]).stdin(Stdio::null()).spawn()?;
+        let (server, peer) = listener.accept()?;
+        let end = End { netns: from.inode(), local: peer, peer: server.local_addr()? };
+        Ok(Self { child, server, sends, end })
+    }
+
+    /// The other end, in this process; it sends once each time the shell is told to.
+    #[must_use]
+    pub fn server_end(&self, netns: u32) -> End {
+        End { netns, local: self.end.peer, peer: self.end.local }
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lets it send, and waits until all has arrived. Keeps the process and its socket.
+    ///
+    /// # Errors
+    /// When the connection ends before.
+    pub fn send(&self) -> Result<()> {
+        send_once(&self.server, b"go\n")?;
+        read_bytes(&self.server, self.sends)
+    }
+
+    /// Lets it end.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn end(mut self) -> Result<()> {
+        send_once(&self.server, b"end\n")?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the shell: {status}");
+        Ok(())
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

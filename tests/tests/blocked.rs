@@ -1,0 +1,139 @@
+//! Senders that wait for room in the send buffer: every call seen, each with the latency that the
+//! caller's own clock says.
+
+use std::{thread, time::Duration};
+
+use anyhow::Result;
+use netdiag::snapshot::{Distribution, Snapshot};
+use netdiag_tests::{
+    facts::Facts,
+    machine,
+    netdiag::Netdiag,
+    network::Pair,
+    outcome::{count, flow_of, metric},
+    requirement::alone,
+    source,
+    traffic::{
+        Connection, Family,
+        blocked::{Pace, fill, send_blocked},
+    },
+};
+
+const SENDERS: usize = 64;
+/// More than a full connection holds, so that every call waits for the reader.
+const BYTES: usize = 96 << 10;
+
+/// The caller's latency and netdiag's agree: 1 % or 50 µs (5 % on an emulated machine, whose
+/// clocks are read far apart), and the width of a histogram bucket, 1 %.
+fn agree(caller: Duration, histogram_ns: u64) -> bool {
+    let caller = caller.as_nanos() as f64;
+    let width = 0.01 * caller;
+    let tolerance = machine::amount(0.01 * caller, 0.05 * caller).max(50_000.0);
+    (histogram_ns as f64 - caller).abs() <= tolerance + width
+}
+
+/// The value below which a share of the samples lies, as histograms define it: the smallest with
+/// at least that share at or below it.
+fn at_quantile(sorted: &[Duration], quantile: f64) -> Duration {
+    let rank = (quantile * sorted.len() as f64).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
+}
+
+fn compare(facts: &mut Facts, what: &str, callers: &mut [Duration], found: &Distribution) {
+    callers.sort_unstable();
+    facts.equal(format_args!("{what}: samples"), found.count, callers.len() as u64);
+    facts.equal(format_args!("{what}: out of range"), found.out_of_range, 0);
+    let points = [
+        ("min", found.min_ns, callers[0]),
+        ("p50", found.p50_ns, at_quantile(callers, 0.5)),
+        ("p90", found.p90_ns, at_quantile(callers, 0.9)),
+        ("p99", found.p99_ns, at_quantile(callers, 0.99)),
+        ("p99.9", found.p999_ns, at_quantile(callers, 0.999)),
+        ("max", found.max_ns, callers[callers.len() - 1]),
+    ];
+    for (point, found, caller) in points {
+        facts.holds(
+            format_args!("{what}: {point} {found:?} ns is the caller's {caller:?}"),
+            found.is_some_and(|found| agree(caller, found)),
+        );
+    }
+}
+
+fn lossless_at_rest(facts: &mut Facts, total: &Snapshot) {
+    facts.at_rest(total);
+    facts.lossless(total);
+}
+
+/// Three calls on each of 64 sockets: minimum, median and maximum are the three latencies.
+#[test]
+fn on_64_sockets() -> Result<()> {
+    const SENDS: usize = 3;
+    let _alone = alone();
+    for forced in source::loading("send")? {
+        let pair = Pair::new()?;
+        let mut connections = Vec::new();
+        for _ in 0..SENDERS {
+            let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
+            let filled = fill(&connection)?;
+            connections.push((connection, filled));
+        }
+        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let latencies = thread::scope(|scope| {
+            let threads: Vec<_> = connections
+                .iter()
+                .enumerate()
+                .map(|(i, (connection, filled))| {
+                    let start = Duration::from_millis(700 + 20 * i as u64);
+                    let pace = Pace { start, step: start, step_bytes: BYTES };
+                    scope.spawn(move || send_blocked(connection, *filled, 1, SENDS, BYTES, pace))
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("a sender panicked"))
+                .collect::<Result<Vec<_>>>()
+        })?;
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        for ((connection, _), mut callers) in connections.iter().zip(latencies) {
+            let flow = flow_of(total, &connection.client_end()?)?;
+            facts.equal("sends", count(flow, "sends"), Some(SENDS as u64));
+            let what = format!("{forced}, flow {}, callers {callers:?}", flow.id);
+            compare(&mut facts, &what, &mut callers, &metric(flow, "send"));
+        }
+        lossless_at_rest(&mut facts, total);
+        facts.finish();
+    }
+    Ok(())
+}
+
+/// Several calls each by 64 threads on one socket: all percentiles of the one flow.
+#[test]
+fn on_one_socket() -> Result<()> {
+    const SENDS: usize = 2;
+    let _alone = alone();
+    for forced in source::loading("send")? {
+        let pair = Pair::new()?;
+        let connection = Connection::open(&pair.left, &pair.right, Family::V6)?;
+        let filled = fill(&connection)?;
+        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let pace = Pace {
+            start: Duration::from_secs(1),
+            step: Duration::from_millis(10),
+            step_bytes: 32 << 10,
+        };
+        let mut callers = send_blocked(&connection, filled, SENDERS, SENDS, BYTES, pace)?;
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let flow = flow_of(total, &connection.client_end()?)?;
+        let mut facts = Facts::new();
+        facts.equal("sends", count(flow, "sends"), Some((SENDERS * SENDS) as u64));
+        facts.equal("bytes", count(flow, "send_bytes"), Some((SENDERS * SENDS * BYTES) as u64));
+        compare(&mut facts, &forced, &mut callers, &metric(flow, "send"));
+        lossless_at_rest(&mut facts, total);
+        facts.note(format_args!("callers: {callers:?}"));
+        facts.finish();
+    }
+    Ok(())
+}

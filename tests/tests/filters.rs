@@ -1,0 +1,169 @@
+//! Each filter flag alone and with others: only flows that match, all of their sends, and the rest
+//! counted as filtered.
+
+use anyhow::Result;
+use netdiag::snapshot::Flow;
+use netdiag_tests::{
+    facts::Facts,
+    netdiag::Netdiag,
+    network::{LEFT_V4, Pair, RIGHT_V4, RIGHT_V6},
+    outcome::{count, flows_of, in_namespaces},
+    requirement::alone,
+    traffic::{
+        Connection, End, FAMILIES, Family,
+        process::Shell,
+        request::{Exchange, exchange},
+    },
+};
+
+const SENDS: usize = 50;
+
+/// One end of the traffic: how often it sends and whose it is.
+struct Sender {
+    end: End,
+    pid: u32,
+    sends: usize,
+}
+
+struct Traffic {
+    pair: Pair,
+    connections: Vec<Connection>,
+    shell: Shell,
+    senders: Vec<Sender>,
+}
+
+impl Traffic {
+    fn new() -> Result<Self> {
+        let pair = Pair::new()?;
+        let mut connections = Vec::new();
+        for family in FAMILIES {
+            connections.push(Connection::open(&pair.left, &pair.right, family)?);
+        }
+        let shell = Shell::connect(&pair.left, &pair.right, SENDS)?;
+        let pid = std::process::id();
+        let listening = shell.server_end(pair.right.inode());
+        let mut senders = vec![
+            Sender { end: shell.end, pid: shell.pid(), sends: SENDS },
+            Sender { end: listening, pid, sends: 1 },
+        ];
+        for connection in &connections {
+            for end in [connection.client_end()?, connection.server_end()?] {
+                senders.push(Sender { end, pid, sends: SENDS });
+            }
+        }
+        Ok(Self { pair, connections, shell, senders })
+    }
+
+    fn send(&self) -> Result<()> {
+        let echo = Exchange { sends: SENDS, bytes: 1, echo: true };
+        exchange(self.connections.iter().map(|connection| (connection, echo)))?;
+        self.shell.send()
+    }
+}
+
+type Matches<'a> = Box<dyn Fn(&Sender) -> bool + 'a>;
+
+fn cases(traffic: &Traffic) -> Vec<(Vec<String>, Matches<'_>)> {
+    let (left, right) = (&traffic.pair.left, &traffic.pair.right);
+    let own = std::process::id();
+    let shell = traffic.shell.pid();
+    let first = traffic.senders[2].end;
+    let second = traffic.senders[4].end;
+    let arguments = |line: String| line.split_whitespace().map(str::to_owned).collect();
+    let port = |end: &End| [end.local.port(), end.peer.port()];
+    let case = |line: String, matches: Matches<'static>| (arguments(line), matches);
+    let left_inode = left.inode();
+    vec![
+        case(format!("--pid {shell}"), Box::new(move |s| s.pid == shell)),
+        case(format!("--pid {own},{shell}"), Box::new(|_| true)),
+        case(
+            format!("--port {}", first.local.port()),
+            Box::new(move |s| port(&s.end).contains(&first.local.port())),
+        ),
+        case(
+            format!("--port {} --port {}", first.local.port(), second.local.port()),
+            Box::new(move |s| {
+                port(&s.end).contains(&first.local.port())
+                    || port(&s.end).contains(&second.local.port())
+            }),
+        ),
+        case(
+            format!("--local-port {}", first.local.port()),
+            Box::new(move |s| s.end.local.port() == first.local.port()),
+        ),
+        case(
+            format!("--peer-port {}", first.local.port()),
+            Box::new(move |s| s.end.peer.port() == first.local.port()),
+        ),
+        case(format!("--peer {RIGHT_V4}"), Box::new(|s| s.end.peer.ip() == RIGHT_V4)),
+        case(format!("--peer {LEFT_V4}/24"), Box::new(|s| s.end.peer.is_ipv4())),
+        case(format!("--peer {RIGHT_V6}/128"), Box::new(|s| s.end.peer.ip() == RIGHT_V6)),
+        case(format!("--peer {RIGHT_V6}/128,{RIGHT_V4}/32"), {
+            Box::new(|s| s.end.peer.ip() == RIGHT_V6 || s.end.peer.ip() == RIGHT_V4)
+        }),
+        case(format!("--netns {}", left.name()), Box::new(move |s| s.end.netns == left_inode)),
+        case(format!("--netns {left_inode}"), Box::new(move |s| s.end.netns == left_inode)),
+        case(
+            format!("--netns /run/netns/{}", left.name()),
+            Box::new(move |s| s.end.netns == left_inode),
+        ),
+        case(format!("--netns pid:{shell}"), Box::new(move |s| s.end.netns == left_inode)),
+        case(format!("--netns {},{}", left.name(), right.name()), Box::new(|_| true)),
+        case(
+            format!("--netns {} --pid {own} --peer {RIGHT_V6}", left.name()),
+            Box::new(move |s| {
+                s.end.netns == left_inode && s.pid == own && s.end.peer.ip() == RIGHT_V6
+            }),
+        ),
+        case(format!("--pid {shell} --local-port {}", first.local.port()), Box::new(|_| false)),
+    ]
+}
+
+#[test]
+fn only_matching_flows_pass() -> Result<()> {
+    let _alone = alone();
+    let traffic = Traffic::new()?;
+    for (arguments, matches) in cases(&traffic) {
+        judge(&traffic, &arguments, &matches)?;
+    }
+    Ok(())
+}
+
+/// Sends over all connections, and over one that is younger than the attach.
+fn judge(traffic: &Traffic, arguments: &[String], matches: &Matches<'_>) -> Result<()> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let netdiag = Netdiag::live(&arguments)?;
+    let younger = Connection::open(&traffic.pair.left, &traffic.pair.right, Family::V6)?;
+    exchange([(&younger, Exchange { sends: SENDS, bytes: 1, echo: true })])?;
+    traffic.send()?;
+    let pid = std::process::id();
+    let younger =
+        [younger.client_end()?, younger.server_end()?].map(|end| Sender { end, pid, sends: SENDS });
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let mut facts = Facts::new();
+    let (mut expected, mut rejected) = (0, 0);
+    for sender in traffic.senders.iter().chain(&younger) {
+        let found = flows_of(total, &sender.end);
+        let sends: Vec<_> = found.iter().map(|flow| count(flow, "sends")).collect();
+        let wanted = if matches(sender) { vec![Some(sender.sends as u64)] } else { vec![] };
+        expected += wanted.len();
+        rejected += if wanted.is_empty() { sender.sends as u64 } else { 0 };
+        facts.equal(format_args!("{arguments:?}: sends of {:?}", sender.end), sends, wanted);
+    }
+    let ours = [traffic.pair.left.inode(), traffic.pair.right.inode()];
+    let listed: Vec<&Flow> = in_namespaces(total, &ours)
+        .filter(|flow| count(flow, "sends").is_some_and(|sends| sends > 0))
+        .collect();
+    facts.note(format_args!("{listed:#?}"));
+    facts.equal(format_args!("{arguments:?}: flows that sent"), listed.len(), expected);
+    facts.equal(format_args!("{arguments:?}: said to be filtered"), total.filtered, true);
+    let filtered = total.accounting["send"].filtered;
+    facts.holds(
+        format_args!("{arguments:?}: {filtered} sends filtered, the {rejected} of ours among them"),
+        filtered >= rejected,
+    );
+    facts.at_rest(total);
+    facts.finish();
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! netdiag takes everything with it when it dies, and does not disturb others on the same hooks.
+
+use std::{
+    io::Read,
+    process::{Child, Stdio},
+};
+
+use anyhow::{Context, Result};
+use netdiag::snapshot::Snapshot;
+use netdiag_tests::{
+    bpf::Loaded,
+    facts::Facts,
+    machine,
+    namespace::Namespace,
+    netdiag::Netdiag,
+    outcome::{count, flow_of, metric},
+    require,
+    requirement::{Feature, alone},
+    source, tool,
+    traffic::{
+        Connection, Family,
+        request::{Exchange, exchange},
+    },
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+const ECHO: Exchange = Exchange { sends: 2000, bytes: 10, echo: true };
+
+#[test]
+fn kill_leaves_nothing_loaded() -> Result<()> {
+    require!(Feature::Bpftool);
+    let _alone = alone();
+    for forced in source::loading("send")? {
+        for signal in [Signal::KILL, Signal::INT, Signal::TERM] {
+            let before = Loaded::now()?;
+            let netdiag = Netdiag::live(&["--source", &forced])?;
+            let during = Loaded::now()?.since(&before);
+            netdiag.signal(signal)?;
+            // A process that was killed says nothing; only its end matters here.
+            let _ = netdiag.wait();
+            // The kernel frees programs and maps after a grace period.
+            let mut left = Vec::new();
+            machine::wait_until(|| {
+                left = Loaded::now().map(|now| now.since(&before)).unwrap_or_default();
+                left.is_empty()
+            });
+            let mut facts = Facts::new();
+            facts.note(format_args!("while it ran: {during:#?}"));
+            for kind in ["prog ", "map "] {
+                let some = during.iter().any(|item| item.starts_with(kind));
+                facts.holds(format_args!("{forced}: bpftool lists a {kind}of netdiag"), some);
+            }
+            facts.equal(format_args!("{forced}: left after {signal:?}"), left, Vec::new());
+            facts.finish();
+        }
+    }
+    Ok(())
+}
+
+fn busy_connections(namespace: &Namespace) -> Result<Vec<Connection>> {
+    (0..4).map(|_| Connection::open(namespace, namespace, Family::V4)).collect()
+}
+
+/// Sends, samples and bytes of both ends of each connection.
+fn numbers(total: &Snapshot, connections: &[Connection]) -> Result<Vec<(u64, u64, u64)>> {
+    let mut all = Vec::new();
+    for connection in connections {
+        for end in [connection.client_end()?, connection.server_end()?] {
+            let flow = flow_of(total, &end)?;
+            let of = |name| count(flow, name).unwrap_or_default();
+            all.push((of("sends"), metric(flow, "send").count, of("send_bytes")));
+        }
+    }
+    Ok(all)
+}
+
+fn expected(connections: &[Connection]) -> Vec<(u64, u64, u64)> {
+    let (sends, bytes) = (ECHO.sends as u64, (ECHO.sends * ECHO.bytes) as u64);
+    vec![(sends, sends, bytes); 2 * connections.len()]
+}
+
+#[test]
+fn two_at_once_see_the_same() -> Result<()> {
+    let _alone = alone();
+    for forced in source::loading("send")? {
+        let namespace = Namespace::new("shared")?;
+        let both = [Netdiag::live(&["--source", &forced])?, Netdiag::live(&["--source", &forced])?];
+        let connections = busy_connections(&namespace)?;
+        exchange(connections.iter().map(|connection| (connection, ECHO)))?;
+        let mut facts = Facts::new();
+        for netdiag in both {
+            let outcome = netdiag.stop()?;
+            let total = outcome.total()?;
+            let missed = total.accounting["send"].missed;
+            if missed == 0 {
+                let numbers = numbers(total, &connections)?;
+                facts.equal(format_args!("{forced}: numbers"), numbers, expected(&connections));
+            } else {
+                facts.note(format_args!("{forced}: the kernel skipped {missed} runs"));
+            }
+            facts.at_rest(total);
+        }
+        facts.finish();
+    }
+    Ok(())
+}
+
+/// Another tracer, which counts what this process sends; killed when dropped.
+struct Bpftrace(Child);
+
+impl Bpftrace {
+    fn start(probe: &str) -> Result<Self> {
+        let program = format!(
+            "BEGIN {{ printf(\"ready\\n\"); }} {probe} /pid == {}/ {{ @sends = count(); }}",
+            std::process::id()
+        );
+        let mut child = tool::command("bpftrace")?
+            .args(["-e", &program])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()?;
+        let stdout = child.stdout.as_mut().context("standard output")?;
+        let mut said = String::new();
+        let mut byte = [0];
+        while !said.contains("ready") && stdout.read(&mut byte)? == 1 {
+            said.push(char::from(byte[0]));
+        }
+        anyhow::ensure!(said.contains("ready"), "bpftrace ended: {said}");
+        Ok(Self(child))
+    }
+
+    /// Ends it and returns what it counted.
+    fn count(mut self) -> Result<u64> {
+        kill_process(Pid::from_child(&self.0), Signal::INT)?;
+        let mut said = String::new();
+        self.0.stdout.as_mut().context("standard output")?.read_to_string(&mut said)?;
+        self.0.wait()?;
+        let count = said.lines().find_map(|line| line.strip_prefix("@sends: "));
+        Ok(count.with_context(|| said.clone())?.trim().parse()?)
+    }
+}
+
+impl Drop for Bpftrace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn another_tracer_on_the_same_hooks_changes_nothing() -> Result<()> {
+    require!(Feature::Bpftrace);
+    let _alone = alone();
+    let kprobes = netdiag_tests::requirement::available(Feature::Kprobes);
+    let probe = if kprobes { "kprobe:tcp_sendmsg" } else { "tracepoint:sock:sock_send_length" };
+    for forced in source::loading("send")? {
+        let namespace = Namespace::new("shared")?;
+        let other = Bpftrace::start(probe)?;
+        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let connections = busy_connections(&namespace)?;
+        exchange(connections.iter().map(|connection| (connection, ECHO)))?;
+        let outcome = netdiag.stop()?;
+        let counted = other.count()?;
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        facts.at_rest(total);
+        let wanted = expected(&connections);
+        if total.accounting["send"].missed == 0 {
+            let numbers = numbers(total, &connections)?;
+            facts.equal(format_args!("{forced}: numbers"), numbers, wanted.clone());
+        }
+        let sends = wanted.iter().map(|(sends, ..)| sends).sum();
+        facts.equal(format_args!("{forced}: what {probe} counted"), counted, sends);
+        facts.finish();
+    }
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! TCP counters against `nstat`, which reads the same files in its own way.
+
+use std::{
+    collections::BTreeMap,
+    net::{TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use netdiag::node::tcp_counters::{Counters, DOCUMENTED, documented, increase, read, read_all};
+
+use super::{Made, here};
+
+/// All values of `Tcp:` and `TcpExt:` by nstat, those that never counted included.
+fn nstat(namespace: &Made) -> Counters {
+    namespace
+        .exec("nstat -z -a -s -j")
+        .split(['{', '}', ','])
+        .filter_map(|pair| pair.trim().split_once(':'))
+        .filter_map(|(name, value)| {
+            let name = name.trim().trim_matches('"');
+            let name = name.strip_prefix("TcpExt").or_else(|| name.strip_prefix("Tcp"))?;
+            Some((name.to_owned(), value.trim().parse().ok()?))
+        })
+        .collect()
+}
+
+#[test]
+fn equal_to_nstat_before_and_after_lost_syns() {
+    let made = Made::new("counters");
+    let other = Made::new("quiet");
+    // A link to a namespace that does not know the address, and a neighbour that nobody is.
+    made.exec(&format!("ip link add veth0 type veth peer name veth0 netns {}", other.name));
+    other.exec("ip link set veth0 up");
+    made.exec("ip address add 10.99.0.1/24 dev veth0");
+    made.exec("ip link set veth0 up");
+    made.exec("ip neighbour add 10.99.0.2 lladdr 02:00:00:00:00:01 dev veth0");
+    let namespaces = [made.found(), other.found()];
+    let before = read_all(&namespaces);
+    let nstat_before = nstat(&made);
+
+    let delivered = made.inside(|| {
+        assert_eq!(here(), made.inode());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (listener.accept().unwrap(), client)
+    });
+    // The SYN is sent again after a second.
+    let lost = made.inside(|| {
+        let address = "10.99.0.2:80".parse().unwrap();
+        TcpStream::connect_timeout(&address, Duration::from_millis(1500))
+    });
+    assert!(lost.is_err());
+
+    // Nothing may count between the two readings that are compared.
+    let (after, nstat_after) = (0..50)
+        .find_map(|_| {
+            let first = nstat(&made);
+            let after = read_all(&namespaces);
+            let second = nstat(&made);
+            thread::sleep(Duration::from_millis(20));
+            (first == second).then_some((after, second))
+        })
+        .expect("the counters come to rest");
+    let rose: Counters =
+        nstat_after.iter().map(|(name, now)| (name.clone(), now - nstat_before[name])).collect();
+    let increase = documented(increase(&before, &after));
+    let ours = &increase[&made.inode()];
+    let expected: BTreeMap<_, _> = DOCUMENTED
+        .iter()
+        .filter_map(|(name, _)| Some(((*name).to_owned(), *rose.get(*name)?)))
+        .collect();
+    assert_eq!(ours, &expected);
+    let told = |name: &str| ours[name];
+    assert!(told("TCPSynRetrans") >= 1, "{ours:?}");
+    assert_eq!(told("RetransSegs"), told("TCPSynRetrans"), "{ours:?}");
+    assert_eq!((told("ActiveOpens"), told("PassiveOpens")), (2, 1), "{ours:?}");
+    assert!(increase[&other.inode()].values().all(|value| *value == 0));
+    assert_eq!(after.problems, Vec::<String>::new());
+    drop(delivered);
+}
+
+#[test]
+fn every_counter_of_this_kernel_is_read() {
+    let made = Made::new("all");
+    let ours = made.inside(|| read().unwrap());
+    let nstat = nstat(&made);
+    assert!(ours.len() > 100, "{ours:?}");
+    for name in ours.keys() {
+        assert!(nstat.contains_key(name), "nstat has no {name}");
+    }
+    for (name, _) in DOCUMENTED {
+        assert!(ours.contains_key(*name), "this kernel has no {name}");
+    }
+}
+
+#[test]
+fn a_namespace_that_is_gone_is_told() {
+    let made = Made::new("gone");
+    let namespace = made.found();
+    let inode = made.inode();
+    drop(made);
+    let reading = read_all(&[namespace]);
+    assert!(reading.unread.contains(&inode) && reading.namespaces.is_empty());
+    let [problem] = &reading.problems[..] else { panic!("{:?}", reading.problems) };
+    assert!(problem.contains("is gone") && problem.contains("missing"), "{problem}");
+}

@@ -1,0 +1,101 @@
+//! Installs Debian packages, saying which and why first.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process;
+
+/// True on Debian and what derives from it.
+pub(crate) fn has_apt() -> bool {
+    process::which("apt-get").is_some() && process::which("apt-cache").is_some()
+}
+
+/// The candidate version of each package of `names` that apt knows, refreshing apt's lists once
+/// when it knows none of them (a fresh image has no lists).
+pub(crate) fn candidates(names: &[&str]) -> Result<Vec<(String, String)>> {
+    let policy = || -> Result<Vec<(String, String)>> {
+        let output = process::output(
+            Command::new("apt-cache").arg("policy").args(names).env("LC_ALL", "C"),
+        )?;
+        Ok(parse_policy(&output))
+    };
+    let known = policy()?;
+    if !known.is_empty() {
+        return Ok(known);
+    }
+    update()?;
+    policy()
+}
+
+/// Installs `names`. `why` completes the line "installing …: ".
+pub(crate) fn install(names: &[&str], why: &str) -> Result<()> {
+    eprintln!("setup: installing {} by apt: {why}", names.join(" "));
+    if candidates(names)?.len() < names.len() {
+        update()?;
+    }
+    let known = candidates(names)?;
+    let unknown: Vec<&str> = names
+        .iter()
+        .copied()
+        .filter(|name| !known.iter().any(|(known, _)| known == name))
+        .collect();
+    if !unknown.is_empty() {
+        bail!(
+            "apt offers no {}, needed for {why}: add the suite that has it to apt's sources",
+            unknown.join(" ")
+        );
+    }
+    // A package that would displace another is for the user to decide.
+    apt(&["-qq", "install", "--yes", "--no-install-recommends", "--no-remove"], names).with_context(
+        || format!("cannot install {}: install it by hand, then try again", names.join(" ")),
+    )
+}
+
+fn update() -> Result<()> {
+    eprintln!("setup: refreshing apt's package lists: they do not have what is needed yet");
+    apt(&["-qq", "update"], &[])
+}
+
+fn apt(options: &[&str], names: &[&str]) -> Result<()> {
+    let mut command = process::as_root("env")?;
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "Dpkg::Use-Pty=0"]);
+    // Another apt may be running: unattended upgrades, an image that is still booting.
+    command.args(["-o", "DPkg::Lock::Timeout=120"]).args(options).args(names);
+    process::run(&mut command)
+}
+
+/// Package and candidate version from `apt-cache policy`.
+fn parse_policy(output: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut package = None;
+    for line in output.lines() {
+        if let Some(name) = line.strip_suffix(':').filter(|name| !name.starts_with(' ')) {
+            package = Some(name.to_owned());
+        } else if let Some(version) = line.trim().strip_prefix("Candidate: ")
+            && version != "(none)"
+            && let Some(package) = package.take()
+        {
+            found.push((package, version.to_owned()));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policy_gives_candidates_only() {
+        let output = "rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0+dfsg1-1~deb12u2\n  Version \
+                      table:\n     1.96.0+dfsg1-1~deb12u2 500\nghost:\n  Installed: (none)\n  \
+                      Candidate: (none)\n  Version table:\nkmod:\n  Installed: 30\n  Candidate: 30\n";
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(
+            parse_policy(output),
+            [pair("rustc-web", "1.96.0+dfsg1-1~deb12u2"), pair("kmod", "30")]
+        );
+        assert_eq!(parse_policy(""), []);
+    }
+}

@@ -1,0 +1,41 @@
+//! Where things stand in the work tree.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+/// The workspace's root.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ stands in the workspace's root")
+}
+
+/// The root's `target`, where everything that xtask makes goes.
+pub(crate) fn target() -> PathBuf {
+    root().join("target")
+}
+
+/// Tools built from the registry (`cargo install --root`), kept out of the user's PATH.
+pub(crate) fn tools() -> PathBuf {
+    target().join("tools")
+}
+
+/// The eBPF object that netdiag embeds.
+pub(crate) fn ebpf_object() -> PathBuf {
+    target().join("ebpf/netdiag-ebpf")
+}
+
+/// The userspace binary of a cargo profile directory (`debug` or `release`).
+pub(crate) fn netdiag(profile: &str) -> PathBuf {
+    target().join(profile).join("netdiag")
+}
+
+/// Where cargo puts what it builds for this machine: `target/TRIPLE`, as the build target is named
+/// in .cargo/config.toml.
+pub(crate) fn host_target() -> Result<PathBuf> {
+    let xtask = env::current_exe().context("cannot tell where this program stands")?;
+    let profile = xtask.parent().context("this program stands in no directory")?;
+    Ok(profile.parent().context("this program stands in no target directory")?.to_path_buf())
+}
