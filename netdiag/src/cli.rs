@@ -1,1 +1,264 @@
-//! To be written.
+//! The command line: what was typed, parsed into values with units. Nothing is looked up and
+//! nothing is opened here; [`crate::config`] does that.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use netdiag_common::signal::Signal;
+
+use crate::exit;
+
+pub mod value;
+
+use value::{NetnsName, Prefix, SortKey, SourceChoice};
+
+const EXAMPLES: &str = "\
+Examples:
+  netdiag                            what every flow of this node does, each second
+  netdiag --peer-port 5432 -i 5s     only connections to PostgreSQL servers
+  netdiag live -d 30s -o json        30 lines of JSON, then the total
+  netdiag record --out /var/lib/netdiag -i 10s
+  netdiag doctor                     what this kernel allows, and what is missing
+
+Without a command it is `live`; its flags: `netdiag live --help`.
+Exit status: 0 ran, 1 failed while running, 2 wrong usage, 3 cannot observe,
+4 --strict and samples were lost.";
+
+const FILTERS: &str = "Filters (AND between flags, OR between the values of one)";
+const KERNEL: &str = "Kernel";
+
+/// Says why this node's network is slow: send latency and retransmits per flow
+#[derive(Clone, Debug, Parser)]
+#[command(name = "netdiag", version, max_term_width = 80, after_help = EXAMPLES)]
+#[command(subcommand_required = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Show what each flow does, every interval (the default)
+    Live(Live),
+    /// Write the latency histograms of each interval to files
+    Record(Record),
+    /// Say what this kernel and these privileges allow, and what is lost
+    Doctor(Doctor),
+}
+
+/// `netdiag live`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netdiag live --sort retransmits --top 5
+  netdiag live --port 443,8443 --netns blue -i 500ms
+  netdiag live --pid 4711 -d 1m -o json --strict")]
+pub struct Live {
+    /// How and what to watch.
+    #[command(flatten)]
+    pub watch: Watch,
+    /// Which kernel facilities to use.
+    #[command(flatten)]
+    pub kernel: Kernel,
+}
+
+/// `netdiag record`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Files are netdiag-NODE-TIME.hlog (HdrHistogram interval log 1.3, values in
+nanoseconds) and the same name with .jsonl (one snapshot per interval).
+
+Examples:
+  netdiag record --out /var/lib/netdiag
+  netdiag record --out dumps -i 10s -d 1h --max-disk 200MiB --top 100")]
+pub struct Record {
+    /// Directory of the files; created with mode 0700 when missing
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Name of the node in file names and snapshots [default: $NODE_NAME, else the host name]
+    #[arg(long, value_name = "NAME", value_parser = value::node)]
+    pub node: Option<String>,
+    /// Room that all files of this node in DIR may take; the oldest go first
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = value::max_disk)]
+    pub max_disk: u64,
+    /// Size at which a new pair of files is begun [default: 64MiB, at most a quarter of --max-disk]
+    #[arg(long, value_name = "BYTES", value_parser = value::rotate_size)]
+    pub rotate_size: Option<u64>,
+    /// Age at which a new pair of files is begun
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = value::rotate_every)]
+    pub rotate_every: Duration,
+    /// How and what to watch.
+    #[command(flatten)]
+    pub watch: Watch,
+    /// Which kernel facilities to use.
+    #[command(flatten)]
+    pub kernel: Kernel,
+}
+
+/// `netdiag doctor`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netdiag doctor
+  netdiag doctor -o json | jq '.signals[] | select(.status != \"full\")'
+  netdiag doctor --source send=kprobe    would this source work here?")]
+pub struct Doctor {
+    /// Form of the output
+    #[arg(short, long, value_enum, value_name = "FORM", default_value_t)]
+    pub output: Output,
+    /// Which kernel facilities to use.
+    #[command(flatten)]
+    pub kernel: Kernel,
+}
+
+/// Form of the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people, 80 columns
+    #[default]
+    Text,
+    /// One JSON object per line, see docs/schema
+    Json,
+}
+
+/// How programs' own diagnostics are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// Only what went wrong
+    Error = 1,
+    /// And what is odd
+    Warn = 2,
+    /// And what is done
+    Info = 3,
+    /// And how
+    Debug = 4,
+    /// Everything
+    Trace = 5,
+}
+
+/// How and what to watch: shared by the commands that watch.
+#[derive(Clone, Debug, Args)]
+pub struct Watch {
+    /// Time between two outputs, with a unit, 100ms to 1h
+    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = value::interval)]
+    pub interval: Duration,
+    /// Stop after this long, with a unit [default: run until interrupted]
+    #[arg(short, long, value_name = "TIME", value_parser = value::duration)]
+    pub duration: Option<Duration>,
+    /// Form of the output
+    #[arg(short, long, value_enum, value_name = "FORM", default_value_t)]
+    pub output: Output,
+    /// List the first N flows, the rest is summed up in `other`
+    /// [default: live 20, live -o json all, record 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub top: Option<u32>,
+    /// Sort flows by a metric's p50, p99 or max, or by a count, largest first
+    /// [default: the most samples]
+    #[arg(long, value_name = "KEY", value_parser = value::sort)]
+    pub sort: Option<SortKey>,
+    /// List flows that were idle in the interval, too
+    #[arg(long)]
+    pub all: bool,
+    /// Forget a flow after this long without activity
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = value::idle)]
+    pub idle: Duration,
+    /// Flows remembered; beyond, the longest idle one is summed up in `other`
+    #[arg(long, value_name = "N", default_value_t = 65_536,
+        value_parser = clap::value_parser!(u32).range(16..=4_194_304))]
+    pub max_flows: u32,
+    /// End with status 4 when samples were lost or missed
+    #[arg(long)]
+    pub strict: bool,
+    /// Process that owns the socket
+    #[arg(long, value_name = "PID", value_delimiter = ',', help_heading = FILTERS,
+        value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    pub pid: Vec<u32>,
+    /// Port of either end
+    #[arg(long, value_name = "PORT", value_delimiter = ',', help_heading = FILTERS,
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Vec<u16>,
+    /// Port of this end
+    #[arg(long, value_name = "PORT", value_delimiter = ',', help_heading = FILTERS,
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub local_port: Vec<u16>,
+    /// Port of the other end
+    #[arg(long, value_name = "PORT", value_delimiter = ',', help_heading = FILTERS,
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub peer_port: Vec<u16>,
+    /// Address or prefix of the other end: 10.0.0.0/8, 2001:db8::1
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = FILTERS,
+        value_parser = value::prefix)]
+    pub peer: Vec<Prefix>,
+    /// Network namespace: inode, name under /run/netns, path, or pid:N
+    #[arg(long, value_name = "NETNS", value_delimiter = ',', help_heading = FILTERS,
+        value_parser = value::netns)]
+    pub netns: Vec<NetnsName>,
+    /// Wait for a --pid or --netns that does not exist yet
+    #[arg(long, help_heading = FILTERS)]
+    pub wait: bool,
+}
+
+/// Which kernel facilities to use: shared by all commands.
+#[derive(Clone, Debug, Args)]
+pub struct Kernel {
+    /// Signals to observe [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = KERNEL,
+        value_parser = value::signal)]
+    pub signals: Vec<Signal>,
+    /// Force the source of a signal, e.g. send=kprobe; may be repeated
+    #[arg(long, value_name = "SIGNAL=SOURCE", value_delimiter = ',', help_heading = KERNEL,
+        value_parser = value::source)]
+    pub source: Vec<SourceChoice>,
+    /// BTF of the kernel, where it has none of its own
+    #[arg(long, value_name = "FILE", help_heading = KERNEL)]
+    pub btf: Option<PathBuf>,
+    /// Where the host's file system is mounted, in a container [default: /]
+    #[arg(long, value_name = "DIR", help_heading = KERNEL)]
+    pub host_root: Option<PathBuf>,
+    /// Size of the ring buffer; a power of two of whole pages
+    #[arg(long, value_name = "BYTES", default_value = "8MiB", help_heading = KERNEL,
+        value_parser = value::ring_size)]
+    pub ring_size: u32,
+    /// Show the eBPF programs' own diagnostics
+    #[arg(long, value_enum, value_name = "LEVEL", help_heading = KERNEL)]
+    pub log: Option<LogLevel>,
+}
+
+/// What a command line asks for.
+#[derive(Clone, Debug)]
+pub enum Asked {
+    /// Run a command.
+    Run(Box<Cli>),
+    /// Print this text: help or version.
+    Print(String),
+}
+
+/// Parses a command line; `args[0]` is the program's name.
+///
+/// # Errors
+/// Wrong usage, in one line.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, exit::Error> {
+    let matches = Cli::command().try_get_matches_from(with_command(args.into_iter().collect()));
+    match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => Ok(Asked::Run(Box::new(cli))),
+        Err(error) => exit::from_clap(&error).map(Asked::Print),
+    }
+}
+
+/// Puts in the default command where the first argument is a flag, or where there is none.
+fn with_command(mut args: Vec<OsString>) -> Vec<OsString> {
+    if args.is_empty() {
+        args.push("netdiag".into());
+    }
+    let first = args.get(1).and_then(|first| first.to_str()).unwrap_or_default();
+    let own = ["-h", "--help", "-V", "--version"].contains(&first);
+    if (first.starts_with('-') && !own) || args.len() == 1 {
+        args.insert(1, "live".into());
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests;

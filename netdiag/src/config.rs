@@ -1,1 +1,328 @@
-//! To be written.
+//! From what was typed to what a run does: plain data, validated, with every default filled in.
+//!
+//! Two steps: [`Config::new`] is pure; [`filters`] looks up the processes and namespaces that
+//! filters name, again and again under `--wait`.
+
+use std::{path::PathBuf, time::Duration};
+
+use netdiag_common::{
+    globals::{FILTER_VALUES, Filters, Numbers, Prefixes},
+    signal::Signal,
+};
+
+use crate::{
+    cli::{
+        self, Cli, Output,
+        value::{NetnsName, Prefix, SortKey, SourceChoice, mask, nearest},
+    },
+    exit::Error,
+};
+
+pub mod host;
+
+/// Rows of the text table where `--top` is not given.
+const TOP_TEXT: usize = 20;
+/// Flows of an interval that `record` writes where `--top` is not given.
+const TOP_RECORD: usize = 1_000;
+/// Size of a pair of files where `--rotate-size` is not given.
+const ROTATE_SIZE: u64 = 64 << 20;
+/// Rotated files that must fit `--max-disk`, so that removing the oldest one leaves something.
+const ROTATED_AT_LEAST: u64 = 4;
+
+/// Everything that decides what a run does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// What to do.
+    pub command: Command,
+    /// Which kernel facilities to use.
+    pub kernel: Kernel,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// A table or an object every interval.
+    Live(Watch),
+    /// Histograms of every interval to files.
+    Record(Watch, Dump),
+    /// What this kernel allows.
+    Doctor(Output),
+}
+
+/// Which kernel facilities to use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Signals to observe, in the order of [`Signal::ALL`]; always with [`Signal::Socket`], which
+    /// gives the flows of all others their names.
+    pub signals: Vec<Signal>,
+    /// Forced sources, at most one per signal, each of an observed signal.
+    pub sources: Vec<SourceChoice>,
+    /// BTF of the kernel, where it has none of its own.
+    pub btf: Option<PathBuf>,
+    /// Where the host's file system is.
+    pub host_root: PathBuf,
+    /// Size of the ring buffer: a power of two of whole pages.
+    pub ring_bytes: u32,
+    /// Which of the programs' own diagnostics are wanted: 0 none, 1 errors to 5 everything.
+    pub log_level: u32,
+}
+
+/// How and what to watch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Watch {
+    /// Time between two outputs.
+    pub interval: Duration,
+    /// Stop after this long.
+    pub duration: Option<Duration>,
+    /// Form of the output.
+    pub output: Output,
+    /// Flows listed one by one, `None` all.
+    pub top: Option<usize>,
+    /// Order of the flows, `None` by samples.
+    pub sort: Option<SortKey>,
+    /// List idle flows, too.
+    pub all: bool,
+    /// Forget a flow after this long without activity.
+    pub idle: Duration,
+    /// Flows remembered.
+    pub max_flows: usize,
+    /// Loss decides the exit status.
+    pub strict: bool,
+    /// What filters name; see [`filters`].
+    pub targets: Targets,
+    /// Wait for targets that do not exist yet.
+    pub wait: bool,
+}
+
+/// What filters name: AND between the fields, OR within one, empty passes everything. Each has at
+/// most [`FILTER_VALUES`] values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Targets {
+    /// Process ids of the socket's owner.
+    pub pids: Vec<u32>,
+    /// Either port.
+    pub ports: Vec<u16>,
+    /// Port of this end.
+    pub local_ports: Vec<u16>,
+    /// Port of the other end.
+    pub peer_ports: Vec<u16>,
+    /// Address of the other end.
+    pub peers: Vec<Prefix>,
+    /// Network namespaces.
+    pub netns: Vec<NetnsName>,
+}
+
+/// Where and how `record` writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dump {
+    /// Directory of the files.
+    pub out: PathBuf,
+    /// Name of the node, where given.
+    pub node: Option<String>,
+    /// Room for all files of the node, in bytes.
+    pub max_disk: u64,
+    /// Size at which a new pair of files is begun, in bytes; at most a quarter of `max_disk`.
+    pub rotate_size: u64,
+    /// Age at which a new pair of files is begun.
+    pub rotate_every: Duration,
+}
+
+impl Config {
+    /// Validates a parsed command line and fills in the defaults.
+    ///
+    /// # Errors
+    /// Wrong usage: values that contradict each other, or too many of them.
+    pub fn new(cli: &Cli) -> Result<Self, Error> {
+        match &cli.command {
+            cli::Command::Live(live) => {
+                let default_top = (live.watch.output == Output::Text).then_some(TOP_TEXT);
+                let command = Command::Live(watch(&live.watch, default_top)?);
+                Ok(Self { command, kernel: kernel(&live.kernel)? })
+            }
+            cli::Command::Record(record) => {
+                let command =
+                    Command::Record(watch(&record.watch, Some(TOP_RECORD))?, dump(record)?);
+                Ok(Self { command, kernel: kernel(&record.kernel)? })
+            }
+            cli::Command::Doctor(doctor) => Ok(Self {
+                command: Command::Doctor(doctor.output),
+                kernel: kernel(&doctor.kernel)?,
+            }),
+        }
+    }
+}
+
+fn kernel(flags: &cli::Kernel) -> Result<Kernel, Error> {
+    let wanted = |signal: Signal| {
+        flags.signals.is_empty() || flags.signals.contains(&signal) || signal == Signal::Socket
+    };
+    for (at, choice) in flags.source.iter().enumerate() {
+        let name = choice.signal.name();
+        if flags.source[..at].iter().any(|earlier| earlier.signal == choice.signal) {
+            return Err(Error::usage(format!(
+                "--source names two sources of `{name}`; a signal has one, keep one of them"
+            )));
+        }
+        if !wanted(choice.signal) {
+            return Err(Error::usage(format!(
+                "--source forces `{name}`, which --signals leaves out; add it there"
+            )));
+        }
+    }
+    Ok(Kernel {
+        signals: Signal::ALL.iter().copied().filter(|&signal| wanted(signal)).collect(),
+        sources: flags.source.clone(),
+        btf: flags.btf.clone(),
+        host_root: flags.host_root.clone().unwrap_or_else(|| PathBuf::from("/")),
+        ring_bytes: flags.ring_size,
+        log_level: flags.log.map_or(0, |level| level as u32),
+    })
+}
+
+fn watch(flags: &cli::Watch, default_top: Option<usize>) -> Result<Watch, Error> {
+    if flags.duration.is_some_and(|duration| duration < flags.interval) {
+        return Err(Error::usage(
+            "--duration is shorter than one --interval, so nothing would be shown; \
+             shorten --interval",
+        ));
+    }
+    let counts = [
+        ("--pid", flags.pid.len()),
+        ("--port", flags.port.len()),
+        ("--local-port", flags.local_port.len()),
+        ("--peer-port", flags.peer_port.len()),
+        ("--peer", flags.peer.len()),
+        ("--netns", flags.netns.len()),
+    ];
+    for (flag, count) in counts {
+        if count > FILTER_VALUES {
+            return Err(Error::usage(format!(
+                "{flag} has {count} values, the programs in the kernel take {FILTER_VALUES}; \
+                 leave some out, or a prefix may cover several"
+            )));
+        }
+    }
+    Ok(Watch {
+        interval: flags.interval,
+        duration: flags.duration,
+        output: flags.output,
+        top: flags.top.map(|top| top as usize).or(default_top),
+        sort: flags.sort,
+        all: flags.all,
+        idle: flags.idle,
+        max_flows: flags.max_flows as usize,
+        strict: flags.strict,
+        targets: Targets {
+            pids: flags.pid.clone(),
+            ports: flags.port.clone(),
+            local_ports: flags.local_port.clone(),
+            peer_ports: flags.peer_port.clone(),
+            peers: flags.peer.clone(),
+            netns: flags.netns.clone(),
+        },
+        wait: flags.wait,
+    })
+}
+
+fn dump(flags: &cli::Record) -> Result<Dump, Error> {
+    let most = flags.max_disk / ROTATED_AT_LEAST;
+    let rotate_size = flags.rotate_size.unwrap_or(ROTATE_SIZE.min(most));
+    if rotate_size > most {
+        return Err(Error::usage(format!(
+            "--rotate-size is more than a quarter of --max-disk, so removing one file would \
+             remove most of the record; give at most {most} bytes or raise --max-disk"
+        )));
+    }
+    Ok(Dump {
+        out: flags.out.clone(),
+        node: flags.node.clone(),
+        max_disk: flags.max_disk,
+        rotate_size,
+        rotate_every: flags.rotate_every,
+    })
+}
+
+/// What the node can be asked about the targets of filters.
+pub trait Lookup {
+    /// Whether a process exists.
+    fn process(&self, pid: u32) -> bool;
+    /// Inode number of a network namespace.
+    ///
+    /// # Errors
+    /// Why there is none, as the middle of a sentence.
+    fn netns(&self, name: &NetnsName) -> Result<u32, String>;
+    /// Names that `--netns` knows.
+    fn netns_names(&self) -> Vec<String>;
+}
+
+/// The filters of the programs.
+///
+/// # Errors
+/// A process or namespace that does not exist and so can match nothing: wrong usage, or a reason
+/// to try again under `--wait`.
+pub fn filters(targets: &Targets, node: &impl Lookup) -> Result<Filters, Error> {
+    for &pid in &targets.pids {
+        if !node.process(pid) {
+            return Err(Error::usage(format!(
+                "--pid {pid}: no such process, so nothing would match; check it, or give --wait \
+                 to wait for it"
+            )));
+        }
+    }
+    let mut netns = Vec::new();
+    for name in &targets.netns {
+        netns.push(node.netns(name).map_err(|reason| unknown_netns(name, &reason, node))?);
+    }
+    let wide = |ports: &[u16]| numbers(ports.iter().copied().map(u32::from));
+    Ok(Filters {
+        pid: numbers(targets.pids.iter().copied()),
+        port: wide(&targets.ports),
+        local_port: wide(&targets.local_ports),
+        peer_port: wide(&targets.peer_ports),
+        netns: numbers(netns.into_iter()),
+        peer: prefixes(&targets.peers),
+    })
+}
+
+fn unknown_netns(name: &NetnsName, reason: &str, node: &impl Lookup) -> Error {
+    let known = node.netns_names();
+    let near = nearest(&name.to_string(), known.iter().map(String::as_str)).join(", ");
+    let hint = match (near.is_empty(), known.is_empty()) {
+        (false, _) => format!("did you mean {near}?"),
+        (true, false) => {
+            format!("there are {}", known.iter().take(5).cloned().collect::<Vec<_>>().join(", "))
+        }
+        (true, true) => "there is none with a name, pid:N works for any process".to_owned(),
+    };
+    Error::usage(format!(
+        "--netns {name}: {reason}, so nothing would match; {hint} (--wait waits for it)"
+    ))
+}
+
+fn numbers(all: impl Iterator<Item = u32>) -> Numbers {
+    let mut numbers = Numbers::default();
+    for (place, value) in numbers.values.iter_mut().zip(all) {
+        *place = value;
+        numbers.len += 1;
+    }
+    numbers
+}
+
+fn prefixes(all: &[Prefix]) -> Prefixes {
+    let mut prefixes = Prefixes::default();
+    for (at, prefix) in all.iter().take(FILTER_VALUES).enumerate() {
+        prefixes.network[at] = words(prefix.network.octets());
+        prefixes.mask[at] = words(mask(prefix.length).to_be_bytes());
+        prefixes.len += 1;
+    }
+    prefixes
+}
+
+/// Sixteen bytes of an address as a program loads them from memory, four at a time.
+fn words(octets: [u8; 16]) -> [u32; 4] {
+    let (words, _none) = octets.as_chunks::<4>();
+    std::array::from_fn(|at| u32::from_ne_bytes(words[at]))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,12 @@
 //! Flows: the table that events are folded into, and what is taken out of it each interval.
 
 use netdiag_common::flow::FlowKey;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     flow::latency::Latency,
     signal::{CountId, MetricId},
-    snapshot::Role,
 };
 
 pub mod latency;
@@ -17,6 +18,18 @@ mod tally;
 pub mod tuples;
 
 pub use table::{Config, FlowTable, Seed};
+
+/// Which end of a connection this is.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It called connect.
+    Client,
+    /// It was accepted from a listener.
+    Server,
+}
 
 /// One flow's share of an interval or a run, frozen.
 #[derive(Clone, Debug, Default)]

@@ -2,10 +2,16 @@
 //!
 //! The only part of netdiag that names aya.
 
+mod account;
+pub mod attach;
 pub mod btf;
 pub mod facts;
+mod hooks;
 pub mod memlock;
 pub mod missed;
+mod object;
 mod pseudo;
+pub mod ring;
 pub mod symbols;
 pub mod tracefs;
+pub mod tracer;

@@ -1,1 +1,11 @@
-//! To be written.
+//! What leaves the process: one file per view, and one line here.
+
+pub mod doctor;
+pub mod dump;
+pub mod json;
+pub mod table;
+
+#[cfg(test)]
+mod sample;
+#[cfg(test)]
+mod schema;

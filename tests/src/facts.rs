@@ -24,6 +24,7 @@ impl Facts {
     }
 
     /// Two values that must be the same.
+    #[expect(clippy::needless_pass_by_value, reason = "callers compare temporaries")]
     pub fn equal<T: PartialEq + Debug>(&mut self, what: impl Display, found: T, expected: T) {
         if found == expected {
             self.note(format_args!("{what}: {found:?}, as expected"));

@@ -49,7 +49,7 @@ pub fn all() -> Result<[Reader; 3]> {
     let jar = [debian_jar, jar].into_iter().find(|jar| jar.is_file());
     let jar = jar.context("the jar of libhdrhistogram-java is not installed")?;
     let java = tool::find("java").context("java is not installed")?;
-    let tools = tool::target_directory().context("not run by cargo")?.join("test-tools");
+    let tools = tool::test_tools();
     let python = tools.join("python/bin/python3");
     ensure!(python.is_file(), "{} is missing: cargo xtask setup", python.display());
     let modules = tools.join("node_modules");

@@ -57,9 +57,8 @@ pub fn finish(what: &str, output: &Output) -> Result<String> {
     Ok(stdout.into_owned())
 }
 
-/// Directory that cargo builds into, when this test was started from there.
+/// Directory of the tools that `cargo xtask setup` installs for the tests.
 #[must_use]
-pub fn target_directory() -> Option<PathBuf> {
-    let executable = env::current_exe().ok()?;
-    executable.ancestors().find(|path| path.join("CACHEDIR.TAG").is_file()).map(Path::to_path_buf)
+pub fn test_tools() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-tools")
 }

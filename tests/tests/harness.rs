@@ -4,12 +4,20 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Context, Result};
+use hdrhistogram::{
+    Histogram,
+    serialization::{
+        V2DeflateSerializer,
+        interval_log::{IntervalLogWriterBuilder, Tag},
+    },
+};
 use netdiag_tests::{
     counters::{TcpCounters, wait_until_quiet},
     facts::Facts,
     fault, machine,
     namespace::Namespace,
     network::{LEFT_V4, Pair, RIGHT_V4},
+    reader::{self, Read},
     require,
     requirement::{Feature, alone},
     traffic::{
@@ -167,6 +175,42 @@ fn every_way_of_sending_sends() -> Result<()> {
     let mut facts = Facts::new();
     facts.note(format_args!("{sent:?}"));
     facts.equal("bytes received", received, sent.iter().map(|call| call.bytes).sum::<usize>());
+    facts.finish();
+    Ok(())
+}
+
+/// The readers understand each other's reference and agree with the library that netdiag uses.
+#[test]
+fn readers_agree_on_a_log() -> Result<()> {
+    require!(Feature::Readers);
+    let mut whole = Histogram::<u64>::new_with_bounds(1, 3_600_000_000_000, 2)?;
+    let mut file = tempfile::NamedTempFile::new()?;
+    let mut serializer = V2DeflateSerializer::new();
+    let mut log = IntervalLogWriterBuilder::new().begin_log_with(&mut file, &mut serializer)?;
+    for interval in 0..3 {
+        let mut part = Histogram::<u64>::new_with_bounds(1, 3_600_000_000_000, 2)?;
+        for value in 1..=200 {
+            part.record(value * value * value * 40_000)?;
+        }
+        let start = Duration::from_secs(interval);
+        for tag in [None, Tag::new("f12.send")] {
+            log.write_histogram(&part, start, Duration::from_secs(1), tag)?;
+        }
+        log.write_comment("[Complete: 1]")?;
+        whole.add(&part)?;
+    }
+    let expected = Read {
+        intervals: 3,
+        count: whole.len(),
+        max: whole.max(),
+        p99: whole.value_at_quantile(0.99),
+    };
+    let mut facts = Facts::new();
+    for reader in reader::all()? {
+        for (tag, read) in reader.read(file.path())? {
+            facts.equal(format_args!("{}: {tag:?}", reader.language), read, expected);
+        }
+    }
     facts.finish();
     Ok(())
 }

@@ -114,8 +114,10 @@ impl Bpftrace {
             "BEGIN {{ printf(\"ready\\n\"); }} {probe} /pid == {}/ {{ @sends = count(); }}",
             std::process::id()
         );
-        let mut child = tool::command("bpftrace")?
-            .args(["-e", &program])
+        // It needs tracefs, which not every machine mounts: a mount of its own.
+        let script = "mount -t tracefs none /sys/kernel/tracing; exec bpftrace -e \"$0\"";
+        let mut child = tool::command("unshare")?
+            .args(["--mount", "sh", "-c", script, &program])
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()?;

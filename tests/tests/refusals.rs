@@ -131,7 +131,7 @@ fn no_usable_btf() -> Result<()> {
 }
 
 #[test]
-fn no_signal_attaches_but_doctor_tells_why() -> Result<()> {
+fn doctor_names_kernel_and_signals() -> Result<()> {
     let _alone = alone();
     let doctor = run(&["doctor"])?;
     let mut facts = Facts::new();

@@ -35,9 +35,9 @@ fn lossy_traffic(pair: &Pair) -> Result<()> {
     for family in FAMILIES.into_iter().cycle().take(9) {
         connections.push(Connection::open(&pair.left, &pair.right, family)?);
     }
-    let bulk = Exchange { sends: machine::amount(60, 20), bytes: 32 << 10, echo: false };
+    let bulk = Exchange { sends: machine::amount(150, 40), bytes: 32 << 10, echo: false };
     let small = Exchange { sends: machine::amount(80, 30), bytes: 100, echo: true };
-    let plan = |i: usize| if i % 3 == 0 { small } else { bulk };
+    let plan = |i: usize| if i.is_multiple_of(3) { small } else { bulk };
     exchange(connections.iter().enumerate().map(|(i, connection)| (connection, plan(i))))?;
     loss.end()?;
     for connection in connections {
@@ -130,17 +130,22 @@ fn explain(facts: &mut Facts, total: &Snapshot, inodes: &[u32], kernel: &TcpCoun
     for name in KINDS {
         facts.note(format_args!("{name}: {}", of(name)));
     }
-    facts.holds("hundreds were sent again", kernel["RetransSegs"] > machine::amount(1000, 100));
+    facts.holds("many were sent again", kernel["RetransSegs"] > machine::amount(2000, 200));
     facts.equal("SYN and SYN-ACK", of("syn") + of("synack"), kernel["TCPSynRetrans"]);
     facts.holds("both were provoked", of("syn") > 0 && of("synack") > 0);
     // tcp_xmit_retransmit_queue counts under the one or the other by whether the state is Loss.
     facts.equal("fast recovery", of("fast"), kernel["TCPFastRetrans"]);
-    // A timeout sends one segment, the first SYN's as well; the rest of the loss follows as slow
-    // start.
-    facts.equal(
-        "timeouts, with SYNs and the recovery after them",
-        of("rto") + of("syn"),
-        kernel["TCPTimeouts"] + kernel["TCPSlowStartRetrans"],
+    // A timeout sends one segment, the first SYN's as well, unless its first copy still waits in a
+    // queue of this host; the rest of the loss follows as slow start.
+    let (timeouts, rest) = (kernel["TCPTimeouts"], kernel["TCPSlowStartRetrans"]);
+    let not_sent = kernel["TCPSpuriousRtxHostQueues"];
+    let found = of("rto") + of("syn");
+    facts.holds(
+        format_args!(
+            "{found} by timeouts (SYNs too) are {timeouts} timeouts, less at most {not_sent} that \
+             sent nothing, and {rest} in slow start"
+        ),
+        (timeouts + rest - not_sent..=timeouts + rest).contains(&found),
     );
     // A probe sends new data where there is some, and is no retransmission then.
     facts.holds(

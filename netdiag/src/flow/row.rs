@@ -6,7 +6,7 @@ use netdiag_common::flow::{FlowId, FlowKey, TcpCounters};
 
 use crate::{
     flow::{
-        Frozen,
+        Frozen, Role,
         readings::{Growth, Readings},
         tally::Tally,
         tuples::is_complete,
@@ -15,7 +15,6 @@ use crate::{
         CountId, Fold, MetricId,
         socket::{self, BYTES_RECEIVED, BYTES_SENT, SEGMENTS_SENT, What},
     },
-    snapshot::Role,
 };
 
 /// What is known of one flow.

@@ -4,20 +4,21 @@
 use std::{collections::HashMap, mem};
 
 use foldhash::fast::RandomState;
-use netdiag_common::flow::{FlowId, FlowKey, SocketRef, TcpCounters};
+use netdiag_common::flow::{FlowId, FlowKey, TcpCounters};
 use slab::Slab;
 
 use crate::{
     flow::{
-        Frozen, Interval,
+        Frozen, Interval, Role,
         recency::{Place, Recency},
         row::Row,
         tally::Tally,
         tuples::{Tuples, is_complete},
     },
     signal::{Event, Subject, socket::What},
-    snapshot::Role,
 };
+
+mod join;
 
 /// Settings of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +148,7 @@ impl FlowTable {
             return false;
         }
         let slot = match self.tuples.find(&seed.key) {
-            Some(slot) if same_cookie(self.rows[slot as usize].cookie, seed.cookie) => slot,
+            Some(slot) if join::same_cookie(self.rows[slot as usize].cookie, seed.cookie) => slot,
             Some(_) => return false, // a socket that came after the dump
             None if self.rows.len() >= self.config.max_flows => return false,
             None => {
@@ -257,110 +258,6 @@ impl FlowTable {
         Interval { flows, other: nameless(other) }
     }
 
-    /// The row of a socket that only its number names; a placeholder when no record introduced it.
-    fn of_id(&mut self, id: FlowId) -> u32 {
-        match self.by_id.get(&id) {
-            Some(&slot) => slot,
-            None => self.insert(Row { flow: id, ..Row::default() }),
-        }
-    }
-
-    /// The row of a socket or connection request; none when nothing identifies it.
-    fn of_socket(
-        &mut self,
-        socket: &SocketRef,
-        closing: bool,
-        tcp: Option<&TcpCounters>,
-    ) -> Option<u32> {
-        let slot = match self.by_id.get(&socket.flow) {
-            Some(&slot) if socket.flow != 0 => {
-                let row = &self.rows[slot as usize];
-                let moved = row.is_shown() && is_complete(&socket.key) && row.key != socket.key;
-                if moved && !closing && !row.closed {
-                    self.succeed(slot, socket, tcp)
-                } else {
-                    slot
-                }
-            }
-            _ => match self.of_key(socket) {
-                Some(slot) => {
-                    let row = &mut self.rows[slot as usize];
-                    if socket.flow != 0 {
-                        row.flow = socket.flow;
-                        self.by_id.insert(socket.flow, slot);
-                    }
-                    slot
-                }
-                None if socket.flow != 0 => {
-                    self.insert(Row { flow: socket.flow, ..Row::default() })
-                }
-                // Its close changes nothing when it was never seen; without a complete key another
-                // record cannot be joined to it.
-                None if closing || !is_complete(&socket.key) => return None,
-                None => self.insert(Row::default()),
-            },
-        };
-        let row = &mut self.rows[slot as usize];
-        if row.cookie == 0 {
-            row.cookie = socket.cookie;
-        }
-        if !row.is_shown() && (is_complete(&socket.key) || !row.is_introduced()) {
-            row.key = socket.key;
-            if row.is_shown() && !row.closed {
-                self.index(slot);
-            }
-        }
-        Some(slot)
-    }
-
-    /// The live row with the key of a socket: any for a request, which has no number; for a
-    /// socket only one that has none yet.
-    fn of_key(&self, socket: &SocketRef) -> Option<u32> {
-        if !is_complete(&socket.key) {
-            return None;
-        }
-        let slot = self.tuples.find(&socket.key)?;
-        let row = &self.rows[slot as usize];
-        let joins = socket.flow == 0 || row.flow == 0 && same_cookie(row.cookie, socket.cookie);
-        joins.then_some(slot)
-    }
-
-    /// A socket that connected again after `connect(AF_UNSPEC)`: the old conversation is closed
-    /// and a new row follows it.
-    fn succeed(&mut self, slot: u32, socket: &SocketRef, tcp: Option<&TcpCounters>) -> u32 {
-        let row = &mut self.rows[slot as usize];
-        row.closed = true;
-        let next = Row {
-            flow: socket.flow,
-            cookie: row.cookie,
-            pid: row.pid,
-            comm: row.comm.clone(),
-            readings: row.readings.next(tcp),
-            ..Row::default()
-        };
-        self.tuples.remove(&row.key, slot);
-        self.recency.promote(slot, Place::Left);
-        self.insert(next)
-    }
-
-    /// Makes a row with a complete key the one that the key finds. A row that was known by its key
-    /// only turns out to be the same socket; any other one's close is late or lost.
-    fn index(&mut self, slot: u32) {
-        let key = self.rows[slot as usize].key;
-        if let Some(older) = self.tuples.find(&key).filter(|&older| older != slot) {
-            let row = &self.rows[older as usize];
-            if row.flow == 0 && same_cookie(row.cookie, self.rows[slot as usize].cookie) {
-                let older = self.take(older);
-                self.rows[slot as usize].absorb(&older);
-            }
-        }
-        self.tuples.insert(&key, slot);
-        if let Some(peer) = self.tuples.find_peer(&key).filter(|&peer| peer != slot) {
-            self.rows[slot as usize].pair = Some(self.rows[peer as usize].number);
-            self.rows[peer as usize].pair = Some(self.rows[slot as usize].number);
-        }
-    }
-
     fn touch(&mut self, slot: u32, now_ns: u64) {
         let row = &mut self.rows[slot as usize];
         row.last_ns = row.last_ns.max(now_ns);
@@ -420,11 +317,6 @@ impl FlowTable {
             self.other.merge(&fresh);
         }
     }
-}
-
-/// Whether two cookies may be of one socket: 0 is unknown.
-const fn same_cookie(a: u64, b: u64) -> bool {
-    a == 0 || b == 0 || a == b
 }
 
 fn nameless(tally: Tally) -> Frozen {

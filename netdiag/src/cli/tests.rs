@@ -1,0 +1,142 @@
+use super::*;
+use crate::signal::DEFINITIONS;
+
+fn parse_line(line: &str) -> Result<Asked, exit::Error> {
+    parse(line.split(' ').map(OsString::from))
+}
+
+fn refusal(line: &str) -> String {
+    match parse_line(line) {
+        Err(error) => {
+            assert_eq!(error.status(), exit::Status::Usage, "{line}");
+            error.to_string()
+        }
+        Ok(asked) => panic!("`{line}` was accepted: {asked:?}"),
+    }
+}
+
+fn watch(line: &str) -> Watch {
+    match parse_line(line) {
+        Ok(Asked::Run(cli)) => match cli.command {
+            Command::Live(live) => live.watch,
+            Command::Record(record) => record.watch,
+            Command::Doctor(_) => panic!("`{line}` watches nothing"),
+        },
+        other => panic!("`{line}`: {other:?}"),
+    }
+}
+
+#[test]
+fn clap_finds_no_contradiction() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn live_is_the_default() {
+    for line in ["netdiag", "netdiag live", "netdiag -i 1s", "netdiag --pid 1"] {
+        assert!(
+            matches!(parse_line(line), Ok(Asked::Run(cli)) if matches!(cli.command, Command::Live(_))),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn values_repeat_or_come_by_comma() {
+    assert_eq!(watch("netdiag --port 80,443 --port 8080").port, [80, 443, 8080]);
+    let times = watch("netdiag -i 500ms -d 1m30s");
+    assert_eq!(times.interval, Duration::from_millis(500));
+    assert_eq!(times.duration, Some(Duration::from_secs(90)));
+}
+
+#[test]
+fn every_source_of_every_signal_can_be_forced() {
+    for definition in DEFINITIONS {
+        for source in definition.sources {
+            let text = format!("{}={}", definition.signal.name(), source.name);
+            assert_eq!(
+                value::source(&text),
+                Ok(SourceChoice { signal: definition.signal, source: source.name })
+            );
+        }
+    }
+}
+
+#[test]
+fn every_metric_and_count_sorts() {
+    for (id, _, metric) in crate::signal::metrics() {
+        assert_eq!(value::sort(metric.name), Ok(SortKey::Samples(id)));
+        assert_eq!(value::sort(&format!("{}.p99", metric.name)), Ok(SortKey::Quantile(id, 0.99)));
+    }
+    for (_, _, count) in crate::signal::counts() {
+        assert_eq!(value::sort(count.name), Ok(SortKey::Count(count.name)));
+    }
+    assert_eq!(value::sort("retransmits"), Ok(SortKey::Count("retransmits")));
+}
+
+#[test]
+fn wrong_usage_gets_one_line_that_says_what_is_right() {
+    let cases = [
+        ("netdiag -i 5", "no unit in `5`"),
+        ("netdiag -i 5parsec", "unknown unit `parsec`"),
+        ("netdiag -i 50ms", "give 100ms to 1h"),
+        ("netdiag -i 2h", "give 100ms to 1h"),
+        ("netdiag -i -5s", "netdiag --help"),
+        ("netdiag -d 99999999999999999999999h", "too long"),
+        ("netdiag --no-such-flag", "--no-such-flag"),
+        ("netdiag recrod", "record"),
+        ("netdiag record", "--out"),
+        ("netdiag record --out x --max-disk 1", "at least 1MiB"),
+        ("netdiag record --out x --node a/b", "file name"),
+        ("netdiag --port 0", "--port"),
+        ("netdiag --port 70000", "70000"),
+        ("netdiag --pid 0", "--pid"),
+        ("netdiag --peer 10.0.0.0/33", "0 to 32"),
+        ("netdiag --peer example", "no address"),
+        ("netdiag --netns pid:x", "pid:4711"),
+        ("netdiag --source send=kprobes", "did you mean `kprobe`?"),
+        ("netdiag --source sned=kprobe", "did you mean `send`?"),
+        ("netdiag --source kprobe", "SIGNAL=SOURCE"),
+        ("netdiag --signals drops", "there are: socket, send, retransmit"),
+        ("netdiag --sort send.p98", "did you mean `send.p99`?"),
+        ("netdiag --ring-size 3MiB", "such as 2097152"),
+        ("netdiag --ring-size 1", "power of two"),
+        ("netdiag --top 0", "--top"),
+        ("netdiag -o xml", "text"),
+        ("netdiag doctor --pid 1", "--pid"),
+        ("netdiag -i 1s record", "record"),
+    ];
+    for (line, expected) in cases {
+        let message = refusal(line);
+        assert!(message.contains(expected), "`{line}` says: {message}");
+        assert!(!message.contains('\n'), "`{line}` says more than one line: {message}");
+    }
+}
+
+#[test]
+fn prefixes_are_mapped_and_masked() {
+    let cases = [
+        ("10.1.2.3/8", "::ffff:10.0.0.0", 104),
+        ("0.0.0.0/0", "::ffff:0.0.0.0", 96),
+        ("192.0.2.7", "::ffff:192.0.2.7", 128),
+        ("2001:db8::5/32", "2001:db8::", 32),
+        ("::/0", "::", 0),
+    ];
+    for (text, network, length) in cases {
+        let network = network.parse().expect(network);
+        assert_eq!(value::prefix(text), Ok(Prefix { network, length }), "{text}");
+    }
+}
+
+#[test]
+fn help_fits_80_columns_and_names_every_command() {
+    for line in
+        ["netdiag --help", "netdiag live --help", "netdiag record --help", "netdiag doctor -h"]
+    {
+        let Ok(Asked::Print(text)) = parse_line(line) else { panic!("{line} prints nothing") };
+        for row in text.lines() {
+            assert!(row.chars().count() <= 80, "{line}: {row}");
+        }
+        assert!(text.contains("Examples:"), "{line}");
+    }
+}

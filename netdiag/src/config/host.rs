@@ -1,0 +1,149 @@
+//! What the node says of its processes and network namespaces, for filters.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FsWord, statfs};
+
+use super::Lookup;
+use crate::cli::value::NetnsName;
+
+/// `NSFS_MAGIC` (`include/uapi/linux/magic.h`): the file system of namespaces.
+const NSFS_MAGIC: FsWord = 0x6e73_6673;
+
+/// Directories where tools keep named namespaces (`ip netns`, container runtimes).
+const NAMED: [&str; 3] = ["run/netns", "var/run/netns", "run/docker/netns"];
+
+/// The node, seen through its file system.
+#[derive(Clone, Debug)]
+pub struct Host {
+    root: PathBuf,
+}
+
+impl Host {
+    /// The node whose file system is mounted at `root`.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    fn of_process(&self, pid: u32) -> PathBuf {
+        self.root.join(format!("proc/{pid}/ns/net"))
+    }
+
+    /// Every namespace that a process is in or that is mounted somewhere.
+    fn inodes(&self) -> BTreeSet<u32> {
+        let mut inodes = BTreeSet::new();
+        let processes = fs::read_dir(self.root.join("proc")).into_iter().flatten().flatten();
+        for process in processes {
+            if let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) {
+                inodes.extend(inode(&self.of_process(pid)));
+            }
+        }
+        for mounts in ["proc/1/mountinfo", "proc/self/mountinfo"] {
+            let mounts = fs::read_to_string(self.root.join(mounts)).unwrap_or_default();
+            inodes.extend(mounts.lines().filter_map(mounted_inode));
+        }
+        inodes
+    }
+}
+
+impl Lookup for Host {
+    fn process(&self, pid: u32) -> bool {
+        self.root.join(format!("proc/{pid}/stat")).exists()
+    }
+
+    fn netns(&self, name: &NetnsName) -> Result<u32, String> {
+        let named = |name: &str| {
+            NAMED.iter().find_map(|directory| inode(&self.root.join(directory).join(name)))
+        };
+        match name {
+            NetnsName::Inode(number) => {
+                let known = self.inodes().contains(number).then_some(*number);
+                known
+                    .or_else(|| named(&number.to_string()))
+                    .ok_or_else(|| "no network namespace has this inode number".to_owned())
+            }
+            NetnsName::Name(name) => {
+                named(name).ok_or_else(|| "no such name under /run/netns".to_owned())
+            }
+            NetnsName::Path(path) => {
+                if !path.exists() {
+                    return Err("no such file".to_owned());
+                }
+                inode(path).ok_or_else(|| "not the file of a network namespace".to_owned())
+            }
+            NetnsName::Pid(pid) if !self.process(*pid) => Err("no such process".to_owned()),
+            NetnsName::Pid(pid) => inode(&self.of_process(*pid))
+                .ok_or_else(|| "its namespace cannot be read without privilege".to_owned()),
+        }
+    }
+
+    fn netns_names(&self) -> Vec<String> {
+        let names: BTreeSet<String> = NAMED
+            .iter()
+            .filter_map(|directory| fs::read_dir(self.root.join(directory)).ok())
+            .flat_map(Iterator::flatten)
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.into_iter().collect()
+    }
+}
+
+/// Inode number of a namespace's file; `None` for any other file.
+fn inode(path: &Path) -> Option<u32> {
+    (statfs(path).ok()?.f_type == NSFS_MAGIC)
+        .then(|| fs::metadata(path).ok())
+        .flatten()
+        .and_then(|metadata| u32::try_from(metadata.ino()).ok())
+}
+
+/// Inode number of a network namespace in a line of mountinfo (proc_pid_mountinfo(5)): the fourth
+/// field is the root of the mount, `net:[4026531840]`.
+fn mounted_inode(line: &str) -> Option<u32> {
+    line.split(' ').nth(3)?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_names_mounted_namespaces() {
+        let line = "643 26 0:4 net:[4026532281] /run/netns/blue rw shared:321 - nsfs nsfs rw";
+        assert_eq!(mounted_inode(line), Some(4_026_532_281));
+        assert_eq!(mounted_inode("22 26 0:20 / /sys rw shared:7 - sysfs sysfs rw"), None);
+        assert_eq!(mounted_inode(""), None);
+    }
+
+    #[test]
+    fn this_process_and_its_namespace_are_found() {
+        let host = Host::new(Path::new("/"));
+        let pid = std::process::id();
+        assert!(host.process(pid));
+        let own = host.netns(&NetnsName::Pid(pid)).expect("own namespace");
+        let path = NetnsName::Path("/proc/self/ns/net".into());
+        assert_eq!(host.netns(&path), Ok(own));
+        assert_eq!(host.netns(&NetnsName::Inode(own)), Ok(own));
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_refused_with_its_reason() {
+        let root = tempfile::tempdir().expect("directory");
+        let names = root.path().join("run/netns");
+        fs::create_dir_all(&names).expect("directory");
+        fs::write(names.join("stale"), "").expect("file");
+        let host = Host::new(root.path());
+        assert_eq!(host.netns_names(), ["stale"]);
+        assert!(host.netns(&NetnsName::Name("stale".into())).is_err());
+        assert!(host.netns(&NetnsName::Name("none".into())).is_err());
+        assert!(host.netns(&NetnsName::Inode(1)).is_err());
+        assert!(host.netns(&NetnsName::Pid(1)).is_err());
+        assert!(host.netns(&NetnsName::Path(names.join("stale"))).is_err());
+        assert!(!host.process(1));
+    }
+}

@@ -1,0 +1,129 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    cli::{Asked, value},
+    exit::Status,
+};
+
+fn config(line: &str) -> Result<Config, Error> {
+    match cli::parse(line.split(' ').map(Into::into))? {
+        Asked::Run(cli) => Config::new(&cli),
+        Asked::Print(text) => panic!("`{line}` prints {text}"),
+    }
+}
+
+struct Node;
+
+impl Lookup for Node {
+    fn process(&self, pid: u32) -> bool {
+        pid == 7
+    }
+
+    fn netns(&self, name: &NetnsName) -> Result<u32, String> {
+        match name {
+            NetnsName::Name(name) if name == "blue" => Ok(4_026_532_281),
+            _ => Err("no such name under /run/netns".to_owned()),
+        }
+    }
+
+    fn netns_names(&self) -> Vec<String> {
+        vec!["blue".to_owned(), "green".to_owned()]
+    }
+}
+
+fn targets(line: &str) -> Targets {
+    match config(line).map(|config| config.command) {
+        Ok(Command::Live(watch)) => watch.targets,
+        other => panic!("`{line}`: {other:?}"),
+    }
+}
+
+#[test]
+fn defaults_depend_on_the_command() {
+    let top = |line: &str| match config(line).expect(line).command {
+        Command::Live(watch) | Command::Record(watch, _) => watch.top,
+        Command::Doctor(_) => None,
+    };
+    assert_eq!(top("netdiag"), Some(20));
+    assert_eq!(top("netdiag -o json"), None);
+    assert_eq!(top("netdiag record --out x"), Some(1_000));
+    assert_eq!(top("netdiag record --out x --top 3"), Some(3));
+    let Command::Record(_, dump) =
+        config("netdiag record --out x --max-disk 8MiB").expect("").command
+    else {
+        panic!("no record")
+    };
+    assert_eq!((dump.max_disk, dump.rotate_size), (8 << 20, 2 << 20));
+}
+
+#[test]
+fn socket_is_always_observed() {
+    let kernel = config("netdiag --signals retransmit").expect("valid").kernel;
+    assert_eq!(kernel.signals, [Signal::Socket, Signal::Retransmit]);
+}
+
+#[test]
+fn contradictions_are_wrong_usage() {
+    let cases = [
+        ("netdiag --source send=kprobe,send=fexit", "two sources"),
+        ("netdiag --signals retransmit --source send=kprobe", "--signals leaves out"),
+        ("netdiag -i 10s -d 5s", "shorter than one --interval"),
+        ("netdiag record --out x --max-disk 1MiB --rotate-size 1MiB", "a quarter"),
+        ("netdiag --port 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", "17 values"),
+    ];
+    for (line, expected) in cases {
+        let error = config(line).expect_err(line);
+        assert_eq!(error.status(), Status::Usage, "{line}");
+        assert!(error.to_string().contains(expected), "`{line}` says: {error}");
+    }
+}
+
+#[test]
+fn filters_hold_what_was_named() {
+    let filters = filters(
+        &targets("netdiag --pid 7 --port 80,443 --netns blue --peer 10.0.0.0/8,2001:db8::/33"),
+        &Node,
+    )
+    .expect("all exist");
+    assert_eq!((filters.pid.len, filters.pid.values[0]), (1, 7));
+    assert_eq!((filters.port.len, &filters.port.values[..2]), (2, &[80, 443][..]));
+    assert_eq!((filters.netns.len, filters.netns.values[0]), (1, 4_026_532_281));
+    assert_eq!(filters.peer.len, 2);
+    assert_eq!(
+        filters.peer.network[0],
+        words("::ffff:10.0.0.0".parse::<std::net::Ipv6Addr>().expect("v6").octets())
+    );
+    assert_eq!(filters.local_port, Numbers::default());
+}
+
+#[test]
+fn what_can_match_nothing_is_refused_with_near_names() {
+    let cases = [
+        ("netdiag --pid 8", "--pid 8: no such process"),
+        ("netdiag --netns bleu", "did you mean blue?"),
+        ("netdiag --netns elsewhere", "there are blue, green"),
+    ];
+    for (line, expected) in cases {
+        let error = filters(&targets(line), &Node).expect_err(line);
+        assert_eq!(error.status(), Status::Usage, "{line}");
+        assert!(error.to_string().contains(expected), "`{line}` says: {error}");
+    }
+}
+
+proptest! {
+    /// The words match an address exactly when its first bits are those of the prefix.
+    #[test]
+    fn words_match_like_bits(
+        network: u128, length in 0_u8..=128, flipped in 0_u32..128, address: u128, near: bool,
+    ) {
+        let address = if near { network ^ (1 << flipped) } else { address };
+        let text = format!("{}/{length}", std::net::Ipv6Addr::from(network));
+        let prefixes = prefixes(&[value::prefix(&text).expect("valid")]);
+        let address_words = words(address.to_be_bytes());
+        let matched = (0..4)
+            .all(|at| address_words[at] & prefixes.mask[0][at] == prefixes.network[0][at]);
+        let same = length == 0 || (address ^ network) >> (128 - u32::from(length)) == 0;
+        prop_assert_eq!(matched, same);
+    }
+}

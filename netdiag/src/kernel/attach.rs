@@ -1,0 +1,212 @@
+//! The attach plan: for each signal the first source that works, the refusals kept.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use aya::Ebpf;
+use netdiag_common::{
+    field::Location,
+    globals::{Locations, SlotPlace},
+    signal::Signal,
+};
+
+use super::hooks::{Kernel, Link, program_name, unload};
+use crate::{
+    signal::{Attachment, DEFINITIONS, Definition, Extra, Source, When},
+    snapshot::{Refusal, SignalStatus, Status},
+};
+
+/// What is wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// Signals to observe; `socket` is always among them.
+    pub signals: Vec<Signal>,
+    /// Sources that must be used, by signal.
+    pub forced: BTreeMap<Signal, String>,
+}
+
+/// A program in the kernel.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) signal: Signal,
+    pub(super) program: String,
+    _link: Link,
+}
+
+/// What came out.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) statuses: Vec<SignalStatus>,
+    pub(super) attached: Vec<Attached>,
+}
+
+/// Whether the plan can go on with sockets remembered in this place.
+pub(super) enum Verdict {
+    Done(Outcome),
+    /// A signal works only with programs that cannot reach socket storage.
+    NeedsHash,
+}
+
+/// Attaches every wanted signal.
+pub(super) fn attach(
+    kernel: &Kernel,
+    ebpf: &mut Ebpf,
+    locations: &Locations,
+    place: SlotPlace,
+    wishes: &Wishes,
+) -> Verdict {
+    let mut outcome = Outcome::default();
+    for definition in DEFINITIONS {
+        let wanted =
+            definition.signal == Signal::Socket || wishes.signals.contains(&definition.signal);
+        if !wanted {
+            outcome.statuses.push(off(definition, Vec::new(), "switched off by --signals"));
+            continue;
+        }
+        let mut refused = Vec::new();
+        let mut chosen = None;
+        for source in order(definition, kernel, wishes) {
+            let ready = preconditions(kernel, locations, source);
+            if ready.is_ok() && place == SlotPlace::Storage && !source.typed {
+                return Verdict::NeedsHash; // it is this one's turn, and it cannot reach storage
+            }
+            let result = ready
+                .and_then(|()| try_source(kernel, ebpf, place, definition.signal, source));
+            match result {
+                Ok((attached, missing)) => {
+                    chosen = Some((source, missing));
+                    outcome.attached.extend(attached);
+                    break;
+                }
+                Err(error) => refused
+                    .push(Refusal { source: source.name.to_owned(), reason: one_line(&error) }),
+            }
+        }
+        outcome.statuses.push(match chosen {
+            Some((source, missing)) => SignalStatus {
+                signal: definition.signal.name().to_owned(),
+                status: if missing.is_empty() { Status::Full } else { Status::Degraded },
+                source: Some(source.name.to_owned()),
+                refused,
+                missing,
+            },
+            None => off(definition, refused, definition.help),
+        });
+    }
+    Verdict::Done(outcome)
+}
+
+fn off(definition: &Definition, refused: Vec<Refusal>, missing: &str) -> SignalStatus {
+    SignalStatus {
+        signal: definition.signal.name().to_owned(),
+        status: Status::Off,
+        source: None,
+        refused,
+        missing: vec![missing.to_owned()],
+    }
+}
+
+/// Sources in the order in which this kernel shall try them: where tasks are preempted inside
+/// programs, those that lose nothing by it go first.
+fn order<'a>(
+    definition: &'a Definition,
+    kernel: &Kernel,
+    wishes: &Wishes,
+) -> Vec<&'a Source> {
+    let forced = wishes.forced.get(&definition.signal);
+    let mut sources: Vec<_> = definition
+        .sources
+        .iter()
+        .filter(|source| forced.is_none_or(|name| name == source.name))
+        .collect();
+    if kernel.facts.preemption.may_preempt() {
+        sources.sort_by_key(|source| source.skips_when_preempted);
+    }
+    sources
+}
+
+/// Why a source cannot work here, told without loading anything.
+fn preconditions(kernel: &Kernel, locations: &Locations, source: &Source) -> Result<()> {
+    source.attachments.iter().try_for_each(|attachment| kernel.check(attachment.hook))?;
+    for &field in source.fields {
+        if locations[field as usize] == Location::MISSING.0 {
+            let (structure, path, _) = field.path();
+            bail!("this kernel's BTF has no usable {structure}.{path}");
+        }
+    }
+    Ok(())
+}
+
+fn try_source(
+    kernel: &Kernel,
+    ebpf: &mut Ebpf,
+    place: SlotPlace,
+    signal: Signal,
+    source: &Source,
+) -> Result<(Vec<Attached>, Vec<String>)> {
+    let mut attached = attach_all(kernel, ebpf, place, signal, source.attachments)?;
+    let mut missing: Vec<_> = source.blind.iter().map(|&line| line.to_owned()).collect();
+    for extra in source.extras.iter().filter(|extra| is_wanted(kernel, extra)) {
+        match try_extra(kernel, ebpf, place, signal, extra) {
+            Some((more, blind)) => {
+                attached.extend(more);
+                missing.extend(blind.iter().map(|&line| line.to_owned()));
+            }
+            None => missing.push(extra.lost.to_owned()),
+        }
+    }
+    Ok((attached, missing))
+}
+
+fn is_wanted(kernel: &Kernel, extra: &Extra) -> bool {
+    match extra.when {
+        When::FunctionExists(name) => kernel.btf.function(name).is_some(),
+        When::TracepointArgumentsBelow(name, arguments) => {
+            kernel.btf.tracepoint(name).is_some_and(|args| args.len() < arguments)
+        }
+    }
+}
+
+fn try_extra(
+    kernel: &Kernel,
+    ebpf: &mut Ebpf,
+    place: SlotPlace,
+    signal: Signal,
+    extra: &Extra,
+) -> Option<(Vec<Attached>, &'static [&'static str])> {
+    extra.alternatives.iter().find_map(|(attachments, blind)| {
+        attachments.iter().try_for_each(|attachment| kernel.check(attachment.hook)).ok()?;
+        let attached = attach_all(kernel, ebpf, place, signal, attachments).ok()?;
+        Some((attached, *blind))
+    })
+}
+
+/// Attaches all of them, or none. Ends go first, so that no beginning waits for an end that was
+/// not yet attached.
+fn attach_all(
+    kernel: &Kernel,
+    ebpf: &mut Ebpf,
+    place: SlotPlace,
+    signal: Signal,
+    attachments: &[Attachment],
+) -> Result<Vec<Attached>> {
+    let mut attached = Vec::new();
+    for attachment in attachments.iter().rev() {
+        let program = program_name(ebpf, attachment, place == SlotPlace::Hash);
+        match kernel.attach(ebpf, &program, attachment.hook) {
+            Ok(link) => attached.push(Attached { signal, program, _link: link }),
+            Err(error) => {
+                unload(ebpf, &program);
+                for done in &attached {
+                    unload(ebpf, &done.program);
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(attached)
+}
+
+fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").replace('\n', " ")
+}

@@ -1,0 +1,197 @@
+//! Loading one program and attaching it to its hook, after asking whether the hook can work: a hook
+//! that attaches and never fires is worse than one that is refused.
+
+use std::os::fd::AsFd as _;
+
+use anyhow::{Context as _, Error, Result, anyhow, bail};
+use aya::{
+    Ebpf,
+    programs::{
+        BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint,
+    },
+};
+
+use super::{
+    btf::Btf,
+    facts::Facts,
+    symbols::{Symbol, Symbols},
+    tracefs::{self, Tracefs},
+};
+use crate::signal::{Attachment, DEFINITIONS, Hook};
+
+/// What is known of the kernel before anything is loaded; dropped after the attach.
+pub(super) struct Kernel {
+    pub(super) facts: Facts,
+    /// Types as netdiag reads them; from `--btf FILE` where the kernel publishes none.
+    pub(super) btf: Btf,
+    /// Types as aya needs them for typed programs; only the running kernel's own will do.
+    pub(super) aya_btf: Option<aya::Btf>,
+    pub(super) symbols: Symbols,
+}
+
+/// What keeps a program attached; detaches when dropped.
+#[derive(Debug)]
+pub(super) enum Link {
+    /// The program's own link, dropped with it.
+    Aya,
+    Tracepoint { _attachment: tracefs::Attachment },
+}
+
+impl Kernel {
+    /// The functions that some source hooks.
+    pub(super) fn functions() -> Vec<&'static str> {
+        let mut names: Vec<_> = DEFINITIONS
+            .iter()
+            .flat_map(|definition| definition.sources)
+            .flat_map(|source| {
+                let extras = source.extras.iter().flat_map(|extra| extra.alternatives);
+                source.attachments.iter().chain(extras.flat_map(|(attachments, _)| *attachments))
+            })
+            .filter_map(|attachment| match attachment.hook {
+                Hook::Fentry(name) | Hook::Fexit(name) | Hook::Kprobe(name) => Some(name),
+                Hook::TpBtf(_) | Hook::RawTp(_) | Hook::Tracepoint(..) => None,
+            })
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Why a hook cannot work here, told without loading anything.
+    pub(super) fn check(&self, hook: Hook) -> Result<()> {
+        match hook {
+            Hook::Fentry(name) | Hook::Fexit(name) => {
+                if self.btf.function(name).is_none() {
+                    bail!("this kernel has no function {name}");
+                }
+                self.check_symbol(name)
+            }
+            Hook::Kprobe(name) => {
+                if !self.facts.kprobes {
+                    bail!("this kernel has no kprobes");
+                }
+                self.check_symbol(name)
+            }
+            Hook::TpBtf(name) | Hook::RawTp(name) => {
+                if self.btf.tracepoint(name).is_none() {
+                    bail!("this kernel has no tracepoint {name}");
+                }
+                Ok(())
+            }
+            Hook::Tracepoint(_, name) => {
+                if self.btf.tracepoint(name).is_none() {
+                    bail!("this kernel has no tracepoint {name}");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn check_symbol(&self, name: &str) -> Result<()> {
+        match self.symbols.get(name) {
+            Symbol::Unique { .. } => Ok(()),
+            Symbol::Absent => bail!("{name} is inlined in this kernel"),
+            Symbol::Ambiguous(n) => bail!("this kernel has {n} symbols named {name}"),
+            Symbol::Split => {
+                bail!("the compiler split {name} (.part), so a hook on it would miss calls")
+            }
+        }
+    }
+
+    fn aya_btf(&self) -> Result<&aya::Btf> {
+        self.aya_btf.as_ref().context("this kernel publishes no BTF, which typed programs need")
+    }
+
+    /// Loads a program of the object and attaches it.
+    pub(super) fn attach(&self, ebpf: &mut Ebpf, name: &str, hook: Hook) -> Result<Link> {
+        let program = ebpf
+            .program_mut(name)
+            .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
+        match hook {
+            Hook::Fentry(function) => {
+                let program: &mut FEntry = program.try_into()?;
+                program.load(function, self.aya_btf()?).map_err(brief)?;
+                program.attach().map_err(brief)?;
+            }
+            Hook::Fexit(function) => {
+                let program: &mut FExit = program.try_into()?;
+                program.load(function, self.aya_btf()?).map_err(brief)?;
+                program.attach().map_err(brief)?;
+            }
+            Hook::TpBtf(tracepoint) => {
+                let program: &mut BtfTracePoint = program.try_into()?;
+                program.load(tracepoint, self.aya_btf()?).map_err(brief)?;
+                program.attach().map_err(brief)?;
+            }
+            Hook::RawTp(tracepoint) => {
+                let program: &mut RawTracePoint = program.try_into()?;
+                program.load().map_err(brief)?;
+                program.attach(tracepoint).map_err(brief)?;
+            }
+            Hook::Kprobe(function) => {
+                let program: &mut KProbe = program.try_into()?;
+                program.load().map_err(brief)?;
+                program.attach(function, 0).map_err(brief)?;
+            }
+            Hook::Tracepoint(category, tracepoint) => {
+                let program: &mut TracePoint = program.try_into()?;
+                program.load().map_err(brief)?;
+                let id = Tracefs::open()
+                    .and_then(|tracefs| tracefs.id(category, tracepoint))
+                    .context("tracefs cannot be read")?
+                    .ok_or_else(|| anyhow!("this kernel has no tracepoint {tracepoint}"))?;
+                let attachment = tracefs::attach_tracepoint(program.fd()?.as_fd(), id)
+                    .context("the kernel refused to attach")?;
+                return Ok(Link::Tracepoint { _attachment: attachment });
+            }
+        }
+        Ok(Link::Aya)
+    }
+}
+
+/// The program that an attachment means in this run.
+pub(super) fn program_name(ebpf: &Ebpf, attachment: &Attachment, hashed: bool) -> String {
+    let variant = format!("{}_hash", attachment.program);
+    if hashed && ebpf.program(&variant).is_some() {
+        variant
+    } else {
+        attachment.program.to_owned()
+    }
+}
+
+/// Takes a program out of the kernel again.
+pub(super) fn unload(ebpf: &mut Ebpf, name: &str) {
+    let Some(program) = ebpf.program_mut(name) else { return };
+    // A program that was never loaded has nothing to unload.
+    let _not_loaded = match program {
+        Program::FEntry(p) => p.unload(),
+        Program::FExit(p) => p.unload(),
+        Program::BtfTracePoint(p) => p.unload(),
+        Program::RawTracePoint(p) => p.unload(),
+        Program::KProbe(p) => p.unload(),
+        Program::TracePoint(p) => p.unload(),
+        _ => Ok(()),
+    };
+}
+
+/// A kernel's refusal in one line: the error, and what the verifier said last.
+fn brief(error: ProgramError) -> Error {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let last = log
+                .lines()
+                .rev()
+                .map(str::trim)
+                .find(|line| !line.is_empty() && !line.starts_with("processed "));
+            match last {
+                Some(line) => anyhow!("the kernel refused the program ({io_error}): {line}"),
+                None => anyhow!("the kernel refused the program ({io_error})"),
+            }
+        }
+        ProgramError::SyscallError(error) => {
+            anyhow!("{} was refused ({})", error.call, error.io_error)
+        }
+        other => Error::new(other),
+    }
+}

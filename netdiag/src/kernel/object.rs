@@ -1,0 +1,59 @@
+//! The eBPF object that is part of this binary, and what it is told before it is loaded.
+
+use anyhow::{Context as _, Result};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use netdiag_common::globals::{Filters, Locations, Settings, SlotPlace};
+use zerocopy::IntoBytes as _;
+
+include!(concat!(env!("OUT_DIR"), "/ebpf_object.rs"));
+
+/// Sizes of the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Bytes of the ring of batched samples.
+    pub(super) samples_bytes: u32,
+    /// Bytes of the ring of socket records.
+    pub(super) sockets_bytes: u32,
+    /// Bytes of the ring of rare events.
+    pub(super) events_bytes: u32,
+    /// Sockets that the programs can remember in the hash.
+    pub(super) sockets: u32,
+    /// Send calls under way at once that have no slot to lie in.
+    pub(super) calls: u32,
+    /// Sockets whose owner is seeded for `--pid`.
+    pub(super) owners: u32,
+}
+
+/// Everything that is decided before loading.
+pub(super) struct Frozen<'a> {
+    pub(super) settings: Settings,
+    pub(super) filters: &'a Filters,
+    pub(super) locations: &'a Locations,
+    pub(super) sizes: Sizes,
+    /// aya-log level of the programs' own diagnostics, 0 for none.
+    pub(super) log_level: u8,
+}
+
+/// Creates the maps; programs are loaded one by one later.
+pub(super) fn load(frozen: &Frozen<'_>) -> Result<Ebpf> {
+    let sizes = frozen.sizes;
+    let storage = frozen.settings.slot_place == SlotPlace::Storage as u32;
+    EbpfLoader::new()
+        .btf(None)
+        .verifier_log_level(VerifierLogLevel::DEBUG)
+        .override_global("SETTINGS", frozen.settings.as_bytes(), true)
+        .override_global("FILTERS", frozen.filters.as_bytes(), true)
+        .override_global("LOCATIONS", frozen.locations.as_bytes(), true)
+        .override_global("AYA_LOG_LEVEL", &frozen.log_level, false)
+        .map_max_entries("SAMPLES", sizes.samples_bytes)
+        .map_max_entries("SOCKETS", sizes.sockets_bytes)
+        .map_max_entries("EVENTS", sizes.events_bytes)
+        .map_max_entries("SLOT_HASH", if storage { 1 } else { sizes.sockets })
+        .map_max_entries("STARTS", sizes.calls)
+        .map_max_entries("SEEDED_OWNERS", sizes.owners.max(1))
+        .load(ebpf_object::<true>())
+        .context(
+            "the kernel refused netdiag's maps, so nothing can be observed; check memory limits \
+             (RLIMIT_MEMLOCK, cgroup) and privileges",
+        )
+}

@@ -1,0 +1,365 @@
+//! Programs in the kernel, from attach to detach: what run.rs holds on to.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData},
+    programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
+};
+use netdiag_common::{
+    field::Field,
+    flow::FlowKey,
+    globals::{Filters, Settings, SlotPlace},
+    signal::Signal,
+};
+use zerocopy::IntoBytes as _;
+
+use super::{
+    account::{Counting, accounts},
+    attach::{self, Attached, Outcome, Verdict, Wishes},
+    btf::Btf,
+    facts::Facts,
+    hooks::Kernel,
+    memlock,
+    missed::Runs,
+    object::{self, Frozen, Sizes},
+    ring::{Records, Ring},
+    symbols::Symbols,
+};
+use crate::snapshot::{Account, SignalStatus, Status};
+
+/// Sends under way at once that find no slot: threads that share a socket.
+const CALLS: u32 = 16_384;
+/// The ring of socket records is this much smaller than that of samples.
+const SOCKETS_SHARE: u32 = 2;
+/// So is that of rare events; a mebibyte holds six thousand of them.
+const EVENTS_SHARE: u32 = 8;
+/// What a reading takes out of the rings, in the order in which it is to be decoded: a socket is
+/// introduced before its events and samples are submitted.
+#[derive(Default)]
+pub struct Taken {
+    /// Records of sockets.
+    pub sockets: Records,
+    /// Rare events.
+    pub events: Records,
+    /// Batches of samples.
+    pub samples: Records,
+}
+
+/// How to observe.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Signals and forced sources.
+    pub wishes: Wishes,
+    /// Filters, checked in the kernel.
+    pub filters: Filters,
+    /// Types of a kernel that publishes none.
+    pub btf: Option<PathBuf>,
+    /// Bytes of the ring of samples, a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// Sockets to remember.
+    pub max_flows: u32,
+    /// Shortest time between two reports of a socket's counters.
+    pub report_every_ns: u64,
+    /// Wake the reader for each rare event.
+    pub wake_on_event: bool,
+    /// Whether the programs' own diagnostics are wanted.
+    pub log: bool,
+    /// Owners of the sockets that are there already, for `--pid`.
+    pub owners: Vec<(FlowKey, u32)>,
+}
+
+/// What the kernel gives, without holding on to it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Facts of the kernel.
+    pub facts: Facts,
+    /// How each signal is observed.
+    pub signals: Vec<SignalStatus>,
+}
+
+/// Attached programs; the kernel takes them out when this is dropped or the process dies.
+pub struct Tracer {
+    ebpf: Ebpf,
+    attached: Vec<Attached>,
+    counting: Counting,
+    samples: Ring,
+    sockets: Ring,
+    events: Ring,
+    facts: Facts,
+    signals: Vec<SignalStatus>,
+    missed_before: [u64; Signal::COUNT],
+}
+
+/// Why nothing can be observed; exit status 3.
+#[derive(Debug)]
+pub struct CannotObserve(pub String);
+
+impl std::fmt::Display for CannotObserve {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for CannotObserve {}
+
+impl Tracer {
+    /// Loads and attaches. Must run inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`CannotObserve`] without privilege or BTF, or when no signal attaches.
+    pub fn attach(options: &Options) -> Result<Self> {
+        let kernel = read_kernel(options.btf.as_deref())?;
+        let (locations, _missing) = kernel.btf.locations();
+        for field in IDENTITY {
+            if let Err(error) = kernel.btf.locate(*field) {
+                return Err(CannotObserve(format!(
+                    "{error}: flows cannot be told apart on this kernel; use --btf FILE with its types"
+                ))
+                .into());
+            }
+        }
+        for place in [SlotPlace::Storage, SlotPlace::Hash] {
+            let settings = settings(&kernel, options, place);
+            let mut ebpf = object::load(&Frozen {
+                settings,
+                filters: &options.filters,
+                locations: &locations,
+                sizes: sizes(options),
+                log_level: if options.log { 5 } else { 0 },
+            })?;
+            seed_owners(&mut ebpf, &options.owners)?;
+            match attach::attach(&kernel, &mut ebpf, &locations, place, &options.wishes) {
+                Verdict::NeedsHash => {}
+                Verdict::Done(outcome) => return Self::finish(kernel, ebpf, outcome),
+            }
+        }
+        bail!("no place to remember sockets in works on this kernel; please report this")
+    }
+
+    fn finish(kernel: Kernel, mut ebpf: Ebpf, outcome: Outcome) -> Result<Self> {
+        refuse_if_blind(&outcome.statuses)?;
+        let mut take = |name: &str| {
+            ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
+        };
+        let counting = Counting::new(take("COUNTERS")?)?;
+        let samples = Ring::new(take("SAMPLES")?, "SAMPLES")?;
+        let sockets = Ring::new(take("SOCKETS")?, "SOCKETS")?;
+        let events = Ring::new(take("EVENTS")?, "EVENTS")?;
+        let flush: &mut RawTracePoint = program(&mut ebpf, "send_flush")?;
+        flush.load().context("the kernel refused the program that empties the batches")?;
+        Ok(Self {
+            ebpf,
+            attached: outcome.attached,
+            counting,
+            samples,
+            sockets,
+            events,
+            facts: kernel.facts,
+            signals: outcome.statuses,
+            missed_before: [0; Signal::COUNT],
+        })
+    }
+
+    /// How each signal is observed.
+    #[must_use]
+    pub fn signals(&self) -> &[SignalStatus] {
+        &self.signals
+    }
+
+    /// Facts of the kernel, and the signals.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        Report { facts: self.facts.clone(), signals: self.signals.clone() }
+    }
+
+    /// The programs' diagnostics, if asked for.
+    ///
+    /// # Errors
+    /// The log ring cannot be read.
+    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>> {
+        aya_log::EbpfLogger::init(&mut self.ebpf).context("the programs' log cannot be read")
+    }
+
+    /// Waits until a ring fills up; the caller polls at its own pace beside it.
+    ///
+    /// # Errors
+    /// The descriptor cannot be waited for.
+    pub async fn wanted(&self) -> Result<()> {
+        tokio::select! {
+            result = self.samples.wanted() => result,
+            result = self.sockets.wanted() => result,
+            result = self.events.wanted() => result,
+        }
+    }
+
+    /// Copies out what is in the rings; false when there may be more. Sockets are read last: then
+    /// the introduction of whatever was read before them is among them.
+    pub fn take(&mut self, into: &mut Taken) -> bool {
+        let samples = self.samples.take(&mut into.samples);
+        let events = self.events.take(&mut into.events);
+        let sockets = self.sockets.take(&mut into.sockets);
+        samples && events && sockets
+    }
+
+    /// Empties the half-full batches of all CPUs into the ring.
+    ///
+    /// # Errors
+    /// The kernel refuses to run the program.
+    pub fn flush(&mut self) -> Result<()> {
+        let unflushed = self.counting.read()?.unflushed;
+        let flush: &mut RawTracePoint = program(&mut self.ebpf, "send_flush")?;
+        for cpu in unflushed {
+            let options = RawTracePointRunOptions { cpu: Some(cpu), ..Default::default() };
+            match flush.test_run(options) {
+                Ok(_) => {}
+                // An offline CPU runs nothing; what it held before it went is still there when it
+                // comes back.
+                Err(error) if is_offline(&error) => {}
+                Err(error) => return Err(error).context("a batch could not be flushed"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fates of all samples so far, by signal.
+    ///
+    /// # Errors
+    /// The counters cannot be read.
+    pub fn accounting(&mut self) -> Result<BTreeMap<String, Account>> {
+        let reading = self.counting.read()?;
+        let mut missed = [0; Signal::COUNT];
+        for attached in &self.attached {
+            let Some(program) = self.ebpf.program(&attached.program) else { continue };
+            let runs = Runs::of(program.fd()?.as_fd()).context("reading a program's counts")?;
+            missed[attached.signal as usize] += runs.recursion_misses.unwrap_or(0);
+        }
+        self.missed_before = missed;
+        Ok(accounts(&reading, &missed))
+    }
+
+    /// Takes the programs out of their hooks, so that nothing new is seen; what they counted and
+    /// submitted stays readable.
+    ///
+    /// # Errors
+    /// The last counts of skipped runs cannot be read.
+    pub fn detach(&mut self) -> Result<BTreeMap<String, Account>> {
+        let missed = self.accounting().map(|_| self.missed_before)?;
+        for attached in self.attached.drain(..) {
+            super::hooks::unload(&mut self.ebpf, &attached.program);
+        }
+        Ok(accounts(&self.counting.read()?, &missed))
+    }
+}
+
+/// Fields without which no flow can be named.
+const IDENTITY: &[Field] = &[
+    Field::SkDaddr,
+    Field::SkRcvSaddr,
+    Field::SkDport,
+    Field::SkNum,
+    Field::SkFamily,
+    Field::SkState,
+    Field::SkNet,
+    Field::SkV6Daddr,
+    Field::SkV6RcvSaddr,
+    Field::SkProtocol,
+    Field::NetInum,
+];
+
+fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
+    let facts = Facts::read();
+    if let Some(missing) = facts.privileges.refusal() {
+        return Err(CannotObserve(missing).into());
+    }
+    memlock::raise().ok();
+    let btf = Btf::load(btf_file).map_err(|error| CannotObserve(error.to_string()))?;
+    let aya_btf = aya::Btf::from_sys_fs().ok();
+    let symbols = Symbols::load(&Kernel::functions()).unwrap_or_default();
+    Ok(Kernel { facts, btf, aya_btf, symbols })
+}
+
+fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
+    let retransmit = kernel.btf.tracepoint("tcp_retransmit_skb");
+    Settings {
+        report_every_ns: options.report_every_ns,
+        wake_above_bytes: u64::from(options.ring_bytes / 4),
+        slot_place: place as u32,
+        wake_on_event: u32::from(options.wake_on_event),
+        // Cookies and socket storage came to typed programs together (5.11).
+        has_cookie: u32::from(place == SlotPlace::Storage),
+        retransmit_has_error: u32::from(retransmit.is_some_and(|args| args.len() > 2)),
+    }
+}
+
+fn sizes(options: &Options) -> Sizes {
+    Sizes {
+        samples_bytes: options.ring_bytes,
+        sockets_bytes: (options.ring_bytes / SOCKETS_SHARE).max(4096).next_power_of_two(),
+        events_bytes: (options.ring_bytes / EVENTS_SHARE).max(4096).next_power_of_two(),
+        sockets: options.max_flows.max(1),
+        calls: CALLS.max(options.max_flows / 4),
+        owners: options.owners.len() as u32,
+    }
+}
+
+fn seed_owners(ebpf: &mut Ebpf, owners: &[(FlowKey, u32)]) -> Result<()> {
+    /// A [`FlowKey`] as aya writes it: its bytes.
+    const KEY: usize = size_of::<FlowKey>();
+    let map = ebpf.map_mut("SEEDED_OWNERS").context("the eBPF object has no map SEEDED_OWNERS")?;
+    let mut map: HashMap<&mut MapData, [u8; KEY], u32> = HashMap::try_from(map)?;
+    for (key, pid) in owners {
+        let mut bytes = [0; KEY];
+        bytes.copy_from_slice(key.as_bytes());
+        map.insert(bytes, pid, 0).context("the kernel refused the owner of a socket")?;
+    }
+    Ok(())
+}
+
+fn refuse_if_blind(statuses: &[SignalStatus]) -> Result<()> {
+    let of = |signal: Signal| &statuses[signal as usize];
+    let identity = of(Signal::Socket);
+    let others_off = Signal::ALL
+        .iter()
+        .filter(|&&signal| signal != Signal::Socket)
+        .all(|&signal| of(signal).status == Status::Off);
+    if identity.status != Status::Off && !others_off {
+        return Ok(());
+    }
+    let reasons: Vec<_> = statuses
+        .iter()
+        .flat_map(|status| {
+            status.refused.iter().map(|refusal| {
+                format!("{}={}: {}", status.signal, refusal.source, refusal.reason)
+            })
+        })
+        .collect();
+    Err(CannotObserve(format!(
+        "no signal can be observed on this kernel: {}; `netdiag doctor` shows what is refused",
+        reasons.join("; ")
+    ))
+    .into())
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let program =
+        ebpf.program_mut(name).with_context(|| format!("the eBPF object has no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+fn is_offline(error: &aya::programs::ProgramError) -> bool {
+    matches!(
+        error,
+        aya::programs::ProgramError::SyscallError(error)
+            if error.io_error.raw_os_error() == Some(libc::ENXIO)
+    )
+}

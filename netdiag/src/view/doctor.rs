@@ -1,0 +1,105 @@
+//! What this kernel and these privileges allow.
+
+use std::io::{self, Write};
+
+use crate::{
+    format::{MISSING, left, sanitised, width},
+    snapshot::{Doctor, SignalStatus, Status},
+};
+
+const INDENT: &str = "    ";
+
+/// Writes the report for people, `columns` wide.
+///
+/// # Errors
+/// What the writer says; a closed pipe among it.
+pub fn text(doctor: &Doctor, columns: usize, out: &mut impl Write) -> io::Result<()> {
+    let mut text = String::new();
+    for line in lines(doctor, columns) {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+fn lines(doctor: &Doctor, columns: usize) -> Vec<String> {
+    let known = |value: &Option<String>| value.as_deref().map_or(MISSING.to_owned(), sanitised);
+    let mut lines = vec![
+        format!("kernel      {}", sanitised(&doctor.kernel)),
+        format!("BTF         {}", if doctor.btf { "yes" } else { "no: give --btf FILE" }),
+        format!("lockdown    {}", known(&doctor.lockdown)),
+        format!("preemption  {}", known(&doctor.preemption)),
+        String::new(),
+    ];
+    let names = doctor.signals.iter().map(|signal| width(&signal.signal)).max().unwrap_or(0);
+    for signal in &doctor.signals {
+        lines.extend(one(signal, names, columns));
+    }
+    lines.push(String::new());
+    lines.push(verdict(doctor));
+    lines
+}
+
+fn one(signal: &SignalStatus, names: usize, columns: usize) -> Vec<String> {
+    let status = match signal.status {
+        Status::Full => "full",
+        Status::Degraded => "degraded",
+        Status::Off => "off",
+    };
+    let source = signal.source.as_ref().map(|source| format!("by {source}")).unwrap_or_default();
+    let mut lines = vec![
+        format!("{}  {}  {source}", left(&signal.signal, names), left(status, 8))
+            .trim_end()
+            .to_owned(),
+    ];
+    for missing in &signal.missing {
+        lines.extend(paragraph(&format!("not seen: {missing}"), columns));
+    }
+    for refusal in &signal.refused {
+        let text = format!("refused {}: {}", refusal.source, refusal.reason);
+        lines.extend(paragraph(&text, columns));
+    }
+    lines
+}
+
+/// Fills lines with the words of a text, indented.
+fn paragraph(text: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in sanitised(text).split(' ') {
+        match lines.last_mut() {
+            Some(line) if width(line) + 1 + width(word) <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) => lines.push(format!("{INDENT}  {word}")),
+            None => lines.push(format!("{INDENT}{word}")),
+        }
+    }
+    lines
+}
+
+fn verdict(doctor: &Doctor) -> String {
+    let count = |status| doctor.signals.iter().filter(|signal| signal.status == status).count();
+    let words = [
+        format!("{} of {} signals full", count(Status::Full), doctor.signals.len()),
+        format!("{} degraded", count(Status::Degraded)),
+        format!("{} off", count(Status::Off)),
+    ];
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::sample;
+
+    #[test]
+    fn reports_look_as_agreed() {
+        for name in ["doctor-full", "doctor-degraded"] {
+            let mut out = Vec::new();
+            text(&sample::read(name), 80, &mut out).expect("memory");
+            insta::assert_snapshot!(name, String::from_utf8(out).expect("UTF-8"));
+        }
+    }
+}

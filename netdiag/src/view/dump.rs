@@ -1,0 +1,216 @@
+//! `record`: the histograms of every interval in files that the HdrHistogram readers understand.
+//!
+//! A pair of files per run and rotation: `netdiag-NODE-TIME.hlog`, an HdrHistogram interval log of
+//! version 1.3, and the same name with `.jsonl`, one snapshot per interval ([`Sidecar`]).
+//!
+//! An interval is *complete* when its line in the sidecar is. The order of writing is: all lines
+//! of the log in one write, closed by a comment `#[Complete: N]`; then the line of the sidecar in
+//! one write; each is on disk before the next begins. So a tear leaves at most one interval too
+//! many, and [`recover`] cuts both files back to the intervals that both hold.
+
+use std::{collections::BTreeMap, io, path::Path};
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::{config, exit, format, snapshot::Snapshot};
+
+pub mod block;
+mod directory;
+mod interval;
+mod pair;
+pub mod recover;
+
+use block::Encoder;
+use directory::{Directory, Room};
+use pair::Pair;
+
+/// A line of the `.jsonl` file: the snapshot of an interval, and which tags of the log are whose.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Sidecar<'a> {
+    /// The interval.
+    #[serde(flatten)]
+    pub snapshot: &'a Snapshot,
+    /// Flow id by tag: the log's `f12.send` belongs to the flow that `f12` names here.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// Where the histograms of an interval come from.
+pub trait Histograms {
+    /// Hands over every histogram of the interval, once: first the node's, metric by metric
+    /// (`flow` is `None`), then those of each flow by its id, `other` for the flows not listed.
+    ///
+    /// # Errors
+    /// The first error of `take`, at once.
+    fn each(
+        &self,
+        take: &mut dyn FnMut(Option<&str>, &str, &Histogram<u64>) -> io::Result<()>,
+    ) -> io::Result<()>;
+}
+
+/// Why nothing is written at present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pause {
+    since: String,
+    intervals: u64,
+}
+
+/// Writes the intervals of a run.
+///
+/// [`Recorder::write`] waits for the disk, so it belongs on a thread of its own.
+#[derive(Debug)]
+pub struct Recorder {
+    directory: Directory,
+    room: Room,
+    settings: config::Dump,
+    pair: Option<Pair>,
+    pause: Option<Pause>,
+    encoder: Encoder,
+}
+
+impl Recorder {
+    /// Opens the directory, makes it (mode 0700) where it is missing, cuts what an earlier run
+    /// left torn, and returns what there is to be said about that, a line each.
+    ///
+    /// # Errors
+    /// [`exit::Status::Usage`] when the directory cannot be used.
+    pub fn open(settings: &config::Dump, node: &str) -> Result<(Self, Vec<String>), exit::Error> {
+        Self::with_room(settings, node, Room::default())
+    }
+
+    fn with_room(
+        settings: &config::Dump,
+        node: &str,
+        room: Room,
+    ) -> Result<(Self, Vec<String>), exit::Error> {
+        let directory = Directory::open(&settings.out, node).map_err(|error| {
+            exit::Error::usage(format!(
+                "--out {}: {error}; nothing was started, choose a directory that this user may \
+                 write to",
+                settings.out.display()
+            ))
+        })?;
+        let said = recover::all(&directory);
+        let settings = settings.clone();
+        let encoder = Encoder::default();
+        Ok((Self { directory, room, settings, pair: None, pause: None, encoder }, said))
+    }
+
+    /// Writes an interval, or leaves it out while the disk is too full, and returns what there is
+    /// to be said: once when it stops writing, and once when it goes on.
+    ///
+    /// # Errors
+    /// Input and output other than a full disk. The files then hold the intervals before.
+    pub fn write(
+        &mut self,
+        snapshot: &Snapshot,
+        histograms: &impl Histograms,
+    ) -> anyhow::Result<Option<String>> {
+        match self.try_write(snapshot, histograms) {
+            Ok(()) => Ok(self.resumed(snapshot)),
+            Err(error) if is_full(&error) => Ok(self.paused(snapshot, &error)),
+            Err(error) => Err(error).with_context(|| {
+                format!(
+                    "the files in {} hold the intervals before {}, this one is not in them",
+                    self.settings.out.display(),
+                    snapshot.start
+                )
+            }),
+        }
+    }
+
+    /// Ends the files.
+    ///
+    /// # Errors
+    /// Input and output; a full disk is none.
+    pub fn close(mut self) -> io::Result<()> {
+        self.end_pair()
+    }
+
+    /// The log that is being written, for messages.
+    #[must_use]
+    pub fn current(&self) -> Option<&Path> {
+        self.pair.as_ref().map(Pair::path)
+    }
+
+    fn try_write(&mut self, snapshot: &Snapshot, histograms: &impl Histograms) -> io::Result<()> {
+        let start = timestamp(&snapshot.start)?;
+        let end = timestamp(&snapshot.end)?;
+        if let Some(reason) = self.room.lacking(&self.directory)? {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, reason));
+        }
+        if self.pair.as_ref().is_some_and(|pair| self.must_rotate(pair, start)) {
+            self.end_pair()?;
+        }
+        let pair = match self.pair.take() {
+            Some(pair) => pair,
+            None => Pair::create(&self.directory, start)?,
+        };
+        let pair = self.pair.insert(pair);
+        let gap = self.pause.as_ref().map(|pause| (pause.since.as_str(), pause.intervals));
+        let number = pair.intervals() + 1;
+        let span = block::Span { file: pair.start(), start, end };
+        let block = self.encoder.encode(snapshot, histograms, span, number, gap)?;
+        self.directory.make_room(self.settings.max_disk, block.len(), pair.name())?;
+        pair.append(&block)
+    }
+
+    /// Whether an interval that begins at `start` belongs into a new pair. It also does when the
+    /// clock was set back: starts in a log are relative to its first one, and never negative.
+    fn must_rotate(&self, pair: &Pair, start: Timestamp) -> bool {
+        let age = start.duration_since(pair.start());
+        pair.bytes() + pair.last_interval_bytes() > self.settings.rotate_size
+            || age.is_negative()
+            || age.unsigned_abs() >= self.settings.rotate_every
+            || pair.is_unlinked()
+    }
+
+    fn end_pair(&mut self) -> io::Result<()> {
+        match self.pair.take().map_or(Ok(()), Pair::end) {
+            Err(error) if is_full(&error) => Ok(()),
+            ended => ended,
+        }
+    }
+
+    fn paused(&mut self, snapshot: &Snapshot, error: &io::Error) -> Option<String> {
+        let first = self.pause.is_none();
+        let pause =
+            self.pause.get_or_insert_with(|| Pause { since: snapshot.start.clone(), intervals: 0 });
+        pause.intervals += 1;
+        first.then(|| {
+            format!(
+                "{}: {error}; tracing goes on, nothing is written until there is room again",
+                self.settings.out.display()
+            )
+        })
+    }
+
+    fn resumed(&mut self, snapshot: &Snapshot) -> Option<String> {
+        let pause = self.pause.take()?;
+        Some(format!(
+            "{}: there is room again; {} intervals from {} to {} are missing from the files",
+            self.settings.out.display(),
+            format::count(pause.intervals),
+            pause.since,
+            snapshot.start
+        ))
+    }
+}
+
+fn timestamp(text: &str) -> io::Result<Timestamp> {
+    text.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Whether the error means that there is no room: of the disk, of the quota, or of a file.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
+#[cfg(test)]
+mod tests;

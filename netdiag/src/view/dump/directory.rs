@@ -1,0 +1,219 @@
+//! The directory of the dumps: names, safe opening, and room.
+//!
+//! Everything is opened relative to one descriptor and without following symlinks, so nobody can
+//! lead a privileged writer elsewhere by swapping a name.
+
+use std::{
+    fs::{DirBuilder, File},
+    io,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
+    path::{Path, PathBuf},
+};
+
+use jiff::{Timestamp, tz::TimeZone};
+use rustix::{
+    fs::{
+        AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fstatvfs, fsync,
+        openat, statat, unlinkat,
+    },
+    io::Errno,
+    process::geteuid,
+};
+
+/// The `--out` directory and the node whose files are in it.
+#[derive(Debug)]
+pub(super) struct Directory {
+    fd: OwnedFd,
+    path: PathBuf,
+    prefix: String,
+}
+
+impl Directory {
+    /// Opens `path`, creating it with mode 0700 where it is missing, and tries whether files can
+    /// be created in it. A full disk is no error here.
+    pub(super) fn open(path: &Path, node: &str) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = || openat(CWD, path, flags, Mode::empty());
+        let fd = match open() {
+            Err(Errno::NOENT) => {
+                DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+                open()
+            }
+            opened => opened,
+        };
+        let fd = fd.map_err(|error| match error {
+            Errno::LOOP | Errno::NOTDIR if path.is_symlink() => {
+                io::Error::other("a symlink is not followed, name the directory itself")
+            }
+            error => error.into(),
+        })?;
+        let directory = Self { fd, path: path.to_owned(), prefix: format!("netdiag-{node}-") };
+        directory.probe()?;
+        Ok(directory)
+    }
+
+    fn probe(&self) -> io::Result<()> {
+        let name = format!(".netdiag-probe-{}", std::process::id());
+        self.remove(&name);
+        match self.create(&name) {
+            Ok(_) => self.remove(&name),
+            Err(error) if super::is_full(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Name of a pair, without extension.
+    pub(super) fn name(&self, time: Timestamp) -> String {
+        let time = time.to_zoned(TimeZone::UTC);
+        format!("{}{}", self.prefix, time.strftime("%Y%m%dT%H%M%SZ"))
+    }
+
+    /// Whether a file name without extension is one of this node's pairs.
+    fn is_ours(&self, name: &str) -> bool {
+        let Some(time) = name.strip_prefix(&self.prefix) else { return false };
+        time.len() == 16
+            && time.bytes().enumerate().all(|(at, byte)| match at {
+                8 => byte == b'T',
+                15 => byte == b'Z',
+                _ => byte.is_ascii_digit(),
+            })
+    }
+
+    /// Creates a file that must not exist, mode 0600, for appending.
+    pub(super) fn create(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::WRONLY
+            | OFlags::APPEND
+            | OFlags::CREATE
+            | OFlags::EXCL
+            | OFlags::NOFOLLOW
+            | OFlags::CLOEXEC;
+        Ok(File::from(openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR)?))
+    }
+
+    /// Opens an earlier file for reading and cutting: only a regular file of this user that has
+    /// no other name.
+    pub(super) fn reopen(&self, name: &str) -> io::Result<File> {
+        let flags =
+            OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::empty())?;
+        let stat = fstat(&fd)?;
+        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !regular || stat.st_nlink != 1 || stat.st_uid != geteuid().as_raw() {
+            return Err(io::Error::other("not a plain file of this user"));
+        }
+        Ok(File::from(fd))
+    }
+
+    /// Removes a file; that it is not there is fine, too.
+    pub(super) fn remove(&self, name: &str) {
+        let _ = unlinkat(&self.fd, name, AtFlags::empty());
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        Ok(fsync(&self.fd)?)
+    }
+
+    /// This node's pairs, oldest first, without extension.
+    pub(super) fn pairs(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.fd)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            let Some((name, "hlog" | "jsonl")) = name.rsplit_once('.') else { continue };
+            if self.is_ours(name) {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn pair_bytes(&self, name: &str) -> u64 {
+        ["hlog", "jsonl"]
+            .iter()
+            .filter_map(|extension| {
+                let name = format!("{name}.{extension}");
+                statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).ok()
+            })
+            .map(|stat| u64::try_from(stat.st_size).unwrap_or_default())
+            .sum()
+    }
+
+    /// Removes the oldest pairs until `more` bytes fit under `max_disk`; never `current` nor one
+    /// that another process writes.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`] when they do not fit even then.
+    pub(super) fn make_room(&self, max_disk: u64, more: u64, current: &str) -> io::Result<()> {
+        let pairs: Vec<(String, u64)> = self
+            .pairs()?
+            .into_iter()
+            .map(|name| {
+                let bytes = self.pair_bytes(&name);
+                (name, bytes)
+            })
+            .collect();
+        let mut total: u64 = pairs.iter().map(|(_, bytes)| bytes).sum::<u64>() + more;
+        for (name, bytes) in pairs {
+            if total <= max_disk {
+                return Ok(());
+            }
+            if name != current && self.is_at_rest(&name) {
+                self.remove(&format!("{name}.hlog"));
+                self.remove(&format!("{name}.jsonl"));
+                total -= bytes;
+            }
+        }
+        if total <= max_disk {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::StorageFull,
+            format!("an interval of {more} bytes does not fit --max-disk, raise it"),
+        ))
+    }
+
+    fn is_at_rest(&self, name: &str) -> bool {
+        self.reopen(&format!("{name}.hlog")).map_or_else(
+            |error| error.kind() == io::ErrorKind::NotFound,
+            |log| flock(&log, FlockOperation::NonBlockingLockExclusive).is_ok(),
+        )
+    }
+}
+
+/// How much of the file system is left to others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Free bytes to leave.
+    pub(super) bytes: u64,
+    /// Free part of the file system to leave, in percent.
+    pub(super) percent: u64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { bytes: 100_000_000, percent: 5 }
+    }
+}
+
+impl Room {
+    /// Why the file system is too full to write to, if it is.
+    pub(super) fn lacking(self, directory: &Directory) -> io::Result<Option<String>> {
+        let stat = fstatvfs(&directory.fd)?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+        let part = total / 100 * self.percent;
+        Ok((free < self.bytes || free < part).then(|| {
+            format!(
+                "the file system has {free} bytes free, {} are left to others",
+                self.bytes.max(part)
+            )
+        }))
+    }
+}

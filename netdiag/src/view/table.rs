@@ -1,0 +1,302 @@
+//! The plain table: what flows did in an interval, for people, at any width from 40 columns.
+//!
+//! Columns are learnt from the definitions of the signals: every metric has samples, p50, p99 and
+//! max; every group of counts has its total; every other count that is not zero stands below its
+//! flow. So a new signal shows up without an edit here.
+
+use std::io::{self, Write};
+
+use crate::{
+    format::{self, MISSING, cut, left, or_missing, right, sanitised, width, wrapped},
+    signal,
+    snapshot::{CountValue, Distribution, Endpoint, Flow, Snapshot, Status},
+};
+
+mod accounting;
+
+pub use accounting::accounting;
+
+/// Columns of a terminal that does not say how wide it is.
+pub const COLUMNS: usize = 80;
+
+const INDENT: &str = "  ";
+
+/// Writes the table of one interval, or of a run, `columns` wide.
+///
+/// # Errors
+/// What the writer says; a closed pipe among it.
+pub fn table(snapshot: &Snapshot, columns: usize, out: &mut impl Write) -> io::Result<()> {
+    let mut text = String::new();
+    for line in lines(snapshot, columns.max(40)) {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+fn lines(snapshot: &Snapshot, columns: usize) -> Vec<String> {
+    let mut lines = head(snapshot, columns);
+    lines.extend(accounting::losses(snapshot, columns));
+    let mut rows: Vec<Row> = snapshot.flows.iter().map(Row::new).collect();
+    if is_active(&snapshot.other) {
+        rows.push(Row::new(&snapshot.other));
+    }
+    if rows.is_empty() {
+        lines.push("no flow was active".to_owned());
+    } else {
+        lines.extend(body(&rows, columns));
+    }
+    lines.push(String::new());
+    lines
+}
+
+/// Which node, when, and how the signals are observed.
+fn head(snapshot: &Snapshot, columns: usize) -> Vec<String> {
+    let mut words = vec![
+        sanitised(&snapshot.host),
+        sanitised(&snapshot.kernel),
+        format!("{} to {}", snapshot.start, time_of_day(&snapshot.end)),
+    ];
+    for signal in &snapshot.signals {
+        let source = signal.source.as_deref().unwrap_or("off");
+        let degraded = if signal.status == Status::Degraded { " (degraded)" } else { "" };
+        words.push(format!("{}:{source}{degraded}", signal.signal));
+    }
+    if snapshot.filtered {
+        words.push("filtered".to_owned());
+    }
+    wrapped(&words, columns, INDENT)
+}
+
+/// The time of an RFC 3339 timestamp without its date.
+fn time_of_day(time: &str) -> &str {
+    time.split_once('T').map_or(time, |(_, time)| time)
+}
+
+fn is_active(flow: &Flow) -> bool {
+    !flow.metrics.is_empty() || numbers(flow).any(|(_, number)| number != 0)
+}
+
+/// Every number of a flow's counts by its full name.
+fn numbers(flow: &Flow) -> impl Iterator<Item = (String, u64)> {
+    flow.counts.iter().flat_map(|(name, value)| {
+        let values: Vec<(String, u64)> = match value {
+            CountValue::Number(number) => {
+                number.iter().map(|number| (name.clone(), *number)).collect()
+            }
+            CountValue::Group(group) => group
+                .iter()
+                .filter_map(|(key, number)| Some((format!("{name}.{key}"), (*number)?)))
+                .collect(),
+        };
+        values
+    })
+}
+
+/// A flow, ready to be laid out.
+struct Row {
+    /// Which flow it is: ends and process.
+    identity: Vec<String>,
+    /// Metric by metric of the columns.
+    cells: Vec<String>,
+    /// What has no column.
+    notes: Vec<String>,
+}
+
+impl Row {
+    fn new(flow: &Flow) -> Self {
+        let identity = if flow.local.ip.is_none() && flow.peer.ip.is_none() {
+            vec![flow.id.clone(), String::new(), String::new()]
+        } else {
+            vec![endpoint(&flow.local), endpoint(&flow.peer), process(flow)]
+        };
+        let mut cells = Vec::new();
+        let mut notes = Vec::new();
+        for (at, name) in metrics().enumerate() {
+            let distribution = flow.metrics.get(name);
+            if at == 0 {
+                cells.extend(values(distribution).map(|(_, value)| value));
+            } else if distribution.is_some() {
+                notes.push(metric_note(name, distribution));
+            }
+        }
+        for (name, distribution) in &flow.metrics {
+            if !metrics().any(|known| known == name) {
+                notes.push(metric_note(name, Some(distribution)));
+            }
+            if distribution.out_of_range > 0 {
+                notes.push(format!("{name} out of range {}", distribution.out_of_range));
+            }
+        }
+        for name in groups() {
+            cells.push(total(flow.counts.get(name)));
+        }
+        notes.extend(count_notes(flow));
+        if flow.closed {
+            notes.push("closed".to_owned());
+        }
+        Self { identity, cells, notes }
+    }
+}
+
+/// Names of all metrics; the first one has the columns.
+fn metrics() -> impl Iterator<Item = &'static str> {
+    signal::metrics().map(|(_, _, metric)| metric.name)
+}
+
+/// Names of all groups of counts.
+fn groups() -> Vec<&'static str> {
+    let mut groups: Vec<&str> = signal::counts()
+        .filter_map(|(_, _, count)| count.name.split_once('.').map(|(group, _)| group))
+        .collect();
+    groups.dedup();
+    groups
+}
+
+fn headings() -> Vec<String> {
+    let first = metrics().next();
+    let metric = first.into_iter().flat_map(|name| {
+        [name.to_uppercase(), "P50".to_owned(), "P99".to_owned(), "MAX".to_owned()]
+    });
+    metric.chain(groups().into_iter().map(str::to_uppercase)).collect()
+}
+
+fn values(distribution: Option<&Distribution>) -> [(&'static str, String); 4] {
+    let time = |value: Option<u64>| or_missing(value, format::duration);
+    [
+        ("n", or_missing(distribution, |d| format::count(d.count))),
+        ("p50", time(distribution.and_then(|d| d.p50_ns))),
+        ("p99", time(distribution.and_then(|d| d.p99_ns))),
+        ("max", time(distribution.and_then(|d| d.max_ns))),
+    ]
+}
+
+fn metric_note(name: &str, distribution: Option<&Distribution>) -> String {
+    let values = values(distribution).map(|(key, value)| format!("{key} {value}")).join(", ");
+    format!("{} ({values})", sanitised(name))
+}
+
+/// Sum of a group; missing where nothing of it is known.
+fn total(value: Option<&CountValue>) -> String {
+    match value {
+        None => MISSING.to_owned(),
+        Some(CountValue::Number(number)) => or_missing(*number, format::count),
+        Some(CountValue::Group(group)) => {
+            let mut known = group.values().flatten().peekable();
+            let any = known.peek().is_some();
+            or_missing(any.then(|| known.sum()), format::count)
+        }
+    }
+}
+
+/// Counts that are not zero and have no column, bytes in units; the kinds of a group in brackets.
+fn count_notes(flow: &Flow) -> Vec<String> {
+    let repeated: Vec<String> = flow.metrics.keys().map(|metric| format!("{metric}s")).collect();
+    flow.counts
+        .iter()
+        .filter(|(name, _)| !repeated.contains(name))
+        .filter_map(|(name, value)| match value {
+            CountValue::Number(number) => {
+                let number = number.filter(|&number| number != 0)?;
+                Some(format!("{} {}", sanitised(name), amount(name, number)))
+            }
+            CountValue::Group(group) => {
+                let kinds: Vec<String> = group
+                    .iter()
+                    .filter_map(|(key, number)| {
+                        let number = number.filter(|&number| number != 0)?;
+                        Some(format!("{} {}", sanitised(key), amount(name, number)))
+                    })
+                    .collect();
+                (!kinds.is_empty()).then(|| format!("{} ({})", sanitised(name), kinds.join(", ")))
+            }
+        })
+        .collect()
+}
+
+fn amount(name: &str, number: u64) -> String {
+    if name.split('_').any(|word| word == "bytes") {
+        format::bytes(number)
+    } else {
+        format::count(number)
+    }
+}
+
+/// `10.0.0.1:443`, `[2001:db8::1]:443`.
+fn endpoint(end: &Endpoint) -> String {
+    let port = or_missing(end.port, |port| port.to_string());
+    match end.ip {
+        None => MISSING.to_owned(),
+        Some(ip) if ip.is_ipv4() => format!("{ip}:{port}"),
+        Some(ip) => format!("[{ip}]:{port}"),
+    }
+}
+
+fn process(flow: &Flow) -> String {
+    let owner = &flow.owner;
+    match (owner.comm.as_deref(), owner.pid) {
+        (None, None) => MISSING.to_owned(),
+        (comm, pid) => format!(
+            "{}/{}",
+            or_missing(comm, |comm| cut(&sanitised(comm), 15)),
+            or_missing(pid, |pid| pid.to_string())
+        ),
+    }
+}
+
+/// All rows on one line each where they fit, otherwise with the numbers on a line of their own.
+fn body(rows: &[Row], columns: usize) -> Vec<String> {
+    let names = ["LOCAL", "PEER", "PROCESS"].map(str::to_owned);
+    let identities = widths(&names, rows.iter().map(|row| &row.identity));
+    let headings = headings();
+    let cells = widths(&headings, rows.iter().map(|row| &row.cells));
+    let numbers = |cells_of: &[String]| -> String {
+        let cells = cells_of.iter().zip(&cells).map(|(cell, &columns)| right(cell, columns));
+        cells.collect::<Vec<_>>().join(" ")
+    };
+    let all: usize = identities.iter().chain(&cells).map(|width| width + 1).sum();
+    let wide = all <= columns + 1;
+    let mut lines = Vec::new();
+    let mut put = |identity: &[String], row: &[String]| {
+        if wide {
+            let identity =
+                identity.iter().zip(&identities).map(|(text, &columns)| left(text, columns));
+            let identity = identity.collect::<Vec<_>>().join(" ");
+            lines.push(format!("{identity} {}", numbers(row)));
+        } else {
+            let words: Vec<String> =
+                identity.iter().filter(|word| !word.is_empty()).cloned().collect();
+            lines.extend(wrapped(&words, columns, INDENT));
+            lines.push(right(&numbers(row), columns));
+        }
+        lines.len()
+    };
+    put(&names, &headings);
+    let mut breaks = Vec::new();
+    for row in rows {
+        breaks.push(put(&row.identity, &row.cells));
+    }
+    // notes go in from the last row up, so that the places found stay right
+    for (row, at) in rows.iter().zip(&breaks).rev() {
+        let notes = wrapped(&row.notes, columns - INDENT.len(), "");
+        lines.splice(*at..*at, notes.into_iter().map(|line| format!("{INDENT}{line}")));
+    }
+    for line in &mut lines {
+        line.truncate(line.trim_end().len());
+    }
+    lines
+}
+
+fn widths<'a>(headings: &[String], rows: impl Iterator<Item = &'a Vec<String>>) -> Vec<usize> {
+    let mut widths: Vec<usize> = headings.iter().map(|heading| width(heading)).collect();
+    for row in rows {
+        for (columns, cell) in widths.iter_mut().zip(row) {
+            *columns = (*columns).max(width(cell));
+        }
+    }
+    widths
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+//! What `record` writes, read by other people's readers: the reference implementation in Java, and
+//! those in Python and JavaScript.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use netdiag::snapshot::Snapshot;
+use netdiag_tests::{
+    facts::Facts,
+    namespace::Namespace,
+    netdiag::Netdiag,
+    outcome::metric,
+    reader::{self, ByTag, Read},
+    require,
+    requirement::{Feature, alone},
+    traffic::{
+        Connection, Family,
+        request::{Exchange, exchange},
+    },
+};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// All counts are multiples of 100, where every library takes the same sample for the 99th
+/// percentile: one rounds the rank, the others take the next higher.
+const ROUND: Exchange = Exchange { sends: 100, bytes: 200, echo: true };
+
+/// What one run wrote.
+struct Written {
+    log: PathBuf,
+    /// Lines of the sidecar: the snapshot, and flow ids by tag.
+    intervals: Vec<(Snapshot, BTreeMap<String, String>)>,
+}
+
+/// The pairs of files in a directory, oldest first, cut to whole lines.
+fn written(directory: &Path) -> Result<Vec<Written>> {
+    let mut logs: Vec<_> = fs::read_dir(directory)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "hlog"))
+        .collect();
+    logs.sort();
+    logs.into_iter()
+        .map(|log| {
+            let sidecar = fs::read_to_string(log.with_extension("jsonl"))?;
+            let whole = sidecar.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            let intervals = whole.map(interval).collect::<Result<_>>()?;
+            Ok(Written { log, intervals })
+        })
+        .collect()
+}
+
+fn interval(line: &str) -> Result<(Snapshot, BTreeMap<String, String>)> {
+    let value: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+    let tags = serde_json::from_value(value["tags"].clone()).context("tags")?;
+    Ok((serde_json::from_value(value)?, tags))
+}
+
+/// Four connections that send in rounds, so that there is something in every interval.
+fn traffic(namespace: &Namespace, rounds: usize) -> Result<()> {
+    let connections = (0..4)
+        .map(|_| Connection::open(namespace, namespace, Family::V4))
+        .collect::<Result<Vec<_>>>()?;
+    for _ in 0..rounds {
+        exchange(connections.iter().map(|connection| (connection, ROUND)))?;
+        thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+fn flow_counts(by_tag: &ByTag) -> u64 {
+    let of_flows = by_tag.iter().filter(|(tag, _)| tag.ends_with(".send"));
+    of_flows.map(|(_, read)| read.count).sum()
+}
+
+#[test]
+fn every_reader_agrees_with_the_total() -> Result<()> {
+    require!(Feature::Readers);
+    let _alone = alone();
+    let namespace = Namespace::new("record")?;
+    let directory = tempfile::tempdir()?;
+    let out = directory.path().join("dump").display().to_string();
+    let netdiag = Netdiag::start(&[
+        "record",
+        "-o",
+        "json",
+        "-i",
+        "1s",
+        "-d",
+        "10s",
+        "--out",
+        &out,
+        "--netns",
+        namespace.name(),
+    ])?;
+    traffic(&namespace, 20)?;
+    let outcome = netdiag.wait()?;
+    let total = outcome.total()?;
+    let written = written(Path::new(&out))?;
+    let mut facts = Facts::new();
+    facts.equal("exit status", outcome.code(), Some(0));
+    facts.at_rest(total);
+    facts.lossless(total);
+    facts.equal("pairs of files", written.len(), 1);
+    let written = written.first().context("no files")?;
+    facts.equal("intervals", written.intervals.len(), 10);
+
+    let mut expected = ByTag::new();
+    for (_, tags) in &written.intervals {
+        for (tag, id) in tags {
+            let mut flows = total.flows.iter().chain([&total.other]);
+            let flow = flows.find(|flow| flow.id == *id);
+            let flow = flow.with_context(|| format!("no flow {id} in the total"))?;
+            let send = metric(flow, "send");
+            let numbers = Read {
+                intervals: 0,
+                count: send.count,
+                max: send.max_ns.unwrap_or_default(),
+                p99: send.p99_ns.unwrap_or_default(),
+            };
+            if numbers.count > 0 {
+                expected.insert(format!("{tag}.send"), numbers);
+            }
+        }
+    }
+    facts.equal("flows that sent", expected.len(), 8);
+    for reader in reader::all()? {
+        let by_tag = reader.read(&written.log)?;
+        let language = reader.language;
+        for (tag, wanted) in &expected {
+            let found = by_tag.get(tag).map(|read| Read { intervals: 0, ..*read });
+            facts.equal(format_args!("{language}: {tag}"), found, Some(*wanted));
+        }
+        let all = by_tag.get("").copied().context("no untagged lines")?;
+        facts.note(format_args!("{language}: {by_tag:#?}"));
+        facts.equal(format_args!("{language}: untagged intervals"), all.intervals, 10);
+        facts.equal(format_args!("{language}: flows sum up"), flow_counts(&by_tag), all.count);
+        let seen = total.accounting["send"].submitted;
+        facts.equal(format_args!("{language}: all that was decoded"), all.count, seen);
+    }
+    facts.finish();
+    Ok(())
+}
+
+/// Flows beyond `--top` are in `other`, and the sum is the same.
+#[test]
+fn flows_and_other_sum_up() -> Result<()> {
+    require!(Feature::Readers);
+    let _alone = alone();
+    let namespace = Namespace::new("record")?;
+    let directory = tempfile::tempdir()?;
+    let out = directory.path().display().to_string();
+    let netdiag = Netdiag::start(&[
+        "record",
+        "-o",
+        "json",
+        "-i",
+        "1s",
+        "-d",
+        "5s",
+        "--top",
+        "3",
+        "--out",
+        &out,
+        "--netns",
+        namespace.name(),
+    ])?;
+    traffic(&namespace, 10)?;
+    let outcome = netdiag.wait()?;
+    let total = outcome.total()?;
+    let mut facts = Facts::new();
+    facts.at_rest(total);
+    let written = written(directory.path())?;
+    let written = written.first().context("no files")?;
+    for (snapshot, tags) in &written.intervals {
+        facts.consistent(snapshot);
+        facts.holds(format_args!("{} flows are at most 3", tags.len()), tags.len() <= 3);
+    }
+    for reader in reader::all()? {
+        let by_tag = reader.read(&written.log)?;
+        let language = reader.language;
+        facts.note(format_args!("{language}: {by_tag:#?}"));
+        let other = by_tag.get("other.send").map_or(0, |read| read.count);
+        let all = by_tag.get("").context("no untagged lines")?.count;
+        facts.holds(format_args!("{language}: other has {other}"), other > 0);
+        facts.equal(format_args!("{language}: flows and other"), flow_counts(&by_tag), all);
+        let seen = total.accounting["send"].submitted;
+        facts.equal(format_args!("{language}: all that was decoded"), all, seen);
+    }
+    facts.finish();
+    Ok(())
+}
+
+#[test]
+fn a_kill_leaves_complete_intervals_readable() -> Result<()> {
+    require!(Feature::Readers);
+    let _alone = alone();
+    let namespace = Namespace::new("record")?;
+    let directory = tempfile::tempdir()?;
+    let out = directory.path().display().to_string();
+    let arguments = ["record", "-i", "100ms", "--out", &out, "--netns", namespace.name()];
+    let mut complete = BTreeMap::new();
+    let mut facts = Facts::new();
+    for round in 0..4 {
+        let netdiag = Netdiag::start(&arguments)?;
+        traffic(&namespace, 5)?;
+        thread::sleep(Duration::from_millis(17 * round));
+        netdiag.signal(Signal::KILL)?;
+        let _ = netdiag.wait();
+        let last = written(directory.path())?.pop().context("no files")?;
+        ensure!(!complete.contains_key(&last.log), "no new files in round {round}");
+        facts.holds("several intervals", last.intervals.len() > 3);
+        if round == 0 {
+            tear(&last.log)?;
+        }
+        complete.insert(last.log, last.intervals.len());
+    }
+    let mut last = arguments.to_vec();
+    last.extend(["-d", "1s"]);
+    let outcome = Netdiag::start(&last)?.stop_text()?;
+    facts.note(format_args!("the last start: {outcome:?}"));
+    for (log, intervals) in &complete {
+        for reader in reader::all()? {
+            let what = format!("{} on {}", reader.language, log.display());
+            match reader.read(log) {
+                Ok(by_tag) => {
+                    let read = by_tag.get("").map_or(0, |read| read.intervals);
+                    facts.equal(format_args!("{what}: intervals"), read, *intervals as u64);
+                }
+                Err(error) => facts.holds(format_args!("{what}: {error:#}"), false),
+            }
+        }
+    }
+    facts.finish();
+    Ok(())
+}
+
+/// What a kill in the middle of a write leaves: half of another line.
+fn tear(log: &Path) -> Result<()> {
+    let text = fs::read_to_string(log)?;
+    let line = text.lines().rfind(|line| line.starts_with("Tag=")).context("no tagged line")?;
+    OpenOptions::new().append(true).open(log)?.write_all(&line.as_bytes()[..line.len() / 2])?;
+    Ok(())
+}
