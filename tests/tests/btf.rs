@@ -41,7 +41,7 @@ fn compile(dir: &Path, body: &str) -> Option<std::path::PathBuf> {
         "#include \"vmlinux.h\"\nextern int printf(const char *, ...);\n\
          int main(void) {{\n{body}  return 0;\n}}\n"
     );
-    fs::write(&source, text).unwrap();
+    fs::write(&source, text).expect("a writable temporary directory");
     let output = Command::new("cc")
         .args(["-w", "-fms-extensions", "-o"])
         .args([&program, &source])
@@ -98,10 +98,30 @@ fn prototypes_and_enums_of_the_running_kernel() {
     assert_eq!(btf.function("no_such_function"), None);
 }
 
+/// As for a kernel that publishes no BTF but whose vmlinux is at hand.
+#[test]
+fn an_elf_file_gives_its_section() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, plain) = (dir.path().join("empty.c"), dir.path().join("plain.o"));
+    let with_types = dir.path().join("with_types.o");
+    fs::write(&source, "int x;\n").unwrap();
+    let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
+    run(Command::new("cc").arg("-c").arg("-o").args([&plain, &source]));
+    let section = format!(".BTF={BTF}");
+    run(Command::new("objcopy").args(["--add-section", &section]).args([&plain, &with_types]));
+
+    let (elf, raw) = (Btf::load(Some(&with_types)).unwrap(), Btf::load(None).unwrap());
+    assert_eq!(elf.locations(), raw.locations());
+    let error = Btf::load(Some(&plain)).unwrap_err().to_string();
+    assert!(error.contains("without BTF"), "{error}");
+}
+
 #[test]
 fn a_file_that_is_no_btf_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, content) in [("empty", &b""[..]), ("text", b"#!/bin/sh and some more text")] {
+    for (name, content) in
+        [("empty", &b""[..]), ("text", b"#!/bin/sh and some more text"), ("elf", b"\x7fELF\x02")]
+    {
         let path = dir.path().join(name);
         fs::write(&path, content).unwrap();
         let error = Btf::load(Some(&path)).unwrap_err().to_string();

@@ -31,7 +31,7 @@ struct ProgLoad {
 fn bpf<T>(command: libc::c_int, attr: &T) -> OwnedFd {
     // SAFETY: `attr` is a live, initialised bpf_attr of the size given; the kernel only reads it.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
-    let fd = i32::try_from(fd).unwrap();
+    let fd = i32::try_from(fd).expect("a descriptor");
     assert!(fd >= 0, "bpf({command}): {}", io::Error::last_os_error());
     // SAFETY: the kernel returned a new descriptor, which nothing else owns.
     unsafe { OwnedFd::from_raw_fd(fd) }
@@ -54,7 +54,7 @@ fn program() -> OwnedFd {
 /// Two state changes each: CLOSE to LISTEN and back.
 fn listen(times: u64) {
     for _ in 0..times {
-        drop(TcpListener::bind("127.0.0.1:0").unwrap());
+        drop(TcpListener::bind("127.0.0.1:0").expect("a free port"));
     }
 }
 

@@ -4,6 +4,7 @@
 //! its kind (a guess where a name is ambiguous) and takes 218 ms and 57 MB for one kernel; aya-obj
 //! hides struct members; btf-rs is LGPL. This reads in place: an index by id, one by name.
 
+mod file;
 mod layout;
 mod prototype;
 #[cfg(test)]
@@ -13,9 +14,7 @@ mod tests;
 mod wire;
 
 use std::{
-    fmt,
-    fs::File,
-    io::{self, Read as _},
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -29,9 +28,6 @@ use self::wire::Types;
 
 /// Where the kernel publishes its own types.
 const RUNNING_KERNEL: &str = "/sys/kernel/btf/vmlinux";
-
-/// Largest file read: ten times what today's kernels have.
-const FILE_MAX: u64 = 64 << 20;
 
 /// The types of one kernel.
 ///
@@ -48,14 +44,15 @@ impl fmt::Debug for Btf {
 }
 
 impl Btf {
-    /// Reads the running kernel's types, or those in `path` for a kernel that publishes none.
+    /// Reads the running kernel's types, or those in `path` for a kernel that publishes none: raw
+    /// BTF as in /sys/kernel/btf/vmlinux, or an ELF file (vmlinux) with a `.BTF` section.
     ///
     /// # Errors
     /// [`LoadError`] with the file's name: it cannot be read, or is no BTF of this machine.
     pub fn load(path: Option<&Path>) -> Result<Self, LoadError> {
         let file = path.unwrap_or(Path::new(RUNNING_KERNEL));
         let error = |cause| LoadError { file: file.to_owned(), given: path.is_some(), cause };
-        let data = read(file).map_err(error)?;
+        let data = file::read(file).map_err(error)?;
         Self::parse(data.into_boxed_slice()).map_err(error)
     }
 
@@ -96,21 +93,6 @@ impl Btf {
     }
 }
 
-/// Reads a file of bounded size into a buffer made for it.
-fn read(path: &Path) -> Result<Vec<u8>, BtfError> {
-    let file = File::open(path).map_err(BtfError::Io)?;
-    let len = file.metadata().map_err(BtfError::Io)?.len();
-    if len > FILE_MAX {
-        return Err(BtfError::TooLarge);
-    }
-    let mut data = Vec::with_capacity(len as usize + 1);
-    file.take(FILE_MAX + 1).read_to_end(&mut data).map_err(BtfError::Io)?;
-    if data.len() as u64 > FILE_MAX {
-        return Err(BtfError::TooLarge);
-    }
-    Ok(data)
-}
-
 /// Why there are no types to work with.
 #[derive(Debug)]
 pub enum BtfError {
@@ -120,7 +102,7 @@ pub enum BtfError {
     TooLarge,
     /// Does not begin with BTF's magic number.
     NotBtf,
-    /// An ELF file; the types are in one of its sections.
+    /// An ELF file without a readable `.BTF` section.
     Elf,
     /// Written for a machine of the other byte order.
     ByteOrder,
@@ -141,10 +123,7 @@ impl fmt::Display for BtfError {
             Self::Io(error) => error.fmt(f),
             Self::TooLarge => f.write_str("larger than 64 MiB"),
             Self::NotBtf => f.write_str("not BTF"),
-            Self::Elf => f.write_str(
-                "an ELF file, extract the types first: \
-                 objcopy -O binary --only-section=.BTF --set-section-flags .BTF=alloc FILE OUT",
-            ),
+            Self::Elf => f.write_str("an ELF file without BTF"),
             Self::ByteOrder => f.write_str("BTF of a machine with the other byte order"),
             Self::Version(version) => write!(f, "BTF version {version}, only 1 is known"),
             Self::Truncated => f.write_str("truncated BTF"),
@@ -169,7 +148,7 @@ impl fmt::Display for LoadError {
         let Self { file, given, cause } = self;
         write!(f, "no kernel types from {}: {cause}; no field can be found", file.display())?;
         if *given {
-            f.write_str(": give --btf the raw BTF of exactly the running kernel")
+            f.write_str(": give --btf the BTF or vmlinux of exactly the running kernel")
         } else {
             f.write_str(": run a kernel built with CONFIG_DEBUG_INFO_BTF or give --btf FILE")
         }

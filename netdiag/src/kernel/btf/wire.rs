@@ -213,11 +213,8 @@ impl Types {
         }
         let (header, _) = Header::read_from_prefix(&data).map_err(|_| BtfError::Truncated)?;
         if header.magic != MAGIC {
-            return Err(match (header.magic == MAGIC.swap_bytes(), data.starts_with(b"\x7fELF")) {
-                (true, _) => BtfError::ByteOrder,
-                (_, true) => BtfError::Elf,
-                _ => BtfError::NotBtf,
-            });
+            let swapped = header.magic == MAGIC.swap_bytes();
+            return Err(if swapped { BtfError::ByteOrder } else { BtfError::NotBtf });
         }
         if header.version != 1 {
             return Err(BtfError::Version(header.version));
