@@ -6,6 +6,8 @@ use netdiag_common::{
     signal::Signal,
 };
 
+use crate::assembly::opaque;
+
 #[btf_map]
 static COUNTERS: PerCpuArray<PerCpu, 1> = PerCpuArray::new();
 
@@ -29,7 +31,7 @@ pub(crate) enum Lane {
 /// The counters of a signal on this CPU.
 #[inline(always)]
 pub(crate) fn counters(signal: Signal, lane: Lane) -> Option<&'static mut Counters> {
-    let all = COUNTERS.get_ptr_mut(0)?;
+    let all = opaque(COUNTERS.get_ptr_mut(0)?);
     // SAFETY: the element of this CPU lives as long as the map, and only this lane's program writes
     // these counters on this CPU.
     Some(unsafe { &mut (*all).signals[signal as usize].lanes[lane as usize] })

@@ -179,11 +179,7 @@ fn mapped(to: &mut [u8; 16], address: u32) {
 
 /// Reads an IPv6 address word by word: typed loads must stay inside one member.
 #[inline(always)]
-unsafe fn words<A: Access>(
-    sk: Pointer,
-    field: Field,
-    to: &mut [u8; 16],
-) -> Result<(), Refused> {
+unsafe fn words<A: Access>(sk: Pointer, field: Field, to: &mut [u8; 16]) -> Result<(), Refused> {
     let offset = location(field).offset();
     let to = to.as_mut_ptr().cast::<u32>();
     let mut at = 0;

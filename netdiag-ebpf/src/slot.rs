@@ -15,6 +15,7 @@ use netdiag_common::{counters::LANES, flow::FlowId};
 
 use crate::{
     account::Lane,
+    assembly::opaque,
     globals::settings,
     kernel::{Access, Pointer},
 };
@@ -61,7 +62,7 @@ static NEXT_FLOW: PerCpuArray<[u64; LANES], 1> = PerCpuArray::new();
 /// A new number: lane, CPU and count; 44 bits of count last a CPU for years.
 #[inline(always)]
 fn new_flow(lane: Lane) -> Option<FlowId> {
-    let counts = NEXT_FLOW.get_ptr_mut(0)?;
+    let counts = opaque(NEXT_FLOW.get_ptr_mut(0)?);
     // SAFETY: only this lane's program writes its element on this CPU.
     let count = unsafe { &mut (*counts)[lane as usize] };
     *count += 1;
@@ -76,7 +77,8 @@ fn storage(sk: Pointer, initial: *mut Slot, flags: u64) -> Option<&'static mut S
     // SAFETY: the verifier checks `sk`; a returned value stays until the socket goes, which is not
     // before this program ends.
     unsafe {
-        bpf_sk_storage_get(map, sk.cast_mut(), initial.cast(), flags).cast::<Slot>().as_mut()
+        let slot = bpf_sk_storage_get(map, sk.cast_mut(), initial.cast(), flags).cast::<Slot>();
+        if slot.is_null() { None } else { Some(&mut *opaque(slot)) }
     }
 }
 
@@ -88,7 +90,7 @@ pub(crate) fn find<A: Access>(sk: Pointer) -> Option<&'static mut Slot> {
     } else {
         let key = sk as u64;
         // SAFETY: entries are preallocated and removed at tcp_destroy_sock only.
-        SLOT_HASH.get_ptr_mut(&key).map(|slot| unsafe { &mut *slot })
+        SLOT_HASH.get_ptr_mut(&key).map(|slot| unsafe { &mut *opaque(slot) })
     }
 }
 
@@ -120,7 +122,7 @@ fn create<A: Access>(sk: Pointer, lane: Lane) -> Option<&'static mut Slot> {
     // Another CPU may be faster: then its slot is the one.
     let _lost_the_race = SLOT_HASH.insert(&key, &slot, u64::from(BPF_NOEXIST));
     // SAFETY: as in `find`.
-    SLOT_HASH.get_ptr_mut(&key).map(|slot| unsafe { &mut *slot })
+    SLOT_HASH.get_ptr_mut(&key).map(|slot| unsafe { &mut *opaque(slot) })
 }
 
 /// Forgets a destroyed socket; storage goes with it by itself.

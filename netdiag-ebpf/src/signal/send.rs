@@ -27,7 +27,7 @@ use netdiag_common::{
 
 use crate::{
     account::{Lane, counters},
-    atomic, filter,
+    assembly, filter,
     globals::location,
     kernel::{self, Access, Pointer, Probed, Typed},
     ring,
@@ -156,7 +156,7 @@ fn is_under_way(sk: Pointer, slot: &Slot, place: Place, thread: u64) -> bool {
 fn remember(sk: Pointer, slot: &mut Slot, place: Place, thread: u64, counters: &mut Counters) {
     if place == Place::Slot {
         // SAFETY: a word of the slot, which outlives the program.
-        let held = unsafe { atomic::compare_exchange(&raw mut slot.sender, 0, thread) };
+        let held = unsafe { assembly::compare_exchange(&raw mut slot.sender, 0, thread) };
         if held == 0 || held == thread {
             if held == thread {
                 counters.unmatched += 1;
@@ -214,7 +214,7 @@ fn recall(sk: Pointer, slot: &mut Slot, place: Place, thread: u64) -> Option<u64
         // An exchange, not a store: on weakly ordered machines the next holder's start must not
         // be visible before ours was read.
         // SAFETY: as in `remember`.
-        let _us = unsafe { atomic::exchange(&raw mut slot.sender, 0) };
+        let _us = unsafe { assembly::exchange(&raw mut slot.sender, 0) };
         return Some(start_ns);
     }
     let call = Call { sk: sk as u64, thread };
@@ -256,7 +256,7 @@ fn unmatched<A: Access>(sk: Pointer, pid: u32, again: Again, counters: &mut Coun
 /// then sends its sample alone.
 #[inline(always)]
 fn append(sample: Sample, counters: &mut Counters) {
-    let Some(batch) = BATCHES.get_ptr_mut(0) else { return };
+    let Some(batch) = BATCHES.get_ptr_mut(0).map(assembly::opaque) else { return };
     counters.batched += 1;
     // SAFETY: the element of this CPU lives as long as the map; `busy` keeps others of this CPU
     // out, and other CPUs have their own. Volatile: an interrupt may run `flush` at any point.
@@ -322,7 +322,7 @@ unsafe fn flush(batch: *mut Batch, counters: &mut Counters) {
 #[raw_tracepoint(tracepoint = "netdiag_flush")]
 fn send_flush(_ctx: RawTracePointContext) -> i32 {
     let Some(counters) = counters(Signal::Send, Lane::Flush) else { return 0 };
-    let Some(batch) = BATCHES.get_ptr_mut(0) else { return 0 };
+    let Some(batch) = BATCHES.get_ptr_mut(0).map(assembly::opaque) else { return 0 };
     // SAFETY: as in `append`; this program arrives by an interrupt and must not wait.
     unsafe {
         if core::ptr::read_volatile(&raw const (*batch).busy) != 0 {

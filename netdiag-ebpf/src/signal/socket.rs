@@ -151,8 +151,7 @@ fn state_changed<A: Access>(sk: Pointer, old: i32, new: i32) {
         return;
     }
     let context = if connecting { Context::Owner } else { Context::Foreign };
-    let what =
-        if slot.flags & ANNOUNCED == 0 { introduction(slot) } else { what::COUNTERS };
+    let what = if slot.flags & ANNOUNCED == 0 { introduction(slot) } else { what::COUNTERS };
     // SAFETY: as above.
     unsafe { report::<A>(sk, slot, what, context, Lane::SocketState) };
 }

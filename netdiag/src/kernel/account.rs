@@ -51,8 +51,7 @@ impl Counting {
             for (total, lanes) in reading.signals.iter_mut().zip(&per_cpu.signals) {
                 for lane in &lanes.lanes {
                     *total = total.plus(lane);
-                    batched =
-                        batched.wrapping_add(lane.batched).wrapping_sub(lane.flushed);
+                    batched = batched.wrapping_add(lane.batched).wrapping_sub(lane.flushed);
                 }
             }
             if batched != 0 {

@@ -70,8 +70,8 @@ pub(super) fn attach(
             if ready.is_ok() && place == SlotPlace::Storage && !source.typed {
                 return Verdict::NeedsHash; // it is this one's turn, and it cannot reach storage
             }
-            let result = ready
-                .and_then(|()| try_source(kernel, ebpf, place, definition.signal, source));
+            let result =
+                ready.and_then(|()| try_source(kernel, ebpf, place, definition.signal, source));
             match result {
                 Ok((attached, missing)) => {
                     chosen = Some((source, missing));
@@ -108,11 +108,7 @@ fn off(definition: &Definition, refused: Vec<Refusal>, missing: &str) -> SignalS
 
 /// Sources in the order in which this kernel shall try them: where tasks are preempted inside
 /// programs, those that lose nothing by it go first.
-fn order<'a>(
-    definition: &'a Definition,
-    kernel: &Kernel,
-    wishes: &Wishes,
-) -> Vec<&'a Source> {
+fn order<'a>(definition: &'a Definition, kernel: &Kernel, wishes: &Wishes) -> Vec<&'a Source> {
     let forced = wishes.forced.get(&definition.signal);
     let mut sources: Vec<_> = definition
         .sources

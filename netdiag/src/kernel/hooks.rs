@@ -34,7 +34,9 @@ pub(super) struct Kernel {
 pub(super) enum Link {
     /// The program's own link, dropped with it.
     Aya,
-    Tracepoint { _attachment: tracefs::Attachment },
+    Tracepoint {
+        _attachment: tracefs::Attachment,
+    },
 }
 
 impl Kernel {
@@ -152,11 +154,7 @@ impl Kernel {
 /// The program that an attachment means in this run.
 pub(super) fn program_name(ebpf: &Ebpf, attachment: &Attachment, hashed: bool) -> String {
     let variant = format!("{}_hash", attachment.program);
-    if hashed && ebpf.program(&variant).is_some() {
-        variant
-    } else {
-        attachment.program.to_owned()
-    }
+    if hashed && ebpf.program(&variant).is_some() { variant } else { attachment.program.to_owned() }
 }
 
 /// Takes a program out of the kernel again.

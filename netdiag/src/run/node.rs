@@ -43,13 +43,7 @@ impl Readings {
         let found = netns::find(host_root, Depth::Everything);
         let tcp = tcp_counters::read_all(&found.namespaces);
         let cpu = own::cpu_time();
-        Self {
-            host_root: host_root.to_owned(),
-            first: tcp.clone(),
-            tcp,
-            cpu,
-            first_cpu: cpu,
-        }
+        Self { host_root: host_root.to_owned(), first: tcp.clone(), tcp, cpu, first_cpu: cpu }
     }
 
     /// What happened since the last time.

@@ -80,8 +80,7 @@ pub(super) async fn run(
         signals: tracer.signals().to_vec(),
         filtered: !filters.is_empty(),
     };
-    let listing =
-        Listing { sort: watch.sort.unwrap_or_default(), top: watch.top, all: watch.all };
+    let listing = Listing { sort: watch.sort.unwrap_or_default(), top: watch.top, all: watch.all };
     let reporter = Reporter::new(about, listing, intake, outputs, readings);
     observe(watch, tracer, reporter, &mut stop).await
 }
@@ -204,10 +203,7 @@ async fn observe(
 
 /// Waits until every sample that was submitted has arrived: programs that were running when they
 /// were detached need a moment to end.
-async fn settle(
-    detached: &mut Detached,
-    intake: &mut Intake,
-) -> Result<BTreeMap<String, Account>> {
+async fn settle(detached: &mut Detached, intake: &mut Intake) -> Result<BTreeMap<String, Account>> {
     let until = Instant::now() + SETTLE;
     loop {
         detached.flush()?;

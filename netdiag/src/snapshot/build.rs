@@ -42,9 +42,9 @@ impl Sort {
     fn value(self) -> Value {
         match self {
             Self::Samples(metric) => Box::new(move |flow| flow.latency(metric).map(Latency::count)),
-            Self::Quantile(metric, quantile) => {
-                Box::new(move |flow| flow.latency(metric).and_then(|latency| latency.quantile(quantile)))
-            }
+            Self::Quantile(metric, quantile) => Box::new(move |flow| {
+                flow.latency(metric).and_then(|latency| latency.quantile(quantile))
+            }),
             Self::Count(name) => sum_of(name),
         }
     }

@@ -1,5 +1,6 @@
-//! The two atomic instructions that rustc does not offer for BPF targets (it declares them without
-//! compare-and-exchange, which the kernel's BPF machine has from 5.12 on).
+//! What only assembly can say: two atomic instructions that rustc does not offer for BPF targets (it
+//! declares them without compare-and-exchange, which the kernel's BPF machine has from 5.12 on), and
+//! a barrier for the optimiser.
 
 use core::arch::asm;
 
@@ -38,4 +39,14 @@ pub(crate) unsafe fn exchange(at: *mut u64, new: u64) -> u64 {
         );
     }
     value
+}
+
+/// The pointer itself, opaque to the optimiser, which would otherwise add offsets to a map value
+/// before the check for null: verifiers up to 6.12 refuse that.
+#[inline(always)]
+pub(crate) fn opaque<T>(mut pointer: *mut T) -> *mut T {
+    // A real instruction, not an empty one: the kernel refuses line numbers that share an address.
+    // SAFETY: changes nothing.
+    unsafe { asm!("{0} = {0}", inout(reg) pointer, options(nomem, nostack, preserves_flags)) };
+    pointer
 }
