@@ -1,14 +1,35 @@
 //! Flows: the table that events are folded into, and what is taken out of it each interval.
 
 use netdiag_common::flow::FlowKey;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     flow::latency::Latency,
     signal::{CountId, MetricId},
-    snapshot::Role,
 };
 
 pub mod latency;
+mod readings;
+mod recency;
+mod row;
+pub mod table;
+mod tally;
+pub mod tuples;
+
+pub use table::{Config, FlowTable, Seed};
+
+/// Which end of a connection this is.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It called connect.
+    Client,
+    /// It was accepted from a listener.
+    Server,
+}
 
 /// One flow's share of an interval or a run, frozen.
 #[derive(Clone, Debug, Default)]
@@ -23,8 +44,12 @@ pub struct Frozen {
     pub pid: Option<u32>,
     /// Name of the owner.
     pub comm: Option<String>,
+    /// Number of the flow that is the other end, where it is on this node and known.
+    pub pair: Option<u64>,
     /// Whether the socket is gone.
     pub closed: bool,
+    /// Whether nothing was heard of it in the interval (in the run).
+    pub idle: bool,
     /// Smoothed round-trip time as last reported, in nanoseconds.
     pub srtt_ns: Option<u64>,
     /// Congestion window as last reported, in segments.
@@ -36,11 +61,52 @@ pub struct Frozen {
     pub counts: Vec<(CountId, u64)>,
 }
 
+impl Frozen {
+    /// Adds another flow's latencies and counts; who and what it is stays as it is.
+    pub fn merge(&mut self, other: &Self) {
+        tally::merge_latencies(&mut self.latencies, &other.latencies);
+        tally::merge_counts(&mut self.counts, &other.counts);
+    }
+
+    /// A latency, if it has samples.
+    #[must_use]
+    pub fn latency(&self, metric: MetricId) -> Option<&Latency> {
+        let at = self.latencies.binary_search_by_key(&metric, |entry| entry.0).ok()?;
+        Some(&self.latencies[at].1)
+    }
+
+    /// A count, if it is present.
+    #[must_use]
+    pub fn count(&self, count: CountId) -> Option<u64> {
+        let at = self.counts.binary_search_by_key(&count, |entry| entry.0).ok()?;
+        Some(self.counts[at].1)
+    }
+}
+
 /// All flows of an interval or a run.
 #[derive(Clone, Debug, Default)]
 pub struct Interval {
-    /// Flows with a row of their own.
+    /// Flows with a row of their own, by ascending id.
     pub flows: Vec<Frozen>,
     /// Sum of all others.
     pub other: Frozen,
+}
+
+impl Interval {
+    /// Sum of all flows and `other`.
+    #[must_use]
+    pub fn sum(&self) -> Frozen {
+        let mut sum = Frozen::default();
+        for flow in self.flows.iter().chain([&self.other]) {
+            sum.merge(flow);
+        }
+        sum
+    }
+
+    /// Keeps the first `top` flows in their order and folds the rest into `other`.
+    pub fn keep(&mut self, top: usize) {
+        for flow in self.flows.drain(self.flows.len().min(top)..) {
+            self.other.merge(&flow);
+        }
+    }
 }

@@ -8,6 +8,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub mod build;
+
+pub use crate::flow::Role;
+
 /// One address and port of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Endpoint {
@@ -15,18 +19,6 @@ pub struct Endpoint {
     pub ip: Option<IpAddr>,
     /// Port in host order. Null in `other`.
     pub port: Option<u16>,
-}
-
-/// Which end of a connection this is.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// It called connect.
-    Client,
-    /// It was accepted from a listener.
-    Server,
 }
 
 /// Whom a socket belongs to; null where that is not known.

@@ -9,8 +9,6 @@ use std::iter;
 
 use hdrhistogram::Histogram;
 
-use crate::snapshot::Distribution;
-
 /// Smallest latency that is recorded, in nanoseconds.
 pub const LOWEST_NS: u64 = 1;
 /// Largest latency that is recorded, in nanoseconds: one hour.
@@ -214,21 +212,6 @@ impl Latency {
                 sum >= wanted
             })
             .map(|entry| bounds_of(entry.bucket).1)
-    }
-
-    /// Count, extremes and percentiles.
-    #[must_use]
-    pub fn distribution(&self) -> Distribution {
-        Distribution {
-            count: self.count(),
-            min_ns: self.min(),
-            p50_ns: self.quantile(0.5),
-            p90_ns: self.quantile(0.9),
-            p99_ns: self.quantile(0.99),
-            p999_ns: self.quantile(0.999),
-            max_ns: self.max(),
-            out_of_range: self.out_of_range,
-        }
     }
 
     /// Buckets that have samples in ascending order: largest value of the bucket, samples in it.

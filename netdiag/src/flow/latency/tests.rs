@@ -1,6 +1,7 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
+use crate::snapshot::Distribution;
 
 /// Values as latencies come: spread over all magnitudes, crowded, and on the edges.
 fn value() -> impl Strategy<Value = u64> {

@@ -1,0 +1,218 @@
+//! One row of the table.
+
+use std::mem;
+
+use netdiag_common::flow::{FlowId, FlowKey, TcpCounters};
+
+use crate::{
+    flow::{
+        Frozen, Role,
+        readings::{Growth, Readings},
+        tally::Tally,
+        tuples::is_complete,
+    },
+    signal::{
+        CountId, Fold, MetricId,
+        socket::{self, BYTES_RECEIVED, BYTES_SENT, SEGMENTS_SENT, What},
+    },
+};
+
+/// What is known of one flow.
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    /// Shown as `f12`.
+    pub(super) number: u64,
+    /// The number the programs gave the socket; 0 when it is known by its key only.
+    pub(super) flow: FlowId,
+    /// The kernel's cookie of the socket, 0 unknown.
+    pub(super) cookie: u64,
+    /// All zero until a record introduces the socket.
+    pub(super) key: FlowKey,
+    /// Number of the other end's row.
+    pub(super) pair: Option<u64>,
+    /// The socket is gone.
+    pub(super) closed: bool,
+    /// Something was heard of it since the last freeze; the slot is in the table's list of those.
+    pub(super) touched: bool,
+    /// Something was ever heard of it; otherwise it is known from the socket dump only.
+    pub(super) heard: bool,
+    /// The last freeze left it out because its key was not complete.
+    pub(super) held: bool,
+    /// When something was heard of it last.
+    pub(super) last_ns: u64,
+    /// Owner as the socket dump told it: any event knows better.
+    pub(super) owner_seeded: bool,
+    pub(super) role: Option<Role>,
+    pub(super) pid: Option<u32>,
+    pub(super) comm: Option<String>,
+    pub(super) srtt_ns: Option<u64>,
+    pub(super) cwnd: Option<u32>,
+    pub(super) readings: Readings,
+    /// Since the last freeze.
+    pub(super) fresh: Tally,
+    /// Until the last freeze.
+    pub(super) past: Tally,
+}
+
+impl Row {
+    /// Whether it can stand in an interval under its own name.
+    pub(super) fn is_shown(&self) -> bool {
+        is_complete(&self.key)
+    }
+
+    /// Whether a record has introduced the socket.
+    pub(super) fn is_introduced(&self) -> bool {
+        self.key != FlowKey::default()
+    }
+
+    /// Takes out what happened since the last freeze and adds it to the past.
+    pub(super) fn freeze(&mut self) -> Frozen {
+        let fresh = mem::take(&mut self.fresh);
+        if self.past.is_empty() {
+            self.past = fresh.clone();
+        } else {
+            self.past.merge(&fresh);
+        }
+        self.frozen(fresh, !self.touched)
+    }
+
+    /// Everything since the start, as it stands.
+    pub(super) fn whole(&self) -> Frozen {
+        let mut tally = self.past.clone();
+        tally.merge(&self.fresh);
+        self.frozen(tally, !self.heard)
+    }
+
+    pub(super) fn frozen(&self, tally: Tally, idle: bool) -> Frozen {
+        Frozen {
+            id: self.number,
+            key: self.key,
+            role: self.role,
+            pid: self.pid,
+            comm: self.comm.clone(),
+            pair: self.pair,
+            closed: self.closed,
+            idle,
+            srtt_ns: self.srtt_ns,
+            cwnd: self.cwnd,
+            latencies: tally.latencies,
+            counts: tally.counts,
+        }
+    }
+
+    /// Takes over everything of a row that turned out to be the same socket, known by its key
+    /// until now. That one may have been shown, this one never was: its number stays.
+    pub(super) fn absorb(&mut self, other: &Self) {
+        self.number = other.number;
+        self.pair = self.pair.or(other.pair);
+        self.heard |= other.heard;
+        self.owner(other.role, other.pid, other.comm.as_deref());
+        self.cookie = if self.cookie == 0 { other.cookie } else { self.cookie };
+        self.srtt_ns = self.srtt_ns.or(other.srtt_ns);
+        self.cwnd = self.cwnd.or(other.cwnd);
+        self.fresh.merge(&other.fresh);
+        self.past.merge(&other.past);
+        let growth = self.readings.begin_with(&other.readings);
+        self.grow(growth);
+    }
+
+    /// Fills in what is unknown of the owner.
+    pub(super) fn owner(&mut self, role: Option<Role>, pid: Option<u32>, comm: Option<&str>) {
+        self.role = self.role.or(role);
+        if self.pid.is_none() {
+            self.pid = pid;
+        } else if pid.is_some() && pid != self.pid {
+            return; // the name would be another process's
+        }
+        if self.comm.is_none() {
+            self.comm = comm.map(str::to_owned);
+        }
+    }
+
+    /// Counting of the kernel's counters begins at what the socket dump found.
+    pub(super) fn begin_at(&mut self, tcp: &TcpCounters) {
+        let growth = self.readings.begin_at(tcp);
+        self.grow(growth);
+        self.report_path(tcp);
+    }
+
+    fn grow(&mut self, growth: Option<Growth>) {
+        let Some(growth) = growth else { return };
+        for (count, n) in [BYTES_SENT, BYTES_RECEIVED, SEGMENTS_SENT].into_iter().zip(growth) {
+            self.fresh.count(count, n);
+        }
+    }
+
+    fn report(&mut self, tcp: &TcpCounters) {
+        let growth = self.readings.report(tcp);
+        if growth.is_some() {
+            self.grow(growth);
+            self.report_path(tcp);
+        }
+    }
+
+    /// The kernel starts both at 0 or leaves them so until it has a sample.
+    fn report_path(&mut self, tcp: &TcpCounters) {
+        if tcp.srtt_us != 0 {
+            self.srtt_ns = Some(u64::from(tcp.srtt_us) * 1_000);
+        }
+        if tcp.cwnd != 0 {
+            self.cwnd = Some(tcp.cwnd);
+        }
+    }
+
+    /// An event names the owner: better than the socket dump, which may be of an earlier socket.
+    fn owner_of_event(&mut self, pid: Option<u32>, comm: Option<&str>) {
+        if self.owner_seeded && pid.is_some() {
+            self.owner_seeded = false;
+            if pid != self.pid {
+                (self.pid, self.comm) = (None, None);
+            }
+        }
+        self.owner(None, pid, comm);
+    }
+}
+
+impl Fold for Row {
+    fn latency(&mut self, metric: MetricId, nanoseconds: u64) {
+        self.fresh.latency(metric, nanoseconds);
+    }
+
+    fn count(&mut self, count: CountId, n: u64) {
+        self.fresh.count(count, n);
+    }
+
+    fn socket(&mut self, event: &socket::Event) {
+        let opened = match event.what {
+            What::Connect => Some(Role::Client),
+            What::Accept => Some(Role::Server),
+            What::Owner if event.pid.is_some() => {
+                if event.pid != self.pid {
+                    (self.pid, self.comm) = (event.pid, event.comm.clone());
+                } else if event.comm.is_some() {
+                    self.comm.clone_from(&event.comm);
+                }
+                self.owner_seeded = false;
+                None
+            }
+            _ => None,
+        };
+        if opened.is_some() {
+            self.role = opened;
+            let growth = self.readings.begin_at_zero();
+            self.grow(growth);
+        }
+        if event.what == What::Close {
+            self.closed = true;
+        }
+        self.seen(event.pid, event.tcp.as_ref());
+        self.owner_of_event(event.pid, event.comm.as_deref());
+    }
+
+    fn seen(&mut self, pid: Option<u32>, tcp: Option<&TcpCounters>) {
+        self.owner_of_event(pid, None);
+        if let Some(tcp) = tcp {
+            self.report(tcp);
+        }
+    }
+}

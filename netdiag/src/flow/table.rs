@@ -1,0 +1,327 @@
+//! The flow table: events in, intervals and the total of a run out. Bounded, and exact for ever:
+//! what a row counted stays in the interval and in the total when the row goes.
+
+use std::{collections::HashMap, mem};
+
+use foldhash::fast::RandomState;
+use netdiag_common::flow::{FlowId, FlowKey, TcpCounters};
+use slab::Slab;
+
+use crate::{
+    flow::{
+        Frozen, Interval, Role,
+        recency::{Place, Recency},
+        row::Row,
+        tally::Tally,
+        tuples::{Tuples, is_complete},
+    },
+    signal::{Event, Subject, socket::What},
+};
+
+mod join;
+
+/// Settings of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Rows kept at most: those in the table and those that left it (at least 1).
+    pub max_flows: usize,
+    /// Time without an event after which a row leaves the table, in nanoseconds.
+    pub idle_ns: u64,
+    /// Whether intervals and the total list rows of which nothing was heard.
+    pub list_idle: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_flows: 65_536, idle_ns: 60_000_000_000, list_idle: false }
+    }
+}
+
+/// What a dump of the kernel's sockets says of a socket older than the programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seed {
+    /// The conversation.
+    pub key: FlowKey,
+    /// The kernel's socket cookie, 0 when unknown.
+    pub cookie: u64,
+    /// Which end it is, where known.
+    pub role: Option<Role>,
+    /// Process id of the owner, where known.
+    pub pid: Option<u32>,
+    /// Name of the owner, where known.
+    pub comm: Option<String>,
+    /// The socket's counters, where known.
+    pub tcp: Option<TcpCounters>,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct FlowTable {
+    config: Config,
+    rows: Slab<Row>,
+    by_id: HashMap<FlowId, u32, RandomState>,
+    tuples: Tuples,
+    recency: Recency,
+    next_number: u64,
+    /// Slots of rows with `touched`; may name a slot twice, or one whose row is gone.
+    touched: Vec<u32>,
+    /// Rows with `touched`.
+    active: usize,
+    /// Interval shares of rows that went before the freeze; at most `max_flows` of them.
+    gone: Vec<Frozen>,
+    /// Interval share that has no row.
+    other: Tally,
+    /// Share of the run that has no row.
+    total_other: Tally,
+}
+
+impl FlowTable {
+    /// An empty table.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config: Config { max_flows: config.max_flows.max(1), ..config },
+            rows: Slab::new(),
+            by_id: HashMap::default(),
+            tuples: Tuples::default(),
+            recency: Recency::default(),
+            next_number: 1,
+            touched: Vec::new(),
+            active: 0,
+            gone: Vec::new(),
+            other: Tally::default(),
+            total_other: Tally::default(),
+        }
+    }
+
+    /// Rows in the table.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.recency.len(Place::Live)
+    }
+
+    /// Whether no row is in the table.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds an event to the row of its flow. `now_ns` is any clock that does not run backwards,
+    /// the same in all calls; one reading for a batch of events will do.
+    pub fn apply(&mut self, event: &Event, now_ns: u64) {
+        let slot = match event.subject() {
+            Subject::Flow(0) => None,
+            Subject::Flow(id) => Some(self.of_id(id)),
+            Subject::Socket(socket) => {
+                let closing = matches!(event, Event::Socket(e) if e.what == What::Close);
+                let tcp = match event {
+                    Event::Socket(e) => e.tcp.as_ref(),
+                    _ => None,
+                };
+                self.of_socket(socket, closing, tcp)
+            }
+        };
+        let Some(slot) = slot else {
+            let mut nobody = Row::default();
+            event.fold(&mut nobody);
+            self.other.merge(&nobody.fresh);
+            self.total_other.merge(&nobody.fresh);
+            return;
+        };
+        self.touch(slot, now_ns);
+        let row = &mut self.rows[slot as usize];
+        event.fold(row);
+        if row.closed {
+            if self.recency.place(slot) != Some(Place::Left) {
+                self.tuples.remove(&row.key, slot);
+                self.recency.promote(slot, Place::Left);
+            }
+        } else {
+            self.recency.promote(slot, Place::Live);
+        }
+    }
+
+    /// Fills in what is unknown of a socket, or adds an idle row for it. False when there is no
+    /// room for one, or the socket is no conversation (a listener).
+    pub fn seed(&mut self, seed: &Seed, now_ns: u64) -> bool {
+        if !is_complete(&seed.key) {
+            return false;
+        }
+        let slot = match self.tuples.find(&seed.key) {
+            Some(slot) if join::same_cookie(self.rows[slot as usize].cookie, seed.cookie) => slot,
+            Some(_) => return false, // a socket that came after the dump
+            None if self.rows.len() >= self.config.max_flows => return false,
+            None => {
+                let slot = self.insert(Row { key: seed.key, ..Row::default() });
+                self.index(slot);
+                self.recency.promote(slot, Place::Live);
+                self.rows[slot as usize].last_ns = now_ns;
+                slot
+            }
+        };
+        let row = &mut self.rows[slot as usize];
+        row.owner_seeded = row.pid.is_none();
+        row.owner(seed.role, seed.pid, seed.comm.as_deref());
+        row.cookie = if row.cookie == 0 { seed.cookie } else { row.cookie };
+        if let Some(tcp) = &seed.tcp {
+            row.begin_at(tcp);
+            if !row.fresh.is_empty() {
+                self.touch(slot, now_ns); // it grew between the dump and its first report
+            }
+        }
+        true
+    }
+
+    /// Makes rows leave the table of which nothing was heard for the idle time. Their sockets may
+    /// still be there: the next event brings the row back.
+    pub fn expire(&mut self, now_ns: u64) {
+        while let Some(slot) = self.recency.oldest(Place::Live) {
+            let idle_ns = now_ns.saturating_sub(self.rows[slot as usize].last_ns);
+            if idle_ns < self.config.idle_ns {
+                break;
+            }
+            self.recency.promote(slot, Place::Left);
+        }
+    }
+
+    /// Freezes what happened since the last call, and makes idle rows leave.
+    ///
+    /// A socket whose record told no local port yet is left out once: what it counted comes with
+    /// the next interval, under its name if that is complete by then, else in `other`. So the last
+    /// interval of a run is taken by [`Self::last_interval`].
+    pub fn interval(&mut self, now_ns: u64) -> Interval {
+        self.freeze(now_ns, true)
+    }
+
+    /// Like [`Self::interval`], holding nothing back: the sum over all intervals equals the total.
+    pub fn last_interval(&mut self, now_ns: u64) -> Interval {
+        self.freeze(now_ns, false)
+    }
+
+    fn freeze(&mut self, now_ns: u64, hold: bool) -> Interval {
+        let mut flows = mem::take(&mut self.gone);
+        let mut other = mem::take(&mut self.other);
+        let mut touched = mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for slot in touched {
+            let Some(row) = self.rows.get_mut(slot as usize).filter(|row| row.touched) else {
+                continue;
+            };
+            if row.is_shown() {
+                flows.push(row.freeze());
+            } else if hold && row.is_introduced() && !row.held && !row.closed {
+                row.held = true;
+                self.touched.push(slot);
+                continue;
+            } else {
+                // Here as there, so that a flow's intervals add up to its row in the total.
+                let fresh = mem::take(&mut row.fresh);
+                other.merge(&fresh);
+                self.total_other.merge(&fresh);
+            }
+            (row.touched, row.held) = (false, false);
+            self.active -= 1;
+        }
+        self.expire(now_ns);
+        if self.config.list_idle {
+            let seen: std::collections::HashSet<u64> = flows.iter().map(|flow| flow.id).collect();
+            flows.extend(
+                self.rows
+                    .iter()
+                    .filter(|&(slot, row)| {
+                        self.recency.place(slot as u32) == Some(Place::Live)
+                            && row.is_shown()
+                            && !seen.contains(&row.number)
+                    })
+                    .map(|(_, row)| row.frozen(Tally::default(), true)),
+            );
+        }
+        flows.sort_unstable_by_key(|flow| flow.id);
+        Interval { flows, other: nameless(other) }
+    }
+
+    /// Everything since the start, frozen or not: flows in the table and those that left it while
+    /// there was room, the rest in `other`.
+    #[must_use]
+    pub fn total(&self) -> Interval {
+        let mut other = self.total_other.clone();
+        let mut flows = Vec::with_capacity(self.rows.len());
+        for (_, row) in &self.rows {
+            if !row.is_shown() {
+                other.merge(&row.fresh);
+            } else if row.heard || self.config.list_idle {
+                flows.push(row.whole());
+            }
+        }
+        flows.sort_unstable_by_key(|flow| flow.id);
+        Interval { flows, other: nameless(other) }
+    }
+
+    fn touch(&mut self, slot: u32, now_ns: u64) {
+        let row = &mut self.rows[slot as usize];
+        row.last_ns = row.last_ns.max(now_ns);
+        row.heard = true;
+        if !row.touched {
+            row.touched = true;
+            self.active += 1;
+            self.touched.push(slot);
+            if self.touched.len() > 2 * self.config.max_flows {
+                self.touched.sort_unstable();
+                self.touched.dedup();
+            }
+        }
+    }
+
+    fn insert(&mut self, mut row: Row) -> u32 {
+        if self.rows.len() >= self.config.max_flows {
+            self.evict();
+        }
+        row.number = self.next_number;
+        self.next_number += 1;
+        let flow = row.flow;
+        let slot = self.rows.insert(row) as u32;
+        if flow != 0 {
+            self.by_id.insert(flow, slot);
+        }
+        slot
+    }
+
+    /// Takes a row out of everything that leads to it.
+    fn take(&mut self, slot: u32) -> Row {
+        let row = self.rows.remove(slot as usize);
+        self.recency.remove(slot);
+        self.tuples.remove(&row.key, slot);
+        if self.by_id.get(&row.flow) == Some(&slot) {
+            self.by_id.remove(&row.flow);
+        }
+        self.active -= usize::from(row.touched);
+        row
+    }
+
+    /// Makes room: the row that left the table first goes, else the one that is idle for the
+    /// longest time.
+    fn evict(&mut self) {
+        let oldest = self.recency.oldest(Place::Left).or_else(|| self.recency.oldest(Place::Live));
+        let Some(slot) = oldest else { return };
+        let mut row = self.take(slot);
+        self.total_other.merge(&row.past);
+        self.total_other.merge(&row.fresh);
+        if !row.touched {
+            return;
+        }
+        let fresh = mem::take(&mut row.fresh);
+        if row.is_shown() && self.gone.len() + self.active < self.config.max_flows {
+            self.gone.push(row.frozen(fresh, false));
+        } else {
+            self.other.merge(&fresh);
+        }
+    }
+}
+
+fn nameless(tally: Tally) -> Frozen {
+    Frozen { latencies: tally.latencies, counts: tally.counts, ..Frozen::default() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+//! From the flow table's numbers to a snapshot: sorting, folding the rest into `other`, naming.
+//!
+//! Two steps, so that screen, dump and stream show the same rows: [`Listing::arrange`] works on the
+//! [`Interval`], [`Frame::build`] turns it into the JSON form. Pure: names and times are handed in.
+
+use std::{cmp::Reverse, collections::BTreeMap, time::SystemTime};
+
+use jiff::Timestamp;
+use netdiag_common::{flow::FlowKey, signal::Signal};
+
+use super::{
+    Account, CountValue, Distribution, Endpoint, Flow, Node, Owner, SignalStatus, Snapshot, Status,
+    Stream,
+};
+use crate::{
+    flow::{
+        Frozen, Interval,
+        latency::Latency,
+        tuples::{TCP, UDP, address},
+    },
+    signal::{CountId, MetricId, counts, metrics},
+};
+
+/// What flows are sorted by, largest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sort {
+    /// Send calls.
+    #[default]
+    Sends,
+    /// 99th percentile of the send latency.
+    SendP99,
+    /// Largest send latency.
+    SendMax,
+    /// Retransmitted segments of all kinds.
+    Retransmits,
+    /// Retransmitted payload bytes.
+    RetransmitBytes,
+    /// Bytes handed over by send calls.
+    SendBytes,
+    /// Payload bytes sent, as the kernel counts them.
+    BytesSent,
+    /// Payload bytes received, as the kernel counts them.
+    BytesReceived,
+    /// Smoothed round-trip time.
+    Srtt,
+}
+
+impl Sort {
+    fn value(self) -> Value {
+        match self {
+            Self::Sends => sum_of("sends"),
+            Self::SendP99 => latency_of("send", |latency| latency.quantile(0.99)),
+            Self::SendMax => latency_of("send", Latency::max),
+            Self::Retransmits => sum_of("retransmits."),
+            Self::RetransmitBytes => sum_of("retransmit_bytes"),
+            Self::SendBytes => sum_of("send_bytes"),
+            Self::BytesSent => sum_of("bytes_sent"),
+            Self::BytesReceived => sum_of("bytes_received"),
+            Self::Srtt => Box::new(|flow| flow.srtt_ns),
+        }
+    }
+}
+
+/// Gives a flow's value; none sorts after 0.
+type Value = Box<dyn Fn(&Frozen) -> Option<u64>>;
+
+/// The count of a name, or the sum of a group when the name ends in a dot.
+fn sum_of(name: &'static str) -> Value {
+    let ids: Vec<CountId> = counts()
+        .filter(|(_, _, count)| {
+            count.name == name || name.ends_with('.') && count.name.starts_with(name)
+        })
+        .map(|(id, ..)| id)
+        .collect();
+    Box::new(move |flow| ids.iter().filter_map(|&id| flow.count(id)).reduce(u64::saturating_add))
+}
+
+fn latency_of(name: &'static str, value: impl Fn(&Latency) -> Option<u64> + 'static) -> Value {
+    let id: Option<MetricId> =
+        metrics().find(|(_, _, metric)| metric.name == name).map(|(id, ..)| id);
+    Box::new(move |flow| flow.latency(id?).and_then(&value))
+}
+
+/// Which flows are listed and in which order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Largest first.
+    pub sort: Sort,
+    /// How many at most; the rest is folded into `other`. None: all.
+    pub top: Option<usize>,
+    /// Also flows of which nothing was heard.
+    pub all: bool,
+}
+
+impl Listing {
+    /// Sorts the flows (equal ones by id) and folds into `other` what is not listed. What the
+    /// interval adds up to stays the same.
+    pub fn arrange(&self, interval: &mut Interval) {
+        if !self.all {
+            interval.flows.retain(|flow| !flow.idle);
+        }
+        let value = self.sort.value();
+        interval.flows.sort_by_cached_key(|flow| (Reverse(value(flow)), flow.id));
+        if let Some(top) = self.top {
+            interval.keep(top);
+        }
+    }
+}
+
+/// What a snapshot speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One interval: `netdiag.snapshot/1`.
+    Interval,
+    /// The whole run: `netdiag.total/1`.
+    Total,
+}
+
+impl Scope {
+    /// Value of `schema`.
+    #[must_use]
+    pub const fn schema(self) -> &'static str {
+        match self {
+            Self::Interval => "netdiag.snapshot/1",
+            Self::Total => "netdiag.total/1",
+        }
+    }
+}
+
+/// Everything in a snapshot but the flows.
+#[derive(Clone, Debug)]
+pub struct Frame<'a> {
+    /// Interval or run.
+    pub scope: Scope,
+    /// When it began.
+    pub start: SystemTime,
+    /// When it ended.
+    pub end: SystemTime,
+    /// Name of the node.
+    pub host: &'a str,
+    /// Kernel release.
+    pub kernel: &'a str,
+    /// How each signal is observed; one that is not in it counts as off.
+    pub signals: &'a [SignalStatus],
+    /// Whether filters narrow the flows.
+    pub filtered: bool,
+    /// What the node says of itself.
+    pub node: Node,
+    /// Fates of samples by signal.
+    pub accounting: BTreeMap<String, Account>,
+    /// What userspace received.
+    pub stream: Stream,
+}
+
+impl Frame<'_> {
+    /// The snapshot with these flows, in their order.
+    #[must_use]
+    pub fn build(self, interval: &Interval) -> Snapshot {
+        let lost: u64 = self.accounting.values().map(Account::lost).sum();
+        Snapshot {
+            schema: self.scope.schema().to_owned(),
+            start: rfc3339(self.start),
+            end: rfc3339(self.end),
+            host: self.host.to_owned(),
+            kernel: self.kernel.to_owned(),
+            signals: self.signals.to_vec(),
+            flows: interval.flows.iter().map(|flow| named(flow, self.signals)).collect(),
+            other: Flow { id: "other".to_owned(), ..unnamed(&interval.other, self.signals) },
+            filtered: self.filtered,
+            node: self.node,
+            accounting: self.accounting,
+            stream: self.stream,
+            complete: lost == 0 && self.stream.malformed == 0,
+        }
+    }
+}
+
+/// A time as RFC 3339 in UTC, always with nine digits of fraction.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    // Outside of jiff's years -9999 to 9999: no clock of a running machine says so.
+    let time = Timestamp::try_from(time).unwrap_or(Timestamp::MAX);
+    format!("{time:.9}")
+}
+
+/// A flow's id in outputs and dump tags.
+#[must_use]
+pub fn flow_name(id: u64) -> String {
+    format!("f{id}")
+}
+
+/// The two ends of a key.
+#[must_use]
+pub fn endpoints(key: &FlowKey) -> (Endpoint, Endpoint) {
+    let end = |bytes, port| Endpoint { ip: Some(address(bytes)), port: Some(port) };
+    (end(key.local_addr, key.local_port), end(key.peer_addr, key.peer_port))
+}
+
+fn named(flow: &Frozen, signals: &[SignalStatus]) -> Flow {
+    let (local, peer) = endpoints(&flow.key);
+    let protocol = match flow.key.protocol {
+        TCP => Some("tcp"),
+        UDP => Some("udp"),
+        _ => None,
+    };
+    Flow {
+        id: flow_name(flow.id),
+        local,
+        peer,
+        netns: (flow.key.netns != 0).then_some(flow.key.netns),
+        protocol: protocol.map(str::to_owned),
+        role: flow.role,
+        owner: Owner { pid: flow.pid, comm: flow.comm.clone(), ..Owner::default() },
+        pair: flow.pair.map(flow_name),
+        closed: flow.closed,
+        srtt_ns: flow.srtt_ns,
+        cwnd: flow.cwnd,
+        ..unnamed(flow, signals)
+    }
+}
+
+/// Metrics and counts; nothing of who and what it is.
+fn unnamed(flow: &Frozen, signals: &[SignalStatus]) -> Flow {
+    let nowhere = Endpoint { ip: None, port: None };
+    Flow {
+        id: String::new(),
+        local: nowhere.clone(),
+        peer: nowhere,
+        netns: None,
+        protocol: None,
+        role: None,
+        owner: Owner::default(),
+        pair: None,
+        closed: false,
+        srtt_ns: None,
+        cwnd: None,
+        metrics: distributions(flow),
+        counts: values(flow, signals),
+    }
+}
+
+impl Latency {
+    /// Count, extremes and percentiles.
+    #[must_use]
+    pub fn distribution(&self) -> Distribution {
+        Distribution {
+            count: self.count(),
+            min_ns: self.min(),
+            p50_ns: self.quantile(0.5),
+            p90_ns: self.quantile(0.9),
+            p99_ns: self.quantile(0.99),
+            p999_ns: self.quantile(0.999),
+            max_ns: self.max(),
+            out_of_range: self.out_of_range(),
+        }
+    }
+}
+
+fn distributions(flow: &Frozen) -> BTreeMap<String, Distribution> {
+    metrics()
+        .filter_map(|(id, _, metric)| Some((metric, flow.latency(id)?)))
+        .filter(|(_, latency)| !latency.is_empty())
+        .map(|(metric, latency)| (metric.name.to_owned(), latency.distribution()))
+        .collect()
+}
+
+/// Every count of every signal: its number, 0 where its source works and saw none, else null.
+fn values(flow: &Frozen, signals: &[SignalStatus]) -> BTreeMap<String, CountValue> {
+    let mut values = BTreeMap::new();
+    for (id, signal, count) in counts() {
+        let zero = (count.absent_is_zero && is_on(signal, signals)).then_some(0);
+        let value = flow.count(id).or(zero);
+        let Some((group, key)) = count.name.split_once('.') else {
+            values.insert(count.name.to_owned(), CountValue::Number(value));
+            continue;
+        };
+        let entry =
+            values.entry(group.to_owned()).or_insert_with(|| CountValue::Group(BTreeMap::new()));
+        if let CountValue::Group(keys) = entry {
+            keys.insert(key.to_owned(), value);
+        }
+    }
+    values
+}
+
+fn is_on(signal: Signal, signals: &[SignalStatus]) -> bool {
+    signals.iter().any(|status| status.signal == signal.name() && status.status != Status::Off)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+use std::{net::Ipv4Addr, time::Duration};
+
+use proptest::{collection::vec, prelude::*};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn status(signal: Signal, status: Status) -> SignalStatus {
+    SignalStatus {
+        signal: signal.name().to_owned(),
+        status,
+        source: None,
+        refused: vec![],
+        missing: vec![],
+    }
+}
+
+fn all_on() -> Vec<SignalStatus> {
+    Signal::ALL.iter().map(|&signal| status(signal, Status::Full)).collect()
+}
+
+fn id_of(name: &str) -> CountId {
+    counts().find(|(_, _, count)| count.name == name).expect("a count of that name").0
+}
+
+fn frozen(id: u64, numbers: &[(&str, u64)], latencies: &[u64]) -> Frozen {
+    let mut latency = Latency::default();
+    latencies.iter().for_each(|&value| latency.record(value));
+    let mut counts: Vec<_> = numbers.iter().map(|&(name, n)| (id_of(name), n)).collect();
+    counts.sort_unstable();
+    let (send, ..) = metrics().find(|(_, _, metric)| metric.name == "send").expect("send");
+    Frozen { id, counts, latencies: vec![(send, latency)], ..Frozen::default() }
+}
+
+fn frame(signals: &[SignalStatus]) -> Frame<'_> {
+    Frame {
+        scope: Scope::Interval,
+        start: SystemTime::UNIX_EPOCH,
+        end: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
+        host: "node-1",
+        kernel: "6.12.0",
+        signals,
+        filtered: false,
+        node: Node::default(),
+        accounting: BTreeMap::new(),
+        stream: Stream::default(),
+    }
+}
+
+fn json_of(flow: Frozen, signals: &[SignalStatus]) -> Value {
+    let interval = Interval { flows: vec![flow], other: Frozen::default() };
+    let snapshot = frame(signals).build(&interval);
+    serde_json::to_value(&snapshot.flows[0]).expect("it is plain data")
+}
+
+#[test]
+fn a_flow_is_named_and_its_numbers_are_grouped() {
+    let v4 = |host| Ipv4Addr::new(192, 0, 2, host).to_ipv6_mapped().octets();
+    let key = FlowKey {
+        local_addr: v4(1),
+        peer_addr: v4(2),
+        local_port: 40_000,
+        peer_port: 443,
+        netns: 4_026_531_840,
+        protocol: TCP,
+        reserved: 0,
+    };
+    let flow = Frozen {
+        key,
+        pid: Some(7),
+        comm: Some("curl".to_owned()),
+        pair: Some(13),
+        role: Some(crate::snapshot::Role::Client),
+        srtt_ns: Some(150_000),
+        ..frozen(12, &[("sends", 2), ("retransmits.rto", 3), ("bytes_sent", 99)], &[100, 0])
+    };
+    let found = json_of(flow, &all_on());
+    let expected = json!({
+        "id": "f12",
+        "local": {"ip": "192.0.2.1", "port": 40_000},
+        "peer": {"ip": "192.0.2.2", "port": 443},
+        "netns": 4_026_531_840_u32,
+        "protocol": "tcp",
+        "role": "client",
+        "owner": {
+            "pid": 7, "comm": "curl",
+            "cgroup": null, "container": null, "pod": null, "namespace": null
+        },
+        "pair": "f13",
+        "closed": false,
+        "srtt_ns": 150_000,
+        "cwnd": null,
+        "metrics": {"send": {
+            "count": 1, "min_ns": 100, "p50_ns": 100, "p90_ns": 100, "p99_ns": 100,
+            "p999_ns": 100, "max_ns": 100, "out_of_range": 1
+        }},
+        "counts": {
+            "bytes_sent": 99, "bytes_received": null, "segments_sent": null,
+            "sends": 2, "send_bytes": 0, "sends_failed": 0,
+            "retransmits": {
+                "rto": 3, "fast": 0, "tlp": 0, "syn": 0, "synack": 0, "other": 0
+            },
+            "retransmits_failed": 0, "retransmit_bytes": 0
+        }
+    });
+    // Other signals may add keys; these stay.
+    for (name, value) in expected.as_object().expect("an object") {
+        let found = &found[name];
+        match name.as_str() {
+            "metrics" | "counts" => {
+                for (name, value) in value.as_object().expect("an object") {
+                    assert_eq!(&found[name], value, "{name}");
+                }
+            }
+            _ => assert_eq!(found, value, "{name}"),
+        }
+    }
+}
+
+#[test]
+fn a_count_that_no_source_sees_is_null() {
+    let cases =
+        [(Status::Full, json!(0)), (Status::Degraded, json!(0)), (Status::Off, json!(null))];
+    for (state, expected) in cases {
+        let signals = [status(Signal::Socket, state), status(Signal::Retransmit, state)];
+        let counts = &json_of(frozen(1, &[], &[]), &signals)["counts"];
+        assert_eq!(counts["retransmits"]["rto"], expected, "{state:?}");
+        assert_eq!(counts["retransmits_failed"], expected, "{state:?}");
+        assert_eq!(counts["bytes_sent"], json!(null), "a reading, {state:?}");
+        assert_eq!(counts["sends"], json!(null), "no status at all");
+    }
+}
+
+#[test]
+fn ipv6_and_unknown_things_are_shown_as_they_are() {
+    let key = FlowKey { local_addr: [0x20; 16], local_port: 1, ..FlowKey::default() };
+    let flow = json_of(Frozen { key, ..frozen(1, &[], &[]) }, &all_on());
+    assert_eq!(flow["local"]["ip"], "2020:2020:2020:2020:2020:2020:2020:2020");
+    for name in ["netns", "protocol", "role", "pair"] {
+        assert_eq!(flow[name], Value::Null, "{name}");
+    }
+    assert_eq!(flow["metrics"], json!({}));
+}
+
+#[test]
+fn other_has_no_addresses() {
+    let interval = Interval { flows: vec![], other: frozen(0, &[("sends", 4)], &[1]) };
+    let other = frame(&all_on()).build(&interval).other;
+    assert_eq!(other.id, "other");
+    assert_eq!((other.local.ip, other.peer.port, other.netns, other.protocol), Default::default());
+    assert_eq!(other.counts["sends"], CountValue::Number(Some(4)));
+    assert_eq!(other.metrics["send"].count, 1);
+}
+
+#[test]
+fn complete_means_nothing_lost_or_missed() {
+    let base = Account { seen: 9, submitted: 5, filtered: 1, unmatched: 1, ..Account::default() };
+    let well = Stream { received: 5, decoded: 5, malformed: 0 };
+    let ill = Stream { received: 5, decoded: 4, malformed: 1 };
+    let cases = [
+        (base, well, true),
+        (Account { rate_limited: 1, shed: 1, pending: 1, ..base }, well, true),
+        (base, ill, false),
+        (Account { ring_full: 1, ..base }, well, false),
+        (Account { map_full: 1, ..base }, well, false),
+        (Account { read_failed: 1, ..base }, well, false),
+        (Account { missed: 1, ..base }, well, false),
+    ];
+    for (account, stream, complete) in cases {
+        let accounting = BTreeMap::from([
+            ("send".to_owned(), Account::default()),
+            ("retransmit".to_owned(), account),
+        ]);
+        let frame = Frame { accounting, stream, ..frame(&[]) };
+        assert_eq!(frame.build(&Interval::default()).complete, complete, "{account:?} {stream:?}");
+    }
+}
+
+#[test]
+fn times_are_utc_with_a_fraction() {
+    let snapshot = frame(&[]).build(&Interval::default());
+    assert_eq!(snapshot.schema, "netdiag.snapshot/1");
+    assert_eq!(snapshot.start, "1970-01-01T00:00:00.000000000Z");
+    assert_eq!(snapshot.end, "1970-01-01T00:00:01.500000000Z");
+    let total = Frame { scope: Scope::Total, ..frame(&[]) }.build(&Interval::default());
+    assert_eq!(total.schema, "netdiag.total/1");
+}
+
+#[test]
+fn sorting_puts_the_largest_first_and_the_unknown_last() {
+    let mut idle = frozen(5, &[("sends", 1_000)], &[]);
+    idle.idle = true;
+    let slow = Frozen { srtt_ns: Some(9), ..frozen(4, &[("sends", 1)], &[9_000]) };
+    let flows = vec![
+        frozen(1, &[("sends", 1), ("retransmits.rto", 2), ("retransmits.tlp", 2)], &[10, 20]),
+        frozen(2, &[("sends", 30), ("retransmits.rto", 3), ("bytes_sent", 0)], &[]),
+        frozen(3, &[("sends", 2), ("send_bytes", 5), ("retransmit_bytes", 1)], &[500]),
+        slow,
+        idle,
+    ];
+    let cases = [
+        (Sort::Sends, false, vec![2, 3, 1, 4]),
+        (Sort::Sends, true, vec![5, 2, 3, 1, 4]),
+        (Sort::Retransmits, false, vec![1, 2, 3, 4]),
+        (Sort::RetransmitBytes, false, vec![3, 1, 2, 4]),
+        (Sort::SendP99, false, vec![4, 3, 1, 2]),
+        (Sort::SendMax, false, vec![4, 3, 1, 2]),
+        (Sort::SendBytes, false, vec![3, 1, 2, 4]),
+        (Sort::BytesSent, false, vec![2, 1, 3, 4]),
+        (Sort::BytesReceived, false, vec![1, 2, 3, 4]),
+        (Sort::Srtt, false, vec![4, 1, 2, 3]),
+    ];
+    for (sort, all, expected) in cases {
+        let mut interval = Interval { flows: flows.clone(), other: Frozen::default() };
+        Listing { sort, top: None, all }.arrange(&mut interval);
+        let found: Vec<u64> = interval.flows.iter().map(|flow| flow.id).collect();
+        assert_eq!(found, expected, "{sort:?}, all {all}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn folding_the_rest_changes_no_sum(
+        flows in vec((0u64..50, vec(0u64..1_000_000, 0..20)), 0..20),
+        top in 0usize..25,
+    ) {
+        let flows: Vec<Frozen> = (1..)
+            .zip(&flows)
+            .map(|(id, (rto, latencies))| {
+                let sends = latencies.len() as u64;
+                frozen(id, &[("sends", sends), ("retransmits.rto", *rto)], latencies)
+            })
+            .collect();
+        let mut interval = Interval { flows, other: frozen(0, &[("sends", 1)], &[77]) };
+        let before = interval.clone();
+        Listing { top: Some(top), ..Listing::default() }.arrange(&mut interval);
+        prop_assert_eq!(interval.flows.len(), before.flows.len().min(top));
+        let (sum, expected) = (interval.sum(), before.sum());
+        prop_assert_eq!(&sum.counts, &expected.counts);
+        let (_, latency) = &sum.latencies[0];
+        let (_, expected) = &expected.latencies[0];
+        prop_assert_eq!(latency.histogram(), expected.histogram());
+        prop_assert_eq!(latency.out_of_range(), expected.out_of_range());
+    }
+}
