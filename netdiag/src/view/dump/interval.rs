@@ -6,6 +6,7 @@ use super::{Histograms, Take, block::UNTAGGED};
 use crate::{
     flow::{Frozen, Interval, latency::Latency},
     signal::{self, MetricId},
+    snapshot::build::flow_name,
 };
 
 impl Histograms for Interval {
@@ -36,7 +37,7 @@ impl Histograms for Interval {
             Ok(())
         };
         for row in &self.flows {
-            each(&row.id.to_string(), row)?;
+            each(&flow_name(row.id), row)?;
         }
         each("other", &self.other)
     }
