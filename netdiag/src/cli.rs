@@ -6,11 +6,11 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use netdiag_common::signal::Signal;
 
-use crate::exit;
+use crate::{exit, snapshot::build::Sort};
 
 pub mod value;
 
-use value::{NetnsName, Prefix, SortKey, SourceChoice};
+use value::{NetnsName, Prefix, SourceChoice};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -155,9 +155,9 @@ pub struct Watch {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub top: Option<u32>,
     /// Sort flows by a metric's p50, p99 or max, or by a count, largest first
-    /// [default: the most samples]
+    /// [default: the most send calls]
     #[arg(long, value_name = "KEY", value_parser = value::sort)]
-    pub sort: Option<SortKey>,
+    pub sort: Option<Sort>,
     /// List flows that were idle in the interval, too
     #[arg(long)]
     pub all: bool,

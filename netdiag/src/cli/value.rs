@@ -9,7 +9,7 @@ use std::{
 
 use netdiag_common::signal::Signal;
 
-use crate::signal;
+use crate::{signal, snapshot::build::Sort};
 
 /// A source forced by `--source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,17 +51,6 @@ impl fmt::Display for NetnsName {
             Self::Pid(pid) => write!(f, "pid:{pid}"),
         }
     }
-}
-
-/// By what flows are sorted, largest first.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum SortKey {
-    /// Samples of a metric.
-    Samples(signal::MetricId),
-    /// A quantile of a metric; 1.0 is the largest value.
-    Quantile(signal::MetricId, f64),
-    /// A count, or the sum of all counts whose names start with `GROUP.`.
-    Count(&'static str),
 }
 
 type Parsed<T> = Result<T, String>;
@@ -277,31 +266,13 @@ pub fn source(text: &str) -> Parsed<SourceChoice> {
 }
 
 /// `--sort`: learnt from the definitions, like the columns that it sorts by.
-pub fn sort(text: &str) -> Parsed<SortKey> {
-    let keys = sort_keys();
-    keys.iter()
+pub fn sort(text: &str) -> Parsed<Sort> {
+    let orders = Sort::all();
+    orders
+        .iter()
         .find(|(name, _)| name == text)
-        .map(|(_, key)| *key)
-        .ok_or_else(|| unknown("sort key", text, keys.iter().map(|(name, _)| name.as_str())))
-}
-
-fn sort_keys() -> Vec<(String, SortKey)> {
-    let mut keys = Vec::new();
-    for (id, _, metric) in signal::metrics() {
-        keys.push((metric.name.to_owned(), SortKey::Samples(id)));
-        for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
-            keys.push((format!("{}.{name}", metric.name), SortKey::Quantile(id, quantile)));
-        }
-    }
-    for (_, _, count) in signal::counts() {
-        let group = count.name.split_once('.').map_or(count.name, |(group, _)| group);
-        for name in [group, count.name] {
-            if !keys.iter().any(|(known, _)| known == name) {
-                keys.push((name.to_owned(), SortKey::Count(name)));
-            }
-        }
-    }
-    keys
+        .map(|(_, order)| *order)
+        .ok_or_else(|| unknown("order", text, orders.iter().map(|(name, _)| name.as_str())))
 }
 
 /// `unknown WHAT`, the nearest name, and all of them.

@@ -21,41 +21,62 @@ use crate::{
     signal::{CountId, MetricId, counts, metrics},
 };
 
-/// What flows are sorted by, largest first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+/// What flows are sorted by, largest first. Learnt from the definitions, so a signal's metrics and
+/// counts sort as soon as they are defined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
-    /// Send calls.
-    #[default]
-    Sends,
-    /// 99th percentile of the send latency.
-    SendP99,
-    /// Largest send latency.
-    SendMax,
-    /// Retransmitted segments of all kinds.
-    Retransmits,
-    /// Retransmitted payload bytes.
-    RetransmitBytes,
-    /// Bytes handed over by send calls.
-    SendBytes,
-    /// Payload bytes sent, as the kernel counts them.
-    BytesSent,
-    /// Payload bytes received, as the kernel counts them.
-    BytesReceived,
+    /// Samples of a metric.
+    Samples(&'static str),
+    /// Median of a metric.
+    P50(&'static str),
+    /// 99th percentile of a metric.
+    P99(&'static str),
+    /// Largest value of a metric.
+    Max(&'static str),
+    /// A count, or the sum of a group when the name ends in a dot.
+    Count(&'static str),
     /// Smoothed round-trip time.
     Srtt,
 }
 
+impl Default for Sort {
+    fn default() -> Self {
+        Self::Count("sends")
+    }
+}
+
 impl Sort {
+    /// Every order by its name: `send`, `send.p99`, `sends`, `retransmits`, `retransmits.rto`, …
+    #[must_use]
+    pub fn all() -> Vec<(String, Self)> {
+        let mut all = Vec::new();
+        for (_, _, metric) in metrics() {
+            let name = metric.name;
+            all.push((name.to_owned(), Self::Samples(name)));
+            all.push((format!("{name}.p50"), Self::P50(name)));
+            all.push((format!("{name}.p99"), Self::P99(name)));
+            all.push((format!("{name}.max"), Self::Max(name)));
+        }
+        for (_, _, count) in counts() {
+            if let Some(dot) = count.name.find('.') {
+                let group = Self::Count(&count.name[..=dot]);
+                if !all.iter().any(|(_, known)| *known == group) {
+                    all.push((count.name[..dot].to_owned(), group));
+                }
+            }
+            all.push((count.name.to_owned(), Self::Count(count.name)));
+        }
+        all.push(("srtt".to_owned(), Self::Srtt));
+        all
+    }
+
     fn value(self) -> Value {
         match self {
-            Self::Sends => sum_of("sends"),
-            Self::SendP99 => latency_of("send", |latency| latency.quantile(0.99)),
-            Self::SendMax => latency_of("send", Latency::max),
-            Self::Retransmits => sum_of("retransmits."),
-            Self::RetransmitBytes => sum_of("retransmit_bytes"),
-            Self::SendBytes => sum_of("send_bytes"),
-            Self::BytesSent => sum_of("bytes_sent"),
-            Self::BytesReceived => sum_of("bytes_received"),
+            Self::Samples(metric) => latency_of(metric, |latency| Some(latency.count())),
+            Self::P50(metric) => latency_of(metric, |latency| latency.quantile(0.5)),
+            Self::P99(metric) => latency_of(metric, |latency| latency.quantile(0.99)),
+            Self::Max(metric) => latency_of(metric, Latency::max),
+            Self::Count(name) => sum_of(name),
             Self::Srtt => Box::new(|flow| flow.srtt_ns),
         }
     }

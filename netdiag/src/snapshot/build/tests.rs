@@ -199,15 +199,15 @@ fn sorting_puts_the_largest_first_and_the_unknown_last() {
         idle,
     ];
     let cases = [
-        (Sort::Sends, false, vec![2, 3, 1, 4]),
-        (Sort::Sends, true, vec![5, 2, 3, 1, 4]),
-        (Sort::Retransmits, false, vec![1, 2, 3, 4]),
-        (Sort::RetransmitBytes, false, vec![3, 1, 2, 4]),
-        (Sort::SendP99, false, vec![4, 3, 1, 2]),
-        (Sort::SendMax, false, vec![4, 3, 1, 2]),
-        (Sort::SendBytes, false, vec![3, 1, 2, 4]),
-        (Sort::BytesSent, false, vec![2, 1, 3, 4]),
-        (Sort::BytesReceived, false, vec![1, 2, 3, 4]),
+        (Sort::Count("sends"), false, vec![2, 3, 1, 4]),
+        (Sort::Count("sends"), true, vec![5, 2, 3, 1, 4]),
+        (Sort::Count("retransmits."), false, vec![1, 2, 3, 4]),
+        (Sort::Count("retransmit_bytes"), false, vec![3, 1, 2, 4]),
+        (Sort::P99("send"), false, vec![4, 3, 1, 2]),
+        (Sort::Max("send"), false, vec![4, 3, 1, 2]),
+        (Sort::Count("send_bytes"), false, vec![3, 1, 2, 4]),
+        (Sort::Count("bytes_sent"), false, vec![2, 1, 3, 4]),
+        (Sort::Count("bytes_received"), false, vec![1, 2, 3, 4]),
         (Sort::Srtt, false, vec![4, 1, 2, 3]),
     ];
     for (sort, all, expected) in cases {
