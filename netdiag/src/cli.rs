@@ -155,7 +155,7 @@ pub struct Watch {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub top: Option<u32>,
     /// Sort flows by a metric's p50, p99 or max, or by a count, largest first
-    /// [default: the most samples]
+    /// [default: the most send calls]
     #[arg(long, value_name = "KEY", value_parser = value::sort)]
     pub sort: Option<Sort>,
     /// List flows that were idle in the interval, too

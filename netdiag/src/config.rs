@@ -31,7 +31,7 @@ const ROTATE_SIZE: u64 = 64 << 20;
 const ROTATED_AT_LEAST: u64 = 4;
 
 /// Everything that decides what a run does.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// What to do.
     pub command: Command,
@@ -40,7 +40,7 @@ pub struct Config {
 }
 
 /// What to do.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// A table or an object every interval.
     Live(Watch),
@@ -69,7 +69,7 @@ pub struct Kernel {
 }
 
 /// How and what to watch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
     /// Time between two outputs.
     pub interval: Duration,
@@ -79,8 +79,8 @@ pub struct Watch {
     pub output: Output,
     /// Flows listed one by one, `None` all.
     pub top: Option<usize>,
-    /// Order of the flows, `None` by samples.
-    pub sort: Option<Sort>,
+    /// Order of the flows.
+    pub sort: Sort,
     /// List idle flows, too.
     pub all: bool,
     /// Forget a flow after this long without activity.
@@ -208,7 +208,7 @@ fn watch(flags: &cli::Watch, default_top: Option<usize>) -> Result<Watch, Error>
         duration: flags.duration,
         output: flags.output,
         top: flags.top.map(|top| top as usize).or(default_top),
-        sort: flags.sort,
+        sort: flags.sort.unwrap_or_default(),
         all: flags.all,
         idle: flags.idle,
         max_flows: flags.max_flows as usize,

@@ -210,7 +210,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_unsafe_is_left(text in "\\PC*|.*") {
-            prop_assert!(!sanitised(&text).chars().any(|c| c.is_control()));
+            prop_assert!(!sanitised(&text).chars().any(char::is_control));
             prop_assert_eq!(sanitised(&text).chars().count(), text.chars().count());
         }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::signal::DEFINITIONS;
+use crate::{signal::DEFINITIONS, snapshot::build::Sort};
 
 fn parse_line(line: &str) -> Result<Asked, exit::Error> {
     parse(line.split(' ').map(OsString::from))
@@ -64,14 +64,14 @@ fn every_source_of_every_signal_can_be_forced() {
 
 #[test]
 fn every_metric_and_count_sorts() {
-    for (id, _, metric) in crate::signal::metrics() {
-        assert_eq!(value::sort(metric.name), Ok(Sort::Samples(id)));
-        assert_eq!(value::sort(&format!("{}.p99", metric.name)), Ok(Sort::Quantile(id, 0.99)));
+    for (_, _, metric) in crate::signal::metrics() {
+        assert_eq!(value::sort(metric.name), Ok(Sort::Samples(metric.name)));
+        assert_eq!(value::sort(&format!("{}.p99", metric.name)), Ok(Sort::P99(metric.name)));
     }
     for (_, _, count) in crate::signal::counts() {
         assert_eq!(value::sort(count.name), Ok(Sort::Count(count.name)));
     }
-    assert_eq!(value::sort("retransmits"), Ok(Sort::Count("retransmits")));
+    assert_eq!(value::sort("retransmits"), Ok(Sort::Count("retransmits.")));
 }
 
 #[test]

@@ -267,30 +267,12 @@ pub fn source(text: &str) -> Parsed<SourceChoice> {
 
 /// `--sort`: learnt from the definitions, like the columns that it sorts by.
 pub fn sort(text: &str) -> Parsed<Sort> {
-    let keys = sort_keys();
-    keys.iter()
+    let orders = Sort::all();
+    orders
+        .iter()
         .find(|(name, _)| name == text)
-        .map(|(_, key)| *key)
-        .ok_or_else(|| unknown("sort key", text, keys.iter().map(|(name, _)| name.as_str())))
-}
-
-fn sort_keys() -> Vec<(String, Sort)> {
-    let mut keys = Vec::new();
-    for (id, _, metric) in signal::metrics() {
-        keys.push((metric.name.to_owned(), Sort::Samples(id)));
-        for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
-            keys.push((format!("{}.{name}", metric.name), Sort::Quantile(id, quantile)));
-        }
-    }
-    for (_, _, count) in signal::counts() {
-        let group = count.name.split_once('.').map_or(count.name, |(group, _)| group);
-        for name in [group, count.name] {
-            if !keys.iter().any(|(known, _)| known == name) {
-                keys.push((name.to_owned(), Sort::Count(name)));
-            }
-        }
-    }
-    keys
+        .map(|(_, order)| *order)
+        .ok_or_else(|| unknown("order", text, orders.iter().map(|(name, _)| name.as_str())))
 }
 
 /// `unknown WHAT`, the nearest name, and all of them.

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FsWord, statfs};
+use rustix::{
+    fs::{FsWord, statfs},
+    system::uname,
+};
 
 use super::Lookup;
 use crate::cli::value::NetnsName;
@@ -29,6 +32,29 @@ impl Host {
     #[must_use]
     pub fn new(root: &Path) -> Self {
         Self { root: root.to_owned() }
+    }
+
+    /// Name of the node in outputs and file names: `--node`, else `$NODE_NAME`, else the host's
+    /// name where its file system is mounted elsewhere, else this machine's. What cannot stand in
+    /// a file name becomes `_`.
+    #[must_use]
+    pub fn node_name(&self, flag: Option<&str>, variable: Option<&str>) -> String {
+        let given = [flag, variable].into_iter().flatten().find(|name| !name.trim().is_empty());
+        let name = given.map(str::to_owned).or_else(|| {
+            let elsewhere = self.root != Path::new("/");
+            elsewhere.then(|| fs::read_to_string(self.root.join("etc/hostname")).ok()).flatten()
+        });
+        let own = || uname().nodename().to_string_lossy().into_owned();
+        let name = name.filter(|name| !name.trim().is_empty()).unwrap_or_else(own);
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let name: String = name
+            .trim()
+            .trim_start_matches('.')
+            .chars()
+            .take(128)
+            .map(|c| if allowed(c) { c } else { '_' })
+            .collect();
+        if name.is_empty() { "node".to_owned() } else { name }
     }
 
     fn of_process(&self, pid: u32) -> PathBuf {
@@ -129,6 +155,21 @@ mod tests {
         let path = NetnsName::Path("/proc/self/ns/net".into());
         assert_eq!(host.netns(&path), Ok(own));
         assert_eq!(host.netns(&NetnsName::Inode(own)), Ok(own));
+    }
+
+    #[test]
+    fn the_node_is_named_by_whoever_knows_best() {
+        let root = tempfile::tempdir().expect("directory");
+        let host = Host::new(root.path());
+        let own = host.node_name(None, None);
+        assert!(!own.is_empty() && !own.contains('/'), "{own}");
+        fs::create_dir(root.path().join("etc")).expect("directory");
+        fs::write(root.path().join("etc/hostname"), "worker-3\n").expect("file");
+        assert_eq!(host.node_name(None, None), "worker-3");
+        assert_eq!(host.node_name(None, Some("")), "worker-3");
+        assert_eq!(host.node_name(None, Some("pool/a b")), "pool_a_b");
+        assert_eq!(host.node_name(Some("given"), Some("pool")), "given");
+        assert_eq!(host.node_name(Some("../.."), None), "_..");
     }
 
     #[test]

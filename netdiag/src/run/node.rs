@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,17 +15,6 @@ use crate::{
     },
     snapshot::Node,
 };
-
-/// Name of the node: as told, else as the cluster calls it, else as the host does.
-pub(super) fn name(told: Option<&str>, host_root: &Path) -> String {
-    let of_host = || fs::read_to_string(host_root.join("etc/hostname")).ok();
-    let found = told
-        .map(str::to_owned)
-        .or_else(|| env::var("NODE_NAME").ok())
-        .or_else(|| (host_root != Path::new("/")).then(of_host).flatten())
-        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
-    found.trim().to_owned()
-}
 
 /// Readings of the TCP counters and of our own cost, one interval apart.
 pub(super) struct Readings {

@@ -1,6 +1,6 @@
 //! `netdiag live` and `netdiag record`: attach, take in, put out, every interval.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, env, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 use netdiag_common::globals::Filters;
@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     intake::Intake,
-    node::{Readings, name},
+    node::Readings,
     output::Outputs,
     reporter::{About, Reporter},
     say,
@@ -67,7 +67,9 @@ pub(super) async fn run(
     dump: Option<&config::Dump>,
 ) -> Result<Status> {
     let mut stop = Stop::new()?;
-    let node_name = name(dump.and_then(|dump| dump.node.as_deref()), &kernel.host_root);
+    let told = dump.and_then(|dump| dump.node.as_deref());
+    let cluster = env::var("NODE_NAME").ok();
+    let node_name = Host::new(&kernel.host_root).node_name(told, cluster.as_deref());
     let Some(filters) = targets(watch, &kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };
@@ -80,7 +82,7 @@ pub(super) async fn run(
         signals: tracer.signals().to_vec(),
         filtered: !filters.is_empty(),
     };
-    let listing = Listing { sort: watch.sort.unwrap_or_default(), top: watch.top, all: watch.all };
+    let listing = Listing { sort: watch.sort, top: watch.top, all: watch.all };
     let reporter = Reporter::new(about, listing, intake, outputs, readings);
     observe(watch, tracer, reporter, &mut stop).await
 }

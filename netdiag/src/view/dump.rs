@@ -38,17 +38,17 @@ pub struct Sidecar<'a> {
     pub tags: BTreeMap<String, String>,
 }
 
+/// Takes a histogram: id of its flow (`None` for the node's), name of its metric.
+pub type Take<'a> = dyn FnMut(Option<&str>, &str, &Histogram<u64>) -> io::Result<()> + 'a;
+
 /// Where the histograms of an interval come from.
 pub trait Histograms {
-    /// Hands over every histogram of the interval, once: first the node's, metric by metric
-    /// (`flow` is `None`), then those of each flow by its id, `other` for the flows not listed.
+    /// Hands over every histogram of the interval, once: first the node's, metric by metric, then
+    /// those of each flow by its id, `other` for the flows not listed.
     ///
     /// # Errors
     /// The first error of `take`, at once.
-    fn each(
-        &self,
-        take: &mut dyn FnMut(Option<&str>, &str, &Histogram<u64>) -> io::Result<()>,
-    ) -> io::Result<()>;
+    fn each(&self, take: &mut Take<'_>) -> io::Result<()>;
 }
 
 /// Why nothing is written at present.

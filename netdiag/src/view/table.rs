@@ -56,7 +56,7 @@ fn head(snapshot: &Snapshot, columns: usize) -> Vec<String> {
     let mut words = vec![
         sanitised(&snapshot.host),
         sanitised(&snapshot.kernel),
-        format!("{} to {}", snapshot.start, time_of_day(&snapshot.end)),
+        format!("{} to {}", milliseconds(&snapshot.start), time_of_day(&snapshot.end)),
     ];
     for signal in &snapshot.signals {
         let source = signal.source.as_deref().unwrap_or("off");
@@ -69,9 +69,20 @@ fn head(snapshot: &Snapshot, columns: usize) -> Vec<String> {
     wrapped(&words, columns, INDENT)
 }
 
-/// The time of an RFC 3339 timestamp without its date.
-fn time_of_day(time: &str) -> &str {
-    time.split_once('T').map_or(time, |(_, time)| time)
+/// An RFC 3339 timestamp in UTC with at most three decimals.
+fn milliseconds(time: &str) -> String {
+    match time.trim_end_matches('Z').split_once('.') {
+        Some((seconds, decimals)) => {
+            format!("{seconds}.{}Z", decimals.chars().take(3).collect::<String>())
+        }
+        None => time.to_owned(),
+    }
+}
+
+/// The same without its date.
+fn time_of_day(time: &str) -> String {
+    let time = milliseconds(time);
+    time.split_once('T').map_or(time.clone(), |(_, time)| time.to_owned())
 }
 
 fn is_active(flow: &Flow) -> bool {

@@ -201,13 +201,14 @@ fn sorting_puts_the_largest_first_and_the_unknown_last() {
     let cases = [
         (Sort::Count("sends"), false, vec![2, 3, 1, 4]),
         (Sort::Count("sends"), true, vec![5, 2, 3, 1, 4]),
-        (Sort::Count("retransmits"), false, vec![1, 2, 3, 4]),
+        (Sort::Count("retransmits."), false, vec![1, 2, 3, 4]),
         (Sort::Count("retransmit_bytes"), false, vec![3, 1, 2, 4]),
-        (Sort::Quantile(MetricId(0), 0.99), false, vec![4, 3, 1, 2]),
-        (Sort::Quantile(MetricId(0), 1.0), false, vec![4, 3, 1, 2]),
+        (Sort::P99("send"), false, vec![4, 3, 1, 2]),
+        (Sort::Max("send"), false, vec![4, 3, 1, 2]),
         (Sort::Count("send_bytes"), false, vec![3, 1, 2, 4]),
         (Sort::Count("bytes_sent"), false, vec![2, 1, 3, 4]),
         (Sort::Count("bytes_received"), false, vec![1, 2, 3, 4]),
+        (Sort::Srtt, false, vec![4, 1, 2, 3]),
     ];
     for (sort, all, expected) in cases {
         let mut interval = Interval { flows: flows.clone(), other: Frozen::default() };

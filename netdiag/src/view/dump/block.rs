@@ -120,10 +120,9 @@ impl Encoder {
                 None if metric == UNTAGGED => None,
                 None => Some(metric.to_owned()),
                 Some(id) => {
-                    let tag = flow_tag(id);
-                    let text = format!("{tag}.{metric}");
-                    tags.insert(tag, id.to_owned());
-                    Some(text)
+                    // ids are never reused in a run and a file is of one run, so neither are tags
+                    tags.insert(id.to_owned(), id.to_owned());
+                    Some(format!("{id}.{metric}"))
                 }
             };
             let tag = match text.as_deref() {
@@ -143,12 +142,6 @@ impl Encoder {
         self.sidecar.put_u8(b'\n');
         Ok(Block { log: self.log.split().freeze(), sidecar: self.sidecar.split().freeze() })
     }
-}
-
-/// `f12` for flow `12`, `other` for the flows that have none. Ids are never reused in a run and a
-/// file belongs to one run, so neither are tags.
-fn flow_tag(id: &str) -> String {
-    if id.starts_with(|c: char| c.is_ascii_digit()) { format!("f{id}") } else { id.to_owned() }
 }
 
 fn elapsed(from: Timestamp, to: Timestamp) -> Duration {

@@ -2,19 +2,15 @@
 
 use std::{collections::BTreeMap, io};
 
-use hdrhistogram::Histogram;
-
-use super::{Histograms, block::UNTAGGED};
+use super::{Histograms, Take, block::UNTAGGED};
 use crate::{
     flow::{Frozen, Interval, latency::Latency},
     signal::{self, MetricId},
+    snapshot::build::flow_name,
 };
 
 impl Histograms for Interval {
-    fn each(
-        &self,
-        take: &mut dyn FnMut(Option<&str>, &str, &Histogram<u64>) -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn each(&self, take: &mut Take<'_>) -> io::Result<()> {
         let mut node: BTreeMap<MetricId, Latency> = BTreeMap::new();
         for row in self.flows.iter().chain([&self.other]) {
             for (metric, latency) in &row.latencies {
@@ -41,7 +37,7 @@ impl Histograms for Interval {
             Ok(())
         };
         for row in &self.flows {
-            each(&row.id.to_string(), row)?;
+            each(&flow_name(row.id), row)?;
         }
         each("other", &self.other)
     }

@@ -150,7 +150,7 @@ fn a_pair_holds_what_was_measured() {
     );
     let lines = sidecar(&fs::read(out.join(format!("{name}.jsonl"))).expect("sidecar"));
     assert_eq!(lines.len(), 2);
-    assert_eq!(lines[0]["tags"], serde_json::json!({"f12": "12", "f7": "7", "other": "other"}));
+    assert_eq!(lines[0]["tags"], serde_json::json!({"f12": "f12", "f7": "f7", "other": "other"}));
     assert_eq!(lines[0]["schema"], "netdiag.snapshot/1");
     assert_eq!(lines[1]["start"], "2026-11-21T04:18:01Z");
 }

@@ -33,15 +33,17 @@ fn every_metric_of_every_signal_is_shown() {
     }
 }
 
+type Lose = fn(&mut crate::snapshot::Account);
+
 #[test]
 fn every_loss_is_said() {
-    let fields: [(fn(&mut crate::snapshot::Account), &str); 4] = [
+    let losses: [(Lose, &str); 4] = [
         (|a| a.ring_full = 7, "7 found the ring full"),
         (|a| a.map_full = 7, "7 found a map full"),
         (|a| a.read_failed = 7, "7 could not be read"),
         (|a| a.missed = 7, "7 were skipped"),
     ];
-    for (lose, expected) in fields {
+    for (lose, expected) in losses {
         let mut snapshot: Snapshot = sample::read("ipv4");
         lose(snapshot.accounting.get_mut("send").expect("send"));
         let text = lines(&snapshot, COLUMNS).join("\n");
