@@ -9,6 +9,7 @@ mod packages;
 mod process;
 mod run;
 mod setup;
+mod test;
 mod toolchain;
 mod version;
 mod vm;
@@ -32,6 +33,7 @@ enum Command {
     Setup(setup::Args),
     Build(build::Args),
     Run(run::Args),
+    Test(test::Args),
     Vm(vm::Args),
 }
 
@@ -50,6 +52,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Setup(args) => setup::main(&args),
         Command::Build(args) => build::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Test(args) => test::main(&args),
         Command::Vm(args) => vm::main(&args),
     }
 }
