@@ -9,12 +9,20 @@ use std::{
     ffi::OsString,
     io::{self, BufRead as _, BufReader, Write as _},
     process::{Command, ExitCode, Stdio},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 
-use self::tally::{Reader, Tally};
+use self::{
+    binaries::Binary,
+    tally::{Reader, Tally},
+};
 use crate::{build, process, setup, workspace};
 
 /// Run every check and test
@@ -32,6 +40,10 @@ pub(crate) struct Args {
     /// Only steps whose name starts so
     #[arg(long, value_name = "STEP")]
     only: Vec<String>,
+
+    /// Virtual machines at a time; their tests wait more than they work
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    jobs: usize,
 
     /// Arguments for the kernel-facing tests' runner
     #[arg(last = true)]
@@ -108,12 +120,12 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         .chain(MACHINES.map(|machine| machine.name))
         .any(|step| steps.wants(step))
     {
-        run_tests(&mut steps, &args.arguments)?;
+        run_tests(&mut steps, &args.arguments, args.jobs.max(1))?;
     }
     Ok(steps.report(start.elapsed()))
 }
 
-fn run_tests(steps: &mut Steps<'_>, arguments: &[OsString]) -> Result<()> {
+fn run_tests(steps: &mut Steps<'_>, arguments: &[OsString], jobs: usize) -> Result<()> {
     let mut built = Vec::new();
     steps.always("build-tests", || {
         built = binaries::build()?;
@@ -131,10 +143,11 @@ fn run_tests(steps: &mut Steps<'_>, arguments: &[OsString]) -> Result<()> {
                     .current_dir(&binary.directory)
                     .env("CARGO_MANIFEST_DIR", &binary.directory)
                     .arg("--show-output"),
+                &mut io::stdout(),
             )?;
         }
         let workspace = ["test", "--workspace", "--exclude", "netdiag-ebpf", "--quiet"];
-        tally += tests(process::cargo().args(workspace).arg("--doc"))?;
+        tally += tests(process::cargo().args(workspace).arg("--doc"), &mut io::stdout())?;
         Ok(tally)
     });
     let netdiag = workspace::netdiag("release");
@@ -149,33 +162,50 @@ fn run_tests(steps: &mut Steps<'_>, arguments: &[OsString]) -> Result<()> {
                 .arg(&binary.path)
                 .arg("--show-output")
                 .args(arguments);
-            tally += tests(&mut command)?;
+            tally += tests(&mut command, &mut io::stdout())?;
         }
         Ok(tally)
     });
-    let xtask = env::current_exe().context("cannot tell where this program stands")?;
-    for machine in &MACHINES {
-        steps.run(machine.name, || {
-            let directory = binaries::stage(&built, machine.name, machine.binaries)?;
-            let mut command = Command::new(&xtask);
-            command.args([
-                "vm",
-                "--no-build",
-                "--time",
-                "--memory",
-                "2048",
-                "--kernel",
-                machine.kernel,
-            ]);
-            command.arg(format!("--append={}", machine.append));
-            command.args(["--timeout", &VM_SECONDS.to_string()]);
-            command.arg(format!("--bring={}=/root/tests", directory.display()));
-            command.args(machine.environment.iter().map(|variable| format!("--env={variable}")));
-            command.args(["--", "sh", "-c", binaries::RUN_ALL, "sh"]).args(arguments);
-            tests(&mut command)
-        });
-    }
+    let machines: Vec<&Machine> =
+        MACHINES.iter().filter(|machine| steps.wants(machine.name)).collect();
+    let next = AtomicUsize::new(0);
+    let steps = Mutex::new(steps);
+    thread::scope(|scope| {
+        for _ in 0..jobs.min(machines.len()) {
+            scope.spawn(|| {
+                while let Some(machine) = machines.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    eprintln!("test: {}", machine.name);
+                    let (start, mut output) = (Instant::now(), Vec::new());
+                    let result = on(machine, &built, arguments, &mut output);
+                    let mut steps = steps.lock().unwrap_or_else(PoisonError::into_inner);
+                    println!("==== {}", machine.name);
+                    // Our reader may have gone; the result stands in the table all the same.
+                    let _ = io::stdout().write_all(&output);
+                    steps.record(machine.name, start.elapsed(), result);
+                }
+            });
+        }
+    });
     Ok(())
+}
+
+/// Runs the kernel-facing tests on a machine, their output into `output`.
+fn on(
+    machine: &Machine,
+    built: &[Binary],
+    arguments: &[OsString],
+    output: &mut Vec<u8>,
+) -> Result<Tally> {
+    let directory = binaries::stage(built, machine.name, machine.binaries)?;
+    let xtask = env::current_exe().context("cannot tell where this program stands")?;
+    let mut command = Command::new(xtask);
+    command.args(["vm", "--no-build", "--time", "--memory", "2048", "--kernel", machine.kernel]);
+    command.arg(format!("--append={}", machine.append));
+    command.args(["--timeout", &VM_SECONDS.to_string()]);
+    command.arg(format!("--bring={}=/root/tests", directory.display()));
+    command.args(machine.environment.iter().map(|variable| format!("--env={variable}")));
+    command.args(["--", "sh", "-c", binaries::RUN_ALL, "sh"]).args(arguments);
+    tests(&mut command, output)
 }
 
 /// Runs a check that has no tests of its own.
@@ -183,8 +213,8 @@ fn check(command: &mut Command) -> Result<Tally> {
     process::run(command).map(|()| Tally::default())
 }
 
-/// Runs tests, passing their output on and counting what it says.
-fn tests(command: &mut Command) -> Result<Tally> {
+/// Runs tests, passing their output on to `to` and counting what it says.
+fn tests(command: &mut Command, to: &mut impl io::Write) -> Result<Tally> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -194,7 +224,7 @@ fn tests(command: &mut Command) -> Result<Tally> {
     let mut output = BufReader::new(child.stdout.take().context("the tests' stdout is not piped")?);
     let mut line = Vec::new();
     while output.read_until(b'\n', &mut line)? > 0 {
-        io::stdout().write_all(&line)?;
+        to.write_all(&line)?;
         reader.line(&String::from_utf8_lossy(&line));
         line.clear();
     }
@@ -233,7 +263,10 @@ impl Steps<'_> {
         eprintln!("test: {name}");
         let start = Instant::now();
         let result = step();
-        let took = start.elapsed();
+        self.record(name, start.elapsed(), result);
+    }
+
+    fn record(&mut self, name: &str, took: Duration, result: Result<Tally>) {
         if let Err(error) = &result {
             eprintln!("test: {name} failed: {error:#}");
         }
