@@ -69,7 +69,11 @@ const MACHINES: [Machine; 6] = [
     machine("vm-6.1", "6.1"),
     machine("vm-6.12", "6.12"),
     machine("vm-newest", "newest"),
-    Machine { append: "preempt=full", ..machine("vm-6.12-preempt", "6.12") },
+    Machine {
+        append: "preempt=full",
+        binaries: &["preempt", "sources"],
+        ..machine("vm-6.12-preempt", "6.12")
+    },
     Machine {
         append: "lockdown=confidentiality",
         environment: &["NETDIAG_EXPECT_LOCKDOWN=1"],

@@ -160,6 +160,7 @@ async fn prepare(
         tracer.seed_owners(owners)?;
     }
     intake.seed(&seeds.sockets, monotonic_ns());
+    node::own::release_memory();
     say("ready");
     Ok((intake, readings))
 }
