@@ -20,7 +20,7 @@ use crate::{
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Refused, Typed},
     ring,
-    slot::{self, ANNOUNCED, CLIENT, SERVER, Slot},
+    slot::{self, ANNOUNCED, CLIENT, RETRANS_KNOWN, SERVER, Slot},
 };
 
 // include/net/tcp_states.h
@@ -136,6 +136,11 @@ fn state_changed<A: Access>(sk: Pointer, old: i32, new: i32) {
         }
         return;
     };
+    // SAFETY: as above.
+    if let Some(retrans) = unsafe { kernel::total_retrans::<A>(sk) } {
+        slot.retrans_before = retrans;
+        slot.flags |= RETRANS_KNOWN;
+    }
     if connecting {
         // connect() runs in the context of the task that called it.
         slot.owner = (bpf_get_current_pid_tgid() >> 32) as u32;
