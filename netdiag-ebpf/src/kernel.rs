@@ -221,6 +221,21 @@ pub(crate) unsafe fn tcp_counters<A: Access>(
     Ok(true)
 }
 
+/// Reads `total_retrans`, the segments that a TCP socket sent again; `None` when `sk` is no full TCP
+/// socket.
+///
+/// # Safety
+/// `sk` points to a socket.
+#[inline(always)]
+pub(crate) unsafe fn total_retrans<A: Access>(sk: Pointer) -> Option<u32> {
+    let tp = A::tcp_sock(sk);
+    if tp.is_null() {
+        return None;
+    }
+    // SAFETY: `tp` is a tcp_sock.
+    unsafe { field::<A, _>(tp, Field::TcpTotalRetrans) }.ok()
+}
+
 /// The socket cookie, 0 where this kernel or program type has none to give.
 #[inline(always)]
 pub(crate) fn cookie<A: Access>(sk: Pointer) -> u64 {

@@ -26,6 +26,8 @@ pub(crate) const ANNOUNCED: u32 = 1;
 pub(crate) const CLIENT: u32 = 2;
 /// This end came out of a listener.
 pub(crate) const SERVER: u32 = 4;
+/// `retrans_before` is valid.
+pub(crate) const RETRANS_KNOWN: u32 = 8;
 
 /// State of one socket.
 #[repr(C)]
@@ -41,9 +43,9 @@ pub(crate) struct Slot {
     pub(crate) reported_ns: u64,
     /// Process that used it last in its own context, 0 when none was seen.
     pub(crate) owner: u32,
-    /// `ANNOUNCED`, `CLIENT`, `SERVER`.
+    /// `ANNOUNCED`, `CLIENT`, `SERVER`, `RETRANS_KNOWN`.
     pub(crate) flags: u32,
-    /// `total_retrans` when the retransmission under way began.
+    /// `total_retrans` before the attempt to send again that is under way or comes next.
     pub(crate) retrans_before: u32,
     /// Zero.
     pub(crate) reserved: u32,

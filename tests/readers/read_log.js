@@ -4,11 +4,14 @@ const [modules, log] = process.argv.slice(2);
 const hdr = require(modules + "/hdr-histogram-js");
 const fs = require("fs");
 
+// The library's name for lines without a tag, which it does not export.
+const NO_TAG = "NO TAG";
+
 const sums = new Map();
 const intervals = new Map();
 const reader = new hdr.HistogramLogReader(fs.readFileSync(log, "utf8"), 64, false);
 for (let next = reader.nextIntervalHistogram(); next != null; next = reader.nextIntervalHistogram()) {
-    const tag = next.tag === hdr.NO_TAG || next.tag == null ? "" : next.tag;
+    const tag = next.tag === NO_TAG ? "" : next.tag;
     if (!sums.has(tag)) {
         sums.set(tag, hdr.build({
             lowestDiscernibleValue: 1,

@@ -91,7 +91,12 @@ fn loss_is_on_the_screen() -> Result<()> {
     let (status, out, err) = netdiag.stop_text()?;
     let mut facts = Facts::new();
     facts.equal("exit status", status.code(), Some(0));
-    facts.holds("a line of the table tells of loss", out.iter().any(|line| line.contains("lost")));
+    let told = out.iter().position(|line| line.starts_with("LOST") && line.contains("send"));
+    let ended = out.iter().position(|line| line == "samples since the start");
+    facts.holds(
+        format_args!("line {told:?}, before the end's {ended:?}, tells of lost sends"),
+        told.is_some() && told < ended,
+    );
     facts.note(format_args!("standard output:\n{}", out.join("\n")));
     facts.note(format_args!("standard error:\n{}", err.join("\n")));
     facts.finish();

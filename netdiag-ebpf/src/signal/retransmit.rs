@@ -8,7 +8,6 @@ use aya_ebpf::{
 use aya_log_ebpf::{debug, warn};
 use netdiag_common::{
     field::Field,
-    flow::TcpCounters,
     signal::{
         Signal,
         retransmit::{Record, origin},
@@ -22,7 +21,7 @@ use crate::{
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     ring,
     signal::socket::{self, Context},
-    slot::{self, ANNOUNCED},
+    slot::{self, ANNOUNCED, RETRANS_KNOWN},
 };
 
 /// What is known of the segment.
@@ -153,7 +152,8 @@ fn synack<A: Access>(request: Pointer) {
 #[inline(always)]
 fn attempt_begins(sk: Pointer) {
     let Some(slot) = slot::find_or_create::<Typed>(sk, Lane::RetransmitBegin) else { return };
-    if let Some(retrans) = total_retrans(sk) {
+    // SAFETY: the function's first argument is a full TCP socket.
+    if let Some(retrans) = unsafe { kernel::total_retrans::<Typed>(sk) } {
         slot.retrans_before = retrans;
     }
 }
@@ -164,7 +164,8 @@ fn attempt_ends(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32) {
         return;
     }
     let Some(slot) = slot::find::<Typed>(sk) else { return };
-    let Some(retrans) = total_retrans(sk) else { return };
+    // SAFETY: as above.
+    let Some(retrans) = (unsafe { kernel::total_retrans::<Typed>(sk) }) else { return };
     let segments = retrans.wrapping_sub(slot.retrans_before);
     if segments != 0 {
         let segment = Segment { skb, segments: Some(segments), error };
@@ -172,29 +173,50 @@ fn attempt_ends(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32) {
     }
 }
 
+/// From 6.16 on the tracepoint fires at every return of `__tcp_retransmit_skb`. Some are no
+/// attempts: it returned before it counted the segment, for instance because the first copy still
+/// waits in a queue of this host (-EBUSY). Those that were, the socket's own counter tells.
 #[inline(always)]
-fn total_retrans(sk: Pointer) -> Option<u32> {
-    let mut tcp = TcpCounters::default();
-    // SAFETY: the function's first argument is a full TCP socket.
-    match unsafe { kernel::tcp_counters::<Typed>(sk, &mut tcp) } {
-        Ok(true) => Some(tcp.retrans),
-        _ => None,
+fn attempted<A: Access>(sk: Pointer, error: i32) -> bool {
+    const EAGAIN: i32 = 11;
+    const EBUSY: i32 = 16;
+
+    // SAFETY: the tracepoint gives a full TCP socket.
+    let retrans = unsafe { kernel::total_retrans::<A>(sk) };
+    let (Some(retrans), Some(slot)) =
+        (retrans, slot::find_or_create::<A>(sk, Lane::Retransmit))
+    else {
+        return true; // `observe` counts why it cannot be told
+    };
+    let before = (slot.flags & RETRANS_KNOWN != 0).then_some(slot.retrans_before);
+    slot.retrans_before = retrans;
+    slot.flags |= RETRANS_KNOWN;
+    match before {
+        _ if error == 0 => true,
+        Some(before) => retrans != before,
+        // The first one on a socket older than the programs. These two never come from below TCP.
+        None => error != -EBUSY && error != -EAGAIN,
+    }
+}
+
+#[inline(always)]
+fn returned<A: Access>(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32) {
+    if !settings::retransmit_has_error() || attempted::<A>(sk, error) {
+        observe::<A>(ctx, sk, &Segment { skb, segments: None, error }, Lane::Retransmit);
     }
 }
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let error = if settings::retransmit_has_error() { ctx.arg(2) } else { 0 };
-    let segment = Segment { skb: ctx.arg(1), segments: None, error };
-    observe::<Typed>(&ctx, ctx.arg(0), &segment, Lane::Retransmit);
+    returned::<Typed>(&ctx, ctx.arg(0), ctx.arg(1), error);
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
 fn retransmit_raw_tp(ctx: RawTracePointContext) -> i32 {
     let error = if settings::retransmit_has_error() { ctx.arg(2) } else { 0 };
-    let segment = Segment { skb: ctx.arg(1), segments: None, error };
-    observe::<Probed>(&ctx, ctx.arg(0), &segment, Lane::Retransmit);
+    returned::<Probed>(&ctx, ctx.arg(0), ctx.arg(1), error);
     0
 }
 

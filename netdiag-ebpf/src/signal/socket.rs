@@ -22,7 +22,7 @@ use crate::{
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Refused, Typed},
     ring,
-    slot::{self, ANNOUNCED, CLIENT, SERVER, Slot},
+    slot::{self, ANNOUNCED, CLIENT, RETRANS_KNOWN, SERVER, Slot},
 };
 
 // include/net/tcp_states.h
@@ -140,6 +140,11 @@ fn state_changed<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: 
         }
         return;
     };
+    // SAFETY: as above.
+    if let Some(retrans) = unsafe { kernel::total_retrans::<A>(sk) } {
+        slot.retrans_before = retrans;
+        slot.flags |= RETRANS_KNOWN;
+    }
     if connecting {
         // connect() runs in the context of the task that called it.
         slot.owner = (bpf_get_current_pid_tgid() >> 32) as u32;
