@@ -34,12 +34,7 @@ struct Segment {
 
 /// A socket sent, or failed to send, a segment again.
 #[inline(always)]
-fn observe<A: Access>(
-    ctx: &impl EbpfContext,
-    sk: Pointer,
-    segment: &Segment,
-    lane: Lane,
-) {
+fn observe<A: Access>(ctx: &impl EbpfContext, sk: Pointer, segment: &Segment, lane: Lane) {
     let Some(counters) = counters(Signal::Retransmit, lane) else { return };
     counters.seen += 1;
     // Timers and softirqs send again: the current task has nothing to do with it.
@@ -183,8 +178,7 @@ fn attempted<A: Access>(sk: Pointer, error: i32) -> bool {
 
     // SAFETY: the tracepoint gives a full TCP socket.
     let retrans = unsafe { kernel::total_retrans::<A>(sk) };
-    let (Some(retrans), Some(slot)) =
-        (retrans, slot::find_or_create::<A>(sk, Lane::Retransmit))
+    let (Some(retrans), Some(slot)) = (retrans, slot::find_or_create::<A>(sk, Lane::Retransmit))
     else {
         return true; // `observe` counts why it cannot be told
     };
