@@ -178,18 +178,19 @@ fn attempted<A: Access>(sk: Pointer, error: i32) -> bool {
 
     // SAFETY: the tracepoint gives a full TCP socket.
     let retrans = unsafe { kernel::total_retrans::<A>(sk) };
-    let (Some(retrans), Some(slot)) = (retrans, slot::find_or_create::<A>(sk, Lane::Retransmit))
-    else {
-        return true; // `observe` counts why it cannot be told
-    };
-    let before = (slot.flags & RETRANS_KNOWN != 0).then_some(slot.retrans_before);
+    // `observe` counts why it cannot be told.
+    let Some(retrans) = retrans else { return true };
+    let Some(slot) = slot::find_or_create::<A>(sk, Lane::Retransmit) else { return true };
+    let (known, before) = (slot.flags & RETRANS_KNOWN != 0, slot.retrans_before);
     slot.retrans_before = retrans;
     slot.flags |= RETRANS_KNOWN;
-    match before {
-        _ if error == 0 => true,
-        Some(before) => retrans != before,
+    if error == 0 {
+        true
+    } else if known {
+        retrans != before
+    } else {
         // The first one on a socket older than the programs. These two never come from below TCP.
-        None => error != -EBUSY && error != -EAGAIN,
+        error != -EBUSY && error != -EAGAIN
     }
 }
 
