@@ -23,6 +23,11 @@ use crate::{
     slot::{self, ANNOUNCED},
 };
 
+const SEGMENT: Lane = Lane::new(Signal::Retransmit, 0);
+const SYNACK: Lane = Lane::new(Signal::Retransmit, 1);
+const BEGIN: Lane = Lane::new(Signal::Retransmit, 2);
+const END: Lane = Lane::new(Signal::Retransmit, 3);
+
 /// What is known of the segment.
 struct Segment {
     skb: Pointer,
@@ -34,7 +39,7 @@ struct Segment {
 /// A socket sent, or failed to send, a segment again.
 #[inline(always)]
 fn observe<A: Access>(sk: Pointer, segment: &Segment, lane: Lane) {
-    let Some(counters) = counters(Signal::Retransmit, lane) else { return };
+    let Some(counters) = counters(lane) else { return };
     counters.seen += 1;
     // Timers and softirqs send again: the current task has nothing to do with it.
     let known = slot::find::<A>(sk).map_or(0, |slot| slot.owner);
@@ -105,7 +110,7 @@ unsafe fn describe<A: Access>(segment: &Segment, record: &mut Record) -> Result<
 /// A SYN-ACK was sent again: the listener knows the request, there is no full socket yet.
 #[inline(always)]
 fn synack<A: Access>(request: Pointer) {
-    let Some(counters) = counters(Signal::Retransmit, Lane::Synack) else { return };
+    let Some(counters) = counters(SYNACK) else { return };
     counters.seen += 1;
     // SAFETY: a request_sock starts with a sock_common.
     match unsafe { filter::passes::<A>(request, 0) } {
@@ -143,7 +148,7 @@ fn synack<A: Access>(request: Pointer) {
 /// counter rose.
 #[inline(always)]
 fn attempt_begins(sk: Pointer) {
-    let Some(slot) = slot::find_or_create::<Typed>(sk, Lane::RetransmitBegin) else { return };
+    let Some(slot) = slot::find_or_create::<Typed>(sk, BEGIN) else { return };
     if let Some(retrans) = total_retrans(sk) {
         slot.retrans_before = retrans;
     }
@@ -159,7 +164,7 @@ fn attempt_ends(sk: Pointer, skb: Pointer, error: i32) {
     let segments = retrans.wrapping_sub(slot.retrans_before);
     if segments != 0 {
         let segment = Segment { skb, segments: Some(segments), error };
-        observe::<Typed>(sk, &segment, Lane::RetransmitEnd);
+        observe::<Typed>(sk, &segment, END);
     }
 }
 
@@ -177,7 +182,7 @@ fn total_retrans(sk: Pointer) -> Option<u32> {
 fn retransmit_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let error = if settings::retransmit_has_error() { ctx.arg(2) } else { 0 };
     let segment = Segment { skb: ctx.arg(1), segments: None, error };
-    observe::<Typed>(ctx.arg(0), &segment, Lane::Retransmit);
+    observe::<Typed>(ctx.arg(0), &segment, SEGMENT);
     0
 }
 
@@ -185,7 +190,7 @@ fn retransmit_tp_btf(ctx: BtfTracePointContext) -> i32 {
 fn retransmit_raw_tp(ctx: RawTracePointContext) -> i32 {
     let error = if settings::retransmit_has_error() { ctx.arg(2) } else { 0 };
     let segment = Segment { skb: ctx.arg(1), segments: None, error };
-    observe::<Probed>(ctx.arg(0), &segment, Lane::Retransmit);
+    observe::<Probed>(ctx.arg(0), &segment, SEGMENT);
     0
 }
 

@@ -15,7 +15,7 @@ use netdiag_common::{
 };
 
 use crate::{
-    account::{Lane, counters},
+    account::{Lane, socket_counters},
     filter,
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Refused, Typed},
@@ -27,6 +27,9 @@ use crate::{
 const ESTABLISHED: i32 = 1;
 const SYN_SENT: i32 = 2;
 const SYN_RECV: i32 = 3;
+
+const STATE: Lane = Lane::new(Signal::Socket, 0);
+const DESTROY: Lane = Lane::new(Signal::Socket, 1);
 
 /// A header for a record of one sample.
 #[inline(always)]
@@ -77,7 +80,7 @@ pub(crate) unsafe fn report<A: Access>(
     context: Context,
     lane: Lane,
 ) {
-    let Some(counters) = counters(Signal::Socket, lane) else { return };
+    let Some(counters) = socket_counters(lane) else { return };
     counters.seen += 1;
     let submitted = ring::submit::<Record>(ring::Into::Sockets, counters, |record| {
         record.header = header(Signal::Socket, 1);
@@ -129,8 +132,8 @@ fn state_changed<A: Access>(sk: Pointer, old: i32, new: i32) {
     if unsafe { kernel::is_tcp::<A>(sk) } != Ok(true) {
         return;
     }
-    let Some(slot) = slot::find_or_create::<A>(sk, Lane::SocketState) else {
-        if let Some(counters) = counters(Signal::Socket, Lane::SocketState) {
+    let Some(slot) = slot::find_or_create::<A>(sk, STATE) else {
+        if let Some(counters) = socket_counters(STATE) {
             counters.seen += 1;
             counters.map_full += 1;
         }
@@ -153,7 +156,7 @@ fn state_changed<A: Access>(sk: Pointer, old: i32, new: i32) {
     let context = if connecting { Context::Owner } else { Context::Foreign };
     let what = if slot.flags & ANNOUNCED == 0 { introduction(slot) } else { what::COUNTERS };
     // SAFETY: as above.
-    unsafe { report::<A>(sk, slot, what, context, Lane::SocketState) };
+    unsafe { report::<A>(sk, slot, what, context, STATE) };
 }
 
 /// A socket is about to go.
@@ -163,7 +166,7 @@ fn destroyed<A: Access>(sk: Pointer) {
     if slot.flags & ANNOUNCED != 0 {
         // SAFETY: the tracepoint gives a full TCP socket.
         unsafe {
-            report::<A>(sk, slot, what::CLOSE, Context::Foreign, Lane::SocketDestroy);
+            report::<A>(sk, slot, what::CLOSE, Context::Foreign, DESTROY);
         }
     }
     slot::forget(sk);
