@@ -19,8 +19,8 @@ use crate::{
     globals::{location, settings},
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     ring,
-    signal::socket::{self, Context},
-    slot::{self, ANNOUNCED},
+    signal::socket,
+    slot,
 };
 
 const SEGMENT: Lane = Lane::new(Signal::Retransmit, 0);
@@ -39,31 +39,8 @@ struct Segment {
 /// A socket sent, or failed to send, a segment again.
 #[inline(always)]
 fn observe<A: Access>(sk: Pointer, segment: &Segment, lane: Lane) {
-    let Some(counters) = counters(lane) else { return };
-    counters.seen += 1;
-    // Timers and softirqs send again: the current task has nothing to do with it.
-    let known = slot::find::<A>(sk).map_or(0, |slot| slot.owner);
     // SAFETY: the hook gives a full TCP socket.
-    match unsafe { filter::passes::<A>(sk, known) } {
-        Ok(true) => {}
-        Ok(false) => {
-            counters.filtered += 1;
-            return;
-        }
-        Err(_) => {
-            counters.read_failed += 1;
-            return;
-        }
-    }
-    let Some(slot) = slot::find_or_create::<A>(sk, lane) else {
-        counters.map_full += 1;
-        return;
-    };
-    if slot.flags & ANNOUNCED == 0 {
-        let what = socket::introduction(slot);
-        // SAFETY: as above.
-        unsafe { socket::report::<A>(sk, slot, what, Context::Foreign, lane) };
-    }
+    let Some((counters, slot)) = (unsafe { socket::admit::<A>(sk, lane) }) else { return };
     let submitted = ring::submit::<Record>(ring::Into::Events, counters, |record| {
         record.header = socket::header(Signal::Retransmit, 1);
         record.origin = origin::SEGMENT;

@@ -6,6 +6,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use netdiag_common::{
+    counters::Counters,
     flow::SocketRef,
     header::{Header, VERSION},
     signal::{
@@ -15,7 +16,7 @@ use netdiag_common::{
 };
 
 use crate::{
-    account::{Lane, socket_counters},
+    account::{Lane, counters, socket_counters},
     filter,
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Refused, Typed},
@@ -107,6 +108,45 @@ pub(crate) unsafe fn report<A: Access>(
         Some(Err(_)) => counters.read_failed += 1,
         None => {}
     }
+}
+
+/// What the programs of rare events do first: count the sample as seen, ask the filters, find the
+/// socket's slot and introduce the socket. `None`: the sample is accounted for.
+///
+/// They run in timers and softirqs, so the current task has nothing to do with the socket.
+///
+/// # Safety
+/// `sk` points to a full TCP socket.
+#[inline(always)]
+pub(crate) unsafe fn admit<A: Access>(
+    sk: Pointer,
+    lane: Lane,
+) -> Option<(&'static mut Counters, &'static mut Slot)> {
+    let counters = counters(lane)?;
+    counters.seen += 1;
+    let known = slot::find::<A>(sk).map_or(0, |slot| slot.owner);
+    // SAFETY: passed on.
+    match unsafe { filter::passes::<A>(sk, known) } {
+        Ok(true) => {}
+        Ok(false) => {
+            counters.filtered += 1;
+            return None;
+        }
+        Err(_) => {
+            counters.read_failed += 1;
+            return None;
+        }
+    }
+    let Some(slot) = slot::find_or_create::<A>(sk, lane) else {
+        counters.map_full += 1;
+        return None;
+    };
+    if slot.flags & ANNOUNCED == 0 {
+        let what = introduction(slot);
+        // SAFETY: passed on.
+        unsafe { report::<A>(sk, slot, what, Context::Foreign, lane) };
+    }
+    Some((counters, slot))
 }
 
 /// What the first record of a socket says of its past.
