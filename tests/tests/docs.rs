@@ -40,9 +40,11 @@ fn generated(file: &str, name: &str, expected: &str) -> Result<()> {
         fs::write(&path, document.replacen(&old, &format!("{begin}{expected}{end}"), 1))?;
         return Ok(());
     }
+    let differs = |(at, line): &(usize, &str)| found.lines().nth(*at) != Some(line);
+    let line = expected.lines().enumerate().find(differs);
     panic!(
-        "{name} in {file} is not what the code says; NETDIAG_BLESS=1 writes it anew\nfound:\n\
-         {found}\nexpected:\n{expected}"
+        "{name} in {file} is not what the code says; NETDIAG_BLESS=1 writes it anew; first line \
+         that differs: {line:?}"
     );
 }
 
