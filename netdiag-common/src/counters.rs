@@ -1,4 +1,4 @@
-//! The accounting of samples: one [`Counters`] per signal and CPU.
+//! The accounting of samples: [`Counters`] per signal, program and CPU.
 //!
 //! Every sample that a hook sees ends in exactly one counter, so that
 //! `seen = filtered + submitted + ring_full + map_full + read_failed + rate_limited + shed +
@@ -6,25 +6,37 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Writers that count for one signal on one CPU. A lane has one program that never interrupts itself
-/// (the kernel skips such a run and counts it as missed), so plain additions lose nothing even
-/// where programs are preempted or interrupted by others.
-pub const LANES: usize = 16;
+use crate::signal::Signal;
 
-/// The counters of one signal on one CPU.
+/// Lanes that each signal has. A lane has one program that never interrupts itself (the kernel
+/// skips such a run and counts it as missed), so plain additions lose nothing even where programs
+/// are preempted or interrupted by others.
+pub const LANES: usize = 8;
+
+/// What the program of one lane counts on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Lane {
+    /// Samples of its own signal.
+    pub own: Counters,
+    /// Samples of the signal `socket`: sockets that it introduced.
+    pub sockets: Counters,
+}
+
+/// The lanes of one signal on one CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Lanes {
-    /// One per writer.
-    pub lanes: [Counters; LANES],
+    /// By the numbers that the signal's programs give them.
+    pub lanes: [Lane; LANES],
 }
 
 /// All counters of one CPU. Structs, since BTF-defined maps lose dimensions of nested arrays.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct PerCpu {
-    /// By [`crate::signal::Signal`].
-    pub signals: [Lanes; crate::signal::Signal::COUNT],
+    /// By [`Signal`].
+    pub signals: [Lanes; Signal::COUNT],
 }
 
 /// Fates of samples on one CPU, all monotonic since the programs were loaded.

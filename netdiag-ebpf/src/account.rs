@@ -2,7 +2,7 @@
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use netdiag_common::{
-    counters::{Counters, PerCpu},
+    counters::{self, Counters, LANES, PerCpu},
     signal::Signal,
 };
 
@@ -11,28 +11,47 @@ use crate::assembly::opaque;
 #[btf_map]
 static COUNTERS: PerCpuArray<PerCpu, 1> = PerCpuArray::new();
 
-/// Who counts: one program that never runs inside itself on one CPU, see
-/// [`netdiag_common::counters::LANES`].
+/// Who counts: one program that never runs inside itself on one CPU. Each signal numbers its own;
+/// programs of which only one is ever attached may share a lane.
 #[derive(Clone, Copy)]
-pub(crate) enum Lane {
-    Begin = 0,
-    End = 1,
-    SendpageBegin = 2,
-    SendpageEnd = 3,
-    Flush = 4,
-    SocketState = 5,
-    SocketDestroy = 6,
-    Retransmit = 7,
-    Synack = 8,
-    RetransmitBegin = 9,
-    RetransmitEnd = 10,
+pub(crate) struct Lane {
+    signal: Signal,
+    nth: usize,
 }
 
-/// The counters of a signal on this CPU.
+impl Lane {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Signal::COUNT * LANES;
+
+    /// The `nth` lane of a signal.
+    pub(crate) const fn new(signal: Signal, nth: usize) -> Self {
+        assert!(nth < LANES, "a signal has no more lanes than that");
+        Self { signal, nth }
+    }
+
+    /// Its number among all.
+    #[inline(always)]
+    pub(crate) const fn index(self) -> usize {
+        self.signal as usize * LANES + self.nth
+    }
+}
+
 #[inline(always)]
-pub(crate) fn counters(signal: Signal, lane: Lane) -> Option<&'static mut Counters> {
+fn of(lane: Lane) -> Option<&'static mut counters::Lane> {
     let all = opaque(COUNTERS.get_ptr_mut(0)?);
     // SAFETY: the element of this CPU lives as long as the map, and only this lane's program writes
     // these counters on this CPU.
-    Some(unsafe { &mut (*all).signals[signal as usize].lanes[lane as usize] })
+    Some(unsafe { &mut (*all).signals[lane.signal as usize].lanes[lane.nth] })
+}
+
+/// What this program counts of its own signal on this CPU.
+#[inline(always)]
+pub(crate) fn counters(lane: Lane) -> Option<&'static mut Counters> {
+    Some(&mut of(lane)?.own)
+}
+
+/// What this program counts of the sockets that it introduces.
+#[inline(always)]
+pub(crate) fn socket_counters(lane: Lane) -> Option<&'static mut Counters> {
+    Some(&mut of(lane)?.sockets)
 }

@@ -2,9 +2,12 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{
-    bpf_probe_read_kernel,
-    generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock},
+use aya_ebpf::{
+    helpers::{
+        bpf_probe_read_kernel,
+        generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock},
+    },
+    programs::TracePointContext,
 };
 use netdiag_common::{
     field::Field,
@@ -19,6 +22,12 @@ pub(crate) type Pointer = *const c_void;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
+
+/// Whether family and protocol are those of TCP over IPv4 or IPv6.
+#[inline(always)]
+const fn means_tcp(family: u16, protocol: u16) -> bool {
+    (family == AF_INET || family == AF_INET6) && protocol == IPPROTO_TCP
+}
 
 /// Why nothing came back.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -129,7 +138,24 @@ pub(crate) unsafe fn is_tcp<A: Access>(sk: Pointer) -> Result<bool, Refused> {
     // SAFETY: passed on.
     let (family, protocol): (u16, u16) =
         unsafe { (field::<A, _>(sk, Field::SkFamily)?, field::<A, _>(sk, Field::SkProtocol)?) };
-    Ok((family == AF_INET || family == AF_INET6) && protocol == IPPROTO_TCP)
+    Ok(means_tcp(family, protocol))
+}
+
+/// What the classic tracepoint `sock:sock_send_length` says of a TCP socket: the socket and what
+/// its send call returned.
+#[inline(always)]
+pub(crate) fn tcp_send_length(ctx: &TracePointContext) -> Option<(Pointer, i32)> {
+    let at = |field| location(field).offset();
+    // SAFETY: the offsets come from the BTF of the tracepoint's record.
+    unsafe {
+        let family = ctx.read_at(at(Field::TpSendFamily)).ok()?;
+        let protocol = ctx.read_at(at(Field::TpSendProtocol)).ok()?;
+        if !means_tcp(family, protocol) {
+            return None;
+        }
+        let sk: u64 = ctx.read_at(at(Field::TpSendSk)).ok()?;
+        Some((sk as Pointer, ctx.read_at(at(Field::TpSendRet)).ok()?))
+    }
 }
 
 /// Loads `skc_state`.

@@ -11,7 +11,7 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, generated::bpf_sk_storage_get},
     macros::btf_map,
 };
-use netdiag_common::{counters::LANES, flow::FlowId};
+use netdiag_common::flow::FlowId;
 
 use crate::{
     account::Lane,
@@ -59,18 +59,24 @@ static SLOT_HASH: HashMap<u64, Slot, 1> = HashMap::new();
 
 /// Numbers given out, by lane: a lane's program never interrupts itself, so none is given twice.
 #[btf_map]
-static NEXT_FLOW: PerCpuArray<[u64; LANES], 1> = PerCpuArray::new();
+static NEXT_FLOW: PerCpuArray<[u64; Lane::COUNT], 1> = PerCpuArray::new();
 
-/// A new number: lane, CPU and count; 44 bits of count last a CPU for years.
+/// Where lane and CPU stand in a number. Linux has at most 8192 CPUs; 42 bits of count last one of
+/// them for a year at 100,000 new sockets a second.
+const LANE_SHIFT: u32 = 56;
+const CPU_SHIFT: u32 = 42;
+const _: () = assert!(Lane::COUNT < 1 << (u64::BITS - LANE_SHIFT));
+
+/// A new number: lane, CPU and count.
 #[inline(always)]
 fn new_flow(lane: Lane) -> Option<FlowId> {
     let counts = opaque(NEXT_FLOW.get_ptr_mut(0)?);
     // SAFETY: only this lane's program writes its element on this CPU.
-    let count = unsafe { &mut (*counts)[lane as usize] };
+    let count = unsafe { &mut (*counts)[lane.index()] };
     *count += 1;
     // SAFETY: no precondition.
     let cpu = u64::from(unsafe { bpf_get_smp_processor_id() });
-    Some((lane as u64 + 1) << 60 | cpu << 44 | *count)
+    Some((lane.index() as u64 + 1) << LANE_SHIFT | cpu << CPU_SHIFT | *count)
 }
 
 #[inline(always)]

@@ -14,11 +14,11 @@ use value::{NetnsName, Prefix, SourceChoice};
 
 const EXAMPLES: &str = "\
 Examples:
-  netdiag                            what every flow of this node does, each second
+  netdiag                            what the flows of this node do
   netdiag --peer-port 5432 -i 5s     only connections to PostgreSQL servers
   netdiag live -d 30s -o json        30 lines of JSON, then the total
   netdiag record --out /var/lib/netdiag -i 10s
-  netdiag doctor                     what this kernel allows, and what is missing
+  netdiag doctor                     what this kernel allows
 
 Without a command it is `live`; its flags: `netdiag live --help`.
 Exit status: 0 ran, 1 failed while running, 2 wrong usage, 3 cannot observe,

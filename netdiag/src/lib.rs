@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod coverage;
 pub mod exit;
 pub mod flow;
 pub mod format;

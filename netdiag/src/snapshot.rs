@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 
 pub mod build;
 
-pub use crate::flow::Role;
+pub use crate::{
+    coverage::{Account, Refusal, SignalStatus, Status, Stream},
+    flow::Role,
+};
 
 /// One address and port of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -98,105 +101,6 @@ pub struct Flow {
     pub metrics: BTreeMap<String, Distribution>,
     /// Counts by name.
     pub counts: BTreeMap<String, CountValue>,
-}
-
-/// Fates of the samples of one signal since the start; see docs and contract: `seen = filtered +
-/// submitted + ring_full + map_full + read_failed + rate_limited + shed + unmatched + pending`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Account {
-    /// Samples that a hook saw.
-    pub seen: u64,
-    /// Rejected by a filter.
-    pub filtered: u64,
-    /// Handed to the ring buffer.
-    pub submitted: u64,
-    /// Lost for want of room in the ring buffer.
-    pub ring_full: u64,
-    /// Lost for want of room in a map.
-    pub map_full: u64,
-    /// Lost because kernel memory could not be read.
-    pub read_failed: u64,
-    /// Left out by a rate limit.
-    pub rate_limited: u64,
-    /// Left out to keep the cost down.
-    pub shed: u64,
-    /// An end without a beginning, or a beginning that another one overwrote.
-    pub unmatched: u64,
-    /// Begun and not yet ended, or batched and not yet flushed.
-    pub pending: u64,
-    /// Runs that the kernel skipped; outside `seen`.
-    pub missed: u64,
-}
-
-impl Account {
-    /// Samples that are gone for good although they belonged in the answer.
-    #[must_use]
-    pub const fn lost(&self) -> u64 {
-        self.ring_full + self.map_full + self.read_failed + self.missed
-    }
-
-    /// Whether every seen sample is accounted for.
-    #[must_use]
-    pub const fn balances(&self) -> bool {
-        self.seen
-            == self.filtered
-                + self.submitted
-                + self.ring_full
-                + self.map_full
-                + self.read_failed
-                + self.rate_limited
-                + self.shed
-                + self.unmatched
-                + self.pending
-    }
-}
-
-/// What userspace got out of the rings, in samples: at rest the sum of `submitted` = `received` =
-/// `decoded + malformed`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Stream {
-    /// Samples read from the rings.
-    pub received: u64,
-    /// Samples turned into events.
-    pub decoded: u64,
-    /// Samples in records that were refused.
-    pub malformed: u64,
-}
-
-/// How much of a signal this kernel gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Everything.
-    Full,
-    /// Something is missing, see `missing`.
-    Degraded,
-    /// Nothing.
-    Off,
-}
-
-/// A source that was tried and did not work.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Refusal {
-    /// Its name.
-    pub source: String,
-    /// Why, in one line.
-    pub reason: String,
-}
-
-/// How one signal is observed on this kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct SignalStatus {
-    /// The signal.
-    pub signal: String,
-    /// How much of it there is.
-    pub status: Status,
-    /// The source in use, null when off.
-    pub source: Option<String>,
-    /// Sources before it in preference that did not work.
-    pub refused: Vec<Refusal>,
-    /// What cannot be seen, one line each.
-    pub missing: Vec<String>,
 }
 
 /// The flows of one interval (`netdiag.snapshot/1`) or of the whole run (`netdiag.total/1`).

@@ -20,3 +20,4 @@ pub mod requirement;
 pub mod source;
 pub mod tool;
 pub mod traffic;
+pub mod tree;

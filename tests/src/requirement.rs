@@ -5,12 +5,16 @@
 
 use std::{fs::File, path::Path, sync::OnceLock};
 
+use netdiag::signal::{DEFINITIONS, Hook, Source};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
     machine::{self, Series},
     reader, tool,
 };
+
+/// The kernels that netdiag is held to work on: Debian's, by series.
+pub const KERNELS: [Series; 4] = [Series(5, 10), Series(6, 1), Series(6, 12), Series(7, 2)];
 
 /// Something that not every kernel or machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +53,8 @@ pub enum Expectation {
 pub fn expectation(feature: Feature) -> Expectation {
     use Expectation::{Absent, May, Must};
     match feature {
-        Feature::Kprobes => match machine::series() {
-            Series(5, 10) | Series(6, 1 | 12) | Series(7, 2) => Must,
-            _ => May,
-        },
+        Feature::Kprobes if KERNELS.contains(&machine::series()) => Must,
+        Feature::Kprobes => May,
         Feature::Lockdown => {
             if std::env::var_os("NETDIAG_EXPECT_LOCKDOWN").is_some() {
                 Must
@@ -118,31 +120,43 @@ macro_rules! require {
     };
 }
 
-/// Whether a source of a signal should load here. Facts: fexit needs BPF trampolines; the end of a
-/// send needs `sock:sock_send_length` (6.3); its beginning `tcp:tcp_sendmsg_locked` (6.16); lockdown
-/// in mode confidentiality forbids kprobes and reading kernel memory by address.
+/// Tracepoints younger than the oldest kernel, with the series that brought them.
+const SINCE: &[(&str, Series)] =
+    &[("sock_send_length", Series(6, 3)), ("tcp_sendmsg_locked", Series(6, 16))];
+
+/// Whether a source of a signal should load here.
 ///
 /// # Panics
-/// For a source that the table does not know.
+/// When there is no such source.
 #[must_use]
 pub fn source(signal: &str, source: &str) -> Expectation {
+    let definition = DEFINITIONS.iter().find(|definition| definition.signal.name() == signal);
+    let found = definition
+        .and_then(|definition| definition.sources.iter().find(|known| known.name == source))
+        .unwrap_or_else(|| panic!("{signal} has no source {source}"));
+    source_on(machine::series(), available(Feature::Lockdown), found)
+}
+
+/// Whether a source should load on a kernel, `confidential` when locked down in that mode: follows
+/// from its hooks. Trampolines and kprobes depend on the build; on the [`KERNELS`] they are there.
+#[must_use]
+pub fn source_on(series: Series, confidential: bool, source: &Source) -> Expectation {
     use Expectation::{Absent, May, Must};
-    let series = machine::series();
-    let known = matches!(series, Series(5, 10) | Series(6, 1 | 12) | Series(7, 2));
-    let confidential = available(Feature::Lockdown);
-    match (signal, source) {
-        ("send", "fexit") if known => Must,
-        ("send", "fexit") => May,
-        ("send", "tracepoints") if series >= Series(6, 16) => Must,
-        ("send", "tracepoints") => Absent,
-        ("send", "kprobe") if series < Series(6, 3) || confidential => Absent,
-        ("send", "kprobe") if known => Must,
-        ("send", "kprobe") => May,
-        ("retransmit" | "socket", "tp_btf") => Must,
-        ("retransmit" | "socket", "raw_tp") if confidential => Absent,
-        ("retransmit" | "socket", "raw_tp") => Must,
-        _ => panic!("say in requirement.rs which kernels have source {source} of {signal}"),
-    }
+    let hooks = source.attachments.iter().map(|attachment| match attachment.hook {
+        Hook::Fentry(_) | Hook::Fexit(_) if KERNELS.contains(&series) => Must,
+        Hook::Kprobe(_) | Hook::RawTp(_) | Hook::Tracepoint(..) if confidential => Absent,
+        Hook::Kprobe(_) if KERNELS.contains(&series) => Must,
+        Hook::Fentry(_) | Hook::Fexit(_) | Hook::Kprobe(_) => May,
+        Hook::TpBtf(name) | Hook::RawTp(name) | Hook::Tracepoint(_, name) => {
+            let young = SINCE.iter().any(|&(young, since)| young == name && series < since);
+            if young { Absent } else { Must }
+        }
+    });
+    hooks.fold(Must, |all, one| match (all, one) {
+        (Absent, _) | (_, Absent) => Absent,
+        (May, _) | (_, May) => May,
+        (Must, Must) => Must,
+    })
 }
 
 /// Waits for the machine to be this test's alone among all tests of all binaries, as long as the

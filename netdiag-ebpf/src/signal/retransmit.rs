@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, fentry, fexit, raw_tracepoint},
     programs::{BtfTracePointContext, FEntryContext, FExitContext, RawTracePointContext},
 };
-use aya_log_ebpf::{debug, warn};
+use aya_log_ebpf::debug;
 use netdiag_common::{
     field::Field,
     signal::{
@@ -20,9 +20,14 @@ use crate::{
     globals::{location, settings},
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     ring,
-    signal::socket::{self, Context},
-    slot::{self, ANNOUNCED, RETRANS_KNOWN},
+    signal::socket,
+    slot::{self, RETRANS_KNOWN},
 };
+
+const SEGMENT: Lane = Lane::new(Signal::Retransmit, 0);
+const SYNACK: Lane = Lane::new(Signal::Retransmit, 1);
+const BEGIN: Lane = Lane::new(Signal::Retransmit, 2);
+const END: Lane = Lane::new(Signal::Retransmit, 3);
 
 /// What is known of the segment.
 struct Segment {
@@ -35,33 +40,9 @@ struct Segment {
 /// A socket sent, or failed to send, a segment again.
 #[inline(always)]
 fn observe<A: Access>(ctx: &impl EbpfContext, sk: Pointer, segment: &Segment, lane: Lane) {
-    let Some(counters) = counters(Signal::Retransmit, lane) else { return };
-    counters.seen += 1;
-    // Timers and softirqs send again: the current task has nothing to do with it.
-    let known = slot::find::<A>(sk).map_or(0, |slot| slot.owner);
-    // SAFETY: the hook gives a full TCP socket.
-    match unsafe { filter::passes::<A>(sk, known) } {
-        Ok(true) => {}
-        Ok(false) => {
-            counters.filtered += 1;
-            return;
-        }
-        Err(_) => {
-            counters.read_failed += 1;
-            return;
-        }
-    }
     debug!(ctx, "socket {:x}: segment sent again, error {}", sk as u64, segment.error);
-    let Some(slot) = slot::find_or_create::<A>(sk, lane) else {
-        warn!(ctx, "socket {:x}: no room to remember it, raise --max-flows", sk as u64);
-        counters.map_full += 1;
-        return;
-    };
-    if slot.flags & ANNOUNCED == 0 {
-        let what = socket::introduction(slot);
-        // SAFETY: as above.
-        unsafe { socket::report::<A>(sk, slot, what, Context::Foreign, lane) };
-    }
+    // SAFETY: the hook gives a full TCP socket.
+    let Some((counters, slot)) = (unsafe { socket::admit::<A>(sk, lane) }) else { return };
     let submitted = ring::submit::<Record>(ring::Into::Events, counters, |record| {
         record.header = socket::header(Signal::Retransmit, 1);
         record.origin = origin::SEGMENT;
@@ -108,7 +89,7 @@ unsafe fn describe<A: Access>(segment: &Segment, record: &mut Record) -> Result<
 /// A SYN-ACK was sent again: the listener knows the request, there is no full socket yet.
 #[inline(always)]
 fn synack<A: Access>(request: Pointer) {
-    let Some(counters) = counters(Signal::Retransmit, Lane::Synack) else { return };
+    let Some(counters) = counters(SYNACK) else { return };
     counters.seen += 1;
     // SAFETY: a request_sock starts with a sock_common.
     match unsafe { filter::passes::<A>(request, 0) } {
@@ -146,7 +127,7 @@ fn synack<A: Access>(request: Pointer) {
 /// counter rose.
 #[inline(always)]
 fn attempt_begins(sk: Pointer) {
-    let Some(slot) = slot::find_or_create::<Typed>(sk, Lane::RetransmitBegin) else { return };
+    let Some(slot) = slot::find_or_create::<Typed>(sk, BEGIN) else { return };
     // SAFETY: the function's first argument is a full TCP socket.
     if let Some(retrans) = unsafe { kernel::total_retrans::<Typed>(sk) } {
         slot.retrans_before = retrans;
@@ -164,7 +145,7 @@ fn attempt_ends(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32) {
     let segments = retrans.wrapping_sub(slot.retrans_before);
     if segments != 0 {
         let segment = Segment { skb, segments: Some(segments), error };
-        observe::<Typed>(ctx, sk, &segment, Lane::RetransmitEnd);
+        observe::<Typed>(ctx, sk, &segment, END);
     }
 }
 
@@ -180,7 +161,7 @@ fn attempted<A: Access>(sk: Pointer, error: i32) -> bool {
     let retrans = unsafe { kernel::total_retrans::<A>(sk) };
     // `observe` counts why it cannot be told.
     let Some(retrans) = retrans else { return true };
-    let Some(slot) = slot::find_or_create::<A>(sk, Lane::Retransmit) else { return true };
+    let Some(slot) = slot::find_or_create::<A>(sk, SEGMENT) else { return true };
     let (known, before) = (slot.flags & RETRANS_KNOWN != 0, slot.retrans_before);
     slot.retrans_before = retrans;
     slot.flags |= RETRANS_KNOWN;
@@ -197,7 +178,7 @@ fn attempted<A: Access>(sk: Pointer, error: i32) -> bool {
 #[inline(always)]
 fn returned<A: Access>(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32) {
     if !settings::retransmit_has_error() || attempted::<A>(sk, error) {
-        observe::<A>(ctx, sk, &Segment { skb, segments: None, error }, Lane::Retransmit);
+        observe::<A>(ctx, sk, &Segment { skb, segments: None, error }, SEGMENT);
     }
 }
 

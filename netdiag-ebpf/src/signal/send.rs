@@ -17,7 +17,6 @@ use aya_ebpf::{
 };
 use netdiag_common::{
     counters::Counters,
-    field::Field,
     header::Header,
     signal::{
         Signal,
@@ -28,12 +27,17 @@ use netdiag_common::{
 use crate::{
     account::{Lane, counters},
     assembly, filter,
-    globals::location,
     kernel::{self, Access, Pointer, Probed, Typed},
     ring,
     signal::socket::{self, Context},
     slot::{self, ANNOUNCED, Slot},
 };
+
+const BEGIN: Lane = Lane::new(Signal::Send, 0);
+const END: Lane = Lane::new(Signal::Send, 1);
+const SENDPAGE_BEGIN: Lane = Lane::new(Signal::Send, 2);
+const SENDPAGE_END: Lane = Lane::new(Signal::Send, 3);
+const FLUSH: Lane = Lane::new(Signal::Send, 4);
 
 /// A call under way.
 #[repr(C)]
@@ -82,7 +86,7 @@ enum Place {
 /// A call begins.
 #[inline(always)]
 fn begin<A: Access>(sk: Pointer, place: Place, again: Again, lane: Lane) {
-    let Some(counters) = counters(Signal::Send, lane) else { return };
+    let Some(counters) = counters(lane) else { return };
     let thread = bpf_get_current_pid_tgid();
     let pid = (thread >> 32) as u32;
     if filter::active() {
@@ -189,7 +193,7 @@ fn remember(sk: Pointer, slot: &mut Slot, place: Place, thread: u64, counters: &
 fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, lane: Lane) {
     // SAFETY: no precondition.
     let end_ns = unsafe { bpf_ktime_get_ns() };
-    let Some(counters) = counters(Signal::Send, lane) else { return };
+    let Some(counters) = counters(lane) else { return };
     let thread = bpf_get_current_pid_tgid();
     let slot = slot::find::<A>(sk);
     let (flow, start_ns) = match slot {
@@ -321,7 +325,7 @@ unsafe fn flush(batch: *mut Batch, counters: &mut Counters) {
 /// Run by userspace on each CPU in turn (BPF_PROG_TEST_RUN), never attached: empties the batch.
 #[raw_tracepoint(tracepoint = "netdiag_flush")]
 fn send_flush(_ctx: RawTracePointContext) -> i32 {
-    let Some(counters) = counters(Signal::Send, Lane::Flush) else { return 0 };
+    let Some(counters) = counters(FLUSH) else { return 0 };
     let Some(batch) = BATCHES.get_ptr_mut(0).map(assembly::opaque) else { return 0 };
     // SAFETY: as in `append`; this program arrives by an interrupt and must not wait.
     unsafe {
@@ -354,20 +358,20 @@ macro_rules! trampolines {
     };
 }
 
-trampolines!(send_fentry send_fexit Place::Slot, 3, Lane::Begin, Lane::End);
-trampolines!(send_fentry_hash send_fexit_hash Place::Hash, 3, Lane::Begin, Lane::End);
+trampolines!(send_fentry send_fexit Place::Slot, 3, BEGIN, END);
+trampolines!(send_fentry_hash send_fexit_hash Place::Hash, 3, BEGIN, END);
 trampolines!(
-    sendpage_fentry sendpage_fexit Place::Slot, 5, Lane::SendpageBegin, Lane::SendpageEnd
+    sendpage_fentry sendpage_fexit Place::Slot, 5, SENDPAGE_BEGIN, SENDPAGE_END
 );
 trampolines!(
-    sendpage_fentry_hash sendpage_fexit_hash Place::Hash, 5, Lane::SendpageBegin, Lane::SendpageEnd
+    sendpage_fentry_hash sendpage_fexit_hash Place::Hash, 5, SENDPAGE_BEGIN, SENDPAGE_END
 );
 
 macro_rules! tracepoints {
     ($begin:ident $end:ident $place:expr) => {
         #[btf_tracepoint(function = "tcp_sendmsg_locked")]
         fn $begin(ctx: BtfTracePointContext) -> i32 {
-            begin::<Typed>(ctx.arg(0), $place, Again::SameCall, Lane::Begin);
+            begin::<Typed>(ctx.arg(0), $place, Again::SameCall, BEGIN);
             0
         }
 
@@ -376,7 +380,7 @@ macro_rules! tracepoints {
             let sk: Pointer = ctx.arg(0);
             // SAFETY: the tracepoint gives a full socket, of any family.
             if unsafe { kernel::is_tcp::<Typed>(sk) } == Ok(true) {
-                end::<Typed>(sk, ctx.arg(1), $place, Again::SameCall, Lane::End);
+                end::<Typed>(sk, ctx.arg(1), $place, Again::SameCall, END);
             }
             0
         }
@@ -389,29 +393,15 @@ tracepoints!(send_begin_tp_btf_hash send_end_tp_btf_hash Place::Hash);
 #[kprobe]
 fn send_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg::<Pointer>(0) {
-        begin::<Probed>(sk, Place::Hash, Again::Lost, Lane::Begin);
+        begin::<Probed>(sk, Place::Hash, Again::Lost, BEGIN);
     }
     0
 }
 
 #[tracepoint]
 fn send_end_tracepoint(ctx: TracePointContext) -> u32 {
-    const AF_INET: u16 = 2;
-    const AF_INET6: u16 = 10;
-    const IPPROTO_TCP: u16 = 6;
-
-    let at = |field| location(field).offset();
-    // SAFETY: the offsets come from the BTF of the tracepoint's record.
-    let fields = unsafe {
-        (
-            ctx.read_at::<u16>(at(Field::TpSendFamily)),
-            ctx.read_at::<u16>(at(Field::TpSendProtocol)),
-            ctx.read_at::<u64>(at(Field::TpSendSk)),
-            ctx.read_at::<i32>(at(Field::TpSendRet)),
-        )
-    };
-    if let (Ok(AF_INET | AF_INET6), Ok(IPPROTO_TCP), Ok(sk), Ok(result)) = fields {
-        end::<Probed>(sk as Pointer, result, Place::Hash, Again::Lost, Lane::End);
+    if let Some((sk, result)) = kernel::tcp_send_length(&ctx) {
+        end::<Probed>(sk, result, Place::Hash, Again::Lost, END);
     }
     0
 }

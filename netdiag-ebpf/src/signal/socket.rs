@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::{debug, warn};
 use netdiag_common::{
+    counters::Counters,
     flow::SocketRef,
     header::{Header, VERSION},
     signal::{
@@ -17,7 +18,7 @@ use netdiag_common::{
 };
 
 use crate::{
-    account::{Lane, counters},
+    account::{Lane, counters, socket_counters},
     filter,
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Refused, Typed},
@@ -29,6 +30,9 @@ use crate::{
 const ESTABLISHED: i32 = 1;
 const SYN_SENT: i32 = 2;
 const SYN_RECV: i32 = 3;
+
+const STATE: Lane = Lane::new(Signal::Socket, 0);
+const DESTROY: Lane = Lane::new(Signal::Socket, 1);
 
 /// A header for a record of one sample.
 #[inline(always)]
@@ -79,7 +83,7 @@ pub(crate) unsafe fn report<A: Access>(
     context: Context,
     lane: Lane,
 ) {
-    let Some(counters) = counters(Signal::Socket, lane) else { return };
+    let Some(counters) = socket_counters(lane) else { return };
     counters.seen += 1;
     let submitted = ring::submit::<Record>(ring::Into::Sockets, counters, |record| {
         record.header = header(Signal::Socket, 1);
@@ -108,6 +112,45 @@ pub(crate) unsafe fn report<A: Access>(
     }
 }
 
+/// What the programs of rare events do first: count the sample as seen, ask the filters, find the
+/// socket's slot and introduce the socket. `None`: the sample is accounted for.
+///
+/// They run in timers and softirqs, so the current task has nothing to do with the socket.
+///
+/// # Safety
+/// `sk` points to a full TCP socket.
+#[inline(always)]
+pub(crate) unsafe fn admit<A: Access>(
+    sk: Pointer,
+    lane: Lane,
+) -> Option<(&'static mut Counters, &'static mut Slot)> {
+    let counters = counters(lane)?;
+    counters.seen += 1;
+    let known = slot::find::<A>(sk).map_or(0, |slot| slot.owner);
+    // SAFETY: passed on.
+    match unsafe { filter::passes::<A>(sk, known) } {
+        Ok(true) => {}
+        Ok(false) => {
+            counters.filtered += 1;
+            return None;
+        }
+        Err(_) => {
+            counters.read_failed += 1;
+            return None;
+        }
+    }
+    let Some(slot) = slot::find_or_create::<A>(sk, lane) else {
+        counters.map_full += 1;
+        return None;
+    };
+    if slot.flags & ANNOUNCED == 0 {
+        let what = introduction(slot);
+        // SAFETY: passed on.
+        unsafe { report::<A>(sk, slot, what, Context::Foreign, lane) };
+    }
+    Some((counters, slot))
+}
+
 /// What the first record of a socket says of its past.
 #[inline(always)]
 pub(crate) fn introduction(slot: &Slot) -> u32 {
@@ -132,9 +175,9 @@ fn state_changed<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: 
         return;
     }
     debug!(ctx, "socket {:x}: state {} to {}", sk as u64, old, new);
-    let Some(slot) = slot::find_or_create::<A>(sk, Lane::SocketState) else {
+    let Some(slot) = slot::find_or_create::<A>(sk, STATE) else {
         warn!(ctx, "socket {:x}: no room to remember it, raise --max-flows", sk as u64);
-        if let Some(counters) = counters(Signal::Socket, Lane::SocketState) {
+        if let Some(counters) = socket_counters(STATE) {
             counters.seen += 1;
             counters.map_full += 1;
         }
@@ -162,7 +205,7 @@ fn state_changed<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: 
     let context = if connecting { Context::Owner } else { Context::Foreign };
     let what = if slot.flags & ANNOUNCED == 0 { introduction(slot) } else { what::COUNTERS };
     // SAFETY: as above.
-    unsafe { report::<A>(sk, slot, what, context, Lane::SocketState) };
+    unsafe { report::<A>(sk, slot, what, context, STATE) };
 }
 
 /// A socket is about to go.
@@ -173,7 +216,7 @@ fn destroyed<A: Access>(ctx: &impl EbpfContext, sk: Pointer) {
     if slot.flags & ANNOUNCED != 0 {
         // SAFETY: the tracepoint gives a full TCP socket.
         unsafe {
-            report::<A>(sk, slot, what::CLOSE, Context::Foreign, Lane::SocketDestroy);
+            report::<A>(sk, slot, what::CLOSE, Context::Foreign, DESTROY);
         }
     }
     slot::forget(sk);

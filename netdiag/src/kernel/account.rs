@@ -8,11 +8,11 @@ use aya::{
     maps::{MapData, PerCpuArray},
 };
 use netdiag_common::{
-    counters::{Counters, PerCpu},
+    counters::{Counters, Lane, PerCpu},
     signal::Signal,
 };
 
-use crate::snapshot::Account;
+use crate::coverage::Account;
 
 /// [`PerCpu`] as aya reads it.
 #[repr(transparent)]
@@ -48,10 +48,11 @@ impl Counting {
         let mut reading = Reading::default();
         for (cpu, Raw(per_cpu)) in cpus.iter().enumerate() {
             let mut batched = 0u64;
-            for (total, lanes) in reading.signals.iter_mut().zip(&per_cpu.signals) {
-                for lane in &lanes.lanes {
-                    *total = total.plus(lane);
-                    batched = batched.wrapping_add(lane.batched).wrapping_sub(lane.flushed);
+            for (signal, lanes) in per_cpu.signals.iter().enumerate() {
+                for Lane { own, sockets } in &lanes.lanes {
+                    add(&mut reading.signals[signal], own);
+                    add(&mut reading.signals[Signal::Socket as usize], sockets);
+                    batched = batched.wrapping_add(own.batched).wrapping_sub(own.flushed);
                 }
             }
             if batched != 0 {
@@ -60,6 +61,10 @@ impl Counting {
         }
         Ok(reading)
     }
+}
+
+fn add(total: &mut Counters, more: &Counters) {
+    *total = total.plus(more);
 }
 
 /// The accounts of all signals, by name. `missed` holds the runs that the kernel skipped.

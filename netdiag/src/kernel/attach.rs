@@ -12,8 +12,8 @@ use netdiag_common::{
 
 use super::hooks::{Kernel, Link, program_name, unload};
 use crate::{
+    coverage::{Refusal, SignalStatus, Status},
     signal::{Attachment, DEFINITIONS, Definition, Extra, Source, When},
-    snapshot::{Refusal, SignalStatus, Status},
 };
 
 /// What is wanted.

@@ -34,8 +34,8 @@ use super::{
     symbols::Symbols,
 };
 use crate::{
+    coverage::{Account, SignalStatus, Status},
     exit,
-    snapshot::{Account, SignalStatus, Status},
 };
 
 /// Sends under way at once that find no slot: threads that share a socket.

@@ -1,0 +1,214 @@
+//! Documents say what the code says. `NETDIAG_BLESS=1` writes the generated parts anew.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    fmt::Write as _,
+    fs,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result};
+use clap::CommandFactory as _;
+use netdiag::{
+    cli::{self, Asked, Cli},
+    signal::{self, Attachment, DEFINITIONS, Hook, Source},
+};
+use netdiag_tests::{
+    machine::Series,
+    requirement::{Expectation, KERNELS, source_on},
+    tree,
+};
+
+/// Tests run side by side, and several may write one document.
+static WRITING: Mutex<()> = Mutex::new(());
+
+/// Holds a generated part of a document against what it should be.
+fn generated(file: &str, name: &str, expected: &str) -> Result<()> {
+    let Some(root) = tree::root()? else { return Ok(()) };
+    let path = root.join(file);
+    let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let document = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let found = tree::part(&document, name).with_context(|| file.to_owned())?;
+    if found == expected {
+        return Ok(());
+    }
+    if env::var_os("NETDIAG_BLESS").is_some() {
+        let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
+        let old = format!("{begin}{found}{end}");
+        fs::write(&path, document.replacen(&old, &format!("{begin}{expected}{end}"), 1))?;
+        return Ok(());
+    }
+    let differs = |(at, line): &(usize, &str)| found.lines().nth(*at) != Some(line);
+    let line = expected.lines().enumerate().find(differs);
+    panic!(
+        "{name} in {file} is not what the code says; NETDIAG_BLESS=1 writes it anew; first line \
+         that differs: {line:?}"
+    );
+}
+
+fn hook(attachment: &Attachment) -> String {
+    match attachment.hook {
+        Hook::Fentry(name) => format!("fentry `{name}`"),
+        Hook::Fexit(name) => format!("fexit `{name}`"),
+        Hook::Kprobe(name) => format!("kprobe `{name}`"),
+        Hook::TpBtf(name) => format!("tp_btf `{name}`"),
+        Hook::RawTp(name) => format!("raw_tp `{name}`"),
+        Hook::Tracepoint(category, name) => format!("tracepoint `{category}:{name}`"),
+    }
+}
+
+fn cell(lines: impl Iterator<Item = String>) -> String {
+    let lines: Vec<_> = lines.collect();
+    if lines.is_empty() { "–".to_owned() } else { lines.join("; ") }
+}
+
+fn loads(series: Series, source: &Source) -> &'static str {
+    match source_on(series, false, source) {
+        Expectation::Must => "yes",
+        Expectation::Absent => "–",
+        Expectation::May => "perhaps",
+    }
+}
+
+#[test]
+fn table_of_sources() -> Result<()> {
+    let mut table = String::from("| signal | source | hooks |");
+    for Series(major, minor) in KERNELS {
+        write!(table, " {major}.{minor} |")?;
+    }
+    writeln!(table, " skipped when preempted | does not see |")?;
+    writeln!(table, "|{}", "---|".repeat(5 + KERNELS.len()))?;
+    for definition in DEFINITIONS {
+        for source in definition.sources {
+            let hooks = cell(source.attachments.iter().map(hook));
+            write!(table, "| {} | `{}` | {hooks} |", definition.signal.name(), source.name)?;
+            for series in KERNELS {
+                write!(table, " {} |", loads(series, source))?;
+            }
+            let skips = if source.skips_when_preempted { "yes" } else { "no" };
+            let blind = cell(source.blind.iter().map(|&line| line.to_owned()));
+            writeln!(table, " {skips} | {blind} |")?;
+        }
+    }
+    generated("README.md", "sources", &table)
+}
+
+#[test]
+fn table_of_metrics() -> Result<()> {
+    let mut table = String::from("| signal | metric | from where to where |\n|---|---|---|\n");
+    for (_, signal, metric) in signal::metrics() {
+        writeln!(table, "| {} | `{}` | {} |", signal.name(), metric.name, metric.help)?;
+    }
+    table.push_str("\n| signal | count | what |\n|---|---|---|\n");
+    for (_, signal, count) in signal::counts() {
+        writeln!(table, "| {} | `{}` | {} |", signal.name(), count.name, count.help)?;
+    }
+    generated("README.md", "metrics", &table)
+}
+
+#[test]
+fn help() -> Result<()> {
+    let Asked::Print(text) = cli::parse(["netdiag", "--help"].map(Into::into))? else {
+        anyhow::bail!("--help asks for no text");
+    };
+    generated("README.md", "help", &format!("```text\n{text}```\n"))
+}
+
+/// The first sentence of a file's documentation.
+fn summary(text: &str) -> Option<String> {
+    let lines = text.lines().take_while(|line| line.starts_with("//!"));
+    let lines: Vec<_> = lines.map(|line| line.trim_start_matches("//!").trim()).collect();
+    let paragraph = lines.split(|line| line.is_empty()).next()?.join(" ");
+    let sentence = paragraph.split_once(". ").map_or(paragraph.as_str(), |(first, _)| first);
+    // Links of rustdoc lead nowhere here.
+    let sentence = sentence.trim_end_matches('.').replace("[`", "`").replace("`]", "`");
+    (!sentence.is_empty()).then_some(sentence)
+}
+
+#[test]
+fn map() -> Result<()> {
+    const PARTS: &[(&str, &str)] = &[
+        ("netdiag-common/src", "The ABI between the programs and userspace"),
+        ("netdiag-ebpf/src", "The eBPF programs"),
+        ("netdiag/src", "Userspace: a library with a thin binary"),
+        ("xtask/src", "Set-up, build, run, test and virtual machines"),
+        ("tests/src", "The harness of the kernel-facing tests"),
+        ("tests/tests", "The kernel-facing tests, and those of the documents"),
+    ];
+    let Some(root) = tree::root()? else { return Ok(()) };
+    let mut text = String::new();
+    for (directory, what) in PARTS {
+        writeln!(text, "\n### `{directory}`: {what}\n\n| file | what |\n|---|---|")?;
+        for (path, source) in tree::rust_files(&root, &[directory])? {
+            let Some(summary) = summary(&source) else { continue };
+            let file = path.trim_start_matches(directory).trim_start_matches('/');
+            writeln!(text, "| `{file}` | {} |", summary.replace('|', "\\|"))?;
+        }
+    }
+    generated("ARCHITECTURE.md", "map", &text)
+}
+
+#[test]
+fn a_summary_is_the_first_sentence() {
+    assert_eq!(summary("//! One\n//! two. Three.\nuse a;").as_deref(), Some("One two"));
+    assert_eq!(summary("//! One: two.\n//!\n//! Three.").as_deref(), Some("One: two"));
+    assert_eq!(summary("use a;\n//! One"), None);
+}
+
+/// Flags of netdiag that a document speaks of; those of cargo are not.
+fn flags(document: &str) -> BTreeSet<&str> {
+    document
+        .lines()
+        .filter(|line| !line.contains("cargo "))
+        .flat_map(|line| line.split(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c))))
+        .filter_map(|word| word.strip_prefix("--"))
+        .filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase()))
+        .collect()
+}
+
+#[test]
+fn flags_that_are_spoken_of_exist() -> Result<()> {
+    let Some(root) = tree::root()? else { return Ok(()) };
+    let command = Cli::command();
+    let mut known: BTreeSet<String> = ["help", "version"].map(str::to_owned).into();
+    for part in command.get_subcommands() {
+        known.extend(part.get_arguments().filter_map(|flag| flag.get_long()).map(str::to_owned));
+    }
+    let document = fs::read_to_string(root.join("README.md"))?;
+    let unknown: Vec<_> = flags(&document).into_iter().filter(|&f| !known.contains(f)).collect();
+    assert!(unknown.is_empty(), "README.md speaks of flags that netdiag has not: {unknown:?}");
+    assert_eq!(flags("`--no-such x` --a=b <!-- c -->"), ["no-such", "a"].into());
+    Ok(())
+}
+
+/// Files and directories of the tree that a document names in backquotes.
+fn paths(document: &str) -> impl Iterator<Item = &str> {
+    tree::quoted(document).filter(|text| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+        text.contains('/') && text.chars().all(plain) && !text.starts_with(['/', '.'])
+    })
+}
+
+#[test]
+fn files_that_are_spoken_of_exist() -> Result<()> {
+    let Some(root) = tree::root()? else { return Ok(()) };
+    let mut missing = Vec::new();
+    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let document = fs::read_to_string(root.join(name))?;
+        let in_tree = |path: &&str| {
+            let top = path.split('/').next().unwrap_or_default();
+            top != "target" && root.join(top).exists()
+        };
+        for path in paths(&document).filter(in_tree) {
+            if !root.join(Path::new(path)).exists() {
+                missing.push(format!("{name}: {path}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "these do not exist: {missing:?}");
+    let found: Vec<_> = paths("`netdiag/src` `a/b.rs` `/proc/x` `c` `d e/f`").collect();
+    assert_eq!(found, ["netdiag/src", "a/b.rs"]);
+    Ok(())
+}
