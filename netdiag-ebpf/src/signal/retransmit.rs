@@ -174,8 +174,7 @@ fn attempted<A: Access>(sk: Pointer, error: i32) -> bool {
 
     // SAFETY: the tracepoint gives a full TCP socket.
     let retrans = unsafe { kernel::total_retrans::<A>(sk) };
-    let (Some(retrans), Some(slot)) =
-        (retrans, slot::find_or_create::<A>(sk, Lane::Retransmit))
+    let (Some(retrans), Some(slot)) = (retrans, slot::find_or_create::<A>(sk, Lane::Retransmit))
     else {
         return true; // `observe` counts why it cannot be told
     };

@@ -157,7 +157,9 @@ async fn prepare(
         let owners = seeds.sockets.iter().filter_map(|s| s.pid.map(|pid| (s.key, pid)));
         tracer.seed_owners(owners)?;
     }
-    intake.seed(&seeds.sockets, monotonic_ns());
+    let sockets = seeds.sockets.iter();
+    let wanted = sockets.filter(|s| filters.accept(&s.key, s.pid.unwrap_or(0)));
+    intake.seed(wanted, monotonic_ns());
     say("ready");
     Ok((intake, readings))
 }
