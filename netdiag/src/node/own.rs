@@ -18,6 +18,13 @@ pub fn resident_bytes() -> Option<u64> {
     Some(pages * procfs::page_size())
 }
 
+/// Gives freed memory back to the kernel: what reading its types and symbols took is needed once.
+pub fn release_freed() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: glibc's malloc_trim has no precondition and may run beside other threads.
+    let _nothing_to_release = unsafe { libc::malloc_trim(0) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -160,6 +160,8 @@ async fn prepare(
     let sockets = seeds.sockets.iter();
     let wanted = sockets.filter(|s| filters.accept(&s.key, s.pid.unwrap_or(0)));
     intake.seed(wanted, monotonic_ns());
+    drop(seeds);
+    node::own::release_freed();
     say("ready");
     Ok((intake, readings))
 }
