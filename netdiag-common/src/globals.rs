@@ -3,7 +3,7 @@
 
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::field::Field;
+use crate::{field::Field, flow::FlowKey};
 
 /// Values that each filter flag may have in the kernel.
 pub const FILTER_VALUES: usize = 16;
@@ -26,6 +26,14 @@ pub struct Numbers {
     pub len: u32,
 }
 
+impl Numbers {
+    /// Whether a value passes.
+    #[must_use]
+    pub fn accept(&self, value: u32) -> bool {
+        self.len == 0 || self.values.iter().take(self.len as usize).any(|&wanted| wanted == value)
+    }
+}
+
 /// Filter by address prefix: the peer matches when `addr & mask == network` for one of them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
@@ -36,6 +44,21 @@ pub struct Prefixes {
     pub mask: [[u32; 4]; FILTER_VALUES],
     /// How many of them count.
     pub len: u32,
+}
+
+impl Prefixes {
+    /// Whether an address passes.
+    #[must_use]
+    pub fn accept(&self, address: &[u8; 16]) -> bool {
+        let (words, _none) = address.as_chunks::<4>();
+        let inside = |(network, mask): (&[u32; 4], &[u32; 4])| {
+            let masked =
+                words.iter().zip(mask).map(|(word, mask)| u32::from_ne_bytes(*word) & mask);
+            masked.eq(network.iter().copied())
+        };
+        let prefixes = self.network.iter().zip(&self.mask).take(self.len as usize);
+        self.len == 0 || prefixes.map(inside).any(|inside| inside)
+    }
 }
 
 /// All filters: AND between the fields, OR within one.
@@ -67,6 +90,19 @@ impl Filters {
             + self.netns.len
             + self.peer.len
             == 0
+    }
+
+    /// Whether a socket of `owner` (tgid, 0 unknown) passes: what the programs decide, for sockets
+    /// that no program met.
+    #[must_use]
+    pub fn accept(&self, key: &FlowKey, owner: u32) -> bool {
+        let (local, peer) = (u32::from(key.local_port), u32::from(key.peer_port));
+        (self.port.accept(local) || self.port.accept(peer))
+            && self.local_port.accept(local)
+            && self.peer_port.accept(peer)
+            && self.netns.accept(key.netns)
+            && self.peer.accept(&key.peer_addr)
+            && self.pid.accept(owner)
     }
 }
 

@@ -1,3 +1,4 @@
+use netdiag_common::flow::FlowKey;
 use proptest::prelude::*;
 
 use super::*;
@@ -95,6 +96,19 @@ fn filters_hold_what_was_named() {
         words("::ffff:10.0.0.0".parse::<std::net::Ipv6Addr>().expect("v6").octets())
     );
     assert_eq!(filters.local_port, Numbers::default());
+    let key = |peer: &str, local_port, peer_port| FlowKey {
+        peer_addr: peer.parse::<std::net::Ipv6Addr>().expect("v6").octets(),
+        local_port,
+        peer_port,
+        netns: 4_026_532_281,
+        ..FlowKey::default()
+    };
+    let inside = "::ffff:10.1.2.3";
+    assert!(filters.accept(&key(inside, 80, 9), 7) && filters.accept(&key(inside, 9, 443), 7));
+    assert!(!filters.accept(&key(inside, 9, 9), 7), "neither port");
+    assert!(!filters.accept(&key(inside, 80, 9), 0), "owner unknown");
+    assert!(!filters.accept(&FlowKey { netns: 1, ..key(inside, 80, 9) }, 7));
+    assert!(!filters.accept(&key("::ffff:11.1.2.3", 80, 9), 7));
 }
 
 #[test]
@@ -125,5 +139,6 @@ proptest! {
             .all(|at| address_words[at] & prefixes.mask[0][at] == prefixes.network[0][at]);
         let same = length == 0 || (address ^ network) >> (128 - u32::from(length)) == 0;
         prop_assert_eq!(matched, same);
+        prop_assert_eq!(prefixes.accept(&address.to_be_bytes()), same);
     }
 }

@@ -241,8 +241,9 @@ impl FlowTable {
         Interval { flows, other: nameless(other) }
     }
 
-    /// Everything since the start, frozen or not: flows in the table and those that left it while
-    /// there was room, the rest in `other`.
+    /// Everything since the start, frozen or not: flows in the table, idle ones too (they are the
+    /// other ends of those that were not), and those that left it while there was room; the rest
+    /// in `other`.
     #[must_use]
     pub fn total(&self) -> Interval {
         let mut other = self.total_other.clone();
@@ -250,7 +251,7 @@ impl FlowTable {
         for (_, row) in &self.rows {
             if !row.is_shown() {
                 other.merge(&row.fresh);
-            } else if row.heard || self.config.list_idle {
+            } else {
                 flows.push(row.whole());
             }
         }

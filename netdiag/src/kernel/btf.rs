@@ -143,6 +143,15 @@ pub struct LoadError {
     pub cause: BtfError,
 }
 
+impl LoadError {
+    /// Whether the file that `--btf` names cannot be read at all: wrong usage, whatever the kernel
+    /// can do.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        self.given && matches!(self.cause, BtfError::Io(_))
+    }
+}
+
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, given, cause } = self;

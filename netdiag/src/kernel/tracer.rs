@@ -340,8 +340,11 @@ fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
         return Err(exit::Error::cannot_observe(missing).into());
     }
     memlock::raise().ok();
-    let btf =
-        Btf::load(btf_file).map_err(|error| exit::Error::cannot_observe(error.to_string()))?;
+    let btf = Btf::load(btf_file).map_err(|error| {
+        let status =
+            if error.is_usage() { exit::Status::Usage } else { exit::Status::CannotObserve };
+        exit::Error::new(status, error.to_string())
+    })?;
     let aya_btf = aya::Btf::from_sys_fs().ok();
     let symbols = Symbols::load(&Kernel::functions()).unwrap_or_default();
     Ok(Kernel { facts, btf, aya_btf, symbols })

@@ -18,12 +18,11 @@ pub fn resident_bytes() -> Option<u64> {
     Some(pages * procfs::page_size())
 }
 
-/// Gives memory that was freed back to the node: reading the kernel's types at start takes tens of
-/// megabytes, which the allocator would keep.
-pub fn release_memory() {
+/// Gives freed memory back to the kernel: what reading its types and symbols took is needed once.
+pub fn release_freed() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: no precondition; it locks what it touches.
-    let _whether_some = unsafe { libc::malloc_trim(0) };
+    // SAFETY: glibc's malloc_trim has no precondition and may run beside other threads.
+    let _nothing_to_release = unsafe { libc::malloc_trim(0) };
 }
 
 #[cfg(test)]

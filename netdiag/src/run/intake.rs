@@ -68,7 +68,11 @@ impl Intake {
     }
 
     /// Fills in what the kernel's socket dump knows of sockets older than the programs.
-    pub(super) fn seed(&mut self, sockets: &[SeededSocket], now_ns: u64) {
+    pub(super) fn seed<'a>(
+        &mut self,
+        sockets: impl Iterator<Item = &'a SeededSocket>,
+        now_ns: u64,
+    ) {
         for socket in sockets {
             let seed = Seed {
                 key: socket.key,

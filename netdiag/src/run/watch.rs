@@ -159,8 +159,11 @@ async fn prepare(
         let owners = seeds.sockets.iter().filter_map(|s| s.pid.map(|pid| (s.key, pid)));
         tracer.seed_owners(owners)?;
     }
-    intake.seed(&seeds.sockets, monotonic_ns());
-    node::own::release_memory();
+    let sockets = seeds.sockets.iter();
+    let wanted = sockets.filter(|s| filters.accept(&s.key, s.pid.unwrap_or(0)));
+    intake.seed(wanted, monotonic_ns());
+    drop(seeds);
+    node::own::release_freed();
     say("ready");
     Ok((intake, readings))
 }
