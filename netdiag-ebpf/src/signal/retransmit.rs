@@ -155,7 +155,10 @@ fn attempt_ends(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32) {
 #[inline(always)]
 fn attempted<A: Access>(sk: Pointer, error: i32) -> bool {
     const EAGAIN: i32 = 11;
+    const ENOMEM: i32 = 12;
     const EBUSY: i32 = 16;
+    const EINVAL: i32 = 22;
+    const EHOSTUNREACH: i32 = 113;
 
     // SAFETY: the tracepoint gives a full TCP socket.
     let retrans = unsafe { kernel::total_retrans::<A>(sk) };
@@ -170,8 +173,9 @@ fn attempted<A: Access>(sk: Pointer, error: i32) -> bool {
     } else if known {
         retrans != before
     } else {
-        // The first one on a socket older than the programs. These two never come from below TCP.
-        error != -EBUSY && error != -EAGAIN
+        // The first one of a connection, or of a socket older than the programs: those that
+        // `__tcp_retransmit_skb` returns before it counts.
+        !matches!(-error, EAGAIN | ENOMEM | EBUSY | EINVAL | EHOSTUNREACH)
     }
 }
 

@@ -183,11 +183,8 @@ fn state_changed<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: 
         }
         return;
     };
-    // SAFETY: as above.
-    if let Some(retrans) = unsafe { kernel::total_retrans::<A>(sk) } {
-        slot.retrans_before = retrans;
-        slot.flags |= RETRANS_KNOWN;
-    }
+    // The kernel clears total_retrans as a connection opens (tcp_init_transfer).
+    slot.flags &= !RETRANS_KNOWN;
     if connecting {
         // connect() runs in the context of the task that called it.
         slot.owner = (bpf_get_current_pid_tgid() >> 32) as u32;
