@@ -87,6 +87,9 @@ pub struct Report {
     pub refusal: Option<exit::Error>,
 }
 
+/// Reader of the programs' own diagnostics.
+pub type Logger<To> = EbpfLogger<To>;
+
 /// Attached programs; the kernel takes them out when this is dropped or the process dies.
 pub struct Tracer {
     ebpf: Ebpf,

@@ -1,13 +1,12 @@
 //! The eBPF programs' own diagnostics (`--log`), on standard error.
 
 use anyhow::Result;
-use aya_log::EbpfLogger;
 
 use super::say;
-use crate::kernel::tracer::Tracer;
+use crate::kernel::tracer::{Logger, Tracer};
 
 /// Reads the programs' log, or does nothing where it was not asked for.
-pub(super) struct Diagnostics(Option<EbpfLogger<ToStderr>>);
+pub(super) struct Diagnostics(Option<Logger<ToStderr>>);
 
 impl Diagnostics {
     pub(super) fn new(tracer: &mut Tracer, level: u32) -> Result<Self> {
