@@ -3,6 +3,7 @@
 //! One file per subcommand; the pure parts (versions, apt sources, `ldd` output) stand apart from
 //! the parts that run programs.
 
+mod bench;
 mod build;
 mod ebpf;
 mod packages;
@@ -33,6 +34,7 @@ enum Command {
     Build(build::Args),
     Run(run::Args),
     Vm(vm::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,5 +53,6 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Build(args) => build::main(&args),
         Command::Run(args) => run::main(&args),
         Command::Vm(args) => vm::main(&args),
+        Command::Bench(args) => bench::main(&args),
     }
 }
