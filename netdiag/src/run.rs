@@ -13,6 +13,7 @@ use crate::{
     exit::{self, Status},
 };
 
+mod diagnostics;
 mod doctor;
 mod intake;
 mod node;

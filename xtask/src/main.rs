@@ -10,6 +10,7 @@ mod packages;
 mod process;
 mod run;
 mod setup;
+mod test;
 mod toolchain;
 mod version;
 mod vm;
@@ -33,6 +34,7 @@ enum Command {
     Setup(setup::Args),
     Build(build::Args),
     Run(run::Args),
+    Test(test::Args),
     Vm(vm::Args),
     Bench(bench::Args),
 }
@@ -52,6 +54,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Setup(args) => setup::main(&args),
         Command::Build(args) => build::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Test(args) => test::main(&args),
         Command::Vm(args) => vm::main(&args),
         Command::Bench(args) => bench::main(&args),
     }

@@ -1,6 +1,8 @@
 //! `cargo xtask setup`: installs what building and testing need. Every other subcommand calls the
 //! part it needs itself; what is there already costs milliseconds.
 
+mod test;
+
 use std::{
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -22,7 +24,7 @@ use crate::{
   cargo xtask setup --for build   only what `build` and `run` need")]
 pub(crate) struct Args {
     /// What to set up for
-    #[arg(long = "for", value_enum, default_value = "build")]
+    #[arg(long = "for", value_enum, default_value = "test")]
     layer: Layer,
 }
 
@@ -31,12 +33,20 @@ pub(crate) struct Args {
 enum Layer {
     /// A Rust toolchain for BPF and bpf-linker
     Build,
+    /// qemu and the guest's tools
+    Vm,
+    /// Linters, other tracers, readers of histogram logs in other languages
+    Test,
 }
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
-    let Layer::Build = args.layer;
     let ebpf = build_tools()?;
     eprintln!("setup: eBPF is built by {ebpf}");
+    match args.layer {
+        Layer::Build => {}
+        Layer::Vm => vm_tools()?,
+        Layer::Test => test_tools()?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -70,6 +80,8 @@ pub(crate) fn vm_tools() -> Result<()> {
     ];
     programs(&TOOLS, "virtual machines to test on other kernels")
 }
+
+pub(crate) use test::tools as test_tools;
 
 /// Installs the packages of those `(program, package)` that are missing.
 fn programs(tools: &[(&str, &str)], why: &str) -> Result<()> {

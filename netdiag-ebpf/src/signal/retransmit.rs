@@ -1,9 +1,11 @@
 //! Programs of the signal `retransmit`.
 
 use aya_ebpf::{
+    EbpfContext,
     macros::{btf_tracepoint, fentry, fexit, raw_tracepoint},
     programs::{BtfTracePointContext, FEntryContext, FExitContext, RawTracePointContext},
 };
+use aya_log_ebpf::{debug, warn};
 use netdiag_common::{
     field::Field,
     flow::TcpCounters,
@@ -33,7 +35,12 @@ struct Segment {
 
 /// A socket sent, or failed to send, a segment again.
 #[inline(always)]
-fn observe<A: Access>(sk: Pointer, segment: &Segment, lane: Lane) {
+fn observe<A: Access>(
+    ctx: &impl EbpfContext,
+    sk: Pointer,
+    segment: &Segment,
+    lane: Lane,
+) {
     let Some(counters) = counters(Signal::Retransmit, lane) else { return };
     counters.seen += 1;
     // Timers and softirqs send again: the current task has nothing to do with it.
@@ -50,7 +57,9 @@ fn observe<A: Access>(sk: Pointer, segment: &Segment, lane: Lane) {
             return;
         }
     }
+    debug!(ctx, "socket {:x}: segment sent again, error {}", sk as u64, segment.error);
     let Some(slot) = slot::find_or_create::<A>(sk, lane) else {
+        warn!(ctx, "socket {:x}: no room to remember it, raise --max-flows", sk as u64);
         counters.map_full += 1;
         return;
     };
@@ -150,7 +159,7 @@ fn attempt_begins(sk: Pointer) {
 }
 
 #[inline(always)]
-fn attempt_ends(sk: Pointer, skb: Pointer, error: i32) {
+fn attempt_ends(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32) {
     if error == 0 {
         return;
     }
@@ -159,7 +168,7 @@ fn attempt_ends(sk: Pointer, skb: Pointer, error: i32) {
     let segments = retrans.wrapping_sub(slot.retrans_before);
     if segments != 0 {
         let segment = Segment { skb, segments: Some(segments), error };
-        observe::<Typed>(sk, &segment, Lane::RetransmitEnd);
+        observe::<Typed>(ctx, sk, &segment, Lane::RetransmitEnd);
     }
 }
 
@@ -177,7 +186,7 @@ fn total_retrans(sk: Pointer) -> Option<u32> {
 fn retransmit_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let error = if settings::retransmit_has_error() { ctx.arg(2) } else { 0 };
     let segment = Segment { skb: ctx.arg(1), segments: None, error };
-    observe::<Typed>(ctx.arg(0), &segment, Lane::Retransmit);
+    observe::<Typed>(&ctx, ctx.arg(0), &segment, Lane::Retransmit);
     0
 }
 
@@ -185,7 +194,7 @@ fn retransmit_tp_btf(ctx: BtfTracePointContext) -> i32 {
 fn retransmit_raw_tp(ctx: RawTracePointContext) -> i32 {
     let error = if settings::retransmit_has_error() { ctx.arg(2) } else { 0 };
     let segment = Segment { skb: ctx.arg(1), segments: None, error };
-    observe::<Probed>(ctx.arg(0), &segment, Lane::Retransmit);
+    observe::<Probed>(&ctx, ctx.arg(0), &segment, Lane::Retransmit);
     0
 }
 
@@ -209,6 +218,6 @@ fn retransmit_fentry(ctx: FEntryContext) -> i32 {
 
 #[fexit]
 fn retransmit_fexit(ctx: FExitContext) -> i32 {
-    attempt_ends(ctx.arg(0), ctx.arg(1), ctx.arg(3));
+    attempt_ends(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(3));
     0
 }

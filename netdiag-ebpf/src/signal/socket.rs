@@ -1,10 +1,12 @@
 //! Programs of the signal `socket`, and the introduction of a socket that other signals met first.
 
 use aya_ebpf::{
+    EbpfContext,
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::{btf_tracepoint, raw_tracepoint},
     programs::{BtfTracePointContext, RawTracePointContext},
 };
+use aya_log_ebpf::{debug, warn};
 use netdiag_common::{
     flow::SocketRef,
     header::{Header, VERSION},
@@ -120,7 +122,7 @@ pub(crate) fn introduction(slot: &Slot) -> u32 {
 
 /// A socket changed its state.
 #[inline(always)]
-fn state_changed<A: Access>(sk: Pointer, old: i32, new: i32) {
+fn state_changed<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32) {
     let connecting = new == SYN_SENT;
     if !connecting && new != ESTABLISHED {
         return;
@@ -129,7 +131,9 @@ fn state_changed<A: Access>(sk: Pointer, old: i32, new: i32) {
     if unsafe { kernel::is_tcp::<A>(sk) } != Ok(true) {
         return;
     }
+    debug!(ctx, "socket {:x}: state {} to {}", sk as u64, old, new);
     let Some(slot) = slot::find_or_create::<A>(sk, Lane::SocketState) else {
+        warn!(ctx, "socket {:x}: no room to remember it, raise --max-flows", sk as u64);
         if let Some(counters) = counters(Signal::Socket, Lane::SocketState) {
             counters.seen += 1;
             counters.map_full += 1;
@@ -158,8 +162,9 @@ fn state_changed<A: Access>(sk: Pointer, old: i32, new: i32) {
 
 /// A socket is about to go.
 #[inline(always)]
-fn destroyed<A: Access>(sk: Pointer) {
+fn destroyed<A: Access>(ctx: &impl EbpfContext, sk: Pointer) {
     let Some(slot) = slot::find::<A>(sk) else { return };
+    debug!(ctx, "socket {:x}: destroyed", sk as u64);
     if slot.flags & ANNOUNCED != 0 {
         // SAFETY: the tracepoint gives a full TCP socket.
         unsafe {
@@ -171,25 +176,25 @@ fn destroyed<A: Access>(sk: Pointer) {
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn socket_state_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    state_changed::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    state_changed::<Typed>(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
 }
 
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn socket_state_raw_tp(ctx: RawTracePointContext) -> i32 {
-    state_changed::<Probed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    state_changed::<Probed>(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
 }
 
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn socket_destroy_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    destroyed::<Typed>(ctx.arg(0));
+    destroyed::<Typed>(&ctx, ctx.arg(0));
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
 fn socket_destroy_raw_tp(ctx: RawTracePointContext) -> i32 {
-    destroyed::<Probed>(ctx.arg(0));
+    destroyed::<Probed>(&ctx, ctx.arg(0));
     0
 }
 

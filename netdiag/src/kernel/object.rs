@@ -7,6 +7,11 @@ use zerocopy::IntoBytes as _;
 
 include!(concat!(env!("OUT_DIR"), "/ebpf_object.rs"));
 
+/// Smallest ring there is; nothing is written to the log unless it is asked for.
+const PAGE: u32 = 4096;
+/// Ring of the log when it is.
+const LOG_BYTES: u32 = 128 << 10;
+
 /// Sizes of the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sizes {
@@ -44,11 +49,12 @@ pub(super) fn load(frozen: &Frozen<'_>) -> Result<Ebpf> {
         .override_global("SETTINGS", frozen.settings.as_bytes(), true)
         .override_global("FILTERS", frozen.filters.as_bytes(), true)
         .override_global("LOCATIONS", frozen.locations.as_bytes(), true)
-        .override_global("AYA_LOG_LEVEL", &frozen.log_level, false)
+        .override_global("AYA_LOG_LEVEL", &frozen.log_level, true)
         .map_max_entries("SAMPLES", sizes.samples_bytes)
         .map_max_entries("SOCKETS", sizes.sockets_bytes)
         .map_max_entries("EVENTS", sizes.events_bytes)
         .map_max_entries("SLOT_HASH", if storage { 1 } else { sizes.sockets })
+        .map_max_entries("AYA_LOGS", if frozen.log_level == 0 { PAGE } else { LOG_BYTES })
         .map_max_entries("STARTS", sizes.calls)
         .map_max_entries("SEEDED_OWNERS", sizes.owners.max(1))
         .load(ebpf_object::<true>())

@@ -12,6 +12,7 @@ use aya::{
     maps::{HashMap, MapData},
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
+use aya_log::EbpfLogger;
 use netdiag_common::{
     field::Field,
     flow::FlowKey,
@@ -166,12 +167,12 @@ impl Tracer {
         Ok(())
     }
 
-    /// The programs' diagnostics, if asked for.
+    /// The programs' diagnostics; `to` gets what its `flush` finds.
     ///
     /// # Errors
     /// The log ring cannot be read.
-    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>> {
-        aya_log::EbpfLogger::init(&mut self.ebpf).context("the programs' log cannot be read")
+    pub fn log<T: log::Log>(&mut self, to: T) -> Result<EbpfLogger<T>> {
+        EbpfLogger::init_with_logger(&mut self.ebpf, to).context("the programs' log cannot be read")
     }
 
     /// Waits until a ring fills up; the caller polls at its own pace beside it.

@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::{
+    diagnostics::Diagnostics,
     intake::Intake,
     node::Readings,
     output::Outputs,
@@ -84,7 +85,8 @@ pub(super) async fn run(
     };
     let listing = Listing { sort: watch.sort, top: watch.top, all: watch.all };
     let reporter = Reporter::new(about, listing, intake, outputs, readings);
-    observe(watch, tracer, reporter, &mut stop).await
+    let diagnostics = Diagnostics::new(&mut tracer, kernel.log_level)?;
+    observe(watch, tracer, diagnostics, reporter, &mut stop).await
 }
 
 /// ^C or SIGTERM.
@@ -166,6 +168,7 @@ async fn prepare(
 async fn observe(
     watch: &Watch,
     mut tracer: Tracer,
+    mut diagnostics: Diagnostics,
     mut reporter: Reporter,
     stop: &mut Stop,
 ) -> Result<Status> {
@@ -182,6 +185,7 @@ async fn observe(
                     break;
                 }
                 tracer.flush()?;
+                diagnostics.say();
                 reporter.intake.drain(monotonic_ns(), |taken| tracer.take(taken));
                 let accounting = tracer.accounting()?;
                 let interval = reporter.intake.table.interval(monotonic_ns());
@@ -197,6 +201,7 @@ async fn observe(
     }
     let mut detached = tracer.detach()?;
     let accounting = settle(&mut detached, &mut reporter.intake).await?;
+    diagnostics.say();
     let interval = reporter.intake.table.last_interval(monotonic_ns());
     reporter.interval(interval, accounting.clone()).await?;
     let total = reporter.total(accounting).await?;

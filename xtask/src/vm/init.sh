@@ -50,7 +50,9 @@ code=$?
 wait $out
 wait $err
 if [ -s /xtask/take ]; then
-    tar -c -f $files -C / -T /xtask/take 2> /run/xtask.tar || echo "take $(tail -n 1 /run/xtask.tar)" >&3
+    set --
+    while read -r path; do set -- "$@" "$path"; done < /xtask/take
+    tar -c -f $files -C / "$@" 2> /run/xtask.tar || echo "take $(head -n 1 /run/xtask.tar)" >&3
 fi
 echo "exit $code" >&3
 # The host ends the machine when it has read that.
