@@ -35,12 +35,7 @@ struct Segment {
 
 /// A socket sent, or failed to send, a segment again.
 #[inline(always)]
-fn observe<A: Access>(
-    ctx: &impl EbpfContext,
-    sk: Pointer,
-    segment: &Segment,
-    lane: Lane,
-) {
+fn observe<A: Access>(ctx: &impl EbpfContext, sk: Pointer, segment: &Segment, lane: Lane) {
     let Some(counters) = counters(Signal::Retransmit, lane) else { return };
     counters.seen += 1;
     // Timers and softirqs send again: the current task has nothing to do with it.

@@ -112,13 +112,16 @@ fn begin<A: Access>(sk: Pointer, place: Place, again: Again, lane: Lane) {
         return;
     }
     // SAFETY: no precondition.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    if slot.owner != pid || slot.flags & ANNOUNCED == 0 || socket::is_due(slot, now_ns) {
+    let mut start_ns = unsafe { bpf_ktime_get_ns() };
+    if slot.owner != pid || slot.flags & ANNOUNCED == 0 || socket::is_due(slot, start_ns) {
         // SAFETY: as above.
         unsafe { introduce::<A>(sk, slot, pid, lane) };
+        // The report is not charged to the call.
+        // SAFETY: no precondition.
+        start_ns = unsafe { bpf_ktime_get_ns() };
     }
     counters.seen += 1;
-    remember(sk, slot, place, thread, counters);
+    remember(sk, slot, place, thread, start_ns, counters);
 }
 
 /// Tells userspace of a socket that is new to it, has another owner, or is due for a report.
@@ -151,9 +154,16 @@ fn is_under_way(sk: Pointer, slot: &Slot, place: Place, thread: u64) -> bool {
     unsafe { STARTS.get(&call) }.is_some()
 }
 
-/// Takes the start time last, so that the work above is not charged to the call.
+/// Puts the beginning of this thread's call where its end finds it.
 #[inline(always)]
-fn remember(sk: Pointer, slot: &mut Slot, place: Place, thread: u64, counters: &mut Counters) {
+fn remember(
+    sk: Pointer,
+    slot: &mut Slot,
+    place: Place,
+    thread: u64,
+    start_ns: u64,
+    counters: &mut Counters,
+) {
     if place == Place::Slot {
         // SAFETY: a word of the slot, which outlives the program.
         let held = unsafe { assembly::compare_exchange(&raw mut slot.sender, 0, thread) };
@@ -163,14 +173,11 @@ fn remember(sk: Pointer, slot: &mut Slot, place: Place, thread: u64, counters: &
                 counters.ended += 1;
             }
             counters.begun += 1;
-            // SAFETY: no precondition.
-            slot.send_start_ns = unsafe { bpf_ktime_get_ns() };
+            slot.send_start_ns = start_ns;
             return;
         }
     }
     let call = Call { sk: sk as u64, thread };
-    // SAFETY: no precondition.
-    let start_ns = unsafe { bpf_ktime_get_ns() };
     if STARTS.insert(&call, &start_ns, u64::from(BPF_NOEXIST)).is_ok() {
         counters.begun += 1;
     } else if STARTS.get_ptr(&call).is_some() {
