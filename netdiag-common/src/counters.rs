@@ -19,12 +19,15 @@ pub struct Lanes {
     pub lanes: [Counters; LANES],
 }
 
-/// All counters of one CPU. Structs, since BTF-defined maps lose dimensions of nested arrays.
+/// All that the programs keep of one CPU, in one value so that one look-up finds it. Structs, since
+/// BTF-defined maps lose dimensions of nested arrays.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct PerCpu {
     /// By [`crate::signal::Signal`].
     pub signals: [Lanes; crate::signal::Signal::COUNT],
+    /// Sends on their way to the ring.
+    pub sends: crate::signal::send::Batch,
 }
 
 /// Fates of samples on one CPU, all monotonic since the programs were loaded.

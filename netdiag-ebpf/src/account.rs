@@ -3,13 +3,13 @@
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use netdiag_common::{
     counters::{Counters, PerCpu},
-    signal::Signal,
+    signal::{Signal, send::Batch},
 };
 
 use crate::assembly::opaque;
 
 #[btf_map]
-static COUNTERS: PerCpuArray<PerCpu, 1> = PerCpuArray::new();
+static PER_CPU: PerCpuArray<PerCpu, 1> = PerCpuArray::new();
 
 /// Who counts: one program that never runs inside itself on one CPU, see
 /// [`netdiag_common::counters::LANES`].
@@ -28,11 +28,34 @@ pub(crate) enum Lane {
     RetransmitEnd = 10,
 }
 
+/// What the programs keep of this CPU.
+#[derive(Clone, Copy)]
+pub(crate) struct ThisCpu(*mut PerCpu);
+
+impl ThisCpu {
+    #[inline(always)]
+    pub(crate) fn get() -> Option<Self> {
+        Some(Self(opaque(PER_CPU.get_ptr_mut(0)?)))
+    }
+
+    /// The counters of a signal.
+    #[inline(always)]
+    pub(crate) fn counters(self, signal: Signal, lane: Lane) -> &'static mut Counters {
+        // SAFETY: the element of this CPU lives as long as the map, and only this lane's program
+        // writes these counters on this CPU.
+        unsafe { &mut (*self.0).signals[signal as usize].lanes[lane as usize] }
+    }
+
+    /// The batch of sends. Who works on it holds its `busy`.
+    #[inline(always)]
+    pub(crate) fn sends(self) -> *mut Batch {
+        // SAFETY: as above; makes no reference.
+        unsafe { &raw mut (*self.0).sends }
+    }
+}
+
 /// The counters of a signal on this CPU.
 #[inline(always)]
 pub(crate) fn counters(signal: Signal, lane: Lane) -> Option<&'static mut Counters> {
-    let all = opaque(COUNTERS.get_ptr_mut(0)?);
-    // SAFETY: the element of this CPU lives as long as the map, and only this lane's program writes
-    // these counters on this CPU.
-    Some(unsafe { &mut (*all).signals[signal as usize].lanes[lane as usize] })
+    Some(ThisCpu::get()?.counters(signal, lane))
 }

@@ -7,7 +7,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    btf_maps::{HashMap, PerCpuArray},
+    btf_maps::HashMap,
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::{btf_map, btf_tracepoint, fentry, fexit, kprobe, raw_tracepoint, tracepoint},
     programs::{
@@ -21,12 +21,12 @@ use netdiag_common::{
     header::Header,
     signal::{
         Signal,
-        send::{BATCH, Record, Sample},
+        send::{BATCH, Batch, Sample},
     },
 };
 
 use crate::{
-    account::{Lane, counters},
+    account::{Lane, ThisCpu, counters},
     assembly, filter,
     globals::location,
     kernel::{self, Access, Pointer, Probed, Typed},
@@ -47,19 +47,6 @@ struct Call {
 /// Beginnings that have no slot to lie in. Userspace sets the size.
 #[btf_map]
 static STARTS: HashMap<Call, u64, 1> = HashMap::new();
-
-/// Samples of one CPU on their way to the ring.
-#[repr(C)]
-struct Batch {
-    /// 1 while a program works on it. Another one that interrupts it there leaves it alone.
-    busy: u32,
-    /// Valid samples.
-    len: u32,
-    record: Record,
-}
-
-#[btf_map]
-static BATCHES: PerCpuArray<Batch, 1> = PerCpuArray::new();
 
 /// How a beginning that finds another one of the same call is to be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -196,7 +183,8 @@ fn remember(
 fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, lane: Lane) {
     // SAFETY: no precondition.
     let end_ns = unsafe { bpf_ktime_get_ns() };
-    let Some(counters) = counters(Signal::Send, lane) else { return };
+    let Some(this_cpu) = ThisCpu::get() else { return };
+    let counters = this_cpu.counters(Signal::Send, lane);
     let thread = bpf_get_current_pid_tgid();
     let slot = slot::find::<A>(sk);
     let (flow, start_ns) = match slot {
@@ -210,7 +198,7 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, lane: La
     counters.ended += 1;
     let sample =
         Sample { flow, latency_ns: end_ns.wrapping_sub(start_ns), result: i64::from(result) };
-    append(sample, counters);
+    append(sample, this_cpu.sends(), counters);
 }
 
 /// Takes the beginning of this thread's call out again.
@@ -262,8 +250,7 @@ fn unmatched<A: Access>(sk: Pointer, pid: u32, again: Again, counters: &mut Coun
 /// Where a task can be preempted inside a program, a second program may find the batch busy; it
 /// then sends its sample alone.
 #[inline(always)]
-fn append(sample: Sample, counters: &mut Counters) {
-    let Some(batch) = BATCHES.get_ptr_mut(0).map(assembly::opaque) else { return };
+fn append(sample: Sample, batch: *mut Batch, counters: &mut Counters) {
     counters.batched += 1;
     // SAFETY: the element of this CPU lives as long as the map; `busy` keeps others of this CPU
     // out, and other CPUs have their own. Volatile: an interrupt may run `flush` at any point.
@@ -328,8 +315,8 @@ unsafe fn flush(batch: *mut Batch, counters: &mut Counters) {
 /// Run by userspace on each CPU in turn (BPF_PROG_TEST_RUN), never attached: empties the batch.
 #[raw_tracepoint(tracepoint = "netdiag_flush")]
 fn send_flush(_ctx: RawTracePointContext) -> i32 {
-    let Some(counters) = counters(Signal::Send, Lane::Flush) else { return 0 };
-    let Some(batch) = BATCHES.get_ptr_mut(0).map(assembly::opaque) else { return 0 };
+    let Some(this_cpu) = ThisCpu::get() else { return 0 };
+    let (batch, counters) = (this_cpu.sends(), this_cpu.counters(Signal::Send, Lane::Flush));
     // SAFETY: as in `append`; this program arrives by an interrupt and must not wait.
     unsafe {
         if core::ptr::read_volatile(&raw const (*batch).busy) != 0 {

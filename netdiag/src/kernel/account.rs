@@ -19,7 +19,7 @@ use crate::snapshot::Account;
 #[derive(Clone, Copy)]
 struct Raw(PerCpu);
 
-// SAFETY: `Counters` is repr(C), made of u64 alone, and valid for any bytes.
+// SAFETY: repr(C), made of integers alone, and valid for any bytes.
 unsafe impl Pod for Raw {}
 
 /// Reader of the counters map.
@@ -38,7 +38,7 @@ pub(super) struct Reading {
 
 impl Counting {
     pub(super) fn new(map: aya::maps::Map) -> Result<Self> {
-        Ok(Self { map: PerCpuArray::try_from(map).context("map COUNTERS")? })
+        Ok(Self { map: PerCpuArray::try_from(map).context("map PER_CPU")? })
     }
 
     /// Reads all CPUs. The kernel copies one CPU after the other: with traffic under way the sums
