@@ -195,7 +195,6 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, lane: La
         unmatched::<A>(sk, (thread >> 32) as u32, again, counters);
         return;
     };
-    counters.ended += 1;
     let sample =
         Sample { flow, latency_ns: end_ns.wrapping_sub(start_ns), result: i64::from(result) };
     append(sample, this_cpu.sends(), counters);
@@ -251,7 +250,6 @@ fn unmatched<A: Access>(sk: Pointer, pid: u32, again: Again, counters: &mut Coun
 /// then sends its sample alone.
 #[inline(always)]
 fn append(sample: Sample, batch: *mut Batch, counters: &mut Counters) {
-    counters.batched += 1;
     // SAFETY: the element of this CPU lives as long as the map; `busy` keeps others of this CPU
     // out, and other CPUs have their own. Volatile: an interrupt may run `flush` at any point.
     unsafe {
@@ -284,7 +282,7 @@ fn alone(sample: Sample, counters: &mut Counters) {
         sample: Sample,
     }
     let single = Single { header: socket::header(Signal::Send, 1), sample };
-    counters.flushed += 1;
+    counters.ended += 1;
     // SAFETY: initialised above, without padding.
     unsafe {
         ring::submit_batch((&raw const single).cast(), size_of::<Single>() as u64, 1, counters);
@@ -306,7 +304,7 @@ unsafe fn flush(batch: *mut Batch, counters: &mut Counters) {
         let samples = u64::from(len);
         (*batch).record.header = socket::header(Signal::Send, len);
         let bytes = size_of::<Header>() as u64 + samples * size_of::<Sample>() as u64;
-        counters.flushed += samples;
+        counters.ended += samples;
         ring::submit_batch((&raw const (*batch).record).cast(), bytes, samples, counters);
         core::ptr::write_volatile(&raw mut (*batch).len, 0);
     }

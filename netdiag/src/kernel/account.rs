@@ -47,14 +47,12 @@ impl Counting {
         let cpus = self.map.get(&0, 0).context("reading the programs' counters")?;
         let mut reading = Reading::default();
         for (cpu, Raw(per_cpu)) in cpus.iter().enumerate() {
-            let mut batched = 0u64;
             for (total, lanes) in reading.signals.iter_mut().zip(&per_cpu.signals) {
                 for lane in &lanes.lanes {
                     *total = total.plus(lane);
-                    batched = batched.wrapping_add(lane.batched).wrapping_sub(lane.flushed);
                 }
             }
-            if batched != 0 {
+            if per_cpu.sends.len != 0 {
                 reading.unflushed.push(cpu as u32);
             }
         }
