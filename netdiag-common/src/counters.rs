@@ -31,12 +31,15 @@ pub struct Lanes {
     pub lanes: [Lane; LANES],
 }
 
-/// All counters of one CPU. Structs, since BTF-defined maps lose dimensions of nested arrays.
+/// All that the programs keep of one CPU, in one value so that one look-up finds it. Structs, since
+/// BTF-defined maps lose dimensions of nested arrays.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct PerCpu {
     /// By [`Signal`].
     pub signals: [Lanes; Signal::COUNT],
+    /// Sends on their way to the ring.
+    pub sends: crate::signal::send::Batch,
 }
 
 /// Fates of samples on one CPU, all monotonic since the programs were loaded.
@@ -65,20 +68,17 @@ pub struct Counters {
     pub unmatched: u64,
     /// Beginnings remembered.
     pub begun: u64,
-    /// Beginnings taken out again, by their end or by one that overwrote them.
+    /// Samples of those that are no longer on their way: taken out of a batch, into the ring or
+    /// lost for want of room, or overwritten by another beginning.
     pub ended: u64,
-    /// Put into a batch.
-    pub batched: u64,
-    /// Taken out of a batch, into the ring or lost for want of room.
-    pub flushed: u64,
 }
 
 impl Counters {
-    /// Samples begun and not yet ended, or batched and not yet flushed. Only a sum over all CPUs
+    /// Samples begun whose call has not returned, or which wait in a batch. Only a sum over all CPUs
     /// means anything: a sample may begin on one CPU and end on another.
     #[must_use]
     pub const fn pending(&self) -> u64 {
-        self.begun.wrapping_sub(self.ended).wrapping_add(self.batched.wrapping_sub(self.flushed))
+        self.begun.wrapping_sub(self.ended)
     }
 
     /// Field-wise sum.
@@ -96,8 +96,6 @@ impl Counters {
             unmatched: self.unmatched.wrapping_add(other.unmatched),
             begun: self.begun.wrapping_add(other.begun),
             ended: self.ended.wrapping_add(other.ended),
-            batched: self.batched.wrapping_add(other.batched),
-            flushed: self.flushed.wrapping_add(other.flushed),
         }
     }
 }

@@ -3,13 +3,13 @@
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use netdiag_common::{
     counters::{self, Counters, LANES, PerCpu},
-    signal::Signal,
+    signal::{Signal, send::Batch},
 };
 
 use crate::assembly::opaque;
 
 #[btf_map]
-static COUNTERS: PerCpuArray<PerCpu, 1> = PerCpuArray::new();
+static PER_CPU: PerCpuArray<PerCpu, 1> = PerCpuArray::new();
 
 /// Who counts: one program that never runs inside itself on one CPU. Each signal numbers its own;
 /// programs of which only one is ever attached may share a lane.
@@ -36,22 +36,45 @@ impl Lane {
     }
 }
 
-#[inline(always)]
-fn of(lane: Lane) -> Option<&'static mut counters::Lane> {
-    let all = opaque(COUNTERS.get_ptr_mut(0)?);
-    // SAFETY: the element of this CPU lives as long as the map, and only this lane's program writes
-    // these counters on this CPU.
-    Some(unsafe { &mut (*all).signals[lane.signal as usize].lanes[lane.nth] })
+/// What the programs keep of this CPU.
+#[derive(Clone, Copy)]
+pub(crate) struct ThisCpu(*mut PerCpu);
+
+impl ThisCpu {
+    #[inline(always)]
+    pub(crate) fn get() -> Option<Self> {
+        Some(Self(opaque(PER_CPU.get_ptr_mut(0)?)))
+    }
+
+    #[inline(always)]
+    fn of(self, lane: Lane) -> &'static mut counters::Lane {
+        // SAFETY: the element of this CPU lives as long as the map, and only this lane's program
+        // writes these counters on this CPU.
+        unsafe { &mut (*self.0).signals[lane.signal as usize].lanes[lane.nth] }
+    }
+
+    /// What this program counts of its own signal.
+    #[inline(always)]
+    pub(crate) fn counters(self, lane: Lane) -> &'static mut Counters {
+        &mut self.of(lane).own
+    }
+
+    /// The batch of sends. Who works on it holds its `busy`.
+    #[inline(always)]
+    pub(crate) fn sends(self) -> *mut Batch {
+        // SAFETY: as above; makes no reference.
+        unsafe { &raw mut (*self.0).sends }
+    }
 }
 
 /// What this program counts of its own signal on this CPU.
 #[inline(always)]
 pub(crate) fn counters(lane: Lane) -> Option<&'static mut Counters> {
-    Some(&mut of(lane)?.own)
+    Some(ThisCpu::get()?.counters(lane))
 }
 
 /// What this program counts of the sockets that it introduces.
 #[inline(always)]
 pub(crate) fn socket_counters(lane: Lane) -> Option<&'static mut Counters> {
-    Some(&mut of(lane)?.sockets)
+    Some(&mut ThisCpu::get()?.of(lane).sockets)
 }

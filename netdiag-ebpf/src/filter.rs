@@ -15,12 +15,7 @@ static SEEDED_OWNERS: HashMap<FlowKey, u32, 1> = HashMap::new();
 /// Whether any filter is set.
 #[inline(always)]
 pub(crate) fn active() -> bool {
-    filters::pid::is_set()
-        || filters::port::is_set()
-        || filters::local_port::is_set()
-        || filters::peer_port::is_set()
-        || filters::netns::is_set()
-        || filters::peer::is_set()
+    filters::any_is_set()
 }
 
 /// Whether a filter needs this end's port, which a connecting socket does not have yet.

@@ -21,6 +21,9 @@ static FILTERS: Global<Filters> = Global::new(Filters {
     netns: NUMBERS,
     peer: Prefixes { network: [[0; 4]; 16], mask: [[0; 4]; 16], len: 0 },
 });
+/// 1 when [`FILTERS`] has a filter: one load on the path of every sample instead of one for each.
+#[unsafe(no_mangle)]
+static FILTERING: Global<u32> = Global::new(0);
 const NUMBERS: Numbers = Numbers { values: [0; 16], len: 0 };
 
 #[unsafe(no_mangle)]
@@ -88,7 +91,15 @@ pub(crate) mod settings {
 
 /// The filters, one by one.
 pub(crate) mod filters {
-    use super::{FILTERS, Filters};
+    use super::{FILTERING, FILTERS, Filters};
+
+    /// Whether any of them is.
+    #[inline(always)]
+    pub(crate) fn any_is_set() -> bool {
+        let word = (&raw const FILTERING).cast::<u32>();
+        // SAFETY: as in `constant!`.
+        unsafe { core::ptr::read_volatile(word) != 0 }
+    }
 
     macro_rules! numbers {
         ($($name:ident)+) => {$(

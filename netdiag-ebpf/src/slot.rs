@@ -86,7 +86,13 @@ fn storage(sk: Pointer, initial: *mut Slot, flags: u64) -> Option<&'static mut S
     // before this program ends.
     unsafe {
         let slot = bpf_sk_storage_get(map, sk.cast_mut(), initial.cast(), flags).cast::<Slot>();
-        if slot.is_null() { None } else { Some(&mut *opaque(slot)) }
+        if slot.is_null() {
+            return None;
+        }
+        let slot = opaque(slot);
+        // It was checked before the optimiser lost sight of it.
+        core::hint::assert_unchecked(!slot.is_null());
+        Some(&mut *slot)
     }
 }
 

@@ -3,6 +3,7 @@
 //! One file per subcommand; the pure parts (versions, apt sources, `ldd` output) stand apart from
 //! the parts that run programs.
 
+mod bench;
 mod build;
 mod ebpf;
 mod packages;
@@ -35,6 +36,7 @@ enum Command {
     Run(run::Args),
     Test(test::Args),
     Vm(vm::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -54,5 +56,6 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run(args) => run::main(&args),
         Command::Test(args) => test::main(&args),
         Command::Vm(args) => vm::main(&args),
+        Command::Bench(args) => bench::main(&args),
     }
 }

@@ -109,6 +109,50 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(run(args, &netdiag)?))
 }
 
+/// What a command printed in a machine that counts instructions.
+pub(crate) struct Counted {
+    pub(crate) series: String,
+    pub(crate) build: String,
+    pub(crate) output: String,
+}
+
+/// Runs `command` in a machine that counts instructions, with `program` in its directory there.
+pub(crate) fn count(
+    series: &str,
+    netdiag: &Path,
+    program: &Path,
+    command: &[String],
+) -> Result<Counted> {
+    const OUTPUT: &str = "/root/output";
+    let scratch = tempfile::tempdir().context("no temporary directory")?;
+    let output = scratch.path().join("output");
+    let args = Args {
+        kernel: series.to_owned(),
+        append: String::new(),
+        smp: 1,
+        memory: 1024,
+        icount: true,
+        kvm: false,
+        timeout: 900,
+        bring: vec![program.display().to_string()],
+        take: vec![format!("{OUTPUT}={}", output.display())],
+        with: Vec::new(),
+        env: Vec::new(),
+        no_build: true,
+        time: false,
+        command: ["sh", "-c", &format!("exec > {OUTPUT}; exec {}", image::quote(command))]
+            .map(OsString::from)
+            .to_vec(),
+    };
+    let status = run(&args, netdiag)?;
+    if status != 0 {
+        bail!("{} failed in the machine (status {status})", command.join(" "));
+    }
+    let Kernel { series, build, .. } = Kernel::get(series)?;
+    let output = fs::read_to_string(&output).context("cannot read what the command printed")?;
+    Ok(Counted { series, build, output })
+}
+
 /// Runs the machine and gives the exit status that `main` ends with.
 fn run(args: &Args, netdiag: &Path) -> Result<u8> {
     let kernel = Kernel::get(&args.kernel)?;

@@ -35,3 +35,15 @@ pub struct Record {
     /// The samples, in the order in which the calls returned.
     pub samples: [Sample; BATCH],
 }
+
+/// Samples of one CPU on their way to the ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// 1 while a program works on it. Another one that interrupts it there leaves it alone.
+    pub busy: u32,
+    /// Valid samples.
+    pub len: u32,
+    /// The record to be; its header is written when it is submitted.
+    pub record: Record,
+}

@@ -7,7 +7,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    btf_maps::{HashMap, PerCpuArray},
+    btf_maps::HashMap,
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::{btf_map, btf_tracepoint, fentry, fexit, kprobe, raw_tracepoint, tracepoint},
     programs::{
@@ -20,12 +20,12 @@ use netdiag_common::{
     header::Header,
     signal::{
         Signal,
-        send::{BATCH, Record, Sample},
+        send::{BATCH, Batch, Sample},
     },
 };
 
 use crate::{
-    account::{Lane, counters},
+    account::{Lane, ThisCpu, counters},
     assembly, filter,
     kernel::{self, Access, Pointer, Probed, Typed},
     ring,
@@ -51,19 +51,6 @@ struct Call {
 /// Beginnings that have no slot to lie in. Userspace sets the size.
 #[btf_map]
 static STARTS: HashMap<Call, u64, 1> = HashMap::new();
-
-/// Samples of one CPU on their way to the ring.
-#[repr(C)]
-struct Batch {
-    /// 1 while a program works on it. Another one that interrupts it there leaves it alone.
-    busy: u32,
-    /// Valid samples.
-    len: u32,
-    record: Record,
-}
-
-#[btf_map]
-static BATCHES: PerCpuArray<Batch, 1> = PerCpuArray::new();
 
 /// How a beginning that finds another one of the same call is to be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -116,13 +103,16 @@ fn begin<A: Access>(sk: Pointer, place: Place, again: Again, lane: Lane) {
         return;
     }
     // SAFETY: no precondition.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    if slot.owner != pid || slot.flags & ANNOUNCED == 0 || socket::is_due(slot, now_ns) {
+    let mut start_ns = unsafe { bpf_ktime_get_ns() };
+    if slot.owner != pid || slot.flags & ANNOUNCED == 0 || socket::is_due(slot, start_ns) {
         // SAFETY: as above.
         unsafe { introduce::<A>(sk, slot, pid, lane) };
+        // The report is not charged to the call.
+        // SAFETY: no precondition.
+        start_ns = unsafe { bpf_ktime_get_ns() };
     }
     counters.seen += 1;
-    remember(sk, slot, place, thread, counters);
+    remember(sk, slot, place, thread, start_ns, counters);
 }
 
 /// Tells userspace of a socket that is new to it, has another owner, or is due for a report.
@@ -140,9 +130,11 @@ unsafe fn introduce<A: Access>(sk: Pointer, slot: &mut Slot, pid: u32, lane: Lan
     } else {
         what::COUNTERS
     };
-    slot.owner = pid;
+    let before = core::mem::replace(&mut slot.owner, pid);
     // SAFETY: passed on.
-    unsafe { socket::report::<A>(sk, slot, what, Context::Owner, lane) };
+    if !unsafe { socket::report::<A>(sk, slot, what, Context::Owner, lane) } {
+        slot.owner = before; // said again at the next call
+    }
 }
 
 #[inline(always)]
@@ -155,9 +147,16 @@ fn is_under_way(sk: Pointer, slot: &Slot, place: Place, thread: u64) -> bool {
     unsafe { STARTS.get(&call) }.is_some()
 }
 
-/// Takes the start time last, so that the work above is not charged to the call.
+/// Puts the beginning of this thread's call where its end finds it.
 #[inline(always)]
-fn remember(sk: Pointer, slot: &mut Slot, place: Place, thread: u64, counters: &mut Counters) {
+fn remember(
+    sk: Pointer,
+    slot: &mut Slot,
+    place: Place,
+    thread: u64,
+    start_ns: u64,
+    counters: &mut Counters,
+) {
     if place == Place::Slot {
         // SAFETY: a word of the slot, which outlives the program.
         let held = unsafe { assembly::compare_exchange(&raw mut slot.sender, 0, thread) };
@@ -167,14 +166,11 @@ fn remember(sk: Pointer, slot: &mut Slot, place: Place, thread: u64, counters: &
                 counters.ended += 1;
             }
             counters.begun += 1;
-            // SAFETY: no precondition.
-            slot.send_start_ns = unsafe { bpf_ktime_get_ns() };
+            slot.send_start_ns = start_ns;
             return;
         }
     }
     let call = Call { sk: sk as u64, thread };
-    // SAFETY: no precondition.
-    let start_ns = unsafe { bpf_ktime_get_ns() };
     if STARTS.insert(&call, &start_ns, u64::from(BPF_NOEXIST)).is_ok() {
         counters.begun += 1;
     } else if STARTS.get_ptr(&call).is_some() {
@@ -193,7 +189,8 @@ fn remember(sk: Pointer, slot: &mut Slot, place: Place, thread: u64, counters: &
 fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, lane: Lane) {
     // SAFETY: no precondition.
     let end_ns = unsafe { bpf_ktime_get_ns() };
-    let Some(counters) = counters(lane) else { return };
+    let Some(this_cpu) = ThisCpu::get() else { return };
+    let counters = this_cpu.counters(lane);
     let thread = bpf_get_current_pid_tgid();
     let slot = slot::find::<A>(sk);
     let (flow, start_ns) = match slot {
@@ -204,10 +201,9 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, lane: La
         unmatched::<A>(sk, (thread >> 32) as u32, again, counters);
         return;
     };
-    counters.ended += 1;
     let sample =
         Sample { flow, latency_ns: end_ns.wrapping_sub(start_ns), result: i64::from(result) };
-    append(sample, counters);
+    append(sample, this_cpu.sends(), counters);
 }
 
 /// Takes the beginning of this thread's call out again.
@@ -259,9 +255,7 @@ fn unmatched<A: Access>(sk: Pointer, pid: u32, again: Again, counters: &mut Coun
 /// Where a task can be preempted inside a program, a second program may find the batch busy; it
 /// then sends its sample alone.
 #[inline(always)]
-fn append(sample: Sample, counters: &mut Counters) {
-    let Some(batch) = BATCHES.get_ptr_mut(0).map(assembly::opaque) else { return };
-    counters.batched += 1;
+fn append(sample: Sample, batch: *mut Batch, counters: &mut Counters) {
     // SAFETY: the element of this CPU lives as long as the map; `busy` keeps others of this CPU
     // out, and other CPUs have their own. Volatile: an interrupt may run `flush` at any point.
     unsafe {
@@ -294,7 +288,7 @@ fn alone(sample: Sample, counters: &mut Counters) {
         sample: Sample,
     }
     let single = Single { header: socket::header(Signal::Send, 1), sample };
-    counters.flushed += 1;
+    counters.ended += 1;
     // SAFETY: initialised above, without padding.
     unsafe {
         ring::submit_batch((&raw const single).cast(), size_of::<Single>() as u64, 1, counters);
@@ -316,7 +310,7 @@ unsafe fn flush(batch: *mut Batch, counters: &mut Counters) {
         let samples = u64::from(len);
         (*batch).record.header = socket::header(Signal::Send, len);
         let bytes = size_of::<Header>() as u64 + samples * size_of::<Sample>() as u64;
-        counters.flushed += samples;
+        counters.ended += samples;
         ring::submit_batch((&raw const (*batch).record).cast(), bytes, samples, counters);
         core::ptr::write_volatile(&raw mut (*batch).len, 0);
     }
@@ -325,8 +319,8 @@ unsafe fn flush(batch: *mut Batch, counters: &mut Counters) {
 /// Run by userspace on each CPU in turn (BPF_PROG_TEST_RUN), never attached: empties the batch.
 #[raw_tracepoint(tracepoint = "netdiag_flush")]
 fn send_flush(_ctx: RawTracePointContext) -> i32 {
-    let Some(counters) = counters(FLUSH) else { return 0 };
-    let Some(batch) = BATCHES.get_ptr_mut(0).map(assembly::opaque) else { return 0 };
+    let Some(this_cpu) = ThisCpu::get() else { return 0 };
+    let (batch, counters) = (this_cpu.sends(), this_cpu.counters(FLUSH));
     // SAFETY: as in `append`; this program arrives by an interrupt and must not wait.
     unsafe {
         if core::ptr::read_volatile(&raw const (*batch).busy) != 0 {

@@ -71,7 +71,7 @@ pub(crate) enum Context {
     Foreign,
 }
 
-/// Tells userspace of a socket and marks it announced when that worked.
+/// Tells userspace of a socket and marks it announced when that worked, which it returns.
 ///
 /// # Safety
 /// `sk` points to a full TCP socket and `slot` is its slot.
@@ -82,8 +82,8 @@ pub(crate) unsafe fn report<A: Access>(
     what: u32,
     context: Context,
     lane: Lane,
-) {
-    let Some(counters) = socket_counters(lane) else { return };
+) -> bool {
+    let Some(counters) = socket_counters(lane) else { return false };
     counters.seen += 1;
     let submitted = ring::submit::<Record>(ring::Into::Sockets, counters, |record| {
         record.header = header(Signal::Socket, 1);
@@ -110,6 +110,7 @@ pub(crate) unsafe fn report<A: Access>(
         Some(Err(_)) => counters.read_failed += 1,
         None => {}
     }
+    submitted == Some(Ok(()))
 }
 
 /// What the programs of rare events do first: count the sample as seen, ask the filters, find the

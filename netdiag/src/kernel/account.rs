@@ -19,7 +19,7 @@ use crate::coverage::Account;
 #[derive(Clone, Copy)]
 struct Raw(PerCpu);
 
-// SAFETY: `Counters` is repr(C), made of u64 alone, and valid for any bytes.
+// SAFETY: repr(C), made of integers alone, and valid for any bytes.
 unsafe impl Pod for Raw {}
 
 /// Reader of the counters map.
@@ -38,7 +38,7 @@ pub(super) struct Reading {
 
 impl Counting {
     pub(super) fn new(map: aya::maps::Map) -> Result<Self> {
-        Ok(Self { map: PerCpuArray::try_from(map).context("map COUNTERS")? })
+        Ok(Self { map: PerCpuArray::try_from(map).context("map PER_CPU")? })
     }
 
     /// Reads all CPUs. The kernel copies one CPU after the other: with traffic under way the sums
@@ -47,15 +47,13 @@ impl Counting {
         let cpus = self.map.get(&0, 0).context("reading the programs' counters")?;
         let mut reading = Reading::default();
         for (cpu, Raw(per_cpu)) in cpus.iter().enumerate() {
-            let mut batched = 0u64;
             for (signal, lanes) in per_cpu.signals.iter().enumerate() {
                 for Lane { own, sockets } in &lanes.lanes {
                     add(&mut reading.signals[signal], own);
                     add(&mut reading.signals[Signal::Socket as usize], sockets);
-                    batched = batched.wrapping_add(own.batched).wrapping_sub(own.flushed);
                 }
             }
-            if batched != 0 {
+            if per_cpu.sends.len != 0 {
                 reading.unflushed.push(cpu as u32);
             }
         }

@@ -42,12 +42,14 @@ pub(super) struct Frozen<'a> {
 /// Creates the maps; programs are loaded one by one later.
 pub(super) fn load(frozen: &Frozen<'_>) -> Result<Ebpf> {
     let sizes = frozen.sizes;
+    let filtering = u32::from(!frozen.filters.is_empty());
     let storage = frozen.settings.slot_place == SlotPlace::Storage as u32;
     EbpfLoader::new()
         .btf(None)
         .verifier_log_level(VerifierLogLevel::DEBUG)
         .override_global("SETTINGS", frozen.settings.as_bytes(), true)
         .override_global("FILTERS", frozen.filters.as_bytes(), true)
+        .override_global("FILTERING", &filtering, true)
         .override_global("LOCATIONS", frozen.locations.as_bytes(), true)
         .override_global("AYA_LOG_LEVEL", &frozen.log_level, true)
         .map_max_entries("SAMPLES", sizes.samples_bytes)

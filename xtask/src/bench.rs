@@ -1,0 +1,80 @@
+//! `cargo xtask bench`: what netdiag costs, measured in machines that count instructions.
+
+mod cost;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use self::cost::{Bounds, Cost};
+use crate::{build, process, setup, vm, workspace};
+
+/// Most instructions that a send may cost more than untraced, by series of the kernel and source.
+const BOUNDS: &str = include_str!("../../benches/icount.json");
+
+/// Measure what tracing adds to a send, and fail when it is more than benches/icount.json allows
+#[derive(clap::Args)]
+#[command(
+    after_help = "A thread holds both ends of a loopback connection and sends one byte at a time, untraced and
+traced by turns, in a virtual machine with one CPU whose clock counts instructions. So the figure
+is repeatable; it does not know of cache misses or other CPUs. The result is a line on stderr and
+a JSON object on stdout.
+
+Examples:
+  cargo xtask bench --icount
+  cargo xtask bench --icount --kernel newest --source kprobe"
+)]
+pub(crate) struct Args {
+    /// Count instructions of the guest
+    #[arg(long, required = true)]
+    icount: bool,
+
+    /// Series of the kernel: 5.10, 6.1, 6.12, or the newest that Debian has
+    #[arg(long, value_name = "SERIES", default_value = "6.12")]
+    kernel: String,
+
+    /// Source of the signal `send`
+    #[arg(long, value_name = "SOURCE", default_value = "fexit")]
+    source: String,
+
+    /// Turns of untraced, traced, untraced
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: u32,
+
+    /// Sends in each measurement
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    sends: u32,
+
+    /// Arguments for netdiag, such as filters
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    setup::vm_tools()?;
+    let netdiag = build::netdiag(true)?;
+    let load = load()?;
+    let bounds = Bounds::parse(BOUNDS).context("benches/icount.json")?;
+    let mut command =
+        vec!["./send_load".to_owned(), args.rounds.to_string(), args.sends.to_string()];
+    command.extend(["--source".to_owned(), format!("send={}", args.source)]);
+    command.extend_from_slice(&args.arguments);
+    let counted = vm::count(&args.kernel, &netdiag, &load, &command)?;
+    let cost = Cost::parse(&counted.output)
+        .with_context(|| format!("the load printed {:?}", counted.output))?;
+    let bound = bounds.get(&counted.series, &args.source);
+    eprintln!("bench: {} send={}: {}", counted.series, args.source, cost.line(bound));
+    println!("{}", cost.json(&counted.series, &counted.build, &args.source, bound));
+    if bound.is_some_and(|bound| cost.added() > bound) {
+        bail!("a send costs more than benches/icount.json allows: make the programs cheaper");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the load; its own speed is in every figure alike, so it needs no optimization.
+fn load() -> Result<PathBuf> {
+    let mut command = process::cargo();
+    command.args(["build", "--quiet", "--package", "netdiag-tests", "--bin", "send_load"]);
+    process::run(&mut command)?;
+    Ok(workspace::host_target()?.join("debug/send_load"))
+}
