@@ -78,7 +78,8 @@ impl Counters {
     /// means anything: a sample may begin on one CPU and end on another.
     #[must_use]
     pub const fn pending(&self) -> u64 {
-        self.begun.wrapping_sub(self.ended)
+        // CPUs are read one after the other: a sample may seem to end before it began.
+        self.begun.saturating_sub(self.ended)
     }
 
     /// Field-wise sum.

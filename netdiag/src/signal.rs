@@ -228,10 +228,13 @@ signals! {
     retransmit Retransmit,
 }
 
-/// The samples that a record claims to carry, 1 where it is too short to claim any.
+/// The samples that a record claims to carry, as far as a record can carry them; 1 where it claims
+/// none.
 #[must_use]
 pub fn samples(bytes: &[u8]) -> u64 {
-    Header::read_from_prefix(bytes).map_or(1, |(header, _)| u64::from(header.samples).max(1))
+    const MOST: u32 = netdiag_common::signal::send::BATCH as u32;
+    let claim = Header::read_from_prefix(bytes).map_or(1, |(header, _)| header.samples);
+    u64::from(claim.clamp(1, MOST))
 }
 
 /// Decodes one record, trusting neither its length nor its content.

@@ -1,9 +1,11 @@
 //! The eBPF object that is part of this binary, and what it is told before it is loaded.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use netdiag_common::globals::{Filters, Locations, Settings, SlotPlace};
 use zerocopy::IntoBytes as _;
+
+use crate::exit;
 
 include!(concat!(env!("OUT_DIR"), "/ebpf_object.rs"));
 
@@ -60,8 +62,11 @@ pub(super) fn load(frozen: &Frozen<'_>) -> Result<Ebpf> {
         .map_max_entries("STARTS", sizes.calls)
         .map_max_entries("SEEDED_OWNERS", sizes.owners.max(1))
         .load(ebpf_object::<true>())
-        .context(
-            "the kernel refused netdiag's maps, so nothing can be observed; check memory limits \
-             (RLIMIT_MEMLOCK, cgroup) and privileges",
-        )
+        .map_err(|error| {
+            exit::Error::cannot_observe(format!(
+                "the kernel refused netdiag's maps ({error}), so nothing can be observed; check \
+                 memory limits (RLIMIT_MEMLOCK, cgroup) and privileges"
+            ))
+            .into()
+        })
 }

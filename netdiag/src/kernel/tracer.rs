@@ -199,12 +199,13 @@ impl Tracer {
         samples && events && sockets
     }
 
-    /// Empties the half-full batches of all CPUs into the ring.
+    /// Empties the half-full batches of all CPUs into the ring; true when there was none.
     ///
     /// # Errors
     /// The kernel refuses to run the program.
-    pub fn flush(&mut self) -> Result<()> {
+    pub fn flush(&mut self) -> Result<bool> {
         let unflushed = self.counting.read()?.unflushed;
+        let none = unflushed.is_empty();
         let flush: &mut RawTracePoint = program(&mut self.ebpf, "send_flush")?;
         for cpu in unflushed {
             let options = RawTracePointRunOptions { cpu: Some(cpu), ..Default::default() };
@@ -216,7 +217,7 @@ impl Tracer {
                 Err(error) => return Err(error).context("a batch could not be flushed"),
             }
         }
-        Ok(())
+        Ok(none)
     }
 
     /// Fates of all samples so far, by signal.
@@ -244,7 +245,8 @@ impl Tracer {
     /// The last counts of skipped runs cannot be read.
     pub fn detach(mut self) -> Result<Detached> {
         let missed = self.missed()?;
-        for attached in self.attached.drain(..) {
+        // Beginnings go before their ends, and what uses sockets before what forgets them.
+        for attached in self.attached.drain(..).rev() {
             super::hooks::unload(&mut self.ebpf, &attached.program);
         }
         Ok(Detached { tracer: self, missed })
@@ -267,7 +269,7 @@ impl Detached {
     ///
     /// # Errors
     /// The kernel refuses to run the program.
-    pub fn flush(&mut self) -> Result<()> {
+    pub fn flush(&mut self) -> Result<bool> {
         self.tracer.flush()
     }
 

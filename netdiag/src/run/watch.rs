@@ -195,7 +195,10 @@ async fn observe(
                 let interval = reporter.intake.table.interval(monotonic_ns());
                 reporter.interval(interval, accounting).await?;
                 // After a stall the intervals that were missed are one long one.
-                next = (next + watch.interval).max(Instant::now());
+                next += watch.interval;
+                if next <= Instant::now() {
+                    next = Instant::now() + watch.interval;
+                }
             }
             wanted = tracer.wanted() => {
                 wanted?;
@@ -215,13 +218,17 @@ async fn observe(
 /// Waits until every sample that was submitted has arrived: programs that were running when they
 /// were detached need a moment to end.
 async fn settle(detached: &mut Detached, intake: &mut Intake) -> Result<BTreeMap<String, Account>> {
-    let until = Instant::now() + SETTLE;
+    let mut until = Instant::now() + SETTLE;
     loop {
-        detached.flush()?;
+        let flushed = detached.flush()?;
+        let received = intake.stream.received;
         intake.drain(monotonic_ns(), |taken| detached.take(taken));
+        if received != intake.stream.received {
+            until = Instant::now() + SETTLE; // as long as something arrives
+        }
         let accounting = detached.accounting()?;
         let submitted: u64 = accounting.values().map(|account| account.submitted).sum();
-        let arrived = submitted == intake.stream.received;
+        let arrived = flushed && submitted == intake.stream.received;
         if Instant::now() >= until || (arrived && accounting.values().all(Account::balances)) {
             return Ok(accounting);
         }

@@ -126,8 +126,11 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
     if samples == 0 || samples > BATCH {
         return Err(Malformed::Value("number of samples"));
     }
-    let (batch, _unused) =
+    let (batch, rest) =
         <[Sample]>::ref_from_prefix_with_elems(rest, samples).map_err(|_| Malformed::Short)?;
+    if !rest.is_empty() {
+        return Err(Malformed::Long);
+    }
     for sample in batch {
         emit(Event {
             flow: sample.flow,

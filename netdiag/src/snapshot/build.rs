@@ -177,6 +177,9 @@ impl Frame<'_> {
     /// The snapshot with these flows, in their order.
     #[must_use]
     pub fn build(self, interval: &Interval) -> Snapshot {
+        let submitted: u64 = self.accounting.values().map(|account| account.submitted).sum();
+        // While a run goes on, samples are on their way between the two readings.
+        let arrived = self.scope == Scope::Interval || submitted == self.stream.received;
         let lost: u64 = self.accounting.values().map(Account::lost).sum();
         Snapshot {
             schema: self.scope.schema().to_owned(),
@@ -191,7 +194,7 @@ impl Frame<'_> {
             node: self.node,
             accounting: self.accounting,
             stream: self.stream,
-            complete: lost == 0 && self.stream.malformed == 0,
+            complete: lost == 0 && self.stream.malformed == 0 && arrived,
         }
     }
 }
