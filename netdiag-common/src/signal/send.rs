@@ -38,7 +38,7 @@ pub struct Record {
 
 /// Samples of one CPU on their way to the ring.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Batch {
     /// 1 while a program works on it. Another one that interrupts it there leaves it alone.
     pub busy: u32,
