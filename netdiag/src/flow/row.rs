@@ -40,6 +40,10 @@ pub(super) struct Row {
     pub(super) held: bool,
     /// When something was heard of it last.
     pub(super) last_ns: u64,
+    /// When the socket dump told of it, for a row that came from there.
+    pub(super) seeded_ns: Option<u64>,
+    /// When it was seen to connect or to be accepted.
+    pub(super) opened_ns: Option<u64>,
     /// Owner as the socket dump told it: any event knows better.
     pub(super) owner_seeded: bool,
     pub(super) role: Option<Role>,
@@ -63,6 +67,12 @@ impl Row {
     /// Whether a record has introduced the socket.
     pub(super) fn is_introduced(&self) -> bool {
         self.key != FlowKey::default()
+    }
+
+    /// Whether this row is of an earlier socket than one that opened then with the same key: the
+    /// dump saw it before, and nothing told of its end.
+    pub(super) fn is_stale(&self, opened_ns: Option<u64>) -> bool {
+        matches!((self.seeded_ns, opened_ns), (Some(seeded), Some(opened)) if seeded < opened)
     }
 
     /// Takes out what happened since the last freeze and adds it to the past.

@@ -114,11 +114,14 @@ impl FlowTable {
             Subject::Flow(id) => Some(self.of_id(id)),
             Subject::Socket(socket) => {
                 let closing = matches!(event, Event::Socket(e) if e.what == What::Close);
-                let tcp = match event {
-                    Event::Socket(e) => e.tcp.as_ref(),
-                    _ => None,
+                let (tcp, opened_ns) = match event {
+                    Event::Socket(e) => (
+                        e.tcp.as_ref(),
+                        matches!(e.what, What::Connect | What::Accept).then_some(e.time_ns),
+                    ),
+                    _ => (None, None),
                 };
-                self.of_socket(socket, closing, tcp)
+                self.of_socket(socket, closing, opened_ns, tcp)
             }
         };
         let Some(slot) = slot else {
@@ -152,7 +155,8 @@ impl FlowTable {
             Some(_) => return false, // a socket that came after the dump
             None if self.rows.len() >= self.config.max_flows => return false,
             None => {
-                let slot = self.insert(Row { key: seed.key, ..Row::default() });
+                let seeded_ns = Some(now_ns);
+                let slot = self.insert(Row { key: seed.key, seeded_ns, ..Row::default() });
                 self.index(slot);
                 self.recency.promote(slot, Place::Live);
                 self.rows[slot as usize].last_ns = now_ns;

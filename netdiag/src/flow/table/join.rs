@@ -23,6 +23,7 @@ impl FlowTable {
         &mut self,
         socket: &SocketRef,
         closing: bool,
+        opened_ns: Option<u64>,
         tcp: Option<&TcpCounters>,
     ) -> Option<u32> {
         let slot = match self.by_id.get(&socket.flow) {
@@ -35,7 +36,7 @@ impl FlowTable {
                     slot
                 }
             }
-            _ => match self.of_key(socket) {
+            _ => match self.of_key(socket, opened_ns) {
                 Some(slot) => {
                     let row = &mut self.rows[slot as usize];
                     if socket.flow != 0 {
@@ -54,6 +55,7 @@ impl FlowTable {
             },
         };
         let row = &mut self.rows[slot as usize];
+        row.opened_ns = row.opened_ns.or(opened_ns);
         if row.cookie == 0 {
             row.cookie = socket.cookie;
         }
@@ -68,14 +70,27 @@ impl FlowTable {
 
     /// The live row with the key of a socket: any for a request, which has no number; for a
     /// socket only one that has none yet.
-    fn of_key(&self, socket: &SocketRef) -> Option<u32> {
+    fn of_key(&mut self, socket: &SocketRef, opened_ns: Option<u64>) -> Option<u32> {
         if !is_complete(&socket.key) {
             return None;
         }
         let slot = self.tuples.find(&socket.key)?;
         let row = &self.rows[slot as usize];
+        if row.flow == 0 && row.is_stale(opened_ns) {
+            self.close_stale(slot);
+            return None;
+        }
         let joins = socket.flow == 0 || row.flow == 0 && same_cookie(row.cookie, socket.cookie);
         joins.then_some(slot)
+    }
+
+    /// Closes the row of a socket whose end nothing told.
+    fn close_stale(&mut self, slot: u32) {
+        let row = &mut self.rows[slot as usize];
+        row.closed = true;
+        let key = row.key;
+        self.tuples.remove(&key, slot);
+        self.recency.promote(slot, Place::Left);
     }
 
     /// A socket that connected again after `connect(AF_UNSPEC)`: the old conversation is closed
@@ -102,7 +117,9 @@ impl FlowTable {
         let key = self.rows[slot as usize].key;
         if let Some(older) = self.tuples.find(&key).filter(|&older| older != slot) {
             let row = &self.rows[older as usize];
-            if row.flow == 0 && same_cookie(row.cookie, self.rows[slot as usize].cookie) {
+            if row.flow == 0 && row.is_stale(self.rows[slot as usize].opened_ns) {
+                self.close_stale(older);
+            } else if row.flow == 0 && same_cookie(row.cookie, self.rows[slot as usize].cookie) {
                 let older = self.take(older);
                 self.rows[slot as usize].absorb(&older);
             }
