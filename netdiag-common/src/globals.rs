@@ -56,8 +56,8 @@ impl Prefixes {
                 words.iter().zip(mask).map(|(word, mask)| u32::from_ne_bytes(*word) & mask);
             masked.eq(network.iter().copied())
         };
-        let prefixes = self.network.iter().zip(&self.mask).take(self.len as usize);
-        self.len == 0 || prefixes.map(inside).any(|inside| inside)
+        let mut prefixes = self.network.iter().zip(&self.mask).take(self.len as usize);
+        self.len == 0 || prefixes.any(inside)
     }
 }
 
