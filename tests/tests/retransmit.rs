@@ -128,6 +128,7 @@ fn every_retransmission_of_the_kernel_is_a_flows() -> Result<()> {
 fn explain(facts: &mut Facts, total: &Snapshot, inodes: &[u32], kernel: &TcpCounters) {
     let of = |name: &str| kind(total, inodes, name);
     facts.note(format_args!("kernel: {}", kernel.moved()));
+    facts.note(format_args!("other: {:?}", total.other.counts));
     for name in KINDS {
         facts.note(format_args!("{name}: {}", of(name)));
     }
