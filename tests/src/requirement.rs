@@ -31,6 +31,8 @@ pub enum Feature {
     Bpftool,
     /// bpftrace, as another tracer on the same hooks.
     Bpftrace,
+    /// A C compiler with objcopy.
+    Compiler,
     /// setpriv, to give privileges up.
     Setpriv,
     /// The Java, Python and JavaScript readers of histogram logs.
@@ -65,7 +67,7 @@ pub fn expectation(feature: Feature) -> Expectation {
         Feature::Netem => machine::amount(May, Must),
         Feature::Nft | Feature::Bpftool | Feature::Setpriv => Must,
         Feature::Bpftrace => machine::amount(Must, May),
-        Feature::Readers => machine::amount(Must, Absent),
+        Feature::Compiler | Feature::Readers => machine::amount(Must, Absent),
     }
 }
 
@@ -87,6 +89,7 @@ pub fn available(feature: Feature) -> bool {
         Feature::Nft => tool::find("nft").is_some(),
         Feature::Bpftool => tool::find("bpftool").is_some(),
         Feature::Bpftrace => tool::find("bpftrace").is_some(),
+        Feature::Compiler => tool::find("cc").is_some() && tool::find("objcopy").is_some(),
         Feature::Setpriv => tool::find("setpriv").is_some(),
         Feature::Readers => reader::all().is_ok(),
     }
