@@ -433,7 +433,7 @@ fn a_socket_that_opened_after_the_dump_is_not_the_one_that_the_dump_saw() {
         apply(&mut table, &reports);
         let interval = table.interval(30);
         let [flow] = &interval.flows[..] else { panic!("{time_ns}: {interval:?}") };
-        assert_eq!(flow.count(socket::BYTES_SENT), Some(bytes), "opened at {time_ns}");
+        assert_eq!(flow.count(BYTES_SENT), Some(bytes), "opened at {time_ns}");
         assert_eq!(flow.pid.is_some(), seeded, "opened at {time_ns}");
     }
 }
