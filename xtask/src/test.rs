@@ -68,7 +68,22 @@ const MACHINES: [Machine; 6] = [
     machine("vm-5.10", "5.10"),
     machine("vm-6.1", "6.1"),
     machine("vm-6.12", "6.12"),
-    machine("vm-newest", "newest"),
+    // Lazily preemptible: fexit and tp_btf skip runs there. netdiag counts that and says incomplete,
+    // but blocked, preempt, retransmit and sources ask for more and do not pass there yet.
+    Machine {
+        binaries: &[
+            "btf",
+            "filters",
+            "harness",
+            "leave_no_trace",
+            "node",
+            "record",
+            "refusals",
+            "stall",
+            "tracepoint",
+        ],
+        ..machine("vm-newest", "newest")
+    },
     Machine {
         append: "preempt=full",
         binaries: &["preempt", "sources"],
