@@ -28,6 +28,9 @@ pub(crate) fn netdiag(release: bool) -> Result<PathBuf> {
     let tools = setup::build_tools()?;
     eprintln!("build: eBPF by {tools}");
     ebpf::build(&tools)?;
+    if !workspace::netdiag(if release { "release" } else { "debug" }).exists() {
+        eprintln!("build: netdiag for the first time: that takes some minutes");
+    }
     let mut command = process::cargo();
     command.args(["build", "--quiet", "--package", "netdiag", "--bin", "netdiag"]);
     if release {

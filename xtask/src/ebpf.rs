@@ -44,7 +44,8 @@ pub(crate) fn build(tools: &EbpfTools) -> Result<PathBuf> {
     {
         command.env_remove(outer);
     }
-    process::run(&mut command).context("the eBPF object does not build")?;
+    process::run(&mut command)
+        .with_context(|| format!("the eBPF object does not build with {tools}"))?;
     let built = directory.join(TARGET).join("release/netdiag-ebpf");
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     check(&bytes).with_context(|| format!("{} is no eBPF object", built.display()))?;

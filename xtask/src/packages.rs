@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::process;
 
@@ -47,22 +47,47 @@ pub(crate) fn install(names: &[&str], why: &str) -> Result<()> {
         );
     }
     // A package that would displace another is for the user to decide.
-    apt(&["-qq", "install", "--yes", "--no-install-recommends", "--no-remove"], names).with_context(
-        || format!("cannot install {}: install it by hand, then try again", names.join(" ")),
-    )
+    let options = ["-qq", "install", "--yes", "--no-install-recommends", "--no-remove"];
+    apt(&options, names).map_err(|error| {
+        let names = names.join(" ");
+        anyhow!(
+            "{error:#}: {names} cannot be installed, needed for {why}; run `apt-get install {names}` \
+             as root, then try again"
+        )
+    })
 }
 
 fn update() -> Result<()> {
     eprintln!("setup: refreshing apt's package lists: they do not have what is needed yet");
-    apt(&["-qq", "update"], &[])
+    apt(&["-qq", "update"], &[]).map_err(|error| {
+        anyhow!(
+            "{error:#}: apt's package lists cannot be refreshed and nothing was installed; run \
+             `apt-get update` as root, then try again"
+        )
+    })
 }
 
+/// Runs apt-get; what it and dpkg say of a success is of no use to anybody.
 fn apt(options: &[&str], names: &[&str]) -> Result<()> {
     let mut command = process::as_root("env")?;
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "Dpkg::Use-Pty=0"]);
     // Another apt may be running: unattended upgrades, an image that is still booting.
     command.args(["-o", "DPkg::Lock::Timeout=120"]).args(options).args(names);
-    process::run(&mut command)
+    let output = command.output().context("apt-get does not start")?;
+    if !output.status.success() {
+        bail!("apt-get failed: {}", cause(&String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(())
+}
+
+/// What apt-get's or sudo's errors come to, in one line.
+fn cause(stderr: &str) -> String {
+    let errors: Vec<&str> =
+        stderr.lines().filter_map(|line| line.trim().strip_prefix("E: ")).collect();
+    match errors.is_empty() {
+        true => stderr.trim_end().lines().last().unwrap_or("it said nothing").trim().to_owned(),
+        false => errors.join("; "),
+    }
 }
 
 /// Package and candidate version from `apt-cache policy`.
@@ -85,6 +110,14 @@ fn parse_policy(output: &str) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cause_is_what_apt_calls_an_error() {
+        let said = "W: no signature\nE: Failed to fetch a\nE: Unable to fetch\nN: see apt(8)\n";
+        assert_eq!(cause(said), "Failed to fetch a; Unable to fetch");
+        assert_eq!(cause("sudo: a password is required\n"), "sudo: a password is required");
+        assert_eq!(cause(""), "it said nothing");
+    }
 
     #[test]
     fn policy_gives_candidates_only() {

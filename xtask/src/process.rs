@@ -48,9 +48,7 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
     if is_root() {
         return Ok(Command::new(program));
     }
-    let sudo = which("sudo").with_context(|| {
-        format!("{} needs root and there is no sudo: run it as root", program.as_ref().display())
-    })?;
+    let sudo = which("sudo").context("this needs root and there is no sudo")?;
     let mut command = Command::new(sudo);
     command.arg(program);
     Ok(command)

@@ -1,19 +1,20 @@
 //! `cargo xtask setup`: installs what building and testing need. Every other subcommand calls the
 //! part it needs itself; what is there already costs milliseconds.
 
+mod linker;
 mod test;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, ExitCode},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 
 use crate::{
     packages, process,
-    toolchain::{self, BPF_LINKER, BPF_LINKER_LLVM, Toolchain},
+    toolchain::{self, BPF_LINKER, Toolchain},
     version, workspace,
 };
 
@@ -45,7 +46,11 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     match args.layer {
         Layer::Build => {}
         Layer::Vm => vm_tools()?,
-        Layer::Test => test_tools()?,
+        Layer::Test => {
+            test_tools()?;
+            linters()?;
+            cargo_deny()?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -59,7 +64,8 @@ pub(crate) struct EbpfTools {
 impl std::fmt::Display for EbpfTools {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Toolchain { rustc, release, llvm, .. } = &self.toolchain;
-        write!(f, "{} ({release}, LLVM {llvm}) and bpf-linker {BPF_LINKER}", rustc.display())
+        let (rustc, linker) = (rustc.display(), self.linker.display());
+        write!(f, "{rustc} ({release}, LLVM {llvm}) and {linker} ({BPF_LINKER})")
     }
 }
 
@@ -81,7 +87,7 @@ pub(crate) fn vm_tools() -> Result<()> {
     programs(&TOOLS, "virtual machines to test on other kernels")
 }
 
-pub(crate) use test::tools as test_tools;
+pub(crate) use test::{cargo_deny, linters, tools as test_tools};
 
 /// Installs the packages of those `(program, package)` that are missing.
 fn programs(tools: &[(&str, &str)], why: &str) -> Result<()> {
@@ -98,51 +104,75 @@ fn programs(tools: &[(&str, &str)], why: &str) -> Result<()> {
 
 /// Finds or installs the toolchain and the linker.
 pub(crate) fn build_tools() -> Result<EbpfTools> {
-    let toolchain = match toolchain::find() {
-        Ok(toolchain) => toolchain,
-        Err(refused) => install_toolchain(&refused)?,
+    let refused = match choose()? {
+        Ok(tools) => return Ok(tools),
+        Err(refused) => refused,
     };
-    let linker = match toolchain::linker(toolchain.llvm) {
-        Some(linker) => linker,
-        None => install_linker(&toolchain)?,
-    };
-    Ok(EbpfTools { toolchain, linker })
-}
-
-const TOOLCHAIN_ADVICE: &str = "install a Rust toolchain with rust-src (rustup toolchain install \
-                                nightly --component rust-src), then try again";
-
-fn install_toolchain(refused: &[String]) -> Result<Toolchain> {
-    for reason in refused {
+    for reason in &refused {
         eprintln!("setup: not used for eBPF: {reason}");
     }
-    if let Some([rustc, cargo, source]) = debian_toolchain()? {
-        packages::install(
-            &[rustc, cargo, source],
-            "a Rust toolchain with the sources of core, to build eBPF",
-        )?;
-    } else if let Some(rustup) = process::which("rustup") {
-        eprintln!(
-            "setup: installing rustup's nightly with rust-src: building eBPF needs the sources of core"
-        );
-        process::run(Command::new(rustup).args([
-            "toolchain",
-            "install",
-            "nightly",
-            "--profile",
-            "minimal",
-            "--component",
-            "rust-src",
-        ]))
-        .context(TOOLCHAIN_ADVICE)?;
-    } else {
-        bail!(
-            "no toolchain can build eBPF and there is neither apt with a new enough rustc nor rustup: {TOOLCHAIN_ADVICE}"
-        );
+    install_toolchain()?;
+    choose()?.map_err(|refused| anyhow!("eBPF cannot be built: {}", refused.join("; ")))
+}
+
+/// The first toolchain that a linker is there for, else the first that one can be had for; or why
+/// each does not do.
+fn choose() -> Result<Result<EbpfTools, Vec<String>>> {
+    let (found, mut refused) = toolchain::all();
+    for toolchain in &found {
+        if let Some(linker) = toolchain::linker(toolchain.llvm) {
+            return Ok(Ok(EbpfTools { toolchain: toolchain.clone(), linker }));
+        }
     }
-    toolchain::find().map_err(|refused| {
-        anyhow::anyhow!("no toolchain can build eBPF ({}): {TOOLCHAIN_ADVICE}", refused.join("; "))
-    })
+    for toolchain in found {
+        match linker::source(&toolchain)? {
+            Ok(source) => {
+                let linker = linker::install(source, toolchain.llvm)?;
+                return Ok(Ok(EbpfTools { toolchain, linker }));
+            }
+            Err(reason) => refused.push(format!("{}: {reason}", toolchain.rustc.display())),
+        }
+    }
+    Ok(Err(refused))
+}
+
+fn install_toolchain() -> Result<()> {
+    const ADVICE: &str = "eBPF cannot be built; install a Rust toolchain with rust-src (rustup \
+                          toolchain install nightly --component rust-src), then try again";
+    let why = "a Rust toolchain with the sources of core, to build eBPF";
+    if let Some(names) = debian_toolchain()? {
+        return packages::install(&names, why);
+    }
+    let Some(rustup) = process::which("rustup") else {
+        bail!("there is neither apt with a new enough rustc nor rustup: {ADVICE}");
+    };
+    let mut command = Command::new(rustup);
+    // A toolchain that is here may have an LLVM that is here, too; the next nightly's is newer.
+    if let Some(name) = rustup_toolchain_without_source()? {
+        eprintln!("setup: adding rust-src to rustup's {name}: {why}");
+        command.args(["component", "add", "rust-src", "--toolchain", &name]);
+    } else {
+        eprintln!("setup: installing rustup's nightly with rust-src: {why}");
+        command.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
+        command.args(["--component", "rust-src"]);
+    }
+    process::output(&mut command).map_err(|error| anyhow!("{error:#}: {ADVICE}"))?;
+    Ok(())
+}
+
+/// The name of a toolchain of rustup's that lacks nothing but rust-src.
+fn rustup_toolchain_without_source() -> Result<Option<String>> {
+    for toolchain in toolchain::without_source() {
+        // TOOLCHAIN/bin/rustc
+        let name = toolchain.rustc.ancestors().nth(2).and_then(|path| path.file_name());
+        if let Some(name) = name
+            && !toolchain.rustc.starts_with("/usr/bin")
+            && linker::source(&toolchain)?.is_ok()
+        {
+            return Ok(Some(name.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// Debian's packages of a new enough Rust: stable releases carry one for building browsers
@@ -162,99 +192,21 @@ fn debian_toolchain() -> Result<Option<[&'static str; 3]>> {
     }))
 }
 
-/// Builds bpf-linker with the smallest LLVM that reads the toolchain's bitcode.
-fn install_linker(toolchain: &Toolchain) -> Result<PathBuf> {
-    let llvm = linker_llvm(toolchain.llvm, |llvm| llvm_prefix(llvm).is_some());
-    let Some(llvm) = llvm else {
-        bail!(
-            "Rust {} has LLVM {}, newer than bpf-linker {BPF_LINKER} can read: install an older toolchain with rust-src",
-            toolchain.release,
-            toolchain.llvm
-        );
-    };
-    let development = [format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev")];
-    if packages::has_apt() {
-        let needed: Vec<(&str, &str)> = vec![
-            (&development[0], "usr/lib/llvm-N/bin/llvm-config"),
-            (&development[1], "usr/lib/llvm-N/lib/libPolly.a"),
-            ("libzstd-dev", "usr/include/zstd.h"),
-            ("zlib1g-dev", "usr/include/zlib.h"),
-            ("g++", "usr/bin/g++"),
-        ];
-        let missing: Vec<&str> = needed
-            .into_iter()
-            .filter(|(_, file)| !Path::new("/").join(file.replace('N', &llvm.to_string())).exists())
-            .map(|(package, _)| package)
-            .collect();
-        if !missing.is_empty() {
-            packages::install(&missing, &format!("LLVM {llvm}, to build bpf-linker"))?;
-        }
-    }
-    let Some(prefix) = llvm_prefix(llvm) else {
-        bail!(
-            "bpf-linker needs LLVM {llvm} with its headers and there is none: install it (llvm-config-{llvm}), then try again"
-        );
-    };
-    eprintln!(
-        "setup: building bpf-linker {BPF_LINKER} into target/tools: it links eBPF objects (about 2 minutes)"
-    );
-    cargo_install(
-        "bpf-linker",
-        BPF_LINKER,
-        &["--force", "--no-default-features", "--features", &format!("llvm-{llvm}")],
-        &[("LLVM_PREFIX", prefix)],
-    )?;
-    toolchain::linker(toolchain.llvm)
-        .context("bpf-linker was built, but is not in target/tools/bin")
-}
-
 /// Installs a program from the registry into `target/tools`.
 pub(crate) fn cargo_install(
     name: &str,
     version: &str,
     options: &[&str],
-    environment: &[(&str, PathBuf)],
+    environment: &[(&str, &str)],
 ) -> Result<()> {
     process::run(
         process::cargo()
             .args(["install", "--quiet", name, "--version", version, "--locked", "--root"])
             .arg(workspace::tools())
             .args(options)
-            .envs(environment.iter().map(|(key, value)| (key, value)))
+            .envs(environment.iter().copied())
             // Its build must not inherit ours (static linking).
             .current_dir("/"),
     )
     .with_context(|| format!("cannot build {name} {version}"))
-}
-
-/// The LLVM to build the linker with: one that is `present` first, then the smallest.
-fn linker_llvm(rustc: u32, present: impl Fn(u32) -> bool) -> Option<u32> {
-    let mut readers = BPF_LINKER_LLVM.into_iter().filter(|&llvm| llvm >= rustc);
-    readers.clone().find(|&llvm| present(llvm)).or_else(|| readers.next())
-}
-
-fn llvm_prefix(llvm: u32) -> Option<PathBuf> {
-    let debian = PathBuf::from(format!("/usr/lib/llvm-{llvm}"));
-    if debian.join("bin/llvm-config").exists() {
-        return Some(debian);
-    }
-    ["llvm-config".to_owned(), format!("llvm-config-{llvm}")].iter().find_map(|name| {
-        let config = process::which(name)?;
-        let query = |what: &str| process::output(Command::new(&config).arg(what)).ok();
-        let (major, _) = version::major_minor(&query("--version")?)?;
-        (major == llvm).then_some(PathBuf::from(query("--prefix")?.trim()))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn linker_llvm_is_present_before_small() {
-        assert_eq!(linker_llvm(22, |_| false), Some(22));
-        assert_eq!(linker_llvm(22, |llvm| llvm == 23), Some(23));
-        assert_eq!(linker_llvm(19, |llvm| llvm == 22), Some(22));
-        assert_eq!(linker_llvm(24, |_| true), None);
-    }
 }

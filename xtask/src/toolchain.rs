@@ -32,17 +32,26 @@ pub(crate) struct Toolchain {
     pub(crate) llvm: u32,
 }
 
-/// The toolchain to build with, or why each that was looked at does not do: the system's first,
-/// then rustup's nightlies, then rustup's others.
-pub(crate) fn find() -> Result<Toolchain, Vec<String>> {
-    let mut refused = Vec::new();
+/// The toolchains to build with, the system's first, then rustup's nightlies, then rustup's others;
+/// and why each of the rest does not do.
+pub(crate) fn all() -> (Vec<Toolchain>, Vec<String>) {
+    let (mut found, mut refused) = (Vec::new(), Vec::new());
     for bin in directories() {
         match inspect(&bin) {
-            Ok(toolchain) => return Ok(toolchain),
+            Ok((toolchain, true)) => found.push(toolchain),
+            Ok((Toolchain { release, .. }, false)) => {
+                refused.push(format!("{}: Rust {release} lacks rust-src", bin.display()));
+            }
             Err(reason) => refused.push(format!("{}: {reason:#}", bin.display())),
         }
     }
-    Err(refused)
+    (found, refused)
+}
+
+/// The toolchains that would do if they had the sources of `core`, in the same order.
+pub(crate) fn without_source() -> Vec<Toolchain> {
+    let inspected = directories().into_iter().filter_map(|bin| inspect(&bin).ok());
+    inspected.filter(|(_, source)| !source).map(|(toolchain, _)| toolchain).collect()
 }
 
 /// The directories that hold a `rustc`, in order of preference.
@@ -67,7 +76,8 @@ fn directories() -> Vec<PathBuf> {
         .collect()
 }
 
-fn inspect(bin: &Path) -> Result<Toolchain> {
+/// A toolchain that is new enough, and whether it has the sources of `core`.
+fn inspect(bin: &Path) -> Result<(Toolchain, bool)> {
     let (cargo, rustc) = (bin.join("cargo"), bin.join("rustc"));
     if !cargo.exists() {
         bail!("has rustc but no cargo");
@@ -82,10 +92,8 @@ fn inspect(bin: &Path) -> Result<Toolchain> {
         Command::new(&rustc).args(["--print", "sysroot"]).env_remove("RUSTUP_TOOLCHAIN"),
     )?;
     let library = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library");
-    if !library.join("core/src/lib.rs").exists() {
-        bail!("Rust {release} lacks rust-src");
-    }
-    Ok(Toolchain { cargo, rustc, release, llvm })
+    let source = library.join("core/src/lib.rs").exists();
+    Ok((Toolchain { cargo, rustc, release, llvm }, source))
 }
 
 /// Release and LLVM's major version from `rustc -vV`.
@@ -105,6 +113,14 @@ pub(crate) fn linker(llvm: u32) -> Option<PathBuf> {
     let path = workspace::tools().join("bin/bpf-linker");
     let installs = fs::read_to_string(workspace::tools().join(".crates2.json")).ok()?;
     (path.exists() && linker_llvm(&installs)? >= llvm).then_some(path)
+}
+
+/// A bpf-linker of the same release that somebody else installed. It does not tell its LLVM: one
+/// that is too old is found out when it reads the first bitcode.
+pub(crate) fn linker_in_path() -> Option<PathBuf> {
+    let path = process::which("bpf-linker")?;
+    let version = process::output(Command::new(&path).arg("--version")).ok()?;
+    (version.trim() == format!("bpf-linker {BPF_LINKER}")).then_some(path)
 }
 
 /// The LLVM version of the bpf-linker that cargo's `.crates2.json` tells of.

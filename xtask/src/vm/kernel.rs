@@ -1,7 +1,6 @@
 //! Debian's stock kernels, fetched as packages into `target/vm/kernels/SERIES` and never installed.
 //!
-//! apt runs with its own lists, cache and sources; of the system's settings it keeps only which
-//! mirror to use. A kernel is fetched once: delete its directory to get a newer build.
+//! A kernel is fetched once: delete its directory to get a newer build.
 
 use std::{
     ffi::OsStr,
@@ -12,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{archive::Archive, sources::Mirrors};
+use super::{apt::Apt, archive::Archive};
 use crate::{process, version, workspace};
 
 /// A kernel ready to boot.
@@ -86,7 +85,7 @@ fn newest() -> Result<String> {
     if let Ok(series) = fs::read_to_string(&known) {
         return Ok(series);
     }
-    let (_, names) = Apt::new(NEWEST)?;
+    let names = Apt::new(suites(NEWEST))?.images()?;
     let series = all_series(&names).pop().context("Debian's newest suite has no kernel")?;
     fs::create_dir_all(kernels())?;
     fs::write(known, series)?;
@@ -95,7 +94,8 @@ fn newest() -> Result<String> {
 
 fn fetch(series: &str, directory: &Path) -> Result<()> {
     eprintln!("vm: fetching Debian's kernel {series}: it is not under target/vm yet");
-    let (apt, names) = Apt::new(series)?;
+    let apt = Apt::new(suites(series))?;
+    let names = apt.images()?;
     let images = images(&names, series);
     if images.is_empty() {
         let mut offered = all_series(&names);
@@ -209,55 +209,6 @@ fn unpack(work: &Path, version: &str, directory: &Path) -> Result<()> {
     )?;
     fs::write(directory.join("build"), format!("{release} ({version})"))?;
     Ok(())
-}
-
-/// apt with its own state.
-struct Apt {
-    directory: PathBuf,
-}
-
-impl Apt {
-    /// For the suites that carry `series`, with fresh lists; also the names of their images.
-    fn new(series: &str) -> Result<(Self, String)> {
-        let suites = suites(series);
-        let sources = Mirrors::of_system()?.list(suites);
-        let directory = workspace::target().join("vm/apt").join(suites[0]);
-        for part in ["state/lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(directory.join(part))?;
-        }
-        fs::write(directory.join("sources.list"), sources)?;
-        fs::write(directory.join("status"), "")?;
-        let apt = Self { directory };
-        process::run(apt.command("apt-get").args(["-qq", "update"]))?;
-        let names = apt.run("apt-cache", &["pkgnames", "linux-image-"])?;
-        Ok((apt, names))
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        let path = |name: &str| self.directory.join(name).display().to_string();
-        for option in [
-            format!("Dir::Etc::SourceList={}", path("sources.list")),
-            "Dir::Etc::SourceParts=/dev/null".to_owned(),
-            format!("Dir::State={}", path("state")),
-            format!("Dir::State::status={}", path("status")),
-            format!("Dir::Cache={}", path("cache")),
-            // An old suite's Release file may have passed its date; its signature still holds.
-            "Acquire::Check-Valid-Until=false".to_owned(),
-            "Acquire::Languages=none".to_owned(),
-            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
-            // The directory need not be readable by apt's own user.
-            "APT::Sandbox::User=root".to_owned(),
-            "APT::Architecture=amd64".to_owned(),
-        ] {
-            command.args(["-o", &option]);
-        }
-        command
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        process::output(self.command(program).args(arguments))
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,187 @@
+//! The steps of a test run: which were asked for, how each went, and the table at the end.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+use super::tally::Tally;
+
+/// What a step had to say besides its tally; shown when the step has ended.
+pub(crate) type Output = Vec<u8>;
+
+/// The steps so far. Several may run at a time.
+pub(crate) struct Steps<'a> {
+    only: &'a [String],
+    start: Instant,
+    done: Mutex<Vec<Done>>,
+}
+
+/// A step that has ended.
+struct Done {
+    name: &'static str,
+    /// From the start of the run to that of the step.
+    began: Duration,
+    took: Duration,
+    /// None when the step itself could not be run to its end.
+    tally: Option<Tally>,
+}
+
+impl Done {
+    fn failed(&self) -> bool {
+        self.tally.as_ref().is_none_or(|tally| tally.failed > 0)
+    }
+}
+
+impl<'a> Steps<'a> {
+    pub(crate) fn new(only: &'a [String]) -> Self {
+        Self { only, start: Instant::now(), done: Mutex::default() }
+    }
+
+    /// Whether a step was asked for.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| name.starts_with(only.as_str()))
+    }
+
+    /// Runs a step if it was asked for.
+    pub(crate) fn run(&self, name: &'static str, step: impl FnOnce(&mut Output) -> Result<Tally>) {
+        if self.wants(name) {
+            self.always(name, step);
+        }
+    }
+
+    /// Runs a step, and shows its output when it has ended; one that fails does not keep the others
+    /// from running.
+    pub(crate) fn always(
+        &self,
+        name: &'static str,
+        step: impl FnOnce(&mut Output) -> Result<Tally>,
+    ) {
+        eprintln!("test: {name}");
+        let (began, mut output) = (self.start.elapsed(), Output::new());
+        let result = step(&mut output);
+        let took = self.start.elapsed() - began;
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        if !output.is_empty() {
+            // Our reader may have gone; the result stands in the table all the same.
+            let mut stdout = io::stdout().lock();
+            let _ = writeln!(stdout, "==== {name}").and_then(|()| stdout.write_all(&output));
+        }
+        if let Err(error) = &result {
+            eprintln!(
+                "test: {name} failed: {error:#}; nothing is known of it, mend that and run it again \
+                 by `cargo xtask test --only {name}`"
+            );
+        }
+        done.push(Done { name, began, took, tally: result.ok() });
+    }
+
+    pub(crate) fn failed(&self) -> bool {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).iter().any(Done::failed)
+    }
+
+    /// Prints the table and the closing line; failure when anything failed.
+    pub(crate) fn report(self) -> ExitCode {
+        let took = self.start.elapsed();
+        let failed = self.failed();
+        let mut done = self.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.sort_by_key(|step| step.began);
+        println!("\n{}", table(&done, took));
+        if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+}
+
+/// Steps in the order of their beginnings, then why tests were skipped, then the sum.
+fn table(done: &[Done], took: Duration) -> String {
+    let mut text = String::new();
+    let mut total = Tally::default();
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        text,
+        "{:<18} {:>8} {:>8} {:>7} {:>7} {:>8}",
+        "step", "begins", "takes", "passed", "failed", "skipped"
+    );
+    for Done { name, began, took, tally } in done {
+        let (began, took) = (began.as_secs_f64(), took.as_secs_f64());
+        let _ = write!(text, "{name:<18} {began:>6.0} s {took:>6.1} s ");
+        let _ = match tally {
+            Some(Tally { passed, failed, skipped, .. }) => {
+                writeln!(text, "{passed:>7} {failed:>7} {skipped:>8}")
+            }
+            None => writeln!(text, " FAILED"),
+        };
+        match tally {
+            Some(tally) => total += tally.clone(),
+            None => total.failed += 1,
+        }
+    }
+    let _ = writeln!(text, "{:<18} {:>8} {:>6.1} s", "all", "", took.as_secs_f64());
+    if total.skipped > 0 {
+        let _ = writeln!(text, "\n{:<18} {:>7}  what was not there", "skipped", "tests");
+    }
+    for (step, tally) in done.iter().filter_map(|done| Some((done.name, done.tally.as_ref()?))) {
+        for (reason, count) in &tally.reasons {
+            let _ = writeln!(text, "{step:<18} {count:>7}  {reason}");
+        }
+    }
+    let Tally { passed, failed, skipped, .. } = total;
+    let _ = write!(text, "\n{passed} passed, {failed} failed, {skipped} skipped");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(name: &'static str, tally: Option<Tally>) -> Done {
+        Done { name, began: Duration::from_secs(2), took: Duration::from_millis(1500), tally }
+    }
+
+    #[test]
+    fn the_table_names_every_step_and_what_was_missing() {
+        let skipped = Tally {
+            passed: 3,
+            skipped: 1,
+            reasons: [("Nft is missing".to_owned(), 1)].into(),
+            ..Tally::default()
+        };
+        let expected = "\
+step                 begins    takes  passed  failed  skipped
+native                  2 s    1.5 s       3       0        1
+vm-6.1                  2 s    1.5 s  FAILED
+all                            4.0 s
+
+skipped              tests  what was not there
+native                   1  Nft is missing
+
+3 passed, 1 failed, 1 skipped";
+        let table =
+            table(&[done("native", Some(skipped)), done("vm-6.1", None)], Duration::from_secs(4));
+        assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn a_step_that_fails_fails_the_run() {
+        for (tally, fails) in [
+            (Some(Tally::default()), false),
+            (Some(Tally { failed: 1, ..Tally::default() }), true),
+            (None, true),
+        ] {
+            assert_eq!(done("unit", tally).failed(), fails);
+        }
+    }
+
+    #[test]
+    fn steps_are_chosen_by_the_beginning_of_their_names() {
+        let only = ["vm-6".to_owned(), "unit".to_owned()];
+        let steps = Steps::new(&only);
+        assert!(steps.wants("vm-6.12") && steps.wants("unit"));
+        assert!(!steps.wants("vm-5.10") && !steps.wants("native"));
+        assert!(Steps::new(&[]).wants("native"));
+    }
+}
