@@ -6,7 +6,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::signal::Signal;
+use crate::signal::{Signal, send::Batch};
 
 /// Lanes that each signal has. A lane has one program that never interrupts itself (the kernel
 /// skips such a run and counts it as missed), so plain additions lose nothing even where programs
@@ -38,8 +38,10 @@ pub struct Lanes {
 pub struct PerCpu {
     /// By [`Signal`].
     pub signals: [Lanes; Signal::COUNT],
-    /// Sends on their way to the ring.
-    pub sends: crate::signal::send::Batch,
+    /// Returned calls of `tcp_sendmsg` on their way to the ring.
+    pub sends: Batch,
+    /// Those of `tcp_sendpage`.
+    pub pages: Batch,
 }
 
 /// Fates of samples on one CPU, all monotonic since the programs were loaded.
@@ -80,6 +82,21 @@ impl Counters {
     pub const fn pending(&self) -> u64 {
         // CPUs are read one after the other: a sample may seem to end before it began.
         self.begun.saturating_sub(self.ended)
+    }
+
+    /// Whether these may be the counts of one instant: every seen sample has its fate, and none
+    /// ended before it began. A sum over all CPUs that were read while programs ran may not be.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        let fates = self.filtered
+            + self.submitted
+            + self.ring_full
+            + self.map_full
+            + self.read_failed
+            + self.rate_limited
+            + self.shed
+            + self.unmatched;
+        self.begun >= self.ended && self.seen == fates + self.pending()
     }
 
     /// Field-wise sum.

@@ -88,6 +88,7 @@ pub struct TcpCounters {
     pub srtt_us: u32,
     /// Congestion window in segments.
     pub cwnd: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Not the kernel's: segments of `retrans` that no program saw being sent and no earlier
+    /// record told of. 0 where nobody kept count.
+    pub retrans_unseen: u32,
 }

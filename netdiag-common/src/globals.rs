@@ -126,9 +126,9 @@ pub struct Settings {
     pub wake_above_bytes: u64,
     /// A [`SlotPlace`].
     pub slot_place: u32,
-    /// 1 when a rare event wakes the reader at once.
-    pub wake_on_event: u32,
-    /// 1 when typed programs may ask for socket cookies (6.1 and later).
+    /// The signals that are on: bit 0 is the first of [`crate::signal::Signal`].
+    pub signals: u32,
+    /// 1 when typed programs may ask for socket cookies (6.1; 5.10 has none).
     pub has_cookie: u32,
     /// 1 when the tracepoint `tcp_retransmit_skb` has the argument `err` (6.16 and later).
     pub retransmit_has_error: u32,

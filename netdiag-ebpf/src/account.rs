@@ -59,11 +59,18 @@ impl ThisCpu {
         &mut self.of(lane).own
     }
 
-    /// The batch of sends. Who works on it holds its `busy`.
+    /// The batch of returned calls of `tcp_sendmsg`. Who works on it holds its `busy`.
     #[inline(always)]
     pub(crate) fn sends(self) -> *mut Batch {
         // SAFETY: as above; makes no reference.
         unsafe { &raw mut (*self.0).sends }
+    }
+
+    /// That of `tcp_sendpage`.
+    #[inline(always)]
+    pub(crate) fn pages(self) -> *mut Batch {
+        // SAFETY: as above; makes no reference.
+        unsafe { &raw mut (*self.0).pages }
     }
 }
 

@@ -8,9 +8,15 @@ use crate::{
     kernel::{self, Access, Pointer, Refused},
 };
 
-/// Owners of sockets that are older than the attach, from the socket dump, for `--pid`.
+/// Owners of sockets that are older than the attach, from the socket dump: those that `--pid` names.
+/// Listeners have no peer, and those on all addresses no address.
 #[btf_map]
 static SEEDED_OWNERS: HashMap<FlowKey, u32, 1> = HashMap::new();
+
+/// Processes that `--pid` names, by the address of a listener of theirs that is younger than the
+/// programs. Older ones are among [`SEEDED_OWNERS`], by their key.
+#[btf_map]
+static LISTENERS: HashMap<u64, u32, 1> = HashMap::new();
 
 /// Whether any filter is set.
 #[inline(always)]
@@ -22,6 +28,12 @@ pub(crate) fn active() -> bool {
 #[inline(always)]
 pub(crate) fn needs_local_port() -> bool {
     filters::port::is_set() || filters::local_port::is_set()
+}
+
+/// Whether a filter needs a socket's owner.
+#[inline(always)]
+pub(crate) fn by_owner() -> bool {
+    filters::pid::is_set()
 }
 
 /// Whether a socket of `owner` (tgid, 0 unknown) passes.
@@ -57,13 +69,75 @@ pub(crate) unsafe fn passes<A: Access>(sk: Pointer, owner: u32) -> Result<bool, 
         }
     }
     if filters::pid::is_set() {
-        let owner = if owner == 0 {
-            // SAFETY: userspace fills the map before the programs are attached.
-            unsafe { SEEDED_OWNERS.get(&key) }.copied().unwrap_or(0)
-        } else {
-            owner
-        };
+        if owner == 0 {
+            // SAFETY: passed on.
+            return unsafe { passes_by_origin::<A>(sk, &mut key) };
+        }
         return Ok(filters::pid::accepts(owner));
     }
     Ok(true)
+}
+
+/// Whether a socket or request passes whose owner no program has seen: by the socket dump, or, for a
+/// request, by its listener.
+///
+/// # Safety
+/// `sk` starts with a `sock_common`, and `key` is its key.
+#[inline(always)]
+unsafe fn passes_by_origin<A: Access>(sk: Pointer, key: &mut FlowKey) -> Result<bool, Refused> {
+    if is_seeded(key) {
+        return Ok(true);
+    }
+    // SAFETY: passed on.
+    let Some(listener) = (unsafe { kernel::listener::<A>(sk) })? else { return Ok(false) };
+    // SAFETY: entries are preallocated; a value is one word.
+    if let Some(owner) = unsafe { LISTENERS.get(&listener) } {
+        return Ok(filters::pid::accepts(*owner));
+    }
+    // As userspace writes a listener's key.
+    key.peer_addr = [0; 16];
+    key.peer_port = 0;
+    if is_seeded(key) {
+        return Ok(true);
+    }
+    key.local_addr = [0; 16];
+    Ok(is_seeded(key))
+}
+
+/// Whether userspace found the owner with that key and wants it.
+#[inline(always)]
+fn is_seeded(key: &FlowKey) -> bool {
+    // SAFETY: userspace fills the map before anybody counts on it, and a value is one word.
+    let owner = unsafe { SEEDED_OWNERS.get(key) };
+    owner.is_some_and(|owner| filters::pid::accepts(*owner))
+}
+
+/// A process begins to listen for connections on a socket.
+#[inline(always)]
+pub(crate) fn begins_to_listen(sk: Pointer, owner: u32) {
+    if by_owner() && filters::pid::accepts(owner) {
+        // Without room, SYN-ACKs sent again of this listener are filtered out.
+        let _no_room = LISTENERS.insert(&(sk as u64), &owner, 0);
+    }
+}
+
+/// A listener ends. Its port may be another process's next.
+///
+/// # Safety
+/// `sk` starts with a `sock_common`.
+#[inline(always)]
+pub(crate) unsafe fn ends_to_listen<A: Access>(sk: Pointer) {
+    if !by_owner() || LISTENERS.remove(&(sk as u64)).is_ok() {
+        return;
+    }
+    let mut key = FlowKey::default();
+    // SAFETY: passed on.
+    if unsafe { kernel::flow_key::<A>(sk, &mut key) }.is_err() {
+        return;
+    }
+    key.peer_addr = [0; 16];
+    key.peer_port = 0;
+    let _was_bound_to_an_address = SEEDED_OWNERS.remove(&key);
+    key.local_addr = [0; 16];
+    let _was_bound_to_any = SEEDED_OWNERS.remove(&key);
 }

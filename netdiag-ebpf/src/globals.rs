@@ -7,6 +7,7 @@ use aya_ebpf::Global;
 use netdiag_common::{
     field::{Field, Location},
     globals::{Filters, Locations, Numbers, Prefixes, Settings, SlotPlace},
+    signal::Signal,
 };
 
 #[unsafe(no_mangle)]
@@ -31,7 +32,7 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     report_every_ns: 0,
     wake_above_bytes: 0,
     slot_place: 0,
-    wake_on_event: 0,
+    signals: 0,
     has_cookie: 0,
     retransmit_has_error: 0,
 });
@@ -56,7 +57,7 @@ pub(crate) fn location(field: Field) -> Location {
 
 /// The settings, one by one.
 pub(crate) mod settings {
-    use super::{SETTINGS, Settings, SlotPlace};
+    use super::{SETTINGS, Settings, Signal, SlotPlace};
 
     #[inline(always)]
     pub(crate) fn report_every_ns() -> u64 {
@@ -74,8 +75,8 @@ pub(crate) mod settings {
     }
 
     #[inline(always)]
-    pub(crate) fn wake_on_event() -> bool {
-        constant!(SETTINGS as Settings, wake_on_event) != 0
+    pub(crate) fn is_on(signal: Signal) -> bool {
+        constant!(SETTINGS as Settings, signals) & 1 << signal as u32 != 0
     }
 
     #[inline(always)]

@@ -168,6 +168,27 @@ pub(crate) unsafe fn state<A: Access>(sk: Pointer) -> Result<u8, Refused> {
     unsafe { field::<A, _>(sk, Field::SkState) }
 }
 
+/// The address of the listener of a connection request; `None` for what is no request, or where the
+/// kernel does not tell.
+///
+/// # Safety
+/// `sk` starts with a `sock_common`.
+#[inline(always)]
+pub(crate) unsafe fn listener<A: Access>(sk: Pointer) -> Result<Option<u64>, Refused> {
+    // include/net/tcp_states.h
+    const NEW_SYN_RECV: u8 = 12;
+    if !location(Field::SkListener).exists() {
+        return Ok(None);
+    }
+    // SAFETY: passed on; the field shares its place with others in other states.
+    unsafe {
+        if state::<A>(sk)? != NEW_SYN_RECV {
+            return Ok(None);
+        }
+        field::<A, u64>(sk, Field::SkListener).map(Some)
+    }
+}
+
 /// Reads the conversation of anything that starts with a `sock_common`: a TCP socket or a request.
 ///
 /// # Safety
@@ -243,7 +264,7 @@ pub(crate) unsafe fn tcp_counters<A: Access>(
         to.srtt_us = field::<A, u32>(tp, Field::TcpSrtt)? >> 3;
         to.cwnd = field::<A, _>(tp, Field::TcpCwnd)?;
     }
-    to.reserved = 0;
+    to.retrans_unseen = 0;
     Ok(true)
 }
 

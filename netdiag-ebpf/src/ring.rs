@@ -98,12 +98,7 @@ pub(crate) fn submit<T: 'static>(
     };
     match result {
         Ok(()) => {
-            let flags = if into == Into::Events && settings::wake_on_event() {
-                u64::from(BPF_RB_FORCE_WAKEUP)
-            } else {
-                wake_flags(ring, share)
-            };
-            entry.submit(flags);
+            entry.submit(wake_flags(ring, share));
             counters.submitted += 1;
         }
         Err(_) => entry.discard(u64::from(BPF_RB_NO_WAKEUP)),

@@ -26,8 +26,6 @@ pub(crate) const ANNOUNCED: u32 = 1;
 pub(crate) const CLIENT: u32 = 2;
 /// This end came out of a listener.
 pub(crate) const SERVER: u32 = 4;
-/// `retrans_before` is valid.
-pub(crate) const RETRANS_KNOWN: u32 = 8;
 
 /// State of one socket.
 #[repr(C)]
@@ -43,12 +41,12 @@ pub(crate) struct Slot {
     pub(crate) reported_ns: u64,
     /// Process that used it last in its own context, 0 when none was seen.
     pub(crate) owner: u32,
-    /// `ANNOUNCED`, `CLIENT`, `SERVER`, `RETRANS_KNOWN`.
+    /// `ANNOUNCED`, `CLIENT`, `SERVER`.
     pub(crate) flags: u32,
-    /// `total_retrans` before the attempt to send again that is under way or comes next.
-    pub(crate) retrans_before: u32,
-    /// Zero.
-    pub(crate) reserved: u32,
+    /// The `total_retrans` that records have told of; written under the socket's lock.
+    pub(crate) retrans: u32,
+    /// 1 when `retrans` is valid. No flag: those are written without the lock.
+    pub(crate) retrans_known: u32,
 }
 
 #[btf_map]
@@ -69,7 +67,7 @@ const _: () = assert!(Lane::COUNT < 1 << (u64::BITS - LANE_SHIFT));
 
 /// A new number: lane, CPU and count.
 #[inline(always)]
-fn new_flow(lane: Lane) -> Option<FlowId> {
+pub(crate) fn new_flow(lane: Lane) -> Option<FlowId> {
     let counts = opaque(NEXT_FLOW.get_ptr_mut(0)?);
     // SAFETY: only this lane's program writes its element on this CPU.
     let count = unsafe { &mut (*counts)[lane.index()] };
@@ -114,7 +112,9 @@ pub(crate) fn find_or_create<A: Access>(sk: Pointer, lane: Lane) -> Option<&'sta
     if let Some(slot) = find::<A>(sk) {
         return Some(slot);
     }
-    create::<A>(sk, lane)
+    // The kernel refuses to make a storage that another CPU makes at the same time
+    // (bpf_sk_storage_get, net/core/bpf_sk_storage.c); that one is there then.
+    create::<A>(sk, lane).or_else(|| find::<A>(sk))
 }
 
 #[inline(always)]
@@ -126,8 +126,8 @@ fn create<A: Access>(sk: Pointer, lane: Lane) -> Option<&'static mut Slot> {
         reported_ns: 0,
         owner: 0,
         flags: 0,
-        retrans_before: 0,
-        reserved: 0,
+        retrans: 0,
+        retrans_known: 0,
     };
     if A::TYPED && settings::slots_in_storage() {
         return storage(sk, &raw mut slot, u64::from(BPF_SK_STORAGE_GET_F_CREATE));

@@ -5,21 +5,18 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use netdiag_common::{
-    globals::{FILTER_VALUES, Filters, Numbers, Prefixes},
-    signal::Signal,
-};
+use netdiag_common::{globals::FILTER_VALUES, signal::Signal};
 
 use crate::{
-    cli::{
-        self, Cli, Output,
-        value::{NetnsName, Prefix, SourceChoice, mask, nearest},
-    },
+    cli::{self, Cli, Output, value::SourceChoice},
     exit::Error,
     snapshot::build::Sort,
 };
 
+pub use self::targets::{Lookup, Process, Targets, filters};
+
 pub mod host;
+mod targets;
 
 /// Rows of the text table where `--top` is not given.
 const TOP_TEXT: usize = 20;
@@ -93,24 +90,6 @@ pub struct Watch {
     pub targets: Targets,
     /// Wait for targets that do not exist yet.
     pub wait: bool,
-}
-
-/// What filters name: AND between the fields, OR within one, empty passes everything. Each has at
-/// most [`FILTER_VALUES`] values.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Targets {
-    /// Process ids of the socket's owner.
-    pub pids: Vec<u32>,
-    /// Either port.
-    pub ports: Vec<u16>,
-    /// Port of this end.
-    pub local_ports: Vec<u16>,
-    /// Port of the other end.
-    pub peer_ports: Vec<u16>,
-    /// Address of the other end.
-    pub peers: Vec<Prefix>,
-    /// Network namespaces.
-    pub netns: Vec<NetnsName>,
 }
 
 /// Where and how `record` writes.
@@ -241,88 +220,6 @@ fn dump(flags: &cli::Record) -> Result<Dump, Error> {
         rotate_size,
         rotate_every: flags.rotate_every,
     })
-}
-
-/// What the node can be asked about the targets of filters.
-pub trait Lookup {
-    /// Whether a process exists.
-    fn process(&self, pid: u32) -> bool;
-    /// Inode number of a network namespace.
-    ///
-    /// # Errors
-    /// Why there is none, as the middle of a sentence.
-    fn netns(&self, name: &NetnsName) -> Result<u32, String>;
-    /// Names that `--netns` knows.
-    fn netns_names(&self) -> Vec<String>;
-}
-
-/// The filters of the programs.
-///
-/// # Errors
-/// A process or namespace that does not exist and so can match nothing: wrong usage, or a reason
-/// to try again under `--wait`.
-pub fn filters(targets: &Targets, node: &impl Lookup) -> Result<Filters, Error> {
-    for &pid in &targets.pids {
-        if !node.process(pid) {
-            return Err(Error::usage(format!(
-                "--pid {pid}: no such process, so nothing would match; check it, or give --wait \
-                 to wait for it"
-            )));
-        }
-    }
-    let mut netns = Vec::new();
-    for name in &targets.netns {
-        netns.push(node.netns(name).map_err(|reason| unknown_netns(name, &reason, node))?);
-    }
-    let wide = |ports: &[u16]| numbers(ports.iter().copied().map(u32::from));
-    Ok(Filters {
-        pid: numbers(targets.pids.iter().copied()),
-        port: wide(&targets.ports),
-        local_port: wide(&targets.local_ports),
-        peer_port: wide(&targets.peer_ports),
-        netns: numbers(netns.into_iter()),
-        peer: prefixes(&targets.peers),
-    })
-}
-
-fn unknown_netns(name: &NetnsName, reason: &str, node: &impl Lookup) -> Error {
-    let known = node.netns_names();
-    let near = nearest(&name.to_string(), known.iter().map(String::as_str)).join(", ");
-    let hint = match (near.is_empty(), known.is_empty()) {
-        (false, _) => format!("did you mean {near}?"),
-        (true, false) => {
-            format!("there are {}", known.iter().take(5).cloned().collect::<Vec<_>>().join(", "))
-        }
-        (true, true) => "there is none with a name, pid:N works for any process".to_owned(),
-    };
-    Error::usage(format!(
-        "--netns {name}: {reason}, so nothing would match; {hint} (--wait waits for it)"
-    ))
-}
-
-fn numbers(all: impl Iterator<Item = u32>) -> Numbers {
-    let mut numbers = Numbers::default();
-    for (place, value) in numbers.values.iter_mut().zip(all) {
-        *place = value;
-        numbers.len += 1;
-    }
-    numbers
-}
-
-fn prefixes(all: &[Prefix]) -> Prefixes {
-    let mut prefixes = Prefixes::default();
-    for (at, prefix) in all.iter().take(FILTER_VALUES).enumerate() {
-        prefixes.network[at] = words(prefix.network.octets());
-        prefixes.mask[at] = words(mask(prefix.length).to_be_bytes());
-        prefixes.len += 1;
-    }
-    prefixes
-}
-
-/// Sixteen bytes of an address as a program loads them from memory, four at a time.
-fn words(octets: [u8; 16]) -> [u32; 4] {
-    let (words, _none) = octets.as_chunks::<4>();
-    std::array::from_fn(|at| u32::from_ne_bytes(words[at]))
 }
 
 #[cfg(test)]

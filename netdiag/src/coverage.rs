@@ -24,11 +24,13 @@ pub struct Account {
     pub rate_limited: u64,
     /// Left out to keep the cost down.
     pub shed: u64,
-    /// An end without a beginning, or a beginning that another one overwrote.
+    /// An end without a beginning, a beginning that another one overwrote, or one whose end had not
+    /// come when the run ended.
     pub unmatched: u64,
-    /// Begun and not yet ended, or batched and not yet flushed.
+    /// Begun and not yet ended, or batched and not yet flushed; 0 at the end of a run.
     pub pending: u64,
-    /// Runs that the kernel skipped; outside `seen`.
+    /// Samples whose beginning, end or both the kernel skipped; outside `seen`. An upper bound where
+    /// filters are set or samples were under way at the attach. Also what never left a batch.
     pub missed: u64,
 }
 
@@ -101,4 +103,7 @@ pub struct SignalStatus {
     pub refused: Vec<Refusal>,
     /// What cannot be seen, one line each.
     pub missing: Vec<String>,
+    /// Counts that cannot be seen: null in every flow.
+    #[serde(skip)]
+    pub unseen_counts: Vec<&'static str>,
 }

@@ -10,6 +10,7 @@ mod hooks;
 pub mod memlock;
 pub mod missed;
 mod object;
+pub mod plan;
 mod pseudo;
 pub mod ring;
 pub mod symbols;

@@ -2,12 +2,17 @@
 //! TCP sockets and their owners, its TCP counters, and what netdiag costs it.
 
 use std::{
-    collections::HashSet,
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    net::Ipv6Addr,
     path::Path,
     time::{Duration, Instant},
 };
 
-use netdiag_common::flow::{FlowKey, TcpCounters};
+use netdiag_common::{
+    flow::{FlowKey, TcpCounters},
+    globals::Filters,
+};
 
 use self::{netns::Depth, sockets::Socket};
 
@@ -48,6 +53,46 @@ pub struct Seeds {
     pub took: Duration,
 }
 
+impl Seeds {
+    /// What the programs have to know of owners for `--pid`: the sockets that pass the filters, and
+    /// the listeners of the processes that they name. A listener on all addresses has an address of
+    /// all zero, whatever its family.
+    pub fn owners<'a>(&'a self, filters: &'a Filters) -> impl Iterator<Item = (FlowKey, u32)> + 'a {
+        let owned = |socket: &'a SeededSocket| Some((socket.key, socket.pid?));
+        let sockets = self.sockets.iter().filter_map(owned);
+        let sockets = sockets.filter(|(key, pid)| filters.accept(key, *pid));
+        let listeners = self.listeners.iter().filter_map(owned);
+        let listeners = listeners.filter(|(_, pid)| filters.pid.accept(*pid));
+        sockets.chain(listeners.map(|(key, pid)| (anywhere(key), pid)))
+    }
+
+    /// The processes that hold the most of these sockets, first the one with most, as `812 (nginx)`.
+    #[must_use]
+    pub fn holders(&self) -> Vec<String> {
+        let mut held: HashMap<u32, (usize, &str)> = HashMap::new();
+        for socket in self.sockets.iter().chain(&self.listeners) {
+            if let Some(pid) = socket.pid {
+                let comm = socket.comm.as_deref().unwrap_or("?");
+                held.entry(pid).or_insert((0, comm)).0 += 1;
+            }
+        }
+        let mut held: Vec<_> = held.into_iter().collect();
+        held.sort_unstable_by_key(|&(pid, (sockets, _))| (Reverse(sockets), pid));
+        held.into_iter().map(|(pid, (_, comm))| format!("{pid} ({comm})")).collect()
+    }
+}
+
+/// The key of a listener as [`Seeds::owners`] has it.
+fn anywhere(key: FlowKey) -> FlowKey {
+    let unspecified = Ipv6Addr::from(key.local_addr).to_canonical().is_unspecified();
+    FlowKey {
+        local_addr: if unspecified { [0; 16] } else { key.local_addr },
+        peer_addr: [0; 16],
+        peer_port: 0,
+        ..key
+    }
+}
+
 /// Asks the kernel for every TCP socket of the node, and the procfs under `host_root` for their
 /// owners. Blocks; nothing fails as a whole, what is missing is in [`Seeds::problems`].
 #[must_use]
@@ -81,3 +126,6 @@ pub fn seed(host_root: &Path) -> Seeds {
         took: start.elapsed(),
     }
 }
+
+#[cfg(test)]
+mod tests;

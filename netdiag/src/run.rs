@@ -17,24 +17,29 @@ mod diagnostics;
 mod doctor;
 mod intake;
 mod node;
+mod observer;
 mod output;
+mod pace;
 mod reporter;
+mod stop;
+mod voice;
 mod watch;
 
 /// Entry of the binary: parses, runs, and says in one line what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
-    match run() {
+    let status = match run() {
         Ok(status) => status.into(),
         Err(error) => {
             let (status, line) = exit::explain(&error);
             if let Some(line) = line {
-                // When standard error is gone too, the status is all that is left to say.
-                let _gone = writeln!(io::stderr(), "{line}");
+                voice::say_whole(line);
             }
             status.into()
         }
-    }
+    };
+    voice::finish();
+    status
 }
 
 fn run() -> Result<Status> {
@@ -50,16 +55,14 @@ fn run() -> Result<Status> {
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;
-    runtime.block_on(async {
+    let status = runtime.block_on(async {
         match &config.command {
             Command::Doctor(form) => doctor::run(&config.kernel, *form),
             Command::Live(watch) => watch::run(&config.kernel, watch, None).await,
             Command::Record(watch, dump) => watch::run(&config.kernel, watch, Some(dump)).await,
         }
-    })
-}
-
-/// Says something to whoever sits there, beside the output.
-fn say(line: &str) {
-    let _gone = writeln!(io::stderr(), "netdiag: {line}");
+    });
+    // A thread that waits for an output that stands still must not keep the process.
+    runtime.shutdown_background();
+    status
 }

@@ -53,6 +53,9 @@ pub enum Hook {
     Fentry(&'static str),
     /// BPF trampoline at its return.
     Fexit(&'static str),
+    /// The same, where the function takes so many arguments: its program finds the returned value
+    /// behind them, and signatures change.
+    FexitWith(&'static str, usize),
     /// kprobe at the entry of a function.
     Kprobe(&'static str),
     /// BTF-typed raw tracepoint.
@@ -91,6 +94,8 @@ pub struct Extra {
     pub alternatives: &'static [(&'static [Attachment], &'static [&'static str])],
     /// What is lost when none of them works.
     pub lost: &'static str,
+    /// Counts that are unknown when none of them works.
+    pub counts: &'static [&'static str],
 }
 
 /// One way to get a signal. The first that loads and attaches wins.
@@ -110,6 +115,8 @@ pub struct Source {
     pub skips_when_preempted: bool,
     /// What it cannot see, one line each; empty for a full source.
     pub blind: &'static [&'static str],
+    /// Other programs by the same name, in its place where tasks are preempted inside programs.
+    pub when_preempted: Option<&'static Self>,
 }
 
 /// Everything the rest of netdiag knows of a signal.
@@ -202,6 +209,12 @@ macro_rules! signals {
             #[must_use]
             pub fn subject(&self) -> Subject<'_> {
                 match self { $(Self::$name(event) => event.subject(),)+ }
+            }
+
+            /// Samples that no program saw and of which it is the first to tell, by signal.
+            #[must_use]
+            pub fn unseen(&self) -> Option<(Signal, u64)> {
+                match self { $(Self::$name(event) => event.unseen(),)+ }
             }
 
             /// Adds what it says to the row of its flow.

@@ -18,6 +18,8 @@ pub mod origin {
     pub const SEGMENT: u32 = 0;
     /// A SYN-ACK of a connection request; there is no full socket yet, so `flow` is 0.
     pub const SYNACK: u32 = 1;
+    /// A tail-loss probe that failed on this node: `segments` is all that is known of it.
+    pub const FAILED_PROBE: u32 = 2;
 }
 
 /// One retransmission.

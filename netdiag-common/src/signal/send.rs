@@ -8,6 +8,21 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{flow::FlowId, header::Header};
 
+/// Numbers of the lanes of this signal. Userspace tells the two ends of a call by them when the
+/// kernel skipped a program at one of them.
+pub mod lane {
+    /// `tcp_sendmsg` begins.
+    pub const BEGIN: usize = 0;
+    /// It returns.
+    pub const END: usize = 1;
+    /// `tcp_sendpage` begins.
+    pub const SENDPAGE_BEGIN: usize = 2;
+    /// It returns.
+    pub const SENDPAGE_END: usize = 3;
+    /// Userspace empties the batches.
+    pub const FLUSH: usize = 4;
+}
+
 /// Samples in a full batch.
 pub const BATCH: usize = 64;
 
@@ -36,11 +51,12 @@ pub struct Record {
     pub samples: [Sample; BATCH],
 }
 
-/// Samples of one CPU on their way to the ring.
+/// Samples of one lane on one CPU, on their way to the ring. No lane shares it with another, so that
+/// plain loads and stores are enough where tasks are preempted inside programs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Batch {
-    /// 1 while a program works on it. Another one that interrupts it there leaves it alone.
+    /// 1 while a program works on it. Another run that interrupts it there leaves it alone.
     pub busy: u32,
     /// Valid samples.
     pub len: u32,

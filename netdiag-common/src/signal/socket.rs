@@ -24,6 +24,9 @@ pub mod what {
     pub const COUNTERS: u32 = 4;
     /// The socket is destroyed; nothing follows.
     pub const CLOSE: u32 = 5;
+    /// accept returned it: this end is the server. Its handshake may have been done before the
+    /// programs were attached.
+    pub const TAKEN: u32 = 6;
 }
 
 /// What a program knows of a socket at one instant.

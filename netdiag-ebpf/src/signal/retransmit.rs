@@ -21,37 +21,61 @@ use crate::{
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     ring,
     signal::socket,
-    slot::{self, RETRANS_KNOWN},
+    slot::{self, Slot},
 };
 
 const SEGMENT: Lane = Lane::new(Signal::Retransmit, 0);
 const SYNACK: Lane = Lane::new(Signal::Retransmit, 1);
 const BEGIN: Lane = Lane::new(Signal::Retransmit, 2);
 const END: Lane = Lane::new(Signal::Retransmit, 3);
+const PROBE_BEGIN: Lane = Lane::new(Signal::Retransmit, 4);
+const PROBE_END: Lane = Lane::new(Signal::Retransmit, 5);
 
-/// What is known of the segment.
-struct Segment {
+// include/uapi/asm-generic/errno-base.h, errno.h
+const EAGAIN: i32 = 11;
+const ENOMEM: i32 = 12;
+const EBUSY: i32 = 16;
+const EINVAL: i32 = 22;
+const EHOSTUNREACH: i32 = 113;
+
+/// What is known of an attempt to send again.
+struct Attempt {
+    /// The segment; null where it is not known.
     skb: Pointer,
     /// Segments by the kernel's own counter, for attempts that left no trace in the buffer.
     segments: Option<u32>,
     error: i32,
+    origin: u32,
+}
+
+impl Attempt {
+    const fn of(skb: Pointer, error: i32) -> Self {
+        Self { skb, segments: None, error, origin: origin::SEGMENT }
+    }
+
+    /// A tail-loss probe of which nothing else is known.
+    const fn failed_probe(segments: u32) -> Self {
+        let skb = core::ptr::null();
+        Self { skb, segments: Some(segments), error: 0, origin: origin::FAILED_PROBE }
+    }
 }
 
 /// A socket sent, or failed to send, a segment again.
 #[inline(always)]
-fn observe<A: Access>(ctx: &impl EbpfContext, sk: Pointer, segment: &Segment, lane: Lane) {
-    debug!(ctx, "socket {:x}: segment sent again, error {}", sk as u64, segment.error);
+fn observe<A: Access>(ctx: &impl EbpfContext, sk: Pointer, attempt: &Attempt, lane: Lane) {
     // SAFETY: the hook gives a full TCP socket.
     let Some((counters, slot)) = (unsafe { socket::admit::<A>(sk, lane) }) else { return };
+    // Not the socket's address: verifiers let no program take a pointer apart.
+    debug!(ctx, "flow {:x}: segment sent again, error {}", slot.flow, attempt.error);
     let submitted = ring::submit::<Record>(ring::Into::Events, counters, |record| {
         record.header = socket::header(Signal::Retransmit, 1);
-        record.origin = origin::SEGMENT;
-        record.error = segment.error;
+        record.origin = attempt.origin;
+        record.error = attempt.error;
         record.pid = slot.owner;
         // SAFETY: `sk` is a full TCP socket and `skb` one of its segments.
         unsafe {
             socket::identify::<A>(sk, slot.flow, &mut record.socket)?;
-            describe::<A>(segment, record)?;
+            describe::<A>(attempt, record)?;
             let tp = A::tcp_sock(sk);
             if !tp.is_null() {
                 record.ca_state = kernel::bits::<A>(tp, Field::CaState)?;
@@ -61,27 +85,59 @@ fn observe<A: Access>(ctx: &impl EbpfContext, sk: Pointer, segment: &Segment, la
             record.has_tcp = u8::from(kernel::tcp_counters::<A>(sk, &mut record.tcp)?);
         }
         record.socket.cookie = kernel::cookie::<A>(sk);
+        if record.has_tcp != 0 {
+            record.tcp.retrans_unseen = account_growth(slot, record.tcp.retrans, record.segments);
+        }
         Ok(())
     });
-    if let Some(Err(_)) = submitted {
+    if submitted == Some(Ok(())) {
+        return;
+    }
+    if submitted.is_some() {
         counters.read_failed += 1;
+    }
+    // Lost, and counted as such: the next record shall not tell of it once more.
+    // SAFETY: as above.
+    if let Some(retrans) = unsafe { kernel::total_retrans::<A>(sk) } {
+        account_growth(slot, retrans, 0);
     }
 }
 
-/// # Safety
-/// `segment.skb` points to a TCP socket's own `sk_buff`.
+/// Takes note that `total_retrans` was told of, and returns how many segments of its growth were
+/// not among the `segments` that a program saw: the kernel skips a program that would run inside
+/// itself, as when a softirq interrupts it.
+///
+/// Valid under the socket's lock only, where counter and tracepoint do not come apart.
 #[inline(always)]
-unsafe fn describe<A: Access>(segment: &Segment, record: &mut Record) -> Result<(), Refused> {
+pub(crate) fn account_growth(slot: &mut Slot, retrans: u32, segments: u32) -> u32 {
+    let known = slot.retrans_known != 0;
+    let unseen = retrans.wrapping_sub(slot.retrans).wrapping_sub(segments);
+    slot.retrans = retrans;
+    slot.retrans_known = 1;
+    // Below zero: the counter began anew, as a socket that connects again does.
+    if known && unseen <= i32::MAX as u32 { unseen } else { 0 }
+}
+
+/// # Safety
+/// `attempt.skb` is null or points to a TCP socket's own `sk_buff`.
+#[inline(always)]
+unsafe fn describe<A: Access>(attempt: &Attempt, record: &mut Record) -> Result<(), Refused> {
+    record.segments = attempt.segments.unwrap_or(1);
+    if attempt.skb.is_null() {
+        return Ok(());
+    }
     let control = location(Field::SkbCb).offset();
     let at = |field| control + location(field).offset();
     // SAFETY: `skb->cb` holds the tcp_skb_cb, whose fields' offsets come from BTF. It is an array
     // of char to the verifier, which allows loads of 1 and 4 bytes.
     unsafe {
-        record.bytes = field::<A, _>(segment.skb, Field::SkbLen)?;
-        record.seq = A::load(segment.skb, at(Field::CbSeq))?;
-        let gso: u32 = A::load(segment.skb, at(Field::CbGsoSegs) & !3)?;
-        let shift = 8 * (at(Field::CbGsoSegs) & 3) as u32;
-        record.segments = segment.segments.unwrap_or(((gso >> shift) & 0xffff).max(1));
+        record.bytes = field::<A, _>(attempt.skb, Field::SkbLen)?;
+        record.seq = A::load(attempt.skb, at(Field::CbSeq))?;
+        if attempt.segments.is_none() {
+            let gso: u32 = A::load(attempt.skb, at(Field::CbGsoSegs) & !3)?;
+            let shift = 8 * (at(Field::CbGsoSegs) & 3) as u32;
+            record.segments = ((gso >> shift) & 0xffff).max(1);
+        }
     }
     Ok(())
 }
@@ -123,29 +179,35 @@ fn synack<A: Access>(request: Pointer) {
 }
 
 /// Before 6.16 the tracepoint tells only of success. Failures are told apart by the socket's own
-/// counter, which `__tcp_retransmit_skb` raises before it transmits: it returned an error, and the
-/// counter rose.
+/// counter, which `__tcp_retransmit_skb` raises before it transmits: what it rose by since the last
+/// record, when the function has returned, left no trace at the tracepoint.
 #[inline(always)]
-fn attempt_begins(sk: Pointer) {
-    let Some(slot) = slot::find_or_create::<Typed>(sk, BEGIN) else { return };
-    // SAFETY: the function's first argument is a full TCP socket.
-    if let Some(retrans) = unsafe { kernel::total_retrans::<Typed>(sk) } {
-        slot.retrans_before = retrans;
+fn attempt_begins(sk: Pointer, lane: Lane) {
+    let Some(slot) = slot::find_or_create::<Typed>(sk, lane) else { return };
+    if slot.retrans_known == 0 {
+        // SAFETY: the function's first argument is a full TCP socket.
+        if let Some(retrans) = unsafe { kernel::total_retrans::<Typed>(sk) } {
+            account_growth(slot, retrans, 0);
+        }
     }
 }
 
+/// The segments that [`attempt_begins`] speaks of.
+#[inline(always)]
+fn untold(sk: Pointer) -> u32 {
+    let Some(slot) = slot::find::<Typed>(sk) else { return 0 };
+    // SAFETY: as above.
+    let retrans = unsafe { kernel::total_retrans::<Typed>(sk) };
+    let untold = retrans.map_or(0, |retrans| retrans.wrapping_sub(slot.retrans));
+    if slot.retrans_known != 0 && untold <= u32::from(u16::MAX) { untold } else { 0 }
+}
+
+/// `__tcp_retransmit_skb`, or its caller, returned.
 #[inline(always)]
 fn attempt_ends(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32) {
-    if error == 0 {
-        return;
-    }
-    let Some(slot) = slot::find::<Typed>(sk) else { return };
-    // SAFETY: as above.
-    let Some(retrans) = (unsafe { kernel::total_retrans::<Typed>(sk) }) else { return };
-    let segments = retrans.wrapping_sub(slot.retrans_before);
-    if segments != 0 {
-        let segment = Segment { skb, segments: Some(segments), error };
-        observe::<Typed>(ctx, sk, &segment, END);
+    // Without an attempt what is untold is a transmission that no program saw.
+    if error != 0 && error != -EBUSY && error != -EAGAIN && untold(sk) != 0 {
+        observe::<Typed>(ctx, sk, &Attempt::of(skb, error), END);
     }
 }
 
@@ -154,35 +216,30 @@ fn attempt_ends(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32) {
 /// waits in a queue of this host (-EBUSY). Those that were, the socket's own counter tells.
 #[inline(always)]
 fn attempted<A: Access>(sk: Pointer, error: i32) -> bool {
-    const EAGAIN: i32 = 11;
-    const ENOMEM: i32 = 12;
-    const EBUSY: i32 = 16;
-    const EINVAL: i32 = 22;
-    const EHOSTUNREACH: i32 = 113;
-
+    if error == 0 {
+        return true;
+    }
     // SAFETY: the tracepoint gives a full TCP socket.
     let retrans = unsafe { kernel::total_retrans::<A>(sk) };
     // `observe` counts why it cannot be told.
     let Some(retrans) = retrans else { return true };
     let Some(slot) = slot::find_or_create::<A>(sk, SEGMENT) else { return true };
-    let (known, before) = (slot.flags & RETRANS_KNOWN != 0, slot.retrans_before);
-    slot.retrans_before = retrans;
-    slot.flags |= RETRANS_KNOWN;
-    if error == 0 {
-        true
-    } else if known {
-        retrans != before
-    } else {
-        // The first one of a connection, or of a socket older than the programs: those that
-        // `__tcp_retransmit_skb` returns before it counts.
-        !matches!(-error, EAGAIN | ENOMEM | EBUSY | EINVAL | EHOSTUNREACH)
+    if slot.retrans_known != 0 {
+        // Busy is never the answer to a transmission; the growth then is of one that no program saw.
+        return slot.retrans != retrans && error != -EBUSY;
     }
+    // The first one of a socket older than the programs: those that it returns before it counts.
+    if matches!(-error, EAGAIN | ENOMEM | EBUSY | EINVAL | EHOSTUNREACH) {
+        account_growth(slot, retrans, 0);
+        return false;
+    }
+    true
 }
 
 #[inline(always)]
 fn returned<A: Access>(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32) {
     if !settings::retransmit_has_error() || attempted::<A>(sk, error) {
-        observe::<A>(ctx, sk, &Segment { skb, segments: None, error }, SEGMENT);
+        observe::<A>(ctx, sk, &Attempt::of(skb, error), SEGMENT);
     }
 }
 
@@ -214,12 +271,29 @@ fn retransmit_synack_raw_tp(ctx: RawTracePointContext) -> i32 {
 
 #[fentry]
 fn retransmit_fentry(ctx: FEntryContext) -> i32 {
-    attempt_begins(ctx.arg(0));
+    attempt_begins(ctx.arg(0), BEGIN);
     0
 }
 
 #[fexit]
 fn retransmit_fexit(ctx: FExitContext) -> i32 {
     attempt_ends(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(3));
+    0
+}
+
+#[fentry]
+fn retransmit_probe_fentry(ctx: FEntryContext) -> i32 {
+    attempt_begins(ctx.arg(0), PROBE_BEGIN);
+    0
+}
+
+/// `tcp_send_loss_probe` returned, without a word on how it went.
+#[fexit]
+fn retransmit_probe_fexit(ctx: FExitContext) -> i32 {
+    let sk: Pointer = ctx.arg(0);
+    let segments = untold(sk);
+    if segments != 0 {
+        observe::<Typed>(&ctx, sk, &Attempt::failed_probe(segments), PROBE_END);
+    }
     0
 }

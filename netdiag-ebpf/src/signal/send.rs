@@ -3,54 +3,37 @@
 //! A call is paired by thread and socket. Its beginning lies in the socket's slot, tagged with the
 //! thread; when another thread holds the slot, or slots are in the hash, it lies in a hash by both.
 
-use core::sync::atomic::{Ordering, compiler_fence};
+mod batch;
+mod start;
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    btf_maps::HashMap,
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    macros::{btf_map, btf_tracepoint, fentry, fexit, kprobe, raw_tracepoint, tracepoint},
+    macros::{btf_tracepoint, fentry, fexit, kprobe, tracepoint},
     programs::{
-        BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RawTracePointContext,
-        TracePointContext,
+        BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, TracePointContext,
     },
 };
 use netdiag_common::{
     counters::Counters,
-    header::Header,
     signal::{
         Signal,
-        send::{BATCH, Batch, Sample},
+        send::{Sample, lane},
     },
 };
 
+use self::start::{Place, is_under_way, recall, remember};
 use crate::{
     account::{Lane, ThisCpu, counters},
-    assembly, filter,
+    filter,
     kernel::{self, Access, Pointer, Probed, Typed},
-    ring,
     signal::socket::{self, Context},
     slot::{self, ANNOUNCED, Slot},
 };
 
-const BEGIN: Lane = Lane::new(Signal::Send, 0);
-const END: Lane = Lane::new(Signal::Send, 1);
-const SENDPAGE_BEGIN: Lane = Lane::new(Signal::Send, 2);
-const SENDPAGE_END: Lane = Lane::new(Signal::Send, 3);
-const FLUSH: Lane = Lane::new(Signal::Send, 4);
-
-/// A call under way.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Call {
-    sk: u64,
-    /// `bpf_get_current_pid_tgid`: unique to a thread, never 0.
-    thread: u64,
-}
-
-/// Beginnings that have no slot to lie in. Userspace sets the size.
-#[btf_map]
-static STARTS: HashMap<Call, u64, 1> = HashMap::new();
+const BEGIN: Lane = Lane::new(Signal::Send, lane::BEGIN);
+const END: Lane = Lane::new(Signal::Send, lane::END);
+const SENDPAGE_BEGIN: Lane = Lane::new(Signal::Send, lane::SENDPAGE_BEGIN);
+const SENDPAGE_END: Lane = Lane::new(Signal::Send, lane::SENDPAGE_END);
 
 /// How a beginning that finds another one of the same call is to be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,13 +44,11 @@ enum Again {
     SameCall,
 }
 
-/// Where beginnings may lie.
+/// Which function returns.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// In the slot if it is free. Needs compare-and-exchange: 5.12 and later, typed programs.
-    Slot,
-    /// In [`STARTS`].
-    Hash,
+enum Function {
+    Sendmsg,
+    Sendpage,
 }
 
 /// A call begins.
@@ -111,7 +92,6 @@ fn begin<A: Access>(sk: Pointer, place: Place, again: Again, lane: Lane) {
         // SAFETY: no precondition.
         start_ns = unsafe { bpf_ktime_get_ns() };
     }
-    counters.seen += 1;
     remember(sk, slot, place, thread, start_ns, counters);
 }
 
@@ -137,60 +117,16 @@ unsafe fn introduce<A: Access>(sk: Pointer, slot: &mut Slot, pid: u32, lane: Lan
     }
 }
 
-#[inline(always)]
-fn is_under_way(sk: Pointer, slot: &Slot, place: Place, thread: u64) -> bool {
-    if place == Place::Slot && slot.sender == thread {
-        return true;
-    }
-    let call = Call { sk: sk as u64, thread };
-    // SAFETY: only this thread writes and removes its own entry.
-    unsafe { STARTS.get(&call) }.is_some()
-}
-
-/// Puts the beginning of this thread's call where its end finds it.
-#[inline(always)]
-fn remember(
-    sk: Pointer,
-    slot: &mut Slot,
-    place: Place,
-    thread: u64,
-    start_ns: u64,
-    counters: &mut Counters,
-) {
-    if place == Place::Slot {
-        // SAFETY: a word of the slot, which outlives the program.
-        let held = unsafe { assembly::compare_exchange(&raw mut slot.sender, 0, thread) };
-        if held == 0 || held == thread {
-            if held == thread {
-                counters.unmatched += 1;
-                counters.ended += 1;
-            }
-            counters.begun += 1;
-            slot.send_start_ns = start_ns;
-            return;
-        }
-    }
-    let call = Call { sk: sk as u64, thread };
-    if STARTS.insert(&call, &start_ns, u64::from(BPF_NOEXIST)).is_ok() {
-        counters.begun += 1;
-    } else if STARTS.get_ptr(&call).is_some() {
-        counters.unmatched += 1;
-        if STARTS.insert(&call, &start_ns, u64::from(BPF_ANY)).is_err() {
-            counters.map_full += 1;
-            counters.ended += 1;
-        }
-    } else {
-        counters.map_full += 1;
-    }
-}
-
 /// A call returned.
 #[inline(always)]
-fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, lane: Lane) {
+fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, function: Function) {
     // SAFETY: no precondition.
     let end_ns = unsafe { bpf_ktime_get_ns() };
     let Some(this_cpu) = ThisCpu::get() else { return };
-    let counters = this_cpu.counters(lane);
+    let (counters, batch) = match function {
+        Function::Sendmsg => (this_cpu.counters(END), this_cpu.sends()),
+        Function::Sendpage => (this_cpu.counters(SENDPAGE_END), this_cpu.pages()),
+    };
     let thread = bpf_get_current_pid_tgid();
     let slot = slot::find::<A>(sk);
     let (flow, start_ns) = match slot {
@@ -203,25 +139,7 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, lane: La
     };
     let sample =
         Sample { flow, latency_ns: end_ns.wrapping_sub(start_ns), result: i64::from(result) };
-    append(sample, this_cpu.sends(), counters);
-}
-
-/// Takes the beginning of this thread's call out again.
-#[inline(always)]
-fn recall(sk: Pointer, slot: &mut Slot, place: Place, thread: u64) -> Option<u64> {
-    if place == Place::Slot && slot.sender == thread {
-        let start_ns = slot.send_start_ns;
-        // An exchange, not a store: on weakly ordered machines the next holder's start must not
-        // be visible before ours was read.
-        // SAFETY: as in `remember`.
-        let _us = unsafe { assembly::exchange(&raw mut slot.sender, 0) };
-        return Some(start_ns);
-    }
-    let call = Call { sk: sk as u64, thread };
-    // SAFETY: only this thread writes and removes its own entry.
-    let start_ns = *unsafe { STARTS.get(&call) }?;
-    let _cannot_be_absent = STARTS.remove(&call);
-    Some(start_ns)
+    batch::append(sample, batch, counters);
 }
 
 /// An end without a beginning: filtered then, or begun before the attach, or out of the sight of
@@ -250,91 +168,6 @@ fn unmatched<A: Access>(sk: Pointer, pid: u32, again: Again, counters: &mut Coun
     counters.unmatched += 1;
 }
 
-/// Puts a sample into this CPU's batch, and a full batch into the ring.
-///
-/// Where a task can be preempted inside a program, a second program may find the batch busy; it
-/// then sends its sample alone.
-#[inline(always)]
-fn append(sample: Sample, batch: *mut Batch, counters: &mut Counters) {
-    // SAFETY: the element of this CPU lives as long as the map; `busy` keeps others of this CPU
-    // out, and other CPUs have their own. Volatile: an interrupt may run `flush` at any point.
-    unsafe {
-        if core::ptr::read_volatile(&raw const (*batch).busy) != 0 {
-            alone(sample, counters);
-            return;
-        }
-        core::ptr::write_volatile(&raw mut (*batch).busy, 1);
-        compiler_fence(Ordering::SeqCst);
-        let len = core::ptr::read_volatile(&raw const (*batch).len) as usize;
-        if len < BATCH {
-            let to = (&raw mut (*batch).record.samples).cast::<Sample>().add(len);
-            to.write(sample);
-            core::ptr::write_volatile(&raw mut (*batch).len, len as u32 + 1);
-        }
-        if len + 1 >= BATCH {
-            flush(batch, counters);
-        }
-        compiler_fence(Ordering::SeqCst);
-        core::ptr::write_volatile(&raw mut (*batch).busy, 0);
-    }
-}
-
-/// A record with one sample.
-#[inline(always)]
-fn alone(sample: Sample, counters: &mut Counters) {
-    #[repr(C)]
-    struct Single {
-        header: Header,
-        sample: Sample,
-    }
-    let single = Single { header: socket::header(Signal::Send, 1), sample };
-    counters.ended += 1;
-    // SAFETY: initialised above, without padding.
-    unsafe {
-        ring::submit_batch((&raw const single).cast(), size_of::<Single>() as u64, 1, counters);
-    }
-}
-
-/// Submits what a batch holds.
-///
-/// # Safety
-/// The caller holds `busy` of this CPU's batch.
-#[inline(always)]
-unsafe fn flush(batch: *mut Batch, counters: &mut Counters) {
-    // SAFETY: see above.
-    unsafe {
-        let len = core::ptr::read_volatile(&raw const (*batch).len);
-        if len == 0 || len > BATCH as u32 {
-            return;
-        }
-        let samples = u64::from(len);
-        (*batch).record.header = socket::header(Signal::Send, len);
-        let bytes = size_of::<Header>() as u64 + samples * size_of::<Sample>() as u64;
-        counters.ended += samples;
-        ring::submit_batch((&raw const (*batch).record).cast(), bytes, samples, counters);
-        core::ptr::write_volatile(&raw mut (*batch).len, 0);
-    }
-}
-
-/// Run by userspace on each CPU in turn (BPF_PROG_TEST_RUN), never attached: empties the batch.
-#[raw_tracepoint(tracepoint = "netdiag_flush")]
-fn send_flush(_ctx: RawTracePointContext) -> i32 {
-    let Some(this_cpu) = ThisCpu::get() else { return 0 };
-    let (batch, counters) = (this_cpu.sends(), this_cpu.counters(FLUSH));
-    // SAFETY: as in `append`; this program arrives by an interrupt and must not wait.
-    unsafe {
-        if core::ptr::read_volatile(&raw const (*batch).busy) != 0 {
-            return 1;
-        }
-        core::ptr::write_volatile(&raw mut (*batch).busy, 1);
-        compiler_fence(Ordering::SeqCst);
-        flush(batch, counters);
-        compiler_fence(Ordering::SeqCst);
-        core::ptr::write_volatile(&raw mut (*batch).busy, 0);
-    }
-    0
-}
-
 /// The trampoline programs of one function; `$result` is the index behind its last argument.
 macro_rules! trampolines {
     ($entry:ident $exit:ident $place:expr, $result:literal, $begin:expr, $end:expr) => {
@@ -352,13 +185,13 @@ macro_rules! trampolines {
     };
 }
 
-trampolines!(send_fentry send_fexit Place::Slot, 3, BEGIN, END);
-trampolines!(send_fentry_hash send_fexit_hash Place::Hash, 3, BEGIN, END);
+trampolines!(send_fentry send_fexit Place::Slot, 3, BEGIN, Function::Sendmsg);
+trampolines!(send_fentry_hash send_fexit_hash Place::Hash, 3, BEGIN, Function::Sendmsg);
 trampolines!(
-    sendpage_fentry sendpage_fexit Place::Slot, 5, SENDPAGE_BEGIN, SENDPAGE_END
+    sendpage_fentry sendpage_fexit Place::Slot, 5, SENDPAGE_BEGIN, Function::Sendpage
 );
 trampolines!(
-    sendpage_fentry_hash sendpage_fexit_hash Place::Hash, 5, SENDPAGE_BEGIN, SENDPAGE_END
+    sendpage_fentry_hash sendpage_fexit_hash Place::Hash, 5, SENDPAGE_BEGIN, Function::Sendpage
 );
 
 macro_rules! tracepoints {
@@ -374,7 +207,7 @@ macro_rules! tracepoints {
             let sk: Pointer = ctx.arg(0);
             // SAFETY: the tracepoint gives a full socket, of any family.
             if unsafe { kernel::is_tcp::<Typed>(sk) } == Ok(true) {
-                end::<Typed>(sk, ctx.arg(1), $place, Again::SameCall, END);
+                end::<Typed>(sk, ctx.arg(1), $place, Again::SameCall, Function::Sendmsg);
             }
             0
         }
@@ -392,10 +225,18 @@ fn send_kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
-#[tracepoint]
-fn send_end_tracepoint(ctx: TracePointContext) -> u32 {
-    if let Some((sk, result)) = kernel::tcp_send_length(&ctx) {
-        end::<Probed>(sk, result, Place::Hash, Again::Lost, END);
-    }
-    0
+/// The end for a beginning whose hook fires `$again`.
+macro_rules! classic {
+    ($end:ident $again:expr) => {
+        #[tracepoint]
+        fn $end(ctx: TracePointContext) -> u32 {
+            if let Some((sk, result)) = kernel::tcp_send_length(&ctx) {
+                end::<Probed>(sk, result, Place::Hash, $again, Function::Sendmsg);
+            }
+            0
+        }
+    };
 }
+
+classic!(send_end_tracepoint Again::Lost);
+classic!(send_locked_end_tracepoint Again::SameCall);

@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use rustix::{
@@ -12,8 +13,14 @@ use rustix::{
     system::uname,
 };
 
-use super::Lookup;
-use crate::cli::value::NetnsName;
+use super::{Lookup, Process};
+use crate::{
+    cli::value::NetnsName,
+    node::{
+        self,
+        netns::{self, Depth},
+    },
+};
 
 /// `NSFS_MAGIC` (`include/uapi/linux/magic.h`): the file system of namespaces.
 const NSFS_MAGIC: FsWord = 0x6e73_6673;
@@ -25,13 +32,15 @@ const NAMED: [&str; 3] = ["run/netns", "var/run/netns", "run/docker/netns"];
 #[derive(Clone, Debug)]
 pub struct Host {
     root: PathBuf,
+    /// Asked for once: it takes a look at every descriptor of the node.
+    socket_holders: OnceLock<Vec<String>>,
 }
 
 impl Host {
     /// The node whose file system is mounted at `root`.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), socket_holders: OnceLock::new() }
     }
 
     /// Name of the node in outputs and file names: `--node`, else `$NODE_NAME`, else the host's
@@ -60,27 +69,21 @@ impl Host {
     fn of_process(&self, pid: u32) -> PathBuf {
         self.root.join(format!("proc/{pid}/ns/net"))
     }
-
-    /// Every namespace that a process is in or that is mounted somewhere.
-    fn inodes(&self) -> BTreeSet<u32> {
-        let mut inodes = BTreeSet::new();
-        let processes = fs::read_dir(self.root.join("proc")).into_iter().flatten().flatten();
-        for process in processes {
-            if let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) {
-                inodes.extend(inode(&self.of_process(pid)));
-            }
-        }
-        for mounts in ["proc/1/mountinfo", "proc/self/mountinfo"] {
-            let mounts = fs::read_to_string(self.root.join(mounts)).unwrap_or_default();
-            inodes.extend(mounts.lines().filter_map(mounted_inode));
-        }
-        inodes
-    }
 }
 
 impl Lookup for Host {
-    fn process(&self, pid: u32) -> bool {
-        self.root.join(format!("proc/{pid}/stat")).exists()
+    fn process(&self, pid: u32) -> Process {
+        // A thread has a directory of its own there, which no listing shows.
+        let path = self.root.join(format!("proc/{pid}/status"));
+        let Ok(status) = fs::read_to_string(path) else { return Process::Absent };
+        match tgid(&status) {
+            Some(process) if process != pid => Process::Thread(process),
+            _ => Process::Exists,
+        }
+    }
+
+    fn socket_holders(&self) -> &[String] {
+        self.socket_holders.get_or_init(|| node::seed(&self.root).holders())
     }
 
     fn netns(&self, name: &NetnsName) -> Result<u32, String> {
@@ -89,8 +92,10 @@ impl Lookup for Host {
         };
         match name {
             NetnsName::Inode(number) => {
-                let known = self.inodes().contains(number).then_some(*number);
+                let found = netns::find(&self.root, Depth::Everything).namespaces;
+                let known = found.iter().any(|namespace| namespace.inode == *number);
                 known
+                    .then_some(*number)
                     .or_else(|| named(&number.to_string()))
                     .ok_or_else(|| "no network namespace has this inode number".to_owned())
             }
@@ -103,7 +108,9 @@ impl Lookup for Host {
                 }
                 inode(path).ok_or_else(|| "not the file of a network namespace".to_owned())
             }
-            NetnsName::Pid(pid) if !self.process(*pid) => Err("no such process".to_owned()),
+            NetnsName::Pid(pid) if self.process(*pid) == Process::Absent => {
+                Err("no such process".to_owned())
+            }
             NetnsName::Pid(pid) => inode(&self.of_process(*pid))
                 .ok_or_else(|| "its namespace cannot be read without privilege".to_owned()),
         }
@@ -120,6 +127,11 @@ impl Lookup for Host {
     }
 }
 
+/// The process of a thread, in the text of its status (proc_pid_status(5)).
+fn tgid(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
 /// Inode number of a namespace's file; `None` for any other file.
 fn inode(path: &Path) -> Option<u32> {
     (statfs(path).ok()?.f_type == NSFS_MAGIC)
@@ -128,29 +140,32 @@ fn inode(path: &Path) -> Option<u32> {
         .and_then(|metadata| u32::try_from(metadata.ino()).ok())
 }
 
-/// Inode number of a network namespace in a line of mountinfo (proc_pid_mountinfo(5)): the fourth
-/// field is the root of the mount, `net:[4026531840]`.
-fn mounted_inode(line: &str) -> Option<u32> {
-    line.split(' ').nth(3)?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn mountinfo_names_mounted_namespaces() {
-        let line = "643 26 0:4 net:[4026532281] /run/netns/blue rw shared:321 - nsfs nsfs rw";
-        assert_eq!(mounted_inode(line), Some(4_026_532_281));
-        assert_eq!(mounted_inode("22 26 0:20 / /sys rw shared:7 - sysfs sysfs rw"), None);
-        assert_eq!(mounted_inode(""), None);
+    fn a_thread_tells_its_process() {
+        assert_eq!(tgid("Name:\tjava\nTgid:\t812\nNgid:\t0\nPid:\t815\n"), Some(812));
+        assert_eq!(tgid("Name:\tjava\n"), None);
+        let (tell, told) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            tell.send(rustix::thread::gettid()).expect("listener");
+            ended.recv().ok();
+        });
+        let id = told.recv().expect("thread").as_raw_nonzero().get().unsigned_abs();
+        let host = Host::new(Path::new("/"));
+        assert_eq!(host.process(id), Process::Thread(std::process::id()));
+        drop(end);
+        thread.join().expect("thread");
     }
 
     #[test]
     fn this_process_and_its_namespace_are_found() {
         let host = Host::new(Path::new("/"));
         let pid = std::process::id();
-        assert!(host.process(pid));
+        assert_eq!(host.process(pid), Process::Exists);
         let own = host.netns(&NetnsName::Pid(pid)).expect("own namespace");
         let path = NetnsName::Path("/proc/self/ns/net".into());
         assert_eq!(host.netns(&path), Ok(own));
@@ -185,6 +200,6 @@ mod tests {
         assert!(host.netns(&NetnsName::Inode(1)).is_err());
         assert!(host.netns(&NetnsName::Pid(1)).is_err());
         assert!(host.netns(&NetnsName::Path(names.join("stale"))).is_err());
-        assert!(!host.process(1));
+        assert_eq!(host.process(1), Process::Absent);
     }
 }

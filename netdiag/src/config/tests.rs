@@ -1,9 +1,17 @@
-use netdiag_common::flow::FlowKey;
+use std::sync::LazyLock;
+
+use netdiag_common::{flow::FlowKey, globals::Numbers};
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    targets::{prefixes, words},
+    *,
+};
 use crate::{
-    cli::{Asked, value},
+    cli::{
+        Asked,
+        value::{self, NetnsName},
+    },
     exit::Status,
 };
 
@@ -17,8 +25,18 @@ fn config(line: &str) -> Result<Config, Error> {
 struct Node;
 
 impl Lookup for Node {
-    fn process(&self, pid: u32) -> bool {
-        pid == 7
+    fn process(&self, pid: u32) -> Process {
+        match pid {
+            7 => Process::Exists,
+            71 => Process::Thread(7),
+            _ => Process::Absent,
+        }
+    }
+
+    fn socket_holders(&self) -> &[String] {
+        static HOLDERS: LazyLock<[String; 2]> =
+            LazyLock::new(|| ["7 (nginx)".to_owned(), "9 (java)".to_owned()]);
+        &*HOLDERS
     }
 
     fn netns(&self, name: &NetnsName) -> Result<u32, String> {
@@ -115,6 +133,8 @@ fn filters_hold_what_was_named() {
 fn what_can_match_nothing_is_refused_with_near_names() {
     let cases = [
         ("netdiag --pid 8", "--pid 8: no such process"),
+        ("netdiag --pid 8", "most TCP sockets have 7 (nginx), 9 (java)"),
+        ("netdiag --pid 71", "give its process, --pid 7"),
         ("netdiag --netns bleu", "did you mean blue?"),
         ("netdiag --netns elsewhere", "there are blue, green"),
     ];

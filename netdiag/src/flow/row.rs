@@ -71,8 +71,10 @@ impl Row {
 
     /// Whether this row is of an earlier socket than one that opened then with the same key: the
     /// dump saw it before, and nothing told of its end.
-    pub(super) fn is_stale(&self, opened_ns: Option<u64>) -> bool {
-        matches!((self.seeded_ns, opened_ns), (Some(seeded), Some(opened)) if seeded < opened)
+    pub(super) fn is_stale(&self, opened_ns: Option<u64>, cookie: u64) -> bool {
+        let same = self.cookie != 0 && self.cookie == cookie;
+        !same
+            && matches!((self.seeded_ns, opened_ns), (Some(seeded), Some(opened)) if seeded < opened)
     }
 
     /// Takes out what happened since the last freeze and adds it to the past.
@@ -196,6 +198,10 @@ impl Fold for Row {
         let opened = match event.what {
             What::Connect => Some(Role::Client),
             What::Accept => Some(Role::Server),
+            What::Taken => {
+                self.role = Some(Role::Server);
+                None
+            }
             What::Owner if event.pid.is_some() => {
                 if event.pid != self.pid {
                     (self.pid, self.comm) = (event.pid, event.comm.clone());

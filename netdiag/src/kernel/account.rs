@@ -2,17 +2,26 @@
 
 use std::collections::BTreeMap;
 
+mod sends;
+
 use anyhow::{Context as _, Result};
 use aya::{
     Pod,
     maps::{MapData, PerCpuArray},
 };
 use netdiag_common::{
-    counters::{Counters, Lane, PerCpu},
+    counters::{Counters, LANES, Lane, PerCpu},
     signal::Signal,
 };
 
+pub(super) use self::sends::Phase;
 use crate::coverage::Account;
+
+/// How often the counters are read for one reading: programs may be at work on each.
+const READINGS: usize = 16;
+
+/// Sums over all CPUs by lane.
+type Lanes = [Counters; LANES];
 
 /// [`PerCpu`] as aya reads it.
 #[repr(transparent)]
@@ -30,10 +39,23 @@ pub(super) struct Counting {
 /// What one reading found.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reading {
-    /// Sum over lanes and CPUs by signal.
-    pub(super) signals: [Counters; Signal::COUNT],
+    /// Sums over CPUs by signal and lane.
+    lanes: [Lanes; Signal::COUNT],
+    /// Sums of the sockets that the programs of any signal introduced.
+    sockets: Counters,
     /// CPUs whose batches hold samples.
     pub(super) unflushed: Vec<u32>,
+    /// Samples in those batches.
+    pub(super) batched: u64,
+}
+
+/// Runs of a signal's programs that the kernel skipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Skipped {
+    /// Where a sample begins, or is all there is.
+    pub(super) begins: u64,
+    /// Where a sample that began elsewhere ends.
+    pub(super) ends: u64,
 }
 
 impl Counting {
@@ -41,19 +63,33 @@ impl Counting {
         Ok(Self { map: PerCpuArray::try_from(map).context("map PER_CPU")? })
     }
 
-    /// Reads all CPUs. The kernel copies one CPU after the other: with traffic under way the sums
-    /// are near one another, at rest they are exact.
+    /// Reads all CPUs. The kernel copies one CPU after the other, and programs may be between two
+    /// counters: then it is read again, so that every account balances.
     pub(super) fn read(&self) -> Result<Reading> {
+        let mut reading = self.read_once()?;
+        for _ in 1..READINGS {
+            if reading.is_whole() {
+                break;
+            }
+            std::thread::yield_now();
+            reading = self.read_once()?;
+        }
+        Ok(reading)
+    }
+
+    fn read_once(&self) -> Result<Reading> {
         let cpus = self.map.get(&0, 0).context("reading the programs' counters")?;
         let mut reading = Reading::default();
         for (cpu, Raw(per_cpu)) in cpus.iter().enumerate() {
             for (signal, lanes) in per_cpu.signals.iter().enumerate() {
-                for Lane { own, sockets } in &lanes.lanes {
-                    add(&mut reading.signals[signal], own);
-                    add(&mut reading.signals[Signal::Socket as usize], sockets);
+                for (lane, Lane { own, sockets }) in lanes.lanes.iter().enumerate() {
+                    add(&mut reading.lanes[signal][lane], own);
+                    add(&mut reading.sockets, sockets);
                 }
             }
-            if per_cpu.sends.len != 0 {
+            let batched = u64::from(per_cpu.sends.len) + u64::from(per_cpu.pages.len);
+            reading.batched += batched;
+            if batched != 0 {
                 reading.unflushed.push(cpu as u32);
             }
         }
@@ -61,33 +97,56 @@ impl Counting {
     }
 }
 
+impl Reading {
+    /// Sum over all lanes of a signal.
+    fn sum(&self, signal: Signal) -> Counters {
+        let more = if signal == Signal::Socket { self.sockets } else { Counters::default() };
+        self.lanes[signal as usize].iter().fold(more, |sum, lane| sum.plus(lane))
+    }
+
+    /// Whether the accounts of all signals balance.
+    fn is_whole(&self) -> bool {
+        Signal::ALL.iter().all(|&signal| self.sum(signal).is_whole())
+    }
+}
+
 fn add(total: &mut Counters, more: &Counters) {
     *total = total.plus(more);
 }
 
-/// The accounts of all signals, by name. `missed` holds the runs that the kernel skipped.
+/// The accounts of all signals, by name. `skipped` must have been read after the counters.
 pub(super) fn accounts(
     reading: &Reading,
-    missed: &[u64; Signal::COUNT],
+    skipped: &[Skipped; Signal::COUNT],
+    phase: Phase,
 ) -> BTreeMap<String, Account> {
     Signal::ALL
         .iter()
         .map(|&signal| {
-            let counters = &reading.signals[signal as usize];
-            let account = Account {
-                seen: counters.seen,
-                filtered: counters.filtered,
-                submitted: counters.submitted,
-                ring_full: counters.ring_full,
-                map_full: counters.map_full,
-                read_failed: counters.read_failed,
-                rate_limited: counters.rate_limited,
-                shed: counters.shed,
-                unmatched: counters.unmatched,
-                pending: counters.pending(),
-                missed: missed[signal as usize],
+            let skipped = skipped[signal as usize];
+            let account = if signal == Signal::Send {
+                sends::account(&reading.lanes[signal as usize], skipped, phase)
+            } else {
+                Account { missed: skipped.begins + skipped.ends, ..account(&reading.sum(signal)) }
             };
             (signal.name().to_owned(), account)
         })
         .collect()
+}
+
+/// What the programs themselves counted.
+fn account(counters: &Counters) -> Account {
+    Account {
+        seen: counters.seen,
+        filtered: counters.filtered,
+        submitted: counters.submitted,
+        ring_full: counters.ring_full,
+        map_full: counters.map_full,
+        read_failed: counters.read_failed,
+        rate_limited: counters.rate_limited,
+        shed: counters.shed,
+        unmatched: counters.unmatched,
+        pending: counters.pending(),
+        missed: 0,
+    }
 }

@@ -73,8 +73,8 @@ pub(super) fn attach(
             let result =
                 ready.and_then(|()| try_source(kernel, ebpf, place, definition.signal, source));
             match result {
-                Ok((attached, missing)) => {
-                    chosen = Some((source, missing));
+                Ok((attached, blind)) => {
+                    chosen = Some((source, blind));
                     outcome.attached.extend(attached);
                     break;
                 }
@@ -83,12 +83,13 @@ pub(super) fn attach(
             }
         }
         outcome.statuses.push(match chosen {
-            Some((source, missing)) => SignalStatus {
+            Some((source, blind)) => SignalStatus {
                 signal: definition.signal.name().to_owned(),
-                status: if missing.is_empty() { Status::Full } else { Status::Degraded },
+                status: if blind.missing.is_empty() { Status::Full } else { Status::Degraded },
                 source: Some(source.name.to_owned()),
                 refused,
-                missing,
+                missing: blind.missing,
+                unseen_counts: blind.counts,
             },
             None => off(definition, refused, definition.help),
         });
@@ -98,6 +99,7 @@ pub(super) fn attach(
 
 fn off(definition: &Definition, refused: Vec<Refusal>, missing: &str) -> SignalStatus {
     SignalStatus {
+        unseen_counts: Vec::new(),
         signal: definition.signal.name().to_owned(),
         status: Status::Off,
         source: None,
@@ -107,7 +109,7 @@ fn off(definition: &Definition, refused: Vec<Refusal>, missing: &str) -> SignalS
 }
 
 /// Sources in the order in which this kernel shall try them: where tasks are preempted inside
-/// programs, those that lose nothing by it go first.
+/// programs, each as it is meant for that, and those that lose nothing by it go first.
 fn order<'a>(definition: &'a Definition, kernel: &Kernel, wishes: &Wishes) -> Vec<&'a Source> {
     let forced = wishes.forced.get(&definition.signal);
     let mut sources: Vec<_> = definition
@@ -116,6 +118,9 @@ fn order<'a>(definition: &'a Definition, kernel: &Kernel, wishes: &Wishes) -> Ve
         .filter(|source| forced.is_none_or(|name| name == source.name))
         .collect();
     if kernel.facts.preemption.may_preempt() {
+        for source in &mut sources {
+            *source = source.when_preempted.unwrap_or(source);
+        }
         sources.sort_by_key(|source| source.skips_when_preempted);
     }
     sources
@@ -133,25 +138,42 @@ fn preconditions(kernel: &Kernel, locations: &Locations, source: &Source) -> Res
     Ok(())
 }
 
+/// What a source that works does not see.
+#[derive(Default)]
+struct Blind {
+    missing: Vec<String>,
+    counts: Vec<&'static str>,
+}
+
+impl Blind {
+    fn lines(&mut self, lines: &[&str]) {
+        self.missing.extend(lines.iter().map(|&line| line.to_owned()));
+    }
+}
+
 fn try_source(
     kernel: &Kernel,
     ebpf: &mut Ebpf,
     place: SlotPlace,
     signal: Signal,
     source: &Source,
-) -> Result<(Vec<Attached>, Vec<String>)> {
+) -> Result<(Vec<Attached>, Blind)> {
     let mut attached = attach_all(kernel, ebpf, place, signal, source.attachments)?;
-    let mut missing: Vec<_> = source.blind.iter().map(|&line| line.to_owned()).collect();
+    let mut blind = Blind::default();
+    blind.lines(source.blind);
     for extra in source.extras.iter().filter(|extra| is_wanted(kernel, extra)) {
         match try_extra(kernel, ebpf, place, signal, extra) {
-            Some((more, blind)) => {
+            Some((more, unseen)) => {
                 attached.extend(more);
-                missing.extend(blind.iter().map(|&line| line.to_owned()));
+                blind.lines(unseen);
             }
-            None => missing.push(extra.lost.to_owned()),
+            None => {
+                blind.lines(&[extra.lost]);
+                blind.counts.extend(extra.counts);
+            }
         }
     }
-    Ok((attached, missing))
+    Ok((attached, blind))
 }
 
 fn is_wanted(kernel: &Kernel, extra: &Extra) -> bool {

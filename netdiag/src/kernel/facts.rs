@@ -22,8 +22,6 @@ pub struct Facts {
     pub kprobes: bool,
     /// Whether a task can be preempted inside a program, which then may miss runs.
     pub preemption: Preemption,
-    /// CPUs that may ever come online, the length of per-CPU values.
-    pub possible_cpus: Option<usize>,
     /// What this process may do.
     pub privileges: Privileges,
 }
@@ -38,7 +36,6 @@ impl Facts {
             lockdown: SECURITYFS.read("lockdown").ok().as_deref().and_then(Lockdown::parse),
             kprobes: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
             preemption: Preemption::read(&name.version().to_string_lossy()),
-            possible_cpus: aya::util::nr_cpus().ok(),
             privileges: Privileges::read(),
         }
     }
@@ -100,7 +97,6 @@ mod tests {
     fn the_running_kernel_answers() {
         let facts = Facts::read();
         assert!(!facts.release.is_empty());
-        assert!(facts.possible_cpus.is_some_and(|cpus| cpus > 0));
         eprintln!("{facts:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Loading one program and attaching it to its hook, after asking whether the hook can work: a hook
 //! that attaches and never fires is worse than one that is refused.
 
-use std::os::fd::AsFd as _;
+use std::{iter, os::fd::AsFd as _};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use aya::{
@@ -26,7 +26,8 @@ pub(super) struct Kernel {
     pub(super) btf: Btf,
     /// Types as aya needs them for typed programs; only the running kernel's own will do.
     pub(super) aya_btf: Option<aya::Btf>,
-    pub(super) symbols: Symbols,
+    /// Or why there are none.
+    pub(super) symbols: Result<Symbols, String>,
 }
 
 /// What keeps a program attached; detaches when dropped.
@@ -45,12 +46,16 @@ impl Kernel {
         let mut names: Vec<_> = DEFINITIONS
             .iter()
             .flat_map(|definition| definition.sources)
+            .flat_map(|source| iter::once(source).chain(source.when_preempted))
             .flat_map(|source| {
                 let extras = source.extras.iter().flat_map(|extra| extra.alternatives);
                 source.attachments.iter().chain(extras.flat_map(|(attachments, _)| *attachments))
             })
             .filter_map(|attachment| match attachment.hook {
-                Hook::Fentry(name) | Hook::Fexit(name) | Hook::Kprobe(name) => Some(name),
+                Hook::Fentry(name)
+                | Hook::Fexit(name)
+                | Hook::FexitWith(name, _)
+                | Hook::Kprobe(name) => Some(name),
                 Hook::TpBtf(_) | Hook::RawTp(_) | Hook::Tracepoint(..) => None,
             })
             .collect();
@@ -67,6 +72,14 @@ impl Kernel {
                     bail!("this kernel has no function {name}");
                 }
                 self.check_symbol(name)
+            }
+            Hook::FexitWith(name, arguments) => {
+                self.check(Hook::Fexit(name))?;
+                let has = self.btf.function(name).map_or(0, |prototype| prototype.args.len());
+                if has != arguments {
+                    bail!("{name} has {has} arguments in this kernel, not {arguments}");
+                }
+                Ok(())
             }
             Hook::Kprobe(name) => {
                 if !self.facts.kprobes {
@@ -90,7 +103,10 @@ impl Kernel {
     }
 
     fn check_symbol(&self, name: &str) -> Result<()> {
-        match self.symbols.get(name) {
+        let symbols = self.symbols.as_ref().map_err(|error| {
+            anyhow!("/proc/kallsyms cannot be read ({error}), so hooks cannot be trusted to fire")
+        })?;
+        match symbols.get(name) {
             Symbol::Unique { .. } => Ok(()),
             Symbol::Absent => bail!("{name} is inlined in this kernel"),
             Symbol::Ambiguous(n) => bail!("this kernel has {n} symbols named {name}"),
@@ -115,7 +131,7 @@ impl Kernel {
                 program.load(function, self.aya_btf()?).map_err(brief)?;
                 program.attach().map_err(brief)?;
             }
-            Hook::Fexit(function) => {
+            Hook::Fexit(function) | Hook::FexitWith(function, _) => {
                 let program: &mut FExit = program.try_into()?;
                 program.load(function, self.aya_btf()?).map_err(brief)?;
                 program.attach().map_err(brief)?;

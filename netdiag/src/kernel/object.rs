@@ -10,7 +10,7 @@ use crate::exit;
 include!(concat!(env!("OUT_DIR"), "/ebpf_object.rs"));
 
 /// Smallest ring there is; nothing is written to the log unless it is asked for.
-const PAGE: u32 = 4096;
+pub(super) const PAGE: u32 = 4096;
 /// Ring of the log when it is.
 const LOG_BYTES: u32 = 128 << 10;
 
@@ -27,7 +27,7 @@ pub(super) struct Sizes {
     pub(super) sockets: u32,
     /// Send calls under way at once that have no slot to lie in.
     pub(super) calls: u32,
-    /// Sockets whose owner is seeded for `--pid`.
+    /// Sockets whose owner is seeded for `--pid`, and as many younger listeners.
     pub(super) owners: u32,
 }
 
@@ -61,6 +61,7 @@ pub(super) fn load(frozen: &Frozen<'_>) -> Result<Ebpf> {
         .map_max_entries("AYA_LOGS", if frozen.log_level == 0 { PAGE } else { LOG_BYTES })
         .map_max_entries("STARTS", sizes.calls)
         .map_max_entries("SEEDED_OWNERS", sizes.owners.max(1))
+        .map_max_entries("LISTENERS", sizes.owners.max(1))
         .load(ebpf_object::<true>())
         .map_err(|error| {
             exit::Error::cannot_observe(format!(

@@ -29,14 +29,6 @@ pub enum Symbol {
     Split,
 }
 
-impl Symbol {
-    /// Whether a hook on this name sees the calls.
-    #[must_use]
-    pub fn is_hookable(&self) -> bool {
-        matches!(self, Self::Unique { .. })
-    }
-}
-
 /// Answers for the names asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Symbols(HashMap<String, Seen>);

@@ -1,46 +1,31 @@
 //! Programs in the kernel, from attach to detach: what run.rs holds on to.
 
-use std::{
-    collections::BTreeMap,
-    os::fd::AsFd as _,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, os::fd::AsFd as _};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     maps::{HashMap, MapData},
-    programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    programs::{ProgramFd, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use aya_log::EbpfLogger;
-use netdiag_common::{
-    field::Field,
-    flow::FlowKey,
-    globals::{EVENTS_SHARE, Filters, SOCKETS_SHARE, Settings, SlotPlace},
-    signal::Signal,
-};
+use netdiag_common::{flow::FlowKey, signal::Signal};
 use zerocopy::IntoBytes as _;
 
 use super::{
-    account::{Counting, accounts},
-    attach::{self, Attached, Outcome, Verdict, Wishes},
-    btf::Btf,
+    account::{Counting, Phase, Skipped, accounts},
+    attach::{Attached, Outcome},
     facts::Facts,
     hooks::Kernel,
-    memlock,
     missed::Runs,
-    object::{self, Frozen, Sizes},
+    plan::{self, Options},
     ring::{Records, Ring},
-    symbols::Symbols,
 };
 use crate::{
-    coverage::{Account, SignalStatus, Status},
-    exit,
+    coverage::{Account, SignalStatus},
+    signal::send,
 };
 
-/// Sends under way at once that find no slot: threads that share a socket.
-const CALLS: u32 = 16_384;
-const PAGE: u32 = 4096;
 /// What a reading takes out of the rings, in the order in which it is to be decoded: a socket is
 /// introduced before its events and samples are submitted.
 #[derive(Default)]
@@ -51,40 +36,6 @@ pub struct Taken {
     pub events: Records,
     /// Batches of samples.
     pub samples: Records,
-}
-
-/// How to observe.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Signals and forced sources.
-    pub wishes: Wishes,
-    /// Filters, checked in the kernel.
-    pub filters: Filters,
-    /// Types of a kernel that publishes none.
-    pub btf: Option<PathBuf>,
-    /// Bytes of the ring of samples, a power of two and a multiple of the page size.
-    pub ring_bytes: u32,
-    /// Sockets to remember.
-    pub max_flows: u32,
-    /// Shortest time between two reports of a socket's counters.
-    pub report_every_ns: u64,
-    /// Wake the reader for each rare event.
-    pub wake_on_event: bool,
-    /// Which of the programs' own diagnostics are wanted: 0 none, 1 errors to 5 everything.
-    pub log_level: u8,
-}
-
-/// What the kernel gives, without holding on to it.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// Facts of the kernel.
-    pub facts: Facts,
-    /// Whether the kernel publishes its types.
-    pub btf: bool,
-    /// How each signal is observed.
-    pub signals: Vec<SignalStatus>,
-    /// Set when nothing could be observed.
-    pub refusal: Option<exit::Error>,
 }
 
 /// Reader of the programs' own diagnostics.
@@ -108,9 +59,9 @@ impl Tracer {
     /// # Errors
     /// [`exit::Status::CannotObserve`] without privilege or BTF, or when no signal attaches.
     pub fn attach(options: &Options) -> Result<Self> {
-        let kernel = read_kernel(options.btf.as_deref())?;
-        let (ebpf, outcome) = plan(&kernel, options)?;
-        if let Some(refusal) = refusal(&outcome.statuses) {
+        let kernel = plan::read_kernel(options.btf.as_deref())?;
+        let (ebpf, outcome) = plan::plan(&kernel, options)?;
+        if let Some(refusal) = plan::refusal(&outcome.statuses) {
             return Err(refusal.into());
         }
         Self::finish(kernel, ebpf, outcome)
@@ -150,24 +101,23 @@ impl Tracer {
         &self.signals
     }
 
-    /// Tells the programs who owns the sockets that were there before them, for `--pid`.
+    /// Tells the programs who owns the sockets that were there before them, for `--pid`. Returns how
+    /// many found no room.
     ///
     /// # Errors
-    /// The map is full.
-    pub fn seed_owners(&mut self, owners: impl Iterator<Item = (FlowKey, u32)>) -> Result<()> {
+    /// The map is not there.
+    pub fn seed_owners(&mut self, owners: impl Iterator<Item = (FlowKey, u32)>) -> Result<usize> {
         /// A [`FlowKey`] as aya writes it: its bytes.
         const KEY: usize = size_of::<FlowKey>();
         let map = self.ebpf.map_mut("SEEDED_OWNERS").context("there is no map SEEDED_OWNERS")?;
         let mut map: HashMap<&mut MapData, [u8; KEY], u32> = HashMap::try_from(map)?;
+        let mut no_room = 0;
         for (key, pid) in owners {
             let mut bytes = [0; KEY];
             bytes.copy_from_slice(key.as_bytes());
-            map.insert(bytes, pid, 0).context(
-                "the sockets of --pid do not fit, retransmits of older ones may be left out; \
-                 raise --max-flows",
-            )?;
+            no_room += usize::from(map.insert(bytes, pid, 0).is_err());
         }
-        Ok(())
+        Ok(no_room)
     }
 
     /// The programs' diagnostics; `to` gets what its `flush` finds.
@@ -225,38 +175,60 @@ impl Tracer {
     /// # Errors
     /// The counters cannot be read.
     pub fn accounting(&self) -> Result<BTreeMap<String, Account>> {
-        Ok(accounts(&self.counting.read()?, &self.missed()?))
+        let reading = self.counting.read()?;
+        Ok(accounts(&reading, &skipped(&self.counted()?)?, Phase::Attached))
     }
 
-    fn missed(&self) -> Result<[u64; Signal::COUNT]> {
-        let mut missed = [0; Signal::COUNT];
-        for attached in &self.attached {
-            let Some(program) = self.ebpf.program(&attached.program) else { continue };
-            let runs = Runs::of(program.fd()?.as_fd()).context("reading a program's counts")?;
-            missed[attached.signal as usize] += runs.recursion_misses.unwrap_or(0);
+    /// The attached programs, for the kernel's counts of them.
+    fn counted(&self) -> Result<Vec<Counted>> {
+        let mut counted = Vec::new();
+        for &Attached { signal, program: ref name, .. } in &self.attached {
+            let Some(program) = self.ebpf.program(name) else { continue };
+            let fd = program.fd()?.try_clone().context("no descriptor for a program's counts")?;
+            let is_end = signal == Signal::Send && send::is_end(name);
+            counted.push(Counted { signal, is_end, fd });
         }
-        Ok(missed)
+        Ok(counted)
     }
 
     /// Takes the programs out of their hooks, so that nothing new is seen. What they counted and
-    /// submitted stays readable through what is returned.
+    /// submitted, and what the kernel counted for them, stays readable through what is returned.
     ///
     /// # Errors
-    /// The last counts of skipped runs cannot be read.
+    /// There is no descriptor left to keep those counts by.
     pub fn detach(mut self) -> Result<Detached> {
-        let missed = self.missed()?;
+        let programs = self.counted()?;
         // Beginnings go before their ends, and what uses sockets before what forgets them.
         for attached in self.attached.drain(..).rev() {
             super::hooks::unload(&mut self.ebpf, &attached.program);
         }
-        Ok(Detached { tracer: self, missed })
+        Ok(Detached { tracer: self, programs })
     }
+}
+
+/// A program that is or was attached: its counts stay readable as long as this lives.
+struct Counted {
+    signal: Signal,
+    is_end: bool,
+    fd: ProgramFd,
+}
+
+/// Runs that the kernel skipped so far, by signal.
+fn skipped(programs: &[Counted]) -> Result<[Skipped; Signal::COUNT]> {
+    let mut skipped = [Skipped::default(); Signal::COUNT];
+    for Counted { signal, is_end, fd } in programs {
+        let runs = Runs::of(fd.as_fd()).context("reading a program's counts")?;
+        let skipped = &mut skipped[*signal as usize];
+        let to = if *is_end { &mut skipped.ends } else { &mut skipped.begins };
+        *to += runs.recursion_misses.unwrap_or(0);
+    }
+    Ok(skipped)
 }
 
 /// A tracer whose programs are gone from their hooks.
 pub struct Detached {
     tracer: Tracer,
-    missed: [u64; Signal::COUNT],
+    programs: Vec<Counted>,
 }
 
 impl Detached {
@@ -273,131 +245,15 @@ impl Detached {
         self.tracer.flush()
     }
 
-    /// See [`Tracer::accounting`].
+    /// See [`Tracer::accounting`]; nothing is pending any more.
     ///
     /// # Errors
     /// The counters cannot be read.
     pub fn accounting(&self) -> Result<BTreeMap<String, Account>> {
-        Ok(accounts(&self.tracer.counting.read()?, &self.missed))
+        let reading = self.tracer.counting.read()?;
+        let phase = Phase::Detached { batched: reading.batched };
+        Ok(accounts(&reading, &skipped(&self.programs)?, phase))
     }
-}
-
-/// Attaches everything, lets go again, and says how it went.
-///
-/// # Errors
-/// [`exit::Status::CannotObserve`] without privilege or BTF.
-pub fn examine(options: &Options) -> Result<Report> {
-    let kernel = read_kernel(options.btf.as_deref())?;
-    let (_ebpf, outcome) = plan(&kernel, options)?;
-    Ok(Report {
-        btf: kernel.aya_btf.is_some(),
-        refusal: refusal(&outcome.statuses),
-        signals: outcome.statuses,
-        facts: kernel.facts,
-    })
-}
-
-/// Tries to remember sockets in socket storage, else in the hash.
-fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)> {
-    let (locations, _missing) = kernel.btf.locations();
-    for &field in IDENTITY {
-        if let Err(error) = kernel.btf.locate(field) {
-            return Err(exit::Error::cannot_observe(format!(
-                "{error}, so flows cannot be told apart; give the kernel's own types by --btf FILE"
-            ))
-            .into());
-        }
-    }
-    for place in [SlotPlace::Storage, SlotPlace::Hash] {
-        let mut ebpf = object::load(&Frozen {
-            settings: settings(kernel, options, place),
-            filters: &options.filters,
-            locations: &locations,
-            sizes: sizes(options),
-            log_level: options.log_level,
-        })?;
-        match attach::attach(kernel, &mut ebpf, &locations, place, &options.wishes) {
-            Verdict::NeedsHash => {}
-            Verdict::Done(outcome) => return Ok((ebpf, outcome)),
-        }
-    }
-    bail!("no place to remember sockets in works on this kernel; please report this")
-}
-
-/// Fields without which no flow can be named.
-const IDENTITY: &[Field] = &[
-    Field::SkDaddr,
-    Field::SkRcvSaddr,
-    Field::SkDport,
-    Field::SkNum,
-    Field::SkFamily,
-    Field::SkState,
-    Field::SkNet,
-    Field::SkV6Daddr,
-    Field::SkV6RcvSaddr,
-    Field::SkProtocol,
-    Field::NetInum,
-];
-
-fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
-    let facts = Facts::read();
-    if let Some(missing) = facts.privileges.refusal() {
-        return Err(exit::Error::cannot_observe(missing).into());
-    }
-    memlock::raise().ok();
-    let btf = Btf::load(btf_file).map_err(|error| {
-        let status =
-            if error.is_usage() { exit::Status::Usage } else { exit::Status::CannotObserve };
-        exit::Error::new(status, error.to_string())
-    })?;
-    let aya_btf = aya::Btf::from_sys_fs().ok();
-    let symbols = Symbols::load(&Kernel::functions()).unwrap_or_default();
-    Ok(Kernel { facts, btf, aya_btf, symbols })
-}
-
-fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
-    let retransmit = kernel.btf.tracepoint("tcp_retransmit_skb");
-    Settings {
-        report_every_ns: options.report_every_ns,
-        wake_above_bytes: u64::from(options.ring_bytes / 4),
-        slot_place: place as u32,
-        wake_on_event: u32::from(options.wake_on_event),
-        // Cookies and socket storage came to typed programs together (5.11).
-        has_cookie: u32::from(place == SlotPlace::Storage),
-        retransmit_has_error: u32::from(retransmit.is_some_and(|args| args.len() > 2)),
-    }
-}
-
-fn sizes(options: &Options) -> Sizes {
-    // A ring has at least one page.
-    let share = |share: u64| (options.ring_bytes / share as u32).max(PAGE);
-    Sizes {
-        samples_bytes: options.ring_bytes,
-        sockets_bytes: share(SOCKETS_SHARE),
-        events_bytes: share(EVENTS_SHARE),
-        sockets: options.max_flows.max(1),
-        calls: CALLS.max(options.max_flows / 4),
-        owners: if options.filters.pid.len == 0 { 1 } else { options.max_flows.max(1) },
-    }
-}
-
-/// Why a run would be pointless: no socket could be named, or nothing is seen of them.
-fn refusal(statuses: &[SignalStatus]) -> Option<exit::Error> {
-    let is_off = |signal: Signal| statuses[signal as usize].status == Status::Off;
-    let others_off = Signal::ALL.iter().all(|&s| s == Signal::Socket || is_off(s));
-    if !is_off(Signal::Socket) && !others_off {
-        return None;
-    }
-    let mut reasons = Vec::new();
-    for status in statuses {
-        for refusal in &status.refused {
-            reasons.push(format!("{}={}: {}", status.signal, refusal.source, refusal.reason));
-        }
-    }
-    Some(exit::Error::cannot_observe(format!(
-        "nothing can be observed on this kernel ({}); `netdiag doctor` shows what was tried",
-        reasons.join("; ")
-    )))
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>

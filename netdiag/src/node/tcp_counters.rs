@@ -66,6 +66,20 @@ pub struct Reading {
     pub problems: Vec<String>,
 }
 
+/// Namespaces that are remembered although they were not found again.
+const REMEMBERED: usize = 4096;
+
+impl Reading {
+    /// Takes over a later reading. A namespace that was not found this time keeps its numbers: it
+    /// may be found again, and is not new then.
+    pub fn follow(&mut self, later: Self) {
+        let mut before = std::mem::replace(self, later);
+        before.namespaces.retain(|inode, _| !self.namespaces.contains_key(inode));
+        let room = REMEMBERED.saturating_sub(self.namespaces.len());
+        self.namespaces.extend(before.namespaces.into_iter().take(room));
+    }
+}
+
 /// Reads the counters of all these namespaces, one after the other, on a thread that ends with it.
 #[must_use]
 pub fn read_all(namespaces: &[Namespace]) -> Reading {

@@ -127,3 +127,14 @@ proptest! {
         let _ = parse(&text, "Tcp");
     }
 }
+
+#[test]
+fn a_namespace_that_is_overlooked_once_is_not_new_the_next_time() {
+    let (one, two) = (&[("InSegs", 5)][..], &[("InSegs", 7)][..]);
+    let mut last = reading(&[(1, one), (2, two)], &[]);
+    last.follow(reading(&[(1, one)], &[]));
+    let found = reading(&[(1, one), (2, &[("InSegs", 9)])], &[]);
+    assert_eq!(increase(&last, &found)[&2]["InSegs"], 2);
+    last.follow(found.clone());
+    assert_eq!(last, found);
+}

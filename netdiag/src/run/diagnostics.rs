@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::say;
+use super::voice::say;
 use crate::kernel::tracer::{Logger, Tracer};
 
 /// Reads the programs' log, or does nothing where it was not asked for.

@@ -8,7 +8,7 @@ use crate::{
     cli::Output,
     config,
     exit::Status,
-    kernel::{facts::Preemption, tracer},
+    kernel::{facts::Preemption, plan},
     run::watch::options,
     snapshot::Doctor,
     view,
@@ -16,7 +16,7 @@ use crate::{
 
 /// Runs the command.
 pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
-    let report = tracer::examine(&options(kernel, None))?;
+    let report = plan::examine(&options(kernel, None))?;
     let facts = &report.facts;
     let preemption = match facts.preemption {
         Preemption::Unknown => None,

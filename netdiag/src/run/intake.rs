@@ -1,39 +1,82 @@
 //! From the rings into the flow table.
 
-use std::{collections::HashMap, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs,
+    path::PathBuf,
+};
+
+use netdiag_common::{flow::FlowKey, signal::Signal};
 
 use crate::{
     flow::table::{FlowTable, Seed},
     kernel::tracer::Taken,
     node::SeededSocket,
-    signal::{self, Event, socket},
-    snapshot::Stream,
+    signal::{
+        self, Event,
+        socket::{self, What},
+    },
+    snapshot::{Account, SignalStatus, Status, Stream},
 };
 
-/// Rounds of one draining: more than the rings hold, so that a flood cannot keep the loop here.
+/// Rounds of one draining, so that a flood cannot keep the loop here; what is left wakes it again.
 const ROUNDS: usize = 32;
 
 /// What events are folded into.
 pub(super) struct Intake {
     pub(super) table: FlowTable,
     pub(super) stream: Stream,
+    /// Samples that no program saw, by signal.
+    unseen: [u64; Signal::COUNT],
     taken: Taken,
     proc: PathBuf,
     /// Names of processes that were looked up since the last interval.
     names: HashMap<u32, Option<String>>,
+    /// Sockets that closed before the seeds came; none any more once they did.
+    closed: Option<Closed>,
+}
+
+/// Sockets that closed while the kernel's socket dump was on its way, and may be in it.
+#[derive(Default)]
+struct Closed {
+    cookies: HashSet<u64>,
+    keys: HashSet<FlowKey>,
+}
+
+impl Closed {
+    /// Closed sockets that are remembered. Those beyond come back as idle flows.
+    const MOST: usize = 1 << 20;
+
+    fn note(&mut self, event: &Event) {
+        if let Event::Socket(socket::Event { what: What::Close, socket, .. }) = event
+            && self.keys.len() + self.cookies.len() < Self::MOST
+        {
+            // Where the kernel gave no cookie, the key is all there is.
+            if socket.cookie == 0 {
+                self.keys.insert(socket.key);
+            } else {
+                self.cookies.insert(socket.cookie);
+            }
+        }
+    }
+
+    fn contains(&self, seed: &SeededSocket) -> bool {
+        self.cookies.contains(&seed.cookie) || self.keys.contains(&seed.key)
+    }
 }
 
 impl Intake {
     pub(super) fn new(table: FlowTable, proc: PathBuf) -> Self {
         let (stream, taken, names) = (Stream::default(), Taken::default(), HashMap::new());
-        Self { table, stream, taken, proc, names }
+        let closed = Some(Closed::default());
+        Self { table, stream, unseen: [0; Signal::COUNT], taken, proc, names, closed }
     }
 
     /// Takes in what the rings hold; `take` copies a part of it out and says whether it was all.
     pub(super) fn drain(&mut self, now_ns: u64, mut take: impl FnMut(&mut Taken) -> bool) {
         for _ in 0..ROUNDS {
             let all = take(&mut self.taken);
-            let Self { table, stream, taken, proc, names } = self;
+            let Self { table, stream, unseen, taken, proc, names, closed } = self;
             let records = taken.sockets.drain().chain(taken.events.drain());
             for record in records.chain(taken.samples.drain()) {
                 let samples = signal::samples(&record);
@@ -49,6 +92,12 @@ impl Intake {
                             names.entry(pid).or_insert_with(look_up).clone()
                         });
                     }
+                    if let Some(closed) = closed {
+                        closed.note(&event);
+                    }
+                    if let Some((signal, samples)) = event.unseen() {
+                        unseen[signal as usize] += samples;
+                    }
                     table.apply(&event, now_ns);
                 });
                 match decoded {
@@ -62,18 +111,36 @@ impl Intake {
         }
     }
 
+    /// Adds to the programs' own accounts what the records tell: what no program saw was missed,
+    /// whatever the kernel says of skipped runs.
+    pub(super) fn amend(
+        &self,
+        mut accounts: BTreeMap<String, Account>,
+        statuses: &[SignalStatus],
+    ) -> BTreeMap<String, Account> {
+        for (status, &unseen) in statuses.iter().zip(&self.unseen) {
+            if status.status != Status::Off
+                && let Some(account) = accounts.get_mut(&status.signal)
+            {
+                account.missed = account.missed.max(unseen);
+            }
+        }
+        accounts
+    }
+
     /// Forgets looked-up names: process ids are used again.
     pub(super) fn forget_names(&mut self) {
         self.names.clear();
     }
 
-    /// Fills in what the kernel's socket dump knows of sockets older than the programs.
+    /// Fills in what the kernel's socket dump knows of sockets older than the programs; once.
     pub(super) fn seed<'a>(
         &mut self,
         sockets: impl Iterator<Item = &'a SeededSocket>,
         now_ns: u64,
     ) {
-        for socket in sockets {
+        let closed = self.closed.take().unwrap_or_default();
+        for socket in sockets.filter(|socket| !closed.contains(socket)) {
             let seed = Seed {
                 key: socket.key,
                 cookie: socket.cookie,

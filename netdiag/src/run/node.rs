@@ -1,12 +1,10 @@
-//! The node's own words, asked on a thread of its own so that the rings are never kept waiting.
+//! The node's own words: its TCP counters and what we cost it, as increases.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
-
-use anyhow::{Context as _, Result};
 
 use crate::{
     node::{
@@ -16,7 +14,8 @@ use crate::{
     snapshot::Node,
 };
 
-/// Readings of the TCP counters and of our own cost, one interval apart.
+/// Readings of the TCP counters and of our own cost, one interval apart. Reading takes the longer
+/// the more namespaces there are, so it is no work for the thread that reads the rings.
 pub(super) struct Readings {
     host_root: PathBuf,
     tcp: tcp_counters::Reading,
@@ -35,19 +34,13 @@ impl Readings {
     }
 
     /// What happened since the last time.
-    pub(super) async fn advance(&mut self) -> Result<Node> {
-        let host_root = self.host_root.clone();
-        let read = move || {
-            let found = netns::find(&host_root, Depth::Processes);
-            tcp_counters::read_all(&found.namespaces)
-        };
-        let tcp = tokio::task::spawn_blocking(read)
-            .await
-            .context("the thread that reads the node's counters ended")?;
+    pub(super) fn advance(&mut self) -> Node {
+        let found = netns::find(&self.host_root, Depth::Processes);
+        let tcp = tcp_counters::read_all(&found.namespaces);
         let node = Node { tcp: documented(&self.tcp, &tcp), ..cost(self.cpu) };
         self.cpu = own::cpu_time();
-        self.tcp = tcp;
-        Ok(node)
+        self.tcp.follow(tcp);
+        node
     }
 
     /// What happened since the first time.

@@ -1,14 +1,19 @@
 //! Where snapshots go: the screen or a stream, and for `record` the files as well.
+//!
+//! All of it may stand still for as long as it likes: nothing here runs on the thread that reads
+//! the rings.
 
-use std::io;
-
-use anyhow::{Context as _, Result};
-use tokio::{
-    sync::mpsc::{Sender, channel},
-    task::JoinHandle,
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use super::say;
+use anyhow::{Context as _, Result};
+
+use super::voice::say;
 use crate::{
     cli::Output,
     config, exit,
@@ -17,19 +22,30 @@ use crate::{
     view::{self, dump::Recorder, table::COLUMNS},
 };
 
-/// Intervals that may wait for a slow disk before the loop waits, too.
-const QUEUE: usize = 8;
+/// Bytes handed to standard output at a time: so it is seen whether a long line moves.
+const PIECE: usize = 64 << 10;
+
+/// How far the work at the outputs has come, for those who wait for it: a number that rises.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    /// Something was done.
+    pub(super) fn step(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Steps so far.
+    pub(super) fn steps(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// Everything that leaves the process.
 pub(super) struct Outputs {
     form: Output,
-    files: Option<Files>,
-}
-
-/// The writer of the files, on a thread of its own: it waits for the disk.
-struct Files {
-    queue: Sender<(Snapshot, Interval)>,
-    writer: JoinHandle<Result<()>>,
+    recorder: Option<Recorder>,
+    progress: Progress,
 }
 
 impl Outputs {
@@ -39,58 +55,99 @@ impl Outputs {
         dump: Option<&config::Dump>,
         node: &str,
     ) -> Result<Self, exit::Error> {
-        let Some(dump) = dump else { return Ok(Self { form, files: None }) };
-        let (mut recorder, said) = Recorder::open(dump, node)?;
-        for line in said {
-            say(&line);
-        }
-        let (queue, mut intervals) = channel::<(Snapshot, Interval)>(QUEUE);
-        let writer = tokio::task::spawn_blocking(move || {
-            while let Some((snapshot, interval)) = intervals.blocking_recv() {
-                if let Some(line) = recorder.write(&snapshot, &interval)? {
-                    say(&line);
-                }
+        let recorder = match dump {
+            None => None,
+            Some(dump) => {
+                let (recorder, said) = Recorder::open(dump, node)?;
+                said.iter().for_each(|line| say(line));
+                Some(recorder)
             }
-            recorder.close().context("the files could not be closed")
-        });
-        Ok(Self { form, files: Some(Files { queue, writer }) })
+        };
+        Ok(Self { form, recorder, progress: Progress::default() })
     }
 
-    /// Puts out one interval.
-    pub(super) async fn interval(&mut self, snapshot: Snapshot, interval: Interval) -> Result<()> {
-        // `record` fills files; on a terminal nobody wants a table beside them.
-        if self.files.is_none() || self.form == Output::Json {
-            show(self.form, &snapshot)?;
+    /// How far it has come.
+    pub(super) const fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Puts out one interval: into the files first, which are what a recording is for.
+    pub(super) fn interval(&mut self, snapshot: &Snapshot, interval: &Interval) -> Result<()> {
+        let files = self.recorder.is_some();
+        if let Some(recorder) = &mut self.recorder {
+            if let Some(line) = recorder.write(snapshot, interval)? {
+                say(&line);
+            }
+            self.progress.step();
         }
-        if let Some(files) = &mut self.files
-            && files.queue.send((snapshot, interval)).await.is_err()
-        {
-            return self.close().await; // the writer ended, and says why
+        // On a terminal nobody wants a table beside the files.
+        if !files || self.form == Output::Json {
+            self.show(snapshot)?;
         }
         Ok(())
     }
 
-    /// Puts out the whole run and waits for the disk.
-    pub(super) async fn total(mut self, snapshot: &Snapshot) -> Result<()> {
-        let closed = self.close().await;
-        show(self.form, snapshot)?;
+    /// Puts out the whole run, and ends the files.
+    pub(super) fn total(mut self, snapshot: &Snapshot) -> Result<()> {
+        let closed = self.recorder.take().map_or(Ok(()), Recorder::close);
+        self.show(snapshot)?;
         if self.form == Output::Text {
-            view::table::accounting(snapshot, COLUMNS, &mut io::stdout().lock())?;
+            let out = &mut self.stdout();
+            view::table::accounting(snapshot, COLUMNS, out).context(STDOUT)?;
         }
-        closed
+        closed.context("the files could not be closed")
     }
 
-    async fn close(&mut self) -> Result<()> {
-        let Some(files) = self.files.take() else { return Ok(()) };
-        drop(files.queue);
-        files.writer.await.context("the thread that writes the files ended")?
+    /// Whether the form is text.
+    pub(super) fn is_for_people(&self) -> bool {
+        self.form == Output::Text
+    }
+
+    fn show(&self, snapshot: &Snapshot) -> Result<()> {
+        let out = &mut self.stdout();
+        match self.form {
+            Output::Text => view::table::table(snapshot, COLUMNS, out),
+            Output::Json => view::json::line(snapshot, out),
+        }
+        .context(STDOUT)
+    }
+
+    fn stdout(&self) -> Pieces<'_, io::StdoutLock<'static>> {
+        Pieces { to: io::stdout().lock(), progress: &self.progress }
     }
 }
 
-fn show(form: Output, snapshot: &Snapshot) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match form {
-        Output::Text => view::table::table(snapshot, COLUMNS, &mut out),
-        Output::Json => view::json::line(snapshot, &mut out),
+/// What is said of standard output when it cannot be written to.
+const STDOUT: &str = "nothing can be written to standard output any more, so the run ends";
+
+/// A writer that takes a piece at a time and tells of each.
+struct Pieces<'a, W> {
+    to: W,
+    progress: &'a Progress,
+}
+
+impl<W: Write> Write for Pieces<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(&bytes[..bytes.len().min(PIECE)])?;
+        self.progress.step();
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_line_is_written_whole_and_told_by_the_piece() {
+        let (line, progress) = (vec![b'x'; 3 * PIECE + 1], Progress::default());
+        let mut written = Vec::new();
+        Pieces { to: &mut written, progress: &progress }.write_all(&line).expect("memory");
+        assert_eq!(written, line);
+        assert_eq!(progress.steps(), 4);
     }
 }

@@ -1,14 +1,21 @@
-//! From the flow table to the outputs, once per interval and once for the whole run.
+//! From what the loop cut off to the outputs, once per interval and once for the whole run.
+//!
+//! Reading the node's counters, building and writing take their time, and an output may stand
+//! still: all of that is done on a thread beside the loop, one interval at a time.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::{intake::Intake, node::Readings, output::Outputs};
+use super::{
+    node::Readings,
+    output::{Outputs, Progress},
+};
 use crate::{
     flow::Interval,
     snapshot::{
-        Account, Node, SignalStatus, Snapshot,
+        Account, Node, SignalStatus, Snapshot, Stream,
         build::{Frame, Listing, Scope},
     },
 };
@@ -21,76 +28,131 @@ pub(super) struct About {
     pub(super) filtered: bool,
 }
 
-/// Puts out what was taken in.
-pub(super) struct Reporter {
-    pub(super) intake: Intake,
-    pub(super) outputs: Outputs,
-    pub(super) readings: Readings,
-    about: About,
-    listing: Listing,
-    began: SystemTime,
-    interval_began: SystemTime,
+/// What was taken in within a time: all that is to be put out of it.
+pub(super) struct Cut {
+    pub(super) start: SystemTime,
+    pub(super) end: SystemTime,
+    pub(super) flows: Interval,
+    /// Since the start of the run, like `stream`.
+    pub(super) accounting: BTreeMap<String, Account>,
+    pub(super) stream: Stream,
 }
 
-type Accounting = BTreeMap<String, Account>;
+/// Puts out what it is given. Blocks.
+pub(super) struct Reporter {
+    pub(super) about: About,
+    pub(super) listing: Listing,
+    pub(super) outputs: Outputs,
+    pub(super) readings: Readings,
+}
 
 impl Reporter {
-    pub(super) fn new(
-        about: About,
-        listing: Listing,
-        intake: Intake,
-        outputs: Outputs,
-        readings: Readings,
-    ) -> Self {
-        let now = SystemTime::now();
-        Self { intake, outputs, readings, about, listing, began: now, interval_began: now }
+    fn interval(&mut self, cut: Cut) -> Result<()> {
+        let node = self.readings.advance();
+        self.outputs.progress().step();
+        let (snapshot, flows) = self.build(Scope::Interval, self.listing, node, cut);
+        self.outputs.interval(&snapshot, &flows)
     }
 
-    /// Puts out an interval that ends now.
-    pub(super) async fn interval(
-        &mut self,
-        mut interval: Interval,
-        accounting: Accounting,
-    ) -> Result<()> {
-        let end = SystemTime::now();
-        let start = std::mem::replace(&mut self.interval_began, end);
-        self.intake.forget_names();
-        let node = self.readings.advance().await?;
-        self.listing.arrange(&mut interval);
-        let frame = self.frame(Scope::Interval, (start, end), node, accounting);
-        let snapshot = frame.build(&interval);
-        self.outputs.interval(snapshot, interval).await
+    /// Returns whether nothing was lost or missed in the run.
+    fn total(self, cut: Cut) -> Result<bool> {
+        // People asked for so many rows; a script gets every flow of the run.
+        let top = self.listing.top.filter(|_| self.outputs.is_for_people());
+        let listing = Listing { top, all: true, ..self.listing };
+        let (snapshot, _) = self.build(Scope::Total, listing, self.readings.total(), cut);
+        self.outputs.total(&snapshot)?;
+        Ok(snapshot.complete)
     }
 
-    /// Puts out the sum of all intervals, which it returns.
-    pub(super) async fn total(self, accounting: Accounting) -> Result<Snapshot> {
-        let mut total = self.intake.table.total();
-        Listing { top: None, all: true, ..self.listing }.arrange(&mut total);
-        let times = (self.began, self.interval_began);
-        let frame = self.frame(Scope::Total, times, self.readings.total(), accounting);
-        let snapshot = frame.build(&total);
-        self.outputs.total(&snapshot).await?;
-        Ok(snapshot)
-    }
-
-    fn frame(
+    fn build(
         &self,
         scope: Scope,
-        (start, end): (SystemTime, SystemTime),
+        listing: Listing,
         node: Node,
-        accounting: Accounting,
-    ) -> Frame<'_> {
-        Frame {
+        mut cut: Cut,
+    ) -> (Snapshot, Interval) {
+        listing.arrange(&mut cut.flows);
+        let frame = Frame {
             scope,
-            start,
-            end,
+            start: cut.start,
+            end: cut.end,
             host: &self.about.node,
             kernel: &self.about.kernel,
             signals: &self.about.signals,
             filtered: self.about.filtered,
             node,
-            accounting,
-            stream: self.intake.stream,
+            accounting: cut.accounting,
+            stream: cut.stream,
+        };
+        let snapshot = frame.build(&cut.flows);
+        self.outputs.progress().step();
+        (snapshot, cut.flows)
+    }
+}
+
+/// The reporter: with us while it is idle, else on its thread. It takes one interval at a time and
+/// has no queue, so what waits for it is only what grows in the flow table, which is bounded.
+pub(super) struct Worker {
+    idle: Option<Reporter>,
+    busy: JoinHandle<Result<Reporter>>,
+    progress: Progress,
+}
+
+impl Worker {
+    /// Begins with making the reporter, which reads the node's counters for the first time.
+    pub(super) fn start(
+        progress: Progress,
+        reporter: impl FnOnce() -> Reporter + Send + 'static,
+    ) -> Self {
+        Self { idle: None, busy: spawn_blocking(|| Ok(reporter())), progress }
+    }
+
+    /// How far it has come.
+    pub(super) const fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Whether it can be given something, as far as [`Self::idle`] has found out.
+    pub(super) const fn is_idle(&self) -> bool {
+        self.idle.is_some()
+    }
+
+    /// Waits until it can be given something. Nothing is lost when this is dropped before.
+    ///
+    /// # Errors
+    /// What went wrong with the last it was given. It is not to be asked again then.
+    pub(super) async fn idle(&mut self) -> Result<()> {
+        if self.idle.is_none() {
+            self.idle = Some(ended((&mut self.busy).await)?);
+        }
+        Ok(())
+    }
+
+    /// Puts out an interval. Does nothing unless it is idle.
+    pub(super) fn interval(&mut self, cut: Cut) {
+        if let Some(mut reporter) = self.idle.take() {
+            self.busy = spawn_blocking(move || {
+                reporter.interval(cut)?;
+                Ok(reporter)
+            });
         }
     }
+
+    /// Puts out the last interval and then the sum of all; returns whether nothing was lost or
+    /// missed.
+    ///
+    /// # Errors
+    /// What went wrong, with an earlier interval, too.
+    pub(super) async fn end(mut self, last: Cut, total: impl FnOnce() -> Cut) -> Result<bool> {
+        self.idle().await?;
+        self.interval(last);
+        self.idle().await?;
+        let reporter = self.idle.take().context("the reporter is gone")?;
+        let total = total();
+        ended(spawn_blocking(move || reporter.total(total)).await)
+    }
+}
+
+fn ended<T>(result: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    result.context("the thread that writes the output ended")?
 }

@@ -16,6 +16,9 @@ use super::{
 };
 
 const FIRST_KIND: CountId = count_id(Signal::Retransmit, 0);
+/// Count of the segments of which only the kernel's own counter tells
+/// ([`TcpCounters::retrans_unseen`]): their kind is not known.
+const OTHER: CountId = count_id(Signal::Retransmit, Kind::Other as u16);
 const FAILED: CountId = count_id(Signal::Retransmit, Kind::COUNT);
 const BYTES: CountId = count_id(Signal::Retransmit, Kind::COUNT + 1);
 
@@ -30,7 +33,7 @@ pub const DEFINITION: Definition = Definition {
         Count::new("retransmits.tlp", "tail-loss probes that sent a segment again"),
         Count::new("retransmits.syn", "SYN segments sent again"),
         Count::new("retransmits.synack", "SYN-ACK segments sent again"),
-        Count::new("retransmits.other", "segments sent again for another reason"),
+        Count::new("retransmits.other", "segments sent again for another reason, or that no program saw"),
         Count::new("retransmits_failed", "segments whose retransmission failed on this node"),
         Count::new("retransmit_bytes", "payload bytes sent again"),
     ],
@@ -56,19 +59,24 @@ const FAILED_ATTEMPTS: Extra = Extra {
             ],
             &[],
         ),
+        (&[ATTEMPT_BEGINS, ATTEMPT_ENDS, PROBE_BEGINS, PROBE_ENDS], &[]),
         (
-            &[
-                Attachment {
-                    program: "retransmit_fentry",
-                    hook: Hook::Fentry("tcp_retransmit_skb"),
-                },
-                Attachment { program: "retransmit_fexit", hook: Hook::Fexit("tcp_retransmit_skb") },
-            ],
-            &["tail-loss probes that fail on this node"],
+            &[ATTEMPT_BEGINS, ATTEMPT_ENDS],
+            &["tail-loss probes that fail on this node (they count as other)"],
         ),
     ],
+    counts: &["retransmits_failed"],
     lost: "retransmissions that fail on this node",
 };
+
+const ATTEMPT_BEGINS: Attachment =
+    Attachment { program: "retransmit_fentry", hook: Hook::Fentry("tcp_retransmit_skb") };
+const ATTEMPT_ENDS: Attachment =
+    Attachment { program: "retransmit_fexit", hook: Hook::Fexit("tcp_retransmit_skb") };
+const PROBE_BEGINS: Attachment =
+    Attachment { program: "retransmit_probe_fentry", hook: Hook::Fentry("tcp_send_loss_probe") };
+const PROBE_ENDS: Attachment =
+    Attachment { program: "retransmit_probe_fexit", hook: Hook::Fexit("tcp_send_loss_probe") };
 
 const TP_BTF: Source = Source {
     name: "tp_btf",
@@ -81,6 +89,7 @@ const TP_BTF: Source = Source {
     typed: true,
     skips_when_preempted: true,
     blind: &[],
+    when_preempted: None,
 };
 
 const RAW_TP: Source = Source {
@@ -94,6 +103,7 @@ const RAW_TP: Source = Source {
     typed: false,
     skips_when_preempted: true,
     blind: &[],
+    when_preempted: None,
 };
 
 /// Why TCP sent a segment again.
@@ -167,7 +177,9 @@ pub struct Event {
     pub seq: u32,
     /// Payload bytes.
     pub bytes: u32,
-    /// The errno with which it failed on this node.
+    /// It failed on this node.
+    pub failed: bool,
+    /// The errno with which it failed, where known.
     pub error: Option<i32>,
     /// Process id of the owner where known.
     pub pid: Option<u32>,
@@ -180,15 +192,35 @@ impl Event {
         Subject::Socket(&self.socket)
     }
 
+    pub(super) fn unseen(&self) -> Option<(Signal, u64)> {
+        self.tcp.as_ref().map(unseen)
+    }
+
     pub(super) fn fold(&self, row: &mut impl Fold) {
         row.seen(self.pid, self.tcp.as_ref());
+        if let Some(tcp) = &self.tcp {
+            fold_unseen(tcp, row);
+        }
         let segments = u64::from(self.segments);
-        if self.error.is_some() {
+        if self.failed {
             row.count(FAILED, segments);
         } else {
             row.count(CountId(FIRST_KIND.0 + self.kind as u16), segments);
             row.count(BYTES, u64::from(self.bytes));
         }
+    }
+}
+
+/// A run at least was missed where a socket's counters are the first to tell of segments.
+pub(super) fn unseen(tcp: &TcpCounters) -> (Signal, u64) {
+    (Signal::Retransmit, u64::from(tcp.retrans_unseen != 0))
+}
+
+/// Adds the segments of which a socket's counters are the first to tell; nothing where there are
+/// none, since a count that is there is known.
+pub(super) fn fold_unseen(tcp: &TcpCounters, row: &mut impl Fold) {
+    if tcp.retrans_unseen != 0 {
+        row.count(OTHER, u64::from(tcp.retrans_unseen));
     }
 }
 
@@ -201,6 +233,9 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
     if record.header.samples != 1 {
         return Err(Malformed::Value("number of samples"));
     }
+    if record.origin > origin::FAILED_PROBE {
+        return Err(Malformed::Value("origin of a retransmission"));
+    }
     if record.segments == 0 || record.segments > u32::from(u16::MAX) {
         return Err(Malformed::Value("number of segments"));
     }
@@ -211,6 +246,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         segments: record.segments,
         seq: record.seq,
         bytes: record.bytes,
+        failed: record.error != 0 || record.origin == origin::FAILED_PROBE,
         error: (record.error != 0).then_some(record.error.saturating_neg()),
         pid: (record.pid != 0).then_some(record.pid),
         tcp: (record.has_tcp != 0).then_some(record.tcp),

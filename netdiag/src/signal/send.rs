@@ -54,11 +54,13 @@ const FEXIT: Source = Source {
             &[],
         )],
         lost: "sendfile and splice (tcp_sendpage)",
+        counts: &[],
     }],
     fields: &[],
     typed: true,
     skips_when_preempted: true,
     blind: &[],
+    when_preempted: None,
 };
 
 /// The pair of tracepoints of 6.16 and later.
@@ -72,11 +74,42 @@ const TRACEPOINTS: Source = Source {
     fields: &[Field::SkProtocol],
     typed: true,
     skips_when_preempted: true,
-    blind: &[
-        "time before the first copy (waiting for the socket lock)",
-        "calls that fail before the first copy or carry no byte (counted as unmatched)",
-    ],
+    blind: TRACEPOINTS_BLIND,
+    when_preempted: Some(&TRACEPOINTS_PREEMPTED),
 };
+
+const TRACEPOINTS_BLIND: &[&str] = &[
+    "time before the first copy (waiting for the socket lock)",
+    "calls that fail before the first copy or carry no byte (counted as unmatched)",
+];
+
+/// The same with the classic tracepoint at the end, which is not skipped. A typed end that is
+/// skipped leaves its beginning behind, and as the hook at the beginning fires at each turn of the
+/// loop, the next call could not be told from the next turn: it would seem to begin with the last.
+const TRACEPOINTS_PREEMPTED: Source = Source {
+    name: "tracepoints",
+    attachments: &[
+        Attachment { program: "send_begin_tp_btf", hook: Hook::TpBtf("tcp_sendmsg_locked") },
+        Attachment {
+            program: "send_locked_end_tracepoint",
+            hook: Hook::Tracepoint("sock", "sock_send_length"),
+        },
+    ],
+    extras: &[],
+    fields: CLASSIC_END,
+    typed: false,
+    skips_when_preempted: true,
+    blind: &[
+        TRACEPOINTS_BLIND[0],
+        TRACEPOINTS_BLIND[1],
+        "time before a later copy where the kernel skipped the first run (counted as missed)",
+    ],
+    when_preempted: None,
+};
+
+/// What the classic tracepoint `sock_send_length` must have.
+const CLASSIC_END: &[Field] =
+    &[Field::TpSendSk, Field::TpSendFamily, Field::TpSendProtocol, Field::TpSendRet];
 
 /// kprobe at entry, classic tracepoint at the return of the socket layer: loses nothing on
 /// preemptible kernels.
@@ -86,12 +119,27 @@ const KPROBE: Source = Source {
         Attachment { program: "send_kprobe", hook: Hook::Kprobe("tcp_sendmsg") },
         Attachment { program: "send_end_tracepoint", hook: Hook::Tracepoint("sock", "sock_send_length") },
     ],
-    extras: &[],
-    fields: &[Field::TpSendSk, Field::TpSendFamily, Field::TpSendProtocol, Field::TpSendRet],
+    extras: &[Extra {
+        when: When::FunctionExists("tcp_sendpage"),
+        alternatives: &[],
+        lost: "sendfile and splice (tcp_sendpage)",
+        counts: &[],
+    }],
+    fields: CLASSIC_END,
     typed: false,
     skips_when_preempted: false,
     blind: &[],
+    when_preempted: None,
 };
+
+/// Whether what this program skips leaves a beginning behind, told by its name. Not so at the ends
+/// of the source `tracepoints`: the next call is taken for a further turn there, and two calls make
+/// one sample, so that a skipped end is a missed sample like a skipped beginning.
+#[must_use]
+pub fn is_end(program: &str) -> bool {
+    let name = program.strip_suffix("_hash").unwrap_or(program);
+    name == "send_end_tracepoint" || name.ends_with("_fexit")
+}
 
 /// One send call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +155,11 @@ pub struct Event {
 impl Event {
     pub(super) fn subject(&self) -> Subject<'_> {
         Subject::Flow(self.flow)
+    }
+
+    #[expect(clippy::unused_self, reason = "every signal's event answers it")]
+    pub(super) const fn unseen(&self) -> Option<(Signal, u64)> {
+        None
     }
 
     pub(super) fn fold(&self, row: &mut impl Fold) {

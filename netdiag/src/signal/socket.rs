@@ -9,7 +9,10 @@ use netdiag_common::{
 };
 use zerocopy::FromBytes;
 
-use super::{Attachment, Count, CountId, Definition, Fold, Hook, Malformed, Source, Subject, count_id};
+use super::{
+    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Source, Subject, When,
+    count_id, retransmit,
+};
 
 /// Count of [`TcpCounters::bytes_sent`].
 pub const BYTES_SENT: CountId = count_id(Signal::Socket, 0);
@@ -37,11 +40,12 @@ const TP_BTF: Source = Source {
         Attachment { program: "socket_state_tp_btf", hook: Hook::TpBtf("inet_sock_set_state") },
         Attachment { program: "socket_destroy_tp_btf", hook: Hook::TpBtf("tcp_destroy_sock") },
     ],
-    extras: &[],
+    extras: &[ACCEPT],
     fields: &[],
     typed: true,
     skips_when_preempted: true,
     blind: &[],
+    when_preempted: None,
 };
 
 const RAW_TP: Source = Source {
@@ -50,11 +54,42 @@ const RAW_TP: Source = Source {
         Attachment { program: "socket_state_raw_tp", hook: Hook::RawTp("inet_sock_set_state") },
         Attachment { program: "socket_destroy_raw_tp", hook: Hook::RawTp("tcp_destroy_sock") },
     ],
-    extras: &[],
+    extras: &[ACCEPT],
     fields: &[],
     typed: false,
     skips_when_preempted: true,
     blind: &[],
+    when_preempted: None,
+};
+
+/// Who accepted a socket: the task that accept(2) returns to, else the first that receives on it.
+const ACCEPT: Extra = Extra {
+    when: When::FunctionExists("inet_csk_accept"),
+    alternatives: &[
+        (
+            &[Attachment {
+                program: "socket_accept_fexit",
+                hook: Hook::FexitWith("inet_csk_accept", 2),
+            }],
+            &[],
+        ),
+        (
+            &[Attachment {
+                program: "socket_accept_fexit_4",
+                hook: Hook::FexitWith("inet_csk_accept", 4),
+            }],
+            &[],
+        ),
+        (
+            &[Attachment {
+                program: "socket_recv_tp_btf",
+                hook: Hook::TpBtf("sock_recv_length"),
+            }],
+            &["owner of an accepted socket before it first receives or sends"],
+        ),
+    ],
+    lost: "owner of an accepted socket before it first sends",
+    counts: &[],
 };
 
 /// Why an event was sent.
@@ -66,6 +101,8 @@ pub enum What {
     Connect,
     /// Handshake done on a child of a listener: new, and this end is the server.
     Accept,
+    /// accept returned it; its handshake may have been done long before.
+    Taken,
     /// Another process uses the socket than before.
     Owner,
     /// The counters moved on.
@@ -98,8 +135,15 @@ impl Event {
         Subject::Socket(&self.socket)
     }
 
+    pub(super) fn unseen(&self) -> Option<(Signal, u64)> {
+        self.tcp.as_ref().map(retransmit::unseen)
+    }
+
     pub(super) fn fold(&self, row: &mut impl Fold) {
         row.socket(self);
+        if let Some(tcp) = &self.tcp {
+            retransmit::fold_unseen(tcp, row);
+        }
     }
 }
 
@@ -116,6 +160,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         what::SEEN => What::Seen,
         what::CONNECT => What::Connect,
         what::ACCEPT => What::Accept,
+        what::TAKEN => What::Taken,
         what::OWNER => What::Owner,
         what::COUNTERS => What::Counters,
         what::CLOSE => What::Close,

@@ -3,11 +3,14 @@
 //! Two steps, so that screen, dump and stream show the same rows: [`Listing::arrange`] works on the
 //! [`Interval`], [`Frame::build`] turns it into the JSON form. Pure: names and times are handed in.
 
+mod sort;
+
 use std::{cmp::Reverse, collections::BTreeMap, time::SystemTime};
 
 use jiff::Timestamp;
 use netdiag_common::{flow::FlowKey, signal::Signal};
 
+pub use self::sort::Sort;
 use super::{
     Account, CountValue, Distribution, Endpoint, Flow, Node, Owner, SignalStatus, Snapshot, Status,
     Stream,
@@ -18,89 +21,8 @@ use crate::{
         latency::Latency,
         tuples::{TCP, UDP, address},
     },
-    signal::{CountId, MetricId, counts, metrics},
+    signal::{counts, metrics},
 };
-
-/// What flows are sorted by, largest first. Learnt from the definitions, so a signal's metrics and
-/// counts sort as soon as they are defined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sort {
-    /// Samples of a metric.
-    Samples(&'static str),
-    /// Median of a metric.
-    P50(&'static str),
-    /// 99th percentile of a metric.
-    P99(&'static str),
-    /// Largest value of a metric.
-    Max(&'static str),
-    /// A count, or the sum of a group when the name ends in a dot.
-    Count(&'static str),
-    /// Smoothed round-trip time.
-    Srtt,
-}
-
-impl Default for Sort {
-    fn default() -> Self {
-        Self::Count("sends")
-    }
-}
-
-impl Sort {
-    /// Every order by its name: `send`, `send.p99`, `sends`, `retransmits`, `retransmits.rto`, …
-    #[must_use]
-    pub fn all() -> Vec<(String, Self)> {
-        let mut all = Vec::new();
-        for (_, _, metric) in metrics() {
-            let name = metric.name;
-            all.push((name.to_owned(), Self::Samples(name)));
-            all.push((format!("{name}.p50"), Self::P50(name)));
-            all.push((format!("{name}.p99"), Self::P99(name)));
-            all.push((format!("{name}.max"), Self::Max(name)));
-        }
-        for (_, _, count) in counts() {
-            if let Some(dot) = count.name.find('.') {
-                let group = Self::Count(&count.name[..=dot]);
-                if !all.iter().any(|(_, known)| *known == group) {
-                    all.push((count.name[..dot].to_owned(), group));
-                }
-            }
-            all.push((count.name.to_owned(), Self::Count(count.name)));
-        }
-        all.push(("srtt".to_owned(), Self::Srtt));
-        all
-    }
-
-    fn value(self) -> Value {
-        match self {
-            Self::Samples(metric) => latency_of(metric, |latency| Some(latency.count())),
-            Self::P50(metric) => latency_of(metric, |latency| latency.quantile(0.5)),
-            Self::P99(metric) => latency_of(metric, |latency| latency.quantile(0.99)),
-            Self::Max(metric) => latency_of(metric, Latency::max),
-            Self::Count(name) => sum_of(name),
-            Self::Srtt => Box::new(|flow| flow.srtt_ns),
-        }
-    }
-}
-
-/// Gives a flow's value; none sorts after 0.
-type Value = Box<dyn Fn(&Frozen) -> Option<u64>>;
-
-/// The count of a name, or the sum of a group when the name ends in a dot.
-fn sum_of(name: &'static str) -> Value {
-    let ids: Vec<CountId> = counts()
-        .filter(|(_, _, count)| {
-            count.name == name || name.ends_with('.') && count.name.starts_with(name)
-        })
-        .map(|(id, ..)| id)
-        .collect();
-    Box::new(move |flow| ids.iter().filter_map(|&id| flow.count(id)).reduce(u64::saturating_add))
-}
-
-fn latency_of(name: &'static str, value: impl Fn(&Latency) -> Option<u64> + 'static) -> Value {
-    let id: Option<MetricId> =
-        metrics().find(|(_, _, metric)| metric.name == name).map(|(id, ..)| id);
-    Box::new(move |flow| flow.latency(id?).and_then(&value))
-}
 
 /// Which flows are listed and in which order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -292,8 +214,11 @@ fn distributions(flow: &Frozen) -> BTreeMap<String, Distribution> {
 fn values(flow: &Frozen, signals: &[SignalStatus]) -> BTreeMap<String, CountValue> {
     let mut values = BTreeMap::new();
     for (id, signal, count) in counts() {
-        let zero = (count.absent_is_zero && is_on(signal, signals)).then_some(0);
-        let value = flow.count(id).or(zero);
+        let value = match (count.absent_is_zero, is_seen(signal, count.name, signals)) {
+            (true, true) => Some(flow.count(id).unwrap_or(0)),
+            (true, false) => None,
+            (false, _) => flow.count(id),
+        };
         let Some((group, key)) = count.name.split_once('.') else {
             values.insert(count.name.to_owned(), CountValue::Number(value));
             continue;
@@ -307,8 +232,12 @@ fn values(flow: &Frozen, signals: &[SignalStatus]) -> BTreeMap<String, CountValu
     values
 }
 
-fn is_on(signal: Signal, signals: &[SignalStatus]) -> bool {
-    signals.iter().any(|status| status.signal == signal.name() && status.status != Status::Off)
+fn is_seen(signal: Signal, count: &str, signals: &[SignalStatus]) -> bool {
+    signals.iter().any(|status| {
+        status.signal == signal.name()
+            && status.status != Status::Off
+            && !status.unseen_counts.contains(&count)
+    })
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ impl FlowTable {
         }
         let slot = self.tuples.find(&socket.key)?;
         let row = &self.rows[slot as usize];
-        if row.flow == 0 && row.is_stale(opened_ns) {
+        if row.flow == 0 && row.is_stale(opened_ns, socket.cookie) {
             self.close_stale(slot);
             return None;
         }
@@ -117,7 +117,8 @@ impl FlowTable {
         let key = self.rows[slot as usize].key;
         if let Some(older) = self.tuples.find(&key).filter(|&older| older != slot) {
             let row = &self.rows[older as usize];
-            if row.flow == 0 && row.is_stale(self.rows[slot as usize].opened_ns) {
+            let newer = &self.rows[slot as usize];
+            if row.flow == 0 && row.is_stale(newer.opened_ns, newer.cookie) {
                 self.close_stale(older);
             } else if row.flow == 0 && same_cookie(row.cookie, self.rows[slot as usize].cookie) {
                 let older = self.take(older);

@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod properties;
+mod seeded;
 
 const S: u64 = 1_000_000_000;
 
@@ -63,6 +64,7 @@ pub(super) fn retransmitted(flow: FlowId, key: FlowKey, kind: Kind, segments: u3
         segments,
         seq: 1,
         bytes: 100,
+        failed: false,
         error: None,
         pid: None,
         tcp: None,
@@ -413,27 +415,5 @@ fn metrics_and_counts_have_the_names_used_here() {
     assert!(metrics().any(|(_, _, metric)| metric.name == "send"));
     for name in ["sends", "send_bytes", "retransmits.synack", "retransmit_bytes"] {
         count_id(name);
-    }
-}
-
-#[test]
-fn a_socket_that_opened_after_the_dump_is_not_the_one_that_the_dump_saw() {
-    // When it opened, then its bytes and whether it took the pid of the dump's socket.
-    for (time_ns, bytes, seeded) in [(20, 5, false), (5, 5, true)] {
-        let mut table = FlowTable::new(Config::default());
-        let seed =
-            Seed { key: key(1), cookie: 7, pid: Some(4), tcp: Some(tcp(0, 0)), ..Seed::default() };
-        assert!(table.seed(&seed, 10));
-        let accepted = socket::Event { time_ns, ..socket(1, key(1), What::Accept) };
-        let reports = [
-            Event::Socket(accepted),
-            reported(1, key(1), What::Counters, tcp(5, 1)),
-            reported(1, key(1), What::Close, tcp(5, 1)),
-        ];
-        apply(&mut table, &reports);
-        let interval = table.interval(30);
-        let [flow] = &interval.flows[..] else { panic!("{time_ns}: {interval:?}") };
-        assert_eq!(flow.count(BYTES_SENT), Some(bytes), "opened at {time_ns}");
-        assert_eq!(flow.pid.is_some(), seeded, "opened at {time_ns}");
     }
 }

@@ -26,12 +26,6 @@ impl Privileges {
         Self { missing: missing(effective), confined }
     }
 
-    /// Whether nothing stands in the way.
-    #[must_use]
-    pub fn suffice(&self) -> bool {
-        self.missing.is_empty() && !self.confined
-    }
-
     /// One line for who lacks them: cause, consequence, next step; `None` where they suffice.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
@@ -80,11 +74,10 @@ mod tests {
     #[test]
     fn refusals_are_one_line() {
         let none = Privileges::default();
-        assert!(none.suffice() && none.refusal().is_none());
+        assert!(none.refusal().is_none());
         let lacking = Privileges { missing: vec!["CAP_BPF", "CAP_PERFMON"], confined: true };
         let confined = Privileges { confined: true, ..Privileges::default() };
         for privileges in [lacking, confined] {
-            assert!(!privileges.suffice());
             let line = privileges.refusal().unwrap();
             assert!(line.starts_with("no privilege: ") && !line.contains('\n'), "{line}");
         }

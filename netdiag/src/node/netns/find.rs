@@ -57,10 +57,13 @@ pub fn find(host_root: &Path, depth: Depth) -> Found {
         ));
     }
     if search.hidden > 0 {
+        let who = match search.hidden {
+            1 => "1 process hides its".to_owned(),
+            many => format!("{many} processes hide their"),
+        };
         search.problems.push(format!(
-            "{} processes hide their network namespace: it is not seen unless another process \
-             shares it; seeing it takes CAP_SYS_PTRACE and no security module that forbids it",
-            search.hidden
+            "{who} network namespace: it is not seen unless another process shares it; seeing it \
+             takes CAP_SYS_PTRACE and no security module that forbids it"
         ));
     }
     let mut namespaces: Vec<_> = search.namespaces.into_values().collect();

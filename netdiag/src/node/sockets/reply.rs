@@ -187,7 +187,7 @@ fn counters(attribute: &[u8]) -> Option<TcpCounters> {
         retrans: info.total_retrans,
         srtt_us: info.rtt,
         cwnd: info.snd_cwnd,
-        reserved: 0,
+        retrans_unseen: 0,
     })
 }
 

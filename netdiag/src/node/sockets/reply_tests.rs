@@ -115,7 +115,7 @@ fn an_ipv4_connection() {
                 retrans: 100,
                 srtt_us: 68,
                 cwnd: 80,
-                reserved: 0,
+                retrans_unseen: 0,
             }),
         }
     );

@@ -4,6 +4,7 @@ use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::signal::CountId;
 
 fn status(signal: Signal, status: Status) -> SignalStatus {
     SignalStatus {
@@ -12,6 +13,7 @@ fn status(signal: Signal, status: Status) -> SignalStatus {
         source: None,
         refused: vec![],
         missing: vec![],
+        unseen_counts: vec![],
     }
 }
 
@@ -115,6 +117,22 @@ fn a_flow_is_named_and_its_numbers_are_grouped() {
             _ => assert_eq!(found, value, "{name}"),
         }
     }
+}
+
+#[test]
+fn a_signal_that_is_off_has_no_counts_whatever_another_says() {
+    let signals = [status(Signal::Socket, Status::Full), status(Signal::Retransmit, Status::Off)];
+    let counts = &json_of(frozen(1, &[("retransmits.other", 3)], &[]), &signals)["counts"];
+    assert_eq!(counts["retransmits"]["other"], json!(null));
+    let blind = SignalStatus {
+        unseen_counts: vec!["retransmits_failed"],
+        ..status(Signal::Retransmit, Status::Degraded)
+    };
+    let counts = &json_of(frozen(1, &[], &[]), &[blind])["counts"];
+    assert_eq!(
+        (&counts["retransmits_failed"], &counts["retransmits"]["rto"]),
+        (&json!(null), &json!(0))
+    );
 }
 
 #[test]

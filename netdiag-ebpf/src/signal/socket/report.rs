@@ -1,0 +1,163 @@
+//! What every signal tells of a socket: its identity, its introduction, its counters.
+
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use netdiag_common::{
+    counters::Counters,
+    flow::SocketRef,
+    header::{Header, VERSION},
+    signal::{
+        Signal,
+        socket::{Record, what},
+    },
+};
+
+use crate::{
+    account::{Lane, counters, socket_counters},
+    filter,
+    globals::settings,
+    kernel::{self, Access, Pointer, Refused},
+    ring,
+    signal::retransmit,
+    slot::{self, ANNOUNCED, CLIENT, SERVER, Slot},
+};
+
+/// A header for a record of one sample.
+#[inline(always)]
+pub(crate) fn header(signal: Signal, samples: u32) -> Header {
+    // SAFETY: no precondition.
+    let time_ns = unsafe { bpf_ktime_get_ns() };
+    Header { version: VERSION, signal: signal as u16, samples, time_ns }
+}
+
+/// Fills in what identifies a socket.
+///
+/// # Safety
+/// `sk` starts with a `sock_common`.
+#[inline(always)]
+pub(crate) unsafe fn identify<A: Access>(
+    sk: Pointer,
+    flow: u64,
+    to: &mut SocketRef,
+) -> Result<(), Refused> {
+    to.flow = flow;
+    to.sk = sk as u64;
+    // SAFETY: passed on.
+    unsafe {
+        kernel::flow_key::<A>(sk, &mut to.key)?;
+        to.state = u32::from(kernel::state::<A>(sk)?);
+    }
+    Ok(())
+}
+
+/// Whether the program runs in the context of a task that uses the socket itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Context {
+    /// connect, accept, send: the current task is the owner.
+    Owner,
+    /// A softirq or timer: the current task has nothing to do with it.
+    Foreign,
+    /// Likewise, under the lock of a socket whose counters end here.
+    Ending,
+}
+
+/// Tells userspace of a socket and marks it announced when that worked, which it returns.
+///
+/// # Safety
+/// `sk` points to a full TCP socket and `slot` is its slot.
+#[inline(always)]
+pub(crate) unsafe fn report<A: Access>(
+    sk: Pointer,
+    slot: &mut Slot,
+    what: u32,
+    context: Context,
+    lane: Lane,
+) -> bool {
+    let Some(counters) = socket_counters(lane) else { return false };
+    counters.seen += 1;
+    let submitted = ring::submit::<Record>(ring::Into::Sockets, counters, |record| {
+        record.header = header(Signal::Socket, 1);
+        slot.reported_ns = record.header.time_ns;
+        // SAFETY: passed on.
+        unsafe {
+            identify::<A>(sk, slot.flow, &mut record.socket)?;
+            record.has_tcp = u32::from(kernel::tcp_counters::<A>(sk, &mut record.tcp)?);
+        }
+        if context == Context::Ending && record.has_tcp != 0 {
+            record.tcp.retrans_unseen = retransmit::account_growth(slot, record.tcp.retrans, 0);
+        }
+        record.socket.cookie = kernel::cookie::<A>(sk);
+        record.what = what;
+        record.pid = slot.owner;
+        if context == Context::Owner {
+            let task = bpf_get_current_pid_tgid();
+            record.tid = task as u32;
+            if let Ok(comm) = bpf_get_current_comm() {
+                record.comm = comm;
+            }
+        }
+        Ok(())
+    });
+    match submitted {
+        Some(Ok(())) => slot.flags |= ANNOUNCED,
+        Some(Err(_)) => counters.read_failed += 1,
+        None => {}
+    }
+    submitted == Some(Ok(()))
+}
+
+/// What the programs of rare events do first: count the sample as seen, ask the filters, find the
+/// socket's slot and introduce the socket. `None`: the sample is accounted for.
+///
+/// They run in timers and softirqs, so the current task has nothing to do with the socket.
+///
+/// # Safety
+/// `sk` points to a full TCP socket.
+#[inline(always)]
+pub(crate) unsafe fn admit<A: Access>(
+    sk: Pointer,
+    lane: Lane,
+) -> Option<(&'static mut Counters, &'static mut Slot)> {
+    let counters = counters(lane)?;
+    counters.seen += 1;
+    let known = slot::find::<A>(sk).map_or(0, |slot| slot.owner);
+    // SAFETY: passed on.
+    match unsafe { filter::passes::<A>(sk, known) } {
+        Ok(true) => {}
+        Ok(false) => {
+            counters.filtered += 1;
+            return None;
+        }
+        Err(_) => {
+            counters.read_failed += 1;
+            return None;
+        }
+    }
+    let Some(slot) = slot::find_or_create::<A>(sk, lane) else {
+        counters.map_full += 1;
+        return None;
+    };
+    if slot.flags & ANNOUNCED == 0 {
+        let what = introduction(slot);
+        // SAFETY: passed on.
+        unsafe { report::<A>(sk, slot, what, Context::Foreign, lane) };
+    }
+    Some((counters, slot))
+}
+
+/// What the first record of a socket says of its past.
+#[inline(always)]
+pub(crate) fn introduction(slot: &Slot) -> u32 {
+    if slot.flags & CLIENT != 0 {
+        what::CONNECT
+    } else if slot.flags & SERVER != 0 {
+        what::ACCEPT
+    } else {
+        what::SEEN
+    }
+}
+
+/// When a socket that is in use shall be reported again.
+#[inline(always)]
+pub(crate) fn is_due(slot: &Slot, now_ns: u64) -> bool {
+    now_ns.wrapping_sub(slot.reported_ns) > settings::report_every_ns()
+}

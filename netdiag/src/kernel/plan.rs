@@ -1,0 +1,178 @@
+//! What is decided before the first program is attached, and what the kernel gives at all.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use aya::Ebpf;
+use netdiag_common::{
+    field::Field,
+    globals::{EVENTS_SHARE, Filters, SOCKETS_SHARE, Settings, SlotPlace},
+    signal::Signal,
+};
+
+use super::{
+    attach::{self, Outcome, Verdict, Wishes},
+    btf::Btf,
+    facts::Facts,
+    hooks::Kernel,
+    memlock,
+    object::{self, Frozen, PAGE, Sizes},
+    symbols::Symbols,
+};
+use crate::{
+    coverage::{SignalStatus, Status},
+    exit,
+};
+
+/// Sends under way at once that find no slot: threads that share a socket.
+const CALLS: u32 = 16_384;
+
+/// How to observe.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Signals and forced sources.
+    pub wishes: Wishes,
+    /// Filters, checked in the kernel.
+    pub filters: Filters,
+    /// Types of a kernel that publishes none.
+    pub btf: Option<PathBuf>,
+    /// Bytes of the ring of samples, a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// Sockets to remember.
+    pub max_flows: u32,
+    /// Shortest time between two reports of a socket's counters.
+    pub report_every_ns: u64,
+    /// Which of the programs' own diagnostics are wanted: 0 none, 1 errors to 5 everything.
+    pub log_level: u8,
+}
+
+/// What the kernel gives, without holding on to it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Facts of the kernel.
+    pub facts: Facts,
+    /// Whether the kernel publishes its types.
+    pub btf: bool,
+    /// How each signal is observed.
+    pub signals: Vec<SignalStatus>,
+    /// Set when nothing could be observed.
+    pub refusal: Option<exit::Error>,
+}
+
+/// Attaches everything, lets go again, and says how it went.
+///
+/// # Errors
+/// [`exit::Status::CannotObserve`] without privilege or BTF.
+pub fn examine(options: &Options) -> Result<Report> {
+    let kernel = read_kernel(options.btf.as_deref())?;
+    let (_ebpf, outcome) = plan(&kernel, options)?;
+    Ok(Report {
+        btf: kernel.aya_btf.is_some(),
+        refusal: refusal(&outcome.statuses),
+        signals: outcome.statuses,
+        facts: kernel.facts,
+    })
+}
+
+/// Tries to remember sockets in socket storage, else in the hash.
+pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)> {
+    let (locations, _missing) = kernel.btf.locations();
+    for &field in IDENTITY {
+        if let Err(error) = kernel.btf.locate(field) {
+            return Err(exit::Error::cannot_observe(format!(
+                "{error}, so flows cannot be told apart; give the kernel's own types by --btf FILE"
+            ))
+            .into());
+        }
+    }
+    for place in [SlotPlace::Storage, SlotPlace::Hash] {
+        let mut ebpf = object::load(&Frozen {
+            settings: settings(kernel, options, place),
+            filters: &options.filters,
+            locations: &locations,
+            sizes: sizes(options),
+            log_level: options.log_level,
+        })?;
+        match attach::attach(kernel, &mut ebpf, &locations, place, &options.wishes) {
+            Verdict::NeedsHash => {}
+            Verdict::Done(outcome) => return Ok((ebpf, outcome)),
+        }
+    }
+    bail!("no place to remember sockets in works on this kernel; please report this")
+}
+
+/// Fields without which no flow can be named.
+const IDENTITY: &[Field] = &[
+    Field::SkDaddr,
+    Field::SkRcvSaddr,
+    Field::SkDport,
+    Field::SkNum,
+    Field::SkFamily,
+    Field::SkState,
+    Field::SkNet,
+    Field::SkV6Daddr,
+    Field::SkV6RcvSaddr,
+    Field::SkProtocol,
+    Field::NetInum,
+];
+
+pub(super) fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
+    let facts = Facts::read();
+    if let Some(missing) = facts.privileges.refusal() {
+        return Err(exit::Error::cannot_observe(missing).into());
+    }
+    memlock::raise().ok();
+    let btf = Btf::load(btf_file).map_err(|error| {
+        let status =
+            if error.is_usage() { exit::Status::Usage } else { exit::Status::CannotObserve };
+        exit::Error::new(status, error.to_string())
+    })?;
+    let aya_btf = aya::Btf::from_sys_fs().ok();
+    let symbols = Symbols::load(&Kernel::functions()).map_err(|error| error.to_string());
+    Ok(Kernel { facts, btf, aya_btf, symbols })
+}
+
+fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
+    let retransmit = kernel.btf.tracepoint("tcp_retransmit_skb");
+    Settings {
+        report_every_ns: options.report_every_ns,
+        wake_above_bytes: u64::from(options.ring_bytes / 4),
+        slot_place: place as u32,
+        signals: options.wishes.signals.iter().fold(0, |bits, &signal| bits | 1 << signal as u32),
+        // Where the kernel has the one for typed programs it has the other.
+        has_cookie: u32::from(place == SlotPlace::Storage),
+        retransmit_has_error: u32::from(retransmit.is_some_and(|args| args.len() > 2)),
+    }
+}
+
+fn sizes(options: &Options) -> Sizes {
+    // A ring has at least one page.
+    let share = |share: u64| (options.ring_bytes / share as u32).max(PAGE);
+    Sizes {
+        samples_bytes: options.ring_bytes,
+        sockets_bytes: share(SOCKETS_SHARE),
+        events_bytes: share(EVENTS_SHARE),
+        sockets: options.max_flows.max(1),
+        calls: CALLS.max(options.max_flows / 4),
+        owners: if options.filters.pid.len == 0 { 1 } else { options.max_flows.max(1) },
+    }
+}
+
+/// Why a run would be pointless: no socket could be named, or nothing is seen of them.
+pub(super) fn refusal(statuses: &[SignalStatus]) -> Option<exit::Error> {
+    let is_off = |signal: Signal| statuses[signal as usize].status == Status::Off;
+    let others_off = Signal::ALL.iter().all(|&s| s == Signal::Socket || is_off(s));
+    if !is_off(Signal::Socket) && !others_off {
+        return None;
+    }
+    let mut reasons = Vec::new();
+    for status in statuses {
+        for refusal in &status.refused {
+            reasons.push(format!("{}={}: {}", status.signal, refusal.source, refusal.reason));
+        }
+    }
+    Some(exit::Error::cannot_observe(format!(
+        "nothing can be observed on this kernel ({}); `netdiag doctor` shows what was tried",
+        reasons.join("; ")
+    )))
+}

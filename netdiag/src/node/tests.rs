@@ -1,0 +1,62 @@
+use netdiag_common::globals::Numbers;
+
+use super::*;
+
+fn socket(local: &str, local_port: u16, peer_port: u16, pid: u32, comm: &str) -> SeededSocket {
+    SeededSocket {
+        key: FlowKey {
+            local_addr: local.parse::<Ipv6Addr>().unwrap().octets(),
+            local_port,
+            peer_port,
+            ..FlowKey::default()
+        },
+        cookie: 0,
+        state: 1,
+        pid: (pid != 0).then_some(pid),
+        comm: (pid != 0).then(|| comm.to_owned()),
+        tcp: None,
+    }
+}
+
+fn numbers(values: &[u32]) -> Numbers {
+    let mut numbers = Numbers { len: values.len() as u32, ..Numbers::default() };
+    numbers.values[..values.len()].copy_from_slice(values);
+    numbers
+}
+
+#[test]
+fn only_owners_that_filters_name_are_told() {
+    let seeds = Seeds {
+        sockets: vec![
+            socket("::1", 80, 1000, 7, "seven"),
+            socket("::1", 80, 1001, 8, "eight"),
+            socket("::1", 80, 1002, 0, ""),
+            socket("::1", 81, 1003, 7, "seven"),
+        ],
+        listeners: vec![
+            socket("::", 80, 0, 7, "seven"),
+            socket("::ffff:0.0.0.0", 81, 0, 7, "seven"),
+            socket("::ffff:10.0.0.1", 82, 0, 7, "seven"),
+            socket("::", 83, 0, 8, "eight"),
+        ],
+        ..Seeds::default()
+    };
+    let filters = Filters { pid: numbers(&[7]), local_port: numbers(&[80]), ..Filters::default() };
+    let owners: Vec<_> = seeds
+        .owners(&filters)
+        .map(|(key, pid)| {
+            (Ipv6Addr::from(key.local_addr).to_string(), key.local_port, key.peer_port, pid)
+        })
+        .collect();
+    let told = |address: &str, local, peer| (address.to_owned(), local, peer, 7);
+    assert_eq!(
+        owners,
+        [
+            told("::1", 80, 1000),
+            told("::", 80, 0),
+            told("::", 81, 0),
+            told("::ffff:10.0.0.1", 82, 0)
+        ]
+    );
+    assert_eq!(seeds.holders(), ["7 (seven)", "8 (eight)"]);
+}

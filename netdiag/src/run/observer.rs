@@ -1,0 +1,231 @@
+//! The loop: rings into the flow table, and an interval cut off it whenever one is due and the
+//! reporter can take it.
+//!
+//! Whatever may take its time runs beside it: seeding, reading the node's counters, writing. So
+//! the rings are read and signals are heard all the while.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::pin,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, Result};
+use netdiag_common::globals::Filters;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    diagnostics::Diagnostics,
+    intake::Intake,
+    pace::Pace,
+    reporter::{Cut, Worker},
+    stop::{End, Stop},
+    voice::say,
+};
+use crate::{
+    config::Watch,
+    flow::Interval,
+    kernel::tracer::{Detached, Tracer},
+    node::{self, Seeds},
+    snapshot::Account,
+};
+
+/// How long the last samples may take to arrive after the programs were detached.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Attached programs, and what was taken in from them.
+pub(super) struct Observer {
+    tracer: Tracer,
+    intake: Intake,
+    diagnostics: Diagnostics,
+    began: SystemTime,
+    interval_began: SystemTime,
+}
+
+impl Observer {
+    /// Begins to take in what the programs submit.
+    pub(super) fn new(tracer: Tracer, intake: Intake, diagnostics: Diagnostics) -> Self {
+        let now = SystemTime::now();
+        Self { tracer, intake, diagnostics, began: now, interval_began: now }
+    }
+
+    /// Takes in and puts out until it is time to end; then detaches, and puts out the rest and the
+    /// sum. Returns whether nothing was lost or missed.
+    pub(super) async fn run(
+        mut self,
+        watch: &Watch,
+        filters: &Filters,
+        seeding: JoinHandle<Seeds>,
+        mut worker: Worker,
+        stop: &mut Stop,
+    ) -> Result<bool> {
+        let end = match self.seed(filters, seeding, &mut worker, stop).await? {
+            Some(end) => end,
+            None => self.watch(watch, &mut worker, stop).await?,
+        };
+        self.finish(end, worker, stop).await
+    }
+
+    /// Seeds the table with what was there before, and says that everything is seen from now on.
+    async fn seed(
+        &mut self,
+        filters: &Filters,
+        seeding: JoinHandle<Seeds>,
+        worker: &mut Worker,
+        stop: &mut Stop,
+    ) -> Result<Option<End>> {
+        let Some(seeds) = self.beside(stop, seeding).await? else { return Ok(Some(End::Asked)) };
+        let seeds = seeds.context("the thread that reads the node's sockets ended")?;
+        seeds.problems.iter().for_each(|problem| say(problem));
+        if filters.pid.len > 0 {
+            let no_room = self.tracer.seed_owners(seeds.owners(filters))?;
+            if no_room > 0 {
+                say(&format!(
+                    "{no_room} sockets of --pid do not fit, so retransmits of these may be left \
+                     out; raise --max-flows"
+                ));
+            }
+        }
+        // Whatever ended up to now is known to have ended.
+        self.drain();
+        let sockets = seeds.sockets.iter();
+        let wanted = sockets.filter(|s| filters.accept(&s.key, s.pid.unwrap_or(0)));
+        self.intake.seed(wanted, monotonic_ns());
+        drop(seeds);
+        node::own::release_freed();
+        let Some(ready) = self.beside(stop, worker.idle()).await? else {
+            return Ok(Some(End::Asked));
+        };
+        ready?;
+        say("ready");
+        Ok(None)
+    }
+
+    /// Waits for `work`, taking in what comes meanwhile; `None` when asked to end before.
+    async fn beside<T>(
+        &mut self,
+        stop: &mut Stop,
+        work: impl Future<Output = T>,
+    ) -> Result<Option<T>> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.asked() => return Ok(None),
+                done = &mut work => return Ok(Some(done)),
+                wanted = self.tracer.wanted() => {
+                    wanted?;
+                    self.drain();
+                }
+            }
+        }
+    }
+
+    async fn watch(&mut self, watch: &Watch, worker: &mut Worker, stop: &mut Stop) -> Result<End> {
+        let began = Instant::now();
+        let deadline = watch.duration.map(|duration| began + duration);
+        let mut pace = Pace::new(began, watch.interval);
+        loop {
+            let until = deadline.map_or(pace.next(), |deadline| deadline.min(pace.next()));
+            tokio::select! {
+                biased;
+                () = stop.asked() => return Ok(End::Asked),
+                () = sleep_until(until) => {
+                    if deadline == Some(until) {
+                        return Ok(End::Time);
+                    }
+                    pace.tick(Instant::now());
+                    self.collect()?;
+                }
+                idle = worker.idle(), if !worker.is_idle() => {
+                    idle?;
+                    if pace.is_due() {
+                        self.collect()?;
+                    }
+                }
+                wanted = self.tracer.wanted() => {
+                    wanted?;
+                    self.drain();
+                }
+            }
+            if pace.is_due() && worker.is_idle() {
+                let flows = self.intake.table.interval(monotonic_ns());
+                let accounting =
+                    self.intake.amend(self.tracer.accounting()?, self.tracer.signals());
+                worker.interval(self.cut(flows, accounting));
+                pace.cut(Instant::now());
+            }
+        }
+    }
+
+    async fn finish(self, end: End, worker: Worker, stop: &mut Stop) -> Result<bool> {
+        let Self { tracer, mut intake, mut diagnostics, began, interval_began } = self;
+        let statuses = tracer.signals().to_vec();
+        let mut detached = tracer.detach()?;
+        let accounting = settle(&mut detached, &mut intake).await?;
+        let accounting = intake.amend(accounting, &statuses);
+        diagnostics.say();
+        // Nothing of us stays in the kernel while the outputs are waited for.
+        drop((detached, diagnostics));
+        let (end_time, stream) = (SystemTime::now(), intake.stream);
+        let cut =
+            |start, flows, accounting| Cut { start, end: end_time, flows, accounting, stream };
+        let flows = intake.table.last_interval(monotonic_ns());
+        let last = cut(interval_began, flows, accounting.clone());
+        let total = move || cut(began, intake.table.total(), accounting);
+        let progress = worker.progress().clone();
+        stop.last(end, worker.end(last, total), &progress).await
+    }
+
+    /// Takes in all that was submitted, and what is left in the programs' batches.
+    fn collect(&mut self) -> Result<()> {
+        self.tracer.flush()?;
+        self.diagnostics.say();
+        self.drain();
+        self.intake.forget_names();
+        Ok(())
+    }
+
+    fn drain(&mut self) {
+        self.intake.drain(monotonic_ns(), |taken| self.tracer.take(taken));
+    }
+
+    /// An interval that ends now, and the next one begins.
+    fn cut(&mut self, flows: Interval, accounting: BTreeMap<String, Account>) -> Cut {
+        let end = SystemTime::now();
+        let start = std::mem::replace(&mut self.interval_began, end);
+        Cut { start, end, flows, accounting, stream: self.intake.stream }
+    }
+}
+
+/// Waits until every sample that was submitted has arrived: programs that were running when they
+/// were detached need a moment to end.
+async fn settle(detached: &mut Detached, intake: &mut Intake) -> Result<BTreeMap<String, Account>> {
+    let mut until = Instant::now() + SETTLE;
+    loop {
+        let flushed = detached.flush()?;
+        let received = intake.stream.received;
+        intake.drain(monotonic_ns(), |taken| detached.take(taken));
+        if received != intake.stream.received {
+            until = Instant::now() + SETTLE; // as long as something arrives
+        }
+        let accounting = detached.accounting()?;
+        let submitted: u64 = accounting.values().map(|account| account.submitted).sum();
+        let arrived = flushed && submitted == intake.stream.received;
+        if Instant::now() >= until || (arrived && accounting.values().all(Account::balances)) {
+            return Ok(accounting);
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the programs' clock.
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}

@@ -1,0 +1,116 @@
+//! Lines for whoever sits there, beside the output.
+//!
+//! Standard error can stand still like any output (`2>&1 | less`, a stopped terminal), and most is
+//! said by the loop, which must not. So a thread writes the lines, and what finds its short queue
+//! full is left out and counted.
+
+use std::{
+    io::{self, Write as _},
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+/// Lines that may wait to be written.
+const QUEUE: usize = 1024;
+/// How long the end of the process waits for the last of them.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+static VOICE: Mutex<Option<Voice>> = Mutex::new(None);
+
+struct Voice {
+    lines: SyncSender<String>,
+    /// Disconnected when all lines are written.
+    written: Receiver<()>,
+    left_out: u64,
+}
+
+/// Says something, in one line, without waiting for anybody to read it.
+pub(super) fn say(line: &str) {
+    say_whole(format!("netdiag: {line}"));
+}
+
+/// Says a line that already tells who speaks.
+pub(super) fn say_whole(line: String) {
+    let mut voice = VOICE.lock().unwrap_or_else(PoisonError::into_inner);
+    voice.get_or_insert_with(|| Voice::start(write)).say(line);
+}
+
+/// Waits, but not for ever, until what was said is written.
+pub(super) fn finish() {
+    let voice = VOICE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(Voice { lines, written, .. }) = voice {
+        drop(lines);
+        // Nothing is sent: it ends with the thread, or with our patience.
+        let _ended = written.recv_timeout(PATIENCE);
+    }
+}
+
+fn write(line: &str) {
+    // When standard error is gone, the exit status is all that is left to say.
+    let _gone = writeln!(io::stderr(), "{line}");
+}
+
+impl Voice {
+    fn start(write: impl Fn(&str) + Send + 'static) -> Self {
+        let (lines, queue) = sync_channel::<String>(QUEUE);
+        let (writing, written) = channel();
+        let run = move || {
+            let _writing: std::sync::mpsc::Sender<()> = writing;
+            for line in queue {
+                write(&line);
+            }
+        };
+        // Without a thread the queue is gone, which `say` sees.
+        let _thread = thread::Builder::new().name("voice".to_owned()).spawn(run);
+        Self { lines, written, left_out: 0 }
+    }
+
+    fn say(&mut self, line: String) {
+        if self.left_out > 0 {
+            let told = format!("netdiag: {} lines were left out here", self.left_out);
+            if self.lines.try_send(told).is_ok() {
+                self.left_out = 0;
+            }
+        }
+        match self.lines.try_send(line) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => self.left_out += 1,
+            Err(TrySendError::Disconnected(line)) => write(&line),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_nobody_takes_are_counted_and_told() {
+        let (open, gate) = channel::<()>();
+        let (to, from) = channel();
+        let mut voice = Voice::start(move |line| {
+            // Disconnected once the gate is open.
+            let _open = gate.recv();
+            to.send(line.to_owned()).expect("the test is there");
+        });
+        // One is in the writer's hands, or will be.
+        for number in 0..=QUEUE + 10 {
+            voice.say(number.to_string());
+        }
+        let left_out = voice.left_out;
+        assert!((10..=11).contains(&left_out), "{left_out}");
+        drop(open);
+        let mut said: Vec<String> = from.iter().take(QUEUE).collect();
+        voice.say("more".to_owned());
+        drop(voice.lines);
+        said.extend(from);
+        assert_eq!(said[0], "0");
+        let told = format!("netdiag: {left_out} lines were left out here");
+        assert_eq!(said[said.len() - 2..], [told, "more".to_owned()]);
+        assert_eq!(said.len() as u64, (QUEUE + 11) as u64 - left_out + 2);
+    }
+}
