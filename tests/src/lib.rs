@@ -10,6 +10,7 @@ pub mod bpf;
 pub mod counters;
 pub mod facts;
 pub mod fault;
+pub mod gate;
 pub mod machine;
 pub mod namespace;
 pub mod netdiag;

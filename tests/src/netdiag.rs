@@ -11,9 +11,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    pipe::fcntl_setpipe_size,
+    process::{Pid, Signal, kill_process},
+};
 
 use crate::{
+    gate::Gate,
     machine::{self, patience},
     outcome::Outcome,
 };
@@ -21,8 +25,7 @@ use crate::{
 /// Line on standard error by which netdiag says that all its programs are attached.
 pub const READY: &str = "netdiag: ready";
 
-/// Where the binary is: `NETDIAG_BIN`, else what cargo built (release first), else beside this
-/// test, else `/usr/bin/netdiag`.
+/// Where the binary is: `NETDIAG_BIN`, else what cargo built last, else `/usr/bin/netdiag`.
 ///
 /// # Errors
 /// When there is none.
@@ -34,8 +37,10 @@ pub fn binary() -> Result<PathBuf> {
     ["release/netdiag", "debug/netdiag", "netdiag"]
         .iter()
         .flat_map(|place| executable.ancestors().skip(1).map(move |above| above.join(place)))
-        .chain([PathBuf::from("/usr/bin/netdiag")])
-        .find(|path| path.is_file())
+        .filter(|path| path.is_file())
+        // A stale one beside it would be tested in silence.
+        .max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())
+        .or_else(|| Some(PathBuf::from("/usr/bin/netdiag")).filter(|path| path.is_file()))
         .context("no netdiag binary: build it or name it in NETDIAG_BIN")
 }
 
@@ -93,6 +98,7 @@ pub struct Netdiag {
     out: Vec<String>,
     err: Vec<String>,
     ended: bool,
+    output: Gate,
 }
 
 impl std::fmt::Debug for Line {
@@ -120,6 +126,16 @@ impl Netdiag {
     /// # Errors
     /// When it ends or stays silent instead.
     pub fn start(arguments: &[&str]) -> Result<Self> {
+        let mut netdiag = Self::begin(arguments)?;
+        netdiag.wait_said(READY)?;
+        Ok(netdiag)
+    }
+
+    /// netdiag with these arguments, as soon as the process is there.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn begin(arguments: &[&str]) -> Result<Self> {
         let mut command = command(arguments)?;
         let mut child = command
             .stdout(Stdio::piped())
@@ -129,11 +145,26 @@ impl Netdiag {
         let (sender, lines) = channel();
         let stdout = child.stdout.take().context("standard output")?;
         let stderr = child.stderr.take().context("standard error")?;
-        forward(stdout, sender.clone(), Line::Out);
+        // As small as it gets (`pipe(7)`), so that little is in it when nobody reads.
+        fcntl_setpipe_size(&stdout, 4096)?;
+        let output = Gate::default();
+        forward(output.reader(stdout), sender.clone(), Line::Out);
         forward(stderr, sender, Line::Err);
-        let mut netdiag = Self { child, lines, out: Vec::new(), err: Vec::new(), ended: false };
-        netdiag.wait_for("being ready", |this| this.err.iter().any(|line| line == READY))?;
-        Ok(netdiag)
+        Ok(Self { child, lines, out: Vec::new(), err: Vec::new(), ended: false, output })
+    }
+
+    /// The gate that its standard output is read through.
+    #[must_use]
+    pub const fn output(&self) -> &Gate {
+        &self.output
+    }
+
+    /// Waits until it says something on standard error.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead.
+    pub fn wait_said(&mut self, words: &str) -> Result<()> {
+        self.wait_for(&format!("{words:?}"), |this| this.err.iter().any(|l| l.contains(words)))
     }
 
     /// Process id.
@@ -188,6 +219,22 @@ impl Netdiag {
     /// When it does not end, or a line is no JSON of its schema.
     pub fn wait(mut self) -> Result<Outcome> {
         self.wait_end()
+    }
+
+    /// Waits until the process ends, whoever reads its standard output; how, and standard error.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn wait_status(mut self) -> Result<(ExitStatus, Vec<String>)> {
+        let mut status = None;
+        machine::wait_until(|| {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        let status = status.context("netdiag does not end")?;
+        self.output.open();
+        self.wait_for("its last words", |this| this.ended)?;
+        Ok((status, std::mem::take(&mut self.err)))
     }
 
     fn wait_end(&mut self) -> Result<Outcome> {

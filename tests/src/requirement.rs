@@ -101,16 +101,21 @@ pub fn available(feature: Feature) -> bool {
 /// When it is missing where it should be there.
 #[must_use]
 pub fn have(feature: Feature) -> bool {
-    if available(feature) {
-        return true;
+    available(feature) || {
+        eprintln!("{}", skip(feature, expectation(feature), &machine::release()));
+        false
     }
-    let kernel = machine::release();
+}
+
+/// What a test says that skips because something is missing, for `cargo xtask test` to count; a
+/// panic where it should be there.
+#[track_caller]
+fn skip(feature: Feature, expectation: Expectation, kernel: &str) -> String {
     assert!(
-        expectation(feature) != Expectation::Must,
+        expectation != Expectation::Must,
         "{feature:?} is missing, although kernel {kernel} and this machine should have it"
     );
-    eprintln!("SKIPPED: {feature:?} is missing on kernel {kernel}");
-    false
+    format!("SKIPPED: {feature:?} is missing on kernel {kernel}")
 }
 
 /// Ends the test as skipped unless the feature is there; fails it where it should be.
@@ -146,10 +151,10 @@ pub fn source(signal: &str, source: &str) -> Expectation {
 pub fn source_on(series: Series, confidential: bool, source: &Source) -> Expectation {
     use Expectation::{Absent, May, Must};
     let hooks = source.attachments.iter().map(|attachment| match attachment.hook {
-        Hook::Fentry(_) | Hook::Fexit(_) if KERNELS.contains(&series) => Must,
+        Hook::Fentry(_) | Hook::Fexit(_) | Hook::FexitWith(..) if KERNELS.contains(&series) => Must,
         Hook::Kprobe(_) | Hook::RawTp(_) | Hook::Tracepoint(..) if confidential => Absent,
         Hook::Kprobe(_) if KERNELS.contains(&series) => Must,
-        Hook::Fentry(_) | Hook::Fexit(_) | Hook::Kprobe(_) => May,
+        Hook::Fentry(_) | Hook::Fexit(_) | Hook::FexitWith(..) | Hook::Kprobe(_) => May,
         Hook::TpBtf(name) | Hook::RawTp(name) | Hook::Tracepoint(_, name) => {
             let young = SINCE.iter().any(|&(young, since)| young == name && series < since);
             if young { Absent } else { Must }
@@ -176,4 +181,23 @@ pub fn alone() -> impl Drop {
     let file = File::create("/run/netdiag-tests.lock").expect("create the lock file");
     flock(&file, FlockOperation::LockExclusive).expect("lock the lock file");
     Alone(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skip_names_what_is_missing() {
+        for expectation in [Expectation::May, Expectation::Absent] {
+            let said = skip(Feature::Netem, expectation, "6.1.0");
+            assert_eq!(said, "SKIPPED: Netem is missing on kernel 6.1.0");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "should have it")]
+    fn what_should_be_there_is_not_skipped() {
+        let _ = skip(Feature::Nft, Expectation::Must, "6.1.0");
+    }
 }

@@ -1,8 +1,14 @@
 //! Which sources of a signal load on this kernel, by netdiag's own word, held against the table of
 //! those that should.
 
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
 use anyhow::{Context, Result, ensure};
 use netdiag::{
+    kernel::facts::Facts as Kernel,
     signal::DEFINITIONS,
     snapshot::{Doctor, SignalStatus},
 };
@@ -48,12 +54,37 @@ pub fn forced(signal: &str, source: &str) -> Result<SignalStatus> {
     status.with_context(|| format!("doctor does not speak of {signal}"))
 }
 
-/// Sources of a signal that load here, each by its `--source` argument. Says which do not.
+/// Whether the kernel may skip runs of a source, given by its `--source` argument, because tasks are
+/// preempted inside its programs.
+#[must_use]
+pub fn may_skip(forced: &str) -> bool {
+    let sources = DEFINITIONS.iter().flat_map(|definition| {
+        definition.sources.iter().map(|source| (definition.signal.name(), source))
+    });
+    Kernel::read().preemption.may_preempt()
+        && sources.into_iter().any(|(signal, source)| {
+            source.skips_when_preempted && forced == format!("{signal}={}", source.name)
+        })
+}
+
+/// Sources of a signal that load here, each by its `--source` argument. Says which do not. Asked
+/// once a process: it takes a start of netdiag each.
 ///
 /// # Errors
 /// When one does not load although this kernel should have it, or loads although the table says
 /// that it cannot.
 pub fn loading(signal: &str) -> Result<Vec<String>> {
+    static KNOWN: Mutex<BTreeMap<String, Vec<String>>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = known.get(signal) {
+        return Ok(found.clone());
+    }
+    let found = try_each(signal)?;
+    known.insert(signal.to_owned(), found.clone());
+    Ok(found)
+}
+
+fn try_each(signal: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for name in names(signal) {
         let status = forced(signal, name)?;

@@ -3,7 +3,7 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use netdiag::snapshot::{Distribution, Snapshot};
 use netdiag_tests::{
     facts::Facts,
@@ -20,6 +20,11 @@ use netdiag_tests::{
 };
 
 const SENDERS: usize = 64;
+/// By each sender: on 64 sockets the least, the median and the greatest latency are one each.
+const SENDS: usize = 3;
+const CALLS: usize = SENDERS * SENDS;
+/// Runs of a source that the kernel may skip runs of.
+const ATTEMPTS: usize = 6;
 /// More than a full connection holds, so that every call waits for the reader.
 const BYTES: usize = 96 << 10;
 
@@ -59,81 +64,127 @@ fn compare(facts: &mut Facts, what: &str, callers: &mut [Duration], found: &Dist
     }
 }
 
-fn lossless_at_rest(facts: &mut Facts, total: &Snapshot) {
+/// Every call was measured; returns true. Where the kernel skipped runs of the source, every call
+/// was measured or missed, but latencies may be wrong, which the incomplete total tells: then false.
+fn none_lost(facts: &mut Facts, forced: &str, total: &Snapshot, measured: u64) -> bool {
     facts.at_rest(total);
-    facts.lossless(total);
+    for (signal, account) in &total.accounting {
+        let unmissed = account.lost() - account.missed;
+        facts.equal(format_args!("{signal} lost other than by skipped runs"), unmissed, 0);
+    }
+    let (missed, calls) = (total.accounting["send"].missed, CALLS as u64);
+    if missed == 0 || !source::may_skip(forced) {
+        facts.equal(format_args!("{forced}: missed"), missed, 0);
+        facts.equal(format_args!("{forced}: calls measured"), measured, calls);
+    } else if forced == "send=tracepoints" {
+        // A call of several turns that lost its first is there, and its skipped run counts.
+        facts.holds(
+            format_args!("{forced}: {measured} measured and {missed} missed of {calls} calls"),
+            measured <= calls && measured + missed >= calls,
+        );
+    } else {
+        facts.equal(format_args!("{forced}: measured or missed"), measured + missed, calls);
+    }
+    missed == 0
 }
 
-/// Three calls on each of 64 sockets: minimum, median and maximum are the three latencies.
+/// Runs a test until the kernel has skipped nothing in it.
+fn until_unskipped(mut run: impl FnMut() -> Result<bool>) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        if run()? {
+            return Ok(());
+        }
+        eprintln!("the kernel skipped runs; once more");
+    }
+    bail!("the kernel skipped runs in each of {ATTEMPTS} attempts");
+}
+
+/// Few calls on each of 64 sockets: minimum, median and maximum are the latencies of each.
 #[test]
 fn on_64_sockets() -> Result<()> {
-    const SENDS: usize = 3;
     let _alone = alone();
     for forced in source::loading("send")? {
-        let pair = Pair::new()?;
-        let mut connections = Vec::new();
-        for _ in 0..SENDERS {
-            let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
-            let filled = fill(&connection)?;
-            connections.push((connection, filled));
-        }
-        let netdiag = Netdiag::live(&["--source", &forced])?;
-        let latencies = thread::scope(|scope| {
-            let threads: Vec<_> = connections
-                .iter()
-                .enumerate()
-                .map(|(i, (connection, filled))| {
-                    let start = Duration::from_millis(700 + 20 * i as u64);
-                    let pace = Pace { start, step: start, step_bytes: BYTES };
-                    scope.spawn(move || send_blocked(connection, *filled, 1, SENDS, BYTES, pace))
-                })
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().expect("a sender panicked"))
-                .collect::<Result<Vec<_>>>()
-        })?;
-        let outcome = netdiag.stop()?;
-        let total = outcome.total()?;
-        let mut facts = Facts::new();
+        until_unskipped(|| sockets(&forced))?;
+    }
+    Ok(())
+}
+
+fn sockets(forced: &str) -> Result<bool> {
+    let pair = Pair::new()?;
+    let mut connections = Vec::new();
+    for _ in 0..SENDERS {
+        let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
+        let filled = fill(&connection)?;
+        connections.push((connection, filled));
+    }
+    let netdiag = Netdiag::live(&["--source", forced])?;
+    let latencies = thread::scope(|scope| {
+        let threads: Vec<_> = connections
+            .iter()
+            .enumerate()
+            .map(|(i, (connection, filled))| {
+                let start = Duration::from_millis(700 + 20 * i as u64);
+                let pace = Pace { start, step: start, step_bytes: BYTES };
+                scope.spawn(move || send_blocked(connection, *filled, 1, SENDS, BYTES, pace))
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a sender panicked"))
+            .collect::<Result<Vec<_>>>()
+    })?;
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let mut measured = 0;
+    for (connection, _) in &connections {
+        let flow = flow_of(total, &connection.client_end()?)?;
+        measured += count(flow, "sends").unwrap_or_default();
+    }
+    let mut facts = Facts::new();
+    let unskipped = none_lost(&mut facts, forced, total, measured);
+    if unskipped {
         for ((connection, _), mut callers) in connections.iter().zip(latencies) {
             let flow = flow_of(total, &connection.client_end()?)?;
-            facts.equal("sends", count(flow, "sends"), Some(SENDS as u64));
             let what = format!("{forced}, flow {}, callers {callers:?}", flow.id);
             compare(&mut facts, &what, &mut callers, &metric(flow, "send"));
         }
-        lossless_at_rest(&mut facts, total);
-        facts.finish();
+    }
+    facts.finish();
+    Ok(unskipped)
+}
+
+/// Calls by 64 threads on one socket: all percentiles of the one flow.
+#[test]
+fn on_one_socket() -> Result<()> {
+    let _alone = alone();
+    for forced in source::loading("send")? {
+        until_unskipped(|| one_socket(&forced))?;
     }
     Ok(())
 }
 
-/// Several calls each by 64 threads on one socket: all percentiles of the one flow.
-#[test]
-fn on_one_socket() -> Result<()> {
-    const SENDS: usize = 2;
-    let _alone = alone();
-    for forced in source::loading("send")? {
-        let pair = Pair::new()?;
-        let connection = Connection::open(&pair.left, &pair.right, Family::V6)?;
-        let filled = fill(&connection)?;
-        let netdiag = Netdiag::live(&["--source", &forced])?;
-        let pace = Pace {
-            start: Duration::from_secs(1),
-            step: Duration::from_millis(10),
-            step_bytes: 32 << 10,
-        };
-        let mut callers = send_blocked(&connection, filled, SENDERS, SENDS, BYTES, pace)?;
-        let outcome = netdiag.stop()?;
-        let total = outcome.total()?;
-        let flow = flow_of(total, &connection.client_end()?)?;
-        let mut facts = Facts::new();
-        facts.equal("sends", count(flow, "sends"), Some((SENDERS * SENDS) as u64));
-        facts.equal("bytes", count(flow, "send_bytes"), Some((SENDERS * SENDS * BYTES) as u64));
-        compare(&mut facts, &forced, &mut callers, &metric(flow, "send"));
-        lossless_at_rest(&mut facts, total);
-        facts.note(format_args!("callers: {callers:?}"));
-        facts.finish();
+fn one_socket(forced: &str) -> Result<bool> {
+    let pair = Pair::new()?;
+    let connection = Connection::open(&pair.left, &pair.right, Family::V6)?;
+    let filled = fill(&connection)?;
+    let netdiag = Netdiag::live(&["--source", forced])?;
+    let pace = Pace {
+        start: Duration::from_secs(1),
+        step: Duration::from_millis(10),
+        step_bytes: 32 << 10,
+    };
+    let mut callers = send_blocked(&connection, filled, SENDERS, SENDS, BYTES, pace)?;
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let flow = flow_of(total, &connection.client_end()?)?;
+    let measured = count(flow, "sends").unwrap_or_default();
+    let mut facts = Facts::new();
+    facts.equal("bytes", count(flow, "send_bytes"), Some(measured * BYTES as u64));
+    let unskipped = none_lost(&mut facts, forced, total, measured);
+    if unskipped {
+        compare(&mut facts, forced, &mut callers, &metric(flow, "send"));
     }
-    Ok(())
+    facts.note(format_args!("callers: {callers:?}"));
+    facts.finish();
+    Ok(unskipped)
 }

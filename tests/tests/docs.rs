@@ -51,7 +51,7 @@ fn generated(file: &str, name: &str, expected: &str) -> Result<()> {
 fn hook(attachment: &Attachment) -> String {
     match attachment.hook {
         Hook::Fentry(name) => format!("fentry `{name}`"),
-        Hook::Fexit(name) => format!("fexit `{name}`"),
+        Hook::Fexit(name) | Hook::FexitWith(name, _) => format!("fexit `{name}`"),
         Hook::Kprobe(name) => format!("kprobe `{name}`"),
         Hook::TpBtf(name) => format!("tp_btf `{name}`"),
         Hook::RawTp(name) => format!("raw_tp `{name}`"),
@@ -82,7 +82,11 @@ fn table_of_sources() -> Result<()> {
     writeln!(table, "|{}", "---|".repeat(5 + KERNELS.len()))?;
     for definition in DEFINITIONS {
         for source in definition.sources {
-            let hooks = cell(source.attachments.iter().map(hook));
+            let mut hooks = cell(source.attachments.iter().map(hook));
+            if let Some(other) = source.when_preempted {
+                let other = cell(other.attachments.iter().map(hook));
+                write!(hooks, " (where tasks are preempted: {other})")?;
+            }
             write!(table, "| {} | `{}` | {hooks} |", definition.signal.name(), source.name)?;
             for series in KERNELS {
                 write!(table, " {} |", loads(series, source))?;

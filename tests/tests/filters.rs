@@ -1,16 +1,21 @@
 //! Each filter flag alone and with others: only flows that match, all of their sends, and the rest
 //! counted as filtered.
 
+use std::{net::TcpStream, thread};
+
 use anyhow::Result;
 use netdiag::snapshot::Flow;
 use netdiag_tests::{
+    counters::TcpCounters,
     facts::Facts,
+    fault,
     netdiag::Netdiag,
     network::{LEFT_V4, Pair, RIGHT_V4, RIGHT_V6},
-    outcome::{count, flows_of, in_namespaces},
-    requirement::alone,
+    outcome::{count, flows_of, in_namespaces, sum},
+    require,
+    requirement::{Feature, alone},
     traffic::{
-        Connection, End, FAMILIES, Family,
+        Connection, End, FAMILIES, Family, address, listen,
         process::Shell,
         request::{Exchange, exchange},
     },
@@ -165,5 +170,60 @@ fn judge(traffic: &Traffic, arguments: &[String], matches: &Matches<'_>) -> Resu
     );
     facts.at_rest(total);
     facts.finish();
+    Ok(())
+}
+
+/// A SYN-ACK is sent again for a listener, by a timer or a packet that came in, before anyone owns the
+/// connection: it is the listening process's.
+#[test]
+fn synacks_sent_again_belong_to_who_listens() -> Result<()> {
+    require!(Feature::Nft);
+    let _alone = alone();
+    let pair = Pair::new()?;
+    let shell = Shell::connect(&pair.left, &pair.right, 1)?;
+    for (pid, passes) in [(std::process::id(), true), (shell.pid(), false)] {
+        let older = [listen(&pair.right, Family::V4)?, listen(&pair.right, Family::V6)?];
+        let netdiag = Netdiag::live(&["--pid", &pid.to_string()])?;
+        let younger = [listen(&pair.right, Family::V4)?, listen(&pair.right, Family::V6)?];
+        // A child is no listener that ends, though it is a copy of one.
+        for ((listener, port), family) in older.iter().zip([Family::V4, Family::Mapped]) {
+            let address = address(family, false, *port);
+            let _client = pair.left.run(|| TcpStream::connect(address))?;
+            listener.accept()?;
+        }
+        let before = TcpCounters::read(&pair.right)?;
+        let every_second = "tcp flags & (syn|ack) == (syn|ack) numgen inc mod 2 0 drop";
+        let lost = fault::drop_incoming(&pair.left, every_second)?;
+        thread::scope(|scope| {
+            let of_family = [Family::V4, Family::Mapped, Family::V4, Family::Mapped];
+            let threads: Vec<_> = older
+                .iter()
+                .chain(&younger)
+                .zip(of_family)
+                .map(|((listener, port), family)| {
+                    let address = address(family, false, *port);
+                    let left = &pair.left;
+                    let connect = move || -> Result<()> {
+                        let _client = left.run(|| TcpStream::connect(address))?;
+                        listener.accept()?;
+                        Ok(())
+                    };
+                    scope.spawn(connect)
+                })
+                .collect();
+            threads.into_iter().try_for_each(|thread| thread.join().expect("a client panicked"))
+        })?;
+        lost.end()?;
+        let kernel = TcpCounters::read(&pair.right)?.since(&before)["TCPSynRetrans"];
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let seen = sum(in_namespaces(total, &[pair.right.inode()]), "retransmits.synack") as i64;
+        let mut facts = Facts::new();
+        facts.holds(format_args!("{kernel} SYN-ACKs were sent again"), kernel > 0);
+        let wanted = if passes { kernel } else { 0 };
+        facts.equal(format_args!("--pid {pid}: SYN-ACKs sent again"), seen, wanted);
+        facts.at_rest(total);
+        facts.finish();
+    }
     Ok(())
 }

@@ -177,3 +177,15 @@ fn another_tracer_on_the_same_hooks_changes_nothing() -> Result<()> {
     }
     Ok(())
 }
+
+/// Verifiers know more of a program that logs; it must pass all the same.
+#[test]
+fn the_programs_own_log_changes_no_source() -> Result<()> {
+    let _alone = alone();
+    let sources = |arguments: &[&str]| -> Result<Vec<_>> {
+        let doctor = source::doctor(arguments)?;
+        Ok(doctor.signals.into_iter().map(|status| (status.signal, status.source)).collect())
+    };
+    assert_eq!(sources(&["--log", "debug"])?, sources(&[])?);
+    Ok(())
+}

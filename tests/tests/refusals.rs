@@ -41,6 +41,15 @@ fn wrong_usage() -> Result<()> {
     let name = namespace.name();
     let mistyped = name.replace("near", "naer");
     let no_pid = "4194303";
+    let _listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let own = std::process::id().to_string();
+    let (_end, ended) = std::sync::mpsc::channel::<()>();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _listening = tell.send(rustix::thread::gettid());
+        let _always = ended.recv();
+    });
+    let thread = told.recv()?.to_string();
     let cases: &[(&[&str], &[&str])] = &[
         (&["live", "--no-such-flag"], &["--no-such-flag"]),
         (&["no-such-command"], &["no-such-command"]),
@@ -49,7 +58,8 @@ fn wrong_usage() -> Result<()> {
         (&["live", "--local-port", "-1"], &["-1"]),
         (&["live", "--peer-port", ""], &["--peer-port"]),
         (&["live", "--pid", "bash"], &["--pid", "bash"]),
-        (&["live", "--pid", no_pid], &["pid", no_pid]),
+        (&["live", "--pid", no_pid], &["pid", no_pid, "most TCP sockets have"]),
+        (&["live", "--pid", &thread], &["thread", &thread, "--pid", &own]),
         (&["live", "--peer", "10.0.0.0/33"], &["--peer", "10.0.0.0/33"]),
         (&["live", "--peer", "example.org"], &["--peer", "example.org"]),
         (&["live", "--netns", &mistyped], &[&mistyped, name]),

@@ -1,5 +1,7 @@
 //! Every source that loads on this kernel, forced one by one, counts every send of every flow.
 
+use std::os::fd::AsFd as _;
+
 use anyhow::Result;
 use netdiag::snapshot::{Role, Snapshot};
 use netdiag_tests::{
@@ -10,12 +12,13 @@ use netdiag_tests::{
     requirement::alone,
     source,
     traffic::{
-        Connection, End, FAMILIES, Family,
+        Connection, End, FAMILIES, Family, address,
         calls::{every_call, failing_call},
-        name_process,
+        listen, name_process,
         process::{self, Shell},
         read_bytes,
         request::{Exchange, exchange},
+        send_once,
     },
 };
 
@@ -108,6 +111,10 @@ fn twenty_connections(forced: &str) -> Result<()> {
         pid: shell.pid(),
         comm: process::COMM,
     });
+    let end = shell.server_end(pair.right.inode());
+    let (sends, bytes) = (2, b"go\nend\n".len());
+    let (role, pid) = (Some(Role::Server), std::process::id());
+    expected.push(Expected { end, sends, bytes, role, pid, comm: COMM });
     shell.end()?;
     let outcome = netdiag.stop()?;
     judge(forced, outcome.total()?, &expected)
@@ -136,10 +143,6 @@ fn judge(forced: &str, total: &Snapshot, expected: &[Expected]) -> Result<()> {
         facts.equal(format_args!("{end}: protocol"), flow.protocol.as_deref(), Some("tcp"));
         let (pid, comm) = (flow.owner.pid, flow.owner.comm.as_deref());
         let owner = (Some(expected.pid), Some(expected.comm));
-        // Owners come from connect, send and the dump of older sockets. An end that was only
-        // accepted, and only reads, is nobody's; it must not be somebody else's.
-        let unknown = expected.role == Some(Role::Server) && wanted == 0 && pid.is_none();
-        let owner = if unknown { (None, None) } else { owner };
         facts.equal(format_args!("{end}: process and its name"), (pid, comm), owner);
         if expected.role.is_some() {
             facts.equal(format_args!("{end}: role"), flow.role, expected.role);
@@ -164,6 +167,98 @@ fn judge(forced: &str, total: &Snapshot, expected: &[Expected]) -> Result<()> {
     }
     facts.at_rest(total);
     facts.finish();
+    Ok(())
+}
+
+/// An end belongs to the process that accepted it, not to the one that connected, in whose context
+/// the kernel may have made it, nor to the one whose send it receives.
+#[test]
+fn an_accepted_end_belongs_to_who_accepts_it() -> Result<()> {
+    let _alone = alone();
+    name_process(COMM)?;
+    for forced in source::loading("socket")? {
+        let pair = Pair::new()?;
+        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let shell = Shell::connect_unasked(&pair.left, &pair.right, SENDS_BEFORE)?;
+        let unread = Shell::connect_unasked(&pair.left, &pair.right, SENDS_BEFORE)?;
+        shell.receive()?;
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let used = status(total, "socket")?;
+        let at_accept = used.missing.is_empty();
+        let mut facts = Facts::new();
+        facts.note(format_args!("{used:?}"));
+        for (shell, is_read) in [(&shell, true), (&unread, false)] {
+            let own = (Some(std::process::id()), Some(COMM), Some(Role::Server));
+            let nobody = (None, None, Some(Role::Server));
+            let server = if is_read || at_accept { own } else { nobody };
+            let client = (Some(shell.pid()), Some(process::COMM), Some(Role::Client));
+            for (end, expected) in
+                [(shell.server_end(pair.right.inode()), server), (shell.end, client)]
+            {
+                let flow = flow_of(total, &end)?;
+                facts.note(format_args!("{flow:?}"));
+                facts.equal(
+                    format_args!("{forced}: read {is_read}: {end:?}"),
+                    (flow.owner.pid, flow.owner.comm.as_deref(), flow.role),
+                    expected,
+                );
+            }
+        }
+        facts.at_rest(total);
+        facts.finish();
+    }
+    Ok(())
+}
+
+/// `connect(AF_UNSPEC)` ends a conversation but not its socket. The next one on it is another flow:
+/// neither sends nor bytes nor the role of the first are the second's.
+#[test]
+fn a_socket_that_connects_again_is_another_flow() -> Result<()> {
+    let _alone = alone();
+    name_process(COMM)?;
+    for forced in source::loading("socket")? {
+        let pair = Pair::new()?;
+        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let (listener, port) = listen(&pair.right, Family::V4)?;
+        let mut expected = Vec::new();
+        let mut open = Vec::new();
+        for role in [Role::Client, Role::Server] {
+            let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
+            let (socket, netns) = match role {
+                Role::Client => (&connection.client, pair.left.inode()),
+                Role::Server => (&connection.server, pair.right.inode()),
+            };
+            for (role, sends) in [(role, 3), (Role::Client, 2)] {
+                if sends == 2 {
+                    rustix::net::connect_unspec(socket.as_fd())?;
+                    rustix::net::connect(socket.as_fd(), &address(Family::V4, false, port))?;
+                    open.push(listener.accept()?);
+                }
+                let (local, peer) = (socket.local_addr()?, socket.peer_addr()?);
+                expected.push((End { netns, local, peer }, role, sends));
+                for _ in 0..sends {
+                    send_once(socket, b"twelve bytes")?;
+                }
+            }
+            connection.reset()?; // the kernel's counters are told as a socket goes
+        }
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        let mut ids = std::collections::BTreeSet::new();
+        for (end, role, sends) in expected {
+            let flow = flow_of(total, &end)?;
+            facts.note(format_args!("{flow:?}"));
+            facts.holds(format_args!("{end:?} is a flow of its own"), ids.insert(flow.id.clone()));
+            facts.equal(format_args!("{end:?}: role"), flow.role, Some(role));
+            facts.equal(format_args!("{end:?}: sends"), count(flow, "sends"), Some(sends));
+            let bytes = count(flow, "bytes_sent");
+            facts.equal(format_args!("{end:?}: bytes sent"), bytes, Some(12 * sends));
+        }
+        facts.at_rest(total);
+        facts.finish();
+    }
     Ok(())
 }
 

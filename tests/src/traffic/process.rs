@@ -30,11 +30,26 @@ impl Shell {
     /// # Errors
     /// When the shell cannot be started or does not connect.
     pub fn connect(from: &Namespace, to: &Namespace, sends: usize) -> Result<Self> {
-        let (listener, port) = listen(to, Family::V4)?;
         let script = format!(
-            "exec 3<>/dev/tcp/{RIGHT_V4}/{port}; while read -r -u 3 word && [ $word = go ]; do \
+            "while read -r -u 3 word && [ $word = go ]; do \
              for ((i = 0; i < {sends}; i++)); do printf x >&3; done; done"
         );
+        Self::run(from, to, sends, &script)
+    }
+
+    /// Starts one that makes `sends` sends at once, so that this process need not send at all.
+    ///
+    /// # Errors
+    /// As for [`Self::connect`].
+    pub fn connect_unasked(from: &Namespace, to: &Namespace, sends: usize) -> Result<Self> {
+        let script =
+            format!("for ((i = 0; i < {sends}; i++)); do printf x >&3; done; read -r -u 3 word");
+        Self::run(from, to, sends, &script)
+    }
+
+    fn run(from: &Namespace, to: &Namespace, sends: usize, script: &str) -> Result<Self> {
+        let (listener, port) = listen(to, Family::V4)?;
+        let script = format!("exec 3<>/dev/tcp/{RIGHT_V4}/{port}; {script}");
         let child = from.command(COMM)?.args(["-c", &script]).stdin(Stdio::null()).spawn()?;
         let (server, peer) = listener.accept()?;
         let end = End { netns: from.inode(), local: peer, peer: server.local_addr()? };
@@ -59,6 +74,14 @@ impl Shell {
     /// When the connection ends before.
     pub fn send(&self) -> Result<()> {
         send_once(&self.server, b"go\n")?;
+        self.receive()
+    }
+
+    /// Waits until all sends of one time have arrived.
+    ///
+    /// # Errors
+    /// When the connection ends before.
+    pub fn receive(&self) -> Result<()> {
         read_bytes(&self.server, self.sends)
     }
 
