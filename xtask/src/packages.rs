@@ -1,6 +1,11 @@
 //! Installs Debian packages, saying which and why first.
 
-use std::process::Command;
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -55,6 +60,34 @@ pub(crate) fn install(names: &[&str], why: &str) -> Result<()> {
              as root, then try again"
         )
     })
+}
+
+/// Fetches package `name`, and what it needs that this system does not have, into `directory`;
+/// gives their files. Nothing is installed, which takes no privilege.
+pub(crate) fn download(name: &str, directory: &Path) -> Result<Vec<PathBuf>> {
+    if candidates(&[name])?.is_empty() {
+        bail!("apt offers no {name}: add the suite that has it to apt's sources");
+    }
+    let fetch = || process::output(&mut downloading(name, directory));
+    fs::create_dir_all(directory.join("partial"))?;
+    // Lists that are older than the archive name files which it no longer has.
+    fetch().or_else(|_| update().and_then(|()| fetch()))?;
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        files.push(entry?.path());
+    }
+    files.retain(|path| path.extension() == Some(OsStr::new("deb")));
+    Ok(files)
+}
+
+/// apt-get that puts what an installation would take into `directory`.
+fn downloading(name: &str, directory: &Path) -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(["-qq", "install", "--yes", "--no-install-recommends", "--download-only"]);
+    command.arg("-o").arg(format!("Dir::Cache::archives={}", directory.display()));
+    // The directory is nobody else's, and need not be readable by apt's own user.
+    command.args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root", name]);
+    command
 }
 
 fn update() -> Result<()> {

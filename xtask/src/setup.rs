@@ -15,7 +15,9 @@ use clap::ValueEnum;
 use crate::{
     packages, process,
     toolchain::{self, BPF_LINKER, Toolchain},
-    version, workspace,
+    version,
+    vm::Emulator,
+    workspace,
 };
 
 /// Install what is missing, saying what and why first
@@ -71,8 +73,7 @@ impl std::fmt::Display for EbpfTools {
 
 /// Installs what runs virtual machines and what their root file system is made of.
 pub(crate) fn vm_tools() -> Result<()> {
-    const TOOLS: [(&str, &str); 11] = [
-        ("qemu-system-x86_64", "qemu-system-x86"),
+    const TOOLS: [(&str, &str); 10] = [
         ("busybox", "busybox-static"),
         ("depmod", "kmod"),
         ("xz", "xz-utils"),
@@ -84,7 +85,8 @@ pub(crate) fn vm_tools() -> Result<()> {
         ("sysctl", "procps"),
         ("bpftool", "bpftool"),
     ];
-    programs(&TOOLS, "virtual machines to test on other kernels")
+    programs(&TOOLS, "virtual machines to test on other kernels")?;
+    Emulator::get().map(drop)
 }
 
 pub(crate) use test::{cargo_deny, linters, tools as test_tools};

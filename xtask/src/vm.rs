@@ -2,6 +2,7 @@
 
 mod apt;
 mod archive;
+mod emulator;
 mod image;
 mod kernel;
 mod library;
@@ -19,6 +20,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+pub(crate) use self::emulator::Emulator;
 use self::{
     kernel::Kernel,
     machine::{End, Settings},
@@ -174,6 +176,7 @@ fn run(args: &Args, netdiag: &Path) -> Result<u8> {
     let path = |name: &str| scratch.path().join(name);
     image::write(&kernel, &run, &path("image.cpio"))?;
     let settings = Settings {
+        emulator: Emulator::get()?,
         cpus: if args.icount { 1 } else { args.smp },
         memory_mib: args.memory,
         append: args.append.clone(),

@@ -17,9 +17,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use super::emulator::Emulator;
+
 /// How to run the machine.
 #[derive(Debug)]
 pub(crate) struct Settings {
+    pub(crate) emulator: Emulator,
     pub(crate) cpus: u32,
     pub(crate) memory_mib: u32,
     /// Added to the kernel's command line.
@@ -153,7 +156,8 @@ fn command(
 ) -> Command {
     // setpriv ends qemu when we are killed.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    command.args(["--pdeathsig", "KILL"]).arg(settings.emulator.program());
+    settings.emulator.prepare(&mut command);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", "pc"]);
     if settings.kvm {
         command.args(["-accel", "kvm", "-cpu", "host"]);
