@@ -53,7 +53,13 @@ pub(crate) fn install(names: &[&str], why: &str) -> Result<()> {
     }
     // A package that would displace another is for the user to decide.
     let options = ["-qq", "install", "--yes", "--no-install-recommends", "--no-remove"];
-    apt(&options, names).map_err(|error| {
+    let install = || apt(&options, names);
+    let refreshed = |error| {
+        eprintln!("setup: {error:#}");
+        update().and_then(|()| install())
+    };
+    // Lists older than the archive name files that it no longer has.
+    install().or_else(refreshed).map_err(|error| {
         let names = names.join(" ");
         anyhow!(
             "{error:#}: {names} cannot be installed, needed for {why}; run `apt-get install {names}` \
@@ -70,7 +76,7 @@ pub(crate) fn download(name: &str, directory: &Path) -> Result<Vec<PathBuf>> {
     }
     let fetch = || process::output(&mut downloading(name, directory));
     fs::create_dir_all(directory.join("partial"))?;
-    // Lists that are older than the archive name files which it no longer has.
+    // As for an installation.
     fetch().or_else(|_| update().and_then(|()| fetch()))?;
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -91,7 +97,7 @@ fn downloading(name: &str, directory: &Path) -> Command {
 }
 
 fn update() -> Result<()> {
-    eprintln!("setup: refreshing apt's package lists: they do not have what is needed yet");
+    eprintln!("setup: refreshing apt's package lists: by those that are here it cannot be had");
     apt(&["-qq", "update"], &[]).map_err(|error| {
         anyhow!(
             "{error:#}: apt's package lists cannot be refreshed and nothing was installed; run \
