@@ -89,6 +89,7 @@ pub struct TcpCounters {
     /// Congestion window in segments.
     pub cwnd: u32,
     /// Not the kernel's: segments of `retrans` that no program saw being sent and no earlier
-    /// record told of. 0 where nobody kept count.
+    /// record told of; of a socket that comes out of a connection request, its SYN-ACKs. 0 where nobody
+    /// kept count.
     pub retrans_unseen: u32,
 }

@@ -22,3 +22,4 @@ pub mod source;
 pub mod tool;
 pub mod traffic;
 pub mod tree;
+pub mod witness;

@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use netdiag::{
     kernel::facts::Facts as Kernel,
     signal::DEFINITIONS,
@@ -107,4 +107,22 @@ fn try_each(signal: &str) -> Result<Vec<String>> {
     }
     ensure!(!found.is_empty(), "no source of {signal} loads");
     Ok(found)
+}
+
+/// Runs of a test in which the kernel may skip programs.
+const ATTEMPTS: usize = 10;
+
+/// Runs a test until the kernel has skipped no program in it, which `run` tells: what is exact then is
+/// bounded and told as missed otherwise, and `run` asks for that.
+///
+/// # Errors
+/// Those of `run`, or the kernel skipped programs every time.
+pub fn until_unskipped(mut run: impl FnMut() -> Result<bool>) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        if run()? {
+            return Ok(());
+        }
+        eprintln!("the kernel skipped programs; once more");
+    }
+    bail!("the kernel skipped programs in each of {ATTEMPTS} attempts");
 }

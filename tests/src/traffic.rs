@@ -2,6 +2,7 @@
 
 pub mod blocked;
 pub mod calls;
+pub mod lossy;
 pub mod process;
 pub mod request;
 

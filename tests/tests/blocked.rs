@@ -3,7 +3,7 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use netdiag::snapshot::{Distribution, Snapshot};
 use netdiag_tests::{
     facts::Facts,
@@ -23,8 +23,6 @@ const SENDERS: usize = 64;
 /// By each sender: on 64 sockets the least, the median and the greatest latency are one each.
 const SENDS: usize = 3;
 const CALLS: usize = SENDERS * SENDS;
-/// Runs of a source that the kernel may skip runs of.
-const ATTEMPTS: usize = 6;
 /// More than a full connection holds, so that every call waits for the reader.
 const BYTES: usize = 96 << 10;
 
@@ -88,23 +86,12 @@ fn none_lost(facts: &mut Facts, forced: &str, total: &Snapshot, measured: u64) -
     missed == 0
 }
 
-/// Runs a test until the kernel has skipped nothing in it.
-fn until_unskipped(mut run: impl FnMut() -> Result<bool>) -> Result<()> {
-    for _ in 0..ATTEMPTS {
-        if run()? {
-            return Ok(());
-        }
-        eprintln!("the kernel skipped runs; once more");
-    }
-    bail!("the kernel skipped runs in each of {ATTEMPTS} attempts");
-}
-
 /// Few calls on each of 64 sockets: minimum, median and maximum are the latencies of each.
 #[test]
 fn on_64_sockets() -> Result<()> {
     let _alone = alone();
     for forced in source::loading("send")? {
-        until_unskipped(|| sockets(&forced))?;
+        source::until_unskipped(|| sockets(&forced))?;
     }
     Ok(())
 }
@@ -158,7 +145,7 @@ fn sockets(forced: &str) -> Result<bool> {
 fn on_one_socket() -> Result<()> {
     let _alone = alone();
     for forced in source::loading("send")? {
-        until_unskipped(|| one_socket(&forced))?;
+        source::until_unskipped(|| one_socket(&forced))?;
     }
     Ok(())
 }

@@ -60,7 +60,8 @@ fn hook(attachment: &Attachment) -> String {
 }
 
 fn cell(lines: impl Iterator<Item = String>) -> String {
-    let lines: Vec<_> = lines.collect();
+    let mut lines: Vec<_> = lines.collect();
+    lines.dedup(); // two programs on one hook
     if lines.is_empty() { "–".to_owned() } else { lines.join("; ") }
 }
 

@@ -2,24 +2,27 @@
 
 use aya_ebpf::{
     EbpfContext,
-    macros::{btf_tracepoint, fentry, fexit, raw_tracepoint},
+    btf_maps::LruHashMap,
+    macros::{btf_map, btf_tracepoint, fentry, fexit, raw_tracepoint},
     programs::{BtfTracePointContext, FEntryContext, FExitContext, RawTracePointContext},
 };
 use aya_log_ebpf::debug;
 use netdiag_common::{
     field::Field,
+    flow::FlowKey,
     signal::{
         Signal,
-        retransmit::{Record, origin},
+        retransmit::{Record, lane, origin},
     },
 };
 
 use crate::{
     account::{Lane, counters},
+    assembly::opaque,
     filter,
     globals::{location, settings},
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
-    ring,
+    nested, ring,
     signal::socket,
     slot::{self, Slot},
 };
@@ -30,6 +33,8 @@ const BEGIN: Lane = Lane::new(Signal::Retransmit, 2);
 const END: Lane = Lane::new(Signal::Retransmit, 3);
 const PROBE_BEGIN: Lane = Lane::new(Signal::Retransmit, 4);
 const PROBE_END: Lane = Lane::new(Signal::Retransmit, 5);
+const SEGMENT_SECOND: Lane = Lane::new(Signal::Retransmit, lane::SECONDS[0]);
+const SYNACK_SECOND: Lane = Lane::new(Signal::Retransmit, lane::SECONDS[1]);
 
 // include/uapi/asm-generic/errno-base.h, errno.h
 const EAGAIN: i32 = 11;
@@ -118,6 +123,53 @@ pub(crate) fn account_growth(slot: &mut Slot, retrans: u32, segments: u32) -> u3
     if known && unseen <= i32::MAX as u32 { unseen } else { 0 }
 }
 
+/// SYN-ACKs that the programs saw being sent again, by connection request: those are few, and the
+/// oldest give way.
+#[btf_map]
+static SYNACKS: LruHashMap<FlowKey, u32, 4096> = LruHashMap::new();
+
+/// Notes one of them.
+///
+/// # Safety
+/// `request` starts with a `sock_common`.
+#[inline(always)]
+unsafe fn note_synack<A: Access>(request: Pointer) -> Result<(), Refused> {
+    // On the stack: verifiers up to 6.1 let no key lie in a ring.
+    let mut key = FlowKey::default();
+    // SAFETY: passed on.
+    unsafe { kernel::flow_key::<A>(request, &mut key) }?;
+    if let Some(seen) = SYNACKS.get_ptr_mut(&key) {
+        // SAFETY: a word of the map, which only the request's own timer or SYNs write.
+        unsafe { *opaque(seen) += 1 };
+    } else {
+        // Without room the socket that comes of the request tells of it.
+        let _no_room = SYNACKS.insert(&key, &1, 0);
+    }
+    Ok(())
+}
+
+/// How many SYN-ACKs were sent again before this connection was established that no program saw: its
+/// counter begins with them (`tcp_create_openreq_child`, net/ipv4/tcp_minisocks.c). Includes those of
+/// a request that is older than the programs.
+///
+/// # Safety
+/// `sk` starts with a `sock_common`.
+#[inline(always)]
+pub(crate) unsafe fn unseen_synacks<A: Access>(sk: Pointer, retrans: u32) -> Result<u32, Refused> {
+    if retrans == 0 || filter::active() {
+        return Ok(0);
+    }
+    let mut key = FlowKey::default();
+    // SAFETY: passed on.
+    unsafe { kernel::flow_key::<A>(sk, &mut key) }?;
+    let seen = SYNACKS.get_ptr_mut(&key).map_or(0, |seen| {
+        // SAFETY: as above.
+        unsafe { *opaque(seen) }
+    });
+    let _was_absent = SYNACKS.remove(&key);
+    Ok(retrans.saturating_sub(seen))
+}
+
 /// # Safety
 /// `attempt.skb` is null or points to a TCP socket's own `sk_buff`.
 #[inline(always)]
@@ -144,8 +196,8 @@ unsafe fn describe<A: Access>(attempt: &Attempt, record: &mut Record) -> Result<
 
 /// A SYN-ACK was sent again: the listener knows the request, there is no full socket yet.
 #[inline(always)]
-fn synack<A: Access>(request: Pointer) {
-    let Some(counters) = counters(SYNACK) else { return };
+fn synack<A: Access>(request: Pointer, lane: Lane) {
+    let Some(counters) = counters(lane) else { return };
     counters.seen += 1;
     // SAFETY: a request_sock starts with a sock_common.
     match unsafe { filter::passes::<A>(request, 0) } {
@@ -167,6 +219,7 @@ fn synack<A: Access>(request: Pointer) {
         // SAFETY: as above.
         unsafe {
             socket::identify::<A>(request, 0, &mut record.socket)?;
+            note_synack::<A>(request)?;
             if !tcp.is_null() {
                 record.seq = field::<A, _>(tcp, Field::TcpRequestSntIsn)?;
             }
@@ -215,7 +268,7 @@ fn attempt_ends(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32) {
 /// attempts: it returned before it counted the segment, for instance because the first copy still
 /// waits in a queue of this host (-EBUSY). Those that were, the socket's own counter tells.
 #[inline(always)]
-fn attempted<A: Access>(sk: Pointer, error: i32) -> bool {
+fn attempted<A: Access>(sk: Pointer, error: i32, lane: Lane) -> bool {
     if error == 0 {
         return true;
     }
@@ -223,7 +276,7 @@ fn attempted<A: Access>(sk: Pointer, error: i32) -> bool {
     let retrans = unsafe { kernel::total_retrans::<A>(sk) };
     // `observe` counts why it cannot be told.
     let Some(retrans) = retrans else { return true };
-    let Some(slot) = slot::find_or_create::<A>(sk, SEGMENT) else { return true };
+    let Some(slot) = slot::find_or_create::<A>(sk, lane) else { return true };
     if slot.retrans_known != 0 {
         // Busy is never the answer to a transmission; the growth then is of one that no program saw.
         return slot.retrans != retrans && error != -EBUSY;
@@ -237,35 +290,64 @@ fn attempted<A: Access>(sk: Pointer, error: i32) -> bool {
 }
 
 #[inline(always)]
-fn returned<A: Access>(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32) {
-    if !settings::retransmit_has_error() || attempted::<A>(sk, error) {
-        observe::<A>(ctx, sk, &Attempt::of(skb, error), SEGMENT);
+fn returned<A: Access>(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32, lane: Lane) {
+    if !settings::retransmit_has_error() || attempted::<A>(sk, error, lane) {
+        observe::<A>(ctx, sk, &Attempt::of(skb, error), lane);
     }
+}
+
+macro_rules! segment {
+    ($ctx:ident, $access:ty, $lane:expr) => {{
+        let error = if settings::retransmit_has_error() { $ctx.arg(2) } else { 0 };
+        returned::<$access>(&$ctx, $ctx.arg(0), $ctx.arg(1), error, $lane);
+    }};
 }
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    let error = if settings::retransmit_has_error() { ctx.arg(2) } else { 0 };
-    returned::<Typed>(&ctx, ctx.arg(0), ctx.arg(1), error);
+    nested::first(SEGMENT, || segment!(ctx, Typed, SEGMENT));
+    0
+}
+
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+fn retransmit_second_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    nested::second(SEGMENT, || segment!(ctx, Typed, SEGMENT_SECOND));
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
 fn retransmit_raw_tp(ctx: RawTracePointContext) -> i32 {
-    let error = if settings::retransmit_has_error() { ctx.arg(2) } else { 0 };
-    returned::<Probed>(&ctx, ctx.arg(0), ctx.arg(1), error);
+    nested::first(SEGMENT, || segment!(ctx, Probed, SEGMENT));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
+fn retransmit_second_raw_tp(ctx: RawTracePointContext) -> i32 {
+    nested::second(SEGMENT, || segment!(ctx, Probed, SEGMENT_SECOND));
     0
 }
 
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 fn retransmit_synack_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    synack::<Typed>(ctx.arg(1));
+    nested::first(SYNACK, || synack::<Typed>(ctx.arg(1), SYNACK));
+    0
+}
+
+#[btf_tracepoint(function = "tcp_retransmit_synack")]
+fn retransmit_synack_second_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    nested::second(SYNACK, || synack::<Typed>(ctx.arg(1), SYNACK_SECOND));
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_synack")]
 fn retransmit_synack_raw_tp(ctx: RawTracePointContext) -> i32 {
-    synack::<Probed>(ctx.arg(1));
+    nested::first(SYNACK, || synack::<Probed>(ctx.arg(1), SYNACK));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "tcp_retransmit_synack")]
+fn retransmit_synack_second_raw_tp(ctx: RawTracePointContext) -> i32 {
+    nested::second(SYNACK, || synack::<Probed>(ctx.arg(1), SYNACK_SECOND));
     0
 }
 

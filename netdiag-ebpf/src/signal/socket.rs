@@ -117,7 +117,11 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32) {
     if undecided {
         return;
     }
-    let context = if connecting { Context::Owner } else { Context::Foreign };
+    let context = match (connecting, old) {
+        (true, _) => Context::Owner,
+        (false, SYN_RECV) if settings::is_on(Signal::Retransmit) => Context::Accepted,
+        _ => Context::Foreign,
+    };
     let what = if slot.flags & ANNOUNCED == 0 { introduction(slot) } else { what::COUNTERS };
     // SAFETY: the tracepoint gives a full TCP socket.
     unsafe { report::<A>(sk, slot, what, context, STATE) };

@@ -11,7 +11,7 @@ use aya::{
 };
 use netdiag_common::{
     counters::{Counters, LANES, Lane, PerCpu},
-    signal::Signal,
+    signal::{Signal, retransmit::lane::SECONDS},
 };
 
 pub(super) use self::sends::Phase;
@@ -124,14 +124,25 @@ pub(super) fn accounts(
         .iter()
         .map(|&signal| {
             let skipped = skipped[signal as usize];
-            let account = if signal == Signal::Send {
-                sends::account(&reading.lanes[signal as usize], skipped, phase)
-            } else {
-                Account { missed: skipped.begins + skipped.ends, ..account(&reading.sum(signal)) }
+            let lanes = &reading.lanes[signal as usize];
+            let account = match signal {
+                Signal::Send => sends::account(lanes, skipped, phase),
+                _ => Account {
+                    missed: skipped.begins.saturating_sub(seen_by_seconds(signal, lanes)),
+                    ..account(&reading.sum(signal))
+                },
             };
             (signal.name().to_owned(), account)
         })
         .collect()
+}
+
+/// Samples that a program saw in place of another one which the kernel skipped.
+fn seen_by_seconds(signal: Signal, lanes: &Lanes) -> u64 {
+    match signal {
+        Signal::Retransmit => SECONDS.iter().map(|&lane| lanes[lane].seen).sum(),
+        _ => 0,
+    }
 }
 
 /// What the programs themselves counted.

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     coverage::{Account, SignalStatus},
-    signal::send,
+    signal::{retransmit, send},
 };
 
 /// What a reading takes out of the rings, in the order in which it is to be decoded: a socket is
@@ -184,6 +184,9 @@ impl Tracer {
         let mut counted = Vec::new();
         for &Attached { signal, program: ref name, .. } in &self.attached {
             let Some(program) = self.ebpf.program(name) else { continue };
+            if signal == Signal::Retransmit && retransmit::is_second(name) {
+                continue; // what it skips, the first one ran for
+            }
             let fd = program.fd()?.try_clone().context("no descriptor for a program's counts")?;
             let is_end = signal == Signal::Send && send::is_end(name);
             counted.push(Counted { signal, is_end, fd });

@@ -81,7 +81,12 @@ const PROBE_ENDS: Attachment =
 const TP_BTF: Source = Source {
     name: "tp_btf",
     attachments: &[
+        Attachment { program: "retransmit_second_tp_btf", hook: Hook::TpBtf("tcp_retransmit_skb") },
         Attachment { program: "retransmit_tp_btf", hook: Hook::TpBtf("tcp_retransmit_skb") },
+        Attachment {
+            program: "retransmit_synack_second_tp_btf",
+            hook: Hook::TpBtf("tcp_retransmit_synack"),
+        },
         Attachment { program: "retransmit_synack_tp_btf", hook: Hook::TpBtf("tcp_retransmit_synack") },
     ],
     extras: &[FAILED_ATTEMPTS],
@@ -95,7 +100,12 @@ const TP_BTF: Source = Source {
 const RAW_TP: Source = Source {
     name: "raw_tp",
     attachments: &[
+        Attachment { program: "retransmit_second_raw_tp", hook: Hook::RawTp("tcp_retransmit_skb") },
         Attachment { program: "retransmit_raw_tp", hook: Hook::RawTp("tcp_retransmit_skb") },
+        Attachment {
+            program: "retransmit_synack_second_raw_tp",
+            hook: Hook::RawTp("tcp_retransmit_synack"),
+        },
         Attachment { program: "retransmit_synack_raw_tp", hook: Hook::RawTp("tcp_retransmit_synack") },
     ],
     extras: &[FAILED_ATTEMPTS],
@@ -105,6 +115,12 @@ const RAW_TP: Source = Source {
     blind: &[],
     when_preempted: None,
 };
+
+/// Whether a program stands in for another one on the same hook that the kernel skipped. A run of it
+/// that is skipped itself is one that it would have done nothing in.
+pub(crate) fn is_second(program: &str) -> bool {
+    program.contains("_second_")
+}
 
 /// Why TCP sent a segment again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

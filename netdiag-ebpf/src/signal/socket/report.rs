@@ -56,6 +56,8 @@ pub(crate) enum Context {
     Owner,
     /// A softirq or timer: the current task has nothing to do with it.
     Foreign,
+    /// Likewise, for a socket that has just come out of a connection request.
+    Accepted,
     /// Likewise, under the lock of a socket whose counters end here.
     Ending,
 }
@@ -84,6 +86,11 @@ pub(crate) unsafe fn report<A: Access>(
         }
         if context == Context::Ending && record.has_tcp != 0 {
             record.tcp.retrans_unseen = retransmit::account_growth(slot, record.tcp.retrans, 0);
+        }
+        if context == Context::Accepted && record.has_tcp != 0 {
+            // SAFETY: passed on.
+            record.tcp.retrans_unseen =
+                unsafe { retransmit::unseen_synacks::<A>(sk, record.tcp.retrans) }?;
         }
         record.socket.cookie = kernel::cookie::<A>(sk);
         record.what = what;

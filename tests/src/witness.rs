@@ -1,0 +1,55 @@
+//! How often a tracepoint was hit, by the kernel's own counting: a witness that runs no program, and so
+//! is skipped where programs are.
+
+use std::{ffi::CString, os::fd::AsRawFd as _, thread};
+
+use anyhow::{Context, Result, ensure};
+use netdiag::kernel::tracefs::Tracefs;
+use perf_event::{Builder, Counter, events::Tracepoint};
+
+/// Counts hits on every CPU.
+pub struct Witness(Vec<Counter>);
+
+impl Witness {
+    /// Counts `category:name` from now on; only those that a filter of tracefs lets pass, where one is
+    /// given.
+    ///
+    /// # Errors
+    /// No such tracepoint, or the kernel refuses to count or to filter.
+    pub fn of(category: &str, name: &str, filter: Option<&str>) -> Result<Self> {
+        let id = Tracefs::open()?.id(category, name)?;
+        let id = id.with_context(|| format!("no tracepoint {category}:{name}"))?;
+        let cpus = thread::available_parallelism()?.get();
+        let counter = |cpu| -> Result<Counter> {
+            let mut counter = Builder::new(Tracepoint::with_id(id))
+                .any_pid()
+                .one_cpu(cpu)
+                .include_kernel()
+                .build()?;
+            if let Some(filter) = filter {
+                set_filter(&counter, filter)?;
+            }
+            counter.enable()?;
+            Ok(counter)
+        };
+        Ok(Self((0..cpus).map(counter).collect::<Result<_>>()?))
+    }
+
+    /// Hits so far.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn hits(&mut self) -> Result<u64> {
+        self.0.iter_mut().map(|counter| Ok(counter.read()?)).sum()
+    }
+}
+
+fn set_filter(counter: &Counter, filter: &str) -> Result<()> {
+    /// `PERF_EVENT_IOC_SET_FILTER` (include/uapi/linux/perf_event.h).
+    const SET_FILTER: libc::Ioctl = 0x4008_2406;
+    let text = CString::new(filter)?;
+    // SAFETY: the kernel copies the string, which lives until then.
+    let result = unsafe { libc::ioctl(counter.as_raw_fd(), SET_FILTER, text.as_ptr()) };
+    ensure!(result == 0, "filter {filter}: {}", std::io::Error::last_os_error());
+    Ok(())
+}
