@@ -1,4 +1,4 @@
-//! Installs Debian packages, saying which and why first.
+//! Installs Debian packages, saying which and why first, or fetches them without installing.
 
 use std::{
     ffi::OsStr,
@@ -53,13 +53,7 @@ pub(crate) fn install(names: &[&str], why: &str) -> Result<()> {
     }
     // A package that would displace another is for the user to decide.
     let options = ["-qq", "install", "--yes", "--no-install-recommends", "--no-remove"];
-    let install = || apt(&options, names);
-    let refreshed = |error| {
-        eprintln!("setup: {error:#}");
-        update().and_then(|()| install())
-    };
-    // Lists older than the archive name files that it no longer has.
-    install().or_else(refreshed).map_err(|error| {
+    or_refreshed(|| apt(&options, names)).map_err(|error| {
         let names = names.join(" ");
         anyhow!(
             "{error:#}: {names} cannot be installed, needed for {why}; run `apt-get install {names}` \
@@ -74,10 +68,8 @@ pub(crate) fn download(name: &str, directory: &Path) -> Result<Vec<PathBuf>> {
     if candidates(&[name])?.is_empty() {
         bail!("apt offers no {name}: add the suite that has it to apt's sources");
     }
-    let fetch = || process::output(&mut downloading(name, directory));
     fs::create_dir_all(directory.join("partial"))?;
-    // As for an installation.
-    fetch().or_else(|_| update().and_then(|()| fetch()))?;
+    or_refreshed(|| process::output(&mut downloading(name, directory)))?;
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         files.push(entry?.path());
@@ -94,6 +86,15 @@ fn downloading(name: &str, directory: &Path) -> Command {
     // The directory is nobody else's, and need not be readable by apt's own user.
     command.args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root", name]);
     command
+}
+
+/// Does it again with fresh lists when it fails: lists older than the archive name files that it no
+/// longer has.
+fn or_refreshed<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
+    attempt().or_else(|error| {
+        eprintln!("setup: {error:#}");
+        update().and_then(|()| attempt())
+    })
 }
 
 fn update() -> Result<()> {

@@ -1,15 +1,15 @@
 //! Programs of the signal `retransmit`.
 
+pub(crate) mod synacks;
+
 use aya_ebpf::{
     EbpfContext,
-    btf_maps::LruHashMap,
-    macros::{btf_map, btf_tracepoint, fentry, fexit, raw_tracepoint},
+    macros::{btf_tracepoint, fentry, fexit, raw_tracepoint},
     programs::{BtfTracePointContext, FEntryContext, FExitContext, RawTracePointContext},
 };
 use aya_log_ebpf::debug;
 use netdiag_common::{
     field::Field,
-    flow::FlowKey,
     signal::{
         Signal,
         retransmit::{Record, lane, origin},
@@ -18,7 +18,6 @@ use netdiag_common::{
 
 use crate::{
     account::{Lane, counters},
-    assembly::opaque,
     filter,
     globals::{location, settings},
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
@@ -123,53 +122,6 @@ pub(crate) fn account_growth(slot: &mut Slot, retrans: u32, segments: u32) -> u3
     if known && unseen <= i32::MAX as u32 { unseen } else { 0 }
 }
 
-/// SYN-ACKs that the programs saw being sent again, by connection request: those are few, and the
-/// oldest give way.
-#[btf_map]
-static SYNACKS: LruHashMap<FlowKey, u32, 4096> = LruHashMap::new();
-
-/// Notes one of them.
-///
-/// # Safety
-/// `request` starts with a `sock_common`.
-#[inline(always)]
-unsafe fn note_synack<A: Access>(request: Pointer) -> Result<(), Refused> {
-    // On the stack: verifiers up to 6.1 let no key lie in a ring.
-    let mut key = FlowKey::default();
-    // SAFETY: passed on.
-    unsafe { kernel::flow_key::<A>(request, &mut key) }?;
-    if let Some(seen) = SYNACKS.get_ptr_mut(&key) {
-        // SAFETY: a word of the map, which only the request's own timer or SYNs write.
-        unsafe { *opaque(seen) += 1 };
-    } else {
-        // Without room the socket that comes of the request tells of it.
-        let _no_room = SYNACKS.insert(&key, &1, 0);
-    }
-    Ok(())
-}
-
-/// How many SYN-ACKs were sent again before this connection was established that no program saw: its
-/// counter begins with them (`tcp_create_openreq_child`, net/ipv4/tcp_minisocks.c). Includes those of
-/// a request that is older than the programs.
-///
-/// # Safety
-/// `sk` starts with a `sock_common`.
-#[inline(always)]
-pub(crate) unsafe fn unseen_synacks<A: Access>(sk: Pointer, retrans: u32) -> Result<u32, Refused> {
-    if retrans == 0 || filter::active() {
-        return Ok(0);
-    }
-    let mut key = FlowKey::default();
-    // SAFETY: passed on.
-    unsafe { kernel::flow_key::<A>(sk, &mut key) }?;
-    let seen = SYNACKS.get_ptr_mut(&key).map_or(0, |seen| {
-        // SAFETY: as above.
-        unsafe { *opaque(seen) }
-    });
-    let _was_absent = SYNACKS.remove(&key);
-    Ok(retrans.saturating_sub(seen))
-}
-
 /// # Safety
 /// `attempt.skb` is null or points to a TCP socket's own `sk_buff`.
 #[inline(always)]
@@ -211,6 +163,9 @@ fn synack<A: Access>(request: Pointer, lane: Lane) {
             return;
         }
     }
+    // Before it is submitted: one that finds no room is lost, and counted as such.
+    // SAFETY: as above.
+    unsafe { synacks::note::<A>(request) };
     let submitted = ring::submit::<Record>(ring::Into::Events, counters, |record| {
         record.header = socket::header(Signal::Retransmit, 1);
         record.origin = origin::SYNACK;
@@ -219,7 +174,6 @@ fn synack<A: Access>(request: Pointer, lane: Lane) {
         // SAFETY: as above.
         unsafe {
             socket::identify::<A>(request, 0, &mut record.socket)?;
-            note_synack::<A>(request)?;
             if !tcp.is_null() {
                 record.seq = field::<A, _>(tcp, Field::TcpRequestSntIsn)?;
             }

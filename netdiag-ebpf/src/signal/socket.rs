@@ -119,7 +119,10 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32) {
     }
     let context = match (connecting, old) {
         (true, _) => Context::Owner,
-        (false, SYN_RECV) if settings::is_on(Signal::Retransmit) => Context::Accepted,
+        // Two ends that open at once come here, too, by no request.
+        (false, SYN_RECV) if slot.flags & CLIENT == 0 && settings::is_on(Signal::Retransmit) => {
+            Context::Accepted
+        }
         _ => Context::Foreign,
     };
     let what = if slot.flags & ANNOUNCED == 0 { introduction(slot) } else { what::COUNTERS };

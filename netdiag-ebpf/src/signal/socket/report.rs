@@ -90,7 +90,7 @@ pub(crate) unsafe fn report<A: Access>(
         if context == Context::Accepted && record.has_tcp != 0 {
             // SAFETY: passed on.
             record.tcp.retrans_unseen =
-                unsafe { retransmit::unseen_synacks::<A>(sk, record.tcp.retrans) }?;
+                unsafe { retransmit::synacks::unseen::<A>(sk, record.tcp.retrans) }?;
         }
         record.socket.cookie = kernel::cookie::<A>(sk);
         record.what = what;

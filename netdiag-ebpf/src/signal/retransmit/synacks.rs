@@ -1,0 +1,62 @@
+//! SYN-ACKs that were sent again, by connection request: what the socket that comes of it says of them
+//! is held against what the programs saw.
+
+use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::LruHashMap, macros::btf_map};
+use netdiag_common::flow::FlowKey;
+
+use crate::{
+    assembly::opaque,
+    filter,
+    kernel::{self, Access, Pointer, Refused},
+};
+
+/// How many were seen. Those are few; in a flood the oldest give way, and are then taken for unseen.
+#[btf_map]
+static SYNACKS: LruHashMap<FlowKey, u32, 4096> = LruHashMap::new();
+
+/// On the stack: verifiers up to 6.1 let no key lie in a ring.
+///
+/// # Safety
+/// `sk` starts with a `sock_common`.
+#[inline(always)]
+unsafe fn key_of<A: Access>(sk: Pointer) -> Result<FlowKey, Refused> {
+    let mut key = FlowKey::default();
+    // SAFETY: passed on.
+    unsafe { kernel::flow_key::<A>(sk, &mut key) }?;
+    Ok(key)
+}
+
+/// Notes that a program saw one.
+///
+/// # Safety
+/// `request` starts with a `sock_common`.
+#[inline(always)]
+pub(super) unsafe fn note<A: Access>(request: Pointer) {
+    // SAFETY: passed on.
+    let Ok(key) = (unsafe { key_of::<A>(request) }) else { return };
+    // Without room it is taken for unseen.
+    let _there_or_no_room = SYNACKS.insert(&key, &0, u64::from(BPF_NOEXIST));
+    if let Some(seen) = SYNACKS.get_ptr_mut(&key) {
+        // SAFETY: a word of the map, which only the request's own timer or SYNs write.
+        unsafe { *opaque(seen) += 1 };
+    }
+}
+
+/// How many were sent again before this connection was established that no program saw: its counter
+/// begins with them (`tcp_create_openreq_child`, net/ipv4/tcp_minisocks.c). Includes those of a
+/// request that is older than the programs.
+///
+/// # Safety
+/// `sk` is a TCP socket that has just come out of a request.
+#[inline(always)]
+pub(crate) unsafe fn unseen<A: Access>(sk: Pointer, retrans: u32) -> Result<u32, Refused> {
+    if retrans == 0 || filter::active() {
+        return Ok(0);
+    }
+    // SAFETY: passed on.
+    let key = unsafe { key_of::<A>(sk) }?;
+    // SAFETY: as above.
+    let seen = SYNACKS.get_ptr_mut(&key).map_or(0, |seen| unsafe { *opaque(seen) });
+    let _was_absent = SYNACKS.remove(&key);
+    Ok(retrans.saturating_sub(seen))
+}
