@@ -101,7 +101,6 @@ fn every_retransmission(forced: &str) -> Result<bool> {
         explain(&mut facts, total, &inodes, &sums);
     }
     facts.at_rest(total);
-    facts.equal("complete unless runs were missed", total.complete, account.missed == 0);
     facts.finish();
     if !unskipped {
         eprintln!("{forced}: {unseen} of {hits} hits without a program, {} missed", account.missed);
