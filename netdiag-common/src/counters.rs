@@ -8,9 +8,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::signal::{Signal, send::Batch};
 
-/// Lanes that each signal has. A lane has one program that never interrupts itself (the kernel
-/// skips such a run and counts it as missed), so plain additions lose nothing even where programs
-/// are preempted or interrupted by others.
+/// Lanes that a signal can give to its programs. Who counts in a lane never runs inside itself (from
+/// 6.1 on the kernel skips such a run and counts it; before, the inner run counts in the lane's twin),
+/// so plain additions lose nothing even where programs are preempted or interrupted by others.
 pub const LANES: usize = 8;
 
 /// What the program of one lane counts on one CPU.
@@ -27,8 +27,8 @@ pub struct Lane {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Lanes {
-    /// By the numbers that the signal's programs give them.
-    pub lanes: [Lane; LANES],
+    /// By the numbers that the signal's programs give them, and then the twin of each.
+    pub lanes: [Lane; 2 * LANES],
 }
 
 /// All that the programs keep of one CPU, in one value so that one look-up finds it. Structs, since

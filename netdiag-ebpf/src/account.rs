@@ -11,8 +11,8 @@ use crate::assembly::opaque;
 #[btf_map]
 static PER_CPU: PerCpuArray<PerCpu, 1> = PerCpuArray::new();
 
-/// Who counts: one program that never runs inside itself on one CPU. Each signal numbers its own;
-/// programs of which only one is ever attached may share a lane.
+/// Who counts: one program that never runs inside itself on one CPU, see [`crate::nested`]. Each signal
+/// numbers its own; programs of which only one is ever attached may share a lane.
 #[derive(Clone, Copy)]
 pub(crate) struct Lane {
     signal: Signal,
@@ -21,7 +21,7 @@ pub(crate) struct Lane {
 
 impl Lane {
     /// How many there are.
-    pub(crate) const COUNT: usize = Signal::COUNT * LANES;
+    pub(crate) const COUNT: usize = Signal::COUNT * 2 * LANES;
 
     /// The `nth` lane of a signal.
     pub(crate) const fn new(signal: Signal, nth: usize) -> Self {
@@ -29,10 +29,16 @@ impl Lane {
         Self { signal, nth }
     }
 
+    /// Where a run inside a run of this lane's program counts.
+    #[inline(always)]
+    pub(crate) const fn twin(self) -> Self {
+        Self { nth: self.nth + LANES, ..self }
+    }
+
     /// Its number among all.
     #[inline(always)]
     pub(crate) const fn index(self) -> usize {
-        self.signal as usize * LANES + self.nth
+        self.signal as usize * 2 * LANES + self.nth
     }
 }
 

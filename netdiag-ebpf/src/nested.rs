@@ -1,21 +1,24 @@
-//! Runs that the kernel would skip: it never lets a program run inside itself, so what a softirq does
-//! while it interrupts a program of a task would go unseen by that program. A second program on the
-//! same hook stands in for it.
+//! Programs that a softirq interrupts and then runs once more, on the same CPU.
 //!
-//! The first one is attached first, and so runs first: a kernel that runs it all the same (before
-//! 6.1) has it done and over when the second one looks.
+//! From 6.1 on the kernel skips such a run and counts it. Where nothing may go unseen a second program
+//! on the same hook stands in ([`first`], [`second`]). Older kernels run a program inside itself: then
+//! the inner run has the lane's twin ([`private`]). TCP runs in tasks and softirqs, so two are enough.
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
+use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_get_current_pid_tgid, macros::btf_map};
 
-use crate::{account::Lane, assembly::opaque};
+use crate::{account::Lane, assembly::opaque, kernel::Pointer};
 
 /// Of one lane on one CPU.
 #[repr(C)]
 struct Flag {
     /// 1 while its program is under way.
-    up: u32,
+    up: u64,
+    /// The task in which [`first`] was last done with its body.
+    done_by: u64,
+    /// And what that run was about.
+    done_with: u64,
 }
 
 /// By lane.
@@ -23,17 +26,27 @@ struct Flag {
 static UNDER_WAY: PerCpuArray<[Flag; Lane::COUNT], 1> = PerCpuArray::new();
 
 #[inline(always)]
-fn under_way(lane: Lane) -> Option<*mut Flag> {
+fn flag_of(lane: Lane) -> Option<*mut Flag> {
     let all = opaque(UNDER_WAY.get_ptr_mut(0)?);
     // SAFETY: the element of this CPU lives as long as the map; makes no reference.
     Some(unsafe { (&raw mut (*all)).cast::<Flag>().add(lane.index()) })
 }
 
-/// The program of `lane`.
+/// # Safety
+/// `flag` comes from [`flag_of`].
 #[inline(always)]
-pub(crate) fn first(lane: Lane, body: impl FnOnce()) {
-    let Some(flag) = under_way(lane) else { return };
-    // SAFETY: see `under_way`. Volatile: an interrupt may come at any point.
+unsafe fn is_up(flag: *mut Flag) -> bool {
+    // SAFETY: see above. Volatile: an interrupt may come at any point.
+    unsafe { core::ptr::read_volatile(&raw const (*flag).up) != 0 }
+}
+
+/// Runs `body` with the flag up, and lowers it.
+///
+/// # Safety
+/// `flag` comes from [`flag_of`].
+#[inline(always)]
+unsafe fn under(flag: *mut Flag, body: impl FnOnce()) {
+    // SAFETY: see above. Volatile: an interrupt may come at any point.
     unsafe {
         core::ptr::write_volatile(&raw mut (*flag).up, 1);
         compiler_fence(Ordering::SeqCst);
@@ -43,12 +56,55 @@ pub(crate) fn first(lane: Lane, body: impl FnOnce()) {
     }
 }
 
-/// The program that stands in for that of `lane`.
+/// Runs a program with a lane of its own: the twin of `lane` inside another run of it.
 #[inline(always)]
-pub(crate) fn second(lane: Lane, body: impl FnOnce()) {
-    let Some(flag) = under_way(lane) else { return };
-    // SAFETY: as above.
-    if unsafe { core::ptr::read_volatile(&raw const (*flag).up) } != 0 {
+pub(crate) fn private(lane: Lane, body: impl FnOnce(Lane)) {
+    let Some(flag) = flag_of(lane) else { return };
+    // SAFETY: just got.
+    let is_inner = unsafe { is_up(flag) };
+    // Once in the object, not twice: it is long.
+    let (flag, lane) = if is_inner {
+        let Some(flag) = flag_of(lane.twin()) else { return };
+        (flag, lane.twin())
+    } else {
+        (flag, lane)
+    };
+    // SAFETY: just got.
+    unsafe { under(flag, || body(lane)) };
+}
+
+/// The program of `lane`, which is about `what`. Leaves a run inside itself to the second one.
+#[inline(always)]
+pub(crate) fn first(lane: Lane, what: Pointer, body: impl FnOnce()) {
+    let Some(flag) = flag_of(lane) else { return };
+    // SAFETY: just got.
+    unsafe {
+        if is_up(flag) {
+            return;
+        }
+        let task = bpf_get_current_pid_tgid();
+        if core::ptr::read_volatile(&raw const (*flag).done_by) == task {
+            // It is here again, so the second one is done with that, too.
+            core::ptr::write_volatile(&raw mut (*flag).done_with, 0);
+        }
+        under(flag, body);
+        core::ptr::write_volatile(&raw mut (*flag).done_by, task);
+        core::ptr::write_volatile(&raw mut (*flag).done_with, what as u64);
+    }
+}
+
+/// The program that stands in for that of `lane`. It runs after it on the same hook.
+#[inline(always)]
+pub(crate) fn second(lane: Lane, what: Pointer, body: impl FnOnce()) {
+    let Some(flag) = flag_of(lane) else { return };
+    // SAFETY: just got.
+    let stands_in = unsafe {
+        is_up(flag)
+            // A task may be preempted between the two by one that is preempted in the first.
+            && (core::ptr::read_volatile(&raw const (*flag).done_by) != bpf_get_current_pid_tgid()
+                || core::ptr::read_volatile(&raw const (*flag).done_with) != what as u64)
+    };
+    if stands_in {
         body();
     }
 }

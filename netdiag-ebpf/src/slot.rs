@@ -55,7 +55,7 @@ static SLOT_STORAGE: SkStorage<Slot> = SkStorage::new();
 #[btf_map]
 static SLOT_HASH: HashMap<u64, Slot, 1> = HashMap::new();
 
-/// Numbers given out, by lane: a lane's program never interrupts itself, so none is given twice.
+/// Numbers given out, by lane: its program does not run inside itself, so none is given twice.
 #[btf_map]
 static NEXT_FLOW: PerCpuArray<[u64; Lane::COUNT], 1> = PerCpuArray::new();
 

@@ -1,7 +1,7 @@
 //! How often a tracepoint was hit, by the kernel's own counting: a witness that runs no program, and so
 //! is skipped where programs are.
 
-use std::{ffi::CString, os::fd::AsRawFd as _, thread};
+use std::{ffi::CString, fs, os::fd::AsRawFd as _};
 
 use anyhow::{Context, Result, ensure};
 use netdiag::kernel::tracefs::Tracefs;
@@ -19,7 +19,6 @@ impl Witness {
     pub fn of(category: &str, name: &str, filter: Option<&str>) -> Result<Self> {
         let id = Tracefs::open()?.id(category, name)?;
         let id = id.with_context(|| format!("no tracepoint {category}:{name}"))?;
-        let cpus = thread::available_parallelism()?.get();
         let counter = |cpu| -> Result<Counter> {
             let mut counter = Builder::new(Tracepoint::with_id(id))
                 .any_pid()
@@ -32,7 +31,7 @@ impl Witness {
             counter.enable()?;
             Ok(counter)
         };
-        Ok(Self((0..cpus).map(counter).collect::<Result<_>>()?))
+        Ok(Self(online_cpus()?.into_iter().map(counter).collect::<Result<_>>()?))
     }
 
     /// Hits so far.
@@ -42,6 +41,18 @@ impl Witness {
     pub fn hits(&mut self) -> Result<u64> {
         self.0.iter_mut().map(|counter| Ok(counter.read()?)).sum()
     }
+}
+
+/// `0-3,6` (Documentation/admin-guide/cputopology.rst).
+fn online_cpus() -> Result<Vec<usize>> {
+    let path = "/sys/devices/system/cpu/online";
+    let text = fs::read_to_string(path).context(path)?;
+    let mut cpus = Vec::new();
+    for range in text.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        cpus.extend(first.parse::<usize>()?..=last.parse()?);
+    }
+    Ok(cpus)
 }
 
 fn set_filter(counter: &Counter, filter: &str) -> Result<()> {

@@ -211,10 +211,10 @@ fn untold(sk: Pointer) -> u32 {
 
 /// `__tcp_retransmit_skb`, or its caller, returned.
 #[inline(always)]
-fn attempt_ends(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32) {
+fn attempt_ends(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32, lane: Lane) {
     // Without an attempt what is untold is a transmission that no program saw.
     if error != 0 && error != -EBUSY && error != -EAGAIN && untold(sk) != 0 {
-        observe::<Typed>(ctx, sk, &Attempt::of(skb, error), END);
+        observe::<Typed>(ctx, sk, &Attempt::of(skb, error), lane);
     }
 }
 
@@ -259,67 +259,67 @@ macro_rules! segment {
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    nested::first(SEGMENT, || segment!(ctx, Typed, SEGMENT));
+    nested::first(SEGMENT, ctx.arg(1), || segment!(ctx, Typed, SEGMENT));
     0
 }
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit_second_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    nested::second(SEGMENT, || segment!(ctx, Typed, SEGMENT_SECOND));
+    nested::second(SEGMENT, ctx.arg(1), || segment!(ctx, Typed, SEGMENT_SECOND));
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
 fn retransmit_raw_tp(ctx: RawTracePointContext) -> i32 {
-    nested::first(SEGMENT, || segment!(ctx, Probed, SEGMENT));
+    nested::first(SEGMENT, ctx.arg(1), || segment!(ctx, Probed, SEGMENT));
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
 fn retransmit_second_raw_tp(ctx: RawTracePointContext) -> i32 {
-    nested::second(SEGMENT, || segment!(ctx, Probed, SEGMENT_SECOND));
+    nested::second(SEGMENT, ctx.arg(1), || segment!(ctx, Probed, SEGMENT_SECOND));
     0
 }
 
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 fn retransmit_synack_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    nested::first(SYNACK, || synack::<Typed>(ctx.arg(1), SYNACK));
+    nested::first(SYNACK, ctx.arg(1), || synack::<Typed>(ctx.arg(1), SYNACK));
     0
 }
 
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 fn retransmit_synack_second_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    nested::second(SYNACK, || synack::<Typed>(ctx.arg(1), SYNACK_SECOND));
+    nested::second(SYNACK, ctx.arg(1), || synack::<Typed>(ctx.arg(1), SYNACK_SECOND));
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_synack")]
 fn retransmit_synack_raw_tp(ctx: RawTracePointContext) -> i32 {
-    nested::first(SYNACK, || synack::<Probed>(ctx.arg(1), SYNACK));
+    nested::first(SYNACK, ctx.arg(1), || synack::<Probed>(ctx.arg(1), SYNACK));
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_synack")]
 fn retransmit_synack_second_raw_tp(ctx: RawTracePointContext) -> i32 {
-    nested::second(SYNACK, || synack::<Probed>(ctx.arg(1), SYNACK_SECOND));
+    nested::second(SYNACK, ctx.arg(1), || synack::<Probed>(ctx.arg(1), SYNACK_SECOND));
     0
 }
 
 #[fentry]
 fn retransmit_fentry(ctx: FEntryContext) -> i32 {
-    attempt_begins(ctx.arg(0), BEGIN);
+    nested::private(BEGIN, |lane| attempt_begins(ctx.arg(0), lane));
     0
 }
 
 #[fexit]
 fn retransmit_fexit(ctx: FExitContext) -> i32 {
-    attempt_ends(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(3));
+    nested::private(END, |lane| attempt_ends(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(3), lane));
     0
 }
 
 #[fentry]
 fn retransmit_probe_fentry(ctx: FEntryContext) -> i32 {
-    attempt_begins(ctx.arg(0), PROBE_BEGIN);
+    nested::private(PROBE_BEGIN, |lane| attempt_begins(ctx.arg(0), lane));
     0
 }
 
@@ -329,7 +329,9 @@ fn retransmit_probe_fexit(ctx: FExitContext) -> i32 {
     let sk: Pointer = ctx.arg(0);
     let segments = untold(sk);
     if segments != 0 {
-        observe::<Typed>(&ctx, sk, &Attempt::failed_probe(segments), PROBE_END);
+        nested::private(PROBE_END, |lane| {
+            observe::<Typed>(&ctx, sk, &Attempt::failed_probe(segments), lane);
+        });
     }
     0
 }

@@ -18,6 +18,7 @@ use crate::{
     filter,
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Typed},
+    nested,
     signal::retransmit,
     slot::{self, ANNOUNCED, CLIENT, SERVER, Slot},
 };
@@ -35,7 +36,7 @@ const DESTROY: Lane = Lane::new(Signal::Socket, 1);
 
 /// A socket changed its state.
 #[inline(always)]
-fn state_changed<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32) {
+fn state_changed<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, lane: Lane) {
     let counts_end = new == CLOSE && (old == ESTABLISHED || old == CLOSE_WAIT || old == SYN_SENT);
     // A child is copied from its listener in the state LISTEN, too (inet_csk_clone_lock).
     let listening_ends = old == LISTEN && new == CLOSE;
@@ -54,9 +55,9 @@ fn state_changed<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: 
         // SAFETY: as above.
         unsafe { filter::ends_to_listen::<A>(sk) };
     } else if counts_end {
-        disconnected::<A>(sk);
+        disconnected::<A>(sk, lane);
     } else {
-        opened::<A>(ctx, sk, old, new);
+        opened::<A>(ctx, sk, old, new, lane);
     }
 }
 
@@ -69,17 +70,17 @@ fn current_process() -> u32 {
 /// A connection breaks off. Its socket may live on (`connect(AF_UNSPEC)`), and then the kernel clears
 /// the counters next (`tcp_disconnect`, net/ipv4/tcp.c).
 #[inline(always)]
-fn disconnected<A: Access>(sk: Pointer) {
+fn disconnected<A: Access>(sk: Pointer, lane: Lane) {
     let Some(slot) = slot::find::<A>(sk) else { return };
     if slot.flags & ANNOUNCED != 0 {
         // SAFETY: a full TCP socket.
-        unsafe { report::<A>(sk, slot, what::COUNTERS, Context::Ending, STATE) };
+        unsafe { report::<A>(sk, slot, what::COUNTERS, Context::Ending, lane) };
     }
 }
 
 /// A socket connects, or its handshake is done.
 #[inline(always)]
-fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32) {
+fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, lane: Lane) {
     let connecting = new == SYN_SENT;
     // connect() runs in the context of the task that called it.
     let owner = if connecting {
@@ -89,19 +90,19 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32) {
     };
     // Not bound yet where it connects; asked again when it has connected.
     let undecided = connecting && filter::needs_local_port();
-    if !undecided && !is_wanted::<A>(sk, owner, old == SYN_RECV) {
+    if !undecided && !is_wanted::<A>(sk, owner, old == SYN_RECV, lane) {
         return;
     }
-    let Some(slot) = slot::find_or_create::<A>(sk, STATE) else {
+    let Some(slot) = slot::find_or_create::<A>(sk, lane) else {
         warn!(ctx, "a socket: no room to remember it, raise --max-flows");
-        if let Some(counters) = socket_counters(STATE) {
+        if let Some(counters) = socket_counters(lane) {
             counters.seen += 1;
             counters.map_full += 1;
         }
         return;
     };
     if connecting {
-        begins_anew::<A>(sk, slot);
+        begins_anew::<A>(sk, slot, lane);
         slot.owner = owner;
         slot.flags |= CLIENT;
     } else if old == SYN_RECV {
@@ -127,18 +128,18 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32) {
     };
     let what = if slot.flags & ANNOUNCED == 0 { introduction(slot) } else { what::COUNTERS };
     // SAFETY: the tracepoint gives a full TCP socket.
-    unsafe { report::<A>(sk, slot, what, context, STATE) };
+    unsafe { report::<A>(sk, slot, what, context, lane) };
 }
 
 /// Asks the filters about a socket that opens, and counts it when they reject it.
 #[inline(always)]
-fn is_wanted<A: Access>(sk: Pointer, owner: u32, accepted: bool) -> bool {
+fn is_wanted<A: Access>(sk: Pointer, owner: u32, accepted: bool, lane: Lane) -> bool {
     // SAFETY: the tracepoint gives a full TCP socket.
     let passes = unsafe { filter::passes::<A>(sk, owner) };
     if passes == Ok(true) {
         return true;
     }
-    if let Some(counters) = socket_counters(STATE) {
+    if let Some(counters) = socket_counters(lane) {
         counters.seen += 1;
         match passes {
             Err(_) => counters.read_failed += 1,
@@ -147,7 +148,7 @@ fn is_wanted<A: Access>(sk: Pointer, owner: u32, accepted: bool) -> bool {
     }
     if accepted && filter::by_owner() && settings::slots_in_storage() {
         // Whoever accepts it may be wanted. Storage has room for all sockets.
-        if let Some(slot) = slot::find_or_create::<A>(sk, STATE) {
+        if let Some(slot) = slot::find_or_create::<A>(sk, lane) {
             slot.flags |= SERVER;
         }
     }
@@ -157,15 +158,15 @@ fn is_wanted<A: Access>(sk: Pointer, owner: u32, accepted: bool) -> bool {
 /// A socket that was connected before: its next conversation is another flow, of which nothing is
 /// known yet.
 #[inline(always)]
-fn begins_anew<A: Access>(sk: Pointer, slot: &mut Slot) {
+fn begins_anew<A: Access>(sk: Pointer, slot: &mut Slot, lane: Lane) {
     if slot.flags & ANNOUNCED == 0 {
         slot.flags = 0;
         slot.retrans_known = 0;
         return;
     }
     // SAFETY: the tracepoint gives a full TCP socket.
-    unsafe { report::<A>(sk, slot, what::CLOSE, Context::Ending, STATE) };
-    if let Some(flow) = slot::new_flow(STATE) {
+    unsafe { report::<A>(sk, slot, what::CLOSE, Context::Ending, lane) };
+    if let Some(flow) = slot::new_flow(lane) {
         slot.flow = flow;
         slot.flags = 0;
         slot.retrans_known = 0;
@@ -174,13 +175,13 @@ fn begins_anew<A: Access>(sk: Pointer, slot: &mut Slot) {
 
 /// A socket is about to go.
 #[inline(always)]
-fn destroyed<A: Access>(ctx: &impl EbpfContext, sk: Pointer) {
+fn destroyed<A: Access>(ctx: &impl EbpfContext, sk: Pointer, lane: Lane) {
     let Some(slot) = slot::find::<A>(sk) else { return };
     debug!(ctx, "flow {:x}: destroyed", slot.flow);
     if slot.flags & ANNOUNCED != 0 {
         // SAFETY: the tracepoint gives a full TCP socket.
         unsafe {
-            report::<A>(sk, slot, what::CLOSE, Context::Ending, DESTROY);
+            report::<A>(sk, slot, what::CLOSE, Context::Ending, lane);
         }
     }
     slot::forget(sk);
@@ -188,24 +189,28 @@ fn destroyed<A: Access>(ctx: &impl EbpfContext, sk: Pointer) {
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn socket_state_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    state_changed::<Typed>(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    nested::private(STATE, |lane| {
+        state_changed::<Typed>(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2), lane);
+    });
     0
 }
 
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn socket_state_raw_tp(ctx: RawTracePointContext) -> i32 {
-    state_changed::<Probed>(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    nested::private(STATE, |lane| {
+        state_changed::<Probed>(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2), lane);
+    });
     0
 }
 
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn socket_destroy_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    destroyed::<Typed>(&ctx, ctx.arg(0));
+    nested::private(DESTROY, |lane| destroyed::<Typed>(&ctx, ctx.arg(0), lane));
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
 fn socket_destroy_raw_tp(ctx: RawTracePointContext) -> i32 {
-    destroyed::<Probed>(&ctx, ctx.arg(0));
+    nested::private(DESTROY, |lane| destroyed::<Probed>(&ctx, ctx.arg(0), lane));
     0
 }

@@ -20,7 +20,7 @@ use crate::coverage::Account;
 /// How often the counters are read for one reading: programs may be at work on each.
 const READINGS: usize = 16;
 
-/// Sums over all CPUs by lane.
+/// Sums over all CPUs by lane, each with its twin.
 type Lanes = [Counters; LANES];
 
 /// [`PerCpu`] as aya reads it.
@@ -83,7 +83,7 @@ impl Counting {
         for (cpu, Raw(per_cpu)) in cpus.iter().enumerate() {
             for (signal, lanes) in per_cpu.signals.iter().enumerate() {
                 for (lane, Lane { own, sockets }) in lanes.lanes.iter().enumerate() {
-                    add(&mut reading.lanes[signal][lane], own);
+                    add(&mut reading.lanes[signal][lane % LANES], own);
                     add(&mut reading.sockets, sockets);
                 }
             }
