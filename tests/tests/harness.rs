@@ -144,10 +144,10 @@ fn a_full_connection_blocks_its_senders_until_it_is_read() -> Result<()> {
     let filled = fill(&connection)?;
     let start = Duration::from_millis(300);
     let pace = Pace { start, step: Duration::from_millis(5), step_bytes: 20_000 };
-    let latencies = send_blocked(&connection, filled, 8, 1, 60_000, pace)?;
+    let calls = send_blocked(&connection, filled, 8, 1, 60_000, pace)?;
     let mut facts = Facts::new();
-    facts.note(format_args!("{filled} bytes filled it; {latencies:?}"));
-    facts.holds("every send waited", latencies.iter().all(|latency| *latency >= start));
+    facts.note(format_args!("{filled} bytes filled it; {calls:?}"));
+    facts.holds("every send waited", calls.iter().all(|call| call.took >= start));
     facts.finish();
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Senders that wait for room in the send buffer, with a clock of their own around every call.
 
 use std::{
+    fs,
     io::{self, Write},
     net::Shutdown,
     os::fd::AsFd,
@@ -8,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::{net::sockopt, process::setpriority_process, thread::gettid};
 
 use super::{Connection, read_bytes, send_once};
@@ -56,8 +57,18 @@ pub struct Pace {
     pub step_bytes: usize,
 }
 
+/// One call, by the caller's own clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// How long it took by CLOCK_MONOTONIC around it.
+    pub took: Duration,
+    /// How much of that the caller was ready to run and had no processor: before, in or after the
+    /// call.
+    pub waited: Duration,
+}
+
 /// Several senders on one full connection, each making `sends` blocking calls of `bytes`, while the
-/// server reads at a pace. Returns how long each call took by CLOCK_MONOTONIC around it.
+/// server reads at a pace.
 ///
 /// # Errors
 /// When a socket call fails or takes less than all.
@@ -68,21 +79,23 @@ pub fn send_blocked(
     sends: usize,
     bytes: usize,
     pace: Pace,
-) -> Result<Vec<Duration>> {
+) -> Result<Vec<Call>> {
     let message = vec![b'b'; bytes];
     let message = &message;
     thread::scope(|scope| {
         let threads: Vec<_> = (0..senders)
             .map(|_| {
-                scope.spawn(move || -> Result<Vec<Duration>> {
+                scope.spawn(move || -> Result<Vec<Call>> {
                     hurry();
-                    let mut latencies = Vec::with_capacity(sends);
+                    let mut calls = Vec::with_capacity(sends);
                     for _ in 0..sends {
+                        let before = waited()?;
                         let start = Instant::now();
                         send_once(&connection.client, message)?;
-                        latencies.push(start.elapsed());
+                        let took = start.elapsed();
+                        calls.push(Call { took, waited: waited()?.saturating_sub(before) });
                     }
-                    Ok(latencies)
+                    Ok(calls)
                 })
             })
             .collect();
@@ -92,17 +105,26 @@ pub fn send_blocked(
             // Let go of the senders, or this scope never ends.
             connection.server.shutdown(Shutdown::Both)?;
         }
-        let mut latencies = Vec::with_capacity(senders * sends);
+        let mut calls = Vec::with_capacity(senders * sends);
         for thread in threads {
             match thread.join() {
-                Ok(of_one) => latencies.extend(of_one?),
+                Ok(of_one) => calls.extend(of_one?),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
         read?;
-        ensure!(latencies.len() == senders * sends, "a sender lost count");
-        Ok(latencies)
+        ensure!(calls.len() == senders * sends, "a sender lost count");
+        Ok(calls)
     })
+}
+
+/// How long this thread has been ready to run without a processor
+/// (Documentation/scheduler/sched-stats.rst).
+fn waited() -> Result<Duration> {
+    let path = "/proc/thread-self/schedstat";
+    let text = fs::read_to_string(path).context(path)?;
+    let nanoseconds = text.split_whitespace().nth(1).context(path)?;
+    Ok(Duration::from_nanos(nanoseconds.parse()?))
 }
 
 /// Lets this thread go before others, so that its clock does not count its wait for a processor
