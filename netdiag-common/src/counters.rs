@@ -73,6 +73,8 @@ pub struct Counters {
     /// Samples of those that are no longer on their way: taken out of a batch, into the ring or
     /// lost for want of room, or overwritten by another beginning.
     pub ended: u64,
+    /// Runs in place of another program's that the kernel skipped; no fate of a sample.
+    pub stood_in: u64,
 }
 
 impl Counters {
@@ -114,6 +116,7 @@ impl Counters {
             unmatched: self.unmatched.wrapping_add(other.unmatched),
             begun: self.begun.wrapping_add(other.begun),
             ended: self.ended.wrapping_add(other.ended),
+            stood_in: self.stood_in.wrapping_add(other.stood_in),
         }
     }
 }

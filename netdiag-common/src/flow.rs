@@ -88,8 +88,12 @@ pub struct TcpCounters {
     pub srtt_us: u32,
     /// Congestion window in segments.
     pub cwnd: u32,
+    /// Packets for the socket that were dropped before they reached its queue (`sk_drops`).
+    pub drops: u32,
     /// Not the kernel's: segments of `retrans` that no program saw being sent and no earlier
     /// record told of; of a socket that comes out of a connection request, its SYN-ACKs. 0 where nobody
     /// kept count.
     pub retrans_unseen: u32,
+    /// Zero.
+    pub reserved: u32,
 }

@@ -106,6 +106,33 @@ impl Filters {
     }
 }
 
+/// What `kfree_skb` tells of that is no loss, as far as one kernel has it.
+pub const NO_LOSSES: usize = 16;
+
+/// Packets that are freed for a reason, or at a place, that makes them no drops.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
+pub struct NoLoss {
+    /// First address of the function.
+    pub from: u64,
+    /// First address behind it; 0 where any place will do.
+    pub to: u64,
+    /// The reason, where it is that.
+    pub reason: u32,
+    /// One of [`no_loss`].
+    pub when: u32,
+}
+
+/// What makes a [`NoLoss`] beside the place.
+pub mod no_loss {
+    /// The reason.
+    pub const REASON: u32 = 0;
+    /// Nothing.
+    pub const ANY: u32 = 1;
+    /// The packet is a TCP segment with FIN or RST.
+    pub const CLOSING: u32 = 2;
+}
+
 /// Where the programs keep what they know of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -132,4 +159,14 @@ pub struct Settings {
     pub has_cookie: u32,
     /// 1 when the tracepoint `tcp_retransmit_skb` has the argument `err` (6.16 and later).
     pub retransmit_has_error: u32,
+    /// Arguments of the tracepoint `kfree_skb`: 3 with a reason, 4 with the receiving socket.
+    pub drop_arguments: u32,
+    /// Number of the reason QDISC_DROP where the queue disciplines tell their own before it, else 0.
+    pub qdisc_drop: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Entries of `no_losses` that count.
+    pub no_losses_len: u32,
+    /// What is no drop.
+    pub no_losses: [NoLoss; NO_LOSSES],
 }

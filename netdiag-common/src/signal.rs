@@ -35,6 +35,8 @@ signals! {
     send Send,
     /// Segments that TCP sent again.
     retransmit Retransmit,
+    /// Packets that the kernel threw away.
+    drop Drop,
 }
 
 impl Signal {

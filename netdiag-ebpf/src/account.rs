@@ -29,10 +29,16 @@ impl Lane {
         Self { signal, nth }
     }
 
-    /// Where a run inside a run of this lane's program counts.
+    /// This lane or, where a run of its program is `inside` (1) another one, its twin.
     #[inline(always)]
-    pub(crate) const fn twin(self) -> Self {
-        Self { nth: self.nth + LANES, ..self }
+    pub(crate) const fn or_twin(self, inside: u64) -> Self {
+        Self { nth: self.nth + LANES * (inside & 1) as usize, ..self }
+    }
+
+    /// 1 for a twin.
+    #[inline(always)]
+    pub(crate) const fn is_twin(self) -> usize {
+        self.nth / LANES
     }
 
     /// Its number among all.

@@ -48,25 +48,8 @@ pub(crate) unsafe fn passes<A: Access>(sk: Pointer, owner: u32) -> Result<bool, 
     let mut key = FlowKey::default();
     // SAFETY: passed on.
     unsafe { kernel::flow_key::<A>(sk, &mut key) }?;
-    let (local, peer) = (u32::from(key.local_port), u32::from(key.peer_port));
-    if filters::port::is_set() && !filters::port::accepts(local) && !filters::port::accepts(peer) {
+    if !accepts(&key) {
         return Ok(false);
-    }
-    if filters::local_port::is_set() && !filters::local_port::accepts(local) {
-        return Ok(false);
-    }
-    if filters::peer_port::is_set() && !filters::peer_port::accepts(peer) {
-        return Ok(false);
-    }
-    if filters::netns::is_set() && !filters::netns::accepts(key.netns) {
-        return Ok(false);
-    }
-    if filters::peer::is_set() {
-        let words = key.peer_addr.as_ptr().cast::<[u32; 4]>();
-        // SAFETY: 16 bytes, 4-byte aligned inside `FlowKey`.
-        if !filters::peer::accepts(unsafe { words.read() }) {
-            return Ok(false);
-        }
     }
     if filters::pid::is_set() {
         if owner == 0 {
@@ -76,6 +59,32 @@ pub(crate) unsafe fn passes<A: Access>(sk: Pointer, owner: u32) -> Result<bool, 
         return Ok(filters::pid::accepts(owner));
     }
     Ok(true)
+}
+
+/// Whether a conversation passes, whoever its owner is.
+#[inline(always)]
+pub(crate) fn accepts(key: &FlowKey) -> bool {
+    let (local, peer) = (u32::from(key.local_port), u32::from(key.peer_port));
+    if filters::port::is_set() && !filters::port::accepts(local) && !filters::port::accepts(peer) {
+        return false;
+    }
+    if filters::local_port::is_set() && !filters::local_port::accepts(local) {
+        return false;
+    }
+    if filters::peer_port::is_set() && !filters::peer_port::accepts(peer) {
+        return false;
+    }
+    if filters::netns::is_set() && !filters::netns::accepts(key.netns) {
+        return false;
+    }
+    if filters::peer::is_set() {
+        let words = key.peer_addr.as_ptr().cast::<[u32; 4]>();
+        // SAFETY: 16 bytes, 4-byte aligned inside `FlowKey`.
+        if !filters::peer::accepts(unsafe { words.read() }) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Whether a socket or request passes whose owner no program has seen: by the socket dump, or, for a

@@ -6,7 +6,9 @@
 use aya_ebpf::Global;
 use netdiag_common::{
     field::{Field, Location},
-    globals::{Filters, Locations, Numbers, Prefixes, Settings, SlotPlace},
+    globals::{
+        Filters, Locations, NO_LOSSES, NoLoss, Numbers, Prefixes, Settings, SlotPlace, no_loss,
+    },
     signal::Signal,
 };
 
@@ -35,6 +37,11 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     signals: 0,
     has_cookie: 0,
     retransmit_has_error: 0,
+    drop_arguments: 0,
+    qdisc_drop: 0,
+    reserved: 0,
+    no_losses_len: 0,
+    no_losses: [NoLoss { from: 0, to: 0, reason: 0, when: no_loss::REASON }; NO_LOSSES],
 });
 
 /// Reads one word of a global. A copy of a whole struct would hide its constants from the verifier.
@@ -57,7 +64,7 @@ pub(crate) fn location(field: Field) -> Location {
 
 /// The settings, one by one.
 pub(crate) mod settings {
-    use super::{SETTINGS, Settings, Signal, SlotPlace};
+    use super::{NO_LOSSES, SETTINGS, Settings, Signal, SlotPlace, no_loss};
 
     #[inline(always)]
     pub(crate) fn report_every_ns() -> u64 {
@@ -87,6 +94,58 @@ pub(crate) mod settings {
     #[inline(always)]
     pub(crate) fn retransmit_has_error() -> bool {
         constant!(SETTINGS as Settings, retransmit_has_error) != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn drop_has_reason() -> bool {
+        constant!(SETTINGS as Settings, drop_arguments) > 2
+    }
+
+    #[inline(always)]
+    pub(crate) fn drop_has_receiver() -> bool {
+        constant!(SETTINGS as Settings, drop_arguments) > 3
+    }
+
+    /// Whether a queue discipline has told why it drops a packet that is freed for this reason.
+    #[inline(always)]
+    pub(crate) fn is_told_by_qdisc(reason: u32) -> bool {
+        let number = constant!(SETTINGS as Settings, qdisc_drop);
+        number != 0 && number == reason
+    }
+
+    /// Whether a packet that is freed there for that reason is no drop.
+    #[inline(always)]
+    pub(crate) fn is_no_loss(location: u64, reason: u32) -> bool {
+        any_no_loss(location, |when, of| {
+            when == no_loss::ANY || (when == no_loss::REASON && of == reason)
+        })
+    }
+
+    /// Whether one that is freed there is no drop when it closes a connection.
+    #[inline(always)]
+    pub(crate) fn is_no_loss_when_closing(location: u64) -> bool {
+        !drop_has_reason() && any_no_loss(location, |when, _| when == no_loss::CLOSING)
+    }
+
+    /// Asks about the entries for a place, by what makes them so and their reason.
+    #[inline(always)]
+    fn any_no_loss(location: u64, is_one: impl Fn(u32, u32) -> bool) -> bool {
+        let len = constant!(SETTINGS as Settings, no_losses_len);
+        let mut at = 0;
+        while at < NO_LOSSES {
+            if at as u32 >= len {
+                return false;
+            }
+            let from = constant!(SETTINGS as Settings, no_losses[at].from);
+            let to = constant!(SETTINGS as Settings, no_losses[at].to);
+            let there = to == 0 || (from <= location && location < to);
+            let when = constant!(SETTINGS as Settings, no_losses[at].when);
+            if there && is_one(when, constant!(SETTINGS as Settings, no_losses[at].reason)) {
+                return true;
+            }
+            at += 1;
+        }
+        false
     }
 }
 

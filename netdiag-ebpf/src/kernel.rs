@@ -263,6 +263,7 @@ pub(crate) unsafe fn tcp_counters<A: Access>(
         to.retrans = field::<A, _>(tp, Field::TcpTotalRetrans)?;
         to.srtt_us = field::<A, u32>(tp, Field::TcpSrtt)? >> 3;
         to.cwnd = field::<A, _>(tp, Field::TcpCwnd)?;
+        to.drops = field::<A, _>(sk, Field::SkDrops)?;
     }
     to.retrans_unseen = 0;
     Ok(true)

@@ -8,7 +8,11 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_get_current_pid_tgid, macros::btf_map};
 
-use crate::{account::Lane, assembly::opaque, kernel::Pointer};
+use crate::{
+    account::{Lane, counters},
+    assembly::opaque,
+    kernel::Pointer,
+};
 
 /// Of one lane on one CPU.
 #[repr(C)]
@@ -60,15 +64,10 @@ unsafe fn under(flag: *mut Flag, body: impl FnOnce()) {
 #[inline(always)]
 pub(crate) fn private(lane: Lane, body: impl FnOnce(Lane)) {
     let Some(flag) = flag_of(lane) else { return };
-    // SAFETY: just got.
-    let is_inner = unsafe { is_up(flag) };
-    // Once in the object, not twice: it is long.
-    let (flag, lane) = if is_inner {
-        let Some(flag) = flag_of(lane.twin()) else { return };
-        (flag, lane.twin())
-    } else {
-        (flag, lane)
-    };
+    // By arithmetic: a branch here would have verifiers walk through all that follows twice.
+    // SAFETY: just got. Volatile: an interrupt may come at any point.
+    let lane = lane.or_twin(unsafe { core::ptr::read_volatile(&raw const (*flag).up) });
+    let Some(flag) = flag_of(lane) else { return };
     // SAFETY: just got.
     unsafe { under(flag, || body(lane)) };
 }
@@ -93,10 +92,11 @@ pub(crate) fn first(lane: Lane, what: Pointer, body: impl FnOnce()) {
     }
 }
 
-/// The program that stands in for that of `lane`. It runs after it on the same hook.
+/// The program that stands in for that of `lane`, and counts in `own`. It runs after it on the same
+/// hook.
 #[inline(always)]
-pub(crate) fn second(lane: Lane, what: Pointer, body: impl FnOnce()) {
-    let Some(flag) = flag_of(lane) else { return };
+pub(crate) fn second(lane: Lane, own: Lane, what: Pointer, body: impl FnOnce()) {
+    let (Some(flag), Some(counters)) = (flag_of(lane), counters(own)) else { return };
     // SAFETY: just got.
     let stands_in = unsafe {
         is_up(flag)
@@ -105,6 +105,7 @@ pub(crate) fn second(lane: Lane, what: Pointer, body: impl FnOnce()) {
                 || core::ptr::read_volatile(&raw const (*flag).done_with) != what as u64)
     };
     if stands_in {
+        counters.stood_in += 1;
         body();
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     flow::latency::Latency,
-    signal::{CountId, MetricId},
+    signal::{CountId, Label, MetricId},
 };
 
 pub mod latency;
@@ -59,6 +59,8 @@ pub struct Frozen {
     /// Counts that are present, sorted by id; what absence means stands in
     /// [`crate::signal::Count::absent_is_zero`].
     pub counts: Vec<(CountId, u64)>,
+    /// Labelled counts that are present, sorted.
+    pub labelled: Vec<((CountId, Label), u64)>,
 }
 
 impl Frozen {
@@ -66,6 +68,7 @@ impl Frozen {
     pub fn merge(&mut self, other: &Self) {
         tally::merge_latencies(&mut self.latencies, &other.latencies);
         tally::merge_counts(&mut self.counts, &other.counts);
+        tally::merge_counts(&mut self.labelled, &other.labelled);
     }
 
     /// A latency, if it has samples.
@@ -75,11 +78,19 @@ impl Frozen {
         Some(&self.latencies[at].1)
     }
 
-    /// A count, if it is present.
+    /// A count, if it is present; of a labelled one the sum.
     #[must_use]
     pub fn count(&self, count: CountId) -> Option<u64> {
-        let at = self.counts.binary_search_by_key(&count, |entry| entry.0).ok()?;
-        Some(self.counts[at].1)
+        match self.counts.binary_search_by_key(&count, |entry| entry.0) {
+            Ok(at) => Some(self.counts[at].1),
+            Err(_) => self.labels(count).map(|(_, n)| n).reduce(u64::saturating_add),
+        }
+    }
+
+    /// The labels of a labelled count, and how many of each.
+    pub fn labels(&self, count: CountId) -> impl Iterator<Item = (Label, u64)> + '_ {
+        let of_it = self.labelled.iter().filter(move |((other, _), _)| *other == count);
+        of_it.map(|&((_, label), n)| (label, n))
     }
 }
 

@@ -5,6 +5,7 @@
 mod account;
 pub mod attach;
 pub mod btf;
+mod drops;
 pub mod facts;
 mod hooks;
 pub mod memlock;

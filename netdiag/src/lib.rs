@@ -10,6 +10,7 @@ pub mod exit;
 pub mod flow;
 pub mod format;
 pub mod kernel;
+pub mod labels;
 pub mod node;
 pub mod run;
 pub mod signal;

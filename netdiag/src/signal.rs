@@ -6,7 +6,7 @@
 
 use netdiag_common::{
     field::Field,
-    flow::{FlowId, SocketRef, TcpCounters},
+    flow::{FlowId, FlowKey, SocketRef, TcpCounters},
     header::{Header, VERSION},
     signal::Signal,
 };
@@ -30,19 +30,33 @@ pub struct Count {
     pub help: &'static str,
     /// Whether a flow without it counted zero; otherwise the number is unknown there.
     pub absent_is_zero: bool,
+    /// Whether it is a group whose keys are the kernel's: one number for each [`Label`] that came.
+    pub labelled: bool,
 }
 
 impl Count {
     /// A count that starts at zero.
     #[must_use]
     pub const fn new(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: true }
+        Self { name, help, absent_is_zero: true, labelled: false }
     }
 
     /// A reading of the kernel's counter, unknown until the kernel was asked.
     #[must_use]
     pub const fn reading(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: false }
+        Self { name, help, absent_is_zero: false, labelled: false }
+    }
+
+    /// A group of counts that start at zero, by keys that only the running kernel knows.
+    #[must_use]
+    pub const fn labelled(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, absent_is_zero: true, labelled: true }
+    }
+
+    /// The group that it stands in, if any.
+    #[must_use]
+    pub fn group(&self) -> Option<&'static str> {
+        if self.labelled { Some(self.name) } else { Some(self.name.split_once('.')?.0) }
     }
 }
 
@@ -74,6 +88,40 @@ pub struct Attachment {
     pub program: &'static str,
     /// Where it goes.
     pub hook: Hook,
+    /// What a run of it means.
+    pub role: Role,
+}
+
+impl Attachment {
+    /// A program that sees samples begin, or all that there is of them.
+    #[must_use]
+    pub const fn new(program: &'static str, hook: Hook) -> Self {
+        Self { program, hook, role: Role::Begin }
+    }
+
+    /// A program that sees the ends of samples that began elsewhere.
+    #[must_use]
+    pub const fn end(program: &'static str, hook: Hook) -> Self {
+        Self { program, hook, role: Role::End }
+    }
+
+    /// A program by which no sample is missed when the kernel skips it.
+    #[must_use]
+    pub const fn aside(program: &'static str, hook: Hook) -> Self {
+        Self { program, hook, role: Role::Aside }
+    }
+}
+
+/// What the kernel's skipping a run of a program means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A sample was missed.
+    Begin,
+    /// The end of one was, whose beginning is left behind.
+    End,
+    /// None was: it only adds to what another program sees, or stands in for one on the same hook,
+    /// where a run that is skipped itself would have done nothing.
+    Aside,
 }
 
 /// When an [`Extra`] is wanted.
@@ -81,6 +129,8 @@ pub struct Attachment {
 pub enum When {
     /// The kernel has the function.
     FunctionExists(&'static str),
+    /// The kernel has the tracepoint.
+    TracepointExists(&'static str),
     /// The tracepoint has fewer arguments than this.
     TracepointArgumentsBelow(&'static str, usize),
 }
@@ -111,6 +161,8 @@ pub struct Source {
     pub fields: &'static [Field],
     /// Whether its programs can reach socket storage (typed socket pointers).
     pub typed: bool,
+    /// Whether they read kernel memory by address, which lockdown in mode confidentiality forbids.
+    pub reads_memory: bool,
     /// Whether the kernel skips runs of it when a task is preempted inside the program.
     pub skips_when_preempted: bool,
     /// What it cannot see, one line each; empty for a full source.
@@ -132,6 +184,8 @@ pub struct Definition {
     pub counts: &'static [Count],
     /// Sources, in order of preference.
     pub sources: &'static [Source],
+    /// Samples that one record carries at most.
+    pub samples: u32,
 }
 
 /// Index of a metric in [`metrics`].
@@ -142,6 +196,15 @@ pub struct MetricId(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CountId(pub u16);
 
+/// Key of a labelled count, as the kernel gives it; named when it leaves the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Label {
+    /// `enum skb_drop_reason`, the subsystem in the upper 16 bits.
+    Reason(u32),
+    /// An address in the kernel's code.
+    Place(u64),
+}
+
 /// Whom an event belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject<'a> {
@@ -149,6 +212,13 @@ pub enum Subject<'a> {
     Flow(FlowId),
     /// A socket or a connection request, with all that identifies it.
     Socket(&'a SocketRef),
+    /// A packet, of which there may be no socket.
+    Packet {
+        /// Its conversation; all zero where it is not known, the netns 0 where that is not.
+        key: &'a FlowKey,
+        /// Whether the key's ends are this end and the other; else this end is the destination's.
+        ends_known: bool,
+    },
 }
 
 /// Where [`Event::fold`] puts what an event says: the row of its flow.
@@ -157,6 +227,8 @@ pub trait Fold {
     fn latency(&mut self, metric: MetricId, nanoseconds: u64);
     /// `n` more of something.
     fn count(&mut self, count: CountId, n: u64);
+    /// `n` more of something that is counted by label.
+    fn labelled(&mut self, count: CountId, label: Label, n: u64);
     /// What is known of the socket itself.
     fn socket(&mut self, event: &socket::Event);
     /// What an event of another signal says of the socket besides: its owner's process id and the
@@ -239,15 +311,17 @@ signals! {
     socket Socket,
     send Send,
     retransmit Retransmit,
+    drop Drop,
 }
 
-/// The samples that a record claims to carry, as far as a record can carry them; 1 where it claims
+/// The samples that a record claims to carry, as far as a record of its signal can; 1 where it claims
 /// none.
 #[must_use]
 pub fn samples(bytes: &[u8]) -> u64 {
-    const MOST: u32 = netdiag_common::signal::send::BATCH as u32;
-    let claim = Header::read_from_prefix(bytes).map_or(1, |(header, _)| header.samples);
-    u64::from(claim.clamp(1, MOST))
+    let Ok((header, _)) = Header::read_from_prefix(bytes) else { return 1 };
+    let definition = DEFINITIONS.get(usize::from(header.signal));
+    let most = definition.map_or(1, |definition| definition.samples);
+    u64::from(header.samples.clamp(1, most))
 }
 
 /// Decodes one record, trusting neither its length nor its content.
@@ -316,3 +390,6 @@ pub fn counts() -> impl Iterator<Item = (CountId, Signal, &'static Count)> {
         .enumerate()
         .map(|(id, (signal, count))| (CountId(id as u16), signal, count))
 }
+
+#[cfg(test)]
+mod tests;

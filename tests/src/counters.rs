@@ -1,4 +1,4 @@
-//! The kernel's own TCP counters of a namespace: what netdiag's sums are held against.
+//! The kernel's own counters of a namespace: what netdiag's sums are held against.
 
 use std::{collections::BTreeMap, fs, ops::Index};
 
@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use crate::{machine, namespace::Namespace};
 
 /// `Tcp:` of `/proc/net/snmp` and `TcpExt:` of `/proc/net/netstat` (names as in
-/// `net/ipv4/proc.c`), in the kernel's units: mostly segments.
+/// `net/ipv4/proc.c`), in the kernel's units: mostly segments. `Udp:` of the former with that before
+/// the name, in datagrams.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TcpCounters(pub BTreeMap<String, i64>);
 
@@ -19,7 +20,9 @@ impl TcpCounters {
     pub fn read(namespace: &Namespace) -> Result<Self> {
         namespace.run(|| {
             let mut all = BTreeMap::new();
-            for (file, prefix) in [("snmp", "Tcp:"), ("netstat", "TcpExt:")] {
+            for (file, prefix, before) in
+                [("snmp", "Tcp:", ""), ("snmp", "Udp:", "Udp"), ("netstat", "TcpExt:", "")]
+            {
                 // /proc/net is that of the process's first thread, which is elsewhere.
                 let path = format!("/proc/thread-self/net/{file}");
                 let text = fs::read_to_string(&path).with_context(|| path.clone())?;
@@ -27,7 +30,7 @@ impl TcpCounters {
                 let names = lines.next().with_context(|| format!("no {prefix} in {path}"))?;
                 let values = lines.next().with_context(|| format!("no {prefix} in {path}"))?;
                 for (name, value) in names.split_whitespace().zip(values.split_whitespace()) {
-                    all.insert(name.to_owned(), value.parse()?);
+                    all.insert(format!("{before}{name}"), value.parse()?);
                 }
             }
             Ok(Self(all))

@@ -47,6 +47,15 @@ pub fn drop_incoming<'a>(receiver: &'a Namespace, rule: &str) -> Result<Fault<'a
     Ok(Fault { namespace: receiver, undo: INCOMING })
 }
 
+/// Drops what is to be delivered at `receiver` and matches an nftables rule that ends in `drop`.
+///
+/// # Errors
+/// When `nft` fails.
+pub fn drop_delivered<'a>(receiver: &'a Namespace, rule: &str) -> Result<Fault<'a>> {
+    nft(receiver, "faultin", "input priority 0", rule)?;
+    Ok(Fault { namespace: receiver, undo: INCOMING })
+}
+
 /// Drops what `sender` sends and matches, inside its own stack: the send fails with EPERM.
 ///
 /// # Errors

@@ -7,7 +7,9 @@
 //! the tools of a bare virtual machine (`ip`, `tc`, `nft`), and everything is removed on drop.
 
 pub mod bpf;
+pub mod bpftrace;
 pub mod counters;
+pub mod dropping;
 pub mod facts;
 pub mod fault;
 pub mod gate;

@@ -150,9 +150,12 @@ pub fn source(signal: &str, source: &str) -> Expectation {
 #[must_use]
 pub fn source_on(series: Series, confidential: bool, source: &Source) -> Expectation {
     use Expectation::{Absent, May, Must};
+    if confidential && source.reads_memory {
+        return Absent;
+    }
     let hooks = source.attachments.iter().map(|attachment| match attachment.hook {
         Hook::Fentry(_) | Hook::Fexit(_) | Hook::FexitWith(..) if KERNELS.contains(&series) => Must,
-        Hook::Kprobe(_) | Hook::RawTp(_) | Hook::Tracepoint(..) if confidential => Absent,
+        Hook::Kprobe(_) | Hook::Tracepoint(..) if confidential => Absent,
         Hook::Kprobe(_) if KERNELS.contains(&series) => Must,
         Hook::Fentry(_) | Hook::Fexit(_) | Hook::FexitWith(..) | Hook::Kprobe(_) => May,
         Hook::TpBtf(name) | Hook::RawTp(name) | Hook::Tracepoint(_, name) => {

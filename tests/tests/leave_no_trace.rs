@@ -1,14 +1,10 @@
 //! netdiag takes everything with it when it dies, and does not disturb others on the same hooks.
 
-use std::{
-    io::Read,
-    process::{Child, Stdio},
-};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use netdiag::snapshot::Snapshot;
 use netdiag_tests::{
     bpf::Loaded,
+    bpftrace::Bpftrace,
     facts::Facts,
     machine,
     namespace::Namespace,
@@ -16,13 +12,14 @@ use netdiag_tests::{
     outcome::{count, flow_of, metric},
     require,
     requirement::{Feature, alone},
-    source, tool,
+    source,
     traffic::{
         Connection, Family,
         request::{Exchange, exchange},
     },
 };
-use rustix::process::{Pid, Signal, kill_process};
+
+use rustix::process::Signal;
 
 const ECHO: Exchange = Exchange { sends: 2000, bytes: 10, echo: true };
 
@@ -105,50 +102,6 @@ fn two_at_once_see_the_same() -> Result<()> {
     Ok(())
 }
 
-/// Another tracer, which counts what this process sends; killed when dropped.
-struct Bpftrace(Child);
-
-impl Bpftrace {
-    fn start(probe: &str) -> Result<Self> {
-        let program = format!(
-            "BEGIN {{ printf(\"ready\\n\"); }} {probe} /pid == {}/ {{ @sends = count(); }}",
-            std::process::id()
-        );
-        // It needs tracefs, which not every machine mounts: a mount of its own.
-        let script = "mount -t tracefs none /sys/kernel/tracing; exec bpftrace -e \"$0\"";
-        let mut child = tool::command("unshare")?
-            .args(["--mount", "sh", "-c", script, &program])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()?;
-        let stdout = child.stdout.as_mut().context("standard output")?;
-        let mut said = String::new();
-        let mut byte = [0];
-        while !said.contains("ready") && stdout.read(&mut byte)? == 1 {
-            said.push(char::from(byte[0]));
-        }
-        anyhow::ensure!(said.contains("ready"), "bpftrace ended: {said}");
-        Ok(Self(child))
-    }
-
-    /// Ends it and returns what it counted.
-    fn count(mut self) -> Result<u64> {
-        kill_process(Pid::from_child(&self.0), Signal::INT)?;
-        let mut said = String::new();
-        self.0.stdout.as_mut().context("standard output")?.read_to_string(&mut said)?;
-        self.0.wait()?;
-        let count = said.lines().find_map(|line| line.strip_prefix("@sends: "));
-        Ok(count.with_context(|| said.clone())?.trim().parse()?)
-    }
-}
-
-impl Drop for Bpftrace {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn another_tracer_on_the_same_hooks_changes_nothing() -> Result<()> {
     require!(Feature::Bpftrace);
@@ -157,12 +110,13 @@ fn another_tracer_on_the_same_hooks_changes_nothing() -> Result<()> {
     let probe = if kprobes { "kprobe:tcp_sendmsg" } else { "tracepoint:sock:sock_send_length" };
     for forced in source::loading("send")? {
         let namespace = Namespace::new("shared")?;
-        let other = Bpftrace::start(probe)?;
+        let pid = std::process::id();
+        let other = Bpftrace::start(&format!("{probe} /pid == {pid}/ {{ @ = count(); }}"))?;
         let netdiag = Netdiag::live(&["--source", &forced])?;
         let connections = busy_connections(&namespace)?;
         exchange(connections.iter().map(|connection| (connection, ECHO)))?;
         let outcome = netdiag.stop()?;
-        let counted = other.count()?;
+        let counted = other.counts()?.get("@").copied().unwrap_or_default();
         let total = outcome.total()?;
         let mut facts = Facts::new();
         facts.at_rest(total);

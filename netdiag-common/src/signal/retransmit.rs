@@ -22,12 +22,6 @@ pub mod origin {
     pub const FAILED_PROBE: u32 = 2;
 }
 
-/// Numbers of the lanes of this signal that userspace needs to know.
-pub mod lane {
-    /// Of programs that stand in for others which the kernel skipped: what they see was not missed.
-    pub const SECONDS: [usize; 2] = [6, 7];
-}
-
 /// One retransmission.
 #[repr(C)]
 #[derive(

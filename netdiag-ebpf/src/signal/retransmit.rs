@@ -12,7 +12,7 @@ use netdiag_common::{
     field::Field,
     signal::{
         Signal,
-        retransmit::{Record, lane, origin},
+        retransmit::{Record, origin},
     },
 };
 
@@ -32,8 +32,8 @@ const BEGIN: Lane = Lane::new(Signal::Retransmit, 2);
 const END: Lane = Lane::new(Signal::Retransmit, 3);
 const PROBE_BEGIN: Lane = Lane::new(Signal::Retransmit, 4);
 const PROBE_END: Lane = Lane::new(Signal::Retransmit, 5);
-const SEGMENT_SECOND: Lane = Lane::new(Signal::Retransmit, lane::SECONDS[0]);
-const SYNACK_SECOND: Lane = Lane::new(Signal::Retransmit, lane::SECONDS[1]);
+const SEGMENT_SECOND: Lane = Lane::new(Signal::Retransmit, 6);
+const SYNACK_SECOND: Lane = Lane::new(Signal::Retransmit, 7);
 
 // include/uapi/asm-generic/errno-base.h, errno.h
 const EAGAIN: i32 = 11;
@@ -265,7 +265,7 @@ fn retransmit_tp_btf(ctx: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit_second_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    nested::second(SEGMENT, ctx.arg(1), || segment!(ctx, Typed, SEGMENT_SECOND));
+    nested::second(SEGMENT, SEGMENT_SECOND, ctx.arg(1), || segment!(ctx, Typed, SEGMENT_SECOND));
     0
 }
 
@@ -277,7 +277,7 @@ fn retransmit_raw_tp(ctx: RawTracePointContext) -> i32 {
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
 fn retransmit_second_raw_tp(ctx: RawTracePointContext) -> i32 {
-    nested::second(SEGMENT, ctx.arg(1), || segment!(ctx, Probed, SEGMENT_SECOND));
+    nested::second(SEGMENT, SEGMENT_SECOND, ctx.arg(1), || segment!(ctx, Probed, SEGMENT_SECOND));
     0
 }
 
@@ -289,7 +289,9 @@ fn retransmit_synack_tp_btf(ctx: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 fn retransmit_synack_second_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    nested::second(SYNACK, ctx.arg(1), || synack::<Typed>(ctx.arg(1), SYNACK_SECOND));
+    nested::second(SYNACK, SYNACK_SECOND, ctx.arg(1), || {
+        synack::<Typed>(ctx.arg(1), SYNACK_SECOND)
+    });
     0
 }
 
@@ -301,7 +303,9 @@ fn retransmit_synack_raw_tp(ctx: RawTracePointContext) -> i32 {
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_synack")]
 fn retransmit_synack_second_raw_tp(ctx: RawTracePointContext) -> i32 {
-    nested::second(SYNACK, ctx.arg(1), || synack::<Probed>(ctx.arg(1), SYNACK_SECOND));
+    nested::second(SYNACK, SYNACK_SECOND, ctx.arg(1), || {
+        synack::<Probed>(ctx.arg(1), SYNACK_SECOND)
+    });
     0
 }
 

@@ -2,14 +2,15 @@
 
 use netdiag_common::flow::TcpCounters;
 
-/// Growth of `bytes_sent`, `bytes_received` and `segs_out`.
-pub(super) type Growth = [u64; 3];
+/// Growth of `bytes_sent`, `bytes_received`, `segs_out` and `drops`.
+pub(super) type Growth = [u64; 4];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Reading {
     bytes_sent: u64,
     bytes_received: u64,
     segs_out: u32,
+    drops: u32,
 }
 
 impl Reading {
@@ -18,10 +19,11 @@ impl Reading {
             bytes_sent: tcp.bytes_sent,
             bytes_received: tcp.bytes_received,
             segs_out: tcp.segs_out,
+            drops: tcp.drops,
         }
     }
 
-    /// None when this one is older than `before`. `segs_out` wraps at 2^32.
+    /// None when this one is older than `before`. `segs_out` and `drops` wrap at 2^32.
     fn since(self, before: Self) -> Option<Growth> {
         let segments = self.segs_out.wrapping_sub(before.segs_out);
         if segments > u32::MAX / 2 {
@@ -31,6 +33,7 @@ impl Reading {
             self.bytes_sent.checked_sub(before.bytes_sent)?,
             self.bytes_received.checked_sub(before.bytes_received)?,
             u64::from(segments),
+            u64::from(self.drops.wrapping_sub(before.drops)),
         ])
     }
 }
@@ -78,7 +81,7 @@ impl Readings {
         };
         let growth = own.since(counted)?;
         self.base = Some(base);
-        (growth != [0; 3]).then_some(growth)
+        (growth != Growth::default()).then_some(growth)
     }
 
     fn begin(&mut self, at: Reading) -> Option<Growth> {
@@ -90,7 +93,7 @@ impl Readings {
             Some(base) => {
                 let growth = base.since(at)?;
                 self.base = Some(at);
-                (growth != [0; 3]).then_some(growth)
+                (growth != Growth::default()).then_some(growth)
             }
         }
     }
@@ -115,37 +118,37 @@ mod tests {
     #[test]
     fn without_a_past_the_first_report_is_where_counting_begins() {
         let mut readings = Readings::default();
-        assert_eq!(readings.report(&tcp(1_000, 50, 9)), Some([0, 0, 0]));
-        assert_eq!(readings.report(&tcp(1_500, 50, 12)), Some([500, 0, 3]));
+        assert_eq!(readings.report(&tcp(1_000, 50, 9)), Some([0, 0, 0, 0]));
+        assert_eq!(readings.report(&tcp(1_500, 50, 12)), Some([500, 0, 3, 0]));
     }
 
     #[test]
     fn an_opening_that_is_learnt_late_adds_what_came_before() {
         let mut readings = Readings::default();
-        assert_eq!(readings.report(&tcp(1_000, 50, 9)), Some([0, 0, 0]));
-        assert_eq!(readings.begin_at(&tcp(400, 50, 4)), Some([600, 0, 5]));
+        assert_eq!(readings.report(&tcp(1_000, 50, 9)), Some([0, 0, 0, 0]));
+        assert_eq!(readings.begin_at(&tcp(400, 50, 4)), Some([600, 0, 5, 0]));
         assert_eq!(readings.begin_at(&tcp(900, 50, 8)), None);
-        assert_eq!(readings.begin_at_zero(), Some([400, 50, 4]));
+        assert_eq!(readings.begin_at_zero(), Some([400, 50, 4, 0]));
         assert_eq!(readings.begin_at_zero(), None);
-        assert_eq!(readings.report(&tcp(1_001, 50, 9)), Some([1, 0, 0]));
+        assert_eq!(readings.report(&tcp(1_001, 50, 9)), Some([1, 0, 0, 0]));
     }
 
     #[test]
     fn segments_wrap_and_older_reports_are_ignored() {
         let mut readings = Readings::default();
         assert_eq!(readings.begin_at(&tcp(10, 10, u32::MAX - 1)), None);
-        assert_eq!(readings.report(&tcp(10, 10, 3)), Some([0, 0, 5]));
+        assert_eq!(readings.report(&tcp(10, 10, 3)), Some([0, 0, 5, 0]));
         for older in [tcp(9, 10, 3), tcp(10, 9, 3), tcp(10, 10, 2), tcp(10, 10, u32::MAX)] {
             assert_eq!(readings.report(&older), None);
         }
-        assert_eq!(readings.report(&tcp(10, 10, 3)), Some([0, 0, 0]));
+        assert_eq!(readings.report(&tcp(10, 10, 3)), Some([0, 0, 0, 0]));
     }
 
     #[test]
     fn a_socket_that_connects_again_starts_where_the_kernel_does() {
         let mut readings = Readings::default();
         readings.report(&tcp(100, 100, 10));
-        assert_eq!(readings.next(Some(&tcp(7, 0, 1))).report(&tcp(7, 0, 1)), Some([7, 0, 1]));
-        assert_eq!(readings.next(None).report(&tcp(101, 100, 11)), Some([1, 0, 1]));
+        assert_eq!(readings.next(Some(&tcp(7, 0, 1))).report(&tcp(7, 0, 1)), Some([7, 0, 1, 0]));
+        assert_eq!(readings.next(None).report(&tcp(101, 100, 11)), Some([1, 0, 1, 0]));
     }
 }

@@ -12,8 +12,8 @@ use crate::{
         tuples::is_complete,
     },
     signal::{
-        CountId, Fold, MetricId,
-        socket::{self, BYTES_RECEIVED, BYTES_SENT, SEGMENTS_SENT, What},
+        CountId, Fold, Label, MetricId,
+        socket::{self, BYTES_RECEIVED, BYTES_SENT, SEGMENTS_SENT, SOCKET_DROPS, What},
     },
 };
 
@@ -34,6 +34,8 @@ pub(super) struct Row {
     pub(super) closed: bool,
     /// Something was heard of it since the last freeze; the slot is in the table's list of those.
     pub(super) touched: bool,
+    /// Known by packets only, not by a socket.
+    pub(super) stray: bool,
     /// Something was ever heard of it; otherwise it is known from the socket dump only.
     pub(super) heard: bool,
     /// The last freeze left it out because its key was not complete.
@@ -109,6 +111,7 @@ impl Row {
             cwnd: self.cwnd,
             latencies: tally.latencies,
             counts: tally.counts,
+            labelled: tally.labelled,
         }
     }
 
@@ -150,7 +153,9 @@ impl Row {
 
     fn grow(&mut self, growth: Option<Growth>) {
         let Some(growth) = growth else { return };
-        for (count, n) in [BYTES_SENT, BYTES_RECEIVED, SEGMENTS_SENT].into_iter().zip(growth) {
+        for (count, n) in
+            [BYTES_SENT, BYTES_RECEIVED, SEGMENTS_SENT, SOCKET_DROPS].into_iter().zip(growth)
+        {
             self.fresh.count(count, n);
         }
     }
@@ -192,6 +197,10 @@ impl Fold for Row {
 
     fn count(&mut self, count: CountId, n: u64) {
         self.fresh.count(count, n);
+    }
+
+    fn labelled(&mut self, count: CountId, label: Label, n: u64) {
+        self.fresh.labelled(count, label, n);
     }
 
     fn socket(&mut self, event: &socket::Event) {

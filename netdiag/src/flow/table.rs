@@ -29,11 +29,14 @@ pub struct Config {
     pub idle_ns: u64,
     /// Whether intervals and the total list rows of which nothing was heard.
     pub list_idle: bool,
+    /// Whether packets of conversations without a row are left out altogether: the programs could
+    /// not tell whether a filter wants them.
+    pub known_only: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_flows: 65_536, idle_ns: 60_000_000_000, list_idle: false }
+        Self { max_flows: 65_536, idle_ns: 60_000_000_000, list_idle: false, known_only: false }
     }
 }
 
@@ -67,6 +70,8 @@ pub struct FlowTable {
     touched: Vec<u32>,
     /// Rows with `touched`.
     active: usize,
+    /// Rows with `stray`.
+    strays: usize,
     /// Interval shares of rows that went before the freeze; at most `max_flows` of them.
     gone: Vec<Frozen>,
     /// Interval share that has no row.
@@ -88,6 +93,7 @@ impl FlowTable {
             next_number: 1,
             touched: Vec::new(),
             active: 0,
+            strays: 0,
             gone: Vec::new(),
             other: Tally::default(),
             total_other: Tally::default(),
@@ -123,6 +129,10 @@ impl FlowTable {
                 };
                 self.of_socket(socket, closing, opened_ns, tcp)
             }
+            Subject::Packet { key, ends_known } => match self.of_packet(key, ends_known) {
+                None if self.config.known_only => return,
+                slot => slot,
+            },
         };
         let Some(slot) = slot else {
             let mut nobody = Row::default();
@@ -301,6 +311,7 @@ impl FlowTable {
             self.by_id.remove(&row.flow);
         }
         self.active -= usize::from(row.touched);
+        self.strays -= usize::from(row.stray);
         row
     }
 
@@ -325,7 +336,8 @@ impl FlowTable {
 }
 
 fn nameless(tally: Tally) -> Frozen {
-    Frozen { latencies: tally.latencies, counts: tally.counts, ..Frozen::default() }
+    let Tally { latencies, counts, labelled } = tally;
+    Frozen { latencies, counts, labelled, ..Frozen::default() }
 }
 
 #[cfg(test)]

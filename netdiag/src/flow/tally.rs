@@ -2,7 +2,7 @@
 
 use crate::{
     flow::latency::Latency,
-    signal::{CountId, MetricId},
+    signal::{CountId, Label, MetricId},
 };
 
 /// Latencies and counts of one flow, each sorted by id. Few of each: a search in a short list beats
@@ -11,11 +11,12 @@ use crate::{
 pub(super) struct Tally {
     pub(super) latencies: Vec<(MetricId, Latency)>,
     pub(super) counts: Vec<(CountId, u64)>,
+    pub(super) labelled: Vec<((CountId, Label), u64)>,
 }
 
 impl Tally {
     pub(super) const fn is_empty(&self) -> bool {
-        self.latencies.is_empty() && self.counts.is_empty()
+        self.latencies.is_empty() && self.counts.is_empty() && self.labelled.is_empty()
     }
 
     pub(super) fn latency(&mut self, metric: MetricId, nanoseconds: u64) {
@@ -27,9 +28,14 @@ impl Tally {
         *sum = sum.saturating_add(n);
     }
 
+    pub(super) fn labelled(&mut self, count: CountId, label: Label, n: u64) {
+        merge_counts(&mut self.labelled, &[((count, label), n)]);
+    }
+
     pub(super) fn merge(&mut self, other: &Self) {
         merge_latencies(&mut self.latencies, &other.latencies);
         merge_counts(&mut self.counts, &other.counts);
+        merge_counts(&mut self.labelled, &other.labelled);
     }
 }
 
@@ -41,7 +47,7 @@ pub(super) fn merge_latencies(to: &mut Vec<(MetricId, Latency)>, from: &[(Metric
 }
 
 /// Adds counts to a sorted list of them.
-pub(super) fn merge_counts(to: &mut Vec<(CountId, u64)>, from: &[(CountId, u64)]) {
+pub(super) fn merge_counts<K: Copy + Ord>(to: &mut Vec<(K, u64)>, from: &[(K, u64)]) {
     for &(count, n) in from {
         let sum = entry(to, count);
         *sum = sum.saturating_add(n);

@@ -20,11 +20,18 @@ pub fn address(bytes: [u8; 16]) -> std::net::IpAddr {
 /// the local address may be. A UDP socket need not have a peer.
 #[must_use]
 pub fn is_complete(key: &FlowKey) -> bool {
-    let ends = key.protocol != TCP
-        || (key.peer_port != 0
-            && !address(key.peer_addr).is_unspecified()
-            && !address(key.local_addr).is_unspecified());
-    key.local_port != 0 && ends
+    match key.protocol {
+        0 => false,
+        TCP => {
+            key.local_port != 0
+                && key.peer_port != 0
+                && !address(key.peer_addr).is_unspecified()
+                && !address(key.local_addr).is_unspecified()
+        }
+        UDP => key.local_port != 0,
+        // ICMP and others without ports.
+        _ => true,
+    }
 }
 
 /// The same conversation from its other end, in the same network namespace.
@@ -56,6 +63,17 @@ impl Tuples {
     pub(super) fn find(&self, key: &FlowKey) -> Option<u32> {
         let slots = self.slots.get(&anywhere(key))?;
         slots.iter().find(|&&(netns, _)| netns == key.netns).map(|&(_, slot)| slot)
+    }
+
+    /// The flow with this key; where the namespace is not known (0), the only one with its tuple.
+    pub(super) fn find_in_any(&self, key: &FlowKey) -> Option<u32> {
+        if key.netns != 0 {
+            return self.find(key);
+        }
+        match self.slots.get(key)?.as_slice() {
+            &[(_, slot)] => Some(slot),
+            _ => None,
+        }
     }
 
     /// The other end of a conversation on this node: in the same network namespace, else the only

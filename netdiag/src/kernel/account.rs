@@ -11,7 +11,7 @@ use aya::{
 };
 use netdiag_common::{
     counters::{Counters, LANES, Lane, PerCpu},
-    signal::{Signal, retransmit::lane::SECONDS},
+    signal::Signal,
 };
 
 pub(super) use self::sends::Phase;
@@ -89,7 +89,10 @@ impl Counting {
             }
             let batched = u64::from(per_cpu.sends.len) + u64::from(per_cpu.pages.len);
             reading.batched += batched;
-            if batched != 0 {
+            // A drop waits on the CPU where it was seen.
+            let drops = &per_cpu.signals[Signal::Drop as usize].lanes;
+            let drops = drops.iter().fold(Counters::default(), |sum, lane| sum.plus(&lane.own));
+            if batched != 0 || drops.pending() != 0 {
                 reading.unflushed.push(cpu as u32);
             }
         }
@@ -127,22 +130,15 @@ pub(super) fn accounts(
             let lanes = &reading.lanes[signal as usize];
             let account = match signal {
                 Signal::Send => sends::account(lanes, skipped, phase),
-                _ => Account {
-                    missed: skipped.begins.saturating_sub(seen_by_seconds(signal, lanes)),
-                    ..account(&reading.sum(signal))
-                },
+                _ => {
+                    let counters = reading.sum(signal);
+                    let missed = skipped.begins.saturating_sub(counters.stood_in);
+                    Account { missed, ..account(&counters) }
+                }
             };
             (signal.name().to_owned(), account)
         })
         .collect()
-}
-
-/// Samples that a program saw in place of another one which the kernel skipped.
-fn seen_by_seconds(signal: Signal, lanes: &Lanes) -> u64 {
-    match signal {
-        Signal::Retransmit => SECONDS.iter().map(|&lane| lanes[lane].seen).sum(),
-        _ => 0,
-    }
 }
 
 /// What the programs themselves counted.

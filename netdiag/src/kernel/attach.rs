@@ -13,7 +13,7 @@ use netdiag_common::{
 use super::hooks::{Kernel, Link, program_name, unload};
 use crate::{
     coverage::{Refusal, SignalStatus, Status},
-    signal::{Attachment, DEFINITIONS, Definition, Extra, Source, When},
+    signal::{Attachment, DEFINITIONS, Definition, Extra, Role, Source, When},
 };
 
 /// What is wanted.
@@ -30,6 +30,7 @@ pub struct Wishes {
 pub(super) struct Attached {
     pub(super) signal: Signal,
     pub(super) program: String,
+    pub(super) role: Role,
     _link: Link,
 }
 
@@ -179,6 +180,7 @@ fn try_source(
 fn is_wanted(kernel: &Kernel, extra: &Extra) -> bool {
     match extra.when {
         When::FunctionExists(name) => kernel.btf.function(name).is_some(),
+        When::TracepointExists(name) => kernel.btf.tracepoint(name).is_some(),
         When::TracepointArgumentsBelow(name, arguments) => {
             kernel.btf.tracepoint(name).is_some_and(|args| args.len() < arguments)
         }
@@ -212,7 +214,9 @@ fn attach_all(
     for attachment in attachments.iter().rev() {
         let program = program_name(ebpf, attachment, place == SlotPlace::Hash);
         match kernel.attach(ebpf, &program, attachment.hook) {
-            Ok(link) => attached.push(Attached { signal, program, _link: link }),
+            Ok(link) => {
+                attached.push(Attached { signal, program, role: attachment.role, _link: link });
+            }
             Err(error) => {
                 unload(ebpf, &program);
                 for done in &attached {

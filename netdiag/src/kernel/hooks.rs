@@ -17,7 +17,7 @@ use super::{
     symbols::{Symbol, Symbols},
     tracefs::{self, Tracefs},
 };
-use crate::signal::{Attachment, DEFINITIONS, Hook};
+use crate::signal::{Attachment, DEFINITIONS, Hook, drop};
 
 /// What is known of the kernel before anything is loaded; dropped after the attach.
 pub(super) struct Kernel {
@@ -58,6 +58,7 @@ impl Kernel {
                 | Hook::Kprobe(name) => Some(name),
                 Hook::TpBtf(_) | Hook::RawTp(_) | Hook::Tracepoint(..) => None,
             })
+            .chain(drop::NO_LOSSES.iter().filter_map(|(place, _)| *place))
             .collect();
         names.sort_unstable();
         names.dedup();

@@ -13,6 +13,7 @@ use netdiag_common::{
 use super::{
     attach::{self, Outcome, Verdict, Wishes},
     btf::Btf,
+    drops,
     facts::Facts,
     hooks::Kernel,
     memlock,
@@ -95,7 +96,10 @@ pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)
         })?;
         match attach::attach(kernel, &mut ebpf, &locations, place, &options.wishes) {
             Verdict::NeedsHash => {}
-            Verdict::Done(outcome) => return Ok((ebpf, outcome)),
+            Verdict::Done(mut outcome) => {
+                drops::amend(kernel, &mut outcome.statuses);
+                return Ok((ebpf, outcome));
+            }
         }
     }
     bail!("no place to remember sockets in works on this kernel; please report this")
@@ -134,7 +138,7 @@ pub(super) fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
 
 fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
     let retransmit = kernel.btf.tracepoint("tcp_retransmit_skb");
-    Settings {
+    let mut settings = Settings {
         report_every_ns: options.report_every_ns,
         wake_above_bytes: u64::from(options.ring_bytes / 4),
         slot_place: place as u32,
@@ -142,7 +146,10 @@ fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
         // Where the kernel has the one for typed programs it has the other.
         has_cookie: u32::from(place == SlotPlace::Storage),
         retransmit_has_error: u32::from(retransmit.is_some_and(|args| args.len() > 2)),
-    }
+        ..Settings::default()
+    };
+    drops::configure(kernel, &mut settings);
+    settings
 }
 
 fn sizes(options: &Options) -> Sizes {

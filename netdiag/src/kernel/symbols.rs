@@ -4,7 +4,7 @@
 //! directly: a hook on `NAME` then attaches and never fires.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     io::{self, BufRead, BufReader},
 };
@@ -12,6 +12,9 @@ use std::{
 /// Functions that are entered by their own name although a `.part.` copy exists, seen on Linux
 /// 5.10, 6.1, 6.12 and 7.2.
 const ENTERED_DESPITE_PART: &[&str] = &["tcp_xmit_retransmit_queue"];
+
+/// No function of the kernel is as long: what lies farther behind a symbol is in none.
+const FUNCTION_MOST: u64 = 1 << 20;
 
 /// What the symbol table says of one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +44,15 @@ struct Seen {
     function: bool,
     module: Option<String>,
     part: bool,
+    /// Its first address, 0 where addresses are not told.
+    start: u64,
+    /// Where the next function begins, 0 until that was read.
+    end: u64,
 }
 
 impl Symbols {
-    /// Reads the running kernel's table once, keeping only these names. Addresses are not needed,
-    /// so `kernel.kptr_restrict` does not matter.
+    /// Reads the running kernel's table once, keeping only these names. Addresses are needed for
+    /// [`Self::range`] only, which `kernel.kptr_restrict` may withhold.
     ///
     /// # Errors
     /// /proc/kallsyms cannot be read (kernels without CONFIG_KALLSYMS).
@@ -62,15 +69,35 @@ impl Symbols {
         let mut seen: HashMap<_, _> =
             names.iter().map(|&name| (name.to_owned(), Seen::default())).collect();
         let mut line = Vec::new();
+        // The function whose end is the beginning of the next one: the table is in their order.
+        let mut open: Option<String> = None;
         loop {
             line.clear();
             if table.read_until(b'\n', &mut line)? == 0 {
                 return Ok(Self(seen));
             }
-            if let Ok(line) = std::str::from_utf8(&line) {
-                note(&mut seen, line);
+            let Ok(line) = std::str::from_utf8(&line) else { continue };
+            if open.is_some()
+                && let Some((address, _)) = function(line)
+                && let Some(seen) = open.as_ref().and_then(|name| seen.get_mut(name))
+                && address > seen.start
+            {
+                seen.end = address;
+                open = None;
+            }
+            if let Some(name) = note(&mut seen, line) {
+                open = Some(name);
             }
         }
+    }
+
+    /// The addresses of a function that was asked for at loading, the end excluded; none where there
+    /// are several of that name or addresses are not told.
+    #[must_use]
+    pub fn range(&self, name: &str) -> Option<(u64, u64)> {
+        let seen = self.0.get(name)?;
+        let known = seen.matches == 1 && seen.function && seen.start != 0 && seen.end > seen.start;
+        known.then_some((seen.start, seen.end))
     }
 
     /// The verdict on a name that was asked for at loading; [`Symbol::Absent`] for any other.
@@ -90,27 +117,82 @@ impl Symbols {
     }
 }
 
-/// Takes one line into account.
-fn note(seen: &mut HashMap<String, Seen>, line: &str) {
-    let mut words = line.split_ascii_whitespace();
-    let (Some(_), Some(kind), Some(symbol)) = (words.next(), words.next(), words.next()) else {
-        return;
+/// The functions that contain these addresses, none for those that no symbol is below. Reads the
+/// running kernel's table; without CAP_SYSLOG, or with `kernel.kptr_restrict=2`, it has no addresses.
+#[must_use]
+pub fn places(addresses: &[u64]) -> BTreeMap<u64, Option<String>> {
+    let table = File::open("/proc/kallsyms");
+    let read =
+        table.and_then(|table| places_in(BufReader::with_capacity(64 << 10, table), addresses));
+    // The names are all that is lost.
+    read.unwrap_or_else(|_| addresses.iter().map(|&address| (address, None)).collect())
+}
+
+/// The same, in a table of any order.
+fn places_in(
+    mut table: impl BufRead,
+    addresses: &[u64],
+) -> io::Result<BTreeMap<u64, Option<String>>> {
+    let mut below: Vec<(u64, u64, String)> =
+        addresses.iter().map(|&address| (address, 0, String::new())).collect();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if table.read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        let Some((start, name)) = std::str::from_utf8(&line).ok().and_then(function) else {
+            continue;
+        };
+        for (address, nearest, function) in &mut below {
+            if *nearest < start && start <= *address {
+                *nearest = start;
+                name.clone_into(function);
+            }
+        }
+    }
+    let named = |(address, nearest, name): (u64, u64, String)| {
+        let is_near = nearest != 0 && address - nearest < FUNCTION_MOST;
+        (address, is_near.then_some(name))
     };
+    Ok(below.into_iter().map(named).collect())
+}
+
+/// Address and name of a line that stands for a function; its name without what the compiler
+/// appended.
+fn function(line: &str) -> Option<(u64, &str)> {
+    let mut words = line.split_ascii_whitespace();
+    let address = u64::from_str_radix(words.next()?, 16).ok()?;
+    let is_function = matches!(words.next()?, "t" | "T" | "w" | "W");
+    let name = words.next()?;
+    (is_function && address != 0).then(|| (address, name.split('.').next().unwrap_or(name)))
+}
+
+/// Takes one line into account; returns the name of a function that begins there.
+fn note(seen: &mut HashMap<String, Seen>, line: &str) -> Option<String> {
+    let mut words = line.split_ascii_whitespace();
+    let (address, kind, symbol) = (words.next()?, words.next()?, words.next()?);
     let (name, suffix) = symbol.split_at(symbol.find('.').unwrap_or(symbol.len()));
-    let Some(seen) = seen.get_mut(name) else { return };
+    let seen = seen.get_mut(name)?;
     let function = matches!(kind, "t" | "T" | "w" | "W");
     if suffix.is_empty() {
         seen.matches += 1;
         seen.function |= function;
         seen.module = words.next().map(|word| word.trim_matches(['[', ']']).to_owned());
-    } else if function && suffix.contains(".part.") && !suffix.contains(".cold") {
+        seen.start = u64::from_str_radix(address, 16).unwrap_or(0);
+        return (function && seen.start != 0).then(|| name.to_owned());
+    }
+    if function && suffix.contains(".part.") && !suffix.contains(".cold") {
         seen.part = true;
     }
+    None
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Symbol, Symbols};
+    use std::collections::BTreeMap;
+
+    use super::{Symbol, Symbols, places_in};
 
     const TABLE: &str = "\
 0000000000000000 T tcp_sendmsg
@@ -158,5 +240,40 @@ garbage
         let symbols = Symbols::load(&["tcp_sendmsg", "no_such_function"]).unwrap();
         assert_eq!(symbols.get("tcp_sendmsg"), Symbol::Unique { module: None });
         assert_eq!(symbols.get("no_such_function"), Symbol::Absent);
+    }
+
+    const ADDRESSES: &str = "\
+ffffffff81000000 T _stext
+ffffffff81a00000 t tcp_v4_rcv
+ffffffff81a00800 t tcp_v4_rcv.cold
+ffffffff81a01000 T tcp_v6_rcv
+ffffffff81a01000 d no_function
+ffffffff82000000 B __bss_start
+ffffffffc0000000 t nf_conntrack_in\t[nf_conntrack]
+";
+
+    #[test]
+    fn a_function_ends_where_the_next_one_begins() {
+        let names = ["tcp_v4_rcv", "tcp_v6_rcv", "tcp_sendmsg"];
+        let symbols = Symbols::read(ADDRESSES.as_bytes(), &names).unwrap();
+        assert_eq!(
+            symbols.range("tcp_v4_rcv"),
+            Some((0xffff_ffff_81a0_0000, 0xffff_ffff_81a0_0800))
+        );
+        let end = 0xffff_ffff_c000_0000;
+        assert_eq!(symbols.range("tcp_v6_rcv"), Some((0xffff_ffff_81a0_1000, end)));
+        assert_eq!(symbols.range("tcp_sendmsg"), None);
+        let hidden = Symbols::read(TABLE.as_bytes(), &["tcp_sendmsg"]).unwrap();
+        assert_eq!(hidden.range("tcp_sendmsg"), None, "addresses are not told");
+    }
+
+    #[test]
+    fn addresses_have_the_names_of_their_functions() {
+        let addresses =
+            [0xffff_ffff_81a0_0123, 0xffff_ffff_81a0_0900, 0xffff_ffff_c000_0001, 5, u64::MAX];
+        let found = places_in(ADDRESSES.as_bytes(), &addresses).unwrap();
+        let name = |name: &str| Some(name.to_owned());
+        let names = [name("tcp_v4_rcv"), name("tcp_v4_rcv"), name("nf_conntrack_in"), None, None];
+        assert_eq!(found, BTreeMap::from_iter(addresses.into_iter().zip(names)));
     }
 }

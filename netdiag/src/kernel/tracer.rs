@@ -15,6 +15,7 @@ use zerocopy::IntoBytes as _;
 use super::{
     account::{Counting, Phase, Skipped, accounts},
     attach::{Attached, Outcome},
+    drops,
     facts::Facts,
     hooks::Kernel,
     missed::Runs,
@@ -23,8 +24,12 @@ use super::{
 };
 use crate::{
     coverage::{Account, SignalStatus},
-    signal::{retransmit, send},
+    labels::Labels,
+    signal::Role,
 };
+
+/// Programs that hand over what waits on a CPU.
+const FLUSHES: [&str; 2] = ["send_flush", "drop_flush"];
 
 /// What a reading takes out of the rings, in the order in which it is to be decoded: a socket is
 /// introduced before its events and samples are submitted.
@@ -51,6 +56,7 @@ pub struct Tracer {
     events: Ring,
     facts: Facts,
     signals: Vec<SignalStatus>,
+    labels: Labels,
 }
 
 impl Tracer {
@@ -75,8 +81,11 @@ impl Tracer {
         let samples = Ring::new(take("SAMPLES")?, "SAMPLES")?;
         let sockets = Ring::new(take("SOCKETS")?, "SOCKETS")?;
         let events = Ring::new(take("EVENTS")?, "EVENTS")?;
-        let flush: &mut RawTracePoint = program(&mut ebpf, "send_flush")?;
-        flush.load().context("the kernel refused the program that empties the batches")?;
+        for name in FLUSHES {
+            let flush: &mut RawTracePoint = program(&mut ebpf, name)?;
+            flush.load().context("the kernel refused a program that empties the batches")?;
+        }
+        let labels = drops::labels(&kernel);
         Ok(Self {
             ebpf,
             attached: outcome.attached,
@@ -86,6 +95,7 @@ impl Tracer {
             events,
             facts: kernel.facts,
             signals: outcome.statuses,
+            labels,
         })
     }
 
@@ -93,6 +103,12 @@ impl Tracer {
     #[must_use]
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// What the kernel calls what it numbers.
+    #[must_use]
+    pub fn labels(&self) -> &Labels {
+        &self.labels
     }
 
     /// How each signal is observed.
@@ -156,15 +172,17 @@ impl Tracer {
     pub fn flush(&mut self) -> Result<bool> {
         let unflushed = self.counting.read()?.unflushed;
         let none = unflushed.is_empty();
-        let flush: &mut RawTracePoint = program(&mut self.ebpf, "send_flush")?;
-        for cpu in unflushed {
-            let options = RawTracePointRunOptions { cpu: Some(cpu), ..Default::default() };
-            match flush.test_run(options) {
-                Ok(_) => {}
-                // An offline CPU runs nothing; what it held before it went is still there when it
-                // comes back.
-                Err(error) if is_offline(&error) => {}
-                Err(error) => return Err(error).context("a batch could not be flushed"),
+        for name in FLUSHES {
+            let flush: &mut RawTracePoint = program(&mut self.ebpf, name)?;
+            for &cpu in &unflushed {
+                let options = RawTracePointRunOptions { cpu: Some(cpu), ..Default::default() };
+                match flush.test_run(options) {
+                    Ok(_) => {}
+                    // An offline CPU runs nothing; what it held before it went is still there when
+                    // it comes back.
+                    Err(error) if is_offline(&error) => {}
+                    Err(error) => return Err(error).context("a batch could not be flushed"),
+                }
             }
         }
         Ok(none)
@@ -182,14 +200,13 @@ impl Tracer {
     /// The attached programs, for the kernel's counts of them.
     fn counted(&self) -> Result<Vec<Counted>> {
         let mut counted = Vec::new();
-        for &Attached { signal, program: ref name, .. } in &self.attached {
+        for &Attached { signal, program: ref name, role, .. } in &self.attached {
             let Some(program) = self.ebpf.program(name) else { continue };
-            if signal == Signal::Retransmit && retransmit::is_second(name) {
-                continue; // what it skips, the first one ran for
+            if role == Role::Aside {
+                continue;
             }
             let fd = program.fd()?.try_clone().context("no descriptor for a program's counts")?;
-            let is_end = signal == Signal::Send && send::is_end(name);
-            counted.push(Counted { signal, is_end, fd });
+            counted.push(Counted { signal, is_end: role == Role::End, fd });
         }
         Ok(counted)
     }

@@ -205,7 +205,7 @@ fn request(family: u8, states: &StateFlags, sequence: u32) -> Vec<u8> {
     let request = InetRequest {
         family,
         protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::INFO,
+        extensions: ExtensionFlags::INFO | ExtensionFlags::SKMEMINFO,
         states: states.clone(),
         socket_id: SocketId::new_v4(),
     };
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(bytes[4..6], 20u16.to_ne_bytes());
         assert_eq!(bytes[6..8], 0x301u16.to_ne_bytes());
         assert_eq!(bytes[8..12], 9u32.to_ne_bytes());
-        assert_eq!(bytes[16..20], [10, 6, 2, 0]);
+        assert_eq!(bytes[16..20], [10, 6, 2 | 1 << 6, 0]);
         assert_eq!(bytes[20..24], (0xffe & !(1u32 << 3) & !(1 << 6)).to_ne_bytes());
     }
 }

@@ -14,6 +14,8 @@ use super::{
 };
 use crate::{
     flow::Interval,
+    kernel::symbols,
+    labels::Labels,
     snapshot::{
         Account, Node, SignalStatus, Snapshot, Stream,
         build::{Frame, Listing, Scope},
@@ -25,6 +27,7 @@ pub(super) struct About {
     pub(super) node: String,
     pub(super) kernel: String,
     pub(super) signals: Vec<SignalStatus>,
+    pub(super) labels: Labels,
     pub(super) filtered: bool,
 }
 
@@ -55,29 +58,41 @@ impl Reporter {
     }
 
     /// Returns whether nothing was lost or missed in the run.
-    fn total(self, cut: Cut) -> Result<bool> {
+    fn total(mut self, cut: Cut) -> Result<bool> {
         // People asked for so many rows; a script gets every flow of the run.
         let top = self.listing.top.filter(|_| self.outputs.is_for_people());
         let listing = Listing { top, all: true, ..self.listing };
-        let (snapshot, _) = self.build(Scope::Total, listing, self.readings.total(), cut);
+        let node = self.readings.total();
+        let (snapshot, _) = self.build(Scope::Total, listing, node, cut);
         self.outputs.total(&snapshot)?;
         Ok(snapshot.complete)
     }
 
+    /// Asks for the names of places in the kernel's code that were not met before.
+    fn learn_places(&mut self, flows: &Interval) {
+        let all = flows.flows.iter().chain([&flows.other]).flat_map(|flow| &flow.labelled);
+        let unknown = self.about.labels.unknown_places(all.map(|&((_, label), _)| label));
+        if !unknown.is_empty() {
+            self.about.labels.places.extend(symbols::places(&unknown));
+        }
+    }
+
     fn build(
-        &self,
+        &mut self,
         scope: Scope,
         listing: Listing,
         node: Node,
         mut cut: Cut,
     ) -> (Snapshot, Interval) {
         listing.arrange(&mut cut.flows);
+        self.learn_places(&cut.flows);
         let frame = Frame {
             scope,
             start: cut.start,
             end: cut.end,
             host: &self.about.node,
             kernel: &self.about.kernel,
+            labels: &self.about.labels,
             signals: &self.about.signals,
             filtered: self.about.filtered,
             node,

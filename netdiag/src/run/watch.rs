@@ -77,6 +77,7 @@ pub(super) async fn run(
         node: node_name,
         kernel: tracer.facts().release.clone(),
         signals: tracer.signals().to_vec(),
+        labels: tracer.labels().clone(),
         filtered: !filters.is_empty(),
     };
     let listing = Listing { sort: watch.sort, top: watch.top, all: watch.all };
@@ -92,6 +93,7 @@ pub(super) async fn run(
         max_flows: watch.max_flows,
         idle_ns: u64::try_from(watch.idle.as_nanos()).unwrap_or(u64::MAX),
         list_idle: watch.all,
+        known_only: filters.pid.len > 0,
     });
     let intake = Intake::new(table, kernel.host_root.join("proc"));
     let observer = Observer::new(tracer, intake, diagnostics);

@@ -38,6 +38,7 @@ pub const DEFINITION: Definition = Definition {
         Count::new("retransmit_bytes", "payload bytes sent again"),
     ],
     sources: &[TP_BTF, RAW_TP],
+    samples: 1,
 };
 
 /// Before 6.16 the tracepoint has no argument `err` and tells only of success; the function's return
@@ -48,14 +49,8 @@ const FAILED_ATTEMPTS: Extra = Extra {
     alternatives: &[
         (
             &[
-                Attachment {
-                    program: "retransmit_fentry",
-                    hook: Hook::Fentry("__tcp_retransmit_skb"),
-                },
-                Attachment {
-                    program: "retransmit_fexit",
-                    hook: Hook::Fexit("__tcp_retransmit_skb"),
-                },
+                Attachment::new("retransmit_fentry", Hook::Fentry("__tcp_retransmit_skb")),
+                Attachment::new("retransmit_fexit", Hook::Fexit("__tcp_retransmit_skb")),
             ],
             &[],
         ),
@@ -70,28 +65,26 @@ const FAILED_ATTEMPTS: Extra = Extra {
 };
 
 const ATTEMPT_BEGINS: Attachment =
-    Attachment { program: "retransmit_fentry", hook: Hook::Fentry("tcp_retransmit_skb") };
+    Attachment::new("retransmit_fentry", Hook::Fentry("tcp_retransmit_skb"));
 const ATTEMPT_ENDS: Attachment =
-    Attachment { program: "retransmit_fexit", hook: Hook::Fexit("tcp_retransmit_skb") };
+    Attachment::new("retransmit_fexit", Hook::Fexit("tcp_retransmit_skb"));
 const PROBE_BEGINS: Attachment =
-    Attachment { program: "retransmit_probe_fentry", hook: Hook::Fentry("tcp_send_loss_probe") };
+    Attachment::new("retransmit_probe_fentry", Hook::Fentry("tcp_send_loss_probe"));
 const PROBE_ENDS: Attachment =
-    Attachment { program: "retransmit_probe_fexit", hook: Hook::Fexit("tcp_send_loss_probe") };
+    Attachment::new("retransmit_probe_fexit", Hook::Fexit("tcp_send_loss_probe"));
 
 const TP_BTF: Source = Source {
     name: "tp_btf",
     attachments: &[
-        Attachment { program: "retransmit_second_tp_btf", hook: Hook::TpBtf("tcp_retransmit_skb") },
-        Attachment { program: "retransmit_tp_btf", hook: Hook::TpBtf("tcp_retransmit_skb") },
-        Attachment {
-            program: "retransmit_synack_second_tp_btf",
-            hook: Hook::TpBtf("tcp_retransmit_synack"),
-        },
-        Attachment { program: "retransmit_synack_tp_btf", hook: Hook::TpBtf("tcp_retransmit_synack") },
+        Attachment::aside("retransmit_second_tp_btf", Hook::TpBtf("tcp_retransmit_skb")),
+        Attachment::new("retransmit_tp_btf", Hook::TpBtf("tcp_retransmit_skb")),
+        Attachment::aside("retransmit_synack_second_tp_btf", Hook::TpBtf("tcp_retransmit_synack")),
+        Attachment::new("retransmit_synack_tp_btf", Hook::TpBtf("tcp_retransmit_synack")),
     ],
     extras: &[FAILED_ATTEMPTS],
     fields: &[Field::SkbCb, Field::CbSeq, Field::CbGsoSegs, Field::CaState, Field::Pending],
     typed: true,
+    reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
     when_preempted: None,
@@ -100,27 +93,19 @@ const TP_BTF: Source = Source {
 const RAW_TP: Source = Source {
     name: "raw_tp",
     attachments: &[
-        Attachment { program: "retransmit_second_raw_tp", hook: Hook::RawTp("tcp_retransmit_skb") },
-        Attachment { program: "retransmit_raw_tp", hook: Hook::RawTp("tcp_retransmit_skb") },
-        Attachment {
-            program: "retransmit_synack_second_raw_tp",
-            hook: Hook::RawTp("tcp_retransmit_synack"),
-        },
-        Attachment { program: "retransmit_synack_raw_tp", hook: Hook::RawTp("tcp_retransmit_synack") },
+        Attachment::aside("retransmit_second_raw_tp", Hook::RawTp("tcp_retransmit_skb")),
+        Attachment::new("retransmit_raw_tp", Hook::RawTp("tcp_retransmit_skb")),
+        Attachment::aside("retransmit_synack_second_raw_tp", Hook::RawTp("tcp_retransmit_synack")),
+        Attachment::new("retransmit_synack_raw_tp", Hook::RawTp("tcp_retransmit_synack")),
     ],
     extras: &[FAILED_ATTEMPTS],
     fields: &[Field::SkbCb, Field::CbSeq, Field::CbGsoSegs, Field::CaState, Field::Pending],
     typed: false,
+    reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
     when_preempted: None,
 };
-
-/// Whether a program stands in for another one on the same hook that the kernel skipped. A run of it
-/// that is skipped itself is one that it would have done nothing in.
-pub(crate) fn is_second(program: &str) -> bool {
-    program.contains("_second_")
-}
 
 /// Why TCP sent a segment again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

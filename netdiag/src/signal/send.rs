@@ -35,21 +35,22 @@ pub const DEFINITION: Definition = Definition {
         Count::new("sends_failed", "send calls that returned an error"),
     ],
     sources: &[FEXIT, TRACEPOINTS, KPROBE],
+    samples: BATCH as u32,
 };
 
 /// Trampolines at entry and return; cheapest, and sees every call.
 const FEXIT: Source = Source {
     name: "fexit",
     attachments: &[
-        Attachment { program: "send_fentry", hook: Hook::Fentry("tcp_sendmsg") },
-        Attachment { program: "send_fexit", hook: Hook::Fexit("tcp_sendmsg") },
+        Attachment::new("send_fentry", Hook::Fentry("tcp_sendmsg")),
+        Attachment::end("send_fexit", Hook::Fexit("tcp_sendmsg")),
     ],
     extras: &[Extra {
         when: When::FunctionExists("tcp_sendpage"),
         alternatives: &[(
             &[
-                Attachment { program: "sendpage_fentry", hook: Hook::Fentry("tcp_sendpage") },
-                Attachment { program: "sendpage_fexit", hook: Hook::Fexit("tcp_sendpage") },
+                Attachment::new("sendpage_fentry", Hook::Fentry("tcp_sendpage")),
+                Attachment::end("sendpage_fexit", Hook::Fexit("tcp_sendpage")),
             ],
             &[],
         )],
@@ -58,21 +59,24 @@ const FEXIT: Source = Source {
     }],
     fields: &[],
     typed: true,
+    reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
     when_preempted: None,
 };
 
-/// The pair of tracepoints of 6.16 and later.
+/// The pair of tracepoints of 6.16 and later. The next call is taken for a further turn of one whose
+/// end was skipped, and the two make one sample: such an end is a missed sample as well.
 const TRACEPOINTS: Source = Source {
     name: "tracepoints",
     attachments: &[
-        Attachment { program: "send_begin_tp_btf", hook: Hook::TpBtf("tcp_sendmsg_locked") },
-        Attachment { program: "send_end_tp_btf", hook: Hook::TpBtf("sock_send_length") },
+        Attachment::new("send_begin_tp_btf", Hook::TpBtf("tcp_sendmsg_locked")),
+        Attachment::new("send_end_tp_btf", Hook::TpBtf("sock_send_length")),
     ],
     extras: &[],
     fields: &[Field::SkProtocol],
     typed: true,
+    reads_memory: false,
     skips_when_preempted: true,
     blind: TRACEPOINTS_BLIND,
     when_preempted: Some(&TRACEPOINTS_PREEMPTED),
@@ -89,15 +93,13 @@ const TRACEPOINTS_BLIND: &[&str] = &[
 const TRACEPOINTS_PREEMPTED: Source = Source {
     name: "tracepoints",
     attachments: &[
-        Attachment { program: "send_begin_tp_btf", hook: Hook::TpBtf("tcp_sendmsg_locked") },
-        Attachment {
-            program: "send_locked_end_tracepoint",
-            hook: Hook::Tracepoint("sock", "sock_send_length"),
-        },
+        Attachment::new("send_begin_tp_btf", Hook::TpBtf("tcp_sendmsg_locked")),
+        Attachment::new("send_locked_end_tracepoint", Hook::Tracepoint("sock", "sock_send_length")),
     ],
     extras: &[],
     fields: CLASSIC_END,
     typed: false,
+    reads_memory: true,
     skips_when_preempted: true,
     blind: &[
         TRACEPOINTS_BLIND[0],
@@ -116,8 +118,8 @@ const CLASSIC_END: &[Field] =
 const KPROBE: Source = Source {
     name: "kprobe",
     attachments: &[
-        Attachment { program: "send_kprobe", hook: Hook::Kprobe("tcp_sendmsg") },
-        Attachment { program: "send_end_tracepoint", hook: Hook::Tracepoint("sock", "sock_send_length") },
+        Attachment::new("send_kprobe", Hook::Kprobe("tcp_sendmsg")),
+        Attachment::end("send_end_tracepoint", Hook::Tracepoint("sock", "sock_send_length")),
     ],
     extras: &[Extra {
         when: When::FunctionExists("tcp_sendpage"),
@@ -127,19 +129,11 @@ const KPROBE: Source = Source {
     }],
     fields: CLASSIC_END,
     typed: false,
+    reads_memory: true,
     skips_when_preempted: false,
     blind: &[],
     when_preempted: None,
 };
-
-/// Whether what this program skips leaves a beginning behind, told by its name. Not so at the ends
-/// of the source `tracepoints`: the next call is taken for a further turn there, and two calls make
-/// one sample, so that a skipped end is a missed sample like a skipped beginning.
-#[must_use]
-pub fn is_end(program: &str) -> bool {
-    let name = program.strip_suffix("_hash").unwrap_or(program);
-    name == "send_end_tracepoint" || name.ends_with("_fexit")
-}
 
 /// One send call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,6 +20,8 @@ pub const BYTES_SENT: CountId = count_id(Signal::Socket, 0);
 pub const BYTES_RECEIVED: CountId = count_id(Signal::Socket, 1);
 /// Count of [`TcpCounters::segs_out`].
 pub const SEGMENTS_SENT: CountId = count_id(Signal::Socket, 2);
+/// Count of [`TcpCounters::drops`].
+pub const SOCKET_DROPS: CountId = count_id(Signal::Socket, 3);
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
@@ -30,19 +32,22 @@ pub const DEFINITION: Definition = Definition {
         Count::reading("bytes_sent", "payload bytes sent, retransmissions included"),
         Count::reading("bytes_received", "payload bytes received in order"),
         Count::reading("segments_sent", "segments sent, retransmissions included"),
+        Count::reading("socket_drops", "packets that the socket counted as dropped on receipt"),
     ],
     sources: &[TP_BTF, RAW_TP],
+    samples: 1,
 };
 
 const TP_BTF: Source = Source {
     name: "tp_btf",
     attachments: &[
-        Attachment { program: "socket_state_tp_btf", hook: Hook::TpBtf("inet_sock_set_state") },
-        Attachment { program: "socket_destroy_tp_btf", hook: Hook::TpBtf("tcp_destroy_sock") },
+        Attachment::new("socket_state_tp_btf", Hook::TpBtf("inet_sock_set_state")),
+        Attachment::new("socket_destroy_tp_btf", Hook::TpBtf("tcp_destroy_sock")),
     ],
     extras: &[ACCEPT],
     fields: &[],
     typed: true,
+    reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
     when_preempted: None,
@@ -51,12 +56,13 @@ const TP_BTF: Source = Source {
 const RAW_TP: Source = Source {
     name: "raw_tp",
     attachments: &[
-        Attachment { program: "socket_state_raw_tp", hook: Hook::RawTp("inet_sock_set_state") },
-        Attachment { program: "socket_destroy_raw_tp", hook: Hook::RawTp("tcp_destroy_sock") },
+        Attachment::new("socket_state_raw_tp", Hook::RawTp("inet_sock_set_state")),
+        Attachment::new("socket_destroy_raw_tp", Hook::RawTp("tcp_destroy_sock")),
     ],
     extras: &[ACCEPT],
     fields: &[],
     typed: false,
+    reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
     when_preempted: None,
@@ -67,24 +73,15 @@ const ACCEPT: Extra = Extra {
     when: When::FunctionExists("inet_csk_accept"),
     alternatives: &[
         (
-            &[Attachment {
-                program: "socket_accept_fexit",
-                hook: Hook::FexitWith("inet_csk_accept", 2),
-            }],
+            &[Attachment::new("socket_accept_fexit", Hook::FexitWith("inet_csk_accept", 2))],
             &[],
         ),
         (
-            &[Attachment {
-                program: "socket_accept_fexit_4",
-                hook: Hook::FexitWith("inet_csk_accept", 4),
-            }],
+            &[Attachment::new("socket_accept_fexit_4", Hook::FexitWith("inet_csk_accept", 4))],
             &[],
         ),
         (
-            &[Attachment {
-                program: "socket_recv_tp_btf",
-                hook: Hook::TpBtf("sock_recv_length"),
-            }],
+            &[Attachment::new("socket_recv_tp_btf", Hook::TpBtf("sock_recv_length"))],
             &["owner of an accepted socket before it first receives or sends"],
         ),
     ],

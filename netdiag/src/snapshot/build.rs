@@ -21,7 +21,8 @@ use crate::{
         latency::Latency,
         tuples::{TCP, UDP, address},
     },
-    signal::{counts, metrics},
+    labels::Labels,
+    signal::{CountId, counts, metrics},
 };
 
 /// Which flows are listed and in which order.
@@ -83,6 +84,8 @@ pub struct Frame<'a> {
     pub host: &'a str,
     /// Kernel release.
     pub kernel: &'a str,
+    /// What the kernel calls what it numbers.
+    pub labels: &'a Labels,
     /// How each signal is observed; one that is not in it counts as off.
     pub signals: &'a [SignalStatus],
     /// Whether filters narrow the flows.
@@ -110,8 +113,15 @@ impl Frame<'_> {
             host: self.host.to_owned(),
             kernel: self.kernel.to_owned(),
             signals: self.signals.to_vec(),
-            flows: interval.flows.iter().map(|flow| named(flow, self.signals)).collect(),
-            other: Flow { id: "other".to_owned(), ..unnamed(&interval.other, self.signals) },
+            flows: interval
+                .flows
+                .iter()
+                .map(|flow| named(flow, self.signals, self.labels))
+                .collect(),
+            other: Flow {
+                id: "other".to_owned(),
+                ..unnamed(&interval.other, self.signals, self.labels)
+            },
             filtered: self.filtered,
             node: self.node,
             accounting: self.accounting,
@@ -142,7 +152,7 @@ pub fn endpoints(key: &FlowKey) -> (Endpoint, Endpoint) {
     (end(key.local_addr, key.local_port), end(key.peer_addr, key.peer_port))
 }
 
-fn named(flow: &Frozen, signals: &[SignalStatus]) -> Flow {
+fn named(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {
     let (local, peer) = endpoints(&flow.key);
     let protocol = match flow.key.protocol {
         TCP => Some("tcp"),
@@ -161,12 +171,12 @@ fn named(flow: &Frozen, signals: &[SignalStatus]) -> Flow {
         closed: flow.closed,
         srtt_ns: flow.srtt_ns,
         cwnd: flow.cwnd,
-        ..unnamed(flow, signals)
+        ..unnamed(flow, signals, labels)
     }
 }
 
 /// Metrics and counts; nothing of who and what it is.
-fn unnamed(flow: &Frozen, signals: &[SignalStatus]) -> Flow {
+fn unnamed(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {
     let nowhere = Endpoint { ip: None, port: None };
     Flow {
         id: String::new(),
@@ -181,7 +191,7 @@ fn unnamed(flow: &Frozen, signals: &[SignalStatus]) -> Flow {
         srtt_ns: None,
         cwnd: None,
         metrics: distributions(flow),
-        counts: values(flow, signals),
+        counts: values(flow, signals, labels),
     }
 }
 
@@ -211,10 +221,20 @@ fn distributions(flow: &Frozen) -> BTreeMap<String, Distribution> {
 }
 
 /// Every count of every signal: its number, 0 where its source works and saw none, else null.
-fn values(flow: &Frozen, signals: &[SignalStatus]) -> BTreeMap<String, CountValue> {
+fn values(
+    flow: &Frozen,
+    signals: &[SignalStatus],
+    labels: &Labels,
+) -> BTreeMap<String, CountValue> {
     let mut values = BTreeMap::new();
     for (id, signal, count) in counts() {
-        let value = match (count.absent_is_zero, is_seen(signal, count.name, signals)) {
+        let seen = is_seen(signal, count.name, signals);
+        if count.labelled {
+            let value = if seen { by_label(flow, id, labels) } else { CountValue::Number(None) };
+            values.insert(count.name.to_owned(), value);
+            continue;
+        }
+        let value = match (count.absent_is_zero, seen) {
             (true, true) => Some(flow.count(id).unwrap_or(0)),
             (true, false) => None,
             (false, _) => flow.count(id),
@@ -230,6 +250,16 @@ fn values(flow: &Frozen, signals: &[SignalStatus]) -> BTreeMap<String, CountValu
         }
     }
     values
+}
+
+/// Numbers by name: a function has many places.
+fn by_label(flow: &Frozen, count: CountId, labels: &Labels) -> CountValue {
+    let mut keys = BTreeMap::new();
+    for (label, n) in flow.labels(count) {
+        let sum = keys.entry(labels.name(label)).or_insert(Some(0));
+        *sum = sum.map(|sum: u64| sum.saturating_add(n));
+    }
+    CountValue::Group(keys)
 }
 
 fn is_seen(signal: Signal, count: &str, signals: &[SignalStatus]) -> bool {

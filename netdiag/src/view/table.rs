@@ -158,11 +158,15 @@ fn metrics() -> impl Iterator<Item = &'static str> {
 
 /// Names of all groups of counts.
 fn groups() -> Vec<&'static str> {
-    let mut groups: Vec<&str> = signal::counts()
-        .filter_map(|(_, _, count)| count.name.split_once('.').map(|(group, _)| group))
-        .collect();
+    let mut groups: Vec<&str> =
+        signal::counts().filter_map(|(_, _, count)| count.group()).collect();
     groups.dedup();
     groups
+}
+
+/// That of a group, no wider than the numbers below it.
+fn heading(group: &str) -> String {
+    group.to_uppercase().chars().take(7).collect()
 }
 
 fn headings() -> Vec<String> {
@@ -170,7 +174,7 @@ fn headings() -> Vec<String> {
     let metric = first.into_iter().flat_map(|name| {
         [name.to_uppercase(), "P50".to_owned(), "P99".to_owned(), "MAX".to_owned()]
     });
-    metric.chain(groups().into_iter().map(str::to_uppercase)).collect()
+    metric.chain(groups().into_iter().map(heading)).collect()
 }
 
 fn values(distribution: Option<&Distribution>) -> [(&'static str, String); 4] {
@@ -195,8 +199,9 @@ fn total(value: Option<&CountValue>) -> String {
         Some(CountValue::Number(number)) => or_missing(*number, format::count),
         Some(CountValue::Group(group)) => {
             let mut known = group.values().flatten().peekable();
-            let any = known.peek().is_some();
-            or_missing(any.then(|| known.sum()), format::count)
+            // One whose keys are the kernel's has none where nothing came.
+            let is_known = known.peek().is_some() || group.is_empty();
+            or_missing(is_known.then(|| known.sum()), format::count)
         }
     }
 }

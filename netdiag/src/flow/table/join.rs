@@ -4,10 +4,19 @@
 //! of the socket, which is. What has no number is joined by its key, which the kernel keeps unique
 //! among the live connected sockets of a network namespace.
 
-use netdiag_common::flow::{FlowId, SocketRef, TcpCounters};
+use std::mem;
+
+use netdiag_common::flow::{FlowId, FlowKey, SocketRef, TcpCounters};
 
 use super::FlowTable;
-use crate::flow::{recency::Place, row::Row, tuples::is_complete};
+use crate::flow::{
+    recency::Place,
+    row::Row,
+    tuples::{is_complete, reversed},
+};
+
+/// Packets without a socket have at most one row of so many: a flood of them displaces no flow.
+const STRAYS_SHARE: usize = 8;
 
 impl FlowTable {
     /// The row of a socket that only its number names; a placeholder when no record introduced it.
@@ -43,6 +52,7 @@ impl FlowTable {
                         row.flow = socket.flow;
                         self.by_id.insert(socket.flow, slot);
                     }
+                    self.strays -= usize::from(mem::take(&mut row.stray));
                     slot
                 }
                 None if socket.flow != 0 => {
@@ -65,6 +75,25 @@ impl FlowTable {
                 self.index(slot);
             }
         }
+        Some(slot)
+    }
+
+    /// The row of a packet's conversation: a socket's where there is one, else one of its own. None
+    /// when the conversation is not known, or where there are too many.
+    pub(super) fn of_packet(&mut self, key: &FlowKey, ends_known: bool) -> Option<u32> {
+        if let Some(slot) = self.tuples.find_in_any(key) {
+            return Some(slot);
+        }
+        if !ends_known && let Some(slot) = self.tuples.find_in_any(&reversed(key)) {
+            return Some(slot);
+        }
+        let room = self.strays < (self.config.max_flows / STRAYS_SHARE).max(1);
+        if self.config.known_only || !is_complete(key) || !room {
+            return None;
+        }
+        let slot = self.insert(Row { key: *key, stray: true, ..Row::default() });
+        self.strays += 1;
+        self.index(slot);
         Some(slot)
     }
 

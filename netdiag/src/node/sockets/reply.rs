@@ -5,7 +5,9 @@ use std::{io, mem::offset_of, net::IpAddr};
 use netdiag_common::flow::{FlowKey, TcpCounters};
 use netlink_packet_core::{Emitable, NetlinkBuffer, NlasIterator, Parseable};
 use netlink_packet_sock_diag::{
-    constants::{INET_DIAG_INFO, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_LISTEN},
+    constants::{
+        INET_DIAG_INFO, INET_DIAG_SKMEMINFO, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_LISTEN,
+    },
     inet::InetResponseHeader,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -100,13 +102,17 @@ fn from_kernel(negative: i32) -> io::Error {
 /// One `struct inet_diag_msg` and its attributes.
 fn socket(payload: &[u8], netns: u32) -> Option<Socket> {
     let header = InetResponseHeader::parse(payload).ok()?;
-    let mut tcp = None;
+    let (mut tcp, mut drops) = (None, None);
     for attribute in NlasIterator::new(payload.get(header.buffer_len()..)?) {
         let attribute = attribute.ok()?;
-        if attribute.kind() == INET_DIAG_INFO {
-            tcp = counters(attribute.value());
+        match attribute.kind() {
+            INET_DIAG_INFO => tcp = counters(attribute.value()),
+            INET_DIAG_SKMEMINFO => drops = dropped(attribute.value()),
+            _ => {}
         }
     }
+    // Where one is not told, the other would not be all that there is.
+    let tcp = tcp.zip(drops).map(|(tcp, drops)| TcpCounters { drops, ..tcp });
     let id = &header.socket_id;
     let connected = header.state != TCP_LISTEN && id.destination_port != 0;
     Some(Socket {
@@ -174,6 +180,13 @@ const _: () = assert!(
         && size_of::<TcpInfo>() == 216
 );
 
+/// `SK_MEMINFO_DROPS` (`include/uapi/linux/sock_diag.h`).
+fn dropped(attribute: &[u8]) -> Option<u32> {
+    const DROPS: usize = 8;
+    let word = attribute.get(DROPS * size_of::<u32>()..)?.first_chunk()?;
+    Some(u32::from_ne_bytes(*word))
+}
+
 /// None from a kernel whose `tcp_info` ends before the last of them: a part would pass for zeros.
 fn counters(attribute: &[u8]) -> Option<TcpCounters> {
     let (info, _) = TcpInfo::read_from_prefix(attribute).ok()?;
@@ -187,7 +200,9 @@ fn counters(attribute: &[u8]) -> Option<TcpCounters> {
         retrans: info.total_retrans,
         srtt_us: info.rtt,
         cwnd: info.snd_cwnd,
+        drops: 0,
         retrans_unseen: 0,
+        reserved: 0,
     })
 }
 

@@ -39,6 +39,9 @@ fn inet_diag(family: u8, state: u8, local: &[u8], peer: &[u8], info: Option<&[u8
     attribute(&mut bytes, 8, &[3]);
     if let Some(info) = info {
         attribute(&mut bytes, INET_DIAG_INFO, info);
+        // `struct sk_meminfo`, whose words are their own numbers.
+        let memory: Vec<u8> = (0..9u32).flat_map(u32::to_ne_bytes).collect();
+        attribute(&mut bytes, INET_DIAG_SKMEMINFO, &memory);
     }
     attribute(&mut bytes, 4, b"cubic\0");
     bytes
@@ -115,7 +118,9 @@ fn an_ipv4_connection() {
                 retrans: 100,
                 srtt_us: 68,
                 cwnd: 80,
+                drops: 8,
                 retrans_unseen: 0,
+                reserved: 0,
             }),
         }
     );

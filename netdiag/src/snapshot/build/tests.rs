@@ -1,10 +1,10 @@
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, sync::LazyLock, time::Duration};
 
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::signal::CountId;
+use crate::signal::{CountId, Label};
 
 fn status(signal: Signal, status: Status) -> SignalStatus {
     SignalStatus {
@@ -34,8 +34,17 @@ fn frozen(id: u64, numbers: &[(&str, u64)], latencies: &[u64]) -> Frozen {
     Frozen { id, counts, latencies: vec![(send, latency)], ..Frozen::default() }
 }
 
+fn labels() -> &'static Labels {
+    static LABELS: LazyLock<Labels> = LazyLock::new(|| Labels {
+        reasons: BTreeMap::from([(2, "NOT_SPECIFIED".to_owned()), (3, "NO_SOCKET".to_owned())]),
+        places: BTreeMap::from([1, 2].map(|at| (at, Some("tcp_v4_rcv".to_owned())))),
+    });
+    &LABELS
+}
+
 fn frame(signals: &[SignalStatus]) -> Frame<'_> {
     Frame {
+        labels: labels(),
         scope: Scope::Interval,
         start: SystemTime::UNIX_EPOCH,
         end: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
@@ -260,4 +269,17 @@ proptest! {
         prop_assert_eq!(latency.histogram(), expected.histogram());
         prop_assert_eq!(latency.out_of_range(), expected.out_of_range());
     }
+}
+
+#[test]
+fn labelled_counts_have_the_kernels_names() {
+    let drops = id_of("drops");
+    let labelled = [(Label::Reason(3), 7), (Label::Place(1), 2), (Label::Place(2), 3)];
+    let labelled = labelled.map(|(label, n)| ((drops, label), n)).to_vec();
+    let flow = Frozen { labelled, ..Frozen::default() };
+    let found = json_of(flow, &all_on());
+    assert_eq!(found["counts"]["drops"], json!({"NO_SOCKET": 7, "at:tcp_v4_rcv": 5}));
+    assert_eq!(json_of(Frozen::default(), &all_on())["counts"]["drops"], json!({}));
+    let off = [status(Signal::Drop, Status::Off)];
+    assert_eq!(json_of(Frozen::default(), &off)["counts"]["drops"], json!(null));
 }

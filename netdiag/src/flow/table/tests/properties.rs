@@ -43,7 +43,16 @@ fn any_event() -> impl Strategy<Value = Event> {
         }),
         2 => (id, any_key(), kind, 1..9u32)
             .prop_map(|(id, key, kind, n)| retransmitted(id, key, kind, n)),
+        2 => (any_packet_key(), 1..4u32, any::<bool>())
+            .prop_map(|(key, n, known)| dropped(key, known, n)),
     ]
+}
+
+/// Of a conversation that may have a socket, or none, or one in a namespace that is not known.
+fn any_packet_key() -> impl Strategy<Value = FlowKey> {
+    let udp = any_key().prop_map(|key| FlowKey { protocol: UDP, ..key });
+    let anywhere = any_key().prop_map(|key| FlowKey { netns: 0, ..key });
+    prop_oneof![any_key(), udp, anywhere, Just(FlowKey::default())]
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -55,11 +64,12 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Sum of everything, with the samples of latencies and those out of range.
-fn totals(of: &Frozen) -> (Vec<(CountId, u64)>, u64, u64) {
+/// Sum of everything, with the samples of latencies, those out of range, and what is labelled.
+fn totals(of: &Frozen) -> (Vec<(CountId, u64)>, u64, u64, u64) {
     let samples = of.latencies.iter().map(|(_, latency)| latency.count()).sum();
     let outside = of.latencies.iter().map(|(_, latency)| latency.out_of_range()).sum();
-    (of.counts.clone(), samples, outside)
+    let labelled = of.labelled.iter().map(|(_, n)| n).sum();
+    (of.counts.clone(), samples, outside, labelled)
 }
 
 proptest! {
@@ -69,9 +79,10 @@ proptest! {
         list_idle: bool,
         steps in vec(any_step(), 0..120),
     ) {
-        let mut table = FlowTable::new(Config { max_flows, idle_ns: 5, list_idle });
+        let config = Config { max_flows, idle_ns: 5, list_idle, ..Config::default() };
+        let mut table = FlowTable::new(config);
         let mut intervals = Vec::new();
-        let (mut sends, mut segments) = (0, 0);
+        let (mut sends, mut segments, mut packets) = (0, 0, 0);
         for (now, step) in steps.iter().enumerate() {
             let now_ns = now as u64;
             match step {
@@ -79,7 +90,8 @@ proptest! {
                     match event {
                         Event::Send(_) => sends += 1,
                         Event::Retransmit(event) => segments += u64::from(event.segments),
-                        _ => {} // counts nothing, or is not among the steps
+                        Event::Drop(event) => packets += u64::from(event.packets),
+                        Event::Socket(_) => {} // counts nothing
                     }
                     table.apply(event, now_ns);
                 }
@@ -90,6 +102,8 @@ proptest! {
                 Step::Freeze => intervals.push(table.interval(now_ns)),
             }
             prop_assert!(table.rows.len() <= max_flows);
+            prop_assert_eq!(table.strays, table.rows.iter().filter(|(_, r)| r.stray).count());
+            prop_assert!(table.strays <= (max_flows / 8).max(1));
             prop_assert_eq!(table.active, table.rows.iter().filter(|(_, r)| r.touched).count());
         }
         let before = totals(&table.total().sum());
@@ -124,6 +138,8 @@ proptest! {
         };
         prop_assert_eq!(count("sends"), sends);
         prop_assert_eq!(sum.1 + sum.2, sends);
+        prop_assert_eq!(sum.3, packets);
+        prop_assert_eq!(count("drop_bytes"), 10 * packets);
         prop_assert_eq!(count("retransmits.rto") + count("retransmits.synack"), segments);
     }
 }

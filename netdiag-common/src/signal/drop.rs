@@ -1,0 +1,72 @@
+//! Packets that the kernel threw away.
+//!
+//! Kernel: tracepoint `skb:kfree_skb` (`net/core/skbuff.c`): the packet, the place, from 5.17 on the
+//! reason (`enum skb_drop_reason`, `include/net/dropreason-core.h`) and from 6.11 on the receiving
+//! socket. Packets of one conversation that are dropped for one reason at one place are counted
+//! together on each CPU, so that a flood of drops costs little and displaces nothing.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{flow::FlowKey, header::Header};
+
+/// How sure a record is of which end of the conversation is this one's.
+pub mod ends {
+    /// A socket told.
+    pub const KNOWN: u32 = 0;
+    /// The packet's destination counts as this end: it was on its way in, or through.
+    pub const BY_DESTINATION: u32 = 1;
+    /// Not known at all: no address could be read, or there were too many conversations.
+    pub const NONE: u32 = 2;
+}
+
+/// Drops of one conversation for one reason at one place.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq,
+    FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Record {
+    /// `signal` is [`crate::signal::Signal::Drop`], `samples` the packets, `time_ns` when the last
+    /// of them was dropped.
+    pub header: Header,
+    /// Address in the kernel's code where they were dropped.
+    pub location: u64,
+    /// Bytes of them, `skb->len` where they were dropped.
+    pub bytes: u64,
+    /// The conversation; all zero where it is not known.
+    pub key: FlowKey,
+    /// `enum skb_drop_reason`, the subsystem in the upper 16 bits; 0 on kernels without.
+    pub reason: u32,
+    /// One of [`ends`].
+    pub ends: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Packets that one record counts at most.
+pub const SAMPLES: u32 = 1 << 24;
+
+/// Conversations that one CPU counts at a time, a power of two.
+pub const ENTRIES: usize = 128;
+/// Pairs of reason and place that it counts beside, for conversations without room.
+pub const COARSE: usize = 32;
+
+/// What one CPU has counted and not handed over yet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Table {
+    /// 1 while a program works on it. Another run that interrupts it there leaves it alone.
+    pub busy: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// When the current window of handed-over records began.
+    pub window_ns: u64,
+    /// Records handed over in it for want of room.
+    pub handed: u64,
+    /// By a hash of conversation, reason and place; those with no samples are free.
+    pub entries: [Record; ENTRIES],
+    /// By a hash of reason and place.
+    pub coarse: [Record; COARSE],
+    /// What a program is about to count: of a run, and of one inside it.
+    pub under_way: [Record; 2],
+}

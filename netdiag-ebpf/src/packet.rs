@@ -1,0 +1,168 @@
+//! The conversation that a packet belongs to, by its headers; of an encapsulated packet the inner
+//! one's.
+
+use netdiag_common::flow::{FlowKey, V4_MAPPED_PREFIX};
+use network_types::{
+    eth::EthHdr,
+    geneve::GeneveHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+    vxlan::VxlanHdr,
+};
+
+use crate::kernel::{Access as _, Pointer, Probed, Refused};
+
+// IANA protocol numbers
+const HOP_BY_HOP: u8 = 0;
+const IPV4: u8 = 4;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const IPV6: u8 = 41;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+const SCTP: u8 = 132;
+
+/// RFC 7348, and the port that Linux had before it.
+const VXLAN: [u16; 2] = [4789, 8472];
+/// RFC 8926.
+const GENEVE: u16 = 6081;
+/// EtherType of Ethernet in Geneve.
+const TRANSPARENT_ETHERNET: u16 = 0x6558;
+
+/// Headers between an IPv6 header and its payload that are followed.
+const EXTENSIONS: usize = 4;
+
+/// Where an IP packet's payload is.
+struct Payload {
+    at: Pointer,
+    protocol: u8,
+    /// It begins with the header of its protocol: no later fragment.
+    first: bool,
+}
+
+/// Reads the conversation of the IP packet at `packet`, its destination as this end. Leaves
+/// `key.netns` alone.
+#[inline(always)]
+pub(crate) fn conversation(packet: Pointer, key: &mut FlowKey) -> Result<(), Refused> {
+    let inner = read(packet, key)?;
+    if !inner.is_null() {
+        // What follows may be anything; then the outer conversation is all there is.
+        let mut outer = *key;
+        match read(inner, key) {
+            Ok(_) => {}
+            Err(_) => core::mem::swap(key, &mut outer),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the IP packet at `packet` is a TCP segment with FIN or RST (RFC 9293).
+#[inline(always)]
+pub(crate) fn is_closing(packet: Pointer) -> bool {
+    const FLAGS: usize = 13;
+    const FIN_OR_RST: u8 = 0x01 | 0x04;
+    let mut key = FlowKey::default();
+    let Ok(Payload { at, protocol: TCP, first: true }) = addresses(packet, &mut key) else {
+        return false;
+    };
+    // SAFETY: the access survives any address.
+    let flags: Result<u8, _> = unsafe { Probed::load(at, FLAGS) };
+    flags.is_ok_and(|flags| flags & FIN_OR_RST != 0)
+}
+
+/// Reads one packet's conversation; returns the packet that it encapsulates, or null.
+#[inline(always)]
+fn read(packet: Pointer, key: &mut FlowKey) -> Result<Pointer, Refused> {
+    let payload = addresses(packet, key)?;
+    key.protocol = u16::from(payload.protocol);
+    (key.local_port, key.peer_port) = (0, 0);
+    match payload.protocol {
+        IPV4 | IPV6 if payload.first => return Ok(payload.at),
+        TCP | UDP | SCTP if payload.first => {}
+        _ => return Ok(core::ptr::null()),
+    }
+    // All three begin with the ports.
+    // SAFETY: the access survives any address.
+    let ports: [[u8; 2]; 2] = unsafe { Probed::load(payload.at, 0) }?;
+    key.peer_port = u16::from_be_bytes(ports[0]);
+    key.local_port = u16::from_be_bytes(ports[1]);
+    if payload.protocol != UDP {
+        return Ok(core::ptr::null());
+    }
+    let within = payload.at.wrapping_byte_add(size_of::<UdpHdr>());
+    if key.local_port == VXLAN[0] || key.local_port == VXLAN[1] {
+        return Ok(within.wrapping_byte_add(size_of::<VxlanHdr>() + size_of::<EthHdr>()));
+    }
+    if key.local_port == GENEVE {
+        // SAFETY: as above.
+        let header: GeneveHdr = unsafe { Probed::load(within, 0) }?;
+        let ethernet = u16::from_be_bytes(header.protocol_type) == TRANSPARENT_ETHERNET;
+        let options = 4 * usize::from(header.ver_opt_len & 0x3f);
+        let link = if ethernet { size_of::<EthHdr>() } else { 0 };
+        return Ok(within.wrapping_byte_add(size_of::<GeneveHdr>() + options + link));
+    }
+    Ok(core::ptr::null())
+}
+
+/// Reads an IP header and finds what it carries.
+#[inline(always)]
+fn addresses(packet: Pointer, key: &mut FlowKey) -> Result<Payload, Refused> {
+    // SAFETY: the access survives any address, here and below.
+    let version: u8 = unsafe { Probed::load(packet, 0) }?;
+    match version >> 4 {
+        4 => {
+            // SAFETY: see above.
+            let header: Ipv4Hdr = unsafe { Probed::load(packet, 0) }?;
+            mapped(&mut key.peer_addr, header.src_addr);
+            mapped(&mut key.local_addr, header.dst_addr);
+            let length = 4 * usize::from(header.vihl & 0xf);
+            if length < size_of::<Ipv4Hdr>() {
+                return Err(Refused::NotOurs);
+            }
+            let fragment = u16::from_be_bytes(header.frags) & 0x1fff;
+            let at = packet.wrapping_byte_add(length);
+            Ok(Payload { at, protocol: header.proto, first: fragment == 0 })
+        }
+        6 => {
+            // SAFETY: see above.
+            let header: Ipv6Hdr = unsafe { Probed::load(packet, 0) }?;
+            key.peer_addr = header.src_addr;
+            key.local_addr = header.dst_addr;
+            let at = packet.wrapping_byte_add(size_of::<Ipv6Hdr>());
+            beyond_extensions(Payload { at, protocol: header.next_hdr, first: true })
+        }
+        _ => Err(Refused::NotOurs),
+    }
+}
+
+/// Passes over the extension headers of IPv6 (RFC 8200 section 4).
+#[inline(always)]
+fn beyond_extensions(mut payload: Payload) -> Result<Payload, Refused> {
+    let mut passed = 0;
+    while passed < EXTENSIONS {
+        passed += 1;
+        let length = match payload.protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT => {
+                // SAFETY: the access survives any address.
+                let head: [u8; 4] = unsafe { Probed::load(payload.at, 0) }?;
+                let fragment = payload.protocol == FRAGMENT;
+                if fragment && u16::from_be_bytes([head[2], head[3]]) >> 3 != 0 {
+                    payload.first = false;
+                }
+                payload.protocol = head[0];
+                if fragment { 8 } else { 8 * (usize::from(head[1]) + 1) }
+            }
+            _ => break,
+        };
+        payload.at = payload.at.wrapping_byte_add(length);
+    }
+    Ok(payload)
+}
+
+#[inline(always)]
+fn mapped(to: &mut [u8; 16], address: [u8; 4]) {
+    let p = V4_MAPPED_PREFIX;
+    let [a, b, c, d] = address;
+    *to = [p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], a, b, c, d];
+}

@@ -1,0 +1,281 @@
+//! Programs of the signal `drop`.
+
+mod table;
+
+use aya_ebpf::{
+    btf_maps::LruHashMap,
+    macros::{btf_map, btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
+use netdiag_common::{
+    field::Field,
+    flow::FlowKey,
+    signal::drop::{Record, ends},
+};
+
+use crate::{
+    assembly::opaque,
+    filter,
+    globals::settings,
+    kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
+    packet,
+};
+
+// include/uapi/linux/if_ether.h
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
+
+/// `skb->network_header` that is not set.
+const UNSET: u16 = u16::MAX;
+
+/// What the tracepoint says of a packet.
+struct Freed {
+    skb: Pointer,
+    location: u64,
+    reason: u32,
+    /// The receiving socket, null where the kernel does not say.
+    receiver: Pointer,
+}
+
+/// Reasons of queue disciplines, by the address of the packet that is about to be freed.
+#[btf_map]
+static QDISC_REASONS: LruHashMap<u64, u32, 1024> = LruHashMap::new();
+
+/// A queue discipline drops a packet; it is freed next, or with others a little later.
+#[inline(always)]
+fn qdisc_drops(skb: Pointer, reason: u32) {
+    let key = skb as u64;
+    // Without room its reason is QDISC_DROP.
+    let _no_room = QDISC_REASONS.insert(&key, &reason, 0);
+}
+
+/// The reason for which a packet is freed, as exact as it was told.
+#[inline(always)]
+fn reason_of(freed: &Freed) -> u32 {
+    if !settings::is_told_by_qdisc(freed.reason) {
+        return freed.reason;
+    }
+    let key = freed.skb as u64;
+    // SAFETY: a word of the map, which is not written any more.
+    let told = QDISC_REASONS.get_ptr_mut(&key).map(|told| unsafe { *opaque(told) });
+    let _was_absent = QDISC_REASONS.remove(&key);
+    told.unwrap_or(freed.reason)
+}
+
+/// A packet was freed that nobody had consumed. `describe` reads whose it was.
+#[inline(always)]
+fn observe(freed: &Freed, describe: impl FnOnce(&mut Record) -> Result<(), Refused>) {
+    if settings::is_no_loss(freed.location, freed.reason) {
+        return;
+    }
+    table::with(|table, drop| {
+        drop.location = freed.location;
+        drop.reason = reason_of(freed);
+        let described = describe(drop);
+        if described != Err(Refused::NotOurs) {
+            table.count(drop, described.map(|()| wanted(drop)));
+        }
+    });
+}
+
+/// Whether the filters let a drop pass. Which owner it has userspace knows.
+#[inline(always)]
+fn wanted(drop: &Record) -> bool {
+    if !filter::active() {
+        return true;
+    }
+    if filter::accepts(&drop.key) {
+        return true;
+    }
+    let mut other = drop.key;
+    reverse(&mut other);
+    drop.ends == ends::BY_DESTINATION && filter::accepts(&other)
+}
+
+/// Reads whose packet it was by its headers. `NotOurs`: none of a network, but of a local socket family.
+///
+/// # Safety
+/// `freed` holds an `sk_buff` and, if any, its receiving socket.
+#[inline(always)]
+unsafe fn describe<A: Access>(freed: &Freed, drop: &mut Record) -> Result<(), Refused> {
+    let skb = freed.skb;
+    // SAFETY: fields of the sk_buff and of what it points to.
+    unsafe {
+        drop.bytes = u64::from(field::<A, u32>(skb, Field::SkbLen)?);
+        let sender: Pointer = field::<A, _>(skb, Field::SkbSk)?;
+        let protocol = u16::from_be(field::<A, _>(skb, Field::SkbProtocol)?);
+        if protocol != ETH_P_IP && protocol != ETH_P_IPV6 {
+            // netlink and unix packets have none; TCP's have none until IP takes them.
+            return if protocol == 0 { by_socket::<A>(sender, drop) } else { nameless(drop) };
+        }
+        let header: u16 = field::<A, _>(skb, Field::SkbNetworkHeader)?;
+        let head: Pointer = field::<A, _>(skb, Field::SkbHead)?;
+        let packet = head.wrapping_byte_add(usize::from(header));
+        if header == UNSET || packet::conversation(packet, &mut drop.key).is_err() {
+            drop.key = FlowKey::default();
+            return by_socket::<A>(sender, drop).or_else(|_| nameless(drop));
+        }
+        if settings::is_no_loss_when_closing(freed.location) && packet::is_closing(packet) {
+            return Err(Refused::NotOurs);
+        }
+        ends_of::<A>(freed, sender, drop)
+    }
+}
+
+/// Reads whose packet it was by its socket alone. `NotOurs` as above.
+///
+/// # Safety
+/// As for [`describe`].
+#[inline(always)]
+unsafe fn describe_by_socket<A: Access>(freed: &Freed, drop: &mut Record) -> Result<(), Refused> {
+    // SAFETY: passed on.
+    unsafe {
+        drop.bytes = u64::from(field::<A, u32>(freed.skb, Field::SkbLen)?);
+        let protocol = u16::from_be(field::<A, _>(freed.skb, Field::SkbProtocol)?);
+        if !freed.receiver.is_null() {
+            return by_socket::<A>(freed.receiver, drop);
+        }
+        let sender: Pointer = field::<A, _>(freed.skb, Field::SkbSk)?;
+        if protocol != 0 && sender.is_null() {
+            return nameless(drop);
+        }
+        by_socket::<A>(sender, drop)
+    }
+}
+
+/// A packet of which only its socket is known.
+///
+/// # Safety
+/// `socket` is null or starts with a `sock_common`.
+#[inline(always)]
+unsafe fn by_socket<A: Access>(socket: Pointer, drop: &mut Record) -> Result<(), Refused> {
+    // include/net/tcp_states.h: those are no full sockets, and have no protocol.
+    const TIME_WAIT: u8 = 6;
+    const NEW_SYN_RECV: u8 = 12;
+    if socket.is_null() {
+        return Err(Refused::NotOurs);
+    }
+    drop.ends = ends::KNOWN;
+    // SAFETY: passed on.
+    unsafe {
+        kernel::flow_key::<A>(socket, &mut drop.key)?;
+        let state = kernel::state::<A>(socket)?;
+        if state != TIME_WAIT && state != NEW_SYN_RECV {
+            drop.key.protocol = field::<A, _>(socket, Field::SkProtocol)?;
+        }
+    }
+    Ok(())
+}
+
+/// A packet whose conversation cannot be told.
+#[inline(always)]
+fn nameless(drop: &mut Record) -> Result<(), Refused> {
+    drop.ends = ends::NONE;
+    Ok(())
+}
+
+/// Tells which end is this one's. The key has the destination as this end.
+///
+/// `skb->sk` is the sender's socket until the packet is received (also on a veth's other side), and
+/// the receiver's where the stack looked for it early (`tcp_v4_early_demux`).
+///
+/// # Safety
+/// As for [`describe`].
+#[inline(always)]
+unsafe fn ends_of<A: Access>(
+    freed: &Freed,
+    socket: Pointer,
+    drop: &mut Record,
+) -> Result<(), Refused> {
+    // SAFETY: passed on.
+    unsafe {
+        if !freed.receiver.is_null() {
+            drop.ends = ends::KNOWN;
+            drop.key.netns = netns::<A>(freed.receiver, Field::SkNet)?;
+            return Ok(());
+        }
+        let device: Pointer = field::<A, _>(freed.skb, Field::SkbDev)?;
+        // Where the receive queue has put something else into its place it is no address.
+        let here =
+            if device.is_null() { 0 } else { netns::<A>(device, Field::DevNet).unwrap_or(0) };
+        drop.ends = ends::BY_DESTINATION;
+        drop.key.netns = here;
+        if socket.is_null() {
+            return Ok(());
+        }
+        let port: u16 = field::<A, _>(socket, Field::SkNum)?;
+        let there = netns::<A>(socket, Field::SkNet)?;
+        if port == drop.key.peer_port && (here == 0 || here == there) {
+            drop.ends = ends::KNOWN;
+            drop.key.netns = there;
+            reverse(&mut drop.key);
+        } else if port == drop.key.local_port && here == there {
+            drop.ends = ends::KNOWN;
+        }
+    }
+    Ok(())
+}
+
+/// The network namespace that `holder` points to.
+///
+/// # Safety
+/// `holder` is the struct that `net` belongs to.
+#[inline(always)]
+unsafe fn netns<A: Access>(holder: Pointer, net: Field) -> Result<u32, Refused> {
+    // SAFETY: passed on.
+    unsafe {
+        let net: Pointer = field::<A, _>(holder, net)?;
+        if net.is_null() { Ok(0) } else { field::<A, _>(net, Field::NetInum) }
+    }
+}
+
+#[inline(always)]
+fn reverse(key: &mut FlowKey) {
+    core::mem::swap(&mut key.local_addr, &mut key.peer_addr);
+    core::mem::swap(&mut key.local_port, &mut key.peer_port);
+}
+
+macro_rules! freed {
+    ($ctx:ident) => {{
+        let place: Pointer = $ctx.arg(1);
+        let reason = if settings::drop_has_reason() { $ctx.arg(2) } else { 0 };
+        let receiver = if settings::drop_has_receiver() { $ctx.arg(3) } else { core::ptr::null() };
+        Freed { skb: $ctx.arg(0), location: place as u64, reason, receiver }
+    }};
+}
+
+#[btf_tracepoint(function = "kfree_skb")]
+fn drop_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    let freed = freed!(ctx);
+    // SAFETY: the tracepoint gives a packet.
+    observe(&freed, |drop| unsafe { describe::<Typed>(&freed, drop) });
+    0
+}
+
+#[raw_tracepoint(tracepoint = "kfree_skb")]
+fn drop_raw_tp(ctx: RawTracePointContext) -> i32 {
+    let freed = freed!(ctx);
+    // SAFETY: the tracepoint gives a packet.
+    observe(&freed, |drop| unsafe { describe::<Probed>(&freed, drop) });
+    0
+}
+
+#[btf_tracepoint(function = "kfree_skb")]
+fn drop_sockets_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    let freed = freed!(ctx);
+    // SAFETY: the tracepoint gives a packet.
+    observe(&freed, |drop| unsafe { describe_by_socket::<Typed>(&freed, drop) });
+    0
+}
+
+#[btf_tracepoint(function = "qdisc_drop")]
+fn drop_qdisc_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    qdisc_drops(ctx.arg(3), ctx.arg(4));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "qdisc_drop")]
+fn drop_qdisc_raw_tp(ctx: RawTracePointContext) -> i32 {
+    qdisc_drops(ctx.arg(3), ctx.arg(4));
+    0
+}

@@ -1,0 +1,72 @@
+//! What the kernel calls what it numbers: reasons of drops, places in its code. Told by the kernel
+//! side, used where a snapshot is built.
+
+use std::collections::BTreeMap;
+
+use crate::signal::Label;
+
+/// Names by number and address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// Reasons as `counts.drops` has them: upper case, without `SKB_DROP_REASON_`.
+    pub reasons: BTreeMap<u32, String>,
+    /// Functions by addresses inside them, none where nobody knows.
+    pub places: BTreeMap<u64, Option<String>>,
+}
+
+impl Labels {
+    /// The key of a labelled count.
+    #[must_use]
+    pub fn name(&self, label: Label) -> String {
+        match label {
+            Label::Reason(reason) => match self.reasons.get(&reason) {
+                Some(name) => name.clone(),
+                // A module's, or younger than the BTF that was read.
+                None => format!("REASON_{reason:#x}"),
+            },
+            Label::Place(address) => match self.places.get(&address) {
+                Some(Some(function)) => format!("at:{function}"),
+                _ => format!("at:{address:#x}"),
+            },
+        }
+    }
+
+    /// Which addresses nobody was asked about yet.
+    #[must_use]
+    pub fn unknown_places(&self, labels: impl Iterator<Item = Label>) -> Vec<u64> {
+        let mut unknown: Vec<u64> = labels
+            .filter_map(|label| match label {
+                Label::Place(address) => Some(address),
+                Label::Reason(_) => None,
+            })
+            .filter(|address| !self.places.contains_key(address))
+            .collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_name_shows_its_number() {
+        let labels = Labels {
+            reasons: BTreeMap::from([(3, "NO_SOCKET".to_owned())]),
+            places: BTreeMap::from([(1 << 40, Some("tcp_v4_rcv".to_owned())), (1 << 41, None)]),
+        };
+        assert_eq!(labels.name(Label::Reason(3)), "NO_SOCKET");
+        assert_eq!(labels.name(Label::Reason(0x3_0005)), "REASON_0x30005");
+        assert_eq!(labels.name(Label::Place(1 << 40)), "at:tcp_v4_rcv");
+        assert_eq!(labels.name(Label::Place(1 << 41)), "at:0x20000000000");
+    }
+
+    #[test]
+    fn places_are_asked_for_once() {
+        let labels = Labels { places: BTreeMap::from([(7, None)]), ..Labels::default() };
+        let seen = [7, 9, 8, 9].map(Label::Place).into_iter().chain([Label::Reason(8)]);
+        assert_eq!(labels.unknown_places(seen), [8, 9]);
+    }
+}

@@ -1,0 +1,124 @@
+use netdiag_common::signal::{
+    drop as drops, retransmit as again, send as sends, socket as sockets,
+};
+use proptest::{collection::vec, prelude::*};
+use zerocopy::IntoBytes;
+
+use super::*;
+
+fn header(signal: Signal, samples: u32) -> Header {
+    Header { version: VERSION, signal: signal as u16, samples, time_ns: 7 }
+}
+
+/// A sound record of each signal.
+fn records() -> Vec<Vec<u8>> {
+    let socket = sockets::Record { header: header(Signal::Socket, 1), ..Default::default() };
+    let again =
+        again::Record { header: header(Signal::Retransmit, 1), segments: 2, ..Default::default() };
+    let drop = drops::Record { header: header(Signal::Drop, 5), bytes: 9, ..Default::default() };
+    let sample = |flow| sends::Sample { flow, latency_ns: 100 * flow, result: -11 };
+    let mut send = header(Signal::Send, 3).as_bytes().to_vec();
+    send.extend([1, 2, 3].map(sample).as_bytes());
+    vec![socket.as_bytes().to_vec(), send, again.as_bytes().to_vec(), drop.as_bytes().to_vec()]
+}
+
+fn decoded(bytes: &[u8]) -> (Result<Header, Malformed>, Vec<Event>) {
+    let mut events = Vec::new();
+    let result = decode(bytes, &mut |event| events.push(event));
+    (result, events)
+}
+
+#[test]
+fn a_sound_record_of_each_signal_is_decoded() {
+    assert_eq!(records().len(), Signal::COUNT, "a signal without a record here");
+    for record in records() {
+        let (result, events) = decoded(&record);
+        let header = result.expect("a sound record");
+        let packets = |event: &Event| match event {
+            Event::Drop(event) => u64::from(event.packets),
+            _ => 1,
+        };
+        assert_eq!(events.iter().map(packets).sum::<u64>(), u64::from(header.samples));
+        assert_eq!(samples(&record), u64::from(header.samples));
+    }
+}
+
+#[test]
+fn what_is_not_as_long_as_it_says_is_refused_whole() {
+    for record in records() {
+        for length in 0..record.len() {
+            assert_eq!(decoded(&record[..length]), (Err(Malformed::Short), vec![]), "{length}");
+        }
+        let longer = [record.as_slice(), &[0]].concat();
+        assert_eq!(decoded(&longer), (Err(Malformed::Long), vec![]));
+    }
+}
+
+#[test]
+fn another_version_or_signal_is_refused() {
+    for mut record in records() {
+        record[0] ^= 0xff;
+        let version = u16::from_ne_bytes([record[0], record[1]]);
+        assert_eq!(decoded(&record).0, Err(Malformed::Version(version)));
+        record[0] ^= 0xff;
+        record[2..4].copy_from_slice(&u16::MAX.to_ne_bytes());
+        assert_eq!(decoded(&record).0, Err(Malformed::Signal(u16::MAX)));
+        assert_eq!(samples(&record), 1);
+    }
+}
+
+#[test]
+fn a_number_of_samples_that_cannot_be_is_refused() {
+    for mut record in records() {
+        for claim in [0, u32::MAX] {
+            record[4..8].copy_from_slice(&claim.to_ne_bytes());
+            let (result, events) = decoded(&record);
+            assert!(matches!(result, Err(Malformed::Value(_))), "{result:?}");
+            assert_eq!(events, vec![]);
+            assert!((1..=u64::from(drops::SAMPLES)).contains(&samples(&record)));
+        }
+    }
+}
+
+#[test]
+fn drops_without_a_known_conversation_have_none() {
+    let key = FlowKey { netns: 5, protocol: 6, ..FlowKey::default() };
+    let record =
+        |ends| drops::Record { header: header(Signal::Drop, 1), key, ends, ..Default::default() };
+    for (ends, expected) in [
+        (drops::ends::KNOWN, Some((key, true))),
+        (drops::ends::BY_DESTINATION, Some((key, false))),
+        (drops::ends::NONE, Some((FlowKey::default(), false))),
+        (drops::ends::NONE + 1, None),
+    ] {
+        let found = match &decoded(record(ends).as_bytes()).1[..] {
+            [Event::Drop(event)] => Some((event.key, event.ends_known)),
+            _ => None,
+        };
+        assert_eq!(found, expected, "{ends}");
+    }
+}
+
+proptest! {
+    /// Whatever comes: no panic, all samples or none, and never more than the record can hold.
+    #[test]
+    fn any_bytes_are_decoded_or_refused(
+        signal in 0..Signal::COUNT as u16 + 2,
+        claim: u32,
+        body in vec(any::<u8>(), 0..2048),
+        intact: bool,
+    ) {
+        let mut bytes = Header { version: VERSION, signal, samples: claim, time_ns: 0 }.as_bytes().to_vec();
+        if !intact {
+            bytes.clear();
+        }
+        bytes.extend(body);
+        let (result, events) = decoded(&bytes);
+        match result {
+            Ok(_) => prop_assert!(!events.is_empty()),
+            Err(_) => prop_assert!(events.is_empty()),
+        }
+        prop_assert!(events.len() <= sends::BATCH);
+        prop_assert!((1..=u64::from(drops::SAMPLES)).contains(&samples(&bytes)));
+    }
+}
