@@ -16,6 +16,7 @@ use netdiag_common::{
 
 use self::{netns::Depth, sockets::Socket};
 
+pub mod listeners;
 pub mod netns;
 pub mod own;
 pub mod owners;

@@ -140,10 +140,29 @@ pub struct Node {
     /// Increase of the kernel's TCP counters (`/proc/net/snmp`, `/proc/net/netstat`) by network
     /// namespace inode, then counter name.
     pub tcp: BTreeMap<u32, BTreeMap<String, u64>>,
+    /// Listeners that dropped connection requests, those of which the kernel told.
+    pub listeners: Vec<Listener>,
     /// CPU time of this process in the interval, in nanoseconds; null when unreadable.
     pub own_cpu_ns: Option<u64>,
     /// Resident memory of this process, in bytes; null when unreadable.
     pub own_resident_bytes: Option<u64>,
+}
+
+/// A listener that dropped connection requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Listener {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// Where it listens.
+    pub local: Endpoint,
+    /// The process that holds it.
+    pub owner: Owner,
+    /// Connection requests that it dropped in the interval, for a full accept queue or another reason.
+    pub drops: u64,
+    /// Connections that waited to be accepted when it was asked.
+    pub accept_queue: u32,
+    /// How many may wait; one more is let in.
+    pub accept_queue_limit: u32,
 }
 
 /// `netdiag.doctor/1`.

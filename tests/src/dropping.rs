@@ -4,14 +4,14 @@ mod raw;
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::net::sockopt;
+use rustix::net::{self, AddressFamily, SocketType, sockopt};
 
 use self::raw::{Checksum, Tunnel};
 use crate::{
@@ -368,6 +368,37 @@ fn absent_neighbour(pair: &Pair) -> Result<Dropped> {
     });
     ensure!(failed, "the neighbour does not fail");
     Ok(Dropped { netns: pair.left.inode(), local, packets: WAITING })
+}
+
+/// A listener that accepts nobody, and more clients than its queue has room for, which send their
+/// requests again. Returns it with the requests that it dropped.
+///
+/// # Errors
+/// When a socket call fails.
+pub fn overflowed(pair: &Pair) -> Result<(Dropped, TcpListener)> {
+    const ROOM: i32 = 2;
+    let listener = pair.right.run(|| -> Result<_> {
+        let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        net::bind(&socket, &SocketAddrV4::new(RIGHT_V4, 0))?;
+        net::listen(&socket, ROOM)?;
+        Ok(TcpListener::from(socket))
+    })?;
+    let local = listener.local_addr()?;
+    let packets = rise(&pair.right, "ListenDrops", || {
+        let connect =
+            || pair.left.run(|| TcpStream::connect_timeout(&local, Duration::from_millis(1500)));
+        // One more than its room is let in.
+        let _waiting = (0..=ROOM).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
+        thread::scope(|scope| {
+            let clients: Vec<_> = (0..4).map(|_| scope.spawn(connect)).collect();
+            clients.into_iter().try_for_each(|client| {
+                let refused = client.join().expect("a client panicked").is_err();
+                ensure!(refused, "there was room");
+                Ok(())
+            })
+        })
+    })?;
+    Ok((Dropped { netns: pair.right.inode(), local, packets }, listener))
 }
 
 /// A connection whose receiver gets every second byte, each in a segment of its own, until those that

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use netdiag::{
     kernel::btf::Btf,
-    snapshot::{CountValue, Flow, Snapshot},
+    snapshot::{CountValue, Flow, Listener, Snapshot},
 };
 use netdiag_tests::{
     bpftrace::Bpftrace,
@@ -187,6 +187,37 @@ fn without_addresses_it_says_what_is_lost() -> Result<()> {
         of_end(total, &dropped).iter().map(|(_, n)| n).sum(),
         dropped.packets,
     );
+    facts.at_rest(total);
+    facts.finish();
+    Ok(())
+}
+
+#[test]
+fn a_full_accept_queue_is_told_by_its_listener() -> Result<()> {
+    let _alone = alone();
+    let pair = Pair::new()?;
+    let (before, _older) = dropping::overflowed(&pair)?;
+    let netdiag = Netdiag::live(&[])?;
+    // Open until netdiag has asked it.
+    let (dropped, _listener) = dropping::overflowed(&pair)?;
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let ours = |listener: &&Listener| listener.netns == dropped.netns;
+    let found: Vec<_> = total.node.listeners.iter().filter(ours).collect();
+    let mut facts = Facts::new();
+    facts.note(format_args!("{before:?} before, then {dropped:?}: {found:#?}"));
+    facts.holds("requests were dropped", before.packets >= 4 && dropped.packets >= 4);
+    let ends = found.iter().map(|one| (one.local.ip, one.local.port, one.drops));
+    let local = dropped.local;
+    facts.equal(
+        "listeners with their drops",
+        ends.collect::<Vec<_>>(),
+        vec![(Some(local.ip()), Some(local.port()), dropped.packets)],
+    );
+    for listener in found {
+        facts.equal("its owner", listener.owner.pid, Some(std::process::id()));
+        facts.equal("its room", listener.accept_queue_limit, 2);
+    }
     facts.at_rest(total);
     facts.finish();
     Ok(())

@@ -44,6 +44,19 @@ pub struct Socket {
     pub uid: u32,
     /// Its counters; none for listeners and for what is no full socket.
     pub tcp: Option<TcpCounters>,
+    /// What a listener says of itself.
+    pub listening: Option<Listening>,
+}
+
+/// A listener's queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// Connection requests that it dropped (`sk_drops`).
+    pub drops: u32,
+    /// Connections that wait to be accepted (`sk_ack_backlog`).
+    pub queue: u32,
+    /// How many may (`sk_max_ack_backlog`); one more is let in.
+    pub queue_limit: u32,
 }
 
 /// The TCP sockets of one namespace, or of several.

@@ -8,10 +8,11 @@ use std::{
 
 use crate::{
     node::{
-        netns::{self, Depth},
+        listeners::{Dropping, Listeners},
+        netns::{self, Depth, Namespace},
         own, tcp_counters,
     },
-    snapshot::Node,
+    snapshot::{Listener, Node, Owner, build::endpoints},
 };
 
 /// Readings of the TCP counters and of our own cost, one interval apart. Reading takes the longer
@@ -22,6 +23,7 @@ pub(super) struct Readings {
     first: tcp_counters::Reading,
     cpu: Duration,
     first_cpu: Duration,
+    listeners: Listeners,
 }
 
 impl Readings {
@@ -29,15 +31,31 @@ impl Readings {
     pub(super) fn begin(host_root: &Path) -> Self {
         let found = netns::find(host_root, Depth::Everything);
         let tcp = tcp_counters::read_all(&found.namespaces);
+        let mut listeners = Listeners::default();
+        listeners.begin(&dropping(&tcp.namespaces, found.namespaces));
         let cpu = own::cpu_time();
-        Self { host_root: host_root.to_owned(), first: tcp.clone(), tcp, cpu, first_cpu: cpu }
+        Self {
+            host_root: host_root.to_owned(),
+            first: tcp.clone(),
+            tcp,
+            cpu,
+            first_cpu: cpu,
+            listeners,
+        }
     }
 
     /// What happened since the last time.
     pub(super) fn advance(&mut self) -> Node {
         let found = netns::find(&self.host_root, Depth::Processes);
         let tcp = tcp_counters::read_all(&found.namespaces);
-        let node = Node { tcp: documented(&self.tcp, &tcp), ..cost(self.cpu) };
+        let increase = tcp_counters::increase(&self.tcp, &tcp);
+        let dropping = dropping(&increase, found.namespaces);
+        let listeners = self.listeners.advance(&dropping, &self.host_root);
+        let node = Node {
+            tcp: tcp_counters::documented(increase),
+            listeners: listeners.into_iter().map(named).collect(),
+            ..cost(self.cpu)
+        };
         self.cpu = own::cpu_time();
         self.tcp.follow(tcp);
         node
@@ -45,21 +63,41 @@ impl Readings {
 
     /// What happened since the first time.
     pub(super) fn total(&self) -> Node {
-        Node { tcp: documented(&self.first, &self.tcp), ..cost(self.first_cpu) }
+        let increase = tcp_counters::increase(&self.first, &self.tcp);
+        Node {
+            tcp: tcp_counters::documented(increase),
+            listeners: self.listeners.total().into_iter().map(named).collect(),
+            ..cost(self.first_cpu)
+        }
     }
 }
 
-fn documented(
-    before: &tcp_counters::Reading,
-    after: &tcp_counters::Reading,
-) -> BTreeMap<u32, BTreeMap<String, u64>> {
-    tcp_counters::documented(tcp_counters::increase(before, after))
+/// The namespaces in which listeners dropped connection requests, by these counters.
+fn dropping(
+    counters: &BTreeMap<u32, tcp_counters::Counters>,
+    namespaces: Vec<Namespace>,
+) -> Vec<Namespace> {
+    let dropped = |inode| counters.get(&inode)?.get("ListenDrops");
+    let is_one = |namespace: &Namespace| dropped(namespace.inode).is_some_and(|drops| *drops > 0);
+    namespaces.into_iter().filter(is_one).collect()
+}
+
+fn named(dropping: Dropping) -> Listener {
+    Listener {
+        netns: dropping.key.netns,
+        local: endpoints(&dropping.key).0,
+        owner: Owner { pid: dropping.pid, comm: dropping.comm, ..Owner::default() },
+        drops: dropping.drops,
+        accept_queue: dropping.queue,
+        accept_queue_limit: dropping.queue_limit,
+    }
 }
 
 fn cost(before: Duration) -> Node {
     let spent = own::cpu_time().saturating_sub(before);
     Node {
         tcp: BTreeMap::new(),
+        listeners: Vec::new(),
         own_cpu_ns: u64::try_from(spent.as_nanos()).ok(),
         own_resident_bytes: own::resident_bytes(),
     }

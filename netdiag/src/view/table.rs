@@ -9,10 +9,11 @@ use std::io::{self, Write};
 use crate::{
     format::{self, MISSING, cut, left, or_missing, right, sanitised, width, wrapped},
     signal,
-    snapshot::{CountValue, Distribution, Endpoint, Flow, Snapshot, Status},
+    snapshot::{CountValue, Distribution, Endpoint, Flow, Owner, Snapshot, Status},
 };
 
 mod accounting;
+mod listeners;
 
 pub use accounting::accounting;
 
@@ -47,6 +48,7 @@ fn lines(snapshot: &Snapshot, columns: usize) -> Vec<String> {
     } else {
         lines.extend(body(&rows, columns));
     }
+    lines.extend(listeners::lines(&snapshot.node.listeners, columns));
     lines.push(String::new());
     lines
 }
@@ -120,7 +122,7 @@ impl Row {
         let identity = if flow.local.ip.is_none() && flow.peer.ip.is_none() {
             vec![flow.id.clone(), String::new(), String::new()]
         } else {
-            vec![endpoint(&flow.local), endpoint(&flow.peer), process(flow)]
+            vec![endpoint(&flow.local), endpoint(&flow.peer), process(&flow.owner)]
         };
         let mut cells = Vec::new();
         let mut notes = Vec::new();
@@ -249,8 +251,7 @@ fn endpoint(end: &Endpoint) -> String {
     }
 }
 
-fn process(flow: &Flow) -> String {
-    let owner = &flow.owner;
+fn process(owner: &Owner) -> String {
     match (owner.comm.as_deref(), owner.pid) {
         (None, None) => MISSING.to_owned(),
         (comm, pid) => format!(

@@ -12,7 +12,7 @@ use netlink_packet_sock_diag::{
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::Socket;
+use super::{Listening, Socket};
 
 const NLMSG_NOOP: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
@@ -131,6 +131,11 @@ fn socket(payload: &[u8], netns: u32) -> Option<Socket> {
         uid: header.uid,
         // A listener's `tcp_info` holds its backlog in fields of other meaning and no traffic.
         tcp: tcp.filter(|_| header.state != TCP_LISTEN),
+        listening: drops.filter(|_| header.state == TCP_LISTEN).map(|drops| Listening {
+            drops,
+            queue: header.recv_queue,
+            queue_limit: header.send_queue,
+        }),
     })
 }
 

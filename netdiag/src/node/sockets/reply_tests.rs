@@ -122,6 +122,7 @@ fn an_ipv4_connection() {
                 retrans_unseen: 0,
                 reserved: 0,
             }),
+            listening: None,
         }
     );
 }

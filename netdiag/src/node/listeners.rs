@@ -1,0 +1,176 @@
+//! Listeners that throw connection requests away.
+//!
+//! A SYN that finds the accept queue full is freed like a packet that arrived, so no tracepoint tells of
+//! it (`tcp_conn_request`, `net/ipv4/tcp_input.c`). The listener counts it (`sk_drops`), and so does the
+//! namespace (`ListenDrops`): listeners are asked only where that one rose.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::Path,
+};
+
+use netdiag_common::flow::FlowKey;
+
+use super::{
+    netns::Namespace,
+    owners,
+    sockets::{self, Socket, StateFlags},
+};
+
+/// Listeners that are remembered.
+const REMEMBERED: usize = 65_536;
+
+/// What a listener threw away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropping {
+    /// Its address, port and namespace.
+    pub key: FlowKey,
+    /// Process id (tgid) of its owner.
+    pub pid: Option<u32>,
+    /// Name of that process.
+    pub comm: Option<String>,
+    /// Connection requests that it dropped.
+    pub drops: u64,
+    /// Connections that wait to be accepted, when it was asked.
+    pub queue: u32,
+    /// How many may; one more is let in.
+    pub queue_limit: u32,
+}
+
+/// What is known of the node's listeners.
+#[derive(Clone, Debug, Default)]
+pub struct Listeners {
+    /// Drops that were counted so far, by cookie.
+    counted: HashMap<u64, u32>,
+    /// Owners found so far, by inode of the socket.
+    owners: HashMap<u64, (u32, String)>,
+    /// Of the whole run, by cookie.
+    total: BTreeMap<u64, Dropping>,
+}
+
+impl Listeners {
+    /// What listeners of these namespaces dropped before the run does not count.
+    pub fn begin(&mut self, namespaces: &[Namespace]) {
+        for socket in dump(namespaces) {
+            self.count(&socket);
+        }
+    }
+
+    /// Asks the listeners of these namespaces, and the procfs under `host_root` for their owners.
+    /// Returns those that dropped something since they were asked last; blocks.
+    pub fn advance(&mut self, namespaces: &[Namespace], host_root: &Path) -> Vec<Dropping> {
+        if namespaces.is_empty() {
+            return Vec::new();
+        }
+        let dropping: Vec<_> = dump(namespaces)
+            .into_iter()
+            .filter_map(|socket| Some((self.count(&socket)?, socket)))
+            .collect();
+        self.find_owners(dropping.iter().map(|(_, socket)| socket.inode), host_root);
+        dropping.into_iter().map(|(drops, socket)| self.told(drops, &socket)).collect()
+    }
+
+    /// All of the run.
+    #[must_use]
+    pub fn total(&self) -> Vec<Dropping> {
+        self.total.values().cloned().collect()
+    }
+
+    /// By how much a listener's counter rose, none where it did not. One that was not there before
+    /// began at 0; the counter wraps.
+    fn count(&mut self, socket: &Socket) -> Option<u32> {
+        let now = socket.listening?.drops;
+        let room = self.counted.len() < REMEMBERED;
+        let before = match self.counted.get_mut(&socket.cookie) {
+            Some(counted) => std::mem::replace(counted, now),
+            None if room => {
+                self.counted.insert(socket.cookie, now);
+                0
+            }
+            None => now,
+        };
+        Some(now.wrapping_sub(before)).filter(|rise| *rise != 0)
+    }
+
+    fn find_owners(&mut self, inodes: impl Iterator<Item = u64>, host_root: &Path) {
+        let unknown: HashSet<u64> =
+            inodes.filter(|inode| !self.owners.contains_key(inode)).collect();
+        if unknown.is_empty() {
+            return;
+        }
+        // Without owners they are told of all the same.
+        let found = owners::find(host_root, &unknown).unwrap_or_default();
+        let owned = found.by_inode.into_iter();
+        self.owners.extend(owned.map(|(inode, owner)| (inode, (owner.pid, owner.comm))));
+    }
+
+    fn told(&mut self, drops: u32, socket: &Socket) -> Dropping {
+        let owner = self.owners.get(&socket.inode);
+        let listening = socket.listening.unwrap_or_default();
+        let dropping = Dropping {
+            key: socket.key,
+            pid: owner.map(|(pid, _)| *pid),
+            comm: owner.map(|(_, comm)| comm.clone()).filter(|comm| !comm.is_empty()),
+            drops: drops.into(),
+            queue: listening.queue,
+            queue_limit: listening.queue_limit,
+        };
+        let total = self.total.entry(socket.cookie);
+        let total = total.or_insert_with(|| Dropping { drops: 0, ..dropping.clone() });
+        *total = Dropping { drops: total.drops + dropping.drops, ..dropping.clone() };
+        dropping
+    }
+}
+
+fn dump(namespaces: &[Namespace]) -> Vec<Socket> {
+    if namespaces.is_empty() {
+        return Vec::new();
+    }
+    sockets::dump_all(namespaces, &StateFlags::LISTEN).listeners
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::sockets::Listening;
+
+    fn listener(cookie: u64, drops: u32) -> Socket {
+        Socket {
+            key: FlowKey { local_port: 80, ..FlowKey::default() },
+            cookie,
+            state: 10,
+            inode: cookie + 100,
+            uid: 0,
+            tcp: None,
+            listening: Some(Listening { drops, queue: 6, queue_limit: 5 }),
+        }
+    }
+
+    #[test]
+    fn only_what_was_dropped_since_counts() {
+        let mut listeners = Listeners::default();
+        assert_eq!(listeners.count(&listener(1, 40)), Some(40), "before the run");
+        for (socket, expected) in [
+            (listener(1, 40), None),
+            (listener(1, 43), Some(3)),
+            (listener(2, 5), Some(5)),
+            (listener(1, u32::MAX), Some(u32::MAX - 43)),
+            (listener(1, 1), Some(2)),
+            (Socket { listening: None, ..listener(3, 9) }, None),
+        ] {
+            assert_eq!(listeners.count(&socket), expected, "{socket:?}");
+        }
+    }
+
+    #[test]
+    fn the_total_is_the_sum_with_the_last_queue() {
+        let mut listeners = Listeners::default();
+        listeners.owners.insert(101, (7, "nginx".to_owned()));
+        listeners.told(3, &listener(1, 0));
+        let last = Listening { drops: 0, queue: 2, queue_limit: 9 };
+        listeners.told(4, &Socket { listening: Some(last), ..listener(1, 0) });
+        let [total] = &listeners.total()[..] else { panic!("{:?}", listeners.total()) };
+        assert_eq!((total.drops, total.queue, total.queue_limit), (7, 2, 9));
+        assert_eq!((total.pid, total.comm.as_deref()), (Some(7), Some("nginx")));
+    }
+}
