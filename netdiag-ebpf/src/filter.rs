@@ -74,7 +74,8 @@ pub(crate) fn accepts(key: &FlowKey) -> bool {
     if filters::peer_port::is_set() && !filters::peer_port::accepts(peer) {
         return false;
     }
-    if filters::netns::is_set() && !filters::netns::accepts(key.netns) {
+    // 0 of a packet whose namespace cannot be told: userspace joins it to a wanted flow, or leaves it.
+    if filters::netns::is_set() && key.netns != 0 && !filters::netns::accepts(key.netns) {
         return false;
     }
     if filters::peer::is_set() {

@@ -106,6 +106,14 @@ fn each_drop_has_its_reason_and_its_flow() -> Result<()> {
                 found.iter().all(|(key, _)| *key == reason),
             );
         }
+        // Whatever comes after a socket's close is still its flow's.
+        let key = |flow: &Flow| (flow.netns, flow.local.clone(), flow.peer.clone());
+        let named =
+            total.flows.iter().filter(|flow| flow.protocol.is_some() && flow.netns.is_some());
+        let mut keys: Vec<_> = named.map(|flow| format!("{:?}", key(flow))).collect();
+        keys.sort_unstable();
+        let twins: Vec<_> = keys.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+        facts.equal("rows of one end", twins, Vec::new());
         facts.at_rest(total);
         facts.lossless(total);
         facts.finish();

@@ -25,6 +25,14 @@ use crate::{
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 
+// include/linux/socket.h
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// Inode numbers of namespaces are above `PROC_DYNAMIC_FIRST` (fs/proc/generic.c), those of the first
+/// ones a little below (include/uapi/linux/nsfs.h).
+const FIRST_NETNS: u32 = 0xefff_0000;
+
 /// `skb->network_header` that is not set.
 const UNSET: u16 = u16::MAX;
 
@@ -136,10 +144,10 @@ unsafe fn describe_by_socket<A: Access>(freed: &Freed, drop: &mut Record) -> Res
             return by_socket::<A>(freed.receiver, drop);
         }
         let sender: Pointer = field::<A, _>(freed.skb, Field::SkbSk)?;
-        if protocol != 0 && sender.is_null() {
-            return nameless(drop);
+        if protocol == 0 {
+            return by_socket::<A>(sender, drop);
         }
-        by_socket::<A>(sender, drop)
+        by_socket::<A>(sender, drop).or_else(|_| nameless(drop))
     }
 }
 
@@ -190,14 +198,20 @@ unsafe fn ends_of<A: Access>(
     // SAFETY: passed on.
     unsafe {
         if !freed.receiver.is_null() {
+            // A packet socket's is a copy, and no loss of the conversation.
+            let family: u16 = field::<A, _>(freed.receiver, Field::SkFamily)?;
+            if family != AF_INET && family != AF_INET6 {
+                return Err(Refused::NotOurs);
+            }
             drop.ends = ends::KNOWN;
             drop.key.netns = netns::<A>(freed.receiver, Field::SkNet)?;
             return Ok(());
         }
         let device: Pointer = field::<A, _>(freed.skb, Field::SkbDev)?;
-        // Where the receive queue has put something else into its place it is no address.
+        // Queues put something else into its place, which is no address or leads to no namespace.
         let here =
             if device.is_null() { 0 } else { netns::<A>(device, Field::DevNet).unwrap_or(0) };
+        let here = if here < FIRST_NETNS { 0 } else { here };
         drop.ends = ends::BY_DESTINATION;
         drop.key.netns = here;
         if socket.is_null() {
@@ -211,6 +225,11 @@ unsafe fn ends_of<A: Access>(
             reverse(&mut drop.key);
         } else if port == drop.key.local_port && here == there {
             drop.ends = ends::KNOWN;
+        } else if device.is_null() {
+            // On its way out, of a protocol without ports.
+            drop.ends = ends::KNOWN;
+            drop.key.netns = there;
+            reverse(&mut drop.key);
         }
     }
     Ok(())

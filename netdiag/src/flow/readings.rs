@@ -26,14 +26,15 @@ impl Reading {
     /// None when this one is older than `before`. `segs_out` and `drops` wrap at 2^32.
     fn since(self, before: Self) -> Option<Growth> {
         let segments = self.segs_out.wrapping_sub(before.segs_out);
-        if segments > u32::MAX / 2 {
+        let drops = self.drops.wrapping_sub(before.drops);
+        if segments > u32::MAX / 2 || drops > u32::MAX / 2 {
             return None;
         }
         Some([
             self.bytes_sent.checked_sub(before.bytes_sent)?,
             self.bytes_received.checked_sub(before.bytes_received)?,
             u64::from(segments),
-            u64::from(self.drops.wrapping_sub(before.drops)),
+            u64::from(drops),
         ])
     }
 }
@@ -60,9 +61,11 @@ impl Readings {
         Some(growth)
     }
 
-    /// Counting begins at zero: the socket was new. Returns what had not been counted before.
+    /// Counting begins at zero: the socket was new, or connects again, which leaves `drops` alone.
+    /// Returns what had not been counted before.
     pub(super) fn begin_at_zero(&mut self) -> Option<Growth> {
-        self.begin(Reading::default())
+        let drops = self.base.map_or(0, |base| base.drops);
+        self.begin(Reading { drops, ..Reading::default() })
     }
 
     /// Counting begins at what an earlier look at the socket found. Returns what had not been
@@ -102,7 +105,8 @@ impl Readings {
     /// zero when the kernel has cleared its counters (`tcp_disconnect`, `net/ipv4/tcp.c`).
     pub(super) fn next(&self, tcp: Option<&TcpCounters>) -> Self {
         let went_on = tcp.is_none_or(|tcp| Reading::of(tcp).since(self.last).is_some());
-        let at = if went_on { self.last } else { Reading::default() };
+        let anew = Reading { drops: self.last.drops, ..Reading::default() };
+        let at = if went_on { self.last } else { anew };
         Self { base: Some(at), last: at }
     }
 }

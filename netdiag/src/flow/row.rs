@@ -34,8 +34,6 @@ pub(super) struct Row {
     pub(super) closed: bool,
     /// Something was heard of it since the last freeze; the slot is in the table's list of those.
     pub(super) touched: bool,
-    /// Known by packets only, not by a socket.
-    pub(super) stray: bool,
     /// Something was ever heard of it; otherwise it is known from the socket dump only.
     pub(super) heard: bool,
     /// The last freeze left it out because its key was not complete.

@@ -32,11 +32,19 @@ pub struct Config {
     /// Whether packets of conversations without a row are left out altogether: the programs could
     /// not tell whether a filter wants them.
     pub known_only: bool,
+    /// The same for those whose network namespace is not known.
+    pub known_netns_only: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_flows: 65_536, idle_ns: 60_000_000_000, list_idle: false, known_only: false }
+        Self {
+            max_flows: 65_536,
+            idle_ns: 60_000_000_000,
+            list_idle: false,
+            known_only: false,
+            known_netns_only: false,
+        }
     }
 }
 
@@ -70,8 +78,12 @@ pub struct FlowTable {
     touched: Vec<u32>,
     /// Rows with `touched`.
     active: usize,
-    /// Rows with `stray`.
-    strays: usize,
+    /// Closed rows by the tuple that they had, each the last one of it.
+    closed: Tuples,
+    /// Rows that are known by packets only, not by a socket, by their last packet; all `Live`.
+    strays: Recency,
+    /// The same by tuple: they are nobody's other end, and make no socket's tuple ambiguous.
+    packets: Tuples,
     /// Interval shares of rows that went before the freeze; at most `max_flows` of them.
     gone: Vec<Frozen>,
     /// Interval share that has no row.
@@ -93,7 +105,9 @@ impl FlowTable {
             next_number: 1,
             touched: Vec::new(),
             active: 0,
-            strays: 0,
+            closed: Tuples::default(),
+            strays: Recency::default(),
+            packets: Tuples::default(),
             gone: Vec::new(),
             other: Tally::default(),
             total_other: Tally::default(),
@@ -129,8 +143,8 @@ impl FlowTable {
                 };
                 self.of_socket(socket, closing, opened_ns, tcp)
             }
-            Subject::Packet { key, ends_known } => match self.of_packet(key, ends_known) {
-                None if self.config.known_only => return,
+            Subject::Packet { key, ends_known } => match self.of_packet(key, ends_known, now_ns) {
+                None if self.leaves_out(key) => return,
                 slot => slot,
             },
         };
@@ -146,8 +160,7 @@ impl FlowTable {
         event.fold(row);
         if row.closed {
             if self.recency.place(slot) != Some(Place::Left) {
-                self.tuples.remove(&row.key, slot);
-                self.recency.promote(slot, Place::Left);
+                self.leave(slot);
             }
         } else {
             self.recency.promote(slot, Place::Live);
@@ -179,9 +192,10 @@ impl FlowTable {
         row.cookie = if row.cookie == 0 { seed.cookie } else { row.cookie };
         if let Some(tcp) = &seed.tcp {
             row.begin_at(tcp);
-            if !row.fresh.is_empty() {
-                self.touch(slot, now_ns); // it grew between the dump and its first report
-            }
+        }
+        if !row.fresh.is_empty() {
+            // It grew between the dump and its first report, or packets told of it before.
+            self.touch(slot, now_ns);
         }
         true
     }
@@ -302,16 +316,26 @@ impl FlowTable {
         slot
     }
 
+    /// A row whose conversation is over: its tuple may be another's now.
+    fn leave(&mut self, slot: u32) {
+        let key = self.rows[slot as usize].key;
+        self.tuples.remove(&key, slot);
+        self.closed.insert(&key, slot);
+        self.recency.promote(slot, Place::Left);
+    }
+
     /// Takes a row out of everything that leads to it.
     fn take(&mut self, slot: u32) -> Row {
         let row = self.rows.remove(slot as usize);
         self.recency.remove(slot);
         self.tuples.remove(&row.key, slot);
+        self.closed.remove(&row.key, slot);
         if self.by_id.get(&row.flow) == Some(&slot) {
             self.by_id.remove(&row.flow);
         }
         self.active -= usize::from(row.touched);
-        self.strays -= usize::from(row.stray);
+        self.strays.remove(slot);
+        self.packets.remove(&row.key, slot);
         row
     }
 
@@ -319,7 +343,13 @@ impl FlowTable {
     /// longest time.
     fn evict(&mut self) {
         let oldest = self.recency.oldest(Place::Left).or_else(|| self.recency.oldest(Place::Live));
-        let Some(slot) = oldest else { return };
+        if let Some(slot) = oldest {
+            self.remove(slot);
+        }
+    }
+
+    /// Sums a row up in `other`, for the total and, what is not frozen, for the interval.
+    fn remove(&mut self, slot: u32) {
         let mut row = self.take(slot);
         self.total_other.merge(&row.past);
         self.total_other.merge(&row.fresh);

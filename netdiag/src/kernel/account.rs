@@ -133,7 +133,14 @@ pub(super) fn accounts(
                 _ => {
                     let counters = reading.sum(signal);
                     let missed = skipped.begins.saturating_sub(counters.stood_in);
-                    Account { missed, ..account(&counters) }
+                    let mut account = Account { missed, ..account(&counters) };
+                    if matches!(phase, Phase::Detached { .. }) {
+                        // Counted on a CPU that went offline, and never to arrive.
+                        account.missed += account.pending;
+                        account.seen -= account.pending;
+                        account.pending = 0;
+                    }
+                    account
                 }
             };
             (signal.name().to_owned(), account)

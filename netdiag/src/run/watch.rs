@@ -94,6 +94,7 @@ pub(super) async fn run(
         idle_ns: u64::try_from(watch.idle.as_nanos()).unwrap_or(u64::MAX),
         list_idle: watch.all,
         known_only: filters.pid.len > 0,
+        known_netns_only: filters.netns.len > 0,
     });
     let intake = Intake::new(table, kernel.host_root.join("proc"));
     let observer = Observer::new(tracer, intake, diagnostics);

@@ -26,7 +26,8 @@ pub const DEFINITION: Definition = Definition {
     counts: &[
         Count::labelled(
             "drops",
-            "packets dropped, by the kernel's reason; before 5.17 by place, as at:SYMBOL",
+            "packets dropped, a buffer of many segments as one, by the kernel's reason; before 5.17 \
+             by place, as at:SYMBOL",
         ),
         Count::new("drop_bytes", "bytes of the packets dropped"),
     ],
@@ -98,13 +99,16 @@ const SOCKETS: Source = Source {
 /// reason (any where none; kernels before 5.17 have none at all).
 ///
 /// A socket's queues are emptied as it closes, a listener ignores a reset, the last FIN finds but a
-/// TIME_WAIT (both in `tcp_v4_rcv`), and 6.12 gave consumed packets a number among the reasons. A kernel
+/// TIME_WAIT (both in `tcp_v4_rcv`), a packet socket's copy was not wanted, and 6.12 gave consumed packets a number among the reasons. A kernel
 /// without reasons does not tell the second from other segments: there it is those with FIN or RST.
 /// Checked on 5.10 to 7.2.
 pub const NO_LOSSES: &[(Option<&str>, Option<&str>)] = &[
     (None, Some("SKB_CONSUMED")),
     (Some("sk_stream_kill_queues"), None),
     (Some("udp_destruct_common"), None),
+    (None, Some("PACKET_SOCK_ERROR")),
+    (Some("packet_rcv"), None),
+    (Some("tpacket_rcv"), None),
     (Some("tcp_v4_rcv"), Some("NOT_SPECIFIED")),
     (Some("tcp_v6_rcv"), Some("NOT_SPECIFIED")),
 ];

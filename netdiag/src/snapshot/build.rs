@@ -148,7 +148,11 @@ pub fn flow_name(id: u64) -> String {
 /// The two ends of a key.
 #[must_use]
 pub fn endpoints(key: &FlowKey) -> (Endpoint, Endpoint) {
-    let end = |bytes, port| Endpoint { ip: Some(address(bytes)), port: Some(port) };
+    // An ICMP message has no port, an unconnected socket no peer.
+    let end = |bytes, port: u16| Endpoint {
+        ip: Some(address(bytes)).filter(|ip| port != 0 || !ip.is_unspecified()),
+        port: Some(port).filter(|port| *port != 0),
+    };
     (end(key.local_addr, key.local_port), end(key.peer_addr, key.peer_port))
 }
 

@@ -243,11 +243,11 @@ fn amount(name: &str, number: u64) -> String {
 
 /// `10.0.0.1:443`, `[2001:db8::1]:443`.
 fn endpoint(end: &Endpoint) -> String {
-    let port = or_missing(end.port, |port| port.to_string());
-    match end.ip {
-        None => MISSING.to_owned(),
-        Some(ip) if ip.is_ipv4() => format!("{ip}:{port}"),
-        Some(ip) => format!("[{ip}]:{port}"),
+    match (end.ip, end.port) {
+        (None, _) => MISSING.to_owned(),
+        (Some(ip), None) => ip.to_string(),
+        (Some(ip), Some(port)) if ip.is_ipv4() => format!("{ip}:{port}"),
+        (Some(ip), Some(port)) => format!("[{ip}]:{port}"),
     }
 }
 

@@ -95,13 +95,40 @@ unsafe fn put(table: *mut Table, drop: &mut Record, counters: &mut Counters) {
             // Too many conversations: reason and place are what counts.
             drop.key = FlowKey::default();
             drop.ends = ends::NONE;
-            let at = hash(drop) as usize % COARSE;
-            entry = (&raw mut (*table).coarse).cast::<Record>().add(at);
+            entry = coarse(table, drop);
         }
-        add(entry, drop, counters);
+        if entry.is_null() {
+            counters.ended += 1;
+            counters.rate_limited += 1;
+        } else {
+            add(entry, drop, counters);
+        }
         compiler_fence(Ordering::SeqCst);
         core::ptr::write_volatile(&raw mut (*table).busy, 0);
     }
+}
+
+/// The entry of a drop's reason and place, or a free one; null where others have all that it may have.
+///
+/// # Safety
+/// The caller holds `busy` of the table.
+#[inline(always)]
+unsafe fn coarse(table: *mut Table, drop: &Record) -> *mut Record {
+    const PROBES: usize = 8;
+    let first = hash(drop) as usize;
+    let mut probe = 0;
+    while probe < PROBES {
+        let at = first.wrapping_add(probe) % COARSE;
+        // SAFETY: see above.
+        unsafe {
+            let entry = (&raw mut (*table).coarse).cast::<Record>().add(at);
+            if (*entry).header.samples == 0 || is_same(&*entry, drop) {
+                return entry;
+            }
+        }
+        probe += 1;
+    }
+    core::ptr::null_mut()
 }
 
 /// Counts a drop in an entry, and hands over first what another conversation counted there.

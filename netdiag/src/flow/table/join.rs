@@ -4,8 +4,6 @@
 //! of the socket, which is. What has no number is joined by its key, which the kernel keeps unique
 //! among the live connected sockets of a network namespace.
 
-use std::mem;
-
 use netdiag_common::flow::{FlowId, FlowKey, SocketRef, TcpCounters};
 
 use super::FlowTable;
@@ -17,6 +15,9 @@ use crate::flow::{
 
 /// Packets without a socket have at most one row of so many: a flood of them displaces no flow.
 const STRAYS_SHARE: usize = 8;
+
+/// `TCP_TIMEWAIT_LEN` (include/net/tcp.h).
+const TIME_WAIT_NS: u64 = 60_000_000_000;
 
 impl FlowTable {
     /// The row of a socket that only its number names; a placeholder when no record introduced it.
@@ -52,7 +53,6 @@ impl FlowTable {
                         row.flow = socket.flow;
                         self.by_id.insert(socket.flow, slot);
                     }
-                    self.strays -= usize::from(mem::take(&mut row.stray));
                     slot
                 }
                 None if socket.flow != 0 => {
@@ -78,23 +78,62 @@ impl FlowTable {
         Some(slot)
     }
 
-    /// The row of a packet's conversation: a socket's where there is one, else one of its own. None
-    /// when the conversation is not known, or where there are too many.
-    pub(super) fn of_packet(&mut self, key: &FlowKey, ends_known: bool) -> Option<u32> {
-        if let Some(slot) = self.tuples.find_in_any(key) {
+    /// The row of a packet's conversation: a socket's where there is one or has just been one, else
+    /// one of its own. None when the conversation is not known, or where there are too many.
+    pub(super) fn of_packet(
+        &mut self,
+        key: &FlowKey,
+        ends_known: bool,
+        now_ns: u64,
+    ) -> Option<u32> {
+        if let Some(slot) = self.row_of_packet(key, ends_known, now_ns) {
+            if self.strays.place(slot).is_some() {
+                self.strays.promote(slot, Place::Live);
+            }
             return Some(slot);
         }
-        if !ends_known && let Some(slot) = self.tuples.find_in_any(&reversed(key)) {
-            return Some(slot);
-        }
-        let room = self.strays < (self.config.max_flows / STRAYS_SHARE).max(1);
-        if self.config.known_only || !is_complete(key) || !room {
+        if self.leaves_out(key) || !is_complete(key) || !self.has_room_for_stray(now_ns) {
             return None;
         }
-        let slot = self.insert(Row { key: *key, stray: true, ..Row::default() });
-        self.strays += 1;
-        self.index(slot);
+        let slot = self.insert(Row { key: *key, ..Row::default() });
+        self.strays.promote(slot, Place::Live);
+        self.packets.insert(key, slot);
         Some(slot)
+    }
+
+    /// The row that there is. Packets may come after their socket's close, and are decoded after it
+    /// in any case: the last conversation of that tuple has them as long as TIME_WAIT would keep it.
+    fn row_of_packet(&self, key: &FlowKey, ends_known: bool, now_ns: u64) -> Option<u32> {
+        let other_end = (!ends_known).then(|| reversed(key));
+        let keys = || std::iter::once(*key).chain(other_end);
+        let is_recent =
+            |slot: &u32| now_ns.saturating_sub(self.rows[*slot as usize].last_ns) < TIME_WAIT_NS;
+        keys()
+            .find_map(|key| self.tuples.find_in_any(&key))
+            .or_else(|| keys().find_map(|key| self.closed.find_in_any(&key).filter(is_recent)))
+            .or_else(|| self.packets.find(key))
+    }
+
+    /// Whether a packet without a row is left out altogether.
+    pub(super) fn leaves_out(&self, key: &FlowKey) -> bool {
+        self.config.known_only || self.config.known_netns_only && key.netns == 0
+    }
+
+    /// Makes room for one more row without a socket, where the oldest one is idle. No flow goes for it
+    /// that is still in the table.
+    fn has_room_for_stray(&mut self, now_ns: u64) -> bool {
+        let most = (self.config.max_flows / STRAYS_SHARE).max(1);
+        let free = self.rows.len() < self.config.max_flows || self.recency.len(Place::Left) > 0;
+        if free && self.strays.len(Place::Live) < most {
+            return true;
+        }
+        let Some(oldest) = self.strays.oldest(Place::Live) else { return false };
+        let idle_ns = now_ns.saturating_sub(self.rows[oldest as usize].last_ns);
+        if idle_ns < self.config.idle_ns {
+            return false;
+        }
+        self.remove(oldest);
+        true
     }
 
     /// The live row with the key of a socket: any for a request, which has no number; for a
@@ -115,11 +154,8 @@ impl FlowTable {
 
     /// Closes the row of a socket whose end nothing told.
     fn close_stale(&mut self, slot: u32) {
-        let row = &mut self.rows[slot as usize];
-        row.closed = true;
-        let key = row.key;
-        self.tuples.remove(&key, slot);
-        self.recency.promote(slot, Place::Left);
+        self.rows[slot as usize].closed = true;
+        self.leave(slot);
     }
 
     /// A socket that connected again after `connect(AF_UNSPEC)`: the old conversation is closed
@@ -135,8 +171,7 @@ impl FlowTable {
             readings: row.readings.next(tcp),
             ..Row::default()
         };
-        self.tuples.remove(&row.key, slot);
-        self.recency.promote(slot, Place::Left);
+        self.leave(slot);
         self.insert(next)
     }
 
@@ -153,6 +188,11 @@ impl FlowTable {
                 let older = self.take(older);
                 self.rows[slot as usize].absorb(&older);
             }
+        }
+        let nowhere = FlowKey { netns: 0, ..key };
+        for stray in [key, nowhere].map(|key| self.packets.find(&key)).into_iter().flatten() {
+            let stray = self.take(stray);
+            self.rows[slot as usize].absorb(&stray);
         }
         self.tuples.insert(&key, slot);
         if let Some(peer) = self.tuples.find_peer(&key).filter(|&peer| peer != slot) {

@@ -4,15 +4,16 @@ use netdiag_common::flow::{FlowKey, SocketRef, TcpCounters};
 
 use super::*;
 use crate::{
-    flow::tuples::{TCP, UDP, reversed},
+    flow::tuples::{TCP, reversed},
     signal::{
-        CountId, Label, counts, drop, metrics,
+        CountId, counts, drop, metrics,
         retransmit::{self, Kind},
         send, socket,
         socket::{BYTES_SENT, SEGMENTS_SENT},
     },
 };
 
+mod packets;
 mod properties;
 mod seeded;
 
@@ -429,59 +430,4 @@ fn metrics_and_counts_have_the_names_used_here() {
     for name in ["sends", "send_bytes", "retransmits.synack", "retransmit_bytes"] {
         count_id(name);
     }
-}
-
-/// The rows that these drops of one packet each fall to, by local port; none for `other`.
-fn rows_of_drops(table: &mut FlowTable, drops: &[Event]) -> Vec<Option<u16>> {
-    let count = count_id("drops");
-    drops
-        .iter()
-        .map(|event| {
-            table.apply(event, 0);
-            let interval = table.interval(0);
-            let of = |flow: &Frozen| flow.labels(count).collect::<Vec<_>>();
-            let rows = interval.flows.iter().filter(|flow| !of(flow).is_empty());
-            let found: Vec<_> = rows.map(|flow| flow.key.local_port).collect();
-            assert_eq!(of(&interval.sum()), [(Label::Reason(3), 1)]);
-            assert!(found.len() <= 1);
-            found.first().copied()
-        })
-        .collect()
-}
-
-#[test]
-fn a_dropped_packet_joins_the_flow_of_its_socket() {
-    let mut table = FlowTable::new(config(8));
-    table.apply(&Event::Socket(socket(1, key(1000), What::Connect)), 0);
-    let of_other_end = reversed(&key(1000));
-    let unknown_netns = |key: FlowKey| FlowKey { netns: 0, ..key };
-    let drops = [
-        dropped(key(1000), true, 1),
-        dropped(of_other_end, false, 1),
-        dropped(unknown_netns(key(1000)), true, 1),
-        dropped(unknown_netns(of_other_end), false, 1),
-    ];
-    assert_eq!(rows_of_drops(&mut table, &drops), [Some(1000); 4]);
-    // A socket at the other end would be another flow.
-    let drops = [dropped(of_other_end, true, 1)];
-    assert_eq!(rows_of_drops(&mut table, &drops), [Some(80)]);
-}
-
-#[test]
-fn packets_without_a_socket_have_few_rows() {
-    let mut table = FlowTable::new(config(16));
-    let udp = |port| FlowKey { protocol: UDP, ..key(port) };
-    let drops = [1, 2, 3, 1].map(|port| dropped(udp(port), true, 1));
-    assert_eq!(rows_of_drops(&mut table, &drops), [Some(1), Some(2), None, Some(1)]);
-    let nobodys = [dropped(FlowKey::default(), false, 1)];
-    assert_eq!(rows_of_drops(&mut table, &nobodys), [None]);
-}
-
-#[test]
-fn packets_of_nobody_are_left_out_where_only_one_process_is_wanted() {
-    let mut table = FlowTable::new(Config { known_only: true, ..config(16) });
-    table.apply(&Event::Socket(socket(1, key(1000), What::Connect)), 0);
-    table.apply(&dropped(key(1001), true, 1), 0);
-    table.apply(&dropped(key(1000), true, 1), 0);
-    assert_eq!(table.interval(0).sum().count(count_id("drops")), Some(1));
 }
