@@ -303,9 +303,11 @@ fn a_flood_of_drops_displaces_nothing() -> Result<()> {
     let (first, last) = (resident(middle), resident(total));
     facts.note(format_args!("{packets} packets, {hits:?} hits of the tracepoints"));
     facts.note(format_args!("resident bytes {first} in the middle, {last} at the end"));
-    for account in ["retransmit", "drop"] {
-        facts.equal(format_args!("{account} lost"), total.accounting[account].lost(), 0);
-    }
+    facts.equal("drops lost", total.accounting["drop"].lost(), 0);
+    // A kernel may hide a task, and a retransmission with it; the socket's own counter tells then, so
+    // that the sum below is exact all the same.
+    let account = &total.accounting["retransmit"];
+    facts.equal("retransmissions lost", account.lost() - account.missed, 0);
     let ours = [flooded.right.inode(), lossy.right.inode()];
     let counted: u64 = in_namespaces(total, &ours)
         .chain([&total.other])
