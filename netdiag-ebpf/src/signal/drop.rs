@@ -29,9 +29,10 @@ const ETH_P_IPV6: u16 = 0x86dd;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
-/// Inode numbers of namespaces are above `PROC_DYNAMIC_FIRST` (fs/proc/generic.c), those of the first
-/// ones a little below (include/uapi/linux/nsfs.h).
-const FIRST_NETNS: u32 = 0xefff_0000;
+/// Inode numbers of namespaces are counted from `PROC_DYNAMIC_FIRST` (fs/proc/generic.c), those of the
+/// first ones lie a little below (include/uapi/linux/nsfs.h). What else is read for one is most likely
+/// half of an address.
+const NETNS: core::ops::Range<u32> = 0xefff_ff00..0xf010_0000;
 
 /// `skb->network_header` that is not set.
 const UNSET: u16 = u16::MAX;
@@ -211,7 +212,7 @@ unsafe fn ends_of<A: Access>(
         // Queues put something else into its place, which is no address or leads to no namespace.
         let here =
             if device.is_null() { 0 } else { netns::<A>(device, Field::DevNet).unwrap_or(0) };
-        let here = if here < FIRST_NETNS { 0 } else { here };
+        let here = if NETNS.contains(&here) { here } else { 0 };
         drop.ends = ends::BY_DESTINATION;
         drop.key.netns = here;
         if socket.is_null() {
@@ -223,8 +224,9 @@ unsafe fn ends_of<A: Access>(
             drop.ends = ends::KNOWN;
             drop.key.netns = there;
             reverse(&mut drop.key);
-        } else if port == drop.key.local_port && here == there {
+        } else if port == drop.key.local_port && (here == 0 || here == there) {
             drop.ends = ends::KNOWN;
+            drop.key.netns = there;
         } else if device.is_null() {
             // On its way out, of a protocol without ports.
             drop.ends = ends::KNOWN;
