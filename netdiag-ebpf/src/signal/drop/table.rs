@@ -207,7 +207,7 @@ fn is_same(a: &Record, b: &Record) -> bool {
 }
 
 /// FNV-1a by words, folded: good enough to spread conversations over a table, not against somebody
-/// who knows it, which costs exactness of nothing.
+/// who knows it. Who does takes conversations their entries, and drops are told by reason alone then.
 #[inline(always)]
 fn hash(record: &Record) -> u32 {
     let mut hash: u32 = 0x811c_9dc5;
