@@ -1,6 +1,6 @@
 //! Every source that loads on this kernel, forced one by one, counts every send of every flow.
 
-use std::os::fd::AsFd as _;
+use std::{io::Read as _, os::fd::AsFd as _};
 
 use anyhow::Result;
 use netdiag::snapshot::{Role, Snapshot};
@@ -225,21 +225,23 @@ fn a_socket_that_connects_again_is_another_flow() -> Result<()> {
         let mut open = Vec::new();
         for role in [Role::Client, Role::Server] {
             let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
-            let (socket, netns) = match role {
-                Role::Client => (&connection.client, pair.left.inode()),
-                Role::Server => (&connection.server, pair.right.inode()),
+            let (socket, mut peer, netns) = match role {
+                Role::Client => (&connection.client, &connection.server, pair.left.inode()),
+                Role::Server => (&connection.server, &connection.client, pair.right.inode()),
             };
             for (role, sends) in [(role, 3), (Role::Client, 2)] {
                 if sends == 2 {
                     rustix::net::connect_unspec(socket.as_fd())?;
                     rustix::net::connect(socket.as_fd(), &address(Family::V4, false, port))?;
-                    open.push(listener.accept()?);
+                    peer = open.push_mut(listener.accept()?.0);
                 }
-                let (local, peer) = (socket.local_addr()?, socket.peer_addr()?);
-                expected.push((End { netns, local, peer }, role, sends));
+                let end = End { netns, local: socket.local_addr()?, peer: socket.peer_addr()? };
+                expected.push((end, role, sends));
                 for _ in 0..sends {
                     send_once(socket, b"twelve bytes")?;
                 }
+                // What has not left yet when the conversation ends was not sent.
+                peer.read_exact(&mut vec![0; 12 * sends as usize])?;
             }
             connection.reset()?; // the kernel's counters are told as a socket goes
         }
