@@ -163,10 +163,14 @@ pub struct Settings {
     pub drop_arguments: u32,
     /// Number of the reason QDISC_DROP where the queue disciplines tell their own before it, else 0.
     pub qdisc_drop: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Number of the reason NETFILTER_DROP, 0 on kernels without.
+    pub netfilter_drop: u32,
     /// Entries of `no_losses` that count.
     pub no_losses_len: u32,
     /// What is no drop.
     pub no_losses: [NoLoss; NO_LOSSES],
+    /// First address of `nf_hook_slow`, where netfilter's hooks drop; 0 where that is not known.
+    pub hooks_from: u64,
+    /// First address behind it.
+    pub hooks_to: u64,
 }

@@ -37,6 +37,8 @@ signals! {
     retransmit Retransmit,
     /// Packets that the kernel threw away.
     drop Drop,
+    /// Entries of the connection tracking table as they come and go.
+    conntrack Conntrack,
 }
 
 impl Signal {

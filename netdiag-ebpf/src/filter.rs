@@ -36,6 +36,12 @@ pub(crate) fn by_owner() -> bool {
     filters::pid::is_set()
 }
 
+/// Whether the filter by owner lets a process (tgid, 0 unknown) pass.
+#[inline(always)]
+pub(crate) fn is_of_owner(owner: u32) -> bool {
+    filters::pid::accepts(owner)
+}
+
 /// Whether a socket of `owner` (tgid, 0 unknown) passes.
 ///
 /// # Safety

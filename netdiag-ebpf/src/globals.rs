@@ -39,9 +39,11 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     retransmit_has_error: 0,
     drop_arguments: 0,
     qdisc_drop: 0,
-    reserved: 0,
+    netfilter_drop: 0,
     no_losses_len: 0,
     no_losses: [NoLoss { from: 0, to: 0, reason: 0, when: no_loss::REASON }; NO_LOSSES],
+    hooks_from: 0,
+    hooks_to: 0,
 });
 
 /// Reads one word of a global. A copy of a whole struct would hide its constants from the verifier.
@@ -111,6 +113,14 @@ pub(crate) mod settings {
     pub(crate) fn is_told_by_qdisc(reason: u32) -> bool {
         let number = constant!(SETTINGS as Settings, qdisc_drop);
         number != 0 && number == reason
+    }
+
+    /// Whether a packet that is freed there for that reason is one that netfilter's hooks drop.
+    #[inline(always)]
+    pub(crate) fn is_dropped_by_hooks(location: u64, reason: u32) -> bool {
+        reason == constant!(SETTINGS as Settings, netfilter_drop)
+            && constant!(SETTINGS as Settings, hooks_from) <= location
+            && location < constant!(SETTINGS as Settings, hooks_to)
     }
 
     /// Whether a packet that is freed there for that reason is no drop.

@@ -218,7 +218,7 @@ pub(crate) unsafe fn flow_key<A: Access>(sk: Pointer, key: &mut FlowKey) -> Resu
 }
 
 #[inline(always)]
-fn mapped(to: &mut [u8; 16], address: u32) {
+pub(crate) fn mapped(to: &mut [u8; 16], address: u32) {
     let [a, b, c, d] = address.to_ne_bytes();
     let p = V4_MAPPED_PREFIX;
     *to = [p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], a, b, c, d];

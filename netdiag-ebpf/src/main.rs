@@ -27,6 +27,12 @@ mod ring;
 mod signal;
 #[cfg(target_arch = "bpf")]
 mod slot;
+#[cfg(target_arch = "bpf")]
+mod table;
+#[cfg(target_arch = "bpf")]
+mod task;
+#[cfg(target_arch = "bpf")]
+mod tracked;
 
 /// The kernel lets only GPL-compatible programs use the tracing helpers.
 #[cfg(target_arch = "bpf")]

@@ -57,6 +57,12 @@ pub(crate) fn conversation(packet: Pointer, key: &mut FlowKey) -> Result<(), Ref
     Ok(())
 }
 
+/// The same of the packet itself, whatever it encapsulates.
+#[inline(always)]
+pub(crate) fn outermost(packet: Pointer, key: &mut FlowKey) -> Result<(), Refused> {
+    read(packet, key).map(|_| ())
+}
+
 /// Whether the IP packet at `packet` is a TCP segment with FIN or RST (RFC 9293).
 #[inline(always)]
 pub(crate) fn is_closing(packet: Pointer) -> bool {

@@ -1,5 +1,6 @@
 //! The programs, one file per signal: thin entries around one body.
 
+pub(crate) mod conntrack;
 pub(crate) mod drop;
 pub(crate) mod retransmit;
 pub(crate) mod send;

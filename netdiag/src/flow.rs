@@ -9,6 +9,7 @@ use crate::{
     signal::{CountId, Label, MetricId},
 };
 
+pub mod entries;
 pub mod latency;
 mod readings;
 mod recency;
@@ -101,6 +102,8 @@ pub struct Interval {
     pub flows: Vec<Frozen>,
     /// Sum of all others.
     pub other: Frozen,
+    /// Entries of the connection tracking table.
+    pub entries: entries::Interval,
 }
 
 impl Interval {

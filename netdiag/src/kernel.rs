@@ -10,6 +10,7 @@ pub mod facts;
 mod hooks;
 pub mod memlock;
 pub mod missed;
+mod modules;
 mod object;
 pub mod plan;
 mod pseudo;

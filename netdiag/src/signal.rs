@@ -5,188 +5,15 @@
 //! signal's metrics and counts from its [`Definition`].
 
 use netdiag_common::{
-    field::Field,
     flow::{FlowId, FlowKey, SocketRef, TcpCounters},
     header::{Header, VERSION},
     signal::Signal,
 };
 use zerocopy::FromBytes;
 
-/// A latency that a signal measures, in nanoseconds.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Metric {
-    /// Name in outputs: lower case, no unit (the unit stands in the keys below it).
-    pub name: &'static str,
-    /// From where to where it is measured and what it says, one line.
-    pub help: &'static str,
-}
-
-/// Something that a signal counts per flow.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Count {
-    /// Key in `counts`; `group.key` for a nested one (`retransmits.rto`).
-    pub name: &'static str,
-    /// What is counted, with its unit, one line.
-    pub help: &'static str,
-    /// Whether a flow without it counted zero; otherwise the number is unknown there.
-    pub absent_is_zero: bool,
-    /// Whether it is a group whose keys are the kernel's: one number for each [`Label`] that came.
-    pub labelled: bool,
-}
-
-impl Count {
-    /// A count that starts at zero.
-    #[must_use]
-    pub const fn new(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: true, labelled: false }
-    }
-
-    /// A reading of the kernel's counter, unknown until the kernel was asked.
-    #[must_use]
-    pub const fn reading(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: false, labelled: false }
-    }
-
-    /// A group of counts that start at zero, by keys that only the running kernel knows.
-    #[must_use]
-    pub const fn labelled(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: true, labelled: true }
-    }
-
-    /// The group that it stands in, if any.
-    #[must_use]
-    pub fn group(&self) -> Option<&'static str> {
-        if self.labelled { Some(self.name) } else { Some(self.name.split_once('.')?.0) }
-    }
-}
-
-/// How a program reaches the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Hook {
-    /// BPF trampoline at the entry of a vmlinux function.
-    Fentry(&'static str),
-    /// BPF trampoline at its return.
-    Fexit(&'static str),
-    /// The same, where the function takes so many arguments: its program finds the returned value
-    /// behind them, and signatures change.
-    FexitWith(&'static str, usize),
-    /// kprobe at the entry of a function.
-    Kprobe(&'static str),
-    /// BTF-typed raw tracepoint.
-    TpBtf(&'static str),
-    /// Raw tracepoint, arguments read by the probe-read helper.
-    RawTp(&'static str),
-    /// Classic tracepoint `category:name`, by perf event.
-    Tracepoint(&'static str, &'static str),
-}
-
-/// A program and the place it attaches to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attachment {
-    /// Name of the program in the eBPF object. Where sockets are remembered in the hash, a program
-    /// of that name with `_hash` behind it goes first if there is one.
-    pub program: &'static str,
-    /// Where it goes.
-    pub hook: Hook,
-    /// What a run of it means.
-    pub role: Role,
-}
-
-impl Attachment {
-    /// A program that sees samples begin, or all that there is of them.
-    #[must_use]
-    pub const fn new(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::Begin }
-    }
-
-    /// A program that sees the ends of samples that began elsewhere.
-    #[must_use]
-    pub const fn end(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::End }
-    }
-
-    /// A program by which no sample is missed when the kernel skips it.
-    #[must_use]
-    pub const fn aside(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::Aside }
-    }
-}
-
-/// What the kernel's skipping a run of a program means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// A sample was missed.
-    Begin,
-    /// The end of one was, whose beginning is left behind.
-    End,
-    /// None was: it only adds to what another program sees, or stands in for one on the same hook,
-    /// where a run that is skipped itself would have done nothing.
-    Aside,
-}
-
-/// When an [`Extra`] is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
-    /// The kernel has the function.
-    FunctionExists(&'static str),
-    /// The kernel has the tracepoint.
-    TracepointExists(&'static str),
-    /// The tracepoint has fewer arguments than this.
-    TracepointArgumentsBelow(&'static str, usize),
-}
-
-/// Programs beside those of a source, for what only some kernels have or need.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Extra {
-    /// When it is wanted; otherwise nothing is lost without it.
-    pub when: When,
-    /// Ways to have it, in order of preference, each with what it cannot see.
-    pub alternatives: &'static [(&'static [Attachment], &'static [&'static str])],
-    /// What is lost when none of them works.
-    pub lost: &'static str,
-    /// Counts that are unknown when none of them works.
-    pub counts: &'static [&'static str],
-}
-
-/// One way to get a signal. The first that loads and attaches wins.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Source {
-    /// Name in `--source SIGNAL=NAME` and outputs.
-    pub name: &'static str,
-    /// Its programs, all or nothing.
-    pub attachments: &'static [Attachment],
-    /// Programs beside them.
-    pub extras: &'static [Extra],
-    /// Fields it cannot do without.
-    pub fields: &'static [Field],
-    /// Whether its programs can reach socket storage (typed socket pointers).
-    pub typed: bool,
-    /// Whether they read kernel memory by address, which lockdown in mode confidentiality forbids.
-    pub reads_memory: bool,
-    /// Whether the kernel skips runs of it when a task is preempted inside the program.
-    pub skips_when_preempted: bool,
-    /// What it cannot see, one line each; empty for a full source.
-    pub blind: &'static [&'static str],
-    /// Other programs by the same name, in its place where tasks are preempted inside programs.
-    pub when_preempted: Option<&'static Self>,
-}
-
-/// Everything the rest of netdiag knows of a signal.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Definition {
-    /// Which one.
-    pub signal: Signal,
-    /// What it tells, one line.
-    pub help: &'static str,
-    /// Latencies it measures.
-    pub metrics: &'static [Metric],
-    /// What it counts.
-    pub counts: &'static [Count],
-    /// Sources, in order of preference.
-    pub sources: &'static [Source],
-    /// Samples that one record carries at most.
-    pub samples: u32,
-}
+pub use crate::definition::{
+    Attachment, Count, Definition, Extra, Hook, Metric, Role, Rows, Source, When,
+};
 
 /// Index of a metric in [`metrics`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -219,6 +46,8 @@ pub enum Subject<'a> {
         /// Whether the key's ends are this end and the other; else this end is the destination's.
         ends_known: bool,
     },
+    /// An entry of the connection tracking table.
+    Entry(&'a conntrack::Entry),
 }
 
 /// Where [`Event::fold`] puts what an event says: the row of its flow.
@@ -234,6 +63,9 @@ pub trait Fold {
     /// What an event of another signal says of the socket besides: its owner's process id and the
     /// kernel's counters.
     fn seen(&mut self, pid: Option<u32>, tcp: Option<&TcpCounters>);
+    /// What an event says besides of an entry of the connection tracking table; flows have no use for
+    /// it.
+    fn entry(&mut self, _reply: Option<&conntrack::Tuple>, _creator: Option<&conntrack::Creator>) {}
 }
 
 /// Why a record was refused; each is one malformed record.
@@ -312,6 +144,7 @@ signals! {
     send Send,
     retransmit Retransmit,
     drop Drop,
+    conntrack Conntrack,
 }
 
 /// The samples that a record claims to carry, as far as a record of its signal can; 1 where it claims
@@ -382,13 +215,19 @@ pub fn metrics() -> impl Iterator<Item = (MetricId, Signal, &'static Metric)> {
         .map(|(id, (signal, metric))| (MetricId(id as u16), signal, metric))
 }
 
-/// All counts with their ids and signals.
+/// All counts of flows with their ids and signals.
 pub fn counts() -> impl Iterator<Item = (CountId, Signal, &'static Count)> {
+    counts_of(Rows::Flows)
+}
+
+/// All counts of one kind of rows with their ids and signals.
+pub fn counts_of(rows: Rows) -> impl Iterator<Item = (CountId, Signal, &'static Count)> {
     DEFINITIONS
         .iter()
-        .flat_map(|d| d.counts.iter().map(|count| (d.signal, count)))
+        .flat_map(|definition| definition.counts.iter().map(move |count| (definition, count)))
         .enumerate()
-        .map(|(id, (signal, count))| (CountId(id as u16), signal, count))
+        .filter(move |(_, (definition, _))| definition.rows == rows)
+        .map(|(id, (definition, count))| (CountId(id as u16), definition.signal, count))
 }
 
 #[cfg(test)]

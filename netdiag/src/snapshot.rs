@@ -9,6 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub mod build;
+mod conntrack;
+
+pub use conntrack::{Conntrack, Entry, Maker, Sum, Tuple};
 
 pub use crate::{
     coverage::{Account, Refusal, SignalStatus, Status, Stream},
@@ -122,6 +125,9 @@ pub struct Snapshot {
     pub flows: Vec<Flow>,
     /// Sum of all flows that are not listed.
     pub other: Flow,
+    /// Entries of the connection tracking table to which something happened; null when the signal is
+    /// off.
+    pub conntrack: Option<Conntrack>,
     /// Whether filters narrow the flows (never the node counters).
     pub filtered: bool,
     /// What the node says of itself.

@@ -155,9 +155,13 @@ pub fn source_on(series: Series, confidential: bool, source: &Source) -> Expecta
     }
     let hooks = source.attachments.iter().map(|attachment| match attachment.hook {
         Hook::Fentry(_) | Hook::Fexit(_) | Hook::FexitWith(..) if KERNELS.contains(&series) => Must,
-        Hook::Kprobe(_) | Hook::Tracepoint(..) if confidential => Absent,
-        Hook::Kprobe(_) if KERNELS.contains(&series) => Must,
-        Hook::Fentry(_) | Hook::Fexit(_) | Hook::FexitWith(..) | Hook::Kprobe(_) => May,
+        Hook::Kprobe(_) | Hook::Kretprobe(_) | Hook::Tracepoint(..) if confidential => Absent,
+        Hook::Kprobe(_) | Hook::Kretprobe(_) if KERNELS.contains(&series) => Must,
+        Hook::Fentry(_) | Hook::Fexit(_) | Hook::FexitWith(..) => May,
+        Hook::Kprobe(_) | Hook::Kretprobe(_) => May,
+        // Drops have reasons from 5.17 on.
+        Hook::RawTpWith(..) if series < Series(5, 17) => Absent,
+        Hook::RawTpWith(..) => Must,
         Hook::TpBtf(name) | Hook::RawTp(name) | Hook::Tracepoint(_, name) => {
             let young = SINCE.iter().any(|&(young, since)| young == name && series < since);
             if young { Absent } else { Must }

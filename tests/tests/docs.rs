@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use clap::CommandFactory as _;
 use netdiag::{
     cli::{self, Asked, Cli},
-    signal::{self, Attachment, DEFINITIONS, Hook, Source},
+    signal::{self, Attachment, DEFINITIONS, Hook, Rows, Source},
 };
 use netdiag_tests::{
     machine::Series,
@@ -53,8 +53,9 @@ fn hook(attachment: &Attachment) -> String {
         Hook::Fentry(name) => format!("fentry `{name}`"),
         Hook::Fexit(name) | Hook::FexitWith(name, _) => format!("fexit `{name}`"),
         Hook::Kprobe(name) => format!("kprobe `{name}`"),
+        Hook::Kretprobe(name) => format!("kretprobe `{name}`"),
         Hook::TpBtf(name) => format!("tp_btf `{name}`"),
-        Hook::RawTp(name) => format!("raw_tp `{name}`"),
+        Hook::RawTp(name) | Hook::RawTpWith(name, _) => format!("raw_tp `{name}`"),
         Hook::Tracepoint(category, name) => format!("tracepoint `{category}:{name}`"),
     }
 }
@@ -107,7 +108,7 @@ fn table_of_metrics() -> Result<()> {
         writeln!(table, "| {} | `{}` | {} |", signal.name(), metric.name, metric.help)?;
     }
     table.push_str("\n| signal | count | what |\n|---|---|---|\n");
-    for (_, signal, count) in signal::counts() {
+    for (_, signal, count) in signal::counts().chain(signal::counts_of(Rows::Entries)) {
         writeln!(table, "| {} | `{}` | {} |", signal.name(), count.name, count.help)?;
     }
     generated("README.md", "metrics", &table)

@@ -3,7 +3,7 @@
 //! Kernel: tracepoint `skb:kfree_skb` (`net/core/skbuff.c`): the packet, the place, from 5.17 on the
 //! reason (`enum skb_drop_reason`, `include/net/dropreason-core.h`) and from 6.11 on the receiving
 //! socket. Packets of one conversation that are dropped for one reason at one place are counted
-//! together on each CPU, so that a flood of drops costs little and displaces nothing.
+//! together on each CPU, see [`crate::table`].
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -45,28 +45,3 @@ pub struct Record {
 
 /// Packets that one record counts at most.
 pub const SAMPLES: u32 = 1 << 24;
-
-/// Conversations that one CPU counts at a time, a power of two.
-pub const ENTRIES: usize = 128;
-/// Pairs of reason and place that it counts beside, for conversations without room.
-pub const COARSE: usize = 32;
-
-/// What one CPU has counted and not handed over yet.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct Table {
-    /// 1 while a program works on it. Another run that interrupts it there leaves it alone.
-    pub busy: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// When the current window of handed-over records began.
-    pub window_ns: u64,
-    /// Records handed over in it for want of room.
-    pub handed: u64,
-    /// By a hash of conversation, reason and place; those with no samples are free.
-    pub entries: [Record; ENTRIES],
-    /// By a hash of reason and place.
-    pub coarse: [Record; COARSE],
-    /// What a program is about to count: of a run, and of one inside it.
-    pub under_way: [Record; 2],
-}

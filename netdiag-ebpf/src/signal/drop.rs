@@ -1,25 +1,63 @@
 //! Programs of the signal `drop`.
 
-mod table;
-
 use aya_ebpf::{
-    btf_maps::LruHashMap,
+    btf_maps::{LruHashMap, PerCpuArray},
     macros::{btf_map, btf_tracepoint, raw_tracepoint},
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use netdiag_common::{
     field::Field,
     flow::FlowKey,
-    signal::drop::{Record, ends},
+    header::Header,
+    signal::{
+        Signal,
+        drop::{Record, SAMPLES, ends},
+    },
+    table::Table,
 };
 
 use crate::{
+    account::Lane,
     assembly::opaque,
     filter,
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     packet,
+    table::{self, Counted},
 };
+
+const SEEN: Lane = Lane::new(Signal::Drop, 0);
+const FLUSH: Lane = Lane::new(Signal::Drop, 1);
+
+#[btf_map]
+static DROPS: PerCpuArray<Table<Record>, 1> = PerCpuArray::new();
+
+/// Where `bytes` stands behind the header.
+const BYTES: usize = (core::mem::offset_of!(Record, bytes) - size_of::<Header>()) / 4;
+
+impl Counted for Record {
+    const SIGNAL: Signal = Signal::Drop;
+    const SAMPLES: u32 = SAMPLES;
+    const SUMS: core::ops::Range<usize> = BYTES..BYTES + 2;
+    const LEVELS: usize = 1;
+
+    #[inline(always)]
+    fn table() -> Option<*mut Table<Self>> {
+        DROPS.get_ptr_mut(0)
+    }
+
+    #[inline(always)]
+    fn add(&mut self, more: &Self) {
+        self.bytes += more.bytes;
+    }
+
+    /// Reason and place are what counts.
+    #[inline(always)]
+    fn coarsen(&mut self, _level: usize) {
+        self.key = FlowKey::default();
+        self.ends = ends::NONE;
+    }
+}
 
 // include/uapi/linux/if_ether.h
 const ETH_P_IP: u16 = 0x0800;
@@ -77,7 +115,7 @@ fn observe(freed: &Freed, describe: impl FnOnce(&mut Record) -> Result<(), Refus
     if settings::is_no_loss(freed.location, freed.reason) {
         return;
     }
-    table::with(|table, drop| {
+    table::with(SEEN, |table, drop: &mut Record| {
         drop.location = freed.location;
         drop.reason = reason_of(freed);
         let described = describe(drop);
@@ -298,5 +336,12 @@ fn drop_qdisc_tp_btf(ctx: BtfTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "qdisc_drop")]
 fn drop_qdisc_raw_tp(ctx: RawTracePointContext) -> i32 {
     qdisc_drops(ctx.arg(3), ctx.arg(4));
+    0
+}
+
+/// Run by userspace on each CPU in turn (BPF_PROG_TEST_RUN), never attached: empties the table.
+#[raw_tracepoint(tracepoint = "netdiag_flush")]
+fn drop_flush(_ctx: RawTracePointContext) -> i32 {
+    table::flush::<Record>(FLUSH);
     0
 }

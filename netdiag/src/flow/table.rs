@@ -10,6 +10,7 @@ use slab::Slab;
 use crate::{
     flow::{
         Frozen, Interval, Role,
+        entries::Entries,
         recency::{Place, Recency},
         row::Row,
         tally::Tally,
@@ -19,6 +20,9 @@ use crate::{
 };
 
 mod join;
+
+/// Entries of the connection tracking table have one row for so many of flows.
+const ENTRIES_SHARE: usize = 8;
 
 /// Settings of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +94,8 @@ pub struct FlowTable {
     other: Tally,
     /// Share of the run that has no row.
     total_other: Tally,
+    /// What is no flow: entries of the connection tracking table.
+    entries: Entries,
 }
 
 impl FlowTable {
@@ -111,6 +117,7 @@ impl FlowTable {
             gone: Vec::new(),
             other: Tally::default(),
             total_other: Tally::default(),
+            entries: Entries::new(config.max_flows / ENTRIES_SHARE),
         }
     }
 
@@ -130,6 +137,7 @@ impl FlowTable {
     /// the same in all calls; one reading for a batch of events will do.
     pub fn apply(&mut self, event: &Event, now_ns: u64) {
         let slot = match event.subject() {
+            Subject::Entry(entry) => return self.entries.apply(entry, event),
             Subject::Flow(0) => None,
             Subject::Flow(id) => Some(self.of_id(id)),
             Subject::Socket(socket) => {
@@ -266,7 +274,9 @@ impl FlowTable {
             );
         }
         flows.sort_unstable_by_key(|flow| flow.id);
-        Interval { flows, other: nameless(other) }
+        let mut entries = self.entries.freeze();
+        self.link(&mut entries.rows);
+        Interval { flows, other: nameless(other), entries }
     }
 
     /// Everything since the start, frozen or not: flows in the table, idle ones too (they are the
@@ -284,7 +294,9 @@ impl FlowTable {
             }
         }
         flows.sort_unstable_by_key(|flow| flow.id);
-        Interval { flows, other: nameless(other) }
+        let mut entries = self.entries.total();
+        self.link(&mut entries.rows);
+        Interval { flows, other: nameless(other), entries }
     }
 
     fn touch(&mut self, slot: u32, now_ns: u64) {

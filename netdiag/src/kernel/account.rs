@@ -15,7 +15,7 @@ use netdiag_common::{
 };
 
 pub(super) use self::sends::Phase;
-use crate::coverage::Account;
+use crate::{coverage::Account, signal::DEFINITIONS};
 
 /// How often the counters are read for one reading: programs may be at work on each.
 const READINGS: usize = 16;
@@ -89,13 +89,24 @@ impl Counting {
             }
             let batched = u64::from(per_cpu.sends.len) + u64::from(per_cpu.pages.len);
             reading.batched += batched;
-            // A drop waits on the CPU where it was seen.
-            let drops = &per_cpu.signals[Signal::Drop as usize].lanes;
-            let drops = drops.iter().fold(Counters::default(), |sum, lane| sum.plus(&lane.own));
-            if batched != 0 || drops.pending() != 0 {
+            if batched != 0 {
                 reading.unflushed.push(cpu as u32);
             }
         }
+        // What waits in a table may have begun on another CPU.
+        let tables = DEFINITIONS.iter().filter(|d| d.flush.is_some() && d.signal != Signal::Send);
+        for signal in tables.map(|definition| definition.signal) {
+            if reading.sum(signal).pending() == 0 {
+                continue;
+            }
+            let saw = |per_cpu: &PerCpu| {
+                per_cpu.signals[signal as usize].lanes.iter().any(|lane| lane.own.seen != 0)
+            };
+            let cpus = cpus.iter().enumerate().filter(|(_, Raw(per_cpu))| saw(per_cpu));
+            reading.unflushed.extend(cpus.map(|(cpu, _)| cpu as u32));
+        }
+        reading.unflushed.sort_unstable();
+        reading.unflushed.dedup();
         Ok(reading)
     }
 }

@@ -10,7 +10,10 @@ use netdiag_common::{
     signal::Signal,
 };
 
-use super::hooks::{Kernel, Link, program_name, unload};
+use super::{
+    hooks::{Kernel, Link, program_name, unload},
+    modules::{Follow, Presence},
+};
 use crate::{
     coverage::{Refusal, SignalStatus, Status},
     signal::{Attachment, DEFINITIONS, Definition, Extra, Role, Source, When},
@@ -31,7 +34,8 @@ pub(super) struct Attached {
     pub(super) signal: Signal,
     pub(super) program: String,
     pub(super) role: Role,
-    _link: Link,
+    /// None while the function is not there.
+    pub(super) link: Option<Link>,
 }
 
 /// What came out.
@@ -39,6 +43,8 @@ pub(super) struct Attached {
 pub(super) struct Outcome {
     pub(super) statuses: Vec<SignalStatus>,
     pub(super) attached: Vec<Attached>,
+    /// Signals whose functions come and go with a module.
+    pub(super) modular: Vec<Follow>,
 }
 
 /// Whether the plan can go on with sockets remembered in this place.
@@ -71,10 +77,16 @@ pub(super) fn attach(
             if ready.is_ok() && place == SlotPlace::Storage && !source.typed {
                 return Verdict::NeedsHash; // it is this one's turn, and it cannot reach storage
             }
-            let result =
-                ready.and_then(|()| try_source(kernel, ebpf, place, definition.signal, source));
+            let presence = source.module.map(Presence::of);
+            let result = if presence == Some(Presence::Absent) && kernel.facts.kprobes {
+                // Its functions cannot be looked for yet.
+                fields(locations, source).map(|()| (Vec::new(), Blind::until_loaded(source)))
+            } else {
+                ready.and_then(|()| try_source(kernel, ebpf, place, definition.signal, source))
+            };
             match result {
                 Ok((attached, blind)) => {
+                    outcome.modular.extend(Follow::new(definition.signal, source, presence));
                     chosen = Some((source, blind));
                     outcome.attached.extend(attached);
                     break;
@@ -130,6 +142,11 @@ fn order<'a>(definition: &'a Definition, kernel: &Kernel, wishes: &Wishes) -> Ve
 /// Why a source cannot work here, told without loading anything.
 fn preconditions(kernel: &Kernel, locations: &Locations, source: &Source) -> Result<()> {
     source.attachments.iter().try_for_each(|attachment| kernel.check(attachment.hook))?;
+    fields(locations, source)
+}
+
+/// Why a source cannot read what it needs.
+fn fields(locations: &Locations, source: &Source) -> Result<()> {
     for &field in source.fields {
         if locations[field as usize] == Location::MISSING.0 {
             let (structure, path, _) = field.path();
@@ -147,6 +164,13 @@ struct Blind {
 }
 
 impl Blind {
+    /// Of a source whose module is not loaded: nothing happens until it is.
+    fn until_loaded(source: &Source) -> Self {
+        let module = source.module.unwrap_or_default();
+        let line = format!("the first second after {module} is loaded, which it is not yet");
+        Self { missing: vec![line], counts: Vec::new() }
+    }
+
     fn lines(&mut self, lines: &[&str]) {
         self.missing.extend(lines.iter().map(|&line| line.to_owned()));
     }
@@ -179,6 +203,7 @@ fn try_source(
 
 fn is_wanted(kernel: &Kernel, extra: &Extra) -> bool {
     match extra.when {
+        When::Always => true,
         When::FunctionExists(name) => kernel.btf.function(name).is_some(),
         When::TracepointExists(name) => kernel.btf.tracepoint(name).is_some(),
         When::TracepointArgumentsBelow(name, arguments) => {
@@ -215,7 +240,8 @@ fn attach_all(
         let program = program_name(ebpf, attachment, place == SlotPlace::Hash);
         match kernel.attach(ebpf, &program, attachment.hook) {
             Ok(link) => {
-                attached.push(Attached { signal, program, role: attachment.role, _link: link });
+                let role = attachment.role;
+                attached.push(Attached { signal, program, role, link: Some(link) });
             }
             Err(error) => {
                 unload(ebpf, &program);

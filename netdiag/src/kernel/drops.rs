@@ -7,7 +7,7 @@ use netdiag_common::{
     signal::Signal,
 };
 
-use super::hooks::Kernel;
+use super::hooks::{Kernel, NETFILTER_HOOKS};
 use crate::{
     coverage::{SignalStatus, Status},
     labels::Labels,
@@ -41,6 +41,12 @@ pub(super) fn configure(kernel: &Kernel, settings: &mut Settings) {
     settings.drop_arguments = arguments(kernel) as u32;
     if kernel.btf.tracepoint("qdisc_drop").is_some() {
         settings.qdisc_drop = number(kernel, "QDISC_DROP").unwrap_or(0);
+    }
+    if let Some(reason) = number(kernel, "NETFILTER_DROP")
+        && let Some((from, to)) =
+            kernel.symbols.as_ref().ok().and_then(|symbols| symbols.range(NETFILTER_HOOKS))
+    {
+        (settings.netfilter_drop, settings.hooks_from, settings.hooks_to) = (reason, from, to);
     }
     let entries = drop::NO_LOSSES.iter().filter_map(|&(place, reason)| {
         let (from, to) = match place {

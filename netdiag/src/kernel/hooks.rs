@@ -8,6 +8,7 @@ use aya::{
     Ebpf,
     programs::{
         BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint,
+        kprobe::KProbeLinkId,
     },
 };
 
@@ -18,6 +19,9 @@ use super::{
     tracefs::{self, Tracefs},
 };
 use crate::signal::{Attachment, DEFINITIONS, Hook, drop};
+
+/// Where netfilter drops what one of its hooks says is to be dropped.
+pub(super) const NETFILTER_HOOKS: &str = "nf_hook_slow";
 
 /// What is known of the kernel before anything is loaded; dropped after the attach.
 pub(super) struct Kernel {
@@ -35,6 +39,8 @@ pub(super) struct Kernel {
 pub(super) enum Link {
     /// The program's own link, dropped with it.
     Aya,
+    /// The same, of a function that may go with its module.
+    Kprobe(KProbeLinkId),
     Tracepoint {
         _attachment: tracefs::Attachment,
     },
@@ -55,10 +61,14 @@ impl Kernel {
                 Hook::Fentry(name)
                 | Hook::Fexit(name)
                 | Hook::FexitWith(name, _)
-                | Hook::Kprobe(name) => Some(name),
-                Hook::TpBtf(_) | Hook::RawTp(_) | Hook::Tracepoint(..) => None,
+                | Hook::Kprobe(name)
+                | Hook::Kretprobe(name) => Some(name),
+                Hook::TpBtf(_) | Hook::RawTp(_) | Hook::RawTpWith(..) | Hook::Tracepoint(..) => {
+                    None
+                }
             })
             .chain(drop::NO_LOSSES.iter().filter_map(|(place, _)| *place))
+            .chain([NETFILTER_HOOKS])
             .collect();
         names.sort_unstable();
         names.dedup();
@@ -82,7 +92,7 @@ impl Kernel {
                 }
                 Ok(())
             }
-            Hook::Kprobe(name) => {
+            Hook::Kprobe(name) | Hook::Kretprobe(name) => {
                 if !self.facts.kprobes {
                     bail!("this kernel has no kprobes");
                 }
@@ -100,21 +110,21 @@ impl Kernel {
                 }
                 Ok(())
             }
+            Hook::RawTpWith(name, arguments) => {
+                self.check(Hook::RawTp(name))?;
+                let has = self.btf.tracepoint(name).map_or(0, |has| has.len());
+                if has < arguments {
+                    bail!(
+                        "the tracepoint {name} has {has} arguments in this kernel, not {arguments}"
+                    );
+                }
+                Ok(())
+            }
         }
     }
 
     fn check_symbol(&self, name: &str) -> Result<()> {
-        let symbols = self.symbols.as_ref().map_err(|error| {
-            anyhow!("/proc/kallsyms cannot be read ({error}), so hooks cannot be trusted to fire")
-        })?;
-        match symbols.get(name) {
-            Symbol::Unique { .. } => Ok(()),
-            Symbol::Absent => bail!("{name} is inlined in this kernel"),
-            Symbol::Ambiguous(n) => bail!("this kernel has {n} symbols named {name}"),
-            Symbol::Split => {
-                bail!("the compiler split {name} (.part), so a hook on it would miss calls")
-            }
-        }
+        check_symbol(&self.symbols, name)
     }
 
     fn aya_btf(&self) -> Result<&aya::Btf> {
@@ -142,15 +152,13 @@ impl Kernel {
                 program.load(tracepoint, self.aya_btf()?).map_err(brief)?;
                 program.attach().map_err(brief)?;
             }
-            Hook::RawTp(tracepoint) => {
+            Hook::RawTp(tracepoint) | Hook::RawTpWith(tracepoint, _) => {
                 let program: &mut RawTracePoint = program.try_into()?;
                 program.load().map_err(brief)?;
                 program.attach(tracepoint).map_err(brief)?;
             }
-            Hook::Kprobe(function) => {
-                let program: &mut KProbe = program.try_into()?;
-                program.load().map_err(brief)?;
-                program.attach(function, 0).map_err(brief)?;
+            Hook::Kprobe(function) | Hook::Kretprobe(function) => {
+                return attach_kprobe(ebpf, name, function);
             }
             Hook::Tracepoint(category, tracepoint) => {
                 let program: &mut TracePoint = program.try_into()?;
@@ -165,6 +173,42 @@ impl Kernel {
             }
         }
         Ok(Link::Aya)
+    }
+}
+
+/// Why a hook on a function would not see all calls of it, or none.
+pub(super) fn check_symbol(symbols: &Result<Symbols, String>, name: &str) -> Result<()> {
+    let symbols = symbols.as_ref().map_err(|error| {
+        anyhow!("/proc/kallsyms cannot be read ({error}), so hooks cannot be trusted to fire")
+    })?;
+    match symbols.get(name) {
+        Symbol::Unique { .. } => Ok(()),
+        Symbol::Absent => bail!("{name} is inlined in this kernel"),
+        Symbol::Ambiguous(n) => bail!("this kernel has {n} symbols named {name}"),
+        Symbol::Split => {
+            bail!("the compiler split {name} (.part), so a hook on it would miss calls")
+        }
+    }
+}
+
+/// Attaches a program, which may have been attached before, to a function or to its return.
+pub(super) fn attach_kprobe(ebpf: &mut Ebpf, name: &str, function: &str) -> Result<Link> {
+    let program =
+        ebpf.program_mut(name).ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
+    let program: &mut KProbe = program.try_into()?;
+    if program.fd().is_err() {
+        program.load().map_err(brief)?;
+    }
+    Ok(Link::Kprobe(program.attach(function, 0).map_err(brief)?))
+}
+
+/// Takes a program out of its function, and leaves it in the kernel with what it counted.
+pub(super) fn detach_kprobe(ebpf: &mut Ebpf, name: &str, link: Link) {
+    let program: Option<&mut KProbe> =
+        ebpf.program_mut(name).and_then(|program| program.try_into().ok());
+    if let (Some(program), Link::Kprobe(link)) = (program, link) {
+        // The function may be gone already.
+        let _gone = program.detach(link);
     }
 }
 

@@ -19,17 +19,15 @@ use super::{
     facts::Facts,
     hooks::Kernel,
     missed::Runs,
+    modules::Follow,
     plan::{self, Options},
     ring::{Records, Ring},
 };
 use crate::{
-    coverage::{Account, SignalStatus},
+    coverage::{Account, SignalStatus, Status},
     labels::Labels,
-    signal::Role,
+    signal::{DEFINITIONS, Role},
 };
-
-/// Programs that hand over what waits on a CPU.
-const FLUSHES: [&str; 2] = ["send_flush", "drop_flush"];
 
 /// What a reading takes out of the rings, in the order in which it is to be decoded: a socket is
 /// introduced before its events and samples are submitted.
@@ -57,6 +55,9 @@ pub struct Tracer {
     facts: Facts,
     signals: Vec<SignalStatus>,
     labels: Labels,
+    /// Programs that hand over what waits on a CPU.
+    flushes: Vec<&'static str>,
+    modular: Vec<Follow>,
 }
 
 impl Tracer {
@@ -81,7 +82,10 @@ impl Tracer {
         let samples = Ring::new(take("SAMPLES")?, "SAMPLES")?;
         let sockets = Ring::new(take("SOCKETS")?, "SOCKETS")?;
         let events = Ring::new(take("EVENTS")?, "EVENTS")?;
-        for name in FLUSHES {
+        let is_on = |signal| outcome.statuses[signal as usize].status != Status::Off;
+        let on = DEFINITIONS.iter().filter(|definition| is_on(definition.signal));
+        let flushes: Vec<_> = on.filter_map(|definition| definition.flush).collect();
+        for name in &flushes {
             let flush: &mut RawTracePoint = program(&mut ebpf, name)?;
             flush.load().context("the kernel refused a program that empties the batches")?;
         }
@@ -96,6 +100,8 @@ impl Tracer {
             facts: kernel.facts,
             signals: outcome.statuses,
             labels,
+            flushes,
+            modular: outcome.modular,
         })
     }
 
@@ -115,6 +121,13 @@ impl Tracer {
     #[must_use]
     pub fn signals(&self) -> &[SignalStatus] {
         &self.signals
+    }
+
+    /// Follows modules that were loaded or removed; to be called about once a second. Returns what
+    /// there is to say of it.
+    pub fn follow_modules(&mut self) -> Vec<String> {
+        let Self { ebpf, attached, signals, modular, .. } = self;
+        modular.iter_mut().filter_map(|it| it.follow(ebpf, attached, signals)).collect()
     }
 
     /// Tells the programs who owns the sockets that were there before them, for `--pid`. Returns how
@@ -172,7 +185,7 @@ impl Tracer {
     pub fn flush(&mut self) -> Result<bool> {
         let unflushed = self.counting.read()?.unflushed;
         let none = unflushed.is_empty();
-        for name in FLUSHES {
+        for name in &self.flushes {
             let flush: &mut RawTracePoint = program(&mut self.ebpf, name)?;
             for &cpu in &unflushed {
                 let options = RawTracePointRunOptions { cpu: Some(cpu), ..Default::default() };

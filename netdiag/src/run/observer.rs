@@ -16,7 +16,7 @@ use netdiag_common::globals::Filters;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use super::{
@@ -37,6 +37,9 @@ use crate::{
 
 /// How long the last samples may take to arrive after the programs were detached.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// Between two looks at the kernel's modules.
+const MODULES: Duration = Duration::from_secs(1);
 
 /// Attached programs, and what was taken in from them.
 pub(super) struct Observer {
@@ -130,6 +133,8 @@ impl Observer {
         let began = Instant::now();
         let deadline = watch.duration.map(|duration| began + duration);
         let mut pace = Pace::new(began, watch.interval);
+        let mut modules = interval(MODULES);
+        modules.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let until = deadline.map_or(pace.next(), |deadline| deadline.min(pace.next()));
             tokio::select! {
@@ -148,6 +153,7 @@ impl Observer {
                         self.collect()?;
                     }
                 }
+                _ = modules.tick() => self.tracer.follow_modules().iter().for_each(|line| say(line)),
                 wanted = self.tracer.wanted() => {
                     wanted?;
                     self.drain();
@@ -173,8 +179,10 @@ impl Observer {
         // Nothing of us stays in the kernel while the outputs are waited for.
         drop((detached, diagnostics));
         let (end_time, stream) = (SystemTime::now(), intake.stream);
-        let cut =
-            |start, flows, accounting| Cut { start, end: end_time, flows, accounting, stream };
+        let cut = |start, flows, accounting| {
+            let signals = statuses.clone();
+            Cut { start, end: end_time, flows, signals, accounting, stream }
+        };
         let flows = intake.table.last_interval(monotonic_ns());
         let last = cut(interval_began, flows, accounting.clone());
         let total = move || cut(began, intake.table.total(), accounting);
@@ -199,7 +207,8 @@ impl Observer {
     fn cut(&mut self, flows: Interval, accounting: BTreeMap<String, Account>) -> Cut {
         let end = SystemTime::now();
         let start = std::mem::replace(&mut self.interval_began, end);
-        Cut { start, end, flows, accounting, stream: self.intake.stream }
+        let (signals, stream) = (self.tracer.signals().to_vec(), self.intake.stream);
+        Cut { start, end, flows, signals, accounting, stream }
     }
 }
 

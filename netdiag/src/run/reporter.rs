@@ -26,7 +26,6 @@ use crate::{
 pub(super) struct About {
     pub(super) node: String,
     pub(super) kernel: String,
-    pub(super) signals: Vec<SignalStatus>,
     pub(super) labels: Labels,
     pub(super) filtered: bool,
 }
@@ -36,6 +35,8 @@ pub(super) struct Cut {
     pub(super) start: SystemTime,
     pub(super) end: SystemTime,
     pub(super) flows: Interval,
+    /// How each signal is observed by now.
+    pub(super) signals: Vec<SignalStatus>,
     /// Since the start of the run, like `stream`.
     pub(super) accounting: BTreeMap<String, Account>,
     pub(super) stream: Stream,
@@ -93,7 +94,7 @@ impl Reporter {
             host: &self.about.node,
             kernel: &self.about.kernel,
             labels: &self.about.labels,
-            signals: &self.about.signals,
+            signals: &cut.signals,
             filtered: self.about.filtered,
             node,
             accounting: cut.accounting,

@@ -76,7 +76,6 @@ pub(super) async fn run(
     let about = About {
         node: node_name,
         kernel: tracer.facts().release.clone(),
-        signals: tracer.signals().to_vec(),
         labels: tracer.labels().clone(),
         filtered: !filters.is_empty(),
     };

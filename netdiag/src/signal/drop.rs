@@ -10,10 +10,7 @@ use netdiag_common::{
 };
 use zerocopy::FromBytes;
 
-use super::{
-    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed, Source, Subject,
-    When, count_id,
-};
+use super::{Attachment, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed, Rows, Source, Subject, When, count_id};
 
 const DROPS: CountId = count_id(Signal::Drop, 0);
 const BYTES: CountId = count_id(Signal::Drop, 1);
@@ -33,6 +30,8 @@ pub const DEFINITION: Definition = Definition {
     ],
     sources: &[TP_BTF, RAW_TP, SOCKETS],
     samples: netdiag_common::signal::drop::SAMPLES,
+    flush: Some("drop_flush"),
+    rows: Rows::Flows,
 };
 
 const FIELDS: &[Field] = &[
@@ -65,6 +64,7 @@ const TP_BTF: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
+    module: None,
     when_preempted: None,
 };
 
@@ -78,6 +78,7 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
+    module: None,
     when_preempted: None,
 };
 
@@ -92,6 +93,7 @@ const SOCKETS: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &["the conversations of packets that no socket holds (they count in the last row)"],
+    module: None,
     when_preempted: None,
 };
 

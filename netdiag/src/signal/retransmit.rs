@@ -10,10 +10,7 @@ use netdiag_common::{
 };
 use zerocopy::FromBytes;
 
-use super::{
-    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Source, Subject, When,
-    count_id,
-};
+use super::{Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows, Source, Subject, When, count_id};
 
 const FIRST_KIND: CountId = count_id(Signal::Retransmit, 0);
 /// Count of the segments of which only the kernel's own counter tells
@@ -39,6 +36,8 @@ pub const DEFINITION: Definition = Definition {
     ],
     sources: &[TP_BTF, RAW_TP],
     samples: 1,
+    flush: None,
+    rows: Rows::Flows,
 };
 
 /// Before 6.16 the tracepoint has no argument `err` and tells only of success; the function's return
@@ -87,6 +86,7 @@ const TP_BTF: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
+    module: None,
     when_preempted: None,
 };
 
@@ -104,6 +104,7 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
+    module: None,
     when_preempted: None,
 };
 

@@ -11,10 +11,7 @@ use netdiag_common::{
 };
 use zerocopy::FromBytes;
 
-use super::{
-    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric, MetricId, Source,
-    Subject, When, count_id, metric_id,
-};
+use super::{Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric, MetricId, Rows, Source, Subject, When, count_id, metric_id};
 
 const SEND: MetricId = metric_id(Signal::Send, 0);
 const SENDS: CountId = count_id(Signal::Send, 0);
@@ -36,6 +33,8 @@ pub const DEFINITION: Definition = Definition {
     ],
     sources: &[FEXIT, TRACEPOINTS, KPROBE],
     samples: BATCH as u32,
+    flush: Some("send_flush"),
+    rows: Rows::Flows,
 };
 
 /// Trampolines at entry and return; cheapest, and sees every call.
@@ -62,6 +61,7 @@ const FEXIT: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
+    module: None,
     when_preempted: None,
 };
 
@@ -79,6 +79,7 @@ const TRACEPOINTS: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: TRACEPOINTS_BLIND,
+    module: None,
     when_preempted: Some(&TRACEPOINTS_PREEMPTED),
 };
 
@@ -106,6 +107,7 @@ const TRACEPOINTS_PREEMPTED: Source = Source {
         TRACEPOINTS_BLIND[1],
         "time before a later copy where the kernel skipped the first run (counted as missed)",
     ],
+    module: None,
     when_preempted: None,
 };
 
@@ -132,6 +134,7 @@ const KPROBE: Source = Source {
     reads_memory: true,
     skips_when_preempted: false,
     blind: &[],
+    module: None,
     when_preempted: None,
 };
 

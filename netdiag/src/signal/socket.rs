@@ -9,10 +9,7 @@ use netdiag_common::{
 };
 use zerocopy::FromBytes;
 
-use super::{
-    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Source, Subject, When,
-    count_id, retransmit,
-};
+use super::{Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows, Source, Subject, When, count_id, retransmit};
 
 /// Count of [`TcpCounters::bytes_sent`].
 pub const BYTES_SENT: CountId = count_id(Signal::Socket, 0);
@@ -36,6 +33,8 @@ pub const DEFINITION: Definition = Definition {
     ],
     sources: &[TP_BTF, RAW_TP],
     samples: 1,
+    flush: None,
+    rows: Rows::Flows,
 };
 
 const TP_BTF: Source = Source {
@@ -50,6 +49,7 @@ const TP_BTF: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
+    module: None,
     when_preempted: None,
 };
 
@@ -65,6 +65,7 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
+    module: None,
     when_preempted: None,
 };
 

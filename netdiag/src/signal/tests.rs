@@ -1,5 +1,5 @@
 use netdiag_common::signal::{
-    drop as drops, retransmit as again, send as sends, socket as sockets,
+    conntrack as entries, drop as drops, retransmit as again, send as sends, socket as sockets,
 };
 use proptest::{collection::vec, prelude::*};
 use zerocopy::IntoBytes;
@@ -19,7 +19,13 @@ fn records() -> Vec<Vec<u8>> {
     let sample = |flow| sends::Sample { flow, latency_ns: 100 * flow, result: -11 };
     let mut send = header(Signal::Send, 3).as_bytes().to_vec();
     send.extend([1, 2, 3].map(sample).as_bytes());
-    vec![socket.as_bytes().to_vec(), send, again.as_bytes().to_vec(), drop.as_bytes().to_vec()]
+    let entry = entries::Record {
+        header: header(Signal::Conntrack, 4),
+        what: entries::what::CLASH,
+        ..Default::default()
+    };
+    let (socket, again) = (socket.as_bytes().to_vec(), again.as_bytes().to_vec());
+    vec![socket, send, again, drop.as_bytes().to_vec(), entry.as_bytes().to_vec()]
 }
 
 fn decoded(bytes: &[u8]) -> (Result<Header, Malformed>, Vec<Event>) {
@@ -35,6 +41,7 @@ fn a_sound_record_is_decoded() {
         let header = result.expect("a sound record");
         let packets = |event: &Event| match event {
             Event::Drop(event) => u64::from(event.packets),
+            Event::Conntrack(event) => u64::from(event.times),
             _ => 1,
         };
         assert_eq!(events.iter().map(packets).sum::<u64>(), u64::from(header.samples));

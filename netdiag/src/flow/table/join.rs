@@ -7,10 +7,14 @@
 use netdiag_common::flow::{FlowId, FlowKey, SocketRef, TcpCounters};
 
 use super::FlowTable;
-use crate::flow::{
-    recency::Place,
-    row::Row,
-    tuples::{is_complete, reversed},
+use crate::{
+    flow::{
+        entries,
+        recency::Place,
+        row::Row,
+        tuples::{is_complete, reversed},
+    },
+    signal::conntrack::{Creator, Entry, Tuple},
 };
 
 /// Packets without a socket have at most one row of so many: a flood of them displaces no flow.
@@ -199,6 +203,44 @@ impl FlowTable {
             self.rows[slot as usize].pair = Some(self.rows[peer as usize].number);
             self.rows[peer as usize].pair = Some(self.rows[slot as usize].number);
         }
+    }
+
+    /// Tells entries of the connection tracking table which flows they are for, and who made them where
+    /// a flow knows. Address translation gives the two ends different tuples.
+    pub(super) fn link(&self, rows: &mut [entries::Frozen]) {
+        for row in rows {
+            let client = self.of_tuple(&row.entry, &row.entry.original);
+            let server = row.reply.as_ref().and_then(|reply| self.of_tuple(&row.entry, reply));
+            row.flows = [client, server].into_iter().flatten().map(|row| row.number).collect();
+            if let Some(client) = client.filter(|_| row.creator.is_none())
+                && let Some(pid) = client.pid
+            {
+                let comm = client.comm.clone().unwrap_or_default();
+                row.creator = Some(Creator { pid, comm });
+            }
+        }
+    }
+
+    /// The row of the socket that a tuple's packets come from: in the entry's namespace, else the only
+    /// one anywhere.
+    fn of_tuple(&self, entry: &Entry, tuple: &Tuple) -> Option<&Row> {
+        let key = FlowKey {
+            local_addr: tuple.source,
+            peer_addr: tuple.destination,
+            local_port: tuple.source_port,
+            peer_port: tuple.destination_port,
+            netns: entry.netns,
+            protocol: entry.protocol,
+            reserved: 0,
+        };
+        if !is_complete(&key) {
+            return None;
+        }
+        let anywhere = FlowKey { netns: 0, ..key };
+        let slot = [key, anywhere].iter().find_map(|key| {
+            self.tuples.find_in_any(key).or_else(|| self.closed.find_in_any(key))
+        })?;
+        self.rows.get(slot as usize)
     }
 }
 

@@ -59,7 +59,7 @@ fn frame(signals: &[SignalStatus]) -> Frame<'_> {
 }
 
 fn json_of(flow: Frozen, signals: &[SignalStatus]) -> Value {
-    let interval = Interval { flows: vec![flow], other: Frozen::default() };
+    let interval = Interval { flows: vec![flow], other: Frozen::default(), ..Interval::default() };
     let snapshot = frame(signals).build(&interval);
     serde_json::to_value(&snapshot.flows[0]).expect("it is plain data")
 }
@@ -171,7 +171,8 @@ fn ipv6_and_unknown_things_are_shown_as_they_are() {
 
 #[test]
 fn other_has_no_addresses() {
-    let interval = Interval { flows: vec![], other: frozen(0, &[("sends", 4)], &[1]) };
+    let interval =
+        Interval { flows: vec![], other: frozen(0, &[("sends", 4)], &[1]), ..Interval::default() };
     let other = frame(&all_on()).build(&interval).other;
     assert_eq!(other.id, "other");
     assert_eq!((other.local.ip, other.peer.port, other.netns, other.protocol), Default::default());
@@ -238,7 +239,8 @@ fn sorting_puts_the_largest_first_and_the_unknown_last() {
         (Sort::Srtt, false, vec![4, 1, 2, 3]),
     ];
     for (sort, all, expected) in cases {
-        let mut interval = Interval { flows: flows.clone(), other: Frozen::default() };
+        let mut interval =
+            Interval { flows: flows.clone(), other: Frozen::default(), ..Interval::default() };
         Listing { sort, top: None, all }.arrange(&mut interval);
         let found: Vec<u64> = interval.flows.iter().map(|flow| flow.id).collect();
         assert_eq!(found, expected, "{sort:?}, all {all}");
@@ -258,7 +260,7 @@ proptest! {
                 frozen(id, &[("sends", sends), ("retransmits.rto", *rto)], latencies)
             })
             .collect();
-        let mut interval = Interval { flows, other: frozen(0, &[("sends", 1)], &[77]) };
+        let mut interval = Interval { flows, other: frozen(0, &[("sends", 1)], &[77]), ..Interval::default() };
         let before = interval.clone();
         Listing { top: Some(top), ..Listing::default() }.arrange(&mut interval);
         prop_assert_eq!(interval.flows.len(), before.flows.len().min(top));

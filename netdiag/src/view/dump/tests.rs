@@ -54,6 +54,7 @@ fn interval(flows: &[(u64, &[u64])], other: &[u64]) -> Interval {
     Interval {
         flows: flows.iter().map(|(id, values)| row(*id, values)).collect(),
         other: row(0, other),
+        ..Interval::default()
     }
 }
 

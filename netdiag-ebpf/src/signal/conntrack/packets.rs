@@ -1,0 +1,131 @@
+//! What dropped packets tell of connection tracking, where its functions have no hooks.
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use netdiag_common::{
+    field::Field,
+    flow::FlowKey,
+    signal::{
+        Signal,
+        conntrack::{Record, what},
+    },
+};
+
+use super::wanted;
+use crate::{
+    account::Lane,
+    globals::settings,
+    kernel::{self, Pointer, Probed, Refused, field},
+    packet,
+    table::{self, Counting},
+    task,
+    tracked::{self, Link},
+};
+
+const PACKET: Lane = Lane::new(Signal::Conntrack, 2);
+
+/// `skb->network_header` that is not set.
+const UNSET: u16 = u16::MAX;
+
+/// Netfilter drops a packet that has no entry: none could be made; or one that is not in the table: it
+/// could not be put there. (A rule of iptables drops new conversations at the same place.)
+#[raw_tracepoint(tracepoint = "kfree_skb")]
+fn conntrack_packets_raw_tp(ctx: RawTracePointContext) -> i32 {
+    let place: Pointer = ctx.arg(1);
+    if !settings::is_dropped_by_hooks(place as u64, ctx.arg(2)) {
+        return 0;
+    }
+    let skb: Pointer = ctx.arg(0);
+    // SAFETY: the tracepoint gives a packet, which holds its entry.
+    let Ok(link) = (unsafe { Link::of(skb) }) else { return 0 };
+    let entry = link.entry();
+    if entry.is_null() && !link.is_empty() {
+        return 0;
+    }
+    // SAFETY: as above.
+    if !entry.is_null() && unsafe { tracked::is_confirmed(entry) } != Ok(false) {
+        return 0;
+    }
+    table::with(PACKET, |counting: Counting<Record>, record| {
+        // SAFETY: as above.
+        let described = unsafe {
+            if entry.is_null() {
+                record.what = what::TABLE_FULL;
+                describe(skb, record)
+            } else {
+                record.what = what::INSERT_FAILED;
+                tracked::describe(entry, record)
+            }
+            .and_then(|()| sender(skb, record))
+        };
+        let wanted = described.map(|()| wanted(record));
+        counting.count(record, wanted);
+    });
+    0
+}
+
+/// Reads a packet's conversation from its headers.
+///
+/// # Safety
+/// `skb` is an `sk_buff`.
+#[inline(always)]
+unsafe fn describe(skb: Pointer, record: &mut Record) -> Result<(), Refused> {
+    let mut key = FlowKey::default();
+    // SAFETY: passed on, and what it points to.
+    unsafe {
+        let header: u16 = field::<Probed, _>(skb, Field::SkbNetworkHeader)?;
+        let head: Pointer = field::<Probed, _>(skb, Field::SkbHead)?;
+        if header == UNSET {
+            return Err(Refused::Fault);
+        }
+        packet::outermost(head.wrapping_byte_add(usize::from(header)), &mut key)?;
+        let device: Pointer = field::<Probed, _>(skb, Field::SkbDev)?;
+        let socket: Pointer = field::<Probed, _>(skb, Field::SkbSk)?;
+        let net: Pointer = if !device.is_null() {
+            field::<Probed, _>(device, Field::DevNet)?
+        } else if !socket.is_null() {
+            field::<Probed, _>(socket, Field::SkNet)?
+        } else {
+            core::ptr::null()
+        };
+        record.netns = if net.is_null() { 0 } else { tracked::netns(net)? };
+    }
+    record.protocol = key.protocol;
+    record.original.source = key.peer_addr;
+    record.original.destination = key.local_addr;
+    record.original.source_port = key.peer_port;
+    record.original.destination_port = key.local_port;
+    Ok(())
+}
+
+/// The process that sends the packet, where it does so now: a socket of this namespace that sends in
+/// its caller's context. TCP does for the first SYN alone.
+///
+/// # Safety
+/// `skb` is an `sk_buff`.
+#[inline(always)]
+unsafe fn sender(skb: Pointer, record: &mut Record) -> Result<(), Refused> {
+    // include/net/tcp_states.h
+    const SYN_SENT: u8 = 2;
+    const TIME_WAIT: u8 = 6;
+    const NEW_SYN_RECV: u8 = 12;
+    // SAFETY: passed on, and what it points to.
+    unsafe {
+        let socket: Pointer = field::<Probed, _>(skb, Field::SkbSk)?;
+        if socket.is_null() {
+            return Ok(());
+        }
+        let state = kernel::state::<Probed>(socket)?;
+        if state == TIME_WAIT || state == NEW_SYN_RECV {
+            return Ok(());
+        }
+        if tracked::netns(field::<Probed, _>(socket, Field::SkNet)?)? != record.netns {
+            return Ok(());
+        }
+        if kernel::is_tcp::<Probed>(socket)?
+            && (state != SYN_SENT || field::<Probed, u8>(socket, Field::Retransmits)? != 0)
+        {
+            return Ok(());
+        }
+    }
+    task::process(&mut record.pid, &mut record.comm)
+}

@@ -1,0 +1,65 @@
+//! Who is at work: the task in whose own context a program runs, and the call that it is in.
+
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_task};
+use netdiag_common::field::Field;
+
+use crate::kernel::{Pointer, Probed, Refused, field};
+
+/// `PF_KTHREAD` (include/linux/sched.h).
+const KERNEL_THREAD: u32 = 0x0020_0000;
+
+/// `THREAD_SIZE` where it is smallest. What lies beyond counts as another stack.
+const STACK_BYTES: u64 = 16 << 10;
+
+/// A call returns to where it was made, so its frame names it from its beginning to its end: a softirq
+/// that interrupts it has another stack, and the same thread id.
+#[inline(always)]
+fn stack_pointer(regs: Pointer) -> Result<u64, Refused> {
+    // SAFETY: the access survives any address; `regs` is a `struct pt_regs`.
+    unsafe { field::<Probed, u64>(regs, Field::RegsSp) }
+}
+
+/// The frame of the function that begins; `regs` is a kprobe's context.
+#[inline(always)]
+pub(crate) fn frame_that_begins(regs: Pointer) -> Result<u64, Refused> {
+    // x86 has pushed the address that the function returns to.
+    let pushed = if cfg!(bpf_target_arch = "x86_64") { 8 } else { 0 };
+    Ok(stack_pointer(regs)? + pushed)
+}
+
+/// The frame of the function that returns; `regs` is a kretprobe's context.
+#[inline(always)]
+pub(crate) fn frame_that_ends(regs: Pointer) -> Result<u64, Refused> {
+    stack_pointer(regs)
+}
+
+/// The process that called into the kernel, and its name; nothing of a kernel thread, or in an
+/// interrupt, which has nothing to do with the task that it interrupts. `frame` is on the stack that
+/// is at work.
+#[inline(always)]
+pub(crate) fn caller(frame: u64, pid: &mut u32, comm: &mut [u8; 16]) -> Result<(), Refused> {
+    // SAFETY: of the current task.
+    let stack = unsafe { field::<Probed, u64>(current(), Field::TaskStack) }?;
+    if frame.wrapping_sub(stack) < STACK_BYTES { process(pid, comm) } else { Ok(()) }
+}
+
+/// The process that the current task belongs to, and its name; nothing of a kernel thread.
+#[inline(always)]
+pub(crate) fn process(pid: &mut u32, comm: &mut [u8; 16]) -> Result<(), Refused> {
+    // SAFETY: of the current task.
+    unsafe {
+        if field::<Probed, u32>(current(), Field::TaskFlags)? & KERNEL_THREAD != 0 {
+            return Ok(());
+        }
+        let leader: Pointer = field::<Probed, _>(current(), Field::TaskLeader)?;
+        *comm = field::<Probed, _>(leader, Field::TaskComm)?;
+    }
+    *pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    Ok(())
+}
+
+#[inline(always)]
+fn current() -> Pointer {
+    // SAFETY: always valid.
+    unsafe { bpf_get_current_task() as Pointer }
+}

@@ -1,0 +1,225 @@
+//! Entries of the connection tracking table that something happened to: rows of their own, bounded, and
+//! exact for ever like those of flows.
+
+use std::{cmp::Reverse, collections::HashMap, mem};
+
+use netdiag_common::flow::TcpCounters;
+use slab::Slab;
+
+use crate::{
+    flow::{
+        recency::{Place, Recency},
+        tally::{Tally, merge_counts},
+    },
+    signal::{
+        CountId, Event, Fold, Label, MetricId,
+        conntrack::{Creator, Entry, Tuple},
+        socket,
+    },
+};
+
+/// One entry's share of an interval or a run, frozen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frozen {
+    /// Which entry.
+    pub entry: Entry,
+    /// The conversation as its answers come back, where known.
+    pub reply: Option<Tuple>,
+    /// Who made it, where known.
+    pub creator: Option<Creator>,
+    /// Numbers of the flows that it is for.
+    pub flows: Vec<u64>,
+    /// Counts that are present, sorted by id; an absent one is 0.
+    pub counts: Vec<(CountId, u64)>,
+}
+
+impl Frozen {
+    /// A count.
+    #[must_use]
+    pub fn count(&self, count: CountId) -> u64 {
+        self.counts.iter().find(|(id, _)| *id == count).map_or(0, |&(_, n)| n)
+    }
+
+    /// All that happened to it.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.counts.iter().map(|(_, n)| n).sum()
+    }
+}
+
+/// All entries of an interval or a run.
+#[derive(Clone, Debug, Default)]
+pub struct Interval {
+    /// Those with a row of their own, in no order.
+    pub rows: Vec<Frozen>,
+    /// Counts of all others, sorted by id.
+    pub other: Vec<(CountId, u64)>,
+}
+
+impl Interval {
+    /// Those first to which most happened; beyond `top`, into `other`.
+    pub fn arrange(&mut self, top: Option<usize>) {
+        self.rows.sort_by_cached_key(|row| {
+            let Entry { netns, zone, protocol, original } = row.entry;
+            (Reverse(row.sum()), netns, zone, protocol, original)
+        });
+        let top = top.unwrap_or(usize::MAX).min(self.rows.len());
+        for row in self.rows.drain(top..) {
+            merge_counts(&mut self.other, &row.counts);
+        }
+    }
+}
+
+/// An entry; of what stands for many, also who made them.
+type Key = (Entry, Option<u32>);
+
+#[derive(Debug, Default)]
+struct Row {
+    key: Key,
+    /// Something happened to it since the last freeze; its slot is in the list of those.
+    touched: bool,
+    reply: Option<Tuple>,
+    creator: Option<Creator>,
+    /// Since the last freeze.
+    fresh: Tally,
+    /// Until the last freeze.
+    past: Tally,
+}
+
+impl Row {
+    fn frozen(&self, counts: Vec<(CountId, u64)>) -> Frozen {
+        Frozen {
+            entry: self.key.0.clone(),
+            reply: self.reply,
+            creator: self.creator.clone(),
+            flows: Vec::new(),
+            counts,
+        }
+    }
+}
+
+impl Fold for Row {
+    fn latency(&mut self, metric: MetricId, nanoseconds: u64) {
+        self.fresh.latency(metric, nanoseconds);
+    }
+
+    fn count(&mut self, count: CountId, n: u64) {
+        self.fresh.count(count, n);
+    }
+
+    fn labelled(&mut self, count: CountId, label: Label, n: u64) {
+        self.fresh.labelled(count, label, n);
+    }
+
+    fn socket(&mut self, _event: &socket::Event) {}
+
+    fn seen(&mut self, _pid: Option<u32>, _tcp: Option<&TcpCounters>) {}
+
+    fn entry(&mut self, reply: Option<&Tuple>, creator: Option<&Creator>) {
+        // Later ones know of address translation.
+        self.reply = reply.copied().or(self.reply);
+        if self.creator.is_none() {
+            self.creator = creator.cloned();
+        }
+    }
+}
+
+/// The rows.
+#[derive(Debug)]
+pub(super) struct Entries {
+    most: usize,
+    rows: Slab<Row>,
+    by_key: HashMap<Key, u32>,
+    recency: Recency,
+    /// Slots of rows with something fresh, and of some that are gone.
+    touched: Vec<u32>,
+    /// Interval share of rows that are gone.
+    other: Tally,
+    /// Share of the run of rows that are gone.
+    total_other: Tally,
+}
+
+impl Entries {
+    /// No rows, and room for `most` of them.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            most: most.max(1),
+            rows: Slab::new(),
+            by_key: HashMap::new(),
+            recency: Recency::default(),
+            touched: Vec::new(),
+            other: Tally::default(),
+            total_other: Tally::default(),
+        }
+    }
+
+    /// Adds an event to the row of its entry.
+    pub(super) fn apply(&mut self, entry: &Entry, event: &Event) {
+        let maker = match event {
+            Event::Conntrack(event) if !entry.is_one() => event.creator.as_ref().map(|by| by.pid),
+            _ => None,
+        };
+        let key = (entry.clone(), maker);
+        let slot = match self.by_key.get(&key) {
+            Some(&slot) => slot,
+            None => self.insert(key),
+        };
+        self.recency.promote(slot, Place::Live);
+        let row = &mut self.rows[slot as usize];
+        if !mem::replace(&mut row.touched, true) {
+            self.touched.push(slot);
+        }
+        event.fold(row);
+    }
+
+    fn insert(&mut self, key: Key) -> u32 {
+        if self.rows.len() >= self.most {
+            self.evict();
+        }
+        let slot = self.rows.insert(Row { key: key.clone(), ..Row::default() }) as u32;
+        self.by_key.insert(key, slot);
+        slot
+    }
+
+    /// Sums up the row to which nothing happened for the longest time.
+    fn evict(&mut self) {
+        let Some(slot) = self.recency.oldest(Place::Live) else { return };
+        self.recency.remove(slot);
+        let row = self.rows.remove(slot as usize);
+        self.by_key.remove(&row.key);
+        self.other.merge(&row.fresh);
+        self.total_other.merge(&row.fresh);
+        self.total_other.merge(&row.past);
+        if self.touched.len() > 2 * self.most {
+            self.touched.sort_unstable();
+            self.touched.dedup();
+        }
+    }
+
+    /// What happened since the last call.
+    pub(super) fn freeze(&mut self) -> Interval {
+        let mut rows = Vec::with_capacity(self.touched.len());
+        for slot in mem::take(&mut self.touched) {
+            // Gone, or its slot is another's and was met before.
+            let Some(row) = self.rows.get_mut(slot as usize).filter(|row| row.touched) else {
+                continue;
+            };
+            row.touched = false;
+            let fresh = mem::take(&mut row.fresh);
+            row.past.merge(&fresh);
+            rows.push(row.frozen(fresh.counts));
+        }
+        Interval { rows, other: mem::take(&mut self.other).counts }
+    }
+
+    /// What happened since the start.
+    pub(super) fn total(&self) -> Interval {
+        let whole = |row: &Row| {
+            let mut counts = row.past.counts.clone();
+            merge_counts(&mut counts, &row.fresh.counts);
+            row.frozen(counts)
+        };
+        let rows = self.rows.iter().map(|(_, row)| whole(row)).collect();
+        Interval { rows, other: self.total_other.counts.clone() }
+    }
+}

@@ -1,0 +1,223 @@
+//! `conntrack`: entries of the connection tracking table as they come and go, and those that could not.
+
+use netdiag_common::{
+    field::Field,
+    signal::{
+        Signal,
+        conntrack::{Record, SAMPLES, what},
+    },
+};
+use zerocopy::FromBytes;
+
+pub use netdiag_common::signal::conntrack::Tuple;
+
+use super::{
+    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows, Source, Subject, When,
+    count_id,
+};
+
+/// Of which process makes the most entries.
+pub const NEW: CountId = count_id(Signal::Conntrack, what::NEW as u16);
+/// Of which it cannot make more.
+pub const TABLE_FULL: CountId = count_id(Signal::Conntrack, what::TABLE_FULL as u16);
+
+/// What the rest of netdiag knows of it.
+pub const DEFINITION: Definition = Definition {
+    signal: Signal::Conntrack,
+    help: "entries of the connection tracking table, and those that could not be made",
+    metrics: &[],
+    // In the order of `netdiag_common::signal::conntrack::what`.
+    counts: &[
+        Count::new("new", "entries made for the first packet of a conversation"),
+        Count::new("confirmed", "entries put into the table, as that packet left"),
+        Count::new("insert_failed", "entries that could not be, their packets dropped"),
+        Count::new("clash", "entries reconciled with another one for the same conversation"),
+        Count::new("table_full", "entries not made for want of room, their packets dropped"),
+        Count::new("early_drop", "entries without reply evicted to make room"),
+        Count::new("destroyed", "entries freed that were in the table"),
+    ],
+    sources: &[KPROBE, PACKETS],
+    samples: SAMPLES,
+    flush: Some("conntrack_flush"),
+    rows: Rows::Entries,
+};
+
+const KPROBE: Source = Source {
+    name: "kprobe",
+    attachments: &[
+        Attachment::new("conntrack_alloc_kprobe", Hook::Kprobe("__nf_conntrack_alloc")),
+        Attachment::aside("conntrack_alloc_kretprobe", Hook::Kretprobe("__nf_conntrack_alloc")),
+        Attachment::new("conntrack_confirm_kprobe", Hook::Kprobe("__nf_conntrack_confirm")),
+        Attachment::aside("conntrack_confirm_kretprobe", Hook::Kretprobe("__nf_conntrack_confirm")),
+        Attachment::aside("conntrack_early_drop_kprobe", Hook::Kprobe("early_drop")),
+        Attachment::new("conntrack_early_drop_kretprobe", Hook::Kretprobe("early_drop")),
+        Attachment::new("conntrack_free_kprobe", Hook::Kprobe("nf_conntrack_free")),
+    ],
+    extras: &[],
+    fields: &[
+        Field::SkbNfct,
+        Field::CtTuples,
+        Field::CtTuple,
+        Field::CtStatus,
+        Field::CtNet,
+        Field::TupleSource,
+        Field::TupleSourcePort,
+        Field::TupleFamily,
+        Field::TupleDestination,
+        Field::TupleDestinationPort,
+        Field::TupleProtocol,
+        Field::RegsSp,
+        Field::TaskStack,
+        Field::TaskFlags,
+        Field::TaskLeader,
+        Field::TaskComm,
+    ],
+    // It needs nothing of what is remembered of a socket.
+    typed: true,
+    reads_memory: true,
+    skips_when_preempted: false,
+    blind: &[],
+    module: Some("nf_conntrack"),
+    when_preempted: None,
+};
+
+/// Without kprobes: what the packets tell that netfilter drops.
+const PACKETS: Source = Source {
+    name: "packets",
+    attachments: &[Attachment::new("conntrack_packets_raw_tp", Hook::RawTpWith("kfree_skb", 3))],
+    extras: &[UNSEEN],
+    fields: &[
+        Field::SkbSk,
+        Field::SkbDev,
+        Field::SkbHead,
+        Field::SkbNetworkHeader,
+        Field::SkbNfct,
+        Field::DevNet,
+        Field::CtTuples,
+        Field::CtTuple,
+        Field::CtStatus,
+        Field::CtNet,
+        Field::TupleSource,
+        Field::TupleSourcePort,
+        Field::TupleFamily,
+        Field::TupleDestination,
+        Field::TupleDestinationPort,
+        Field::TupleProtocol,
+        Field::Retransmits,
+        Field::TaskFlags,
+        Field::TaskLeader,
+        Field::TaskComm,
+    ],
+    typed: true,
+    reads_memory: true,
+    skips_when_preempted: true,
+    blind: &[
+        "whether a packet without an entry was dropped for a full table or by a rule of iptables \
+         (node.conntrack has the kernel's own count)",
+    ],
+    module: None,
+    when_preempted: None,
+};
+
+/// What no packet tells.
+const UNSEEN: Extra = Extra {
+    when: When::Always,
+    alternatives: &[],
+    lost: "entries that are made, put into the table, reconciled, evicted or destroyed",
+    counts: &["new", "confirmed", "clash", "early_drop", "destroyed"],
+};
+
+/// An entry of the table, as far as an event tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Entry {
+    /// Inode number of the network namespace, 0 when unknown.
+    pub netns: u32,
+    /// Conntrack zone.
+    pub zone: u16,
+    /// `IPPROTO_TCP` and so on; 0 when unknown.
+    pub protocol: u16,
+    /// The conversation as it began. Without the source it stands for all to that destination, without
+    /// both for all.
+    pub original: Tuple,
+}
+
+impl Entry {
+    /// Whether it is one, and not many that are summed up.
+    #[must_use]
+    pub fn is_one(&self) -> bool {
+        self.original.source != [0; 16]
+    }
+}
+
+/// The process whose packet made an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Creator {
+    /// Process id (tgid).
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+}
+
+/// What happened to an entry, so many times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When it last happened, `CLOCK_MONOTONIC` in nanoseconds.
+    pub time_ns: u64,
+    /// Which entry.
+    pub entry: Entry,
+    /// The conversation as its answers come back; none where it is one of many.
+    pub reply: Option<Tuple>,
+    /// Who made it, where that is known.
+    pub creator: Option<Creator>,
+    /// What happened: the count that it adds to.
+    pub what: CountId,
+    /// How often.
+    pub times: u32,
+}
+
+impl Event {
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject::Entry(&self.entry)
+    }
+
+    pub(super) fn unseen(&self) -> Option<(Signal, u64)> {
+        None
+    }
+
+    pub(super) fn fold(&self, row: &mut impl Fold) {
+        row.count(self.what, u64::from(self.times));
+        row.entry(self.reply.as_ref(), self.creator.as_ref());
+    }
+}
+
+/// Decodes one record.
+pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), Malformed> {
+    let (record, rest) = Record::read_from_prefix(bytes).map_err(|_| Malformed::Short)?;
+    if !rest.is_empty() {
+        return Err(Malformed::Long);
+    }
+    if record.header.samples == 0 || record.header.samples > SAMPLES {
+        return Err(Malformed::Value("number of events"));
+    }
+    if record.what >= what::COUNT {
+        return Err(Malformed::Value("conntrack event"));
+    }
+    let comm = record.comm.split(|&byte| byte == 0).next().unwrap_or_default();
+    let comm = String::from_utf8_lossy(comm).into_owned();
+    emit(Event {
+        time_ns: record.header.time_ns,
+        entry: Entry {
+            netns: record.netns,
+            zone: record.zone,
+            protocol: record.protocol,
+            original: record.original,
+        },
+        reply: (record.reply != Tuple::default()).then_some(record.reply),
+        creator: (record.pid != 0).then_some(Creator { pid: record.pid, comm }),
+        what: count_id(Signal::Conntrack, record.what as u16),
+        times: record.header.samples,
+    });
+    Ok(())
+}
+
+const _: () = assert!(DEFINITION.counts.len() == what::COUNT as usize);
