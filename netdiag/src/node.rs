@@ -17,10 +17,12 @@ use netdiag_common::{
 use self::{netns::Depth, sockets::Socket};
 
 pub mod listeners;
+mod netlink;
 pub mod netns;
 pub mod own;
 pub mod owners;
 mod proc;
+pub mod reading;
 pub mod sockets;
 pub mod tcp_counters;
 
