@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod accounting;
+mod conntrack;
 mod listeners;
 
 pub use accounting::accounting;
@@ -49,6 +50,7 @@ fn lines(snapshot: &Snapshot, columns: usize) -> Vec<String> {
         lines.extend(body(&rows, columns));
     }
     lines.extend(listeners::lines(&snapshot.node.listeners, columns));
+    lines.extend(conntrack::lines(&snapshot.node.conntrack, columns));
     lines.push(String::new());
     lines
 }
