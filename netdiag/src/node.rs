@@ -1,5 +1,6 @@
 //! What the node says of itself, without any program in the kernel: its network namespaces, its
-//! TCP sockets and their owners, its TCP counters, and what netdiag costs it.
+//! TCP sockets and their owners, its TCP counters, its connection tracking, and what netdiag costs
+//! it.
 
 use std::{
     cmp::Reverse,
@@ -16,11 +17,14 @@ use netdiag_common::{
 
 use self::{netns::Depth, sockets::Socket};
 
+pub mod conntrack;
 pub mod listeners;
+mod netlink;
 pub mod netns;
 pub mod own;
 pub mod owners;
 mod proc;
+pub mod reading;
 pub mod sockets;
 pub mod tcp_counters;
 

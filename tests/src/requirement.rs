@@ -27,6 +27,8 @@ pub enum Feature {
     Netem,
     /// nftables with its `numgen` expression.
     Nft,
+    /// Modules that nobody else needs, as on a machine that is made for a test.
+    OwnModules,
     /// bpftool, to list what is loaded.
     Bpftool,
     /// bpftrace, as another tracer on the same hooks.
@@ -64,7 +66,7 @@ pub fn expectation(feature: Feature) -> Expectation {
                 May
             }
         }
-        Feature::Netem => machine::amount(May, Must),
+        Feature::Netem | Feature::OwnModules => machine::amount(May, Must),
         Feature::Nft | Feature::Bpftool | Feature::Setpriv => Must,
         Feature::Bpftrace => machine::amount(Must, May),
         Feature::Compiler | Feature::Readers => machine::amount(Must, Absent),
@@ -87,6 +89,7 @@ pub fn available(feature: Feature) -> bool {
             })
         }
         Feature::Nft => tool::find("nft").is_some(),
+        Feature::OwnModules => machine::emulated() && Path::new("/proc/modules").exists(),
         Feature::Bpftool => tool::find("bpftool").is_some(),
         Feature::Bpftrace => tool::find("bpftrace").is_some(),
         Feature::Compiler => tool::find("cc").is_some() && tool::find("objcopy").is_some(),

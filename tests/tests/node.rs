@@ -1,8 +1,10 @@
-//! What the node says of itself, against the tools that everybody trusts: `ip`, `ss`, `nstat`.
-//! Needs root, iproute2 and util-linux; fails without them.
+//! What the node says of itself, against the tools that everybody trusts: `ip`, `ss`, `nstat`,
+//! `conntrack`. Needs root, iproute2, nftables, conntrack and util-linux; fails without them.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "node/conntrack.rs"]
+mod conntrack;
 #[path = "node/counters.rs"]
 mod counters;
 #[path = "node/namespaces.rs"]

@@ -4,7 +4,7 @@
 //! table while sockets come and go, so a socket that opens or closes meanwhile may be in it or not,
 //! and one that moves may be in it twice (dropped here, by cookie).
 
-use std::{collections::HashSet, io, time::Duration};
+use std::{collections::HashSet, io};
 
 use netdiag_common::flow::{FlowKey, TcpCounters};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
@@ -13,13 +13,14 @@ use netlink_packet_sock_diag::{
     constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN},
     inet::{ExtensionFlags, InetRequest, SocketId},
 };
-use netlink_sys::{SocketAddr, protocols::NETLINK_SOCK_DIAG};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 pub use netlink_packet_sock_diag::inet::StateFlags;
 
-use self::reply::{Batch, End};
-use super::netns::{self, Namespace};
+use super::{
+    netlink::{self, Flaws},
+    netns::{self, Namespace},
+};
 
 mod reply;
 
@@ -70,15 +71,15 @@ pub struct Dump {
     pub problems: Vec<String>,
 }
 
-/// Largest datagram of a dump; the kernel's own limit is 32 KiB (`net/netlink/af_netlink.c`,
-/// `netlink_recvmsg`).
-const DATAGRAM_BYTES: usize = 64 << 10;
+/// What was read of one family.
+struct Batch {
+    /// In the order of the kernel.
+    sockets: Vec<Socket>,
+    flaws: Flaws,
+}
 
 /// Times a dump is begun when the kernel breaks it off.
 const ATTEMPTS: u32 = 4;
-
-/// The kernel answers at once; without an answer for so long none comes.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Dumps the TCP sockets of all these namespaces, IPv4 and IPv6, on a thread that ends with it.
 #[must_use]
@@ -112,18 +113,18 @@ pub fn dump(netns: u32, states: &StateFlags) -> Dump {
         let name = if family == AF_INET { "IPv4" } else { "IPv6" };
         match dump_family(family, netns, states) {
             Ok(batch) => {
-                if batch.interrupted {
+                if batch.flaws.interrupted {
                     dump.problems.push(format!(
                         "the {name} socket table of namespace {netns} changed during each of \
                          {ATTEMPTS} dumps: some sockets older than the start may be unknown until \
                          they are used"
                     ));
                 }
-                if batch.malformed > 0 {
+                if batch.flaws.malformed > 0 {
                     dump.problems.push(format!(
                         "{} messages of the {name} socket dump of namespace {netns} made no sense: \
                          so many sockets older than the start are unknown until they are used",
-                        batch.malformed
+                        batch.flaws.malformed
                     ));
                 }
                 for socket in batch.sockets {
@@ -169,7 +170,7 @@ fn dump_family(family: u8, netns: u32, states: &StateFlags) -> io::Result<Batch>
     loop {
         let result = dump_once(family, netns, states, attempt);
         let again = match &result {
-            Ok(batch) => batch.interrupted,
+            Ok(batch) => batch.flaws.interrupted,
             Err(error) => error.raw_os_error() == Some(libc::ENOBUFS),
         };
         if !again || attempt == ATTEMPTS {
@@ -179,36 +180,15 @@ fn dump_family(family: u8, netns: u32, states: &StateFlags) -> io::Result<Batch>
     }
 }
 
-/// A socket of its own for each attempt: what is left of a broken dump goes with it.
 fn dump_once(family: u8, netns: u32, states: &StateFlags, sequence: u32) -> io::Result<Batch> {
-    let mut socket = netlink_sys::Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_WITHIN))?;
-    socket.send(&request(family, states, sequence), 0)?;
-    let mut batch = Batch::default();
-    let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
-    loop {
-        datagram.clear();
-        match socket.recv(&mut datagram, libc::MSG_TRUNC) {
-            Ok(length) => {
-                if length > datagram.len() {
-                    batch.malformed += 1;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("no answer within {ANSWER_WITHIN:?}"),
-                ));
-            }
-            Err(error) => return Err(error),
-        }
-        if reply::read(&datagram, netns, sequence, &mut batch)? == End::Done {
-            return Ok(batch);
-        }
-    }
+    let mut sockets = Vec::new();
+    let request = request(family, states, sequence);
+    let flaws = netlink::dump(NETLINK_SOCK_DIAG, &request, sequence, |kind, payload| {
+        let socket = reply::socket(kind, payload, netns);
+        sockets.extend(socket);
+        socket.is_some()
+    })?;
+    Ok(Batch { sockets, flaws })
 }
 
 fn request(family: u8, states: &StateFlags, sequence: u32) -> Vec<u8> {

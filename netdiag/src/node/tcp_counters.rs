@@ -4,12 +4,9 @@
 //! namespace was made, in 64 bits on every kernel that has eBPF trampolines, so that they do not
 //! wrap; a counter that fell belongs to another namespace that got the same inode number.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs, io,
-};
+use std::{collections::BTreeMap, fs, io};
 
-use super::netns::{self, Namespace};
+use super::{netns::Namespace, reading};
 
 /// Counters by the kernel's name: those of the lines `Tcp:` and `TcpExt:`.
 pub type Counters = BTreeMap<String, u64>;
@@ -56,54 +53,12 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
 ];
 
 /// The counters of several namespaces at one time.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
-    /// By inode number of the namespace.
-    pub namespaces: BTreeMap<u32, Counters>,
-    /// Namespaces that were there and could not be read.
-    pub unread: BTreeSet<u32>,
-    /// Why not, one line each.
-    pub problems: Vec<String>,
-}
-
-/// Namespaces that are remembered although they were not found again.
-const REMEMBERED: usize = 4096;
-
-impl Reading {
-    /// Takes over a later reading. A namespace that was not found this time keeps its numbers: it
-    /// may be found again, and is not new then.
-    pub fn follow(&mut self, later: Self) {
-        let mut before = std::mem::replace(self, later);
-        before.namespaces.retain(|inode, _| !self.namespaces.contains_key(inode));
-        let room = REMEMBERED.saturating_sub(self.namespaces.len());
-        self.namespaces.extend(before.namespaces.into_iter().take(room));
-    }
-}
+pub type Reading = reading::Reading<Counters>;
 
 /// Reads the counters of all these namespaces, one after the other, on a thread that ends with it.
 #[must_use]
 pub fn read_all(namespaces: &[Namespace]) -> Reading {
-    let mut reading = Reading::default();
-    let answers = netns::enter_all(namespaces, |_| read());
-    for (namespace, answer) in namespaces.iter().zip(answers) {
-        let answer = answer.and_then(|counters| {
-            counters.map_err(|error| {
-                format!("cannot read the TCP counters of {}: {error}", namespace.describe())
-            })
-        });
-        match answer {
-            Ok(counters) => {
-                reading.namespaces.insert(namespace.inode, counters);
-            }
-            Err(problem) => {
-                reading.unread.insert(namespace.inode);
-                reading
-                    .problems
-                    .push(format!("{problem}: its TCP counters are missing in this interval"));
-            }
-        }
-    }
-    reading
+    reading::read_all(namespaces, "TCP counters", || read().map(Some))
 }
 
 /// Reads the counters of the calling thread's namespace.
@@ -144,24 +99,17 @@ fn parse(text: &str, group: &str) -> io::Result<Counters> {
 
 /// By how much the counters rose between two readings, the earlier first.
 ///
-/// A namespace that is only in the later reading is new and counted from zero, unless the earlier
-/// reading failed on it, and then it is left out, as nothing is known. A namespace of which any
-/// counter fell is another one with the same number, and new as well. A namespace that is gone is
-/// left out: what it counted last was not read.
+/// A new namespace is counted from zero. A namespace of which any counter fell is another one with the
+/// same number, and new as well. On those that are gone or were not read see [`reading`].
 #[must_use]
 pub fn increase(before: &Reading, after: &Reading) -> BTreeMap<u32, Counters> {
-    after
-        .namespaces
-        .iter()
-        .filter(|(inode, _)| !before.unread.contains(inode))
-        .map(|(inode, now)| {
-            let then = before.namespaces.get(inode).filter(|then| !fell(then, now));
-            let rise = |name: &String, now: u64| {
-                now - then.and_then(|then| then.get(name)).copied().unwrap_or(0)
-            };
-            (*inode, now.iter().map(|(name, now)| (name.clone(), rise(name, *now))).collect())
-        })
-        .collect()
+    after.since(before, |then, now| {
+        let then = then.filter(|then| !fell(then, now));
+        let rise = |name: &String, now: u64| {
+            now - then.and_then(|then| then.get(name)).copied().unwrap_or(0)
+        };
+        now.iter().map(|(name, now)| (name.clone(), rise(name, *now))).collect()
+    })
 }
 
 fn fell(then: &Counters, now: &Counters) -> bool {

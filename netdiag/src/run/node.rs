@@ -8,11 +8,12 @@ use std::{
 
 use crate::{
     node::{
+        conntrack::{Counter, Tables, Tracked},
         listeners::{Dropping, Listeners},
         netns::{self, Depth, Namespace},
         own, tcp_counters,
     },
-    snapshot::{Listener, Node, Owner, build::endpoints},
+    snapshot::{ConntrackTable, Listener, Node, Owner, build::endpoints},
 };
 
 /// Readings of the TCP counters and of our own cost, one interval apart. Reading takes the longer
@@ -24,6 +25,7 @@ pub(super) struct Readings {
     cpu: Duration,
     first_cpu: Duration,
     listeners: Listeners,
+    conntrack: Tables,
 }
 
 impl Readings {
@@ -31,6 +33,8 @@ impl Readings {
     pub(super) fn begin(host_root: &Path) -> Self {
         let found = netns::find(host_root, Depth::Everything);
         let tcp = tcp_counters::read_all(&found.namespaces);
+        let mut conntrack = Tables::default();
+        conntrack.begin(&found.namespaces);
         let mut listeners = Listeners::default();
         listeners.begin(&dropping(&tcp.namespaces, found.namespaces));
         let cpu = own::cpu_time();
@@ -41,6 +45,7 @@ impl Readings {
             cpu,
             first_cpu: cpu,
             listeners,
+            conntrack,
         }
     }
 
@@ -49,11 +54,13 @@ impl Readings {
         let found = netns::find(&self.host_root, Depth::Processes);
         let tcp = tcp_counters::read_all(&found.namespaces);
         let increase = tcp_counters::increase(&self.tcp, &tcp);
+        let conntrack = self.conntrack.advance(&found.namespaces);
         let dropping = dropping(&increase, found.namespaces);
         let listeners = self.listeners.advance(&dropping, &self.host_root);
         let node = Node {
             tcp: tcp_counters::documented(increase),
             listeners: listeners.into_iter().map(named).collect(),
+            conntrack: conntrack.into_iter().map(table).collect(),
             ..cost(self.cpu)
         };
         self.cpu = own::cpu_time();
@@ -67,6 +74,7 @@ impl Readings {
         Node {
             tcp: tcp_counters::documented(increase),
             listeners: self.listeners.total().into_iter().map(named).collect(),
+            conntrack: self.conntrack.total().into_iter().map(table).collect(),
             ..cost(self.first_cpu)
         }
     }
@@ -93,12 +101,26 @@ fn named(dropping: Dropping) -> Listener {
     }
 }
 
+fn table(tracked: Tracked) -> ConntrackTable {
+    let count = |counter| tracked.counts.get(counter);
+    ConntrackTable {
+        netns: tracked.netns,
+        entries: tracked.entries,
+        max: tracked.max,
+        insert_failed: count(Counter::InsertFailed),
+        drop: count(Counter::Drop),
+        early_drop: count(Counter::EarlyDrop),
+        clash_resolve: count(Counter::ClashResolve),
+        invalid: count(Counter::Invalid),
+        chaintoolong: count(Counter::ChainTooLong),
+    }
+}
+
 fn cost(before: Duration) -> Node {
     let spent = own::cpu_time().saturating_sub(before);
     Node {
-        tcp: BTreeMap::new(),
-        listeners: Vec::new(),
         own_cpu_ns: u64::try_from(spent.as_nanos()).ok(),
         own_resident_bytes: own::resident_bytes(),
+        ..Node::default()
     }
 }

@@ -14,6 +14,7 @@ use crate::{
 
 mod accounting;
 mod entries;
+mod conntrack;
 mod listeners;
 
 pub use accounting::accounting;
@@ -51,6 +52,7 @@ fn lines(snapshot: &Snapshot, columns: usize) -> Vec<String> {
     }
     lines.extend(listeners::lines(&snapshot.node.listeners, columns));
     lines.extend(entries::lines(snapshot.conntrack.as_ref(), columns));
+    lines.extend(conntrack::lines(&snapshot.node.conntrack, columns));
     lines.push(String::new());
     lines
 }

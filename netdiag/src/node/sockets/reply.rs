@@ -1,9 +1,9 @@
-//! The bytes of a socket dump. Nothing in them is trusted: not the lengths, not the content.
+//! The bytes of a socket dump. Nothing in them is trusted, as in all of netlink.
 
-use std::{io, mem::offset_of, net::IpAddr};
+use std::{mem::offset_of, net::IpAddr};
 
 use netdiag_common::flow::{FlowKey, TcpCounters};
-use netlink_packet_core::{Emitable, NetlinkBuffer, NlasIterator, Parseable};
+use netlink_packet_core::{Emitable, NlasIterator, Parseable};
 use netlink_packet_sock_diag::{
     constants::{
         INET_DIAG_INFO, INET_DIAG_SKMEMINFO, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_LISTEN,
@@ -14,93 +14,12 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::{Listening, Socket};
 
-const NLMSG_NOOP: u16 = 1;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLMSG_OVERRUN: u16 = 4;
-const NLM_F_DUMP_INTR: u16 = 0x10;
-const NLMSG_ALIGN: usize = 4;
-
-/// What was read of a dump so far.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    /// The sockets, in the order of the kernel.
-    pub(super) sockets: Vec<Socket>,
-    /// Messages or rests of datagrams that made no sense.
-    pub(super) malformed: u64,
-    /// The kernel says that its table changed in a way that made the dump inconsistent.
-    pub(super) interrupted: bool,
-}
-
-/// How a datagram ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// More is to come.
-    More,
-    /// The dump is complete.
-    Done,
-}
-
-/// Reads one datagram of the dump with this sequence number into `batch`.
-///
-/// # Errors
-/// The error that the kernel ended the dump with; an overrun is ENOBUFS.
-pub(super) fn read(
-    datagram: &[u8],
-    netns: u32,
-    sequence: u32,
-    batch: &mut Batch,
-) -> io::Result<End> {
-    let mut rest = datagram;
-    while !rest.is_empty() {
-        let Ok(message) = NetlinkBuffer::new_checked(rest) else {
-            batch.malformed += 1;
-            return Ok(End::More);
-        };
-        if message.sequence_number() == sequence {
-            batch.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
-            let payload = message.payload();
-            match message.message_type() {
-                NLMSG_NOOP => {}
-                NLMSG_ERROR => return Err(error(payload)),
-                NLMSG_DONE => {
-                    return match status(payload) {
-                        Some(negative @ ..0) => Err(from_kernel(negative)),
-                        _ => Ok(End::Done),
-                    };
-                }
-                NLMSG_OVERRUN => return Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
-                SOCK_DIAG_BY_FAMILY => match socket(payload, netns) {
-                    Some(socket) => batch.sockets.push(socket),
-                    None => batch.malformed += 1,
-                },
-                _ => batch.malformed += 1,
-            }
-        }
-        let length = (message.length() as usize).next_multiple_of(NLMSG_ALIGN);
-        rest = rest.get(length..).unwrap_or_default();
+/// One `struct inet_diag_msg` and its attributes; none when the message is no such thing or makes no
+/// sense.
+pub(super) fn socket(kind: u16, payload: &[u8], netns: u32) -> Option<Socket> {
+    if kind != SOCK_DIAG_BY_FAMILY {
+        return None;
     }
-    Ok(End::More)
-}
-
-/// `int error` at the start of NLMSG_ERROR, and of NLMSG_DONE where it may be left out.
-fn status(payload: &[u8]) -> Option<i32> {
-    payload.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
-}
-
-fn error(payload: &[u8]) -> io::Error {
-    match status(payload) {
-        Some(negative @ ..0) => from_kernel(negative),
-        _ => io::Error::new(io::ErrorKind::InvalidData, "the kernel's error message has no error"),
-    }
-}
-
-fn from_kernel(negative: i32) -> io::Error {
-    io::Error::from_raw_os_error(negative.checked_neg().unwrap_or(libc::EIO))
-}
-
-/// One `struct inet_diag_msg` and its attributes.
-fn socket(payload: &[u8], netns: u32) -> Option<Socket> {
     let header = InetResponseHeader::parse(payload).ok()?;
     let (mut tcp, mut drops) = (None, None);
     for attribute in NlasIterator::new(payload.get(header.buffer_len()..)?) {

@@ -1,8 +1,14 @@
+use std::io;
+
 use netdiag_common::flow::V4_MAPPED_PREFIX;
+use netlink_packet_core::{
+    NLM_F_DUMP_INTR, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN,
+};
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6};
 use proptest::prelude::*;
 
 use super::*;
+use crate::node::netlink::{self, End, Flaws};
 
 const SEQUENCE: u32 = 7;
 const NETNS: u32 = 4_026_531_840;
@@ -16,7 +22,7 @@ fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
     bytes.extend(sequence.to_ne_bytes());
     bytes.extend(0u32.to_ne_bytes());
     bytes.extend(payload);
-    bytes.resize(bytes.len().next_multiple_of(NLMSG_ALIGN), 0);
+    bytes.resize(bytes.len().next_multiple_of(NLMSG_ALIGNTO.into()), 0);
     bytes
 }
 
@@ -51,7 +57,7 @@ fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     bytes.extend((4 + value.len() as u16).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(NLMSG_ALIGN), 0);
+    bytes.resize(bytes.len().next_multiple_of(NLMSG_ALIGNTO.into()), 0);
 }
 
 /// A `tcp_info` of so many bytes whose 32-bit words are their own offsets.
@@ -68,15 +74,26 @@ fn word64(offset: u64) -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
+/// What was read of a dump.
+struct Batch {
+    sockets: Vec<Socket>,
+    flaws: Flaws,
+}
+
 fn read_all(datagram: &[u8]) -> (io::Result<End>, Batch) {
-    let mut batch = Batch::default();
-    (read(datagram, NETNS, SEQUENCE, &mut batch), batch)
+    let (mut sockets, mut flaws) = (Vec::new(), Flaws::default());
+    let end = netlink::read(datagram, SEQUENCE, &mut flaws, &mut |kind, payload| {
+        let socket = socket(kind, payload, NETNS);
+        sockets.extend(socket);
+        socket.is_some()
+    });
+    (end, Batch { sockets, flaws })
 }
 
 fn only_socket(payload: &[u8]) -> Socket {
     let (end, batch) = read_all(&message(SOCK_DIAG_BY_FAMILY, 2, SEQUENCE, payload));
     assert_eq!(end.unwrap(), End::More);
-    assert_eq!((batch.malformed, batch.interrupted), (0, false));
+    assert_eq!(batch.flaws, Flaws::default());
     let [socket] = batch.sockets[..] else { panic!("{:?}", batch.sockets) };
     socket
 }
@@ -173,7 +190,7 @@ fn ends_and_errors() {
     for (case, kind, payload, expected) in cases {
         let (end, batch) = read_all(&message(*kind, 0, SEQUENCE, payload));
         assert_eq!(&end.map_err(|error| error.raw_os_error()), expected, "{case}");
-        assert_eq!(batch.malformed, 0, "{case}");
+        assert_eq!(batch.flaws.malformed, 0, "{case}");
     }
 }
 
@@ -183,13 +200,13 @@ fn another_dumps_messages_are_passed_over() {
     datagram.extend(message(NLMSG_DONE, 0, SEQUENCE, &[]));
     let (end, batch) = read_all(&datagram);
     assert_eq!(end.unwrap(), End::Done);
-    assert!(!batch.interrupted);
+    assert!(!batch.flaws.interrupted);
 }
 
 #[test]
 fn an_interrupted_dump_is_told() {
     let (_, batch) = read_all(&message(NLMSG_DONE, NLM_F_DUMP_INTR, SEQUENCE, &[]));
-    assert!(batch.interrupted);
+    assert!(batch.flaws.interrupted);
 }
 
 #[test]
@@ -204,7 +221,7 @@ fn one_bad_message_costs_no_other() {
     datagram.extend(message(SOCK_DIAG_BY_FAMILY, 2, SEQUENCE, &good));
     let (end, batch) = read_all(&datagram);
     assert_eq!(end.unwrap(), End::More);
-    assert_eq!((batch.malformed, batch.sockets.len()), (4, 1));
+    assert_eq!((batch.flaws.malformed, batch.sockets.len()), (4, 1));
 }
 
 fn dump() -> Vec<u8> {

@@ -1,0 +1,121 @@
+//! The statistics by netlink (`net/netfilter/nf_conntrack_netlink.c`).
+//!
+//! The crate netlink-packet-netfilter knows connections and not these.
+
+use std::{fs, io};
+
+use netlink_packet_core::{Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NlasIterator};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::{Counter, Statistics, statistics::Row};
+use crate::node::netlink::{self, Flaws};
+
+/// `NFNL_SUBSYS_CTNETLINK` (`include/uapi/linux/netfilter/nfnetlink.h`) and
+/// `IPCTNL_MSG_CT_GET_STATS_CPU`.
+const GET_STATS_CPU: u16 = 1 << 8 | 4;
+
+const HEADER_BYTES: usize = 16;
+
+/// `struct nfgenmsg`: family, version, and in network order a number, here the processor's.
+const GENERIC_BYTES: usize = 4;
+
+/// `enum ctattr_stats_cpu` (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
+const fn attribute(counter: Counter) -> u16 {
+    match counter {
+        Counter::Found => 2,
+        Counter::Invalid => 4,
+        Counter::Insert => 8,
+        Counter::InsertFailed => 9,
+        Counter::Drop => 10,
+        Counter::EarlyDrop => 11,
+        Counter::Error => 12,
+        Counter::SearchRestart => 13,
+        Counter::ClashResolve => 14,
+        Counter::ChainTooLong => 15,
+    }
+}
+
+/// [`read`] where that loads no module.
+pub(super) fn read_unless_it_loads() -> Option<Statistics> {
+    let there = match fs::read_to_string("/proc/modules") {
+        Ok(modules) => is_loaded(&modules),
+        // A kernel that has no modules has none to load.
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    there.then(read)?.ok()
+}
+
+/// Whether the module that answers is in this `/proc/modules`.
+fn is_loaded(modules: &str) -> bool {
+    let names = modules.lines().filter_map(|line| line.split_ascii_whitespace().next());
+    names.into_iter().any(|name| name == "nf_conntrack_netlink")
+}
+
+/// Asks for the statistics of the calling thread's namespace. The kernel may load a module to answer.
+///
+/// # Errors
+/// That of the kernel, which wants CAP_NET_ADMIN, and `InvalidData` when the answer makes no sense.
+pub fn read() -> io::Result<Statistics> {
+    const SEQUENCE: u32 = 1;
+    let mut reply = Reply::default();
+    let flaws = netlink::dump(NETLINK_NETFILTER, &request(SEQUENCE), SEQUENCE, |kind, payload| {
+        reply.take(kind, payload).is_some()
+    })?;
+    reply.statistics(flaws)
+}
+
+fn request(sequence: u32) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.length = (HEADER_BYTES + GENERIC_BYTES) as u32;
+    header.message_type = GET_STATS_CPU;
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    header.sequence_number = sequence;
+    let mut bytes = vec![0; HEADER_BYTES + GENERIC_BYTES];
+    header.emit(&mut bytes);
+    bytes
+}
+
+/// What was read of an answer so far.
+#[derive(Default)]
+struct Reply {
+    known: Vec<Counter>,
+    rows: Vec<Row>,
+}
+
+impl Reply {
+    /// Takes one message, that of a processor; none when it makes no sense.
+    fn take(&mut self, kind: u16, payload: &[u8]) -> Option<()> {
+        if kind != GET_STATS_CPU {
+            return None;
+        }
+        let (&[_family, _version, high, low], attributes) = payload.split_first_chunk()?;
+        let cpu = usize::from(u16::from_be_bytes([high, low]));
+        let mut counters = Vec::new();
+        for found in NlasIterator::new(attributes) {
+            let found = found.ok()?;
+            let counter = Counter::ALL.into_iter().find(|known| attribute(*known) == found.kind());
+            if let Some(counter) = counter {
+                counters.push((counter, u32::from_be_bytes(found.value().try_into().ok()?)));
+            }
+        }
+        self.known.extend(counters.iter().map(|(counter, _)| *counter));
+        if self.rows.len() <= cpu {
+            self.rows.resize(cpu + 1, Row::default());
+        }
+        self.rows[cpu] = counters.into_iter().collect();
+        Some(())
+    }
+
+    /// A part of it would pass for all.
+    fn statistics(self, flaws: Flaws) -> io::Result<Statistics> {
+        if flaws != Flaws::default() {
+            let what = "the kernel's statistics of connection tracking make no sense";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(Statistics::new(self.known, self.rows))
+    }
+}
+
+#[cfg(test)]
+#[path = "netlink_tests.rs"]
+mod tests;

@@ -1,0 +1,135 @@
+//! Asking the kernel by netlink (`netlink(7)`), and what the answers have in common, whatever they are
+//! about. Nothing in their bytes is trusted: not the lengths, not the content.
+
+use std::{io, time::Duration};
+
+use netlink_packet_core::{
+    NLM_F_DUMP_INTR, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN,
+    NetlinkBuffer,
+};
+use netlink_sys::{Socket, SocketAddr};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+/// Largest datagram of a dump; the kernel's own limit is 32 KiB (`net/netlink/af_netlink.c`,
+/// `netlink_recvmsg`).
+pub(super) const DATAGRAM_BYTES: usize = 64 << 10;
+
+/// The kernel answers at once; without an answer for so long none comes.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// What was wrong with an answer that came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flaws {
+    /// Messages or rests of datagrams that made no sense.
+    pub(super) malformed: u64,
+    /// The kernel says that its table changed in a way that made the dump inconsistent.
+    pub(super) interrupted: bool,
+}
+
+/// How a datagram ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// More is to come.
+    More,
+    /// The dump is complete.
+    Done,
+}
+
+/// Asks for a dump by the request with this sequence number. `each` gets the type and the payload of
+/// every message of the answer, and returns whether they make sense.
+///
+/// The socket is one of its own: what is left of a broken dump goes with it.
+///
+/// # Errors
+/// Those of the socket, a time-out, and the error that the kernel ended the dump with; an overrun is
+/// ENOBUFS.
+pub(super) fn dump(
+    protocol: isize,
+    request: &[u8],
+    sequence: u32,
+    mut each: impl FnMut(u16, &[u8]) -> bool,
+) -> io::Result<Flaws> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_WITHIN))?;
+    socket.send(request, 0)?;
+    let mut flaws = Flaws::default();
+    let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
+    loop {
+        datagram.clear();
+        match socket.recv(&mut datagram, libc::MSG_TRUNC) {
+            Ok(length) => {
+                if length > datagram.len() {
+                    flaws.malformed += 1;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no answer within {ANSWER_WITHIN:?}"),
+                ));
+            }
+            Err(error) => return Err(error),
+        }
+        if read(&datagram, sequence, &mut flaws, &mut each)? == End::Done {
+            return Ok(flaws);
+        }
+    }
+}
+
+/// Reads one datagram: the messages with this sequence number.
+///
+/// # Errors
+/// The error that the kernel ended the dump with; an overrun is ENOBUFS.
+pub(super) fn read(
+    datagram: &[u8],
+    sequence: u32,
+    flaws: &mut Flaws,
+    each: &mut impl FnMut(u16, &[u8]) -> bool,
+) -> io::Result<End> {
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let Ok(message) = NetlinkBuffer::new_checked(rest) else {
+            flaws.malformed += 1;
+            return Ok(End::More);
+        };
+        if message.sequence_number() == sequence {
+            flaws.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+            let payload = message.payload();
+            match message.message_type() {
+                NLMSG_NOOP => {}
+                NLMSG_ERROR => return Err(error(payload)),
+                NLMSG_DONE => {
+                    return match status(payload) {
+                        Some(negative @ ..0) => Err(from_kernel(negative)),
+                        _ => Ok(End::Done),
+                    };
+                }
+                NLMSG_OVERRUN => return Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
+                kind if each(kind, payload) => {}
+                _ => flaws.malformed += 1,
+            }
+        }
+        let length = (message.length() as usize).next_multiple_of(NLMSG_ALIGNTO.into());
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(End::More)
+}
+
+/// `int error` at the start of NLMSG_ERROR, and of NLMSG_DONE where it may be left out.
+fn status(payload: &[u8]) -> Option<i32> {
+    payload.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
+}
+
+fn error(payload: &[u8]) -> io::Error {
+    match status(payload) {
+        Some(negative @ ..0) => from_kernel(negative),
+        _ => io::Error::new(io::ErrorKind::InvalidData, "the kernel's error message has no error"),
+    }
+}
+
+fn from_kernel(negative: i32) -> io::Error {
+    io::Error::from_raw_os_error(negative.checked_neg().unwrap_or(libc::EIO))
+}

@@ -1,0 +1,88 @@
+//! The same read in every network namespace, one interval apart.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+use super::netns::{self, Namespace};
+
+/// Namespaces that are remembered although they were not found again.
+const REMEMBERED: usize = 4096;
+
+/// What several namespaces said at one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading<T> {
+    /// By inode number of the namespace.
+    pub namespaces: BTreeMap<u32, T>,
+    /// Namespaces that were there and could not be read.
+    pub unread: BTreeSet<u32>,
+    /// Why not, one line each.
+    pub problems: Vec<String>,
+}
+
+impl<T> Default for Reading<T> {
+    fn default() -> Self {
+        Self { namespaces: BTreeMap::new(), unread: BTreeSet::new(), problems: Vec::new() }
+    }
+}
+
+impl<T> Reading<T> {
+    /// Takes over a later reading. A namespace that was not found this time keeps its numbers: it
+    /// may be found again, and is not new then.
+    pub fn follow(&mut self, later: Self) {
+        let mut before = std::mem::replace(self, later);
+        before.namespaces.retain(|inode, _| !self.namespaces.contains_key(inode));
+        let room = REMEMBERED.saturating_sub(self.namespaces.len());
+        self.namespaces.extend(before.namespaces.into_iter().take(room));
+    }
+
+    /// What happened from an earlier reading to this one, by what `rise` makes of a namespace before
+    /// and after.
+    ///
+    /// A namespace that is only in this reading is new, unless the earlier one failed on it, and then
+    /// it is left out, as nothing is known. A namespace that is gone is left out: what it counted last
+    /// was not read.
+    pub fn since<'a, R>(
+        &'a self,
+        before: &Self,
+        mut rise: impl FnMut(Option<&T>, &'a T) -> R,
+    ) -> BTreeMap<u32, R> {
+        self.namespaces
+            .iter()
+            .filter(|(inode, _)| !before.unread.contains(inode))
+            .map(|(inode, now)| (*inode, rise(before.namespaces.get(inode), now)))
+            .collect()
+    }
+}
+
+/// Reads all these namespaces, one after the other, on a thread that ends with it. A namespace that
+/// has none of it says so by nothing. `what` is read, in words.
+pub fn read_all<T: Send>(
+    namespaces: &[Namespace],
+    what: &str,
+    mut read: impl FnMut() -> io::Result<Option<T>> + Send,
+) -> Reading<T> {
+    let mut reading = Reading::default();
+    let answers = netns::enter_all(namespaces, |_| read());
+    for (namespace, answer) in namespaces.iter().zip(answers) {
+        let answer = answer.and_then(|read| {
+            read.map_err(|error| {
+                format!("cannot read the {what} of {}: {error}", namespace.describe())
+            })
+        });
+        match answer {
+            Ok(None) => {}
+            Ok(Some(said)) => {
+                reading.namespaces.insert(namespace.inode, said);
+            }
+            Err(problem) => {
+                reading.unread.insert(namespace.inode);
+                reading
+                    .problems
+                    .push(format!("{problem}: its {what} are missing in this interval"));
+            }
+        }
+    }
+    reading
+}
