@@ -163,6 +163,11 @@ pub struct Settings {
     pub drop_arguments: u32,
     /// Number of the reason QDISC_DROP where the queue disciplines tell their own before it, else 0.
     pub qdisc_drop: u32,
+    /// Drops of one CPU that may travel as a record of their own in a tenth of a second; 0: all are
+    /// counted together.
+    pub drops_alone: u32,
+    /// 1 when drops and retransmissions shall tell the kernel's stack.
+    pub stacks: u32,
     /// Zero.
     pub reserved: u32,
     /// Entries of `no_losses` that count.

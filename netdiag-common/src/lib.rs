@@ -11,3 +11,4 @@ pub mod flow;
 pub mod globals;
 pub mod header;
 pub mod signal;
+pub mod stack;

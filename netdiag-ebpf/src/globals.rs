@@ -39,6 +39,8 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     retransmit_has_error: 0,
     drop_arguments: 0,
     qdisc_drop: 0,
+    drops_alone: 0,
+    stacks: 0,
     reserved: 0,
     no_losses_len: 0,
     no_losses: [NoLoss { from: 0, to: 0, reason: 0, when: no_loss::REASON }; NO_LOSSES],
@@ -104,6 +106,17 @@ pub(crate) mod settings {
     #[inline(always)]
     pub(crate) fn drop_has_receiver() -> bool {
         constant!(SETTINGS as Settings, drop_arguments) > 3
+    }
+
+    /// See [`Settings::drops_alone`].
+    #[inline(always)]
+    pub(crate) fn drops_alone() -> u64 {
+        u64::from(constant!(SETTINGS as Settings, drops_alone))
+    }
+
+    #[inline(always)]
+    pub(crate) fn stacks() -> bool {
+        constant!(SETTINGS as Settings, stacks) != 0
     }
 
     /// Whether a queue discipline has told why it drops a packet that is freed for this reason.

@@ -27,6 +27,8 @@ mod ring;
 mod signal;
 #[cfg(target_arch = "bpf")]
 mod slot;
+#[cfg(target_arch = "bpf")]
+mod stack;
 
 /// The kernel lets only GPL-compatible programs use the tracing helpers.
 #[cfg(target_arch = "bpf")]

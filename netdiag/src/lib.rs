@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 pub mod coverage;
+pub mod event;
 pub mod exit;
 pub mod flow;
 pub mod format;

@@ -12,6 +12,8 @@ use netdiag_common::{
 };
 use zerocopy::FromBytes;
 
+use crate::event::{Kind, Past, Told};
+
 /// A latency that a signal measures, in nanoseconds.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Metric {
@@ -186,6 +188,8 @@ pub struct Definition {
     pub sources: &'static [Source],
     /// Samples that one record carries at most.
     pub samples: u32,
+    /// Kinds of events that it tells of one by one.
+    pub kinds: &'static [&'static Kind],
 }
 
 /// Index of a metric in [`metrics`].
@@ -292,6 +296,11 @@ macro_rules! signals {
             /// Adds what it says to the row of its flow.
             pub fn fold(&self, row: &mut impl Fold) {
                 match self { $(Self::$name(event) => event.fold(row),)+ }
+            }
+
+            /// Tells of it by itself, where it is of a kind that is; `past` is that of its flow.
+            pub fn tell(&self, past: &Past, told: &mut impl FnMut(Told)) {
+                match self { $(Self::$name(event) => event.tell(past, told),)+ }
             }
         }
 

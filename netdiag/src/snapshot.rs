@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub mod build;
+pub mod told;
 
 pub use crate::{
     coverage::{Account, Refusal, SignalStatus, Status, Stream},

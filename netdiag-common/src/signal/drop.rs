@@ -39,8 +39,8 @@ pub struct Record {
     pub reason: u32,
     /// One of [`ends`].
     pub ends: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Where in the kernel, see [`crate::stack`]; those of one record are the same.
+    pub stack: u32,
 }
 
 /// Packets that one record counts at most.
@@ -63,6 +63,8 @@ pub struct Table {
     pub window_ns: u64,
     /// Records handed over in it for want of room.
     pub handed: u64,
+    /// Drops in it that might have travelled alone.
+    pub alone: u64,
     /// By a hash of conversation, reason and place; those with no samples are free.
     pub entries: [Record; ENTRIES],
     /// By a hash of reason and place.

@@ -21,6 +21,7 @@ use super::{
     missed::Runs,
     plan::{self, Options},
     ring::{Records, Ring},
+    stacks::Stacks,
 };
 use crate::{
     coverage::{Account, SignalStatus},
@@ -67,7 +68,7 @@ impl Tracer {
     pub fn attach(options: &Options) -> Result<Self> {
         let kernel = plan::read_kernel(options.btf.as_deref())?;
         let (ebpf, outcome) = plan::plan(&kernel, options)?;
-        if let Some(refusal) = plan::refusal(&outcome.statuses) {
+        if let Some(refusal) = plan::refusal(&outcome.statuses, &options.wishes) {
             return Err(refusal.into());
         }
         Self::finish(kernel, ebpf, outcome)
@@ -134,6 +135,14 @@ impl Tracer {
             no_room += usize::from(map.insert(bytes, pid, 0).is_err());
         }
         Ok(no_room)
+    }
+
+    /// The stacks that the programs take; once.
+    ///
+    /// # Errors
+    /// The map is not there.
+    pub fn stacks(&mut self) -> Result<Stacks> {
+        Stacks::new(self.ebpf.take_map("STACKS").context("there is no map STACKS")?)
     }
 
     /// The programs' diagnostics; `to` gets what its `flush` finds.

@@ -32,8 +32,10 @@ use crate::{
     flow::Interval,
     kernel::tracer::{Detached, Tracer},
     node::{self, Seeds},
-    snapshot::Account,
+    snapshot::{Account, Stream},
 };
+
+mod tell;
 
 /// How long the last samples may take to arrive after the programs were detached.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -64,7 +66,7 @@ impl Observer {
         mut worker: Worker,
         stop: &mut Stop,
     ) -> Result<bool> {
-        let end = match self.seed(filters, seeding, &mut worker, stop).await? {
+        let end = match self.seed(filters, seeding, worker.idle(), stop).await? {
             Some(end) => end,
             None => self.watch(watch, &mut worker, stop).await?,
         };
@@ -76,7 +78,7 @@ impl Observer {
         &mut self,
         filters: &Filters,
         seeding: JoinHandle<Seeds>,
-        worker: &mut Worker,
+        ready: impl Future<Output = Result<()>>,
         stop: &mut Stop,
     ) -> Result<Option<End>> {
         let Some(seeds) = self.beside(stop, seeding).await? else { return Ok(Some(End::Asked)) };
@@ -98,7 +100,7 @@ impl Observer {
         self.intake.seed(wanted, monotonic_ns());
         drop(seeds);
         node::own::release_freed();
-        let Some(ready) = self.beside(stop, worker.idle()).await? else {
+        let Some(ready) = self.beside(stop, ready).await? else {
             return Ok(Some(End::Asked));
         };
         ready?;
@@ -164,6 +166,15 @@ impl Observer {
     }
 
     async fn finish(self, end: End, worker: Worker, stop: &mut Stop) -> Result<bool> {
+        let (mut intake, run) = self.detach().await?;
+        let last = run.cut(run.interval_began, intake.table.last_interval(monotonic_ns()));
+        let total = move || run.cut(run.began, intake.table.total());
+        let progress = worker.progress().clone();
+        stop.last(end, worker.end(last, total), &progress).await
+    }
+
+    /// Takes the programs out, and takes in the last of what they submitted.
+    async fn detach(self) -> Result<(Intake, Run)> {
         let Self { tracer, mut intake, mut diagnostics, began, interval_began } = self;
         let statuses = tracer.signals().to_vec();
         let mut detached = tracer.detach()?;
@@ -172,14 +183,8 @@ impl Observer {
         diagnostics.say();
         // Nothing of us stays in the kernel while the outputs are waited for.
         drop((detached, diagnostics));
-        let (end_time, stream) = (SystemTime::now(), intake.stream);
-        let cut =
-            |start, flows, accounting| Cut { start, end: end_time, flows, accounting, stream };
-        let flows = intake.table.last_interval(monotonic_ns());
-        let last = cut(interval_began, flows, accounting.clone());
-        let total = move || cut(began, intake.table.total(), accounting);
-        let progress = worker.progress().clone();
-        stop.last(end, worker.end(last, total), &progress).await
+        let (end, stream) = (SystemTime::now(), intake.stream);
+        Ok((intake, Run { began, interval_began, end, accounting, stream }))
     }
 
     /// Takes in all that was submitted, and what is left in the programs' batches.
@@ -200,6 +205,23 @@ impl Observer {
         let end = SystemTime::now();
         let start = std::mem::replace(&mut self.interval_began, end);
         Cut { start, end, flows, accounting, stream: self.intake.stream }
+    }
+}
+
+/// A run that has ended.
+struct Run {
+    began: SystemTime,
+    interval_began: SystemTime,
+    end: SystemTime,
+    accounting: BTreeMap<String, Account>,
+    stream: Stream,
+}
+
+impl Run {
+    /// What was taken in from `start` on.
+    fn cut(&self, start: SystemTime, flows: Interval) -> Cut {
+        let (accounting, stream) = (self.accounting.clone(), self.stream);
+        Cut { start, end: self.end, flows, accounting, stream }
     }
 }
 
@@ -225,7 +247,7 @@ async fn settle(detached: &mut Detached, intake: &mut Intake) -> Result<BTreeMap
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the programs' clock.
-fn monotonic_ns() -> u64 {
+pub(super) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }

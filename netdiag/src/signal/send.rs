@@ -15,6 +15,7 @@ use super::{
     Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric, MetricId, Source,
     Subject, When, count_id, metric_id,
 };
+use crate::event::{Past, Told};
 
 const SEND: MetricId = metric_id(Signal::Send, 0);
 const SENDS: CountId = count_id(Signal::Send, 0);
@@ -36,6 +37,7 @@ pub const DEFINITION: Definition = Definition {
     ],
     sources: &[FEXIT, TRACEPOINTS, KPROBE],
     samples: BATCH as u32,
+    kinds: &[],
 };
 
 /// Trampolines at entry and return; cheapest, and sees every call.
@@ -164,6 +166,10 @@ impl Event {
             Err(_) => row.count(FAILED, 1),
         }
     }
+
+    /// There are too many to tell of each.
+    #[expect(clippy::unused_self, reason = "every signal's event answers it")]
+    pub(super) const fn tell(&self, _past: &Past, _told: &mut impl FnMut(Told)) {}
 }
 
 /// Decodes a batch.

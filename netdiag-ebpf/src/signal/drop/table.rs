@@ -15,11 +15,13 @@ use netdiag_common::{
         Signal,
         drop::{COARSE, ENTRIES, Record, SAMPLES, Table, ends},
     },
+    stack,
 };
 
 use crate::{
     account::{Lane, counters},
     assembly::opaque,
+    globals::settings,
     kernel::Refused,
     nested, ring,
     signal::socket,
@@ -83,7 +85,8 @@ unsafe fn put(table: *mut Table, drop: &mut Record, counters: &mut Counters) {
     counters.begun += 1;
     // SAFETY: `busy` keeps the others of this CPU out; the positions are masked to the tables' size.
     unsafe {
-        if core::ptr::read_volatile(&raw const (*table).busy) != 0 {
+        let taken = core::ptr::read_volatile(&raw const (*table).busy) != 0;
+        if taken || may_go_alone(table, drop) {
             hand_over(drop, counters);
             return;
         }
@@ -95,6 +98,10 @@ unsafe fn put(table: *mut Table, drop: &mut Record, counters: &mut Counters) {
             // Too many conversations: reason and place are what counts.
             drop.key = FlowKey::default();
             drop.ends = ends::NONE;
+            if drop.stack != stack::NOT_ASKED {
+                // Those that pile up here are few only when stacks do not tell them apart.
+                drop.stack = stack::NOT_TAKEN;
+            }
             entry = coarse(table, drop);
         }
         if entry.is_null() {
@@ -161,12 +168,42 @@ unsafe fn add(entry: *mut Record, drop: &Record, counters: &mut Counters) {
 unsafe fn may_hand_over(table: *mut Table, drop: &Record) -> bool {
     // SAFETY: see above.
     unsafe {
+        begin_window(table, drop);
+        (*table).handed += 1;
+        (*table).handed <= HANDED_MOST
+    }
+}
+
+/// Whether a drop travels as a record of its own, for those who want to hear of each.
+///
+/// # Safety
+/// `table` is this CPU's, and nobody holds its `busy`.
+#[inline(always)]
+unsafe fn may_go_alone(table: *mut Table, drop: &Record) -> bool {
+    let most = settings::drops_alone();
+    if most == 0 {
+        return false;
+    }
+    // An interrupt that comes between loses a count, hence lets one more pass.
+    // SAFETY: see above.
+    unsafe {
+        begin_window(table, drop);
+        (*table).alone += 1;
+        (*table).alone <= most
+    }
+}
+
+/// # Safety
+/// `table` is this CPU's.
+#[inline(always)]
+unsafe fn begin_window(table: *mut Table, drop: &Record) {
+    // SAFETY: see above.
+    unsafe {
         if drop.header.time_ns.wrapping_sub((*table).window_ns) > WINDOW_NS {
             (*table).window_ns = drop.header.time_ns;
             (*table).handed = 0;
+            (*table).alone = 0;
         }
-        (*table).handed += 1;
-        (*table).handed <= HANDED_MOST
     }
 }
 
