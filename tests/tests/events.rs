@@ -13,6 +13,7 @@ use netdiag_tests::{
     dropping::{self, CASES},
     facts::Facts,
     fault, machine,
+    namespace::Namespace,
     netdiag::Netdiag,
     network::{Pair, RIGHT_V4},
     outcome::{in_namespaces, sum as sum_of_flows},
@@ -33,7 +34,7 @@ fn each_retransmission_is_told() -> Result<()> {
     source::until_unskipped(|| {
         let pair = Pair::new()?;
         let spaces = [&pair.left, &pair.right];
-        let inodes = spaces.map(|namespace| namespace.inode());
+        let inodes = spaces.map(Namespace::inode);
         let before: Vec<_> = spaces.map(TcpCounters::read).into_iter().collect::<Result<_>>()?;
         let live = Netdiag::live(&[])?;
         let events = stream::start(&["--kind", "retransmit", "--limit", "0"])?;
