@@ -165,6 +165,11 @@ pub struct Settings {
     pub qdisc_drop: u32,
     /// Number of the reason NETFILTER_DROP, 0 on kernels without.
     pub netfilter_drop: u32,
+    /// Records of one CPU and signal, of those that are counted together, that may travel alone in a
+    /// tenth of a second; 0: none.
+    pub alone: u32,
+    /// 1 when drops and retransmissions shall tell the kernel's stack.
+    pub stacks: u32,
     /// Entries of `no_losses` that count.
     pub no_losses_len: u32,
     /// What is no drop.

@@ -11,4 +11,5 @@ pub mod flow;
 pub mod globals;
 pub mod header;
 pub mod signal;
+pub mod stack;
 pub mod table;

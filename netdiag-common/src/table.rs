@@ -19,6 +19,8 @@ pub struct Table<R> {
     pub window_ns: u64,
     /// Records handed over in it for want of room.
     pub handed: u64,
+    /// Samples in it that might have travelled alone.
+    pub alone: u64,
     /// By a hash of what they say; those with no samples are free.
     pub entries: [R; ENTRIES],
     /// The same of those that say less.

@@ -40,6 +40,8 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     drop_arguments: 0,
     qdisc_drop: 0,
     netfilter_drop: 0,
+    alone: 0,
+    stacks: 0,
     no_losses_len: 0,
     no_losses: [NoLoss { from: 0, to: 0, reason: 0, when: no_loss::REASON }; NO_LOSSES],
     hooks_from: 0,
@@ -106,6 +108,17 @@ pub(crate) mod settings {
     #[inline(always)]
     pub(crate) fn drop_has_receiver() -> bool {
         constant!(SETTINGS as Settings, drop_arguments) > 3
+    }
+
+    /// See [`Settings::alone`].
+    #[inline(always)]
+    pub(crate) fn alone() -> u64 {
+        u64::from(constant!(SETTINGS as Settings, alone))
+    }
+
+    #[inline(always)]
+    pub(crate) fn stacks() -> bool {
+        constant!(SETTINGS as Settings, stacks) != 0
     }
 
     /// Whether a queue discipline has told why it drops a packet that is freed for this reason.

@@ -269,6 +269,33 @@ pub(crate) unsafe fn tcp_counters<A: Access>(
     Ok(true)
 }
 
+/// Reads the errno that a socket holds for its owner (`sk_err`), 0 for none.
+///
+/// # Safety
+/// `sk` points to a full socket.
+#[inline(always)]
+pub(crate) unsafe fn error<A: Access>(sk: Pointer) -> Result<i32, Refused> {
+    if !location(Field::SkErr).exists() {
+        return Ok(0);
+    }
+    // SAFETY: passed on.
+    unsafe { field::<A, _>(sk, Field::SkErr) }
+}
+
+/// Reads the port that a TCP socket had last; the one in its key is 0 as soon as it gives it back.
+///
+/// # Safety
+/// `sk` points to a socket.
+#[inline(always)]
+pub(crate) unsafe fn last_port<A: Access>(sk: Pointer) -> Result<u16, Refused> {
+    let tp = A::tcp_sock(sk);
+    if tp.is_null() || !location(Field::InetSport).exists() {
+        return Ok(0);
+    }
+    // SAFETY: a tcp_sock begins with an inet_sock.
+    Ok(u16::from_be(unsafe { field::<A, _>(tp, Field::InetSport) }?))
+}
+
 /// Reads `total_retrans`, the segments that a TCP socket sent again; `None` when `sk` is no full TCP
 /// socket.
 ///

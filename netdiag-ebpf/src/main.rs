@@ -28,6 +28,8 @@ mod signal;
 #[cfg(target_arch = "bpf")]
 mod slot;
 #[cfg(target_arch = "bpf")]
+mod stack;
+#[cfg(target_arch = "bpf")]
 mod table;
 #[cfg(target_arch = "bpf")]
 mod task;

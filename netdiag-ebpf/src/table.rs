@@ -16,6 +16,7 @@ use netdiag_common::{
 use crate::{
     account::{Lane, counters},
     assembly::opaque,
+    globals::settings,
     kernel::Refused,
     nested, ring,
     signal::socket,
@@ -128,7 +129,8 @@ unsafe fn put<R: Counted>(table: *mut Table<R>, record: &mut R, counters: &mut C
     // SAFETY: `busy` keeps the others of this CPU out; the positions are masked to the tables' size.
     unsafe {
         *header(record) = socket::header(R::SIGNAL, 1);
-        if core::ptr::read_volatile(&raw const (*table).busy) != 0 {
+        let taken = core::ptr::read_volatile(&raw const (*table).busy) != 0;
+        if taken || may_go_alone(table, record) {
             hand_over(record, counters);
             return;
         }
@@ -210,13 +212,43 @@ unsafe fn add<R: Counted>(entry: *mut R, record: &mut R, counters: &mut Counters
 unsafe fn may_hand_over<R: Counted>(table: *mut Table<R>, record: &mut R) -> bool {
     // SAFETY: see above.
     unsafe {
+        begin_window(table, record);
+        (*table).handed += 1;
+        (*table).handed <= record.most_handed()
+    }
+}
+
+/// Whether a sample travels as a record of its own, for those who want to hear of each.
+///
+/// # Safety
+/// `table` is this CPU's, and nobody holds its `busy`.
+#[inline(always)]
+unsafe fn may_go_alone<R: Counted>(table: *mut Table<R>, record: &mut R) -> bool {
+    let most = settings::alone();
+    if most == 0 {
+        return false;
+    }
+    // An interrupt that comes between loses a count, hence lets one more pass.
+    // SAFETY: see above.
+    unsafe {
+        begin_window(table, record);
+        (*table).alone += 1;
+        (*table).alone <= most
+    }
+}
+
+/// # Safety
+/// `table` is this CPU's.
+#[inline(always)]
+unsafe fn begin_window<R: Counted>(table: *mut Table<R>, record: &mut R) {
+    // SAFETY: see above.
+    unsafe {
         let now = (*header(record)).time_ns;
         if now.wrapping_sub((*table).window_ns) > WINDOW_NS {
             (*table).window_ns = now;
             (*table).handed = 0;
+            (*table).alone = 0;
         }
-        (*table).handed += 1;
-        (*table).handed <= record.most_handed()
     }
 }
 

@@ -6,7 +6,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use netdiag_common::signal::Signal;
 
-use crate::{exit, snapshot::build::Sort};
+use crate::{event::Kind, exit, snapshot::build::Sort};
 
 pub mod value;
 
@@ -18,6 +18,7 @@ Examples:
   netdiag --peer-port 5432 -i 5s     only connections to PostgreSQL servers
   netdiag live -d 30s -o json        30 lines of JSON, then the total
   netdiag record --out /var/lib/netdiag -i 10s
+  netdiag events --kind drop --stack what is dropped where, as it happens
   netdiag doctor                     what this kernel allows
 
 Without a command it is `live`; its flags: `netdiag live --help`.
@@ -44,6 +45,8 @@ pub enum Command {
     Live(Live),
     /// Write the latency histograms of each interval to files
     Record(Record),
+    /// Tell of single events as they happen: retransmits, drops, connects, …
+    Events(Events),
     /// Say what this kernel and these privileges allow, and what is lost
     Doctor(Doctor),
 }
@@ -92,6 +95,43 @@ pub struct Record {
     /// How and what to watch.
     #[command(flatten)]
     pub watch: Watch,
+    /// Which kernel facilities to use.
+    #[command(flatten)]
+    pub kernel: Kernel,
+}
+
+/// `netdiag events`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+A line comes within about 0.1 s of what it tells. In a flood drops of one
+conversation are told together, with their number.
+
+Examples:
+  netdiag events --kind drop,listen_overflow
+  netdiag events --kind retransmit --peer-port 5432 --stack
+  netdiag events --netns blue -d 1m -o json | jq 'select(.kind == \"connect\")'")]
+pub struct Events {
+    /// Kinds of events to tell of [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = value::kind)]
+    pub kind: Vec<&'static Kind>,
+    /// Lines a second at most, 0 for no limit; what is left out is counted and said
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub limit: u32,
+    /// Tell where in the kernel packets were dropped and segments sent again
+    #[arg(long)]
+    pub stack: bool,
+    /// Stop after this long, with a unit [default: run until interrupted]
+    #[arg(short, long, value_name = "TIME", value_parser = value::duration)]
+    pub duration: Option<Duration>,
+    /// Form of the output
+    #[arg(short, long, value_enum, value_name = "FORM", default_value_t)]
+    pub output: Output,
+    /// What is remembered of flows, and what ends the run badly.
+    #[command(flatten)]
+    pub flows: Flows,
+    /// Which events to tell of.
+    #[command(flatten)]
+    pub filters: Filters,
     /// Which kernel facilities to use.
     #[command(flatten)]
     pub kernel: Kernel,
@@ -161,6 +201,17 @@ pub struct Watch {
     /// List flows that were idle in the interval, too
     #[arg(long)]
     pub all: bool,
+    /// What is remembered of flows, and what ends the run badly.
+    #[command(flatten)]
+    pub flows: Flows,
+    /// Which flows to watch.
+    #[command(flatten)]
+    pub filters: Filters,
+}
+
+/// What is remembered of flows, and what ends a run badly.
+#[derive(Clone, Debug, Args)]
+pub struct Flows {
     /// Forget a flow after this long without activity
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = value::idle)]
     pub idle: Duration,
@@ -171,6 +222,11 @@ pub struct Watch {
     /// End with status 4 when samples were lost or missed
     #[arg(long)]
     pub strict: bool,
+}
+
+/// What is watched: shared by the commands that watch.
+#[derive(Clone, Debug, Args)]
+pub struct Filters {
     /// Process that owns the socket
     #[arg(long, value_name = "PID", value_delimiter = ',', help_heading = FILTERS,
         value_parser = clap::value_parser!(u32).range(1..=4_194_304))]

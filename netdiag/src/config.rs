@@ -9,12 +9,14 @@ use netdiag_common::{globals::FILTER_VALUES, signal::Signal};
 
 use crate::{
     cli::{self, Cli, Output, value::SourceChoice},
+    event::Kind,
     exit::Error,
     snapshot::build::Sort,
 };
 
 pub use self::targets::{Lookup, Process, Targets, filters};
 
+mod events;
 pub mod host;
 mod targets;
 
@@ -43,6 +45,8 @@ pub enum Command {
     Live(Watch),
     /// Histograms of every interval to files.
     Record(Watch, Dump),
+    /// Single events as they happen.
+    Events(Watch, Tell),
     /// What this kernel allows.
     Doctor(Output),
 }
@@ -92,6 +96,17 @@ pub struct Watch {
     pub wait: bool,
 }
 
+/// Which events to tell of, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tell {
+    /// Their kinds.
+    pub kinds: Vec<&'static Kind>,
+    /// Lines a second at most, 0 for no limit.
+    pub limit: u64,
+    /// Whether the kernel's stack is told.
+    pub stack: bool,
+}
+
 /// Where and how `record` writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dump {
@@ -123,6 +138,12 @@ impl Config {
                 let command =
                     Command::Record(watch(&record.watch, Some(TOP_RECORD))?, dump(record)?);
                 Ok(Self { command, kernel: kernel(&record.kernel)? })
+            }
+            cli::Command::Events(flags) => {
+                let tell = events::tell(flags);
+                let mut kernel = kernel(&flags.kernel)?;
+                events::narrow(&mut kernel, &tell)?;
+                Ok(Self { command: Command::Events(events::watch(flags)?, tell), kernel })
             }
             cli::Command::Doctor(doctor) => Ok(Self {
                 command: Command::Doctor(doctor.output),
@@ -159,13 +180,7 @@ fn kernel(flags: &cli::Kernel) -> Result<Kernel, Error> {
     })
 }
 
-fn watch(flags: &cli::Watch, default_top: Option<usize>) -> Result<Watch, Error> {
-    if flags.duration.is_some_and(|duration| duration < flags.interval) {
-        return Err(Error::usage(
-            "--duration is shorter than one --interval, so nothing would be shown; \
-             shorten --interval",
-        ));
-    }
+fn check_filters(flags: &cli::Filters) -> Result<(), Error> {
     let counts = [
         ("--pid", flags.pid.len()),
         ("--port", flags.port.len()),
@@ -182,6 +197,28 @@ fn watch(flags: &cli::Watch, default_top: Option<usize>) -> Result<Watch, Error>
             )));
         }
     }
+    Ok(())
+}
+
+fn targets(flags: &cli::Filters) -> Targets {
+    Targets {
+        pids: flags.pid.clone(),
+        ports: flags.port.clone(),
+        local_ports: flags.local_port.clone(),
+        peer_ports: flags.peer_port.clone(),
+        peers: flags.peer.clone(),
+        netns: flags.netns.clone(),
+    }
+}
+
+fn watch(flags: &cli::Watch, default_top: Option<usize>) -> Result<Watch, Error> {
+    if flags.duration.is_some_and(|duration| duration < flags.interval) {
+        return Err(Error::usage(
+            "--duration is shorter than one --interval, so nothing would be shown; \
+             shorten --interval",
+        ));
+    }
+    check_filters(&flags.filters)?;
     Ok(Watch {
         interval: flags.interval,
         duration: flags.duration,
@@ -189,18 +226,11 @@ fn watch(flags: &cli::Watch, default_top: Option<usize>) -> Result<Watch, Error>
         top: flags.top.map(|top| top as usize).or(default_top),
         sort: flags.sort.unwrap_or_default(),
         all: flags.all,
-        idle: flags.idle,
-        max_flows: flags.max_flows as usize,
-        strict: flags.strict,
-        targets: Targets {
-            pids: flags.pid.clone(),
-            ports: flags.port.clone(),
-            local_ports: flags.local_port.clone(),
-            peer_ports: flags.peer_port.clone(),
-            peers: flags.peer.clone(),
-            netns: flags.netns.clone(),
-        },
-        wait: flags.wait,
+        idle: flags.flows.idle,
+        max_flows: flags.flows.max_flows as usize,
+        strict: flags.flows.strict,
+        targets: targets(&flags.filters),
+        wait: flags.filters.wait,
     })
 }
 

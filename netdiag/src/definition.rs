@@ -3,6 +3,8 @@
 
 use netdiag_common::{field::Field, signal::Signal};
 
+use crate::event::Kind;
+
 /// A latency that a signal measures, in nanoseconds.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Metric {
@@ -191,6 +193,8 @@ pub struct Definition {
     pub flush: Option<&'static str>,
     /// What its counts are of.
     pub rows: Rows,
+    /// Kinds of events that it tells of one by one.
+    pub kinds: &'static [&'static Kind],
 }
 
 /// What a signal's counts are of.

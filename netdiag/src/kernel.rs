@@ -15,6 +15,7 @@ mod object;
 pub mod plan;
 mod pseudo;
 pub mod ring;
+pub mod stacks;
 pub mod symbols;
 pub mod tracefs;
 pub mod tracer;

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod coverage;
 pub mod definition;
+pub mod event;
 pub mod exit;
 pub mod flow;
 pub mod format;

@@ -15,15 +15,20 @@ use crate::{
 
 mod diagnostics;
 mod doctor;
+mod events;
 mod intake;
+mod limit;
+mod listening;
 mod node;
 mod observer;
 mod output;
 mod pace;
 mod reporter;
 mod stop;
+mod teller;
 mod voice;
 mod watch;
+mod writer;
 
 /// Entry of the binary: parses, runs, and says in one line what went wrong.
 #[must_use]
@@ -58,6 +63,7 @@ fn run() -> Result<Status> {
     let status = runtime.block_on(async {
         match &config.command {
             Command::Doctor(form) => doctor::run(&config.kernel, *form),
+            Command::Events(watch, tell) => events::run(&config.kernel, watch, tell).await,
             Command::Live(watch) => watch::run(&config.kernel, watch, None).await,
             Command::Record(watch, dump) => watch::run(&config.kernel, watch, Some(dump)).await,
         }

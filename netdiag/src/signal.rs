@@ -14,6 +14,7 @@ use zerocopy::FromBytes;
 pub use crate::definition::{
     Attachment, Count, Definition, Extra, Hook, Metric, Role, Rows, Source, When,
 };
+use crate::event::{Past, Told};
 
 /// Index of a metric in [`metrics`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,9 +64,15 @@ pub trait Fold {
     /// What an event of another signal says of the socket besides: its owner's process id and the
     /// kernel's counters.
     fn seen(&mut self, pid: Option<u32>, tcp: Option<&TcpCounters>);
-    /// What an event says besides of an entry of the connection tracking table; flows have no use for
-    /// it.
-    fn entry(&mut self, _reply: Option<&conntrack::Tuple>, _creator: Option<&conntrack::Creator>) {}
+    /// What an event says besides of an entry of the connection tracking table, and whether its reply
+    /// is the last word; flows have no use for it.
+    fn entry(
+        &mut self,
+        _reply: Option<&conntrack::Tuple>,
+        _is_final: bool,
+        _creator: Option<&conntrack::Creator>,
+    ) {
+    }
 }
 
 /// Why a record was refused; each is one malformed record.
@@ -124,6 +131,11 @@ macro_rules! signals {
             /// Adds what it says to the row of its flow.
             pub fn fold(&self, row: &mut impl Fold) {
                 match self { $(Self::$name(event) => event.fold(row),)+ }
+            }
+
+            /// Tells of it by itself, where it is of a kind that is; `past` is that of its flow.
+            pub fn tell(&self, past: &Past, told: &mut impl FnMut(Told)) {
+                match self { $(Self::$name(event) => event.tell(past, told),)+ }
             }
         }
 

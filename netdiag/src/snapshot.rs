@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod build;
 mod conntrack;
+pub mod told;
 
 pub use conntrack::{Conntrack, Entry, Maker, Sum, Tuple};
 

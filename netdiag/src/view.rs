@@ -2,6 +2,7 @@
 
 pub mod doctor;
 pub mod dump;
+pub mod events;
 pub mod json;
 pub mod table;
 

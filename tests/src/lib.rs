@@ -21,6 +21,7 @@ pub mod outcome;
 pub mod reader;
 pub mod requirement;
 pub mod source;
+pub mod stream;
 pub mod tool;
 pub mod traffic;
 pub mod tree;

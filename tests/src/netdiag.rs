@@ -194,6 +194,14 @@ impl Netdiag {
         self.wait_for("a line per interval", |this| this.out.len() >= wanted)
     }
 
+    /// Waits until there are `count` lines on standard output in all.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead.
+    pub fn wait_lines_in_all(&mut self, count: usize) -> Result<()> {
+        self.wait_for("its lines", |this| this.out.len() >= count)
+    }
+
     /// Waits until what it said so far satisfies `satisfied`.
     ///
     /// # Errors

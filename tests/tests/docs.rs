@@ -14,6 +14,7 @@ use clap::CommandFactory as _;
 use netdiag::{
     cli::{self, Asked, Cli},
     signal::{self, Attachment, DEFINITIONS, Hook, Rows, Source},
+    snapshot::told::kinds,
 };
 use netdiag_tests::{
     machine::Series,
@@ -112,6 +113,20 @@ fn table_of_metrics() -> Result<()> {
         writeln!(table, "| {} | `{}` | {} |", signal.name(), count.name, count.help)?;
     }
     generated("README.md", "metrics", &table)
+}
+
+#[test]
+fn table_of_events() -> Result<()> {
+    let mut table =
+        String::from("| kind | what happened | key | what it says |\n|---|---|---|---|\n");
+    for kind in kinds() {
+        let mut first = format!("`{}` | {}", kind.name, kind.help);
+        for field in kind.fields {
+            writeln!(table, "| {first} | `{}` | {} |", field.name, field.help)?;
+            " | ".clone_into(&mut first);
+        }
+    }
+    generated("README.md", "events", &table)
 }
 
 #[test]

@@ -7,6 +7,8 @@
 mod conntrack;
 #[path = "node/counters.rs"]
 mod counters;
+#[path = "node/listener.rs"]
+mod listener;
 #[path = "node/namespaces.rs"]
 mod namespaces;
 #[path = "node/scale.rs"]

@@ -74,6 +74,12 @@ fn wrong_usage() -> Result<()> {
         (&["live", "--ring-size", "many"], &["--ring-size", "many"]),
         (&["live", "--btf", "/absent/btf"], &["/absent/btf"]),
         (&["record"], &["--out"]),
+        (&["events", "--kind", "drops"], &["--kind", "drops", "there are: connect, close"]),
+        (&["events", "--pid", no_pid], &["pid", no_pid, "most TCP sockets have"]),
+        (
+            &["events", "--kind", "close", "--source", "drop=tp_btf"],
+            &["--source", "drop", "--kind"],
+        ),
     ];
     let mut facts = Facts::new();
     for (arguments, words) in cases {
@@ -160,7 +166,12 @@ fn doctor_names_kernel_and_signals() -> Result<()> {
 fn closed_pipe() -> Result<()> {
     let _alone = alone();
     let mut facts = Facts::new();
-    for arguments in [&["live", "-o", "json", "-i", "1s"][..], &["live", "-i", "1s"], &["doctor"]] {
+    for arguments in [
+        &["live", "-o", "json", "-i", "1s"][..],
+        &["live", "-i", "1s"],
+        &["events", "-o", "json"],
+        &["doctor"],
+    ] {
         let mut child =
             command(arguments)?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         drop(child.stdout.take());
@@ -200,7 +211,13 @@ fn interrupts_end_a_run_cleanly() -> Result<()> {
 #[test]
 fn help_and_version() -> Result<()> {
     let mut facts = Facts::new();
-    for arguments in [&["--help"][..], &["--version"], &["live", "--help"], &["record", "--help"]] {
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["live", "--help"],
+        &["record", "--help"],
+        &["events", "--help"],
+    ] {
         let output = Command::new(binary()?).args(arguments).output()?;
         facts.equal(format_args!("{arguments:?}: exit status"), output.status.code(), Some(0));
         facts.holds(format_args!("{arguments:?}: says something"), !output.stdout.is_empty());

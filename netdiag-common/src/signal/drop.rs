@@ -39,8 +39,8 @@ pub struct Record {
     pub reason: u32,
     /// One of [`ends`].
     pub ends: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Where in the kernel, see [`crate::stack`]; those of one record are the same.
+    pub stack: u32,
 }
 
 /// Packets that one record counts at most.

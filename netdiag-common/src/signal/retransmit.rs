@@ -54,8 +54,8 @@ pub struct Record {
     /// Process id (tgid) of the owner as far as the programs know it, 0 unknown. Never the task
     /// that the softirq interrupted.
     pub pid: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Where in the kernel, see [`crate::stack`].
+    pub stack: u32,
     /// The socket's counters.
     pub tcp: TcpCounters,
 }

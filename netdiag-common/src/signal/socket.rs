@@ -27,6 +27,12 @@ pub mod what {
     /// accept returned it: this end is the server. Its handshake may have been done before the
     /// programs were attached.
     pub const TAKEN: u32 = 6;
+    /// The handshake of a socket that connects is done.
+    pub const ESTABLISHED: u32 = 7;
+    /// The same, and first sight of it: when `connect` was called is not known.
+    pub const CONNECTED: u32 = 8;
+    /// A socket that connects gives up.
+    pub const FAILED: u32 = 9;
 }
 
 /// What a program knows of a socket at one instant.
@@ -52,4 +58,8 @@ pub struct Record {
     pub has_tcp: u32,
     /// The socket's counters.
     pub tcp: TcpCounters,
+    /// The errno with which it fails (`sk_err`), 0 for none: the process gave up.
+    pub error: i32,
+    /// Zero.
+    pub reserved: u32,
 }

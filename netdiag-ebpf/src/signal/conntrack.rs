@@ -112,20 +112,16 @@ fn accepts(record: &Record, tuple: &Tuple) -> bool {
     })
 }
 
-/// A function was called. Whether each call of it is a sample is known beforehand.
+/// A function was called.
 #[inline(always)]
-fn begins(
-    ctx: &ProbeContext,
-    is_sample: bool,
-    fill: impl FnOnce(&mut Call, u64) -> Result<(), Refused>,
-) {
+fn begins(ctx: &ProbeContext, fill: impl FnOnce(&mut Call, u64) -> Result<(), Refused>) {
     let (Some(counters), Ok(frame)) = (counters(PROBE), task::frame_that_begins(ctx.as_ptr()))
     else {
         return;
     };
     let mut call = Call::default();
     let filled = fill(&mut call, frame);
-    if is_sample && call.void == 0 {
+    if call.void == 0 {
         counters.seen += 1;
         counters.begun += 1;
         if CALLS.get_ptr(&frame).is_some() {
@@ -139,7 +135,7 @@ fn begins(
             call.void = 1;
         }
     }
-    if CALLS.insert(&frame, &call, 0).is_err() && is_sample && call.void == 0 {
+    if CALLS.insert(&frame, &call, 0).is_err() && call.void == 0 {
         counters.ended += 1;
         counters.map_full += 1;
     }
@@ -147,47 +143,38 @@ fn begins(
 
 /// It returns. `end` gets the call, and says what came of it.
 #[inline(always)]
-fn ends(
-    ctx: &RetProbeContext,
-    is_sample: bool,
-    end: impl FnOnce(&Call) -> Result<Option<u32>, Refused>,
-) {
+fn ends(ctx: &RetProbeContext, end: impl FnOnce(&Call) -> Result<u32, Refused>) {
     table::with(PROBE, |mut counting: Counting<Record>, record| {
         let Ok(frame) = task::frame_that_ends(ctx.as_ptr()) else { return };
         let Some(call) = CALLS.get_ptr(&frame) else {
-            if is_sample {
-                // Under way when the programs were attached.
-                counting.counters().seen += 1;
-                counting.counters().unmatched += 1;
-            }
+            // Under way when the programs were attached.
+            counting.counters().seen += 1;
+            counting.counters().unmatched += 1;
             return;
         };
         // SAFETY: an entry of the map; nobody else has this frame.
         let call = unsafe { &*call };
-        let outcome = if call.void == 0 { end(call) } else { Ok(None) };
+        let is_void = call.void != 0;
+        let outcome = end(call);
         *record = call.record;
         let _was_there = CALLS.remove(&frame);
+        if is_void {
+            return;
+        }
         let Ok(what) = outcome else {
-            if is_sample {
-                counting.end(record, Err(Refused::Fault));
-            }
+            counting.end(record, Err(Refused::Fault));
             return;
         };
-        let Some(what) = what else { return };
         record.what = what;
         let wanted = wanted(record);
-        if is_sample {
-            counting.end(record, Ok(wanted));
-        } else {
-            counting.count(record, Ok(wanted));
-        }
+        counting.end(record, Ok(wanted));
     });
 }
 
 /// `__nf_conntrack_alloc(net, zone, orig, repl, gfp, hash)`.
 #[kprobe]
 fn conntrack_alloc_kprobe(ctx: ProbeContext) -> u32 {
-    begins(&ctx, true, |call, frame| {
+    begins(&ctx, |call, frame| {
         let argument = |n| ctx.arg::<Pointer>(n).ok_or(Refused::Fault);
         // SAFETY: the function's arguments.
         unsafe {
@@ -206,14 +193,14 @@ fn conntrack_alloc_kretprobe(ctx: RetProbeContext) -> u32 {
     const ERRORS_FROM: u64 = -4095_i64 as u64;
     let made: u64 = ctx.ret();
     let what = if made >= ERRORS_FROM { what::TABLE_FULL } else { what::NEW };
-    ends(&ctx, true, |_| Ok(Some(what)));
+    ends(&ctx, |_| Ok(what));
     0
 }
 
 /// `__nf_conntrack_confirm(skb)`.
 #[kprobe]
 fn conntrack_confirm_kprobe(ctx: ProbeContext) -> u32 {
-    begins(&ctx, true, |call, frame| {
+    begins(&ctx, |call, frame| {
         let skb: Pointer = ctx.arg(0).ok_or(Refused::Fault)?;
         // SAFETY: the function's argument, and the entry that it carries.
         unsafe {
@@ -234,36 +221,57 @@ fn conntrack_confirm_kprobe(ctx: ProbeContext) -> u32 {
 fn conntrack_confirm_kretprobe(ctx: RetProbeContext) -> u32 {
     const DROP: u32 = 0;
     let verdict: u32 = ctx.ret();
-    ends(&ctx, true, |call| {
+    ends(&ctx, |call| {
         if verdict == DROP {
-            return Ok(Some(what::INSERT_FAILED));
+            return Ok(what::INSERT_FAILED);
         }
         let entry = call.entry as Pointer;
         // SAFETY: the packet is the caller's, and holds its entry.
         let clashed = unsafe {
             Link::of(call.skb as Pointer)?.entry() != entry || tracked::is_clashing(entry)?
         };
-        Ok(Some(if clashed { what::CLASH } else { what::CONFIRMED }))
+        Ok(if clashed { what::CLASH } else { what::CONFIRMED })
     });
     0
 }
 
-/// `early_drop(net, hash)`.
+/// The frame of the call of `early_drop` that is under way on this CPU, else 0.
+#[btf_map]
+static EVICTING: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// What lies no deeper on a stack than this was called by what is above.
+const DEEP: u64 = 4096;
+
+/// Makes a call of `early_drop` the one under way on this CPU. Returns which was before.
+#[inline(always)]
+fn evicting(frame: u64) -> u64 {
+    let Some(evicting) = EVICTING.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's word; volatile, as an interrupt may come at any point.
+    unsafe {
+        let before = core::ptr::read_volatile(evicting);
+        core::ptr::write_volatile(evicting, frame);
+        before
+    }
+}
+
+/// `early_drop(net, hash)`: frees entries before it returns.
 #[kprobe]
 fn conntrack_early_drop_kprobe(ctx: ProbeContext) -> u32 {
-    begins(&ctx, false, |call, frame| {
-        // SAFETY: the function's argument.
-        call.record.netns = unsafe { tracked::netns(ctx.arg(0).ok_or(Refused::Fault)?) }?;
-        task::caller(frame, &mut call.record.pid, &mut call.record.comm)
-    });
+    let Ok(frame) = task::frame_that_begins(ctx.as_ptr()) else { return 0 };
+    let call = Call { entry: evicting(frame), ..Call::default() };
+    // Without room an outer call's is forgotten, and what that one evicts from then on.
+    let _no_room = CALLS.insert(&frame, &call, 0);
     0
 }
 
-/// It returns whether one was evicted.
+/// It returns.
 #[kretprobe]
 fn conntrack_early_drop_kretprobe(ctx: RetProbeContext) -> u32 {
-    let evicted: u8 = ctx.ret();
-    ends(&ctx, false, |_| Ok((evicted != 0).then_some(what::EARLY_DROP)));
+    let Ok(frame) = task::frame_that_ends(ctx.as_ptr()) else { return 0 };
+    // SAFETY: an entry of the map; nobody else has this frame.
+    let before = CALLS.get_ptr(&frame).map_or(0, |call| unsafe { (*call).entry });
+    let _none = evicting(before);
+    let _was_there = CALLS.remove(&frame);
     0
 }
 
@@ -275,14 +283,25 @@ fn conntrack_free_kprobe(ctx: ProbeContext) -> u32 {
     if unsafe { tracked::is_confirmed(entry) } != Ok(true) {
         return 0;
     }
+    freed(entry, what::DESTROYED);
+    // SAFETY: this CPU's word.
+    let eviction = EVICTING.get_ptr(0).map_or(0, |evicting| unsafe { *evicting });
+    let frame = task::frame_that_begins(ctx.as_ptr()).unwrap_or(u64::MAX);
+    if eviction.wrapping_sub(frame) < DEEP {
+        freed(entry, what::EARLY_DROP);
+    }
+    0
+}
+
+#[inline(always)]
+fn freed(entry: Pointer, what: u32) {
     table::with(PROBE, |counting: Counting<Record>, record| {
-        record.what = what::DESTROYED;
-        // SAFETY: as above.
+        record.what = what;
+        // SAFETY: `nf_conntrack_free` gets an entry.
         let described = unsafe { tracked::describe(entry, record) };
         let wanted = described.map(|()| wanted(record));
         counting.count(record, wanted);
     });
-    0
 }
 
 /// Run by userspace on each CPU in turn (BPF_PROG_TEST_RUN), never attached: empties the table.

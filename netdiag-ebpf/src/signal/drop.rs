@@ -3,7 +3,7 @@
 use aya_ebpf::{
     btf_maps::{LruHashMap, PerCpuArray},
     macros::{btf_map, btf_tracepoint, raw_tracepoint},
-    programs::{BtfTracePointContext, RawTracePointContext},
+    programs::{BtfTracePointContext, RawTracePointContext, tracing::StackIdContext},
 };
 use netdiag_common::{
     field::Field,
@@ -22,7 +22,7 @@ use crate::{
     filter,
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
-    packet,
+    packet, stack,
     table::{self, Counted},
 };
 
@@ -56,6 +56,10 @@ impl Counted for Record {
     fn coarsen(&mut self, _level: usize) {
         self.key = FlowKey::default();
         self.ends = ends::NONE;
+        if self.stack != netdiag_common::stack::NOT_ASKED {
+            // Those that pile up here are few only when stacks do not tell them apart.
+            self.stack = netdiag_common::stack::NOT_TAKEN;
+        }
     }
 }
 
@@ -111,7 +115,11 @@ fn reason_of(freed: &Freed) -> u32 {
 
 /// A packet was freed that nobody had consumed. `describe` reads whose it was.
 #[inline(always)]
-fn observe(freed: &Freed, describe: impl FnOnce(&mut Record) -> Result<(), Refused>) {
+fn observe(
+    ctx: &impl StackIdContext,
+    freed: &Freed,
+    describe: impl FnOnce(&mut Record) -> Result<(), Refused>,
+) {
     if settings::is_no_loss(freed.location, freed.reason) {
         return;
     }
@@ -120,7 +128,11 @@ fn observe(freed: &Freed, describe: impl FnOnce(&mut Record) -> Result<(), Refus
         drop.reason = reason_of(freed);
         let described = describe(drop);
         if described != Err(Refused::NotOurs) {
-            table.count(drop, described.map(|()| wanted(drop)));
+            let wanted = described.map(|()| wanted(drop));
+            if wanted == Ok(true) {
+                drop.stack = stack::of(ctx);
+            }
+            table.count(drop, wanted);
         }
     });
 }
@@ -307,7 +319,7 @@ macro_rules! freed {
 fn drop_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let freed = freed!(ctx);
     // SAFETY: the tracepoint gives a packet.
-    observe(&freed, |drop| unsafe { describe::<Typed>(&freed, drop) });
+    observe(&ctx, &freed, |drop| unsafe { describe::<Typed>(&freed, drop) });
     0
 }
 
@@ -315,7 +327,7 @@ fn drop_tp_btf(ctx: BtfTracePointContext) -> i32 {
 fn drop_raw_tp(ctx: RawTracePointContext) -> i32 {
     let freed = freed!(ctx);
     // SAFETY: the tracepoint gives a packet.
-    observe(&freed, |drop| unsafe { describe::<Probed>(&freed, drop) });
+    observe(&ctx, &freed, |drop| unsafe { describe::<Probed>(&freed, drop) });
     0
 }
 
@@ -323,7 +335,7 @@ fn drop_raw_tp(ctx: RawTracePointContext) -> i32 {
 fn drop_sockets_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let freed = freed!(ctx);
     // SAFETY: the tracepoint gives a packet.
-    observe(&freed, |drop| unsafe { describe_by_socket::<Typed>(&freed, drop) });
+    observe(&ctx, &freed, |drop| unsafe { describe_by_socket::<Typed>(&freed, drop) });
     0
 }
 

@@ -3,9 +3,11 @@
 pub(crate) mod synacks;
 
 use aya_ebpf::{
-    EbpfContext,
     macros::{btf_tracepoint, fentry, fexit, raw_tracepoint},
-    programs::{BtfTracePointContext, FEntryContext, FExitContext, RawTracePointContext},
+    programs::{
+        BtfTracePointContext, FEntryContext, FExitContext, RawTracePointContext,
+        tracing::StackIdContext,
+    },
 };
 use aya_log_ebpf::debug;
 use netdiag_common::{
@@ -24,6 +26,7 @@ use crate::{
     nested, ring,
     signal::socket,
     slot::{self, Slot},
+    stack,
 };
 
 const SEGMENT: Lane = Lane::new(Signal::Retransmit, 0);
@@ -66,14 +69,16 @@ impl Attempt {
 
 /// A socket sent, or failed to send, a segment again.
 #[inline(always)]
-fn observe<A: Access>(ctx: &impl EbpfContext, sk: Pointer, attempt: &Attempt, lane: Lane) {
+fn observe<A: Access>(ctx: &impl StackIdContext, sk: Pointer, attempt: &Attempt, lane: Lane) {
     // SAFETY: the hook gives a full TCP socket.
     let Some((counters, slot)) = (unsafe { socket::admit::<A>(sk, lane) }) else { return };
     // Not the socket's address: verifiers let no program take a pointer apart.
     debug!(ctx, "flow {:x}: segment sent again, error {}", slot.flow, attempt.error);
+    let stack = stack::of(ctx);
     let submitted = ring::submit::<Record>(ring::Into::Events, counters, |record| {
         record.header = socket::header(Signal::Retransmit, 1);
         record.origin = attempt.origin;
+        record.stack = stack;
         record.error = attempt.error;
         record.pid = slot.owner;
         // SAFETY: `sk` is a full TCP socket and `skb` one of its segments.
@@ -148,7 +153,7 @@ unsafe fn describe<A: Access>(attempt: &Attempt, record: &mut Record) -> Result<
 
 /// A SYN-ACK was sent again: the listener knows the request, there is no full socket yet.
 #[inline(always)]
-fn synack<A: Access>(request: Pointer, lane: Lane) {
+fn synack<A: Access>(ctx: &impl StackIdContext, request: Pointer, lane: Lane) {
     let Some(counters) = counters(lane) else { return };
     counters.seen += 1;
     // SAFETY: a request_sock starts with a sock_common.
@@ -166,9 +171,11 @@ fn synack<A: Access>(request: Pointer, lane: Lane) {
     // Before it is submitted: one that finds no room is lost, and counted as such.
     // SAFETY: as above.
     unsafe { synacks::note::<A>(request) };
+    let stack = stack::of(ctx);
     let submitted = ring::submit::<Record>(ring::Into::Events, counters, |record| {
         record.header = socket::header(Signal::Retransmit, 1);
         record.origin = origin::SYNACK;
+        record.stack = stack;
         record.segments = 1;
         let tcp = A::tcp_request_sock(request);
         // SAFETY: as above.
@@ -211,7 +218,7 @@ fn untold(sk: Pointer) -> u32 {
 
 /// `__tcp_retransmit_skb`, or its caller, returned.
 #[inline(always)]
-fn attempt_ends(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32, lane: Lane) {
+fn attempt_ends(ctx: &impl StackIdContext, sk: Pointer, skb: Pointer, error: i32, lane: Lane) {
     // Without an attempt what is untold is a transmission that no program saw.
     if error != 0 && error != -EBUSY && error != -EAGAIN && untold(sk) != 0 {
         observe::<Typed>(ctx, sk, &Attempt::of(skb, error), lane);
@@ -244,7 +251,13 @@ fn attempted<A: Access>(sk: Pointer, error: i32, lane: Lane) -> bool {
 }
 
 #[inline(always)]
-fn returned<A: Access>(ctx: &impl EbpfContext, sk: Pointer, skb: Pointer, error: i32, lane: Lane) {
+fn returned<A: Access>(
+    ctx: &impl StackIdContext,
+    sk: Pointer,
+    skb: Pointer,
+    error: i32,
+    lane: Lane,
+) {
     if !settings::retransmit_has_error() || attempted::<A>(sk, error, lane) {
         observe::<A>(ctx, sk, &Attempt::of(skb, error), lane);
     }
@@ -283,28 +296,28 @@ fn retransmit_second_raw_tp(ctx: RawTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 fn retransmit_synack_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    nested::first(SYNACK, ctx.arg(1), || synack::<Typed>(ctx.arg(1), SYNACK));
+    nested::first(SYNACK, ctx.arg(1), || synack::<Typed>(&ctx, ctx.arg(1), SYNACK));
     0
 }
 
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 fn retransmit_synack_second_tp_btf(ctx: BtfTracePointContext) -> i32 {
     nested::second(SYNACK, SYNACK_SECOND, ctx.arg(1), || {
-        synack::<Typed>(ctx.arg(1), SYNACK_SECOND)
+        synack::<Typed>(&ctx, ctx.arg(1), SYNACK_SECOND)
     });
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_synack")]
 fn retransmit_synack_raw_tp(ctx: RawTracePointContext) -> i32 {
-    nested::first(SYNACK, ctx.arg(1), || synack::<Probed>(ctx.arg(1), SYNACK));
+    nested::first(SYNACK, ctx.arg(1), || synack::<Probed>(&ctx, ctx.arg(1), SYNACK));
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_synack")]
 fn retransmit_synack_second_raw_tp(ctx: RawTracePointContext) -> i32 {
     nested::second(SYNACK, SYNACK_SECOND, ctx.arg(1), || {
-        synack::<Probed>(ctx.arg(1), SYNACK_SECOND)
+        synack::<Probed>(&ctx, ctx.arg(1), SYNACK_SECOND)
     });
     0
 }

@@ -55,7 +55,8 @@ fn state_changed<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: 
         // SAFETY: as above.
         unsafe { filter::ends_to_listen::<A>(sk) };
     } else if counts_end {
-        disconnected::<A>(sk, lane);
+        let what = if old == SYN_SENT { what::FAILED } else { what::COUNTERS };
+        disconnected::<A>(sk, what, lane);
     } else {
         opened::<A>(ctx, sk, old, new, lane);
     }
@@ -67,14 +68,14 @@ fn current_process() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
-/// A connection breaks off. Its socket may live on (`connect(AF_UNSPEC)`), and then the kernel clears
+/// A connection breaks off, or an attempt to connect fails. Its socket may live on (`connect(AF_UNSPEC)`), and then the kernel clears
 /// the counters next (`tcp_disconnect`, net/ipv4/tcp.c).
 #[inline(always)]
-fn disconnected<A: Access>(sk: Pointer, lane: Lane) {
+fn disconnected<A: Access>(sk: Pointer, what: u32, lane: Lane) {
     let Some(slot) = slot::find::<A>(sk) else { return };
     if slot.flags & ANNOUNCED != 0 {
         // SAFETY: a full TCP socket.
-        unsafe { report::<A>(sk, slot, what::COUNTERS, Context::Ending, lane) };
+        unsafe { report::<A>(sk, slot, what, Context::Ending, lane) };
     }
 }
 
@@ -126,7 +127,13 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
         }
         _ => Context::Foreign,
     };
-    let what = if slot.flags & ANNOUNCED == 0 { introduction(slot) } else { what::COUNTERS };
+    let connected = !connecting && slot.flags & CLIENT != 0;
+    let what = match (slot.flags & ANNOUNCED == 0, connected) {
+        (true, true) => what::CONNECTED,
+        (true, false) => introduction(slot),
+        (false, true) => what::ESTABLISHED,
+        (false, false) => what::COUNTERS,
+    };
     // SAFETY: the tracepoint gives a full TCP socket.
     unsafe { report::<A>(sk, slot, what, context, lane) };
 }

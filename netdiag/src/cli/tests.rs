@@ -20,7 +20,7 @@ fn watch(line: &str) -> Watch {
         Ok(Asked::Run(cli)) => match cli.command {
             Command::Live(live) => live.watch,
             Command::Record(record) => record.watch,
-            Command::Doctor(_) => panic!("`{line}` watches nothing"),
+            Command::Doctor(_) | Command::Events(_) => panic!("`{line}` watches nothing"),
         },
         other => panic!("`{line}`: {other:?}"),
     }
@@ -43,7 +43,7 @@ fn live_is_the_default() {
 
 #[test]
 fn values_repeat_or_come_by_comma() {
-    assert_eq!(watch("netdiag --port 80,443 --port 8080").port, [80, 443, 8080]);
+    assert_eq!(watch("netdiag --port 80,443 --port 8080").filters.port, [80, 443, 8080]);
     let times = watch("netdiag -i 500ms -d 1m30s");
     assert_eq!(times.interval, Duration::from_millis(500));
     assert_eq!(times.duration, Some(Duration::from_secs(90)));
@@ -59,6 +59,13 @@ fn every_source_of_every_signal_can_be_forced() {
                 Ok(SourceChoice { signal: definition.signal, source: source.name })
             );
         }
+    }
+}
+
+#[test]
+fn every_kind_of_event_can_be_asked_for() {
+    for kind in crate::snapshot::told::kinds() {
+        assert_eq!(value::kind(kind.name), Ok(kind));
     }
 }
 
@@ -104,6 +111,9 @@ fn wrong_usage_gets_one_line_that_says_what_is_right() {
         ("netdiag --top 0", "--top"),
         ("netdiag -o xml", "text"),
         ("netdiag doctor --pid 1", "--pid"),
+        ("netdiag events --kind drops", "did you mean `drop`? there are: connect, close"),
+        ("netdiag events --limit many", "--limit"),
+        ("netdiag events -i 1s", "-i"),
         ("netdiag -i 1s record", "record"),
     ];
     for (line, expected) in cases {
@@ -130,9 +140,13 @@ fn prefixes_are_mapped_and_masked() {
 
 #[test]
 fn help_fits_80_columns_and_names_every_command() {
-    for line in
-        ["netdiag --help", "netdiag live --help", "netdiag record --help", "netdiag doctor -h"]
-    {
+    for line in [
+        "netdiag --help",
+        "netdiag live --help",
+        "netdiag record --help",
+        "netdiag events --help",
+        "netdiag doctor -h",
+    ] {
         let Ok(Asked::Print(text)) = parse_line(line) else { panic!("{line} prints nothing") };
         for row in text.lines() {
             assert!(row.chars().count() <= 80, "{line}: {row}");

@@ -9,7 +9,11 @@ use std::{
 
 use netdiag_common::signal::Signal;
 
-use crate::{signal, snapshot::build::Sort};
+use crate::{
+    event::Kind,
+    signal,
+    snapshot::{build::Sort, told::kinds},
+};
 
 /// A source forced by `--source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,6 +251,13 @@ pub fn signal(text: &str) -> Parsed<Signal> {
         .copied()
         .find(|signal| signal.name() == text)
         .ok_or_else(|| unknown("signal", text, signal::DEFINITIONS.iter().map(|d| d.signal.name())))
+}
+
+/// `--kind`: learnt from the definitions of the signals.
+pub fn kind(text: &str) -> Parsed<&'static Kind> {
+    kinds()
+        .find(|kind| kind.name == text)
+        .ok_or_else(|| unknown("kind", text, kinds().map(|kind| kind.name)))
 }
 
 /// `--source`.

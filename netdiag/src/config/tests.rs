@@ -62,7 +62,7 @@ fn targets(line: &str) -> Targets {
 fn defaults_depend_on_the_command() {
     let top = |line: &str| match config(line).expect(line).command {
         Command::Live(watch) | Command::Record(watch, _) => watch.top,
-        Command::Doctor(_) => None,
+        Command::Doctor(_) | Command::Events(..) => None,
     };
     assert_eq!(top("netdiag"), Some(20));
     assert_eq!(top("netdiag -o json"), None);

@@ -115,9 +115,10 @@ impl Fold for Row {
 
     fn seen(&mut self, _pid: Option<u32>, _tcp: Option<&TcpCounters>) {}
 
-    fn entry(&mut self, reply: Option<&Tuple>, creator: Option<&Creator>) {
-        // Later ones know of address translation.
-        self.reply = reply.copied().or(self.reply);
+    fn entry(&mut self, reply: Option<&Tuple>, is_final: bool, creator: Option<&Creator>) {
+        if is_final || self.reply.is_none() {
+            self.reply = reply.copied().or(self.reply);
+        }
         if self.creator.is_none() {
             self.creator = creator.cloned();
         }

@@ -44,6 +44,8 @@ pub(super) struct Row {
     pub(super) seeded_ns: Option<u64>,
     /// When it was seen to connect or to be accepted.
     pub(super) opened_ns: Option<u64>,
+    /// When connect was called, where that was seen.
+    pub(super) connecting_ns: Option<u64>,
     /// Owner as the socket dump told it: any event knows better.
     pub(super) owner_seeded: bool,
     pub(super) role: Option<Role>,
@@ -203,7 +205,7 @@ impl Fold for Row {
 
     fn socket(&mut self, event: &socket::Event) {
         let opened = match event.what {
-            What::Connect => Some(Role::Client),
+            What::Connect | What::Connected => Some(Role::Client),
             What::Accept => Some(Role::Server),
             What::Taken => {
                 self.role = Some(Role::Server);
@@ -220,6 +222,9 @@ impl Fold for Row {
             }
             _ => None,
         };
+        if event.is_asking() {
+            self.connecting_ns = Some(event.time_ns);
+        }
         if opened.is_some() {
             self.role = opened;
             let growth = self.readings.begin_at_zero();

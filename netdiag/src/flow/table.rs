@@ -20,6 +20,9 @@ use crate::{
 };
 
 mod join;
+mod look;
+
+pub use look::{Handle, Whose};
 
 /// Entries of the connection tracking table have one row for so many of flows.
 const ENTRIES_SHARE: usize = 8;
@@ -133,11 +136,15 @@ impl FlowTable {
         self.len() == 0
     }
 
-    /// Adds an event to the row of its flow. `now_ns` is any clock that does not run backwards,
+    /// Adds an event to the row of its flow, and says whose it is. `now_ns` is any clock that does not run backwards,
     /// the same in all calls; one reading for a batch of events will do.
-    pub fn apply(&mut self, event: &Event, now_ns: u64) {
+    pub fn apply(&mut self, event: &Event, now_ns: u64) -> Whose {
         let slot = match event.subject() {
-            Subject::Entry(entry) => return self.entries.apply(entry, event),
+            Subject::Entry(entry) => {
+                self.entries.apply(entry, event);
+                let slot = self.of_tuple(entry, &entry.original);
+                return slot.map_or(Whose::Nobodys, |slot| Whose::Flows(self.handle(slot)));
+            }
             Subject::Flow(0) => None,
             Subject::Flow(id) => Some(self.of_id(id)),
             Subject::Socket(socket) => {
@@ -145,14 +152,15 @@ impl FlowTable {
                 let (tcp, opened_ns) = match event {
                     Event::Socket(e) => (
                         e.tcp.as_ref(),
-                        matches!(e.what, What::Connect | What::Accept).then_some(e.time_ns),
+                        matches!(e.what, What::Connect | What::Connected | What::Accept)
+                            .then_some(e.time_ns),
                     ),
                     _ => (None, None),
                 };
                 self.of_socket(socket, closing, opened_ns, tcp)
             }
             Subject::Packet { key, ends_known } => match self.of_packet(key, ends_known, now_ns) {
-                None if self.leaves_out(key) => return,
+                None if self.leaves_out(key) => return Whose::LeftOut,
                 slot => slot,
             },
         };
@@ -161,7 +169,7 @@ impl FlowTable {
             event.fold(&mut nobody);
             self.other.merge(&nobody.fresh);
             self.total_other.merge(&nobody.fresh);
-            return;
+            return Whose::Nobodys;
         };
         self.touch(slot, now_ns);
         let row = &mut self.rows[slot as usize];
@@ -173,6 +181,7 @@ impl FlowTable {
         } else {
             self.recency.promote(slot, Place::Live);
         }
+        Whose::Flows(self.handle(slot))
     }
 
     /// Fills in what is unknown of a socket, or adds an idle row for it. False when there is no

@@ -67,7 +67,7 @@ pub(super) fn attach(
         let wanted =
             definition.signal == Signal::Socket || wishes.signals.contains(&definition.signal);
         if !wanted {
-            outcome.statuses.push(off(definition, Vec::new(), "switched off by --signals"));
+            outcome.statuses.push(off(definition, Vec::new(), "not asked for"));
             continue;
         }
         let mut refused = Vec::new();

@@ -29,6 +29,8 @@ pub(super) struct Sizes {
     pub(super) calls: u32,
     /// Sockets whose owner is seeded for `--pid`, and as many younger listeners.
     pub(super) owners: u32,
+    /// Stacks, where they are asked for.
+    pub(super) stacks: u32,
 }
 
 /// Everything that is decided before loading.
@@ -62,6 +64,7 @@ pub(super) fn load(frozen: &Frozen<'_>) -> Result<Ebpf> {
         .map_max_entries("STARTS", sizes.calls)
         .map_max_entries("SEEDED_OWNERS", sizes.owners.max(1))
         .map_max_entries("LISTENERS", sizes.owners.max(1))
+        .map_max_entries("STACKS", sizes.stacks)
         .load(ebpf_object::<true>())
         .map_err(|error| {
             exit::Error::cannot_observe(format!(

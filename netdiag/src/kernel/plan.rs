@@ -18,6 +18,7 @@ use super::{
     hooks::Kernel,
     memlock,
     object::{self, Frozen, PAGE, Sizes},
+    stacks,
     symbols::Symbols,
 };
 use crate::{
@@ -45,6 +46,11 @@ pub struct Options {
     pub report_every_ns: u64,
     /// Which of the programs' own diagnostics are wanted: 0 none, 1 errors to 5 everything.
     pub log_level: u8,
+    /// Drops of one CPU that may travel alone in a tenth of a second; see
+    /// [`Settings::alone`].
+    pub alone: u32,
+    /// Whether events tell the kernel's stack.
+    pub stacks: bool,
 }
 
 /// What the kernel gives, without holding on to it.
@@ -69,7 +75,7 @@ pub fn examine(options: &Options) -> Result<Report> {
     let (_ebpf, outcome) = plan(&kernel, options)?;
     Ok(Report {
         btf: kernel.aya_btf.is_some(),
-        refusal: refusal(&outcome.statuses),
+        refusal: refusal(&outcome.statuses, &options.wishes),
         signals: outcome.statuses,
         facts: kernel.facts,
     })
@@ -145,6 +151,8 @@ fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
         signals: options.wishes.signals.iter().fold(0, |bits, &signal| bits | 1 << signal as u32),
         // Where the kernel has the one for typed programs it has the other.
         has_cookie: u32::from(place == SlotPlace::Storage),
+        alone: options.alone,
+        stacks: u32::from(options.stacks),
         retransmit_has_error: u32::from(retransmit.is_some_and(|args| args.len() > 2)),
         ..Settings::default()
     };
@@ -161,14 +169,17 @@ fn sizes(options: &Options) -> Sizes {
         events_bytes: share(EVENTS_SHARE),
         sockets: options.max_flows.max(1),
         calls: CALLS.max(options.max_flows / 4),
+        // A map has at least one place.
+        stacks: if options.stacks { stacks::MOST } else { 1 },
         owners: if options.filters.pid.len == 0 { 1 } else { options.max_flows.max(1) },
     }
 }
 
-/// Why a run would be pointless: no socket could be named, or nothing is seen of them.
-pub(super) fn refusal(statuses: &[SignalStatus]) -> Option<exit::Error> {
+/// Why a run would be pointless: no socket could be named, or nothing is seen of what was wanted.
+pub(super) fn refusal(statuses: &[SignalStatus], wishes: &Wishes) -> Option<exit::Error> {
     let is_off = |signal: Signal| statuses[signal as usize].status == Status::Off;
-    let others_off = Signal::ALL.iter().all(|&s| s == Signal::Socket || is_off(s));
+    let mut others = wishes.signals.iter().filter(|&&s| s != Signal::Socket).peekable();
+    let others_off = others.peek().is_some() && others.all(|&s| is_off(s));
     if !is_off(Signal::Socket) && !others_off {
         return None;
     }

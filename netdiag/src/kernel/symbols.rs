@@ -121,51 +121,87 @@ impl Symbols {
 /// running kernel's table; without CAP_SYSLOG, or with `kernel.kptr_restrict=2`, it has no addresses.
 #[must_use]
 pub fn places(addresses: &[u64]) -> BTreeMap<u64, Option<String>> {
+    named(addresses, |_, symbol| within(symbol).to_owned())
+}
+
+/// The same with the offset and the module, as the kernel prints a place:
+/// `nft_do_chain+0x1a3 [nf_tables]`.
+#[must_use]
+pub fn located(addresses: &[u64]) -> BTreeMap<u64, Option<String>> {
+    named(addresses, located_as)
+}
+
+/// Whether the table tells this process where functions are.
+#[must_use]
+pub fn are_told() -> bool {
+    File::open("/proc/kallsyms").is_ok_and(|table| {
+        BufReader::new(table).lines().map_while(Result::ok).any(|line| function(&line).is_some())
+    })
+}
+
+/// The name of a function from its symbol, which may stand behind a module's.
+fn within(symbol: &str) -> &str {
+    symbol.split(['.', '\t']).next().unwrap_or(symbol)
+}
+
+fn located_as(offset: u64, symbol: &str) -> String {
+    match symbol.split_once('\t') {
+        Some((name, module)) => format!("{name}+{offset:#x} {module}"),
+        None => format!("{symbol}+{offset:#x}"),
+    }
+}
+
+fn named(addresses: &[u64], name: impl Fn(u64, &str) -> String) -> BTreeMap<u64, Option<String>> {
     let table = File::open("/proc/kallsyms");
-    let read =
-        table.and_then(|table| places_in(BufReader::with_capacity(64 << 10, table), addresses));
+    let read = table
+        .and_then(|table| places_in(BufReader::with_capacity(64 << 10, table), addresses, name));
     // The names are all that is lost.
     read.unwrap_or_else(|_| addresses.iter().map(|&address| (address, None)).collect())
 }
 
-/// The same, in a table of any order.
+/// The same, in a table of any order; `name` makes one of an offset and a symbol.
 fn places_in(
     mut table: impl BufRead,
     addresses: &[u64],
+    name: impl Fn(u64, &str) -> String,
 ) -> io::Result<BTreeMap<u64, Option<String>>> {
     let mut below: Vec<(u64, u64, String)> =
         addresses.iter().map(|&address| (address, 0, String::new())).collect();
+    // A line concerns the addresses behind it: few, found by their order.
+    below.sort_unstable();
     let mut line = Vec::new();
     loop {
         line.clear();
         if table.read_until(b'\n', &mut line)? == 0 {
             break;
         }
-        let Some((start, name)) = std::str::from_utf8(&line).ok().and_then(function) else {
+        let Some((start, symbol)) = std::str::from_utf8(&line).ok().and_then(function) else {
             continue;
         };
-        for (address, nearest, function) in &mut below {
-            if *nearest < start && start <= *address {
+        let first = below.partition_point(|(address, ..)| *address < start);
+        for (address, nearest, function) in &mut below[first..] {
+            if *address - start >= FUNCTION_MOST {
+                break;
+            }
+            if *nearest < start {
                 *nearest = start;
-                name.clone_into(function);
+                symbol.clone_into(function);
             }
         }
     }
-    let named = |(address, nearest, name): (u64, u64, String)| {
-        let is_near = nearest != 0 && address - nearest < FUNCTION_MOST;
-        (address, is_near.then_some(name))
+    let named = |(address, nearest, symbol): (u64, u64, String)| {
+        (address, (nearest != 0).then(|| name(address - nearest, &symbol)))
     };
     Ok(below.into_iter().map(named).collect())
 }
 
-/// Address and name of a line that stands for a function; its name without what the compiler
-/// appended.
+/// Address and symbol of a line that stands for a function, with its module behind a tab.
 fn function(line: &str) -> Option<(u64, &str)> {
-    let mut words = line.split_ascii_whitespace();
-    let address = u64::from_str_radix(words.next()?, 16).ok()?;
-    let is_function = matches!(words.next()?, "t" | "T" | "w" | "W");
-    let name = words.next()?;
-    (is_function && address != 0).then(|| (address, name.split('.').next().unwrap_or(name)))
+    let (address, rest) = line.trim_end().split_once(' ')?;
+    let (kind, symbol) = rest.split_once(' ')?;
+    let address = u64::from_str_radix(address, 16).ok()?;
+    let is_function = matches!(kind, "t" | "T" | "w" | "W");
+    (is_function && address != 0).then_some((address, symbol))
 }
 
 /// Takes one line into account; returns the name of a function that begins there.
@@ -192,7 +228,7 @@ fn note(seen: &mut HashMap<String, Seen>, line: &str) -> Option<String> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{Symbol, Symbols, places_in};
+    use super::{Symbol, Symbols, located_as, places_in, within};
 
     const TABLE: &str = "\
 0000000000000000 T tcp_sendmsg
@@ -271,9 +307,15 @@ ffffffffc0000000 t nf_conntrack_in\t[nf_conntrack]
     fn addresses_have_the_names_of_their_functions() {
         let addresses =
             [0xffff_ffff_81a0_0123, 0xffff_ffff_81a0_0900, 0xffff_ffff_c000_0001, 5, u64::MAX];
-        let found = places_in(ADDRESSES.as_bytes(), &addresses).unwrap();
+        let plain = |_, symbol: &str| within(symbol).to_owned();
+        let found = places_in(ADDRESSES.as_bytes(), &addresses, plain).unwrap();
         let name = |name: &str| Some(name.to_owned());
         let names = [name("tcp_v4_rcv"), name("tcp_v4_rcv"), name("nf_conntrack_in"), None, None];
         assert_eq!(found, BTreeMap::from_iter(addresses.into_iter().zip(names)));
+        let found = places_in(ADDRESSES.as_bytes(), &addresses[..3], located_as).unwrap();
+        let located: Vec<_> = found.into_values().flatten().collect();
+        let expected =
+            ["tcp_v4_rcv+0x123", "tcp_v4_rcv.cold+0x100", "nf_conntrack_in+0x1 [nf_conntrack]"];
+        assert_eq!(located, expected);
     }
 }

@@ -22,6 +22,7 @@ use super::{
     modules::Follow,
     plan::{self, Options},
     ring::{Records, Ring},
+    stacks::Stacks,
 };
 use crate::{
     coverage::{Account, SignalStatus, Status},
@@ -68,7 +69,7 @@ impl Tracer {
     pub fn attach(options: &Options) -> Result<Self> {
         let kernel = plan::read_kernel(options.btf.as_deref())?;
         let (ebpf, outcome) = plan::plan(&kernel, options)?;
-        if let Some(refusal) = plan::refusal(&outcome.statuses) {
+        if let Some(refusal) = plan::refusal(&outcome.statuses, &options.wishes) {
             return Err(refusal.into());
         }
         Self::finish(kernel, ebpf, outcome)
@@ -147,6 +148,14 @@ impl Tracer {
             no_room += usize::from(map.insert(bytes, pid, 0).is_err());
         }
         Ok(no_room)
+    }
+
+    /// The stacks that the programs take; once.
+    ///
+    /// # Errors
+    /// The map is not there.
+    pub fn stacks(&mut self) -> Result<Stacks> {
+        Stacks::new(self.ebpf.take_map("STACKS").context("there is no map STACKS")?)
     }
 
     /// The programs' diagnostics; `to` gets what its `flush` finds.

@@ -15,6 +15,7 @@ use super::{
 };
 
 pub mod file;
+pub mod listener;
 pub mod netlink;
 mod statistics;
 
@@ -37,7 +38,7 @@ impl Table {
 }
 
 /// What is told of a namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tracked {
     /// Inode number of the namespace.
     pub netns: u32,
@@ -79,13 +80,12 @@ impl Tables {
             let Table { entries, max, .. } = *table;
             let tracked = Tracked { netns, entries, max, counts };
             if !table.is_idle() {
-                told.push(tracked.clone());
+                told.push(tracked);
             } else if !self.total.contains_key(&netns) {
                 continue;
             }
             let total = self.total.entry(netns);
-            let total =
-                total.or_insert_with(|| Tracked { counts: Counts::ZERO, ..tracked.clone() });
+            let total = total.or_insert_with(|| Tracked { counts: Counts::ZERO, ..tracked });
             *total = Tracked { counts: total.counts.plus(&counts), ..tracked };
         }
         self.last.follow(now);
@@ -95,7 +95,7 @@ impl Tables {
     /// All of the run. A namespace that is gone is told of as it was read last.
     #[must_use]
     pub fn total(&self) -> Vec<Tracked> {
-        self.total.values().cloned().collect()
+        self.total.values().copied().collect()
     }
 }
 
@@ -105,13 +105,7 @@ pub fn read_all(namespaces: &[Namespace]) -> Reading<Table> {
     if !is_there() {
         return Reading::default();
     }
-    let mut reading = reading::read_all(namespaces, "connection tracking", read);
-    let first = namespaces.iter().find(|namespace| namespace.pid == Some(1));
-    let first = first.and_then(|first| reading.namespaces.get(&first.inode)?.max);
-    for table in reading.namespaces.values_mut() {
-        table.max = table.max.into_iter().chain(first).min();
-    }
-    reading
+    reading::read_all(namespaces, "connection tracking", read)
 }
 
 /// Whether there is connection tracking: in every namespace, or in none.
@@ -119,10 +113,9 @@ fn is_there() -> bool {
     Path::new(file::PATH).exists() || sysctl("count").is_some()
 }
 
-/// Reads the table of the calling thread's namespace; none where there is no connection tracking.
-///
-/// On kernels that have a maximum per namespace, the first namespace's holds in all of them beside
-/// their own (`nf_conntrack_max`, `include/net/netfilter/nf_conntrack.h`); that is not looked at here.
+/// Reads the table of the calling thread's namespace; none where there is no connection tracking. The
+/// maximum is one for all namespaces, each of which may hold as many (`nf_conntrack_max`,
+/// `net/netfilter/nf_conntrack_core.c`).
 ///
 /// # Errors
 /// Those of reading the file, and `InvalidData` when it makes no sense.
@@ -174,8 +167,8 @@ mod tests {
 
     #[test]
     fn tables_are_followed() {
-        let mut tables = Tables::default();
-        tables.last = reading(&[(1, table(3, &[[5, 9], [0, 0]])), (2, table(0, &[]))]);
+        let last = reading(&[(1, table(3, &[[5, 9], [0, 0]])), (2, table(0, &[]))]);
+        let mut tables = Tables { last, ..Tables::default() };
         type Step<'a> = (&'a str, Reading<Table>, &'a [(u32, u64, u64, u64)]);
         let steps: &[Step<'_>] = &[
             (

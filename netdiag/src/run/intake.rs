@@ -8,6 +8,7 @@ use std::{
 
 use netdiag_common::{flow::FlowKey, signal::Signal};
 
+use super::teller::Teller;
 use crate::{
     flow::table::{FlowTable, Seed},
     kernel::tracer::Taken,
@@ -26,6 +27,8 @@ const ROUNDS: usize = 32;
 pub(super) struct Intake {
     pub(super) table: FlowTable,
     pub(super) stream: Stream,
+    /// Who tells of events one by one, where that is wanted.
+    pub(super) teller: Option<Teller>,
     /// Samples that no program saw, by signal.
     unseen: [u64; Signal::COUNT],
     taken: Taken,
@@ -66,47 +69,58 @@ impl Closed {
 }
 
 impl Intake {
-    pub(super) fn new(table: FlowTable, proc: PathBuf) -> Self {
+    pub(super) fn new(table: FlowTable, proc: PathBuf, teller: Option<Teller>) -> Self {
         let (stream, taken, names) = (Stream::default(), Taken::default(), HashMap::new());
         let closed = Some(Closed::default());
-        Self { table, stream, unseen: [0; Signal::COUNT], taken, proc, names, closed }
+        Self { table, stream, teller, unseen: [0; Signal::COUNT], taken, proc, names, closed }
     }
 
     /// Takes in what the rings hold; `take` copies a part of it out and says whether it was all.
     pub(super) fn drain(&mut self, now_ns: u64, mut take: impl FnMut(&mut Taken) -> bool) {
         for _ in 0..ROUNDS {
             let all = take(&mut self.taken);
-            let Self { table, stream, unseen, taken, proc, names, closed } = self;
-            let records = taken.sockets.drain().chain(taken.events.drain());
-            for record in records.chain(taken.samples.drain()) {
-                let samples = signal::samples(&record);
-                stream.received += samples;
-                let decoded = signal::decode(&record, &mut |mut event| {
-                    if let Event::Socket(event) = &mut event {
-                        name_process(event, |pid| {
-                            let look_up = || {
-                                fs::read_to_string(proc.join(format!("{pid}/comm")))
-                                    .ok()
-                                    .map(|name| name.trim_end().to_owned())
-                            };
-                            names.entry(pid).or_insert_with(look_up).clone()
-                        });
-                    }
-                    if let Some(closed) = closed {
-                        closed.note(&event);
-                    }
-                    if let Some((signal, samples)) = event.unseen() {
-                        unseen[signal as usize] += samples;
-                    }
-                    table.apply(&event, now_ns);
-                });
-                match decoded {
-                    Ok(_) => stream.decoded += samples,
-                    Err(_) => stream.malformed += samples,
-                }
-            }
+            self.fold(now_ns);
             if all {
-                return;
+                break;
+            }
+        }
+        if let Some(teller) = &mut self.teller {
+            teller.pass_on(&self.table);
+        }
+    }
+
+    /// Folds what was copied out.
+    fn fold(&mut self, now_ns: u64) {
+        let Self { table, stream, teller, unseen, taken, proc, names, closed } = self;
+        let records = taken.sockets.drain().chain(taken.events.drain());
+        for record in records.chain(taken.samples.drain()) {
+            let samples = signal::samples(&record);
+            stream.received += samples;
+            let decoded = signal::decode(&record, &mut |mut event| {
+                if let Event::Socket(event) = &mut event {
+                    name_process(event, |pid| {
+                        let look_up = || {
+                            fs::read_to_string(proc.join(format!("{pid}/comm")))
+                                .ok()
+                                .map(|name| name.trim_end().to_owned())
+                        };
+                        names.entry(pid).or_insert_with(look_up).clone()
+                    });
+                }
+                if let Some(closed) = closed {
+                    closed.note(&event);
+                }
+                if let Some((signal, samples)) = event.unseen() {
+                    unseen[signal as usize] += samples;
+                }
+                let whose = table.apply(&event, now_ns);
+                if let Some(teller) = teller {
+                    teller.note(&event, whose, table, now_ns);
+                }
+            });
+            match decoded {
+                Ok(_) => stream.decoded += samples,
+                Err(_) => stream.malformed += samples,
             }
         }
     }

@@ -16,7 +16,7 @@ use netdiag_common::globals::Filters;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{self, Instant, MissedTickBehavior, sleep, sleep_until},
 };
 
 use super::{
@@ -32,8 +32,10 @@ use crate::{
     flow::Interval,
     kernel::tracer::{Detached, Tracer},
     node::{self, Seeds},
-    snapshot::Account,
+    snapshot::{Account, SignalStatus, Stream},
 };
+
+mod tell;
 
 /// How long the last samples may take to arrive after the programs were detached.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -67,7 +69,7 @@ impl Observer {
         mut worker: Worker,
         stop: &mut Stop,
     ) -> Result<bool> {
-        let end = match self.seed(filters, seeding, &mut worker, stop).await? {
+        let end = match self.seed(filters, seeding, worker.idle(), stop).await? {
             Some(end) => end,
             None => self.watch(watch, &mut worker, stop).await?,
         };
@@ -79,7 +81,7 @@ impl Observer {
         &mut self,
         filters: &Filters,
         seeding: JoinHandle<Seeds>,
-        worker: &mut Worker,
+        ready: impl Future<Output = Result<()>>,
         stop: &mut Stop,
     ) -> Result<Option<End>> {
         let Some(seeds) = self.beside(stop, seeding).await? else { return Ok(Some(End::Asked)) };
@@ -101,7 +103,7 @@ impl Observer {
         self.intake.seed(wanted, monotonic_ns());
         drop(seeds);
         node::own::release_freed();
-        let Some(ready) = self.beside(stop, worker.idle()).await? else {
+        let Some(ready) = self.beside(stop, ready).await? else {
             return Ok(Some(End::Asked));
         };
         ready?;
@@ -133,8 +135,7 @@ impl Observer {
         let began = Instant::now();
         let deadline = watch.duration.map(|duration| began + duration);
         let mut pace = Pace::new(began, watch.interval);
-        let mut modules = interval(MODULES);
-        modules.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut modules = Self::modules();
         loop {
             let until = deadline.map_or(pace.next(), |deadline| deadline.min(pace.next()));
             tokio::select! {
@@ -153,7 +154,7 @@ impl Observer {
                         self.collect()?;
                     }
                 }
-                _ = modules.tick() => self.tracer.follow_modules().iter().for_each(|line| say(line)),
+                _ = modules.tick() => self.follow_modules(),
                 wanted = self.tracer.wanted() => {
                     wanted?;
                     self.drain();
@@ -170,6 +171,15 @@ impl Observer {
     }
 
     async fn finish(self, end: End, worker: Worker, stop: &mut Stop) -> Result<bool> {
+        let (mut intake, run) = self.detach().await?;
+        let last = run.cut(run.interval_began, intake.table.last_interval(monotonic_ns()));
+        let total = move || run.cut(run.began, intake.table.total());
+        let progress = worker.progress().clone();
+        stop.last(end, worker.end(last, total), &progress).await
+    }
+
+    /// Takes the programs out, and takes in the last of what they submitted.
+    async fn detach(self) -> Result<(Intake, Run)> {
         let Self { tracer, mut intake, mut diagnostics, began, interval_began } = self;
         let statuses = tracer.signals().to_vec();
         let mut detached = tracer.detach()?;
@@ -178,16 +188,20 @@ impl Observer {
         diagnostics.say();
         // Nothing of us stays in the kernel while the outputs are waited for.
         drop((detached, diagnostics));
-        let (end_time, stream) = (SystemTime::now(), intake.stream);
-        let cut = |start, flows, accounting| {
-            let signals = statuses.clone();
-            Cut { start, end: end_time, flows, signals, accounting, stream }
-        };
-        let flows = intake.table.last_interval(monotonic_ns());
-        let last = cut(interval_began, flows, accounting.clone());
-        let total = move || cut(began, intake.table.total(), accounting);
-        let progress = worker.progress().clone();
-        stop.last(end, worker.end(last, total), &progress).await
+        let (end, stream) = (SystemTime::now(), intake.stream);
+        Ok((intake, Run { began, interval_began, end, signals: statuses, accounting, stream }))
+    }
+
+    /// When to look at the kernel's modules.
+    fn modules() -> time::Interval {
+        let mut modules = time::interval(MODULES);
+        modules.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        modules
+    }
+
+    /// Signals whose functions are a module's come and go with it.
+    fn follow_modules(&mut self) {
+        self.tracer.follow_modules().iter().for_each(|line| say(line));
     }
 
     /// Takes in all that was submitted, and what is left in the programs' batches.
@@ -208,6 +222,25 @@ impl Observer {
         let end = SystemTime::now();
         let start = std::mem::replace(&mut self.interval_began, end);
         let (signals, stream) = (self.tracer.signals().to_vec(), self.intake.stream);
+        Cut { start, end, flows, signals, accounting, stream }
+    }
+}
+
+/// A run that has ended.
+struct Run {
+    began: SystemTime,
+    interval_began: SystemTime,
+    end: SystemTime,
+    signals: Vec<SignalStatus>,
+    accounting: BTreeMap<String, Account>,
+    stream: Stream,
+}
+
+impl Run {
+    /// What was taken in from `start` on.
+    fn cut(&self, start: SystemTime, flows: Interval) -> Cut {
+        let Self { end, stream, .. } = *self;
+        let (signals, accounting) = (self.signals.clone(), self.accounting.clone());
         Cut { start, end, flows, signals, accounting, stream }
     }
 }
@@ -234,7 +267,7 @@ async fn settle(detached: &mut Detached, intake: &mut Intake) -> Result<BTreeMap
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the programs' clock.
-fn monotonic_ns() -> u64 {
+pub(super) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }

@@ -12,6 +12,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    time::Timespec,
+};
 
 use super::voice::say;
 use crate::{
@@ -118,12 +122,28 @@ impl Outputs {
 }
 
 /// What is said of standard output when it cannot be written to.
-const STDOUT: &str = "nothing can be written to standard output any more, so the run ends";
+pub(super) const STDOUT: &str =
+    "nothing can be written to standard output any more, so the run ends";
+
+/// Whether somebody may still read standard output: a pipe whose reader is gone tells before anything is
+/// written to it.
+///
+/// # Errors
+/// Nobody does.
+pub(super) fn check_reader() -> io::Result<()> {
+    let stdout = io::stdout();
+    let mut looked = [PollFd::new(&stdout, PollFlags::empty())];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // When it cannot be told, writing tells.
+    let _told = poll(&mut looked, Some(&at_once));
+    let gone = looked[0].revents().contains(PollFlags::ERR);
+    if gone { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+}
 
 /// A writer that takes a piece at a time and tells of each.
-struct Pieces<'a, W> {
-    to: W,
-    progress: &'a Progress,
+pub(super) struct Pieces<'a, W> {
+    pub(super) to: W,
+    pub(super) progress: &'a Progress,
 }
 
 impl<W: Write> Write for Pieces<'_, W> {

@@ -51,7 +51,36 @@ pub(super) fn options(kernel: &config::Kernel, watch: Option<(&Watch, Filters)>)
         // Twice an interval, so that each interval has a report of every socket that sends.
         report_every_ns: u64::try_from(interval.as_nanos() / 2).unwrap_or(u64::MAX),
         log_level: u8::try_from(kernel.log_level).unwrap_or(u8::MAX),
+        alone: 0,
+        stacks: false,
     }
+}
+
+/// The flow table of a run.
+pub(super) fn flow_table(watch: &Watch, filters: &Filters) -> FlowTable {
+    FlowTable::new(table::Config {
+        max_flows: watch.max_flows,
+        idle_ns: u64::try_from(watch.idle.as_nanos()).unwrap_or(u64::MAX),
+        list_idle: watch.all,
+        known_only: filters.pid.len > 0,
+        known_netns_only: filters.netns.len > 0,
+    })
+}
+
+/// What every output of a run says of its circumstances.
+pub(super) fn about(node: String, tracer: &Tracer, filters: &Filters) -> About {
+    About {
+        node,
+        kernel: tracer.facts().release.clone(),
+        labels: tracer.labels().clone(),
+        filtered: !filters.is_empty(),
+    }
+}
+
+/// Name of the node, where a flag does not tell.
+pub(super) fn node_name(kernel: &config::Kernel, flag: Option<&str>) -> String {
+    let cluster = env::var("NODE_NAME").ok();
+    Host::new(&kernel.host_root).node_name(flag, cluster.as_deref())
 }
 
 /// Runs the command.
@@ -61,9 +90,7 @@ pub(super) async fn run(
     dump: Option<&config::Dump>,
 ) -> Result<Status> {
     let mut stop = Stop::new()?;
-    let told = dump.and_then(|dump| dump.node.as_deref());
-    let cluster = env::var("NODE_NAME").ok();
-    let node_name = Host::new(&kernel.host_root).node_name(told, cluster.as_deref());
+    let node_name = node_name(kernel, dump.and_then(|dump| dump.node.as_deref()));
     let Some(filters) = targets(watch, &kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };
@@ -73,12 +100,7 @@ pub(super) async fn run(
     let mut tracer = Tracer::attach(&options(kernel, Some((watch, filters))))?;
     let host_root = kernel.host_root.clone();
     let seeding = spawn_blocking(move || node::seed(&host_root));
-    let about = About {
-        node: node_name,
-        kernel: tracer.facts().release.clone(),
-        labels: tracer.labels().clone(),
-        filtered: !filters.is_empty(),
-    };
+    let about = about(node_name, &tracer, &filters);
     let listing = Listing { sort: watch.sort, top: watch.top, all: watch.all };
     let host_root = kernel.host_root.clone();
     let worker = Worker::start(outputs.progress().clone(), move || Reporter {
@@ -88,14 +110,8 @@ pub(super) async fn run(
         readings: Readings::begin(&host_root),
     });
     let diagnostics = Diagnostics::new(&mut tracer, kernel.log_level)?;
-    let table = FlowTable::new(table::Config {
-        max_flows: watch.max_flows,
-        idle_ns: u64::try_from(watch.idle.as_nanos()).unwrap_or(u64::MAX),
-        list_idle: watch.all,
-        known_only: filters.pid.len > 0,
-        known_netns_only: filters.netns.len > 0,
-    });
-    let intake = Intake::new(table, kernel.host_root.join("proc"));
+    let table = flow_table(watch, &filters);
+    let intake = Intake::new(table, kernel.host_root.join("proc"), None);
     let observer = Observer::new(tracer, intake, diagnostics);
     let complete = observer.run(watch, &filters, seeding, worker, &mut stop).await?;
     Ok(if watch.strict && !complete { Status::Incomplete } else { Status::Ran })
@@ -117,7 +133,11 @@ async fn open(
 }
 
 /// The filters, as soon as everything exists that they name; `None` when stopped before.
-async fn targets(watch: &Watch, host_root: &Path, stop: &mut Stop) -> Result<Option<Filters>> {
+pub(super) async fn targets(
+    watch: &Watch,
+    host_root: &Path,
+    stop: &mut Stop,
+) -> Result<Option<Filters>> {
     let host = Host::new(host_root);
     let mut told = false;
     loop {

@@ -1,7 +1,10 @@
 //! `conntrack`: entries of the connection tracking table as they come and go, and those that could not.
 
+use std::net::{Ipv6Addr, SocketAddr};
+
 use netdiag_common::{
     field::Field,
+    flow::FlowKey,
     signal::{
         Signal,
         conntrack::{Record, SAMPLES, what},
@@ -12,9 +15,10 @@ use zerocopy::FromBytes;
 pub use netdiag_common::signal::conntrack::Tuple;
 
 use super::{
-    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows, Source, Subject, When,
-    count_id,
+    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows, Source, Subject,
+    When, count_id,
 };
+use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
 
 /// Of which process makes the most entries.
 pub const NEW: CountId = count_id(Signal::Conntrack, what::NEW as u16);
@@ -40,6 +44,28 @@ pub const DEFINITION: Definition = Definition {
     samples: SAMPLES,
     flush: Some("conntrack_flush"),
     rows: Rows::Entries,
+    kinds: &[&CONNTRACK],
+};
+
+const CONNTRACK: Kind = Kind {
+    name: "conntrack",
+    help: "something happened to an entry of the connection tracking table, or to many in a flood",
+    fields: &[
+        Said::new(
+            "what",
+            "new, confirmed, insert_failed, clash, table_full, early_drop or destroyed",
+            Form::Text,
+            Shown::Bare,
+        ),
+        Said::new("times", "how often, where it stands for many", Form::Number, Shown::UnlessOne),
+        Said::new("creator", "the process whose packet made the entry", Form::Text, Shown::Named),
+        Said::new("zone", "conntrack zone", Form::Number, Shown::No),
+        Said::new("original_source", "where the first packet came from", Form::Text, Shown::No),
+        Said::new("original_destination", "where it went", Form::Text, Shown::No),
+        Said::new("reply_source", "where answers come from", Form::Text, Shown::No),
+        Said::new("reply_destination", "where they go", Form::Text, Shown::No),
+    ],
+    has_stack: false,
 };
 
 const KPROBE: Source = Source {
@@ -49,8 +75,8 @@ const KPROBE: Source = Source {
         Attachment::aside("conntrack_alloc_kretprobe", Hook::Kretprobe("__nf_conntrack_alloc")),
         Attachment::new("conntrack_confirm_kprobe", Hook::Kprobe("__nf_conntrack_confirm")),
         Attachment::aside("conntrack_confirm_kretprobe", Hook::Kretprobe("__nf_conntrack_confirm")),
-        Attachment::aside("conntrack_early_drop_kprobe", Hook::Kprobe("early_drop")),
-        Attachment::new("conntrack_early_drop_kretprobe", Hook::Kretprobe("early_drop")),
+        Attachment::new("conntrack_early_drop_kprobe", Hook::Kprobe("early_drop")),
+        Attachment::aside("conntrack_early_drop_kretprobe", Hook::Kretprobe("early_drop")),
         Attachment::new("conntrack_free_kprobe", Hook::Kprobe("nf_conntrack_free")),
     ],
     extras: &[],
@@ -142,6 +168,20 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The end that a tuple's packets come from.
+    #[must_use]
+    pub const fn key(&self, tuple: &Tuple) -> FlowKey {
+        FlowKey {
+            local_addr: tuple.source,
+            peer_addr: tuple.destination,
+            local_port: tuple.source_port,
+            peer_port: tuple.destination_port,
+            netns: self.netns,
+            protocol: self.protocol,
+            reserved: 0,
+        }
+    }
+
     /// Whether it is one, and not many that are summed up.
     #[must_use]
     pub fn is_one(&self) -> bool {
@@ -186,7 +226,36 @@ impl Event {
 
     pub(super) fn fold(&self, row: &mut impl Fold) {
         row.count(self.what, u64::from(self.times));
-        row.entry(self.reply.as_ref(), self.creator.as_ref());
+        // Address translation comes after the entry was made, and CPUs tell in any order.
+        row.entry(self.reply.as_ref(), self.what != NEW, self.creator.as_ref());
+    }
+
+    pub(super) fn tell(&self, _past: &Past, told: &mut impl FnMut(Told)) {
+        let first = DEFINITION
+            .counts
+            .iter()
+            .zip(0..)
+            .find(|&(_, nth)| count_id(Signal::Conntrack, nth) == self.what);
+        let text =
+            |text: Option<String>| text.map_or(Value::Unknown, |text| Value::Text(text.into()));
+        let by = self.creator.as_ref().map(|by| format!("{}/{}", by.comm, by.pid));
+        let original = Some(&self.entry.original);
+        told(Told {
+            kind: &CONNTRACK,
+            time_ns: self.time_ns,
+            events: u64::from(self.times),
+            values: vec![
+                first.map_or(Value::Unknown, |(count, _)| Value::name(count.name)),
+                Value::Number(u64::from(self.times)),
+                text(by),
+                Value::Number(u64::from(self.entry.zone)),
+                text(original.and_then(|tuple| end(tuple.source, tuple.source_port))),
+                text(original.and_then(|tuple| end(tuple.destination, tuple.destination_port))),
+                text(self.reply.and_then(|tuple| end(tuple.source, tuple.source_port))),
+                text(self.reply.and_then(|tuple| end(tuple.destination, tuple.destination_port))),
+            ],
+            stack: Stack::None,
+        });
     }
 }
 
@@ -218,6 +287,15 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         times: record.header.samples,
     });
     Ok(())
+}
+
+/// An end of a tuple as one word; none where it is one of many.
+fn end(bytes: [u8; 16], port: u16) -> Option<String> {
+    if bytes == [0; 16] {
+        return None;
+    }
+    let ip = Ipv6Addr::from(bytes).to_canonical();
+    Some(if port == 0 { ip.to_string() } else { SocketAddr::new(ip, port).to_string() })
 }
 
 const _: () = assert!(DEFINITION.counts.len() == what::COUNT as usize);

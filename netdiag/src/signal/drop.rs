@@ -10,7 +10,11 @@ use netdiag_common::{
 };
 use zerocopy::FromBytes;
 
-use super::{Attachment, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed, Rows, Source, Subject, When, count_id};
+use super::{
+    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed, Rows, Source,
+    Subject, When, count_id,
+};
+use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
 
 const DROPS: CountId = count_id(Signal::Drop, 0);
 const BYTES: CountId = count_id(Signal::Drop, 1);
@@ -32,6 +36,19 @@ pub const DEFINITION: Definition = Definition {
     samples: netdiag_common::signal::drop::SAMPLES,
     flush: Some("drop_flush"),
     rows: Rows::Flows,
+    kinds: &[&DROP],
+};
+
+const DROP: Kind = Kind {
+    name: "drop",
+    help: "the kernel threw a packet away, or so many of one conversation in a flood",
+    fields: &[
+        Said::new("reason", "the kernel's reason, unknown before 5.17", Form::Text, Shown::Bare),
+        Said::new("location", "where in the kernel's code", Form::Text, Shown::Bare),
+        Said::new("packets", "packets that the event stands for", Form::Number, Shown::UnlessOne),
+        Said::new("length", "bytes of all of them", Form::Number, Shown::Bare),
+    ],
+    has_stack: true,
 };
 
 const FIELDS: &[Field] = &[
@@ -142,6 +159,8 @@ pub struct Event {
     pub packets: u32,
     /// Their bytes.
     pub bytes: u64,
+    /// Where in the kernel, the same for all.
+    pub stack: Stack,
 }
 
 impl Event {
@@ -157,6 +176,22 @@ impl Event {
         let label = self.reason.map_or(Label::Place(self.location), Label::Reason);
         row.labelled(DROPS, label, u64::from(self.packets));
         row.count(BYTES, self.bytes);
+    }
+
+    pub(super) fn tell(&self, _past: &Past, told: &mut impl FnMut(Told)) {
+        let packets = u64::from(self.packets);
+        told(Told {
+            kind: &DROP,
+            time_ns: self.time_ns,
+            events: packets,
+            values: vec![
+                self.reason.map_or(Value::Unknown, Value::Reason),
+                Value::Place(self.location),
+                Value::Number(packets),
+                Value::Number(self.bytes),
+            ],
+            stack: self.stack,
+        });
     }
 }
 
@@ -180,6 +215,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         location: record.location,
         packets: record.header.samples,
         bytes: record.bytes,
+        stack: Stack::of(record.stack),
     });
     Ok(())
 }

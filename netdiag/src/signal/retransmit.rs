@@ -10,7 +10,11 @@ use netdiag_common::{
 };
 use zerocopy::FromBytes;
 
-use super::{Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows, Source, Subject, When, count_id};
+use super::{
+    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows, Source, Subject,
+    When, count_id, socket::state_name,
+};
+use crate::event::{self, Field as Said, Form, Past, Shown, Stack, Told, Value};
 
 const FIRST_KIND: CountId = count_id(Signal::Retransmit, 0);
 /// Count of the segments of which only the kernel's own counter tells
@@ -30,7 +34,10 @@ pub const DEFINITION: Definition = Definition {
         Count::new("retransmits.tlp", "tail-loss probes that sent a segment again"),
         Count::new("retransmits.syn", "SYN segments sent again"),
         Count::new("retransmits.synack", "SYN-ACK segments sent again"),
-        Count::new("retransmits.other", "segments sent again for another reason, or that no program saw"),
+        Count::new(
+            "retransmits.other",
+            "segments sent again for another reason, or that no program saw",
+        ),
         Count::new("retransmits_failed", "segments whose retransmission failed on this node"),
         Count::new("retransmit_bytes", "payload bytes sent again"),
     ],
@@ -38,6 +45,25 @@ pub const DEFINITION: Definition = Definition {
     samples: 1,
     flush: None,
     rows: Rows::Flows,
+    kinds: &[&RETRANSMIT],
+};
+
+const RETRANSMIT: event::Kind = event::Kind {
+    name: "retransmit",
+    help: "TCP sent a segment again, or failed to; `other` without a sequence number was told by \
+           the socket's counter only",
+    fields: &[
+        Said::new("retransmit", "rto, fast, tlp, syn, synack or other", Form::Text, Shown::Bare),
+        Said::new("segments", "segments in the buffer", Form::Number, Shown::UnlessOne),
+        Said::new("bytes", "payload bytes", Form::Number, Shown::Bare),
+        Said::new("failed", "it failed on this node", Form::Flag, Shown::Bare),
+        Said::new("error", "the errno with which it failed", Form::Text, Shown::Bare),
+        Said::new("seq", "sequence number of the first byte", Form::Number, Shown::No),
+        Said::new("state", "the connection's TCP state", Form::Text, Shown::No),
+        Said::new("srtt_ns", "smoothed round-trip time", Form::Number, Shown::Named),
+        Said::new("cwnd", "congestion window in segments", Form::Number, Shown::Named),
+    ],
+    has_stack: true,
 };
 
 /// Before 6.16 the tracepoint has no argument `err` and tells only of success; the function's return
@@ -187,6 +213,8 @@ pub struct Event {
     pub pid: Option<u32>,
     /// The socket's counters where they could be read.
     pub tcp: Option<TcpCounters>,
+    /// Where in the kernel.
+    pub stack: Stack,
 }
 
 impl Event {
@@ -211,6 +239,40 @@ impl Event {
             row.count(BYTES, u64::from(self.bytes));
         }
     }
+
+    pub(super) fn tell(&self, _past: &Past, told: &mut impl FnMut(Told)) {
+        if let Some(tcp) = &self.tcp {
+            tell_unseen(tcp, self.time_ns, told);
+        }
+        let path = self.tcp.as_ref();
+        told(Told {
+            kind: &RETRANSMIT,
+            time_ns: self.time_ns,
+            events: 1,
+            values: vec![
+                Value::name(self.kind.name()),
+                Value::Number(self.segments.into()),
+                Value::Number(self.bytes.into()),
+                Value::Flag(self.failed),
+                self.error.map_or(Value::Unknown, Value::errno),
+                Value::Number(self.seq.into()),
+                state_name(self.socket.state).map_or(Value::Unknown, Value::name),
+                srtt(path),
+                cwnd(path),
+            ],
+            stack: self.stack,
+        });
+    }
+}
+
+/// Both are 0 until the kernel has a sample.
+fn srtt(tcp: Option<&TcpCounters>) -> Value {
+    let known = tcp.filter(|tcp| tcp.srtt_us != 0);
+    Value::number(known.map(|tcp| u64::from(tcp.srtt_us) * 1_000))
+}
+
+fn cwnd(tcp: Option<&TcpCounters>) -> Value {
+    Value::number(tcp.filter(|tcp| tcp.cwnd != 0).map(|tcp| tcp.cwnd))
 }
 
 /// A run at least was missed where a socket's counters are the first to tell of segments.
@@ -224,6 +286,31 @@ pub(super) fn fold_unseen(tcp: &TcpCounters, row: &mut impl Fold) {
     if tcp.retrans_unseen != 0 {
         row.count(OTHER, u64::from(tcp.retrans_unseen));
     }
+}
+
+/// Tells of the segments of which a socket's counters are the first to tell, so that what is told adds
+/// up to what is counted.
+pub(super) fn tell_unseen(tcp: &TcpCounters, time_ns: u64, told: &mut impl FnMut(Told)) {
+    if tcp.retrans_unseen == 0 {
+        return;
+    }
+    told(Told {
+        kind: &RETRANSMIT,
+        time_ns,
+        events: 1,
+        values: vec![
+            Value::name(Kind::Other.name()),
+            Value::Number(tcp.retrans_unseen.into()),
+            Value::Unknown,
+            Value::Unknown,
+            Value::Unknown,
+            Value::Unknown,
+            Value::Unknown,
+            srtt(Some(tcp)),
+            cwnd(Some(tcp)),
+        ],
+        stack: Stack::None,
+    });
 }
 
 /// Decodes one record.
@@ -252,6 +339,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         error: (record.error != 0).then_some(record.error.saturating_neg()),
         pid: (record.pid != 0).then_some(record.pid),
         tcp: (record.has_tcp != 0).then_some(record.tcp),
+        stack: Stack::of(record.stack),
     });
     Ok(())
 }

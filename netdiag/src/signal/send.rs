@@ -11,7 +11,11 @@ use netdiag_common::{
 };
 use zerocopy::FromBytes;
 
-use super::{Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric, MetricId, Rows, Source, Subject, When, count_id, metric_id};
+use super::{
+    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric, MetricId, Rows,
+    Source, Subject, When, count_id, metric_id,
+};
+use crate::event::{Past, Told};
 
 const SEND: MetricId = metric_id(Signal::Send, 0);
 const SENDS: CountId = count_id(Signal::Send, 0);
@@ -35,6 +39,7 @@ pub const DEFINITION: Definition = Definition {
     samples: BATCH as u32,
     flush: Some("send_flush"),
     rows: Rows::Flows,
+    kinds: &[],
 };
 
 /// Trampolines at entry and return; cheapest, and sees every call.
@@ -167,6 +172,10 @@ impl Event {
             Err(_) => row.count(FAILED, 1),
         }
     }
+
+    /// There are too many to tell of each.
+    #[expect(clippy::unused_self, reason = "every signal's event answers it")]
+    pub(super) const fn tell(&self, _past: &Past, _told: &mut impl FnMut(Told)) {}
 }
 
 /// Decodes a batch.
@@ -182,11 +191,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         return Err(Malformed::Long);
     }
     for sample in batch {
-        emit(Event {
-            flow: sample.flow,
-            latency_ns: sample.latency_ns,
-            result: sample.result,
-        });
+        emit(Event { flow: sample.flow, latency_ns: sample.latency_ns, result: sample.result });
     }
     Ok(())
 }

@@ -9,7 +9,11 @@ use netdiag_common::{
 };
 use zerocopy::FromBytes;
 
-use super::{Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows, Source, Subject, When, count_id, retransmit};
+use super::{
+    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows, Source, Subject,
+    When, count_id, retransmit,
+};
+use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
 
 /// Count of [`TcpCounters::bytes_sent`].
 pub const BYTES_SENT: CountId = count_id(Signal::Socket, 0);
@@ -35,6 +39,37 @@ pub const DEFINITION: Definition = Definition {
     samples: 1,
     flush: None,
     rows: Rows::Flows,
+    kinds: &[&CONNECT, &CLOSE],
+};
+
+const CONNECT: Kind = Kind {
+    name: "connect",
+    help: "a connection that this end asked for is established, or failed",
+    fields: &[
+        Said::new(
+            "latency_ns",
+            "connect called to established or failed",
+            Form::Number,
+            Shown::Bare,
+        ),
+        Said::new(
+            "error",
+            "the errno with which it failed, `closed` where the process gave up",
+            Form::Text,
+            Shown::Bare,
+        ),
+    ],
+    has_stack: false,
+};
+
+const CLOSE: Kind = Kind {
+    name: "close",
+    help: "a TCP socket is gone",
+    fields: &[
+        Said::new("lifetime_ns", "since it connected or was accepted", Form::Number, Shown::Bare),
+        Said::new("counts", "what the flow counted in the run", Form::Counts, Shown::Bare),
+    ],
+    has_stack: false,
 };
 
 const TP_BTF: Source = Source {
@@ -73,14 +108,8 @@ const RAW_TP: Source = Source {
 const ACCEPT: Extra = Extra {
     when: When::FunctionExists("inet_csk_accept"),
     alternatives: &[
-        (
-            &[Attachment::new("socket_accept_fexit", Hook::FexitWith("inet_csk_accept", 2))],
-            &[],
-        ),
-        (
-            &[Attachment::new("socket_accept_fexit_4", Hook::FexitWith("inet_csk_accept", 4))],
-            &[],
-        ),
+        (&[Attachment::new("socket_accept_fexit", Hook::FexitWith("inet_csk_accept", 2))], &[]),
+        (&[Attachment::new("socket_accept_fexit_4", Hook::FexitWith("inet_csk_accept", 4))], &[]),
         (
             &[Attachment::new("socket_recv_tp_btf", Hook::TpBtf("sock_recv_length"))],
             &["owner of an accepted socket before it first receives or sends"],
@@ -107,6 +136,31 @@ pub enum What {
     Counters,
     /// The socket is destroyed.
     Close,
+    /// The handshake of a socket that connects is done.
+    Established,
+    /// The same, and first sight of it.
+    Connected,
+    /// A socket that connects gives up, with an errno unless the process wanted it so.
+    Failed(Option<i32>),
+}
+
+/// Name of a TCP state (`include/net/tcp_states.h`).
+pub(super) fn state_name(state: u32) -> Option<&'static str> {
+    const NAMES: [&str; 12] = [
+        "ESTABLISHED",
+        "SYN_SENT",
+        "SYN_RECV",
+        "FIN_WAIT1",
+        "FIN_WAIT2",
+        "TIME_WAIT",
+        "CLOSE",
+        "CLOSE_WAIT",
+        "LAST_ACK",
+        "LISTEN",
+        "CLOSING",
+        "NEW_SYN_RECV",
+    ];
+    NAMES.get(usize::try_from(state).ok()?.checked_sub(1)?).copied()
 }
 
 /// What is known of a socket at one instant.
@@ -129,6 +183,14 @@ pub struct Event {
 }
 
 impl Event {
+    /// Whether connect has just been called: a record of that may also come later, for want of room in
+    /// the ring, and has another state then.
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
+        const CLOSE: u32 = 7;
+        self.what == What::Connect && self.socket.state == CLOSE
+    }
+
     pub(super) fn subject(&self) -> Subject<'_> {
         Subject::Socket(&self.socket)
     }
@@ -142,6 +204,31 @@ impl Event {
         if let Some(tcp) = &self.tcp {
             retransmit::fold_unseen(tcp, row);
         }
+    }
+
+    pub(super) fn tell(&self, past: &Past, told: &mut impl FnMut(Told)) {
+        if let Some(tcp) = &self.tcp {
+            retransmit::tell_unseen(tcp, self.time_ns, told);
+        }
+        let since = |began: Option<u64>| {
+            Value::number(began.and_then(|began| self.time_ns.checked_sub(began)))
+        };
+        let (kind, values) = match self.what {
+            What::Established => (&CONNECT, vec![since(past.connecting_ns), Value::Unknown]),
+            What::Connected => (&CONNECT, vec![Value::Unknown, Value::Unknown]),
+            What::Failed(error) => {
+                let error = error.map_or(Value::name("closed"), Value::errno);
+                (&CONNECT, vec![since(past.connecting_ns), error])
+            }
+            What::Close => (&CLOSE, vec![since(past.opened_ns), Value::Counts]),
+            What::Seen
+            | What::Connect
+            | What::Accept
+            | What::Taken
+            | What::Owner
+            | What::Counters => return,
+        };
+        told(Told { kind, time_ns: self.time_ns, events: 1, values, stack: Stack::None });
     }
 }
 
@@ -162,6 +249,9 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         what::OWNER => What::Owner,
         what::COUNTERS => What::Counters,
         what::CLOSE => What::Close,
+        what::ESTABLISHED => What::Established,
+        what::CONNECTED => What::Connected,
+        what::FAILED => What::Failed((record.error != 0).then_some(record.error)),
         _ => return Err(Malformed::Value("reason of a socket record")),
     };
     let comm = record.comm.split(|&byte| byte == 0).next().unwrap_or_default();

@@ -159,19 +159,24 @@ pub fn endpoints(key: &FlowKey) -> (Endpoint, Endpoint) {
     (end(key.local_addr, key.local_port), end(key.peer_addr, key.peer_port))
 }
 
+/// `tcp` or `udp`.
+pub(super) fn protocol_name(key: &FlowKey) -> Option<String> {
+    let name = match key.protocol {
+        TCP => "tcp",
+        UDP => "udp",
+        _ => return None,
+    };
+    Some(name.to_owned())
+}
+
 fn named(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {
     let (local, peer) = endpoints(&flow.key);
-    let protocol = match flow.key.protocol {
-        TCP => Some("tcp"),
-        UDP => Some("udp"),
-        _ => None,
-    };
     Flow {
         id: flow_name(flow.id),
         local,
         peer,
         netns: (flow.key.netns != 0).then_some(flow.key.netns),
-        protocol: protocol.map(str::to_owned),
+        protocol: protocol_name(&flow.key),
         role: flow.role,
         owner: Owner { pid: flow.pid, comm: flow.comm.clone(), ..Owner::default() },
         pair: flow.pair.map(flow_name),
@@ -228,7 +233,7 @@ fn distributions(flow: &Frozen) -> BTreeMap<String, Distribution> {
 }
 
 /// Every count of every signal: its number, 0 where its source works and saw none, else null.
-fn values(
+pub(super) fn values(
     flow: &Frozen,
     signals: &[SignalStatus],
     labels: &Labels,

@@ -1,19 +1,26 @@
 //! The schemas in `docs/schema`: generated from the types, and true of what is written.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use schemars::{JsonSchema, Schema, schema_for};
+use schemars::{JsonSchema, Schema, SchemaGenerator, schema_for};
 use serde_json::{Value, json};
 
 use super::{dump::Sidecar, sample};
-use crate::snapshot::{Doctor, Snapshot};
+use crate::{
+    event::{Form, Kind},
+    snapshot::{
+        CountValue, Doctor, Snapshot,
+        told::{self, End, EventFlow, Suppressed},
+    },
+};
 
 /// Files in `docs/schema` and the `schema` that objects of that form carry.
-const SCHEMAS: [(&str, &str); 4] = [
+const SCHEMAS: [(&str, &str); 5] = [
     ("snapshot-1.json", "netdiag.snapshot/1"),
     ("total-1.json", "netdiag.total/1"),
     ("doctor-1.json", "netdiag.doctor/1"),
     ("record-1.json", "netdiag.snapshot/1"),
+    ("event-1.json", told::SCHEMA),
 ];
 
 fn path(file: &str) -> PathBuf {
@@ -28,10 +35,68 @@ fn generated<T: JsonSchema>(title: &str, name: &str) -> Value {
     schema
 }
 
+/// One object for each kind of event, by its fields, and those that tell of the stream.
+fn events(name: &str) -> Value {
+    let mut generator = SchemaGenerator::default();
+    let flow = generator.subschema_for::<EventFlow>().to_value();
+    let counts = generator.subschema_for::<BTreeMap<String, CountValue>>().to_value();
+    let one = |kind: &Kind| {
+        let mut properties = json!({
+            "schema": {"const": name},
+            "kind": {"const": kind.name},
+            "time": {"description": "when it happened, RFC 3339 UTC", "type": "string"},
+            "flow": flow.clone(),
+        });
+        for field in kind.fields {
+            let mut schema = match field.form {
+                Form::Number => json!({"type": ["integer", "null"], "minimum": 0}),
+                Form::Text => json!({"type": ["string", "null"]}),
+                Form::Flag => json!({"type": ["boolean", "null"]}),
+                Form::Counts => counts.clone(),
+            };
+            schema["description"] = json!(field.help);
+            properties[field.name] = schema;
+        }
+        let required: Vec<String> =
+            properties.as_object().expect("an object").keys().cloned().collect();
+        if kind.has_stack {
+            properties["stack"] = json!({
+                "description": "with --stack: functions of the kernel from the innermost on, null \
+                    for one without a name; null where it could not be taken or named",
+                "type": ["array", "null"],
+                "items": {"type": ["string", "null"]},
+            });
+        }
+        json!({
+            "description": kind.help,
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": false,
+        })
+    };
+    let mut all: Vec<Value> = told::kinds().map(one).collect();
+    for (kind, mut schema) in [
+        ("suppressed", Suppressed::json_schema(&mut generator).to_value()),
+        ("end", End::json_schema(&mut generator).to_value()),
+    ] {
+        schema["properties"]["schema"] = json!({"const": name});
+        schema["properties"]["kind"] = json!({"const": kind});
+        all.push(schema);
+    }
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "a line of netdiag events -o json",
+        "oneOf": all,
+        "$defs": generator.take_definitions(true),
+    })
+}
+
 fn schema(file: &str, name: &str) -> Value {
     match file {
         "doctor-1.json" => generated::<Doctor>("netdiag doctor -o json", name),
         "record-1.json" => generated::<Sidecar<'_>>("a line of netdiag record's .jsonl", name),
+        "event-1.json" => events(name),
         "total-1.json" => generated::<Snapshot>("the last line of netdiag live -d -o json", name),
         _ => generated::<Snapshot>("a line of netdiag live -o json", name),
     }
@@ -57,7 +122,7 @@ fn schemas_are_generated_from_the_types() {
 }
 
 /// Against what the file holds, by the test above: the file itself may just be written anew.
-fn check(file: &str, value: &Value) -> Result<(), String> {
+pub(super) fn check(file: &str, value: &Value) -> Result<(), String> {
     let (_, name) = SCHEMAS.iter().find(|(known, _)| *known == file).expect(file);
     let validator = jsonschema::validator_for(&schema(file, name)).expect(file);
     let errors: Vec<String> = validator.iter_errors(value).map(|e| e.to_string()).collect();

@@ -13,8 +13,8 @@ use crate::{
 };
 
 mod accounting;
-mod entries;
 mod conntrack;
+mod entries;
 mod listeners;
 
 pub use accounting::accounting;
@@ -149,7 +149,10 @@ impl Row {
         for name in groups() {
             cells.push(total(flow.counts.get(name)));
         }
-        notes.extend(count_notes(flow));
+        let repeated: Vec<String> =
+            flow.metrics.keys().map(|metric| format!("{metric}s")).collect();
+        let counts = flow.counts.iter().filter(|(name, _)| !repeated.contains(name));
+        notes.extend(counts.filter_map(|(name, value)| note(name, value)));
         if flow.closed {
             notes.push("closed".to_owned());
         }
@@ -212,29 +215,24 @@ fn total(value: Option<&CountValue>) -> String {
     }
 }
 
-/// Counts that are not zero and have no column, bytes in units; the kinds of a group in brackets.
-fn count_notes(flow: &Flow) -> Vec<String> {
-    let repeated: Vec<String> = flow.metrics.keys().map(|metric| format!("{metric}s")).collect();
-    flow.counts
-        .iter()
-        .filter(|(name, _)| !repeated.contains(name))
-        .filter_map(|(name, value)| match value {
-            CountValue::Number(number) => {
-                let number = number.filter(|&number| number != 0)?;
-                Some(format!("{} {}", sanitised(name), amount(name, number)))
-            }
-            CountValue::Group(group) => {
-                let kinds: Vec<String> = group
-                    .iter()
-                    .filter_map(|(key, number)| {
-                        let number = number.filter(|&number| number != 0)?;
-                        Some(format!("{} {}", sanitised(key), amount(name, number)))
-                    })
-                    .collect();
-                (!kinds.is_empty()).then(|| format!("{} ({})", sanitised(name), kinds.join(", ")))
-            }
-        })
-        .collect()
+/// A count that is not zero, bytes in units; the kinds of a group in brackets.
+pub(super) fn note(name: &str, value: &CountValue) -> Option<String> {
+    match value {
+        CountValue::Number(number) => {
+            let number = number.filter(|&number| number != 0)?;
+            Some(format!("{} {}", sanitised(name), amount(name, number)))
+        }
+        CountValue::Group(group) => {
+            let kinds: Vec<String> = group
+                .iter()
+                .filter_map(|(key, number)| {
+                    let number = number.filter(|&number| number != 0)?;
+                    Some(format!("{} {}", sanitised(key), amount(name, number)))
+                })
+                .collect();
+            (!kinds.is_empty()).then(|| format!("{} ({})", sanitised(name), kinds.join(", ")))
+        }
+    }
 }
 
 fn amount(name: &str, number: u64) -> String {
@@ -246,7 +244,7 @@ fn amount(name: &str, number: u64) -> String {
 }
 
 /// `10.0.0.1:443`, `[2001:db8::1]:443`.
-fn endpoint(end: &Endpoint) -> String {
+pub(super) fn endpoint(end: &Endpoint) -> String {
     match (end.ip, end.port) {
         (None, _) => MISSING.to_owned(),
         (Some(ip), None) => ip.to_string(),
@@ -255,7 +253,7 @@ fn endpoint(end: &Endpoint) -> String {
     }
 }
 
-fn process(owner: &Owner) -> String {
+pub(super) fn process(owner: &Owner) -> String {
     match (owner.comm.as_deref(), owner.pid) {
         (None, None) => MISSING.to_owned(),
         (comm, pid) => format!(

@@ -87,6 +87,15 @@ pub(crate) unsafe fn report<A: Access>(
         if context == Context::Ending && record.has_tcp != 0 {
             record.tcp.retrans_unseen = retransmit::account_growth(slot, record.tcp.retrans, 0);
         }
+        if what == what::FAILED {
+            // SAFETY: passed on.
+            unsafe {
+                record.error = kernel::error::<A>(sk)?;
+                if record.socket.key.local_port == 0 {
+                    record.socket.key.local_port = kernel::last_port::<A>(sk)?;
+                }
+            }
+        }
         if context == Context::Accepted && record.has_tcp != 0 {
             // SAFETY: passed on.
             record.tcp.retrans_unseen =

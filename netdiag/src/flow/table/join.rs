@@ -209,8 +209,9 @@ impl FlowTable {
     /// a flow knows. Address translation gives the two ends different tuples.
     pub(super) fn link(&self, rows: &mut [entries::Frozen]) {
         for row in rows {
-            let client = self.of_tuple(&row.entry, &row.entry.original);
-            let server = row.reply.as_ref().and_then(|reply| self.of_tuple(&row.entry, reply));
+            let row_of = |tuple| Some(&self.rows[self.of_tuple(&row.entry, tuple)? as usize]);
+            let client = row_of(&row.entry.original);
+            let server = row.reply.as_ref().and_then(row_of);
             row.flows = [client, server].into_iter().flatten().map(|row| row.number).collect();
             if let Some(client) = client.filter(|_| row.creator.is_none())
                 && let Some(pid) = client.pid
@@ -223,24 +224,15 @@ impl FlowTable {
 
     /// The row of the socket that a tuple's packets come from: in the entry's namespace, else the only
     /// one anywhere.
-    fn of_tuple(&self, entry: &Entry, tuple: &Tuple) -> Option<&Row> {
-        let key = FlowKey {
-            local_addr: tuple.source,
-            peer_addr: tuple.destination,
-            local_port: tuple.source_port,
-            peer_port: tuple.destination_port,
-            netns: entry.netns,
-            protocol: entry.protocol,
-            reserved: 0,
-        };
+    pub(super) fn of_tuple(&self, entry: &Entry, tuple: &Tuple) -> Option<u32> {
+        let key = entry.key(tuple);
         if !is_complete(&key) {
             return None;
         }
         let anywhere = FlowKey { netns: 0, ..key };
-        let slot = [key, anywhere].iter().find_map(|key| {
-            self.tuples.find_in_any(key).or_else(|| self.closed.find_in_any(key))
-        })?;
-        self.rows.get(slot as usize)
+        [key, anywhere]
+            .iter()
+            .find_map(|key| self.tuples.find_in_any(key).or_else(|| self.closed.find_in_any(key)))
     }
 }
 

@@ -4,6 +4,7 @@ use netdiag_common::flow::{FlowKey, SocketRef, TcpCounters};
 
 use super::*;
 use crate::{
+    event::Stack,
     flow::tuples::{TCP, reversed},
     signal::{
         CountId, counts, drop, metrics,
@@ -67,6 +68,7 @@ pub(super) fn dropped(key: FlowKey, ends_known: bool, packets: u32) -> Event {
         location: 0,
         packets,
         bytes: 10 * u64::from(packets),
+        stack: Stack::None,
     })
 }
 
@@ -82,6 +84,7 @@ pub(super) fn retransmitted(flow: FlowId, key: FlowKey, kind: Kind, segments: u3
         error: None,
         pid: None,
         tcp: None,
+        stack: Stack::None,
     })
 }
 

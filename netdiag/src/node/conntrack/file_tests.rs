@@ -2,7 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// As captured: 15 connections and 32 drops, on two processors.
+/// As captured on two processors: 5 connections and 3 drops, then 15 and 32.
+const V5_10: &str = "\
+entries  clashres found new invalid ignore delete delete_list insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart\n\
+00000005  00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000  00000000 00000000 00000000 00000000\n\
+00000005  00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000003 00000000 00000000  00000000 00000000 00000000 00000000\n";
 const V6_18: &str = "\
 entries  clashres found new invalid ignore delete chainlength insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart\n\
 0000000f  00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000000  00000000 00000000 00000000 00000000\n\
@@ -15,9 +19,15 @@ fn sums(statistics: &Statistics) -> Vec<(&'static str, Option<u64>)> {
 }
 
 #[test]
-fn a_file_of_a_kernel() {
-    let (entries, statistics) = parse(V6_18).unwrap();
-    assert_eq!((entries, sums(&statistics)), (15, vec![("drop", Some(32))]));
+fn files_of_kernels() {
+    for (text, entries, drops, unknown) in
+        [(V5_10, 5, 3, Some(("chaintoolong", None))), (V6_18, 15, 32, None)]
+    {
+        let mut expected = vec![("drop", Some(drops))];
+        expected.extend(unknown);
+        let (found, statistics) = parse(text).unwrap();
+        assert_eq!((found, sums(&statistics)), (entries, expected), "{text}");
+    }
 }
 
 #[test]

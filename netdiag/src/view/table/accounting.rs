@@ -59,7 +59,7 @@ fn lines(total: &Snapshot, columns: usize) -> Vec<String> {
             None => format!("{} is off:", signal.signal),
         }];
         let refused = signal.refused.iter().map(|r| format!("{}: {};", r.source, r.reason));
-        if signal.missing.is_empty() || signal.source.is_none() {
+        if signal.missing.is_empty() || (signal.source.is_none() && !signal.refused.is_empty()) {
             words.extend(refused);
         } else {
             words.extend(signal.missing.iter().map(|missing| format!("{missing};")));

@@ -1,0 +1,53 @@
+//! What `events` watches: which signals its kinds take, and nothing else.
+
+use std::time::Duration;
+
+use netdiag_common::signal::Signal;
+
+use super::{Kernel, Tell, Watch, check_filters, targets};
+use crate::{
+    cli,
+    event::Kind,
+    exit::Error,
+    signal,
+    snapshot::{build::Sort, told::kinds},
+};
+
+pub(super) fn tell(flags: &cli::Events) -> Tell {
+    let wanted = |kind: &&'static Kind| flags.kind.is_empty() || flags.kind.contains(kind);
+    Tell { kinds: kinds().filter(wanted).collect(), limit: flags.limit.into(), stack: flags.stack }
+}
+
+/// Leaves out the signals that tell of no event that is wanted, which would cost something.
+pub(super) fn narrow(kernel: &mut Kernel, tell: &Tell) -> Result<(), Error> {
+    kernel.signals.retain(|&signal| {
+        let told = signal::DEFINITIONS[signal as usize].kinds;
+        signal == Signal::Socket || told.iter().any(|kind| tell.kinds.contains(kind))
+    });
+    match kernel.sources.iter().find(|choice| !kernel.signals.contains(&choice.signal)) {
+        None => Ok(()),
+        Some(choice) => Err(Error::usage(format!(
+            "--source forces `{}`, which tells of no event that is wanted; leave it out, or add one \
+             of its kinds to --kind",
+            choice.signal.name()
+        ))),
+    }
+}
+
+/// Nothing is put out by the interval; listeners are asked and idle flows forgotten by it.
+pub(super) fn watch(flags: &cli::Events) -> Result<Watch, Error> {
+    check_filters(&flags.filters)?;
+    Ok(Watch {
+        interval: Duration::from_secs(1),
+        duration: flags.duration,
+        output: flags.output,
+        top: None,
+        sort: Sort::default(),
+        all: false,
+        idle: flags.flows.idle,
+        max_flows: flags.flows.max_flows as usize,
+        strict: flags.flows.strict,
+        targets: targets(&flags.filters),
+        wait: flags.filters.wait,
+    })
+}

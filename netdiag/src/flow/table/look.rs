@@ -1,0 +1,64 @@
+//! A look at single flows, for whom an event is told by itself.
+
+use netdiag_common::flow::FlowId;
+
+use super::FlowTable;
+use crate::{
+    event::Past,
+    flow::{Frozen, row::Row, tally::Tally},
+};
+
+/// Whose an event turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Nobody's that a filter wants: it counts nowhere.
+    LeftOut,
+    /// Of no flow with a row: it counts in `other`.
+    Nobodys,
+    /// A flow's.
+    Flows(Handle),
+}
+
+/// Leads to a flow for a while: until its row gives way to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handle {
+    pub(super) slot: u32,
+    pub(super) number: u64,
+    pub(super) flow: FlowId,
+}
+
+impl FlowTable {
+    pub(super) fn handle(&self, slot: u32) -> Handle {
+        let row = &self.rows[slot as usize];
+        Handle { slot, number: row.number, flow: row.flow }
+    }
+
+    fn row(&self, handle: Handle) -> Option<&Row> {
+        let row = self.rows.get(handle.slot as usize)?;
+        // A row may have taken over another's number, with all that it was.
+        let same = row.number == handle.number || (row.flow == handle.flow && handle.flow != 0);
+        same.then_some(row)
+    }
+
+    /// What is known of a flow's past; nothing where it is gone.
+    #[must_use]
+    pub fn past(&self, handle: Handle) -> Past {
+        let row = self.row(handle);
+        row.map_or_else(Past::default, |row| Past {
+            opened_ns: row.opened_ns,
+            connecting_ns: row.connecting_ns,
+        })
+    }
+
+    /// Who and what a flow is, without its counts.
+    #[must_use]
+    pub fn who(&self, handle: Handle) -> Option<Frozen> {
+        Some(self.row(handle)?.frozen(Tally::default(), false))
+    }
+
+    /// The same with all that it counted since the start.
+    #[must_use]
+    pub fn whole(&self, handle: Handle) -> Option<Frozen> {
+        Some(self.row(handle)?.whole())
+    }
+}

@@ -1,0 +1,61 @@
+//! `netdiag events`: from what was asked for to a run of the loop that tells of single events.
+
+use anyhow::Result;
+use tokio::task::spawn_blocking;
+
+use super::{
+    diagnostics::Diagnostics,
+    intake::Intake,
+    listening::Listening,
+    observer::Observer,
+    stop::Stop,
+    teller::Teller,
+    voice::say,
+    watch::{about, flow_table, node_name, options, targets},
+    writer::Writing,
+};
+use crate::{
+    config::{self, Tell, Watch},
+    exit::Status,
+    kernel::{plan::Options, symbols, tracer::Tracer},
+    node,
+    snapshot::told::LISTEN_OVERFLOW,
+};
+
+/// Drops, and events of connection tracking, that a CPU tells of one by one in a tenth of a second, more
+/// than `--limit` lets pass by default. What comes beyond is told together, so that a flood costs no more
+/// than it does without `events`.
+const ALONE: u32 = 128;
+
+/// Runs the command.
+pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> Result<Status> {
+    let mut stop = Stop::new()?;
+    let Some(filters) = targets(watch, &kernel.host_root, &mut stop).await? else {
+        return Ok(Status::Ran);
+    };
+    let mut tracer = Tracer::attach(&Options {
+        alone: ALONE,
+        stacks: tell.stack,
+        ..options(kernel, Some((watch, filters)))
+    })?;
+    if tell.stack && !symbols::are_told() {
+        say(
+            "--stack: /proc/kallsyms shows no addresses, so that stacks and places have no names; \
+             run it with CAP_SYSLOG and kernel.kptr_restrict below 2",
+        );
+    }
+    let host_root = kernel.host_root.clone();
+    let seeding = spawn_blocking(move || node::seed(&host_root));
+    let listening = tell.kinds.contains(&&LISTEN_OVERFLOW);
+    let listening = listening.then(|| Listening::start(kernel.host_root.clone()));
+    let about = about(node_name(kernel, None), &tracer, &filters);
+    let (writing, lines) = Writing::start(about, tracer.signals().to_vec(), watch.output);
+    let stacks = if tell.stack { Some(tracer.stacks()?) } else { None };
+    let diagnostics = Diagnostics::new(&mut tracer, kernel.log_level)?;
+    let teller = Teller::new(tell, &filters, stacks, lines);
+    let table = flow_table(watch, &filters);
+    let intake = Intake::new(table, kernel.host_root.join("proc"), Some(teller));
+    let observer = Observer::new(tracer, intake, diagnostics);
+    let complete = observer.tell(watch, &filters, seeding, writing, listening, &mut stop).await?;
+    Ok(if watch.strict && !complete { Status::Incomplete } else { Status::Ran })
+}

@@ -1,0 +1,217 @@
+//! The thread that writes the lines of `events`: names what they say, and waits for whoever reads them.
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    sync::mpsc::{self, Receiver, Sender, SyncSender},
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, Result};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::{
+    output::{Pieces, Progress, STDOUT},
+    reporter::{About, Cut},
+    teller::{Line, Rest},
+};
+use crate::{
+    cli::Output,
+    kernel::symbols,
+    snapshot::{
+        Node, SignalStatus,
+        build::{Frame, Scope, rfc3339},
+        told::{End, Event, Names, SCHEMA, Suppressed, of_listener},
+    },
+    view::{self, events::Lines, table::COLUMNS},
+};
+
+/// Lines that may wait to be written; what comes beyond is left out.
+const QUEUE: usize = 8_192;
+/// Lines that are named and written at a time.
+const BATCH: usize = 256;
+
+/// The end of the stream: what is left, and the sums.
+pub(super) struct Last {
+    pub(super) rest: Rest,
+    pub(super) cut: Cut,
+}
+
+/// The writer on its thread.
+pub(super) struct Writing {
+    thread: JoinHandle<Result<bool>>,
+    last: Sender<Last>,
+    progress: Progress,
+}
+
+impl Writing {
+    /// Begins to write what is sent to the returned end of its queue.
+    pub(super) fn start(
+        about: About,
+        signals: Vec<SignalStatus>,
+        form: Output,
+    ) -> (Self, SyncSender<Line>) {
+        let (lines, queue) = mpsc::sync_channel(QUEUE);
+        let (last, end) = mpsc::channel();
+        let progress = Progress::default();
+        let writer = Writer {
+            about,
+            signals,
+            form,
+            text: Lines::new(COLUMNS),
+            places: BTreeMap::new(),
+            progress: progress.clone(),
+        };
+        (Self { thread: spawn_blocking(move || writer.run(&queue, &end)), last, progress }, lines)
+    }
+
+    /// How far it has come.
+    pub(super) const fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Waits until it ends, which it does before it is told only because it cannot write.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub(super) async fn ended(&mut self) -> Result<bool> {
+        (&mut self.thread).await.context("the thread that writes the output ended")?
+    }
+
+    /// Writes the end; the queue's other end must be gone. Returns whether nothing was lost or missed.
+    ///
+    /// # Errors
+    /// It cannot write.
+    pub(super) async fn end(mut self, last: Last) -> Result<bool> {
+        // A writer that is gone says why below.
+        let _gone = self.last.send(last);
+        self.ended().await
+    }
+}
+
+/// Writes what it is given. Blocks.
+struct Writer {
+    about: About,
+    /// How each signal was observed when the run began.
+    signals: Vec<SignalStatus>,
+    form: Output,
+    text: Lines,
+    /// Functions by addresses that were met.
+    places: BTreeMap<u64, Option<String>>,
+    progress: Progress,
+}
+
+impl Writer {
+    fn run(mut self, queue: &Receiver<Line>, end: &Receiver<Last>) -> Result<bool> {
+        while let Ok(first) = queue.recv() {
+            let mut lines = vec![first];
+            lines.extend(queue.try_iter().take(BATCH));
+            self.learn_places(&lines);
+            let mut bytes = Vec::new();
+            for line in lines {
+                self.line(&line, &mut bytes).context("a line could not be made")?;
+            }
+            self.write(&bytes)?;
+        }
+        // Nothing comes when the run failed.
+        let Ok(last) = end.recv() else { return Ok(false) };
+        let mut bytes = Vec::new();
+        let complete = self.end(last, &mut bytes).context("the end could not be made")?;
+        self.write(&bytes)?;
+        Ok(complete)
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<()> {
+        let mut out = Pieces { to: std::io::stdout().lock(), progress: &self.progress };
+        out.write_all(bytes).and_then(|()| out.flush()).context(STDOUT)
+    }
+
+    /// Asks for the names of places in the kernel's code that were not met before.
+    fn learn_places(&mut self, lines: &[Line]) {
+        let tellings = lines.iter().filter_map(|line| match line {
+            Line::Event(telling) => Some(telling),
+            Line::Listener(..) | Line::Suppressed(..) => None,
+        });
+        let mut unknown: Vec<u64> = tellings
+            .flat_map(|telling| telling.places())
+            .filter(|address| !self.places.contains_key(address))
+            .collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        if !unknown.is_empty() {
+            self.places.extend(symbols::located(&unknown));
+            self.progress.step();
+        }
+    }
+
+    fn line(&mut self, line: &Line, out: &mut Vec<u8>) -> std::io::Result<()> {
+        match line {
+            Line::Event(telling) => {
+                let names = Names {
+                    labels: &self.about.labels,
+                    places: &self.places,
+                    signals: &self.signals,
+                };
+                let event = names.event(telling);
+                self.event(&event, out)
+            }
+            Line::Listener(time, listener) => self.event(&of_listener(*time, listener), out),
+            Line::Suppressed(time, by_kind) => {
+                self.suppressed(&Suppressed::new(*time, by_kind.clone()), out)
+            }
+        }
+    }
+
+    fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> std::io::Result<()> {
+        match self.form {
+            Output::Text => self.text.event(event, out),
+            Output::Json => view::json::line(event, out),
+        }
+    }
+
+    fn suppressed(&self, suppressed: &Suppressed, out: &mut Vec<u8>) -> std::io::Result<()> {
+        match self.form {
+            Output::Text => self.text.suppressed(suppressed, out),
+            Output::Json => view::json::line(suppressed, out),
+        }
+    }
+
+    fn end(&self, last: Last, out: &mut Vec<u8>) -> std::io::Result<bool> {
+        let Last { rest, cut } = last;
+        let now = SystemTime::now();
+        if !rest.suppressed.is_empty() {
+            self.suppressed(&Suppressed::new(now, rest.suppressed), out)?;
+        }
+        let frame = Frame {
+            scope: Scope::Total,
+            start: cut.start,
+            end: cut.end,
+            host: &self.about.node,
+            kernel: &self.about.kernel,
+            labels: &self.about.labels,
+            signals: &cut.signals,
+            filtered: self.about.filtered,
+            node: Node::default(),
+            accounting: cut.accounting,
+            stream: cut.stream,
+        };
+        let total = frame.build(&cut.flows);
+        let end = End {
+            schema: SCHEMA,
+            kind: "end",
+            time: rfc3339(cut.end),
+            told: rest.told,
+            suppressed: rest.suppressed_in_all,
+            stacks_not_taken: rest.stacks_not_taken,
+            signals: total.signals.clone(),
+            accounting: total.accounting.clone(),
+            stream: total.stream,
+            complete: total.complete,
+        };
+        match self.form {
+            Output::Text => self.text.end(&end, &total, out)?,
+            Output::Json => view::json::line(&end, out)?,
+        }
+        Ok(end.complete)
+    }
+}
