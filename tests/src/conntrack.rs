@@ -94,9 +94,14 @@ pub fn track_at(namespace: &Namespace, rules: Rules) -> Result<()> {
         rules.chains()
     );
     fault::load(namespace, &script)?;
-    // An entry whose connection was reset stays until it is removed; else it has ten seconds.
-    let lifetime = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close";
-    namespace.run(|| fs::write(lifetime, "3600")).context(lifetime)
+    // Entries stay until they are removed; else one has ten seconds after a reset, and half a minute
+    // where nobody answers.
+    namespace.run(|| {
+        ["tcp_timeout_close", "udp_timeout"].iter().try_for_each(|name| {
+            let lifetime = format!("/proc/sys/net/netfilter/nf_conntrack_{name}");
+            fs::write(&lifetime, "3600").context(lifetime)
+        })
+    })
 }
 
 /// Opens that many connections over TCP from the left end to the right, of all families in turn; to

@@ -68,6 +68,17 @@ impl Race {
         }
     }
 
+    /// Entries that got their place in the table by themselves. Each other that was made is one that a
+    /// race lost.
+    #[must_use]
+    pub const fn undisputed(self, raced: Raced) -> u64 {
+        match self {
+            // The second packet finds the first's entry, or clashes with it.
+            Self::OneSocket | Self::TwoServers => raced.sent / 2,
+            Self::OneAddress => raced.sent - raced.failed,
+        }
+    }
+
     fn chain(self) -> String {
         let (hook, rule) = match self {
             Self::OneSocket => return String::new(),
@@ -85,16 +96,15 @@ impl Race {
         format!(" chain raced {{\n type nat hook {hook};\n {rule}\n }}\n")
     }
 
-    /// A socket for each of the two packets.
-    fn sockets(self, pair: &Pair) -> Result<[UdpSocket; 2]> {
+    /// A socket for each of the two packets, on a port that no race had before.
+    fn sockets(self, pair: &Pair, port: u16) -> Result<[UdpSocket; 2]> {
         pair.left.run(|| match self {
             Self::OneSocket | Self::TwoServers => {
-                let one = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+                let one = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
                 Ok([one.try_clone()?, one])
             }
             Self::OneAddress => {
-                let first = UdpSocket::bind((LEFT_V4, 0))?;
-                let port = first.local_addr()?.port();
+                let first = UdpSocket::bind((LEFT_V4, port))?;
                 Ok([first, UdpSocket::bind((SECOND_LEFT, port))?])
             }
         })
@@ -108,8 +118,8 @@ impl Race {
     /// # Panics
     /// When a sending thread does.
     pub fn run(self, pair: &Pair, wanted: u64) -> Result<Raced> {
-        const BATCHES: usize = 40;
-        const RACES_IN_A_BATCH: usize = 50;
+        const BATCH: u16 = 50;
+        const PORTS: std::ops::Range<u16> = 20_000..22_000;
         pair.left.ip(&format!("addr add {SECOND_LEFT}/24 dev wire"))?;
         pair.right.ip(&format!("addr add {SECOND_RIGHT}/24 dev wire"))?;
         fault::load(&pair.left, &format!("table inet raced {{\n{}{} }}\n", self.chain(), slow()))?;
@@ -117,8 +127,8 @@ impl Race {
         let _server = pair.right.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, DNS)))?;
         let before = Statistics::read(&pair.left)?;
         let mut raced = Raced { sent: 0, refused: 0, clashes: 0, failed: 0 };
-        for _ in 0..BATCHES {
-            let sockets = (0..RACES_IN_A_BATCH).map(|_| self.sockets(pair));
+        for first in PORTS.step_by(BATCH.into()) {
+            let sockets = (first..first + BATCH).map(|port| self.sockets(pair, port));
             let sockets: Vec<_> = sockets.collect::<Result<_>>()?;
             raced.sent += 2 * sockets.len() as u64;
             raced.refused += self.send(&sockets)?;

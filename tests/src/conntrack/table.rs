@@ -275,7 +275,7 @@ mod tests {
             ),
         ];
         for (line, (protocol, zone, ends)) in cases {
-            let [source, destination, answering, answered] = ends.map(|end| end.parse());
+            let [source, destination, answering, answered] = ends.map(str::parse);
             let expected = Entry {
                 netns: 3,
                 zone,

@@ -26,7 +26,7 @@ use netdiag_tests::{
     requirement::{Feature, alone},
     source,
     traffic::{
-        Connection, FAMILIES,
+        Connection, FAMILIES, name_process,
         request::{Exchange, exchange},
     },
 };
@@ -55,6 +55,7 @@ fn a_full_table_tells_each_packet_and_who_sent_it() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
     let _alone = alone();
+    name_process("nd-traffic")?;
     for forced in source::loading("conntrack")? {
         let pair = Pair::new()?;
         track(&pair, Rules::Plain)?;
