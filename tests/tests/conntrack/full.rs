@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use netdiag_tests::{
     conntrack::{
         Rules,
@@ -174,7 +174,15 @@ fn a_flood_of_refusals_displaces_nothing() -> Result<()> {
         facts.note(format_args!("{} rows, {:#?}", said.entries.len(), said.creators));
         facts.holds("it is a flood", refused > machine::amount(100_000, 100));
         facts.equal("refused, by the kernel", risen.table_full(), refused);
-        facts.equal("refused, by netdiag", said.sum("table_full")?, Some(refused));
+        // A locked-down kernel may hide a task, and what it is refused, and a preemptible one skips
+        // programs; other kernels of Debian's hide none.
+        let account = total.accounting.get("conntrack").context("no account of conntrack")?;
+        let exact = machine::emulated() && !source::may_skip(&forced);
+        let hidden = if exact { 0 } else { account.missed };
+        facts.equal("samples of conntrack lost", account.lost() - hidden, 0);
+        let counted = said.sum("table_full")?.context("packets without room are unknown")?;
+        let dark = refused.saturating_sub(counted);
+        facts.equal("refused, by netdiag", counted + dark.min(hidden), refused);
         let ours = flooded.left.inode();
         let elsewhere = said.entries.iter().filter(|row| row.netns().is_some_and(|n| n != ours));
         let elsewhere: u64 = elsewhere.filter_map(|row| row.count("table_full")).sum();
@@ -186,7 +194,7 @@ fn a_flood_of_refusals_displaces_nothing() -> Result<()> {
         let kernel: i64 = after.iter().zip(&before).map(|(a, b)| a.since(b)["RetransSegs"]).sum();
         facts.holds("segments were sent again", kernel > 0);
         facts.equal("segments sent again", again, kernel);
-        exact(&mut facts, total)?;
+        facts.at_rest(total);
         facts.finish();
     }
     Ok(())
