@@ -8,11 +8,13 @@ mod module;
 mod race;
 
 use anyhow::{Context as _, Result};
+use netdiag::snapshot::Snapshot;
 use netdiag_tests::{
     conntrack::{
         RULES, Rules, connect, entry,
         said::{self, Said},
-        table, track, track_at,
+        table::{self, Entry, Tuple},
+        track, track_at,
     },
     counters::wait_until_quiet,
     facts::Facts,
@@ -22,7 +24,7 @@ use netdiag_tests::{
     outcome::{flow_of, status},
     require,
     requirement::{Feature, alone},
-    traffic::{read_bytes, send_once},
+    traffic::{End, process::Shell, read_bytes, send_once},
 };
 
 /// What the source must have seen of one entry, in the order of `said::COUNTS`: made and in the table,
@@ -42,7 +44,7 @@ fn sums(said: &Said) -> Result<[Option<u64>; 7]> {
 }
 
 /// Nothing was lost, and all accounts are closed.
-fn exact(facts: &mut Facts, total: &netdiag::snapshot::Snapshot) -> Result<()> {
+fn exact(facts: &mut Facts, total: &Snapshot) -> Result<()> {
     let account = total.accounting.get("conntrack").context("no account of conntrack")?;
     facts.equal("samples of conntrack lost", account.lost(), 0);
     facts.at_rest(total);
@@ -67,7 +69,8 @@ fn each_entry_has_its_tuples_and_its_counts() -> Result<()> {
         for (connection, is_younger) in
             older.iter().map(|one| (one, false)).chain(younger.iter().map(|one| (one, true)))
         {
-            expected.push((entry(connection, rules)?, connection.client_end()?, is_younger));
+            let ends = [connection.client_end()?, connection.server_end()?];
+            expected.push((entry(connection, rules)?, ends, is_younger));
         }
         let listed = table::list(&pair.left)?;
         for connection in older.into_iter().chain(younger) {
@@ -80,15 +83,15 @@ fn each_entry_has_its_tuples_and_its_counts() -> Result<()> {
         facts.note(format_args!("{rules:?}: {said:#?}\n{:?}", status(total, "conntrack")?));
         facts.equal("entries that the kernel listed", listed.len(), OLDER + YOUNGER);
         facts.equal("entries that were removed", removed, (OLDER + YOUNGER) as u64);
-        for (entry, end, is_younger) in &expected {
+        for (entry, ends, is_younger) in &expected {
             facts.holds(format_args!("the kernel lists {entry:?}"), listed.contains(entry));
             let rows = said.of(entry);
             facts.equal(format_args!("rows of {entry:?}"), rows.len(), 1);
             for row in rows {
                 facts.equal("its counts", row.counts(), lived(*is_younger, true));
-                facts.equal("its flows", row.flows(), vec![flow_of(total, end)?.id.clone()]);
-                let creator = is_younger.then(std::process::id);
-                facts.equal("its creator", row.pid(), creator);
+                facts.equal("its flows", row.flows(), flows_between(total, ends)?);
+                // Of older ones the client's socket tells.
+                facts.equal("its creator", row.pid(), Some(std::process::id()));
             }
         }
         let (began, ended) = (YOUNGER as u64, (OLDER + YOUNGER) as u64);
@@ -99,9 +102,15 @@ fn each_entry_has_its_tuples_and_its_counts() -> Result<()> {
     Ok(())
 }
 
-/// A packet from outside begins the conversation, and no process on this side did.
+/// Ids of the flows at both ends of a conversation, the client's first.
+fn flows_between(total: &Snapshot, ends: &[End; 2]) -> Result<Vec<String>> {
+    ends.iter().map(|end| Ok(flow_of(total, end)?.id.clone())).collect()
+}
+
+/// A packet that comes in begins the conversation: nobody on this side did, least of all who happened to
+/// be at work when it came.
 #[test]
-fn a_conversation_from_outside_has_no_creator() -> Result<()> {
+fn a_conversation_from_outside_is_of_who_connected() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
     require!(Feature::Kprobes);
@@ -111,24 +120,28 @@ fn a_conversation_from_outside_has_no_creator() -> Result<()> {
     wait_until_quiet(&pair.right)?;
     track_at(&pair.right, Rules::Plain)?;
     let netdiag = Netdiag::live(&["--source", "conntrack=kprobe"])?;
-    let connections = connect(&pair, Rules::Plain, 3)?;
+    let shells =
+        (0..3).map(|_| Shell::connect(&pair.left, &pair.right, 1)).collect::<Result<Vec<_>>>()?;
     let listed = table::list(&pair.right)?;
     let (outcome, said) = said::stop(netdiag)?;
     let total = outcome.total()?;
     let mut facts = Facts::new();
     facts.note(format_args!("{said:#?}"));
-    facts.equal("entries that the kernel listed", listed.len(), 3);
-    for connection in &connections {
-        let mut entry = entry(connection, Rules::Plain)?;
-        entry.netns = pair.right.inode();
+    facts.equal("entries that the kernel listed", listed.len(), shells.len());
+    for shell in &shells {
+        let server = shell.server_end(pair.right.inode());
+        let original = Tuple { source: server.peer, destination: server.local };
+        let reply = Tuple { source: server.local, destination: server.peer };
+        let protocol = "tcp".to_owned();
+        let entry = Entry { netns: server.netns, zone: 0, protocol, original, reply };
         facts.holds(format_args!("the kernel lists {entry:?}"), listed.contains(&entry));
         let rows = said.of(&entry);
         facts.equal(format_args!("rows of {entry:?}"), rows.len(), 1);
         for row in rows {
             facts.equal("its counts", row.counts(), lived(true, false));
-            facts.equal("its creator", row.pid(), None);
-            let flow = flow_of(total, &connection.server_end()?)?;
-            facts.equal("its flows", row.flows(), vec![flow.id.clone()]);
+            facts.equal("its creator", row.pid(), Some(shell.pid()));
+            let flows = flows_between(total, &[shell.end, server])?;
+            facts.equal("its flows", row.flows(), flows);
         }
     }
     exact(&mut facts, total)?;
