@@ -1,13 +1,11 @@
 //! Connection tracking as a module: loaded late, removed, loaded again, or never.
 
 use anyhow::Result;
-use netdiag::snapshot::Snapshot;
 use netdiag_tests::{
     conntrack::{Rules, connect, module, said, table, track},
     facts::Facts,
     netdiag::Netdiag,
     network::Pair,
-    outcome::status,
     require,
     requirement::{Feature, alone},
     source,
@@ -19,18 +17,19 @@ use crate::{exact, sums};
 /// Entries of each time that it is loaded.
 const NUMBER: usize = 4;
 
-fn is_watched(snapshot: &Snapshot) -> bool {
-    status(snapshot, "conntrack").is_ok_and(|status| status.source.is_some())
+/// Waits until netdiag has said that often that the module came or went.
+fn wait_said(netdiag: &mut Netdiag, what: &str, times: usize) -> Result<()> {
+    let words = format!("nf_conntrack was {what}");
+    let said = |line: &&String| line.contains(&words);
+    netdiag.wait_outcome(&words, |outcome| outcome.stderr.iter().filter(said).count() >= times)
 }
 
 /// Lets netdiag see connections through rules that load the module, and their end.
-fn watched_for_a_while(netdiag: &mut Netdiag) -> Result<()> {
+fn watched_for_a_while(netdiag: &mut Netdiag, time: usize) -> Result<()> {
     let pair = Pair::new()?;
     track(&pair, Rules::Plain)?;
     // Picked up within some seconds, not at once: what came before is not seen.
-    netdiag.wait_outcome("conntrack to be watched", |outcome| {
-        outcome.snapshots.last().is_some_and(is_watched)
-    })?;
+    wait_said(netdiag, "loaded", time)?;
     for connection in connect(&pair, Rules::Plain, NUMBER)? {
         connection.reset()?;
     }
@@ -43,23 +42,21 @@ fn loaded_late_removed_and_loaded_again() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
     require!(Feature::ConntrackModule);
-    const TIMES: u64 = 2;
+    const TIMES: usize = 2;
     let _alone = alone();
     module::remove()?;
     let mut netdiag = Netdiag::live(&[])?;
-    for _ in 0..TIMES {
-        watched_for_a_while(&mut netdiag)?;
+    for time in 1..=TIMES {
+        watched_for_a_while(&mut netdiag, time)?;
         // It does not go while anybody holds it.
         module::remove()?;
-        netdiag.wait_outcome("that it is gone", |outcome| {
-            outcome.snapshots.last().is_some_and(|last| !is_watched(last))
-        })?;
+        wait_said(&mut netdiag, "removed", time)?;
     }
     let (outcome, said) = said::stop(netdiag)?;
     let total = outcome.total()?;
     let mut facts = Facts::new();
     facts.note(format_args!("{said:#?}"));
-    let expected = TIMES * NUMBER as u64;
+    let expected = (TIMES * NUMBER) as u64;
     facts.equal("sums", sums(&said)?, [expected, expected, 0, 0, 0, 0, expected].map(Some));
     facts.equal("loaded at the end", module::is_loaded()?, false);
     exact(&mut facts, total)?;
