@@ -73,6 +73,14 @@ fn nft(namespace: &Namespace, table: &str, hook: &str, rule: &str) -> Result<()>
     let script = format!(
         "table inet {table} {{\n chain fault {{\n type filter hook {hook};\n {rule}\n }}\n}}\n"
     );
+    load(namespace, &script)
+}
+
+/// Adds the rules of a script for `nft -f`.
+///
+/// # Errors
+/// When `nft` fails.
+pub(crate) fn load(namespace: &Namespace, script: &str) -> Result<()> {
     let mut file = tempfile::NamedTempFile::new()?;
     file.write_all(script.as_bytes())?;
     let output = namespace.command("nft")?.arg("-f").arg(file.path()).output()?;

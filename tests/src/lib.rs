@@ -8,6 +8,7 @@
 
 pub mod bpf;
 pub mod bpftrace;
+pub mod conntrack;
 pub mod counters;
 pub mod dropping;
 pub mod facts;

@@ -9,6 +9,7 @@ use netdiag::signal::{DEFINITIONS, Hook, Source};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
+    conntrack::module,
     machine::{self, Series},
     reader, tool,
 };
@@ -29,6 +30,10 @@ pub enum Feature {
     Nft,
     /// Modules that nobody else needs, as on a machine that is made for a test.
     OwnModules,
+    /// The program conntrack, which asks the kernel for its table of connections.
+    Conntrack,
+    /// Connection tracking as a module, which can be loaded and removed.
+    ConntrackModule,
     /// bpftool, to list what is loaded.
     Bpftool,
     /// bpftrace, as another tracer on the same hooks.
@@ -57,8 +62,8 @@ pub enum Expectation {
 pub fn expectation(feature: Feature) -> Expectation {
     use Expectation::{Absent, May, Must};
     match feature {
-        Feature::Kprobes if KERNELS.contains(&machine::series()) => Must,
-        Feature::Kprobes => May,
+        Feature::Kprobes | Feature::ConntrackModule if KERNELS.contains(&machine::series()) => Must,
+        Feature::Kprobes | Feature::ConntrackModule => May,
         Feature::Lockdown => {
             if std::env::var_os("NETDIAG_EXPECT_LOCKDOWN").is_some() {
                 Must
@@ -67,7 +72,7 @@ pub fn expectation(feature: Feature) -> Expectation {
             }
         }
         Feature::Netem | Feature::OwnModules => machine::amount(May, Must),
-        Feature::Nft | Feature::Bpftool | Feature::Setpriv => Must,
+        Feature::Nft | Feature::Conntrack | Feature::Bpftool | Feature::Setpriv => Must,
         Feature::Bpftrace => machine::amount(Must, May),
         Feature::Compiler | Feature::Readers => machine::amount(Must, Absent),
     }
@@ -90,6 +95,8 @@ pub fn available(feature: Feature) -> bool {
         }
         Feature::Nft => tool::find("nft").is_some(),
         Feature::OwnModules => machine::emulated() && Path::new("/proc/modules").exists(),
+        Feature::Conntrack => tool::find("conntrack").is_some(),
+        Feature::ConntrackModule => module::exists(),
         Feature::Bpftool => tool::find("bpftool").is_some(),
         Feature::Bpftrace => tool::find("bpftrace").is_some(),
         Feature::Compiler => tool::find("cc").is_some() && tool::find("objcopy").is_some(),

@@ -66,8 +66,16 @@ impl Connection {
     /// When a socket call fails.
     pub fn open(from: &Namespace, to: &Namespace, family: Family) -> Result<Self> {
         let loopback = from.inode() == to.inode();
+        Self::open_at(from, to, family, address(family, loopback, 0).ip())
+    }
+
+    /// [`Self::open`] by another address that leads there, as that of a service does.
+    ///
+    /// # Errors
+    /// When a socket call fails.
+    pub fn open_at(from: &Namespace, to: &Namespace, family: Family, ip: IpAddr) -> Result<Self> {
         let (listener, port) = listen(to, family)?;
-        let address = address(family, loopback, port);
+        let address = SocketAddr::new(ip, port);
         let client = from
             .run(|| TcpStream::connect(address))
             .with_context(|| format!("connect to {address}"))?;

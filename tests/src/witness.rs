@@ -1,11 +1,14 @@
-//! How often a tracepoint was hit, by the kernel's own counting: a witness that runs no program, and so
-//! is skipped where programs are.
+//! How often a tracepoint or a function was hit, by the kernel's own counting: a witness that runs no
+//! program, and so is skipped where programs are.
 
 use std::{ffi::CString, fs, os::fd::AsRawFd as _};
 
 use anyhow::{Context, Result, ensure};
 use netdiag::kernel::tracefs::Tracefs;
-use perf_event::{Builder, Counter, events::Tracepoint};
+use perf_event::{
+    Builder, Counter,
+    events::{KProbe, Tracepoint},
+};
 
 /// Counts hits on every CPU.
 pub struct Witness(Vec<Counter>);
@@ -28,6 +31,21 @@ impl Witness {
             if let Some(filter) = filter {
                 set_filter(&counter, filter)?;
             }
+            counter.enable()?;
+            Ok(counter)
+        };
+        Ok(Self(online_cpus()?.into_iter().map(counter).collect::<Result<_>>()?))
+    }
+
+    /// Counts calls of a function of the kernel from now on, by a kprobe.
+    ///
+    /// # Errors
+    /// No such function, or the kernel has no kprobes or refuses one.
+    pub fn of_function(name: &str) -> Result<Self> {
+        let counter = |cpu| -> Result<Counter> {
+            let probe = KProbe::probe(name, 0).context("this kernel has no kprobes")?;
+            let builder = Builder::new(probe).any_pid().one_cpu(cpu).include_kernel().build();
+            let mut counter = builder.with_context(|| format!("count calls of {name}"))?;
             counter.enable()?;
             Ok(counter)
         };

@@ -1,6 +1,9 @@
 //! The harness itself, held against the kernel's own counters, so that a difference found later is
 //! netdiag's.
 
+#[path = "harness/conntrack.rs"]
+mod conntrack;
+
 use std::{thread, time::Duration};
 
 use anyhow::{Context, Result};

@@ -1,0 +1,217 @@
+//! A table without room: every packet that it cost, and who filled it.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use netdiag_tests::{
+    conntrack::{
+        Rules,
+        full::{self, Full, Refused},
+        said::{self, Creator, Said},
+        table::Statistics,
+        track,
+    },
+    counters::{TcpCounters, wait_until_quiet},
+    facts::Facts,
+    fault, machine,
+    namespace::Namespace,
+    netdiag::Netdiag,
+    network::Pair,
+    outcome::{count, in_namespaces, status},
+    require,
+    requirement::{Feature, alone},
+    source,
+    traffic::{
+        Connection, FAMILIES, name_process,
+        request::{Exchange, exchange},
+    },
+};
+
+use crate::{exact, sums};
+
+const KINDS: [&str; 6] = ["rto", "fast", "tlp", "syn", "synack", "other"];
+
+/// What netdiag must say of one who was refused.
+fn is_of(creator: &Creator, netns: u32, refused: &Refused) -> bool {
+    creator.netns() == Some(netns)
+        && creator.destination() == Some(refused.destination)
+        && creator.pid() == Some(refused.pid)
+        && creator.comm().as_deref() == Some(&refused.comm)
+        && creator.table_full() == Some(refused.datagrams)
+}
+
+/// Packets that went there and found no room, over all rows.
+fn refused_there(said: &Said, refused: &Refused) -> u64 {
+    let there = said.entries.iter().filter(|row| row.destination() == Some(refused.destination));
+    there.filter_map(|row| row.count("table_full")).sum()
+}
+
+#[test]
+fn a_full_table_tells_each_packet_and_who_sent_it() -> Result<()> {
+    require!(Feature::Nft);
+    require!(Feature::Conntrack);
+    let _alone = alone();
+    name_process("nd-traffic")?;
+    for forced in source::loading("conntrack")? {
+        let pair = Pair::new()?;
+        track(&pair, Rules::Plain)?;
+        let full = Full::new(&pair)?;
+        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let earlier = Statistics::read(&pair.left)?;
+        let (many, few) = (full::by_shell(&pair, 83, 40)?, full::by_socket(&pair, 84, 10)?);
+        let risen = Statistics::read(&pair.left)?.since(&earlier);
+        let (outcome, said) = said::stop(netdiag)?;
+        drop(full);
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        facts.note(format_args!("{forced}: {:?}", status(total, "conntrack")?));
+        facts.note(format_args!("{many:?}, {few:?}, {risen:?}: {said:#?}"));
+        facts.equal("refused, by the kernel", risen.table_full(), many.datagrams + few.datagrams);
+        facts.equal("refused, by netdiag", said.sum("table_full")?, Some(risen.table_full()));
+        for refused in [&many, &few] {
+            let found = refused_there(&said, refused);
+            facts.equal(format_args!("of {refused:?}"), found, refused.datagrams);
+            let creators = &said.creators;
+            let found = creators.iter().filter(|one| is_of(one, pair.left.inode(), refused));
+            facts.equal(format_args!("creators that are {refused:?}"), found.count(), 1);
+        }
+        let first = said.creators.first().and_then(Creator::pid);
+        facts.equal("the first creator", first, Some(many.pid));
+        if forced == "conntrack=kprobe" {
+            let expected = [0, 0, 0, 0, risen.table_full(), 0, 0].map(Some);
+            facts.equal("sums", sums(&said)?, expected);
+        } else {
+            facts.equal("new ones, which packets do not tell", said.sum("new")?, None);
+        }
+        exact(&mut facts, total)?;
+        facts.finish();
+    }
+    Ok(())
+}
+
+#[test]
+fn entries_that_gave_way() -> Result<()> {
+    require!(Feature::Nft);
+    require!(Feature::Conntrack);
+    require!(Feature::Kprobes);
+    let _alone = alone();
+    let pair = Pair::new()?;
+    track(&pair, Rules::Plain)?;
+    let netdiag = Netdiag::live(&["--source", "conntrack=kprobe"])?;
+    let earlier = Statistics::read(&pair.left)?;
+    let crowd = full::crowd(&pair)?;
+    let risen = Statistics::read(&pair.left)?.since(&earlier);
+    let (outcome, said) = said::stop(netdiag)?;
+    let total = outcome.total()?;
+    let mut facts = Facts::new();
+    facts.note(format_args!("{crowd:?}, {risen:?}; {} rows", said.entries.len()));
+    facts.holds("some gave way", risen["early_drop"] > 20);
+    let made = crowd.begun - crowd.refused;
+    let early = risen["early_drop"];
+    let expected = [made, made, 0, 0, risen.table_full(), early, early].map(Some);
+    facts.equal("sums", sums(&said)?, expected);
+    let created: u64 = said
+        .creators
+        .iter()
+        .filter(|creator| creator.pid() == Some(std::process::id()))
+        .filter_map(|creator| creator.0["new"].as_u64())
+        .sum();
+    facts.holds(format_args!("{created} of {made} are this process's"), created <= made);
+    exact(&mut facts, total)?;
+    facts.finish();
+    Ok(())
+}
+
+/// Segments of some namespaces that netdiag saw sent again.
+fn sent_again(total: &netdiag::snapshot::Snapshot, namespaces: &[u32]) -> u64 {
+    in_namespaces(total, namespaces)
+        .flat_map(|flow| KINDS.map(|kind| count(flow, &format!("retransmits.{kind}"))))
+        .flatten()
+        .sum()
+}
+
+/// Beside it nothing of other rare events is lost, and it is counted to the packet.
+#[test]
+fn a_flood_of_refusals_displaces_nothing() -> Result<()> {
+    require!(Feature::Nft);
+    require!(Feature::Conntrack);
+    let _alone = alone();
+    for forced in source::loading("conntrack")? {
+        let (flooded, lossy) = (Pair::new()?, Pair::new()?);
+        lossy.without_offload()?;
+        let namespaces = [&lossy.left, &lossy.right];
+        track(&flooded, Rules::Plain)?;
+        let full = Full::new(&flooded)?;
+        let mut netdiag = Netdiag::live(&["--source", &forced])?;
+        netdiag.wait_lines(1)?;
+        let before = namespaces.map(TcpCounters::read).into_iter().collect::<Result<Vec<_>>>()?;
+        let earlier = Statistics::read(&flooded.left)?;
+        let end = AtomicBool::new(false);
+        let refused = thread::scope(|scope| -> Result<u64> {
+            let flood = scope.spawn(|| full::flood(&flooded, &end));
+            let began = Instant::now();
+            let traffic = lose(&lossy);
+            thread::sleep(Duration::from_secs(5).saturating_sub(began.elapsed()));
+            end.store(true, Ordering::Relaxed);
+            let refused = flood.join().map_err(|_| anyhow!("the flood panicked"))??;
+            traffic.map(|()| refused)
+        })?;
+        for namespace in namespaces {
+            wait_until_quiet(namespace)?;
+        }
+        let after = namespaces.map(TcpCounters::read).into_iter().collect::<Result<Vec<_>>>()?;
+        let risen = Statistics::read(&flooded.left)?.since(&earlier);
+        netdiag.wait_lines(2)?;
+        let (outcome, said) = said::stop(netdiag)?;
+        drop(full);
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        facts.note(format_args!("{forced}: {refused} refused, {risen:?}"));
+        facts.note(format_args!("{} rows, {:#?}", said.entries.len(), said.creators));
+        facts.holds("it is a flood", refused > machine::amount(100_000, 100));
+        facts.equal("refused, by the kernel", risen.table_full(), refused);
+        // A locked-down kernel may hide a task, and what it is refused, and a preemptible one skips
+        // programs; other kernels of Debian's hide none.
+        let account = total.accounting.get("conntrack").context("no account of conntrack")?;
+        let exact = machine::emulated() && !source::may_skip(&forced);
+        let hidden = if exact { 0 } else { account.missed };
+        facts.equal("samples of conntrack lost", account.lost() - hidden, 0);
+        let counted = said.sum("table_full")?.context("packets without room are unknown")?;
+        let dark = refused.saturating_sub(counted);
+        facts.equal("refused, by netdiag", counted + dark.min(hidden), refused);
+        let ours = flooded.left.inode();
+        let elsewhere = said.entries.iter().filter(|row| row.netns().is_some_and(|n| n != ours));
+        let elsewhere: u64 = elsewhere.filter_map(|row| row.count("table_full")).sum();
+        facts.equal("refused in other namespaces", elsewhere, 0);
+        let pid = std::process::id();
+        let top = said.creators.first();
+        facts.equal("the first creator", top.and_then(Creator::pid), Some(pid));
+        let again = sent_again(total, &namespaces.map(Namespace::inode)) as i64;
+        let kernel: i64 = after.iter().zip(&before).map(|(a, b)| a.since(b)["RetransSegs"]).sum();
+        facts.holds("segments were sent again", kernel > 0);
+        facts.equal("segments sent again", again, kernel);
+        facts.at_rest(total);
+        facts.finish();
+    }
+    Ok(())
+}
+
+/// Data of which every twelfth packet is lost.
+fn lose(pair: &Pair) -> Result<()> {
+    let loss = fault::loss(&pair.left, &pair.right, 12)?;
+    let connections = FAMILIES
+        .into_iter()
+        .map(|family| Connection::open(&pair.left, &pair.right, family))
+        .collect::<Result<Vec<_>>>()?;
+    let plan = Exchange { sends: machine::amount(300, 40), bytes: 32 << 10, echo: false };
+    exchange(connections.iter().map(|connection| (connection, plan)))?;
+    loss.end()?;
+    for connection in connections {
+        connection.reset()?;
+    }
+    Ok(())
+}
