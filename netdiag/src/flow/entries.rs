@@ -174,7 +174,7 @@ impl Entries {
     }
 
     fn insert(&mut self, key: Key) -> u32 {
-        if self.rows.len() >= self.most {
+        while self.rows.len() >= self.most {
             self.evict();
         }
         let slot = self.rows.insert(Row { key: key.clone(), ..Row::default() }) as u32;
@@ -182,18 +182,41 @@ impl Entries {
         slot
     }
 
-    /// Sums up the row to which nothing happened for the longest time.
+    /// Sums up the row to which nothing happened for the longest time: with all that its maker made to
+    /// the same destination, else with all others.
     fn evict(&mut self) {
         let Some(slot) = self.recency.oldest(Place::Live) else { return };
         self.recency.remove(slot);
         let row = self.rows.remove(slot as usize);
         self.by_key.remove(&row.key);
-        self.other.merge(&row.fresh);
-        self.total_other.merge(&row.fresh);
-        self.total_other.merge(&row.past);
+        if row.key.0.is_one() {
+            self.sum_up(row);
+        } else {
+            self.other.merge(&row.fresh);
+            self.total_other.merge(&row.fresh);
+            self.total_other.merge(&row.past);
+        }
         if self.touched.len() > 2 * self.most {
             self.touched.sort_unstable();
             self.touched.dedup();
+        }
+    }
+
+    /// Adds a row of one entry to that of all like it. There was room for it, so there is for that.
+    fn sum_up(&mut self, row: Row) {
+        let key = (row.key.0.summed_up(), row.creator.as_ref().map(|by| by.pid));
+        let slot = self.by_key.get(&key).copied().unwrap_or_else(|| {
+            let slot = self.rows.insert(Row { key: key.clone(), ..Row::default() }) as u32;
+            self.by_key.insert(key, slot);
+            slot
+        });
+        self.recency.promote(slot, Place::Live);
+        let sum = &mut self.rows[slot as usize];
+        sum.creator = sum.creator.take().or(row.creator);
+        sum.past.merge(&row.past);
+        sum.fresh.merge(&row.fresh);
+        if row.touched && !mem::replace(&mut sum.touched, true) {
+            self.touched.push(slot);
         }
     }
 
@@ -224,3 +247,6 @@ impl Entries {
         Interval { rows, other: self.total_other.counts.clone() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -187,6 +187,13 @@ impl Entry {
     pub fn is_one(&self) -> bool {
         self.original.source != [0; 16]
     }
+
+    /// What it is where all to its destination are summed up.
+    #[must_use]
+    pub const fn summed_up(&self) -> Self {
+        let original = Tuple { source: [0; 16], source_port: 0, ..self.original };
+        Self { original, ..*self }
+    }
 }
 
 /// The process whose packet made an entry.
