@@ -246,12 +246,8 @@ const DEEP: u64 = 4096;
 #[inline(always)]
 fn evicting(frame: u64) -> u64 {
     let Some(evicting) = EVICTING.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's word; volatile, as an interrupt may come at any point.
-    unsafe {
-        let before = core::ptr::read_volatile(evicting);
-        core::ptr::write_volatile(evicting, frame);
-        before
-    }
+    // SAFETY: this CPU's word. Who interrupts here puts back what it finds.
+    unsafe { core::mem::replace(&mut *evicting, frame) }
 }
 
 /// `early_drop(net, hash)`: frees entries before it returns.
