@@ -213,8 +213,10 @@ unsafe fn may_hand_over<R: Counted>(table: *mut Table<R>, record: &mut R) -> boo
     // SAFETY: see above.
     unsafe {
         begin_window(table, record);
-        (*table).handed += 1;
-        (*table).handed <= record.most_handed()
+        // Who may not takes nothing from those that may.
+        let may = (*table).handed < record.most_handed();
+        (*table).handed += u64::from(may);
+        may
     }
 }
 

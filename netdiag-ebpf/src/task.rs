@@ -9,7 +9,7 @@ use crate::kernel::{Pointer, Probed, Refused, field};
 const KERNEL_THREAD: u32 = 0x0020_0000;
 
 /// `THREAD_SIZE` where it is smallest. What lies beyond counts as another stack.
-const STACK_BYTES: u64 = 16 << 10;
+pub(crate) const STACK_BYTES: u64 = 16 << 10;
 
 /// A call returns to where it was made, so its frame names it from its beginning to its end: a softirq
 /// that interrupts it has another stack, and the same thread id.

@@ -119,16 +119,17 @@ fn begins(ctx: &ProbeContext, fill: impl FnOnce(&mut Call, u64) -> Result<(), Re
     else {
         return;
     };
+    // SAFETY: an entry of the map; nobody else has this frame.
+    if CALLS.get_ptr(&frame).is_some_and(|call| unsafe { (*call).void } == 0) {
+        // Its return was not seen: the kernel has a limited number of kretprobes under way.
+        counters.ended += 1;
+        counters.unmatched += 1;
+    }
     let mut call = Call::default();
     let filled = fill(&mut call, frame);
     if call.void == 0 {
         counters.seen += 1;
         counters.begun += 1;
-        if CALLS.get_ptr(&frame).is_some() {
-            // Its return was not seen: the kernel has a limited number of kretprobes under way.
-            counters.ended += 1;
-            counters.unmatched += 1;
-        }
         if filled.is_err() {
             counters.ended += 1;
             counters.read_failed += 1;
@@ -239,6 +240,10 @@ fn conntrack_confirm_kretprobe(ctx: RetProbeContext) -> u32 {
 #[btf_map]
 static EVICTING: PerCpuArray<u64, 1> = PerCpuArray::new();
 
+/// By frame of a call of `early_drop`: that of the one that it interrupts, else 0.
+#[btf_map]
+static INTERRUPTED: LruHashMap<u64, u64, 1024> = LruHashMap::new();
+
 /// What lies no deeper on a stack than this was called by what is above.
 const DEEP: u64 = 4096;
 
@@ -254,9 +259,11 @@ fn evicting(frame: u64) -> u64 {
 #[kprobe]
 fn conntrack_early_drop_kprobe(ctx: ProbeContext) -> u32 {
     let Ok(frame) = task::frame_that_begins(ctx.as_ptr()) else { return 0 };
-    let call = Call { entry: evicting(frame), ..Call::default() };
+    let before = evicting(frame);
+    // On the same stack none can be under way: its return was not seen.
+    let before = if before.abs_diff(frame) < task::STACK_BYTES { 0 } else { before };
     // Without room an outer call's is forgotten, and what that one evicts from then on.
-    let _no_room = CALLS.insert(&frame, &call, 0);
+    let _no_room = INTERRUPTED.insert(&frame, &before, 0);
     0
 }
 
@@ -265,9 +272,9 @@ fn conntrack_early_drop_kprobe(ctx: ProbeContext) -> u32 {
 fn conntrack_early_drop_kretprobe(ctx: RetProbeContext) -> u32 {
     let Ok(frame) = task::frame_that_ends(ctx.as_ptr()) else { return 0 };
     // SAFETY: an entry of the map; nobody else has this frame.
-    let before = CALLS.get_ptr(&frame).map_or(0, |call| unsafe { (*call).entry });
-    let _none = evicting(before);
-    let _was_there = CALLS.remove(&frame);
+    let before = INTERRUPTED.get_ptr(&frame).map_or(0, |before| unsafe { *before });
+    let _this_one = evicting(before);
+    let _was_there = INTERRUPTED.remove(&frame);
     0
 }
 
@@ -276,8 +283,16 @@ fn conntrack_early_drop_kretprobe(ctx: RetProbeContext) -> u32 {
 fn conntrack_free_kprobe(ctx: ProbeContext) -> u32 {
     let Some(entry) = ctx.arg::<Pointer>(0) else { return 0 };
     // SAFETY: the function's argument.
-    if unsafe { tracked::is_confirmed(entry) } != Ok(true) {
-        return 0;
+    match unsafe { tracked::is_confirmed(entry) } {
+        Ok(true) => {}
+        Ok(false) => return 0,
+        Err(_) => {
+            if let Some(counters) = counters(PROBE) {
+                counters.seen += 1;
+                counters.read_failed += 1;
+            }
+            return 0;
+        }
     }
     freed(entry, what::DESTROYED);
     // SAFETY: this CPU's word.

@@ -119,7 +119,8 @@ impl Fold for Row {
         if is_final || self.reply.is_none() {
             self.reply = reply.copied().or(self.reply);
         }
-        if self.creator.is_none() {
+        // Who makes it anew is told after those who made it before.
+        if creator.is_some() {
             self.creator = creator.cloned();
         }
     }

@@ -93,17 +93,10 @@ impl Counting {
                 reading.unflushed.push(cpu as u32);
             }
         }
-        // What waits in a table may have begun on another CPU.
-        let tables = DEFINITIONS.iter().filter(|d| d.flush.is_some() && d.signal != Signal::Send);
-        for signal in tables.map(|definition| definition.signal) {
-            if reading.sum(signal).pending() == 0 {
-                continue;
-            }
-            let saw = |per_cpu: &PerCpu| {
-                per_cpu.signals[signal as usize].lanes.iter().any(|lane| lane.own.seen != 0)
-            };
-            let cpus = cpus.iter().enumerate().filter(|(_, Raw(per_cpu))| saw(per_cpu));
-            reading.unflushed.extend(cpus.map(|(cpu, _)| cpu as u32));
+        // What waits in a table may have begun on another CPU, so each may hold some of it.
+        let mut tables = DEFINITIONS.iter().filter(|d| d.flush.is_some() && d.signal != Signal::Send);
+        if tables.map(|table| table.signal).any(|signal| reading.sum(signal).pending() != 0) {
+            reading.unflushed = (0..cpus.len() as u32).collect();
         }
         reading.unflushed.sort_unstable();
         reading.unflushed.dedup();

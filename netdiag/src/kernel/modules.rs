@@ -1,7 +1,7 @@
 //! Signals whose functions are a module's: attached when it is loaded, let go when it is gone.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
@@ -43,7 +43,8 @@ impl Presence {
             Ok(state) if state.trim() == "live" => Self::Loaded(metadata.ino()),
             Ok(_coming_or_going) => Self::Absent,
             // What is built in has parameters, and no state.
-            Err(_) => Self::BuiltIn,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::BuiltIn,
+            Err(_unreadable) => Self::Absent,
         }
     }
 }
@@ -80,28 +81,31 @@ impl Follow {
         if presence == std::mem::replace(&mut self.presence, presence) {
             return None;
         }
-        let Self { signal, module, .. } = *self;
-        for attached in attached.iter_mut().filter(|attached| attached.signal == signal) {
-            if let Some(link) = attached.link.take() {
-                detach_kprobe(ebpf, &attached.program, link);
-            }
-        }
+        let Self { signal, source, module, .. } = *self;
+        detach(signal, ebpf, attached);
         let name = signal.name();
         if presence == Presence::Absent {
             return Some(format!(
                 "{module} was removed, so {name} has nothing to see until it is back"
             ));
         }
-        match self.attach(ebpf, attached) {
-            Ok(()) => Some(format!("{module} was loaded: {name} is observed from now on")),
+        let attach = self.attach(ebpf, attached);
+        let status = statuses.iter_mut().find(|status| status.signal == name)?;
+        status.refused.retain(|refusal| refusal.source != source.name);
+        match attach {
+            Ok(()) => {
+                status.status = Status::Degraded;
+                status.source = Some(source.name.to_owned());
+                status.missing = vec![format!("what happened before {module} was noticed")];
+                Some(format!("{module} was loaded: {name} is observed from now on"))
+            }
             Err(error) => {
+                detach(signal, ebpf, attached);
                 let reason = format!("{error:#}").replace('\n', " ");
                 let line = format!("{module} was loaded, but {name} cannot be observed: {reason}");
-                if let Some(status) = statuses.iter_mut().find(|status| status.signal == name) {
-                    status.status = Status::Off;
-                    let source = status.source.take().unwrap_or_default();
-                    status.refused.push(Refusal { source, reason });
-                }
+                status.status = Status::Off;
+                status.source = None;
+                status.refused.push(Refusal { source: source.name.to_owned(), reason });
                 Some(line)
             }
         }
@@ -129,6 +133,15 @@ impl Follow {
             }
         }
         Ok(())
+    }
+}
+
+/// Takes a signal's programs out of their functions.
+fn detach(signal: Signal, ebpf: &mut Ebpf, attached: &mut [Attached]) {
+    for attached in attached.iter_mut().filter(|attached| attached.signal == signal) {
+        if let Some(link) = attached.link.take() {
+            detach_kprobe(ebpf, &attached.program, link);
+        }
     }
 }
 

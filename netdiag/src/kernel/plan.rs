@@ -104,11 +104,24 @@ pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)
             Verdict::NeedsHash => {}
             Verdict::Done(mut outcome) => {
                 drops::amend(kernel, &mut outcome.statuses);
+                if options.filters.pid.len > 0 {
+                    entries_by_owner(&mut outcome.statuses);
+                }
                 return Ok((ebpf, outcome));
             }
         }
     }
     bail!("no place to remember sockets in works on this kernel; please report this")
+}
+
+/// Under a filter by owner the ends of entries are nobody's.
+fn entries_by_owner(statuses: &mut [SignalStatus]) {
+    let status = &mut statuses[Signal::Conntrack as usize];
+    if status.status != Status::Off {
+        status.status = Status::Degraded;
+        status.missing.push("the ends of entries, which no process is known for (--pid)".to_owned());
+        status.unseen_counts.extend(["destroyed", "early_drop"]);
+    }
 }
 
 /// Fields without which no flow can be named.

@@ -59,7 +59,9 @@ const CONNTRACK: Kind = Kind {
         ),
         Said::new("times", "how often, where it stands for many", Form::Number, Shown::UnlessOne),
         Said::new("creator", "the process whose packet made the entry", Form::Text, Shown::Named),
+        Said::new("netns", "namespace of the table, by inode", Form::Number, Shown::No),
         Said::new("zone", "conntrack zone", Form::Number, Shown::No),
+        Said::new("protocol", "IANA number of the protocol", Form::Number, Shown::No),
         Said::new("original_source", "where the first packet came from", Form::Text, Shown::No),
         Said::new("original_destination", "where it went", Form::Text, Shown::No),
         Said::new("reply_source", "where answers come from", Form::Text, Shown::No),
@@ -246,7 +248,7 @@ impl Event {
         let text =
             |text: Option<String>| text.map_or(Value::Unknown, |text| Value::Text(text.into()));
         let by = self.creator.as_ref().map(|by| format!("{}/{}", by.comm, by.pid));
-        let original = Some(&self.entry.original);
+        let original = &self.entry.original;
         told(Told {
             kind: &CONNTRACK,
             time_ns: self.time_ns,
@@ -255,9 +257,11 @@ impl Event {
                 first.map_or(Value::Unknown, |(count, _)| Value::name(count.name)),
                 Value::Number(u64::from(self.times)),
                 text(by),
+                Value::number((self.entry.netns != 0).then_some(self.entry.netns)),
                 Value::Number(u64::from(self.entry.zone)),
-                text(original.and_then(|tuple| end(tuple.source, tuple.source_port))),
-                text(original.and_then(|tuple| end(tuple.destination, tuple.destination_port))),
+                Value::number((self.entry.protocol != 0).then_some(self.entry.protocol)),
+                text(end(original.source, original.source_port)),
+                text(end(original.destination, original.destination_port)),
                 text(self.reply.and_then(|tuple| end(tuple.source, tuple.source_port))),
                 text(self.reply.and_then(|tuple| end(tuple.destination, tuple.destination_port))),
             ],

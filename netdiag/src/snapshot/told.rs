@@ -103,7 +103,7 @@ pub struct Suppressed {
     pub kind: &'static str,
     /// When this was said, RFC 3339 UTC.
     pub time: String,
-    /// How many by kind since this was last said; of drops packets.
+    /// How many by kind since this was last said; of what stands for many, how many.
     pub suppressed: BTreeMap<&'static str, u64>,
 }
 
@@ -124,9 +124,9 @@ pub struct End {
     pub kind: &'static str,
     /// When the programs were gone, RFC 3339 UTC.
     pub time: String,
-    /// Events that were told, by kind; of drops packets.
+    /// Events that were told, by kind; of what stands for many, how many.
     pub told: BTreeMap<&'static str, u64>,
-    /// Events that were left out in the whole run, by kind; of drops packets.
+    /// Events that were left out in the whole run, by kind; of what stands for many, how many.
     pub suppressed: BTreeMap<&'static str, u64>,
     /// Events whose stack could not be taken; null where none was asked for.
     pub stacks_not_taken: Option<u64>,

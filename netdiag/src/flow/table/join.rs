@@ -12,7 +12,7 @@ use crate::{
         entries,
         recency::Place,
         row::Row,
-        tuples::{is_complete, reversed},
+        tuples::{address, is_complete, reversed},
     },
     signal::conntrack::{Creator, Entry, Tuple},
 };
@@ -229,7 +229,9 @@ impl FlowTable {
         if !is_complete(&key) {
             return None;
         }
-        let anywhere = FlowKey { netns: 0, ..key };
+        // A loopback address never leaves its namespace.
+        let netns = if address(key.local_addr).is_loopback() { key.netns } else { 0 };
+        let anywhere = FlowKey { netns, ..key };
         [key, anywhere]
             .iter()
             .find_map(|key| self.tuples.find_in_any(key).or_else(|| self.closed.find_in_any(key)))

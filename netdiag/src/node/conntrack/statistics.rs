@@ -120,7 +120,8 @@ impl Statistics {
         let then = then.filter(|then| !self.fell_since(then));
         let mut counts = Counts::default();
         for counter in Counter::ALL {
-            if self.known[counter as usize] {
+            let was_known = then.is_none_or(|then| then.known[counter as usize]);
+            if self.known[counter as usize] && was_known {
                 let rises = self.rises(then, counter);
                 counts.0[counter as usize] = Some(rises.map(u64::from).sum());
             }
