@@ -13,7 +13,7 @@ use crate::{
     },
     signal::{
         CountId, Event, Fold, Label, MetricId,
-        conntrack::{Creator, Entry, Tuple},
+        conntrack::{Creator, Entry, NEW, TABLE_FULL, Tuple},
         socket,
     },
 };
@@ -47,9 +47,31 @@ impl Frozen {
     }
 }
 
+/// What one process made to one destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Maker {
+    /// Inode number of the network namespace, 0 when unknown.
+    pub netns: u32,
+    /// `IPPROTO_TCP` and so on.
+    pub protocol: u16,
+    /// Where the conversations go.
+    pub destination: ([u8; 16], u16),
+    /// The process, where known.
+    pub creator: Option<Creator>,
+    /// Entries made.
+    pub new: u64,
+    /// Entries not made for want of room.
+    pub table_full: u64,
+}
+
+/// Makers that are told of.
+const MAKERS: usize = 10;
+
 /// All entries of an interval or a run.
 #[derive(Clone, Debug, Default)]
 pub struct Interval {
+    /// Who made the most, the most first; of all rows, however many are kept.
+    pub makers: Vec<Maker>,
     /// Those with a row of their own, in no order.
     pub rows: Vec<Frozen>,
     /// Counts of all others, sorted by id.
@@ -57,6 +79,32 @@ pub struct Interval {
 }
 
 impl Interval {
+    /// Finds out who made the most.
+    pub(super) fn count_makers(&mut self) {
+        let mut sums: HashMap<_, (u64, u64)> = HashMap::new();
+        for row in &self.rows {
+            let Entry { netns, protocol, original, .. } = row.entry;
+            let destination = (original.destination, original.destination_port);
+            let by = row.creator.as_ref().map(|by| (by.pid, by.comm.as_str()));
+            if original.destination != [0; 16] {
+                let sum = sums.entry((netns, protocol, destination, by)).or_default();
+                sum.0 += row.count(NEW);
+                sum.1 += row.count(TABLE_FULL);
+            }
+        }
+        let mut sums: Vec<_> = sums.into_iter().filter(|(_, sum)| *sum != (0, 0)).collect();
+        sums.sort_unstable_by_key(|&(key, (new, full))| (Reverse(new + full), key));
+        let maker = |((netns, protocol, destination, by), (new, table_full))| Maker {
+            netns,
+            protocol,
+            destination,
+            creator: by.map(|(pid, comm): (u32, &str)| Creator { pid, comm: comm.to_owned() }),
+            new,
+            table_full,
+        };
+        self.makers = sums.into_iter().take(MAKERS).map(maker).collect();
+    }
+
     /// Those first to which most happened; beyond `top`, into `other`.
     pub fn arrange(&mut self, top: Option<usize>) {
         self.rows.sort_by_cached_key(|row| {
@@ -234,7 +282,7 @@ impl Entries {
             row.past.merge(&fresh);
             rows.push(row.frozen(fresh.counts));
         }
-        Interval { rows, other: mem::take(&mut self.other).counts }
+        Interval { rows, other: mem::take(&mut self.other).counts, ..Interval::default() }
     }
 
     /// What happened since the start.
@@ -245,7 +293,7 @@ impl Entries {
             row.frozen(counts)
         };
         let rows = self.rows.iter().map(|(_, row)| whole(row)).collect();
-        Interval { rows, other: self.total_other.counts.clone() }
+        Interval { rows, other: self.total_other.counts.clone(), ..Interval::default() }
     }
 }
 

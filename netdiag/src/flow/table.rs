@@ -284,7 +284,7 @@ impl FlowTable {
         }
         flows.sort_unstable_by_key(|flow| flow.id);
         let mut entries = self.entries.freeze();
-        self.link(&mut entries.rows);
+        self.link(&mut entries);
         Interval { flows, other: nameless(other), entries }
     }
 
@@ -304,7 +304,7 @@ impl FlowTable {
         }
         flows.sort_unstable_by_key(|flow| flow.id);
         let mut entries = self.entries.total();
-        self.link(&mut entries.rows);
+        self.link(&mut entries);
         Interval { flows, other: nameless(other), entries }
     }
 

@@ -15,8 +15,7 @@ pub struct Conntrack {
     pub entries: Vec<Entry>,
     /// Sum of all that are not listed.
     pub other: Sum,
-    /// Who made the most entries, and who could not make any more: at most ten, the most first. Those
-    /// not listed among the entries are left out.
+    /// Who made the most entries, and who could not make any more: at most ten, the most first.
     pub creators: Vec<Maker>,
 }
 

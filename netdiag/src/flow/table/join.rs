@@ -207,8 +207,8 @@ impl FlowTable {
 
     /// Tells entries of the connection tracking table which flows they are for, and who made them where
     /// a flow knows. Address translation gives the two ends different tuples.
-    pub(super) fn link(&self, rows: &mut [entries::Frozen]) {
-        for row in rows {
+    pub(super) fn link(&self, entries: &mut entries::Interval) {
+        for row in &mut entries.rows {
             let row_of = |tuple| Some(&self.rows[self.of_tuple(&row.entry, tuple)? as usize]);
             let client = row_of(&row.entry.original);
             let server = row.reply.as_ref().and_then(row_of);
@@ -220,6 +220,7 @@ impl FlowTable {
                 row.creator = Some(Creator { pid, comm });
             }
         }
+        entries.count_makers();
     }
 
     /// The row of the socket that a tuple's packets come from: in the entry's namespace, else the only

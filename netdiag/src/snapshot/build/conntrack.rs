@@ -1,14 +1,11 @@
 //! From rows of entries to their JSON form.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap},
-};
+use std::collections::BTreeMap;
 
 use super::is_seen;
 use crate::{
     flow::{
-        entries::{Frozen, Interval},
+        entries::{self, Frozen, Interval},
         tuples::address,
     },
     signal::{
@@ -19,9 +16,6 @@ use crate::{
     snapshot::{Conntrack, Endpoint, Entry, Maker, Owner, SignalStatus, Sum, Tuple as Shown},
 };
 
-/// Makers that are listed.
-const MAKERS: usize = 10;
-
 /// None when no signal tells of entries.
 pub(super) fn build(entries: &Interval, signals: &[SignalStatus]) -> Option<Conntrack> {
     let is_seen =
@@ -29,7 +23,7 @@ pub(super) fn build(entries: &Interval, signals: &[SignalStatus]) -> Option<Conn
     is_seen.then(|| Conntrack {
         entries: entries.rows.iter().map(|row| entry(row, signals)).collect(),
         other: Sum { counts: values(&entries.other, signals) },
-        creators: makers(&entries.rows, signals),
+        creators: entries.makers.iter().map(|one| maker(one, signals)).collect(),
     })
 }
 
@@ -55,38 +49,20 @@ fn values(counts: &[(CountId, u64)], signals: &[SignalStatus]) -> BTreeMap<Strin
         .collect()
 }
 
-/// The makers of the most entries, by process and destination.
-fn makers(rows: &[Frozen], signals: &[SignalStatus]) -> Vec<Maker> {
-    let mut sums: HashMap<_, (u64, u64)> = HashMap::new();
-    for row in rows {
-        let to = &row.entry.original;
-        if to.destination == [0; 16] {
-            continue;
-        }
-        let by = row.creator.as_ref().map(|by| (by.pid, by.comm.as_str()));
-        let whither = (to.destination, to.destination_port);
-        let sum = sums.entry((row.entry.netns, row.entry.protocol, whither, by)).or_default();
-        sum.0 += row.count(conntrack::NEW);
-        sum.1 += row.count(conntrack::TABLE_FULL);
-    }
-    sums.retain(|_, (new, full)| *new + *full > 0);
-    let mut sums: Vec<_> = sums.into_iter().collect();
-    sums.sort_unstable_by_key(|&(key, (new, full))| (Reverse(new + full), key));
+fn maker(maker: &entries::Maker, signals: &[SignalStatus]) -> Maker {
     let seen = |wanted, n| {
         let (_, signal, count) = counts_of(Rows::Entries).find(|&(id, ..)| id == wanted)?;
         is_seen(signal, count.name, signals).then_some(n)
     };
-    sums.into_iter()
-        .take(MAKERS)
-        .map(|((netns, number, (ip, port), by), (new, full))| Maker {
-            netns: (netns != 0).then_some(netns),
-            protocol: protocol(number),
-            destination: end(ip, port),
-            creator: by.map(|(pid, comm)| owner(&Creator { pid, comm: comm.to_owned() })),
-            new: seen(conntrack::NEW, new),
-            table_full: seen(conntrack::TABLE_FULL, full),
-        })
-        .collect()
+    let (ip, port) = maker.destination;
+    Maker {
+        netns: (maker.netns != 0).then_some(maker.netns),
+        protocol: protocol(maker.protocol),
+        destination: end(ip, port),
+        creator: maker.creator.as_ref().map(owner),
+        new: seen(conntrack::NEW, maker.new),
+        table_full: seen(conntrack::TABLE_FULL, maker.table_full),
+    }
 }
 
 /// IANA protocol numbers; none where it is not known.
