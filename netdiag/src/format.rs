@@ -138,10 +138,26 @@ pub fn wrapped(words: &[String], columns: usize, indent: &str) -> Vec<String> {
                 line.push_str("  ");
                 line.push_str(word);
             }
-            Some(_) => lines.push(format!("{indent}{word}")),
-            None => lines.push(word.clone()),
+            Some(_) => lines.extend(broken(indent, word, columns, indent)),
+            None => lines.extend(broken("", word, columns, indent)),
         }
     }
+    lines
+}
+
+/// Lines of one word, broken at blanks where it is wider than a line.
+fn broken(start: &str, word: &str, columns: usize, indent: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = start.to_owned();
+    for (nth, part) in word.split(' ').enumerate() {
+        if nth > 0 && width(&line) + 1 + width(part) > columns {
+            lines.push(std::mem::replace(&mut line, indent.to_owned()));
+        } else if nth > 0 {
+            line.push(' ');
+        }
+        line.push_str(part);
+    }
+    lines.push(line);
     lines
 }
 
@@ -150,6 +166,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_word_wider_than_a_line_is_broken_at_blanks() {
+        let words = ["signal:", "what it cannot see at all", "b"].map(str::to_owned);
+        let lines = wrapped(&words, 12, "  ");
+        assert_eq!(lines, ["signal:", "  what it", "  cannot see", "  at all  b"]);
+    }
 
     #[test]
     fn durations() {

@@ -94,15 +94,18 @@ impl Interval {
         }
         let mut sums: Vec<_> = sums.into_iter().filter(|(_, sum)| *sum != (0, 0)).collect();
         sums.sort_unstable_by_key(|&(key, (new, full))| (Reverse(new + full), key));
-        let maker = |((netns, protocol, destination, by), (new, table_full))| Maker {
-            netns,
-            protocol,
-            destination,
-            creator: by.map(|(pid, comm): (u32, &str)| Creator { pid, comm: comm.to_owned() }),
-            new,
-            table_full,
-        };
-        self.makers = sums.into_iter().take(MAKERS).map(maker).collect();
+        self.makers = sums
+            .into_iter()
+            .take(MAKERS)
+            .map(|((netns, protocol, destination, by), (new, table_full))| Maker {
+                netns,
+                protocol,
+                destination,
+                creator: by.map(|(pid, comm)| Creator { pid, comm: comm.to_owned() }),
+                new,
+                table_full,
+            })
+            .collect();
     }
 
     /// Those first to which most happened; beyond `top`, into `other`.

@@ -94,8 +94,8 @@ impl Counting {
             }
         }
         // What waits in a table may have begun on another CPU, so each may hold some of it.
-        let mut tables = DEFINITIONS.iter().filter(|d| d.flush.is_some() && d.signal != Signal::Send);
-        if tables.map(|table| table.signal).any(|signal| reading.sum(signal).pending() != 0) {
+        let tables = DEFINITIONS.iter().filter(|d| d.flush.is_some() && d.signal != Signal::Send);
+        if tables.map(|table| reading.sum(table.signal).pending()).sum::<u64>() != 0 {
             reading.unflushed = (0..cpus.len() as u32).collect();
         }
         reading.unflushed.sort_unstable();

@@ -76,3 +76,31 @@ fn the_reply_of_a_new_entry_is_not_the_last_word() {
         assert_eq!(entries.freeze().rows[0].reply, translated);
     }
 }
+
+#[test]
+fn who_makes_an_entry_anew_is_who_made_it() {
+    let mut entries = Entries::new(10);
+    for pid in [1, 2] {
+        apply(&mut entries, &event(1, NEW, pid, 1));
+        let interval = entries.freeze();
+        assert_eq!(interval.rows[0].creator.as_ref().map(|by| by.pid), Some(pid));
+    }
+}
+
+#[test]
+fn makers_are_those_of_all_rows() {
+    let mut entries = Entries::new(100);
+    for port in 1..=50 {
+        apply(&mut entries, &event(port, NEW, 1 + u32::from(port % 5 == 0), 1));
+    }
+    let mut interval = entries.freeze();
+    interval.count_makers();
+    interval.arrange(Some(3));
+    let makers: Vec<_> = interval
+        .makers
+        .iter()
+        .map(|maker| (maker.creator.as_ref().map(|by| by.pid), maker.new, maker.table_full))
+        .collect();
+    assert_eq!(makers, [(Some(1), 40, 0), (Some(2), 10, 0)]);
+    assert_eq!(interval.rows.len(), 3);
+}
