@@ -119,7 +119,9 @@ fn entries_by_owner(statuses: &mut [SignalStatus]) {
     let status = &mut statuses[Signal::Conntrack as usize];
     if status.status != Status::Off {
         status.status = Status::Degraded;
-        status.missing.push("the ends of entries, which no process is known for (--pid)".to_owned());
+        status
+            .missing
+            .push("the ends of entries, which no process is known for (--pid)".to_owned());
         status.unseen_counts.extend(["destroyed", "early_drop"]);
     }
 }

@@ -32,7 +32,9 @@ pub(super) fn lines(conntrack: Option<&Conntrack>, columns: usize) -> Vec<String
     let mut lines = wrapped(&words, columns, INDENT);
     for maker in conntrack.creators.iter().take(SHOWN) {
         lines.extend(
-            wrapped(&words_of(maker), columns.saturating_sub(INDENT.len()), INDENT).iter().map(|l| format!("{INDENT}{l}")),
+            wrapped(&words_of(maker), columns.saturating_sub(INDENT.len()), INDENT)
+                .iter()
+                .map(|l| format!("{INDENT}{l}")),
         );
     }
     lines
