@@ -13,6 +13,7 @@ use netdiag_common::{flow::FlowKey, globals::Filters};
 use super::{
     limit::{ByKind, Limiter},
     observer::monotonic_ns,
+    writer::QUEUE,
 };
 use crate::{
     config::Tell,
@@ -100,7 +101,8 @@ impl Teller {
             if !kinds.contains(&told.kind) {
                 return;
             }
-            if !limiter.admits(told.kind.name, now_ns) {
+            // No more than the writer's queue has room for, however much is read at once.
+            if fresh.len() >= QUEUE || !limiter.admits(told.kind.name, now_ns) {
                 limiter.leave_out(told.kind.name, told.events);
                 return;
             }
@@ -130,7 +132,6 @@ impl Teller {
         let (now, now_ns) = (SystemTime::now(), monotonic_ns());
         let mut fresh = std::mem::take(&mut self.fresh);
         fresh.sort_by_key(|fresh| fresh.told.time_ns);
-        let not_taken = self.stacks_not_taken;
         for Fresh { told, handle, flow } in fresh.drain(..) {
             let known = handle.and_then(|handle| match told.values.contains(&Value::Counts) {
                 true => table.whole(handle),
@@ -147,11 +148,6 @@ impl Teller {
             self.send(Line::Event(Box::new(telling)), kind, events);
         }
         self.fresh = fresh;
-        if self.stacks_not_taken != not_taken
-            && let Some(stacks) = &mut self.stacks
-        {
-            stacks.forget();
-        }
         if let Some(suppressed) = self.limiter.due(now_ns)
             && self.lines.try_send(Line::Suppressed(now, suppressed.clone())).is_ok()
         {

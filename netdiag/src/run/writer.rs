@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Lines that may wait to be written; what comes beyond is left out.
-const QUEUE: usize = 8_192;
+pub(super) const QUEUE: usize = 8_192;
 /// Lines that are named and written at a time.
 const BATCH: usize = 256;
 

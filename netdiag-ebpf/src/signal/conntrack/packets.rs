@@ -36,27 +36,29 @@ fn conntrack_packets_raw_tp(ctx: RawTracePointContext) -> i32 {
     }
     let skb: Pointer = ctx.arg(0);
     // SAFETY: the tracepoint gives a packet, which holds its entry.
-    let Ok(link) = (unsafe { Link::of(skb) }) else { return 0 };
-    let entry = link.entry();
-    if entry.is_null() && !link.is_empty() {
-        return 0;
-    }
-    // SAFETY: as above.
-    if !entry.is_null() && unsafe { tracked::is_confirmed(entry) } != Ok(false) {
+    let link = unsafe { Link::of(skb) };
+    let is_one = link.and_then(|link| match link.entry() {
+        entry if entry.is_null() => Ok(link.is_empty()),
+        // SAFETY: as above.
+        entry => unsafe { tracked::is_confirmed(entry) }.map(|is_confirmed| !is_confirmed),
+    });
+    if is_one == Ok(false) {
         return 0;
     }
     table::with(PACKET, |counting: Counting<Record>, record| {
-        // SAFETY: as above.
-        let described = unsafe {
-            if entry.is_null() {
-                record.what = what::TABLE_FULL;
-                describe(skb, record)
-            } else {
-                record.what = what::INSERT_FAILED;
-                tracked::describe(entry, record)
+        let described = is_one.and(link).and_then(|link| {
+            // SAFETY: as above.
+            unsafe {
+                if link.is_empty() {
+                    record.what = what::TABLE_FULL;
+                    describe(skb, record)?;
+                } else {
+                    record.what = what::INSERT_FAILED;
+                    tracked::describe(link.entry(), record)?;
+                }
+                sender(skb, record)
             }
-            .and_then(|()| sender(skb, record))
-        };
+        });
         let wanted = described.map(|()| wanted(record));
         counting.count(record, wanted);
     });
