@@ -52,18 +52,20 @@ pub enum Subject<'a> {
 }
 
 /// Where [`Event::fold`] puts what an event says: the row of its flow.
+///
+/// Rows differ: one that has no use for something leaves it out. All take counts.
 pub trait Fold {
-    /// One sample of a latency.
-    fn latency(&mut self, metric: MetricId, nanoseconds: u64);
     /// `n` more of something.
     fn count(&mut self, count: CountId, n: u64);
+    /// One sample of a latency.
+    fn latency(&mut self, _metric: MetricId, _nanoseconds: u64) {}
     /// `n` more of something that is counted by label.
-    fn labelled(&mut self, count: CountId, label: Label, n: u64);
+    fn labelled(&mut self, _count: CountId, _label: Label, _n: u64) {}
     /// What is known of the socket itself.
-    fn socket(&mut self, event: &socket::Event);
+    fn socket(&mut self, _event: &socket::Event) {}
     /// What an event of another signal says of the socket besides: its owner's process id and the
     /// kernel's counters.
-    fn seen(&mut self, pid: Option<u32>, tcp: Option<&TcpCounters>);
+    fn seen(&mut self, _pid: Option<u32>, _tcp: Option<&TcpCounters>) {}
     /// What an event says besides of an entry of the connection tracking table, and whether its reply
     /// is the last word; flows have no use for it.
     fn entry(

@@ -3,7 +3,6 @@
 
 use std::{cmp::Reverse, collections::HashMap, mem};
 
-use netdiag_common::flow::TcpCounters;
 use slab::Slab;
 
 use crate::{
@@ -12,9 +11,8 @@ use crate::{
         tally::{Tally, merge_counts},
     },
     signal::{
-        CountId, Event, Fold, Label, MetricId,
+        CountId, Event, Fold,
         conntrack::{Creator, Entry, NEW, TABLE_FULL, Tuple},
-        socket,
     },
 };
 
@@ -150,21 +148,9 @@ impl Row {
 }
 
 impl Fold for Row {
-    fn latency(&mut self, metric: MetricId, nanoseconds: u64) {
-        self.fresh.latency(metric, nanoseconds);
-    }
-
     fn count(&mut self, count: CountId, n: u64) {
         self.fresh.count(count, n);
     }
-
-    fn labelled(&mut self, count: CountId, label: Label, n: u64) {
-        self.fresh.labelled(count, label, n);
-    }
-
-    fn socket(&mut self, _event: &socket::Event) {}
-
-    fn seen(&mut self, _pid: Option<u32>, _tcp: Option<&TcpCounters>) {}
 
     fn entry(&mut self, reply: Option<&Tuple>, is_final: bool, creator: Option<&Creator>) {
         if is_final || self.reply.is_none() {

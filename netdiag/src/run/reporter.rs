@@ -30,6 +30,26 @@ pub(super) struct About {
     pub(super) filtered: bool,
 }
 
+impl About {
+    /// What was cut off, for the outputs.
+    pub(super) fn snapshot(&self, scope: Scope, node: Node, cut: &Cut) -> Snapshot {
+        let frame = Frame {
+            scope,
+            start: cut.start,
+            end: cut.end,
+            host: &self.node,
+            kernel: &self.kernel,
+            labels: &self.labels,
+            signals: &cut.signals,
+            filtered: self.filtered,
+            node,
+            accounting: cut.accounting.clone(),
+            stream: cut.stream,
+        };
+        frame.build(&cut.flows)
+    }
+}
+
 /// What was taken in within a time: all that is to be put out of it.
 pub(super) struct Cut {
     pub(super) start: SystemTime,
@@ -87,20 +107,7 @@ impl Reporter {
     ) -> (Snapshot, Interval) {
         listing.arrange(&mut cut.flows);
         self.learn_places(&cut.flows);
-        let frame = Frame {
-            scope,
-            start: cut.start,
-            end: cut.end,
-            host: &self.about.node,
-            kernel: &self.about.kernel,
-            labels: &self.about.labels,
-            signals: &cut.signals,
-            filtered: self.about.filtered,
-            node,
-            accounting: cut.accounting,
-            stream: cut.stream,
-        };
-        let snapshot = frame.build(&cut.flows);
+        let snapshot = self.about.snapshot(scope, node, &cut);
         self.outputs.progress().step();
         (snapshot, cut.flows)
     }

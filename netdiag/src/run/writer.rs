@@ -20,7 +20,7 @@ use crate::{
     kernel::symbols,
     snapshot::{
         Node, SignalStatus,
-        build::{Frame, Scope, rfc3339},
+        build::{Scope, rfc3339},
         told::{End, Event, Names, SCHEMA, Suppressed, of_listener},
     },
     view::{self, events::Lines, table::COLUMNS},
@@ -182,20 +182,7 @@ impl Writer {
         if !rest.suppressed.is_empty() {
             self.suppressed(&Suppressed::new(now, rest.suppressed), out)?;
         }
-        let frame = Frame {
-            scope: Scope::Total,
-            start: cut.start,
-            end: cut.end,
-            host: &self.about.node,
-            kernel: &self.about.kernel,
-            labels: &self.about.labels,
-            signals: &cut.signals,
-            filtered: self.about.filtered,
-            node: Node::default(),
-            accounting: cut.accounting,
-            stream: cut.stream,
-        };
-        let total = frame.build(&cut.flows);
+        let total = self.about.snapshot(Scope::Total, Node::default(), &cut);
         let end = End {
             schema: SCHEMA,
             kind: "end",
