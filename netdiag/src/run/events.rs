@@ -47,7 +47,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let host_root = kernel.host_root.clone();
     let seeding = spawn_blocking(move || node::seed(&host_root));
     let listening = tell.kinds.contains(&&LISTEN_OVERFLOW);
-    let listening = listening.then(|| Listening::start(kernel.host_root.clone()));
+    let listening = listening.then(|| Listening::start(&kernel.host_root));
     let about = about(node_name(kernel, None), &tracer, &filters);
     let (writing, lines) = Writing::start(about, tracer.signals().to_vec(), watch.output);
     let stacks = if tell.stack { Some(tracer.stacks()?) } else { None };

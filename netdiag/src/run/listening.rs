@@ -1,33 +1,47 @@
 //! Listeners that throw connection requests away, asked beside the loop: with a thousand namespaces that
 //! takes its time.
 
-use std::{future::pending, path::PathBuf};
+use std::{
+    future::pending,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::node::Readings;
-use crate::snapshot::Listener;
+use super::node::Overflows;
+use crate::{
+    node::netns::{self, Depth},
+    snapshot::Listener,
+};
 
 /// Asks one time after the other.
 pub(super) struct Listening {
-    idle: Option<Readings>,
-    busy: Option<JoinHandle<(Readings, Vec<Listener>)>>,
+    host_root: PathBuf,
+    idle: Option<Overflows>,
+    busy: Option<JoinHandle<(Overflows, Vec<Listener>)>>,
 }
 
 impl Listening {
     /// Begins to read what was counted before.
-    pub(super) fn start(host_root: PathBuf) -> Self {
-        let begin = move || (Readings::begin(&host_root), Vec::new());
-        Self { idle: None, busy: Some(spawn_blocking(begin)) }
+    pub(super) fn start(host_root: &Path) -> Self {
+        let host_root = host_root.to_owned();
+        let root = host_root.clone();
+        let begin = move || {
+            let found = netns::find(&root, Depth::Everything);
+            (Overflows::begin(&found.namespaces), Vec::new())
+        };
+        Self { host_root, idle: None, busy: Some(spawn_blocking(begin)) }
     }
 
     /// Asks, unless it is at that.
     pub(super) fn ask(&mut self) {
-        if let Some(mut readings) = self.idle.take() {
+        if let Some(mut overflows) = self.idle.take() {
+            let root = self.host_root.clone();
             self.busy = Some(spawn_blocking(move || {
-                let listeners = readings.advance().listeners;
-                (readings, listeners)
+                let found = netns::find(&root, Depth::Processes);
+                let (_counters, listeners) = overflows.advance(&found.namespaces, &root);
+                (overflows, listeners)
             }));
         }
     }
@@ -39,8 +53,8 @@ impl Listening {
     /// The thread is gone.
     pub(super) async fn found(&mut self) -> Result<Vec<Listener>> {
         let Some(busy) = &mut self.busy else { return pending().await };
-        let (readings, listeners) = busy.await.context("the thread that asks listeners ended")?;
-        (self.busy, self.idle) = (None, Some(readings));
+        let (overflows, listeners) = busy.await.context("the thread that asks listeners ended")?;
+        (self.busy, self.idle) = (None, Some(overflows));
         Ok(listeners)
     }
 

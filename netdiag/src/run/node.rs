@@ -16,64 +16,85 @@ use crate::{
     snapshot::{ConntrackTable, Listener, Node, Owner, build::endpoints},
 };
 
-/// Readings of the TCP counters and of our own cost, one interval apart. Reading takes the longer
-/// the more namespaces there are, so it is no work for the thread that reads the rings.
+/// The TCP counters, and the listeners that by these threw connection requests away.
+pub(super) struct Overflows {
+    tcp: tcp_counters::Reading,
+    listeners: Listeners,
+}
+
+impl Overflows {
+    /// Reads for the first time.
+    pub(super) fn begin(namespaces: &[Namespace]) -> Self {
+        let tcp = tcp_counters::read_all(namespaces);
+        let mut listeners = Listeners::default();
+        listeners.begin(&dropping(&tcp.namespaces, namespaces));
+        Self { tcp, listeners }
+    }
+
+    /// By how much the counters rose since the last time, and what listeners threw away.
+    pub(super) fn advance(
+        &mut self,
+        namespaces: &[Namespace],
+        host_root: &Path,
+    ) -> (BTreeMap<u32, tcp_counters::Counters>, Vec<Listener>) {
+        let tcp = tcp_counters::read_all(namespaces);
+        let increase = tcp_counters::increase(&self.tcp, &tcp);
+        let listeners = self.listeners.advance(&dropping(&increase, namespaces), host_root);
+        self.tcp.follow(tcp);
+        (increase, listeners.into_iter().map(named).collect())
+    }
+}
+
+/// Readings of the TCP counters, of connection tracking and of our own cost, one interval apart. Reading
+/// takes the longer the more namespaces there are, so it is no work for the thread that reads the rings.
 pub(super) struct Readings {
     host_root: PathBuf,
-    tcp: tcp_counters::Reading,
+    overflows: Overflows,
     first: tcp_counters::Reading,
     cpu: Duration,
     first_cpu: Duration,
-    listeners: Listeners,
     conntrack: Tables,
 }
 
 impl Readings {
     /// Reads for the first time.
     pub(super) fn begin(host_root: &Path) -> Self {
-        let found = netns::find(host_root, Depth::Everything);
-        let tcp = tcp_counters::read_all(&found.namespaces);
+        let namespaces = netns::find(host_root, Depth::Everything).namespaces;
+        let overflows = Overflows::begin(&namespaces);
         let mut conntrack = Tables::default();
-        conntrack.begin(&found.namespaces);
-        let mut listeners = Listeners::default();
-        listeners.begin(&dropping(&tcp.namespaces, found.namespaces));
+        conntrack.begin(&namespaces);
         let cpu = own::cpu_time();
         Self {
             host_root: host_root.to_owned(),
-            first: tcp.clone(),
-            tcp,
+            first: overflows.tcp.clone(),
+            overflows,
             cpu,
             first_cpu: cpu,
-            listeners,
             conntrack,
         }
     }
 
     /// What happened since the last time.
     pub(super) fn advance(&mut self) -> Node {
-        let found = netns::find(&self.host_root, Depth::Processes);
-        let tcp = tcp_counters::read_all(&found.namespaces);
-        let increase = tcp_counters::increase(&self.tcp, &tcp);
-        let conntrack = self.conntrack.advance(&found.namespaces);
-        let dropping = dropping(&increase, found.namespaces);
-        let listeners = self.listeners.advance(&dropping, &self.host_root);
+        let namespaces = netns::find(&self.host_root, Depth::Processes).namespaces;
+        let (increase, listeners) = self.overflows.advance(&namespaces, &self.host_root);
+        let conntrack = self.conntrack.advance(&namespaces);
         let node = Node {
             tcp: tcp_counters::documented(increase),
-            listeners: listeners.into_iter().map(named).collect(),
+            listeners,
             conntrack: conntrack.into_iter().map(table).collect(),
             ..cost(self.cpu)
         };
         self.cpu = own::cpu_time();
-        self.tcp.follow(tcp);
         node
     }
 
     /// What happened since the first time.
     pub(super) fn total(&self) -> Node {
-        let increase = tcp_counters::increase(&self.first, &self.tcp);
+        let Overflows { tcp, listeners } = &self.overflows;
         Node {
-            tcp: tcp_counters::documented(increase),
-            listeners: self.listeners.total().into_iter().map(named).collect(),
+            tcp: tcp_counters::documented(tcp_counters::increase(&self.first, tcp)),
+            listeners: listeners.total().into_iter().map(named).collect(),
             conntrack: self.conntrack.total().into_iter().map(table).collect(),
             ..cost(self.first_cpu)
         }
@@ -83,11 +104,11 @@ impl Readings {
 /// The namespaces in which listeners dropped connection requests, by these counters.
 fn dropping(
     counters: &BTreeMap<u32, tcp_counters::Counters>,
-    namespaces: Vec<Namespace>,
+    namespaces: &[Namespace],
 ) -> Vec<Namespace> {
     let dropped = |inode| counters.get(&inode)?.get("ListenDrops");
-    let is_one = |namespace: &Namespace| dropped(namespace.inode).is_some_and(|drops| *drops > 0);
-    namespaces.into_iter().filter(is_one).collect()
+    let is_one = |namespace: &&Namespace| dropped(namespace.inode).is_some_and(|drops| *drops > 0);
+    namespaces.iter().filter(is_one).cloned().collect()
 }
 
 fn named(dropping: Dropping) -> Listener {
