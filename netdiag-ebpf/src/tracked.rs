@@ -3,7 +3,7 @@
 
 use netdiag_common::{
     field::Field,
-    signal::conntrack::{Record, Tuple},
+    signal::conntrack::{Record, Tuple, has_ports},
 };
 
 use crate::{
@@ -135,12 +135,6 @@ unsafe fn tuple(at: Pointer, protocol: u16, to: &mut Tuple) -> Result<(), Refuse
         }
     }
     Ok(())
-}
-
-/// TCP, UDP, DCCP, SCTP and UDP-Lite; others keep their own numbers where these have ports.
-#[inline(always)]
-const fn has_ports(protocol: u16) -> bool {
-    matches!(protocol, 6 | 17 | 33 | 132 | 136)
 }
 
 /// The number of a namespace.

@@ -30,7 +30,8 @@ pub struct Account {
     /// Begun and not yet ended, or batched and not yet flushed; 0 at the end of a run.
     pub pending: u64,
     /// Samples whose beginning, end or both the kernel skipped; outside `seen`. An upper bound where
-    /// filters are set or samples were under way at the attach. Also what never left a batch.
+    /// filters are set or samples were under way at the attach. Also what never left a batch, and 1 for
+    /// each overrun of ctnetlink, however many messages that cost.
     pub missed: u64,
 }
 
@@ -39,6 +40,24 @@ impl Account {
     #[must_use]
     pub const fn lost(&self) -> u64 {
         self.ring_full + self.map_full + self.read_failed + self.missed
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn plus(&self, more: &Self) -> Self {
+        Self {
+            seen: self.seen + more.seen,
+            filtered: self.filtered + more.filtered,
+            submitted: self.submitted + more.submitted,
+            ring_full: self.ring_full + more.ring_full,
+            map_full: self.map_full + more.map_full,
+            read_failed: self.read_failed + more.read_failed,
+            rate_limited: self.rate_limited + more.rate_limited,
+            shed: self.shed + more.shed,
+            unmatched: self.unmatched + more.unmatched,
+            pending: self.pending + more.pending,
+            missed: self.missed + more.missed,
+        }
     }
 
     /// Whether every seen sample is accounted for.

@@ -135,13 +135,45 @@ pub enum When {
     TracepointArgumentsBelow(&'static str, usize),
 }
 
-/// Programs beside those of a source, for what only some kernels have or need.
+/// What brings an [`Extra`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Programs, all or none.
+    Programs(&'static [Attachment]),
+    /// No program: the events of ctnetlink, where the kernel can tell them as it is.
+    Ctnetlink,
+}
+
+/// One way to have an [`Extra`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Alternative {
+    /// What brings it.
+    pub by: By,
+    /// What it cannot see, one line each.
+    pub blind: &'static [&'static str],
+}
+
+impl Alternative {
+    /// By programs that see all of it.
+    #[must_use]
+    pub const fn programs(attachments: &'static [Attachment]) -> Self {
+        Self { by: By::Programs(attachments), blind: &[] }
+    }
+
+    /// The same, with what it cannot see.
+    #[must_use]
+    pub const fn blind_to(self, blind: &'static [&'static str]) -> Self {
+        Self { by: self.by, blind }
+    }
+}
+
+/// What a source has beside its programs, for what only some kernels have or need.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Extra {
     /// When it is wanted; otherwise nothing is lost without it.
     pub when: When,
-    /// Ways to have it, in order of preference, each with what it cannot see.
-    pub alternatives: &'static [(&'static [Attachment], &'static [&'static str])],
+    /// Ways to have it, in order of preference.
+    pub alternatives: &'static [Alternative],
     /// What is lost when none of them works.
     pub lost: &'static str,
     /// Counts that are unknown when none of them works.
@@ -153,12 +185,14 @@ pub struct Extra {
 pub struct Source {
     /// Name in `--source SIGNAL=NAME` and outputs.
     pub name: &'static str,
-    /// Its programs, all or nothing.
+    /// Its programs, all or nothing; one without any has what stands beside them.
     pub attachments: &'static [Attachment],
-    /// Programs beside them.
+    /// What it has beside them.
     pub extras: &'static [Extra],
     /// Fields it cannot do without.
     pub fields: &'static [Field],
+    /// Functions whose addresses it cannot do without.
+    pub places: &'static [&'static str],
     /// Whether its programs can reach socket storage (typed socket pointers).
     pub typed: bool,
     /// Whether they read kernel memory by address, which lockdown in mode confidentiality forbids.

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use netdiag_common::signal::conntrack::Tuple;
+
 /// A kind of event that is told of one by one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
@@ -48,6 +50,12 @@ pub enum Form {
     Text,
     /// Yes or no.
     Flag,
+    /// A process.
+    Owner,
+    /// An address and a port.
+    Endpoint,
+    /// One direction of a conversation.
+    Tuple,
     /// All that the flow counted in the run, as in its row.
     Counts,
 }
@@ -78,8 +86,19 @@ pub enum Value {
     Reason(u32),
     /// For [`Form::Text`]: an address in the kernel's code.
     Place(u64),
+    /// For [`Form::Text`]: a protocol by its number (IANA), 0 when unknown.
+    Protocol(u16),
     /// For [`Form::Flag`].
     Flag(bool),
+    /// For [`Form::Owner`].
+    Owner {
+        /// Process id (tgid).
+        pid: u32,
+        /// Name of the process.
+        comm: String,
+    },
+    /// For [`Form::Tuple`].
+    Tuple(Tuple),
     /// For [`Form::Counts`]: the flow has them.
     Counts,
 }
@@ -161,13 +180,15 @@ impl Stack {
     }
 }
 
-/// What is known of an event's flow from earlier ones.
+/// What is known of an event's flow, or entry of the connection tracking table, from earlier ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Past {
     /// When it was seen to connect or to be accepted.
     pub opened_ns: Option<u64>,
     /// When connect was called.
     pub connecting_ns: Option<u64>,
+    /// How long an entry that is gone had been in the table.
+    pub lived_ns: Option<u64>,
 }
 
 #[cfg(test)]

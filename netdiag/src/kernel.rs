@@ -5,6 +5,8 @@
 mod account;
 pub mod attach;
 pub mod btf;
+pub mod clock;
+mod ctnetlink;
 mod drops;
 pub mod facts;
 mod hooks;

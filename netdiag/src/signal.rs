@@ -12,7 +12,7 @@ use netdiag_common::{
 use zerocopy::FromBytes;
 
 pub use crate::definition::{
-    Attachment, Count, Definition, Extra, Hook, Metric, Role, Rows, Source, When,
+    Alternative, Attachment, By, Count, Definition, Extra, Hook, Metric, Role, Rows, Source, When,
 };
 use crate::event::{Past, Told};
 
@@ -66,15 +66,8 @@ pub trait Fold {
     /// What an event of another signal says of the socket besides: its owner's process id and the
     /// kernel's counters.
     fn seen(&mut self, _pid: Option<u32>, _tcp: Option<&TcpCounters>) {}
-    /// What an event says besides of an entry of the connection tracking table, and whether its reply
-    /// is the last word; flows have no use for it.
-    fn entry(
-        &mut self,
-        _reply: Option<&conntrack::Tuple>,
-        _is_final: bool,
-        _creator: Option<&conntrack::Creator>,
-    ) {
-    }
+    /// What an event says besides of an entry of the connection tracking table.
+    fn entry(&mut self, _event: &conntrack::Event) {}
 }
 
 /// Why a record was refused; each is one malformed record.

@@ -12,7 +12,7 @@ pub mod build;
 mod conntrack;
 pub mod told;
 
-pub use conntrack::{Conntrack, Entry, Maker, Sum, Tuple};
+pub use conntrack::{Conntrack, Entry, Sum, TopCreator, Tuple};
 
 pub use crate::{
     coverage::{Account, Refusal, SignalStatus, Status, Stream},

@@ -163,6 +163,10 @@ pub fn source_on(series: Series, confidential: bool, source: &Source) -> Expecta
     if confidential && source.reads_memory {
         return Absent;
     }
+    if source.attachments.is_empty() {
+        // What it listens to is a module's, and may not be loaded.
+        return May;
+    }
     let hooks = source.attachments.iter().map(|attachment| match attachment.hook {
         Hook::Fentry(_) | Hook::Fexit(_) | Hook::FexitWith(..) if KERNELS.contains(&series) => Must,
         Hook::Kprobe(_) | Hook::Kretprobe(_) | Hook::Tracepoint(..) if confidential => Absent,

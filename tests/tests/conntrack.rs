@@ -1,18 +1,23 @@
 //! Connection tracking: every entry counted with both its tuples, and every packet that the table cost.
 
+#[path = "conntrack/age.rs"]
+mod age;
 #[path = "conntrack/full.rs"]
 mod full;
+#[path = "conntrack/listened.rs"]
+mod listened;
 #[path = "conntrack/module.rs"]
 mod module;
+#[path = "conntrack/overrun.rs"]
+mod overrun;
 #[path = "conntrack/race.rs"]
 mod race;
 
-use anyhow::{Context as _, Result};
-use netdiag::snapshot::Snapshot;
+use anyhow::{Context as _, Result, ensure};
+use netdiag::snapshot::{Conntrack, Snapshot};
 use netdiag_tests::{
     conntrack::{
-        RULES, Rules, connect, entry,
-        said::{self, Said},
+        RULES, Rules, connect, entry, said,
         table::{self, Entry, Tuple},
         track, track_at,
     },
@@ -24,21 +29,52 @@ use netdiag_tests::{
     outcome::{flow_of, status},
     require,
     requirement::{Feature, alone},
+    source,
     traffic::{End, process::Shell, read_bytes, send_once},
 };
 
-/// What the source must have seen of one entry, in the order of `said::COUNTS`: made and in the table,
-/// perhaps removed, and nothing else.
-fn lived(began: bool, ended: bool) -> [Option<u64>; 7] {
-    let (began, ended) = (u64::from(began), u64::from(ended));
-    [began, began, 0, 0, 0, 0, ended].map(Some)
+/// What a source must have seen, in the order of `said::COUNTS`: so many entries that were made and came
+/// into the table, so many of those removed, and nothing else. Without kprobes the kernel tells of the
+/// table alone.
+fn lived(forced: &str, began: u64, ended: u64) -> [Option<u64>; 7] {
+    let made = (forced == KPROBE).then_some(began);
+    let none = made.and(Some(0));
+    let failed = (forced != CTNETLINK).then_some(0);
+    [made, Some(began), failed, none, failed, none, Some(ended)]
 }
 
-/// The sums over all rows, in the order of `said::COUNTS`.
-fn sums(said: &Said) -> Result<[Option<u64>; 7]> {
+/// Sources that load here, each as an argument of `--source`. What the kernel tells by itself it tells by a
+/// module, which is loaded by then.
+fn sources() -> Result<Vec<String>> {
+    let pair = Pair::new()?;
+    track(&pair, Rules::Plain)?;
+    table::list(&pair.left)?;
+    let sources = source::loading("conntrack")?;
+    ensure!(sources.iter().any(|forced| forced == CTNETLINK), "ctnetlink is not told: {sources:?}");
+    Ok(sources)
+}
+
+/// Those of them that tell of failures.
+fn sources_of_failures() -> Result<Vec<String>> {
+    Ok(sources()?.into_iter().filter(|forced| forced != CTNETLINK).collect())
+}
+
+/// The best source of this kernel, as an argument of `--source`. Where it is the kernel's own word, that
+/// is had.
+fn best() -> Result<String> {
+    sources()?.into_iter().next().context("no source of conntrack loads")
+}
+
+/// The source that sees everything.
+const KPROBE: &str = "conntrack=kprobe";
+/// The source that is the kernel's own word alone.
+const CTNETLINK: &str = "conntrack=ctnetlink";
+
+/// The sums over all rows of some namespaces, in the order of `said::COUNTS`.
+fn sums(said: &Conntrack, namespaces: &[u32]) -> Result<[Option<u64>; 7]> {
     let mut sums = [None; 7];
     for (sum, name) in sums.iter_mut().zip(said::COUNTS) {
-        *sum = said.sum(name)?;
+        *sum = said::sum_in(said, namespaces, name)?;
     }
     Ok(sums)
 }
@@ -55,15 +91,15 @@ fn exact(facts: &mut Facts, total: &Snapshot) -> Result<()> {
 fn each_entry_has_its_tuples_and_its_counts() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
-    require!(Feature::Kprobes);
     const OLDER: usize = 3;
     const YOUNGER: usize = 6;
     let _alone = alone();
-    for rules in RULES {
+    for (forced, rules) in sources()?.iter().flat_map(|forced| RULES.map(|rules| (forced, rules))) {
         let pair = Pair::new()?;
         track(&pair, rules)?;
-        let older = connect(&pair, rules, OLDER)?;
-        let netdiag = Netdiag::live(&["--source", "conntrack=kprobe"])?;
+        let older = connect(&pair, rules, if forced == KPROBE { OLDER } else { 0 })?;
+        let number = older.len() + YOUNGER;
+        let netdiag = Netdiag::live(&["--source", forced])?;
         let younger = connect(&pair, rules, YOUNGER)?;
         let mut expected = Vec::new();
         for (connection, is_younger) in
@@ -80,22 +116,27 @@ fn each_entry_has_its_tuples_and_its_counts() -> Result<()> {
         let (outcome, said) = said::stop(netdiag)?;
         let total = outcome.total()?;
         let mut facts = Facts::new();
-        facts.note(format_args!("{rules:?}: {said:#?}\n{:?}", status(total, "conntrack")?));
-        facts.equal("entries that the kernel listed", listed.len(), OLDER + YOUNGER);
-        facts.equal("entries that were removed", removed, (OLDER + YOUNGER) as u64);
+        facts.note(format_args!("{forced}, {rules:?}: {:?}", status(total, "conntrack")?));
+        facts.note(format_args!("{said:#?}"));
+        facts.equal("entries that the kernel listed", listed.len(), number);
+        facts.equal("entries that were removed", removed, number as u64);
         for (entry, ends, is_younger) in &expected {
             facts.holds(format_args!("the kernel lists {entry:?}"), listed.contains(entry));
-            let rows = said.of(entry);
+            let rows = said::of(&said, entry);
             facts.equal(format_args!("rows of {entry:?}"), rows.len(), 1);
             for row in rows {
-                facts.equal("its counts", row.counts(), lived(*is_younger, true));
-                facts.equal("its flows", row.flows(), flows_between(total, ends)?);
+                let counts = lived(forced, u64::from(*is_younger), 1);
+                facts.equal("its counts", said::counts(row), counts);
+                facts.equal("its flows", row.flows.clone(), flows_between(total, ends)?);
                 // Of older ones the client's socket tells.
-                facts.equal("its creator", row.pid(), Some(std::process::id()));
+                facts.equal("its creator", said::pid(row), Some(std::process::id()));
             }
         }
-        let (began, ended) = (YOUNGER as u64, (OLDER + YOUNGER) as u64);
-        facts.equal("sums", sums(&said)?, [began, began, 0, 0, 0, 0, ended].map(Some));
+        facts.equal(
+            "sums",
+            sums(&said, &[pair.left.inode()])?,
+            lived(forced, YOUNGER as u64, number as u64),
+        );
         exact(&mut facts, total)?;
         facts.finish();
     }
@@ -113,13 +154,13 @@ fn flows_between(total: &Snapshot, ends: &[End; 2]) -> Result<Vec<String>> {
 fn a_conversation_from_outside_is_of_who_connected() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
-    require!(Feature::Kprobes);
     let _alone = alone();
+    let forced = best()?;
     let pair = Pair::new()?;
     wait_until_quiet(&pair.left)?;
     wait_until_quiet(&pair.right)?;
     track_at(&pair.right, Rules::Plain)?;
-    let netdiag = Netdiag::live(&["--source", "conntrack=kprobe"])?;
+    let netdiag = Netdiag::live(&["--source", &forced])?;
     let shells =
         (0..3).map(|_| Shell::connect(&pair.left, &pair.right, 1)).collect::<Result<Vec<_>>>()?;
     let listed = table::list(&pair.right)?;
@@ -135,13 +176,13 @@ fn a_conversation_from_outside_is_of_who_connected() -> Result<()> {
         let protocol = "tcp".to_owned();
         let entry = Entry { netns: server.netns, zone: 0, protocol, original, reply };
         facts.holds(format_args!("the kernel lists {entry:?}"), listed.contains(&entry));
-        let rows = said.of(&entry);
+        let rows = said::of(&said, &entry);
         facts.equal(format_args!("rows of {entry:?}"), rows.len(), 1);
         for row in rows {
-            facts.equal("its counts", row.counts(), lived(true, false));
-            facts.equal("its creator", row.pid(), Some(shell.pid()));
+            facts.equal("its counts", said::counts(row), lived(&forced, 1, 0));
+            facts.equal("its creator", said::pid(row), Some(shell.pid()));
             let flows = flows_between(total, &[shell.end, server])?;
-            facts.equal("its flows", row.flows(), flows);
+            facts.equal("its flows", row.flows.clone(), flows);
         }
     }
     exact(&mut facts, total)?;
@@ -156,14 +197,15 @@ type Passes = [[bool; 3]; 2];
 fn filters_narrow_entries() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
-    require!(Feature::Kprobes);
     let _alone = alone();
+    let forced = best()?;
     let pairs = [Pair::new()?, Pair::new()?];
     let mut opened = Vec::new();
     for pair in &pairs {
         track(pair, Rules::Plain)?;
         opened.push(connect(pair, Rules::Plain, 3)?);
     }
+    let tracked = pairs.each_ref().map(|pair| pair.left.inode());
     let inode = |namespace: &Namespace| namespace.inode().to_string();
     let server = |pair: usize, at: usize| -> Result<String> {
         Ok(opened[pair][at].server_end()?.local.port().to_string())
@@ -193,7 +235,7 @@ fn filters_narrow_entries() -> Result<()> {
         for pair in &pairs {
             table::remove_all(&pair.left)?;
         }
-        let netdiag = Netdiag::live(&["--source", "conntrack=kprobe", name, &value])?;
+        let netdiag = Netdiag::live(&["--source", &forced, name, &value])?;
         // The kernel takes a conversation up again where it finds it.
         for connection in opened.iter().flatten() {
             send_once(&connection.client, b"x")?;
@@ -207,10 +249,10 @@ fn filters_narrow_entries() -> Result<()> {
         for (connection, passes) in opened.iter().flatten().zip(passes.iter().flatten()) {
             let entry = entry(connection, Rules::Plain)?;
             let what = format!("{name} {value}: rows of {entry:?}");
-            facts.equal(what, said.of(&entry).len(), usize::from(*passes));
+            facts.equal(what, said::of(&said, &entry).len(), usize::from(*passes));
             passed += u64::from(*passes);
         }
-        facts.equal("sums", sums(&said)?, [passed, passed, 0, 0, 0, 0, 0].map(Some));
+        facts.equal("sums", sums(&said, &tracked)?, lived(&forced, passed, 0));
         facts.equal("said to be filtered", total.filtered, true);
         exact(&mut facts, total)?;
         facts.finish();

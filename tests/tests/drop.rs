@@ -192,6 +192,10 @@ fn without_addresses_it_says_what_is_lost() -> Result<()> {
     facts.note(format_args!("{said:?}"));
     let says = |line: &String| line.contains("kptr_restrict");
     facts.holds("doctor says so", said.is_some_and(|said| said.missing.iter().any(says)));
+    // Without addresses a full table is no other place than a rule.
+    let conntrack = total.conntrack.as_ref().and_then(|told| told.other.counts["table_full"]);
+    let kprobes = status(total, "conntrack")?.source.as_deref() == Some("kprobe");
+    facts.equal("packets without room are told", conntrack.is_some(), kprobes);
     facts.equal(
         "the rest works",
         of_end(total, &dropped).iter().map(|(_, n)| n).sum(),

@@ -77,5 +77,13 @@ pub struct Record {
     pub protocol: u16,
 }
 
+/// Whether a protocol's conversations have ports: TCP, UDP, DCCP, SCTP and UDP-Lite. Others keep their own
+/// numbers where these have ports (`union nf_conntrack_man_proto`).
+#[must_use]
+#[inline(always)]
+pub const fn has_ports(protocol: u16) -> bool {
+    matches!(protocol, 6 | 17 | 33 | 132 | 136)
+}
+
 /// Events that one record counts at most.
 pub const SAMPLES: u32 = 1 << 24;

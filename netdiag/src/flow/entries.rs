@@ -5,6 +5,8 @@ use std::{cmp::Reverse, collections::HashMap, mem};
 
 use slab::Slab;
 
+pub use self::creators::TopCreator;
+use self::life::Life;
 use crate::{
     flow::{
         recency::{Place, Recency},
@@ -12,9 +14,12 @@ use crate::{
     },
     signal::{
         CountId, Event, Fold,
-        conntrack::{Creator, Entry, NEW, TABLE_FULL, Tuple},
+        conntrack::{self, CONFIRMED, Creator, DESTROYED, Entry, NEW, Tuple},
     },
 };
+
+mod creators;
+mod life;
 
 /// One entry's share of an interval or a run, frozen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +30,9 @@ pub struct Frozen {
     pub reply: Option<Tuple>,
     /// Who made it, where known.
     pub creator: Option<Creator>,
+    /// How long it has been in the table, or had been when it was freed last; none where it was not seen
+    /// to come into it.
+    pub age_ns: Option<u64>,
     /// Numbers of the flows that it is for.
     pub flows: Vec<u64>,
     /// Counts that are present, sorted by id; an absent one is 0.
@@ -45,31 +53,11 @@ impl Frozen {
     }
 }
 
-/// What one process made to one destination.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Maker {
-    /// Inode number of the network namespace, 0 when unknown.
-    pub netns: u32,
-    /// `IPPROTO_TCP` and so on.
-    pub protocol: u16,
-    /// Where the conversations go.
-    pub destination: ([u8; 16], u16),
-    /// The process, where known.
-    pub creator: Option<Creator>,
-    /// Entries made.
-    pub new: u64,
-    /// Entries not made for want of room.
-    pub table_full: u64,
-}
-
-/// Makers that are told of.
-const MAKERS: usize = 10;
-
 /// All entries of an interval or a run.
 #[derive(Clone, Debug, Default)]
 pub struct Interval {
     /// Who made the most, the most first; of all rows, however many are kept.
-    pub makers: Vec<Maker>,
+    pub creators: Vec<TopCreator>,
     /// Those with a row of their own, in no order.
     pub rows: Vec<Frozen>,
     /// Counts of all others, sorted by id.
@@ -77,35 +65,6 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Finds out who made the most.
-    pub(super) fn count_makers(&mut self) {
-        let mut sums: HashMap<_, (u64, u64)> = HashMap::new();
-        for row in &self.rows {
-            let Entry { netns, protocol, original, .. } = row.entry;
-            let destination = (original.destination, original.destination_port);
-            let by = row.creator.as_ref().map(|by| (by.pid, by.comm.as_str()));
-            if original.destination != [0; 16] {
-                let sum = sums.entry((netns, protocol, destination, by)).or_default();
-                sum.0 += row.count(NEW);
-                sum.1 += row.count(TABLE_FULL);
-            }
-        }
-        let mut sums: Vec<_> = sums.into_iter().filter(|(_, sum)| *sum != (0, 0)).collect();
-        sums.sort_unstable_by_key(|&(key, (new, full))| (Reverse(new + full), key));
-        self.makers = sums
-            .into_iter()
-            .take(MAKERS)
-            .map(|((netns, protocol, destination, by), (new, table_full))| Maker {
-                netns,
-                protocol,
-                destination,
-                creator: by.map(|(pid, comm)| Creator { pid, comm: comm.to_owned() }),
-                new,
-                table_full,
-            })
-            .collect();
-    }
-
     /// Those first to which most happened; beyond `top`, into `other`.
     pub fn arrange(&mut self, top: Option<usize>) {
         self.rows.sort_by_cached_key(|row| {
@@ -129,6 +88,7 @@ struct Row {
     touched: bool,
     reply: Option<Tuple>,
     creator: Option<Creator>,
+    life: Life,
     /// Since the last freeze.
     fresh: Tally,
     /// Until the last freeze.
@@ -136,11 +96,12 @@ struct Row {
 }
 
 impl Row {
-    fn frozen(&self, counts: Vec<(CountId, u64)>) -> Frozen {
+    fn frozen(&self, counts: Vec<(CountId, u64)>, now_ns: u64, told_since_ns: u64) -> Frozen {
         Frozen {
             entry: self.key.0.clone(),
             reply: self.reply,
             creator: self.creator.clone(),
+            age_ns: self.life.age_ns(now_ns, told_since_ns),
             flows: Vec::new(),
             counts,
         }
@@ -152,13 +113,19 @@ impl Fold for Row {
         self.fresh.count(count, n);
     }
 
-    fn entry(&mut self, reply: Option<&Tuple>, is_final: bool, creator: Option<&Creator>) {
-        if is_final || self.reply.is_none() {
-            self.reply = reply.copied().or(self.reply);
+    fn entry(&mut self, event: &conntrack::Event) {
+        // Address translation comes after the entry was made.
+        if event.what != NEW || self.reply.is_none() {
+            self.reply = event.reply.or(self.reply);
         }
         // Who makes it anew is told after those who made it before.
-        if creator.is_some() {
-            self.creator = creator.cloned();
+        if event.creator.is_some() {
+            self.creator.clone_from(&event.creator);
+        }
+        match event.what {
+            CONFIRMED if event.entry.is_known_apart() => self.life.begin(event.time_ns),
+            DESTROYED if event.entry.is_known_apart() => self.life.end(event.time_ns),
+            _ => {}
         }
     }
 }
@@ -176,6 +143,10 @@ pub(super) struct Entries {
     other: Tally,
     /// Share of the run of rows that are gone.
     total_other: Tally,
+    /// When the last interval ended.
+    frozen_ns: u64,
+    /// When ends of entries were last told of many at once: whose end that was is not known.
+    told_since_ns: u64,
 }
 
 impl Entries {
@@ -189,16 +160,23 @@ impl Entries {
             touched: Vec::new(),
             other: Tally::default(),
             total_other: Tally::default(),
+            frozen_ns: 0,
+            told_since_ns: 0,
         }
     }
 
     /// Adds an event to the row of its entry.
     pub(super) fn apply(&mut self, entry: &Entry, event: &Event) {
-        let maker = match event {
-            Event::Conntrack(event) if !entry.is_one() => event.creator.as_ref().map(|by| by.pid),
+        let creator = match event {
+            Event::Conntrack(event) if !entry.is_one() => {
+                if event.what == DESTROYED {
+                    self.told_since_ns = self.told_since_ns.max(event.time_ns);
+                }
+                event.creator.as_ref().map(|by| by.pid)
+            }
             _ => None,
         };
-        let key = (entry.clone(), maker);
+        let key = (entry.clone(), creator);
         let slot = match self.by_key.get(&key) {
             Some(&slot) => slot,
             None => self.insert(key),
@@ -220,7 +198,7 @@ impl Entries {
         slot
     }
 
-    /// Sums up the row to which nothing happened for the longest time: with all that its maker made to
+    /// Sums up the row to which nothing happened for the longest time: with all that its creator made to
     /// the same destination, else with all others.
     fn evict(&mut self) {
         let Some(slot) = self.recency.oldest(Place::Live) else { return };
@@ -258,8 +236,15 @@ impl Entries {
         }
     }
 
+    /// How long an entry had been in the table when it was freed last; none while it is there.
+    pub(super) fn lived_ns(&self, entry: &Entry) -> Option<u64> {
+        let slot = self.by_key.get(&(entry.clone(), None))?;
+        self.rows.get(*slot as usize)?.life.lived_ns
+    }
+
     /// What happened since the last call.
-    pub(super) fn freeze(&mut self) -> Interval {
+    pub(super) fn freeze(&mut self, now_ns: u64) -> Interval {
+        self.frozen_ns = now_ns;
         let mut rows = Vec::with_capacity(self.touched.len());
         for slot in mem::take(&mut self.touched) {
             // Gone, or its slot is another's and was met before.
@@ -269,7 +254,7 @@ impl Entries {
             row.touched = false;
             let fresh = mem::take(&mut row.fresh);
             row.past.merge(&fresh);
-            rows.push(row.frozen(fresh.counts));
+            rows.push(row.frozen(fresh.counts, now_ns, self.told_since_ns));
         }
         Interval { rows, other: mem::take(&mut self.other).counts, ..Interval::default() }
     }
@@ -279,7 +264,7 @@ impl Entries {
         let whole = |row: &Row| {
             let mut counts = row.past.counts.clone();
             merge_counts(&mut counts, &row.fresh.counts);
-            row.frozen(counts)
+            row.frozen(counts, self.frozen_ns, self.told_since_ns)
         };
         let rows = self.rows.iter().map(|(_, row)| whole(row)).collect();
         Interval { rows, other: self.total_other.counts.clone(), ..Interval::default() }

@@ -283,7 +283,7 @@ impl FlowTable {
             );
         }
         flows.sort_unstable_by_key(|flow| flow.id);
-        let mut entries = self.entries.freeze();
+        let mut entries = self.entries.freeze(now_ns);
         self.link(&mut entries);
         Interval { flows, other: nameless(other), entries }
     }

@@ -11,12 +11,14 @@ use netdiag_common::{
 };
 
 use super::{
-    hooks::{Kernel, Link, program_name, unload},
+    ctnetlink::Ctnetlink,
+    hooks::{Kernel, Link, load_kprobe, program_name, unload},
     modules::{Follow, Presence},
+    plan::Options,
 };
 use crate::{
     coverage::{Refusal, SignalStatus, Status},
-    signal::{Attachment, DEFINITIONS, Definition, Extra, Role, Source, When},
+    signal::{Attachment, By, DEFINITIONS, Definition, Extra, Role, Source, When},
 };
 
 /// What is wanted.
@@ -45,6 +47,8 @@ pub(super) struct Outcome {
     pub(super) attached: Vec<Attached>,
     /// Signals whose functions come and go with a module.
     pub(super) modular: Vec<Follow>,
+    /// Who listens to what no program sees.
+    pub(super) listening: Option<Ctnetlink>,
 }
 
 /// Whether the plan can go on with sockets remembered in this place.
@@ -60,8 +64,9 @@ pub(super) fn attach(
     ebpf: &mut Ebpf,
     locations: &Locations,
     place: SlotPlace,
-    wishes: &Wishes,
+    options: &Options,
 ) -> Verdict {
+    let wishes = &options.wishes;
     let mut outcome = Outcome::default();
     for definition in DEFINITIONS {
         let wanted =
@@ -78,17 +83,19 @@ pub(super) fn attach(
                 return Verdict::NeedsHash; // it is this one's turn, and it cannot reach storage
             }
             let presence = source.module.map(Presence::of);
+            let mut trial = Trial { kernel, ebpf, place, signal: definition.signal, options };
             let result = if presence == Some(Presence::Absent) && kernel.facts.kprobes {
                 // Its functions cannot be looked for yet.
-                fields(locations, source).map(|()| (Vec::new(), Blind::until_loaded(source)))
+                fields(locations, source).and_then(|()| trial.until_loaded(source))
             } else {
-                ready.and_then(|()| try_source(kernel, ebpf, place, definition.signal, source))
+                ready.and_then(|()| trial.source(source))
             };
             match result {
-                Ok((attached, blind)) => {
+                Ok(working) => {
                     outcome.modular.extend(Follow::new(definition.signal, source, presence));
-                    chosen = Some((source, blind));
-                    outcome.attached.extend(attached);
+                    outcome.attached.extend(working.attached);
+                    outcome.listening = outcome.listening.or(working.listening);
+                    chosen = Some((source, working.blind));
                     break;
                 }
                 Err(error) => refused
@@ -134,7 +141,8 @@ fn order<'a>(definition: &'a Definition, kernel: &Kernel, wishes: &Wishes) -> Ve
         for source in &mut sources {
             *source = source.when_preempted.unwrap_or(source);
         }
-        sources.sort_by_key(|source| source.skips_when_preempted);
+        // What needs no program sees the least.
+        sources.sort_by_key(|source| (source.attachments.is_empty(), source.skips_when_preempted));
     }
     sources
 }
@@ -142,6 +150,7 @@ fn order<'a>(definition: &'a Definition, kernel: &Kernel, wishes: &Wishes) -> Ve
 /// Why a source cannot work here, told without loading anything.
 fn preconditions(kernel: &Kernel, locations: &Locations, source: &Source) -> Result<()> {
     source.attachments.iter().try_for_each(|attachment| kernel.check(attachment.hook))?;
+    source.places.iter().try_for_each(|place| kernel.check_place(place))?;
     fields(locations, source)
 }
 
@@ -164,41 +173,116 @@ struct Blind {
 }
 
 impl Blind {
-    /// Of a source whose module is not loaded: nothing happens until it is.
-    fn until_loaded(source: &Source) -> Self {
-        let module = source.module.unwrap_or_default();
-        let line = format!("the first second after {module} is loaded, which it is not yet");
-        Self { missing: vec![line], counts: Vec::new() }
-    }
-
     fn lines(&mut self, lines: &[&str]) {
         self.missing.extend(lines.iter().map(|&line| line.to_owned()));
     }
 }
 
-fn try_source(
-    kernel: &Kernel,
-    ebpf: &mut Ebpf,
+/// A source that works, or what it has beside its programs.
+#[derive(Default)]
+struct Working {
+    attached: Vec<Attached>,
+    listening: Option<Ctnetlink>,
+    blind: Blind,
+}
+
+/// Trying out what a signal can be had by.
+struct Trial<'a> {
+    kernel: &'a Kernel,
+    ebpf: &'a mut Ebpf,
     place: SlotPlace,
     signal: Signal,
-    source: &Source,
-) -> Result<(Vec<Attached>, Blind)> {
-    let mut attached = attach_all(kernel, ebpf, place, signal, source.attachments)?;
-    let mut blind = Blind::default();
-    blind.lines(source.blind);
-    for extra in source.extras.iter().filter(|extra| is_wanted(kernel, extra)) {
-        match try_extra(kernel, ebpf, place, signal, extra) {
-            Some((more, unseen)) => {
-                attached.extend(more);
-                blind.lines(unseen);
-            }
-            None => {
-                blind.lines(&[extra.lost]);
-                blind.counts.extend(extra.counts);
+    options: &'a Options,
+}
+
+impl Trial<'_> {
+    /// A source whose module is not loaded: nothing happens until it is. That its programs load is
+    /// known by then.
+    fn until_loaded(&mut self, source: &Source) -> Result<Working> {
+        let mut loads =
+            source.attachments.iter().map(|it| load_kprobe(self.ebpf, it.program).map(drop));
+        if let Err(error) = loads.try_for_each(|loaded| loaded) {
+            source.attachments.iter().for_each(|it| unload(self.ebpf, it.program));
+            return Err(error);
+        }
+        let module = source.module.unwrap_or_default();
+        let mut working = Working::default();
+        working
+            .blind
+            .missing
+            .push(format!("the first second after {module} is loaded, which it is not yet"));
+        Ok(working)
+    }
+
+    fn source(&mut self, source: &Source) -> Result<Working> {
+        let mut working =
+            Working { attached: self.attach_all(source.attachments)?, ..Working::default() };
+        working.blind.lines(source.blind);
+        for extra in source.extras {
+            if is_wanted(self.kernel, extra) {
+                self.extra(extra, &mut working);
             }
         }
+        if working.attached.is_empty() && working.listening.is_none() {
+            bail!("nothing tells of it: {}", working.blind.missing.join("; "));
+        }
+        Ok(working)
     }
-    Ok((attached, blind))
+
+    /// Adds what a source has beside its programs, in the first of the ways that works.
+    fn extra(&mut self, extra: &Extra, to: &mut Working) {
+        let mut refused = String::new();
+        for alternative in extra.alternatives {
+            match alternative.by {
+                By::Programs(attachments) => {
+                    let check = |attachment: &Attachment| self.kernel.check(attachment.hook);
+                    if attachments.iter().try_for_each(check).is_err() {
+                        continue;
+                    }
+                    let Ok(attached) = self.attach_all(attachments) else { continue };
+                    to.attached.extend(attached);
+                }
+                By::Ctnetlink => {
+                    let Options { host_root, filters, .. } = self.options;
+                    match Ctnetlink::listen(&self.kernel.symbols, host_root, filters) {
+                        Ok(listening) => to.listening = Some(listening),
+                        Err(error) => {
+                            refused = format!(" ({})", one_line(&error));
+                            continue;
+                        }
+                    }
+                }
+            }
+            to.blind.lines(alternative.blind);
+            return;
+        }
+        to.blind.missing.push(format!("{}{refused}", extra.lost));
+        to.blind.counts.extend(extra.counts);
+    }
+
+    /// Attaches all of them, or none. Ends go first, so that no beginning waits for an end that was
+    /// not yet attached.
+    fn attach_all(&mut self, attachments: &[Attachment]) -> Result<Vec<Attached>> {
+        let Self { kernel, ebpf, place, signal, .. } = self;
+        let mut attached = Vec::new();
+        for attachment in attachments.iter().rev() {
+            let program = program_name(ebpf, attachment, *place == SlotPlace::Hash);
+            match kernel.attach(ebpf, &program, attachment.hook) {
+                Ok(link) => {
+                    let role = attachment.role;
+                    attached.push(Attached { signal: *signal, program, role, link: Some(link) });
+                }
+                Err(error) => {
+                    unload(ebpf, &program);
+                    for done in &attached {
+                        unload(ebpf, &done.program);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(attached)
+    }
 }
 
 fn is_wanted(kernel: &Kernel, extra: &Extra) -> bool {
@@ -210,49 +294,6 @@ fn is_wanted(kernel: &Kernel, extra: &Extra) -> bool {
             kernel.btf.tracepoint(name).is_some_and(|args| args.len() < arguments)
         }
     }
-}
-
-fn try_extra(
-    kernel: &Kernel,
-    ebpf: &mut Ebpf,
-    place: SlotPlace,
-    signal: Signal,
-    extra: &Extra,
-) -> Option<(Vec<Attached>, &'static [&'static str])> {
-    extra.alternatives.iter().find_map(|(attachments, blind)| {
-        attachments.iter().try_for_each(|attachment| kernel.check(attachment.hook)).ok()?;
-        let attached = attach_all(kernel, ebpf, place, signal, attachments).ok()?;
-        Some((attached, *blind))
-    })
-}
-
-/// Attaches all of them, or none. Ends go first, so that no beginning waits for an end that was
-/// not yet attached.
-fn attach_all(
-    kernel: &Kernel,
-    ebpf: &mut Ebpf,
-    place: SlotPlace,
-    signal: Signal,
-    attachments: &[Attachment],
-) -> Result<Vec<Attached>> {
-    let mut attached = Vec::new();
-    for attachment in attachments.iter().rev() {
-        let program = program_name(ebpf, attachment, place == SlotPlace::Hash);
-        match kernel.attach(ebpf, &program, attachment.hook) {
-            Ok(link) => {
-                let role = attachment.role;
-                attached.push(Attached { signal, program, role, link: Some(link) });
-            }
-            Err(error) => {
-                unload(ebpf, &program);
-                for done in &attached {
-                    unload(ebpf, &done.program);
-                }
-                return Err(error);
-            }
-        }
-    }
-    Ok(attached)
 }
 
 fn one_line(error: &anyhow::Error) -> String {

@@ -7,11 +7,11 @@ use netdiag_common::{
     signal::Signal,
 };
 
-use super::hooks::{Kernel, NETFILTER_HOOKS};
+use super::hooks::Kernel;
 use crate::{
     coverage::{SignalStatus, Status},
     labels::Labels,
-    signal::drop,
+    signal::{conntrack::NETFILTER_HOOKS, drop},
 };
 
 /// Names of the kernel's reasons.

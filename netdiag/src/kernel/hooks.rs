@@ -14,14 +14,12 @@ use aya::{
 
 use super::{
     btf::Btf,
+    ctnetlink,
     facts::Facts,
     symbols::{Symbol, Symbols},
     tracefs::{self, Tracefs},
 };
-use crate::signal::{Attachment, DEFINITIONS, Hook, drop};
-
-/// Where netfilter drops what one of its hooks says is to be dropped.
-pub(super) const NETFILTER_HOOKS: &str = "nf_hook_slow";
+use crate::signal::{Attachment, By, DEFINITIONS, Hook, conntrack::NETFILTER_HOOKS, drop};
 
 /// What is known of the kernel before anything is loaded; dropped after the attach.
 pub(super) struct Kernel {
@@ -54,8 +52,11 @@ impl Kernel {
             .flat_map(|definition| definition.sources)
             .flat_map(|source| iter::once(source).chain(source.when_preempted))
             .flat_map(|source| {
-                let extras = source.extras.iter().flat_map(|extra| extra.alternatives);
-                source.attachments.iter().chain(extras.flat_map(|(attachments, _)| *attachments))
+                let ways = source.extras.iter().flat_map(|extra| extra.alternatives);
+                source.attachments.iter().chain(ways.flat_map(|way| match way.by {
+                    By::Programs(attachments) => attachments,
+                    By::Ctnetlink => &[],
+                }))
             })
             .filter_map(|attachment| match attachment.hook {
                 Hook::Fentry(name)
@@ -68,7 +69,7 @@ impl Kernel {
                 }
             })
             .chain(drop::NO_LOSSES.iter().filter_map(|(place, _)| *place))
-            .chain([NETFILTER_HOOKS])
+            .chain([NETFILTER_HOOKS, ctnetlink::TELLS])
             .collect();
         names.sort_unstable();
         names.dedup();
@@ -121,6 +122,18 @@ impl Kernel {
                 Ok(())
             }
         }
+    }
+
+    /// Why programs cannot tell what happens in a function from what happens elsewhere.
+    pub(super) fn check_place(&self, name: &str) -> Result<()> {
+        let symbols = self.symbols.as_ref();
+        if symbols.is_ok_and(|symbols| symbols.range(name).is_some()) {
+            return Ok(());
+        }
+        bail!(
+            "/proc/kallsyms does not show where {name} lies; it takes CAP_SYSLOG and \
+             kernel.kptr_restrict below 2"
+        )
     }
 
     fn check_symbol(&self, name: &str) -> Result<()> {
@@ -191,15 +204,20 @@ pub(super) fn check_symbol(symbols: &Result<Symbols, String>, name: &str) -> Res
     }
 }
 
-/// Attaches a program, which may have been attached before, to a function or to its return.
-pub(super) fn attach_kprobe(ebpf: &mut Ebpf, name: &str, function: &str) -> Result<Link> {
+/// Loads a program for a function, unless it is loaded.
+pub(super) fn load_kprobe<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut KProbe> {
     let program =
         ebpf.program_mut(name).ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
     let program: &mut KProbe = program.try_into()?;
     if program.fd().is_err() {
         program.load().map_err(brief)?;
     }
-    Ok(Link::Kprobe(program.attach(function, 0).map_err(brief)?))
+    Ok(program)
+}
+
+/// Attaches a program, which may have been attached before, to a function or to its return.
+pub(super) fn attach_kprobe(ebpf: &mut Ebpf, name: &str, function: &str) -> Result<Link> {
+    Ok(Link::Kprobe(load_kprobe(ebpf, name)?.attach(function, 0).map_err(brief)?))
 }
 
 /// Takes a program out of its function, and leaves it in the kernel with what it counted.

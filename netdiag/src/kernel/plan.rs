@@ -38,6 +38,8 @@ pub struct Options {
     pub filters: Filters,
     /// Types of a kernel that publishes none.
     pub btf: Option<PathBuf>,
+    /// Where the node's file system is.
+    pub host_root: PathBuf,
     /// Bytes of the ring of samples, a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     /// Sockets to remember.
@@ -100,7 +102,7 @@ pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)
             sizes: sizes(options),
             log_level: options.log_level,
         })?;
-        match attach::attach(kernel, &mut ebpf, &locations, place, &options.wishes) {
+        match attach::attach(kernel, &mut ebpf, &locations, place, options) {
             Verdict::NeedsHash => {}
             Verdict::Done(mut outcome) => {
                 drops::amend(kernel, &mut outcome.statuses);

@@ -30,6 +30,7 @@ impl AsFd for Readable {
 }
 
 /// Records in the order in which they were submitted.
+#[derive(Debug)]
 pub struct Records {
     bytes: BytesMut,
     lengths: Vec<usize>,
@@ -46,6 +47,24 @@ impl Records {
     pub fn drain(&mut self) -> impl Iterator<Item = Bytes> + '_ {
         let mut whole = self.bytes.split().freeze();
         self.lengths.drain(..).map(move |length| whole.split_to(length))
+    }
+
+    /// Adds one behind the others.
+    pub(super) fn put(&mut self, record: &[u8]) {
+        self.bytes.put_slice(record);
+        self.lengths.push(record.len());
+    }
+
+    /// Moves all of another here, behind the others.
+    pub(super) fn append(&mut self, other: &mut Self) {
+        self.bytes.put_slice(&other.bytes);
+        other.bytes.clear();
+        self.lengths.append(&mut other.lengths);
+    }
+
+    /// Bytes of all.
+    pub(super) fn len_bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Whether there is none.
@@ -75,8 +94,7 @@ impl Ring {
         let ring = &mut self.ring.get_mut().0;
         while into.bytes.len() < CHUNK {
             let Some(record) = ring.next() else { return true };
-            into.bytes.put_slice(&record);
-            into.lengths.push(record.len());
+            into.put(&record);
         }
         false
     }

@@ -15,6 +15,7 @@ use zerocopy::IntoBytes as _;
 use super::{
     account::{Counting, Phase, Skipped, accounts},
     attach::{Attached, Outcome},
+    ctnetlink::Ctnetlink,
     drops,
     facts::Facts,
     hooks::Kernel,
@@ -59,6 +60,7 @@ pub struct Tracer {
     /// Programs that hand over what waits on a CPU.
     flushes: Vec<&'static str>,
     modular: Vec<Follow>,
+    listening: Option<Ctnetlink>,
 }
 
 impl Tracer {
@@ -103,6 +105,7 @@ impl Tracer {
             labels,
             flushes,
             modular: outcome.modular,
+            listening: outcome.listening,
         })
     }
 
@@ -125,10 +128,11 @@ impl Tracer {
     }
 
     /// Follows modules that were loaded or removed; to be called about once a second. Returns what
-    /// there is to say of it.
-    pub fn follow_modules(&mut self) -> Vec<String> {
-        let Self { ebpf, attached, signals, modular, .. } = self;
-        modular.iter_mut().filter_map(|it| it.follow(ebpf, attached, signals)).collect()
+    /// there is to say of it, and of what is listened to.
+    pub fn follow(&mut self) -> Vec<String> {
+        let Self { ebpf, attached, signals, modular, listening, .. } = self;
+        let followed = modular.iter_mut().filter_map(|it| it.follow(ebpf, attached, signals));
+        followed.chain(listening.iter_mut().flat_map(Ctnetlink::problems)).collect()
     }
 
     /// Tells the programs who owns the sockets that were there before them, for `--pid`. Returns how
@@ -166,6 +170,16 @@ impl Tracer {
         EbpfLogger::init_with_logger(&mut self.ebpf, to).context("the programs' log cannot be read")
     }
 
+    /// Waits until everything is seen that is not seen from the attach on; to be asked once.
+    pub fn ready(&self) -> impl Future<Output = ()> + use<> {
+        let ready = self.listening.as_ref().map(Ctnetlink::ready);
+        async {
+            if let Some(ready) = ready {
+                ready.await;
+            }
+        }
+    }
+
     /// Waits until a ring fills up; the caller polls at its own pace beside it.
     ///
     /// # Errors
@@ -175,6 +189,7 @@ impl Tracer {
             result = self.samples.wanted() => result,
             result = self.sockets.wanted() => result,
             result = self.events.wanted() => result,
+            () = Ctnetlink::wanted(self.listening.as_ref()) => Ok(()),
         }
     }
 
@@ -183,6 +198,9 @@ impl Tracer {
     pub fn take(&mut self, into: &mut Taken) -> bool {
         let samples = self.samples.take(&mut into.samples);
         let events = self.events.take(&mut into.events);
+        if let Some(listening) = &self.listening {
+            listening.take(&mut into.events);
+        }
         let sockets = self.sockets.take(&mut into.sockets);
         samples && events && sockets
     }
@@ -216,7 +234,17 @@ impl Tracer {
     /// The counters cannot be read.
     pub fn accounting(&self) -> Result<BTreeMap<String, Account>> {
         let reading = self.counting.read()?;
-        Ok(accounts(&reading, &skipped(&self.counted()?)?, Phase::Attached))
+        Ok(self.with_heard(accounts(&reading, &skipped(&self.counted()?)?, Phase::Attached)))
+    }
+
+    /// The accounts of the programs, with what was told to userspace.
+    fn with_heard(&self, mut accounts: BTreeMap<String, Account>) -> BTreeMap<String, Account> {
+        if let Some(listening) = &self.listening
+            && let Some(account) = accounts.get_mut(Signal::Conntrack.name())
+        {
+            *account = account.plus(&listening.account());
+        }
+        accounts
     }
 
     /// The attached programs, for the kernel's counts of them.
@@ -243,6 +271,9 @@ impl Tracer {
         // Beginnings go before their ends, and what uses sockets before what forgets them.
         for attached in self.attached.drain(..).rev() {
             super::hooks::unload(&mut self.ebpf, &attached.program);
+        }
+        if let Some(listening) = &mut self.listening {
+            listening.stop();
         }
         Ok(Detached { tracer: self, programs })
     }
@@ -294,7 +325,8 @@ impl Detached {
     pub fn accounting(&self) -> Result<BTreeMap<String, Account>> {
         let reading = self.tracer.counting.read()?;
         let phase = Phase::Detached { batched: reading.batched };
-        Ok(accounts(&reading, &skipped(&self.programs)?, phase))
+        let accounts = accounts(&reading, &skipped(&self.programs)?, phase);
+        Ok(self.tracer.with_heard(accounts))
     }
 }
 

@@ -13,7 +13,6 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use netdiag_common::globals::Filters;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     task::JoinHandle,
     time::{self, Instant, MissedTickBehavior, sleep, sleep_until},
@@ -30,7 +29,10 @@ use super::{
 use crate::{
     config::Watch,
     flow::Interval,
-    kernel::tracer::{Detached, Tracer},
+    kernel::{
+        clock::monotonic_ns,
+        tracer::{Detached, Tracer},
+    },
     node::{self, Seeds},
     snapshot::{Account, SignalStatus, Stream},
 };
@@ -103,7 +105,9 @@ impl Observer {
         self.intake.seed(wanted, monotonic_ns());
         drop(seeds);
         node::own::release_freed();
-        let Some(ready) = self.beside(stop, ready).await? else {
+        let listens = self.tracer.ready();
+        let Some((ready, ())) = self.beside(stop, async { (ready.await, listens.await) }).await?
+        else {
             return Ok(Some(End::Asked));
         };
         ready?;
@@ -199,9 +203,9 @@ impl Observer {
         modules
     }
 
-    /// Signals whose functions are a module's come and go with it.
+    /// Signals whose functions are a module's come and go with it; what is listened to may change as well.
     fn follow_modules(&mut self) {
-        self.tracer.follow_modules().iter().for_each(|line| say(line));
+        self.tracer.follow().iter().for_each(|line| say(line));
     }
 
     /// Takes in all that was submitted, and what is left in the programs' batches.
@@ -264,10 +268,4 @@ async fn settle(detached: &mut Detached, intake: &mut Intake) -> Result<BTreeMap
         }
         sleep(Duration::from_millis(2)).await;
     }
-}
-
-/// Nanoseconds of `CLOCK_MONOTONIC`, the programs' clock.
-pub(super) fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }

@@ -12,17 +12,16 @@ use netdiag_common::{flow::FlowKey, globals::Filters};
 
 use super::{
     limit::{ByKind, Limiter},
-    observer::monotonic_ns,
     writer::QUEUE,
 };
 use crate::{
     config::Tell,
-    event::{Kind, Past, Stack, Told, Value},
+    event::{Kind, Stack, Told, Value},
     flow::{
         Frozen,
         table::{FlowTable, Handle, Whose},
     },
-    kernel::stacks::Stacks,
+    kernel::{clock::monotonic_ns, stacks::Stacks},
     signal::{Event, Subject},
     snapshot::{
         Listener,
@@ -95,7 +94,7 @@ impl Teller {
             Whose::Nobodys => None,
             Whose::Flows(handle) => Some(handle),
         };
-        let past = handle.map_or_else(Past::default, |handle| table.past(handle));
+        let past = table.past(event, handle);
         let Self { kinds, limiter, fresh, .. } = self;
         event.tell(&past, &mut |told| {
             if !kinds.contains(&told.kind) {

@@ -46,6 +46,7 @@ pub(super) fn options(kernel: &config::Kernel, watch: Option<(&Watch, Filters)>)
         wishes,
         filters: watch.map(|(_, filters)| filters).unwrap_or_default(),
         btf: kernel.btf.clone(),
+        host_root: kernel.host_root.clone(),
         ring_bytes: kernel.ring_bytes,
         max_flows: u32::try_from(max_flows).unwrap_or(u32::MAX),
         // Twice an interval, so that each interval has a report of every socket that sends.

@@ -1,13 +1,11 @@
 //! `conntrack`: entries of the connection tracking table as they come and go, and those that could not.
 
-use std::net::{Ipv6Addr, SocketAddr};
-
 use netdiag_common::{
     field::Field,
     flow::FlowKey,
     signal::{
         Signal,
-        conntrack::{Record, SAMPLES, what},
+        conntrack::{Record, SAMPLES, has_ports, what},
     },
 };
 use zerocopy::FromBytes;
@@ -15,15 +13,22 @@ use zerocopy::FromBytes;
 pub use netdiag_common::signal::conntrack::Tuple;
 
 use super::{
-    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows, Source, Subject,
-    When, count_id,
+    Alternative, Attachment, By, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows,
+    Source, Subject, When, count_id,
 };
 use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
 
-/// Of which process makes the most entries.
+/// Entries made.
 pub const NEW: CountId = count_id(Signal::Conntrack, what::NEW as u16);
-/// Of which it cannot make more.
+/// Entries put into the table: their age begins.
+pub const CONFIRMED: CountId = count_id(Signal::Conntrack, what::CONFIRMED as u16);
+/// Entries that could not be made.
 pub const TABLE_FULL: CountId = count_id(Signal::Conntrack, what::TABLE_FULL as u16);
+/// Entries freed: their age ends.
+pub const DESTROYED: CountId = count_id(Signal::Conntrack, what::DESTROYED as u16);
+
+/// Where netfilter drops what one of its hooks says is to be dropped.
+pub const NETFILTER_HOOKS: &str = "nf_hook_slow";
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
@@ -40,7 +45,7 @@ pub const DEFINITION: Definition = Definition {
         Count::new("early_drop", "entries without reply evicted to make room"),
         Count::new("destroyed", "entries freed that were in the table"),
     ],
-    sources: &[KPROBE, PACKETS],
+    sources: &[KPROBE, PACKETS, CTNETLINK],
     samples: SAMPLES,
     flush: Some("conntrack_flush"),
     rows: Rows::Entries,
@@ -58,14 +63,18 @@ const CONNTRACK: Kind = Kind {
             Shown::Bare,
         ),
         Said::new("times", "how often, where it stands for many", Form::Number, Shown::UnlessOne),
-        Said::new("creator", "the process whose packet made the entry", Form::Text, Shown::Named),
+        Said::new(
+            "lifetime_ns",
+            "how long an entry that is destroyed had been in the table",
+            Form::Number,
+            Shown::Named,
+        ),
+        Said::new("creator", "the process whose packet made the entry", Form::Owner, Shown::Named),
         Said::new("netns", "namespace of the table, by inode", Form::Number, Shown::No),
         Said::new("zone", "conntrack zone", Form::Number, Shown::No),
-        Said::new("protocol", "IANA number of the protocol", Form::Number, Shown::No),
-        Said::new("original_source", "where the first packet came from", Form::Text, Shown::No),
-        Said::new("original_destination", "where it went", Form::Text, Shown::No),
-        Said::new("reply_source", "where answers come from", Form::Text, Shown::No),
-        Said::new("reply_destination", "where they go", Form::Text, Shown::No),
+        Said::new("protocol", "as in an entry of the snapshot", Form::Text, Shown::No),
+        Said::new("original", "the conversation as it began", Form::Tuple, Shown::No),
+        Said::new("reply", "as its answers come back", Form::Tuple, Shown::No),
     ],
     has_stack: false,
 };
@@ -101,6 +110,7 @@ const KPROBE: Source = Source {
         Field::TaskComm,
     ],
     // It needs nothing of what is remembered of a socket.
+    places: &[],
     typed: true,
     reads_memory: true,
     skips_when_preempted: false,
@@ -113,7 +123,7 @@ const KPROBE: Source = Source {
 const PACKETS: Source = Source {
     name: "packets",
     attachments: &[Attachment::new("conntrack_packets_raw_tp", Hook::RawTpWith("kfree_skb", 3))],
-    extras: &[UNSEEN],
+    extras: &[TOLD, UNSEEN],
     fields: &[
         Field::SkbSk,
         Field::SkbDev,
@@ -136,6 +146,7 @@ const PACKETS: Source = Source {
         Field::TaskLeader,
         Field::TaskComm,
     ],
+    places: &[NETFILTER_HOOKS],
     typed: true,
     reads_memory: true,
     skips_when_preempted: true,
@@ -147,12 +158,51 @@ const PACKETS: Source = Source {
     when_preempted: None,
 };
 
-/// What no packet tells.
+/// Where no program can tell: the kernel's own word alone.
+const CTNETLINK: Source = Source {
+    name: "ctnetlink",
+    attachments: &[],
+    extras: &[TOLD, FAILURES, UNSEEN],
+    fields: &[],
+    places: &[],
+    typed: true,
+    reads_memory: false,
+    skips_when_preempted: false,
+    blind: &[],
+    module: None,
+    when_preempted: None,
+};
+
+/// What ctnetlink does not tell.
+const FAILURES: Extra = Extra {
+    when: When::Always,
+    alternatives: &[],
+    lost: "packets that were dropped for want of room or could not be put into the table \
+           (node.conntrack counts those)",
+    counts: &["insert_failed", "table_full"],
+};
+
+/// What no packet tells, and the kernel does as it is.
+const TOLD: Extra = Extra {
+    when: When::Always,
+    alternatives: &[Alternative {
+        by: By::Ctnetlink,
+        blind: &[
+            "the end of entries that were made before netdiag began to listen, or that go with their \
+             namespace, and the first second of a new namespace",
+        ],
+    }],
+    lost: "entries that are put into the table or destroyed",
+    counts: &["confirmed", "destroyed"],
+};
+
+/// What nobody tells.
 const UNSEEN: Extra = Extra {
     when: When::Always,
     alternatives: &[],
-    lost: "entries that are made, put into the table, reconciled, evicted or destroyed",
-    counts: &["new", "confirmed", "clash", "early_drop", "destroyed"],
+    lost: "entries that never come into the table, are reconciled or evicted (node.conntrack counts \
+           those)",
+    counts: &["new", "clash", "early_drop"],
 };
 
 /// An entry of the table, as far as an event tells.
@@ -188,6 +238,13 @@ impl Entry {
     #[must_use]
     pub fn is_one(&self) -> bool {
         self.original.source != [0; 16]
+    }
+
+    /// Whether its tuple is that of no other at the same time: numbers of protocols without ports are not
+    /// known.
+    #[must_use]
+    pub fn is_known_apart(&self) -> bool {
+        self.is_one() && has_ports(self.protocol)
     }
 
     /// What it is where all to its destination are summed up.
@@ -235,20 +292,17 @@ impl Event {
 
     pub(super) fn fold(&self, row: &mut impl Fold) {
         row.count(self.what, u64::from(self.times));
-        // Address translation comes after the entry was made, and CPUs tell in any order.
-        row.entry(self.reply.as_ref(), self.what != NEW, self.creator.as_ref());
+        row.entry(self);
     }
 
-    pub(super) fn tell(&self, _past: &Past, told: &mut impl FnMut(Told)) {
+    pub(super) fn tell(&self, past: &Past, told: &mut impl FnMut(Told)) {
         let first = DEFINITION
             .counts
             .iter()
             .zip(0..)
             .find(|&(_, nth)| count_id(Signal::Conntrack, nth) == self.what);
-        let text =
-            |text: Option<String>| text.map_or(Value::Unknown, |text| Value::Text(text.into()));
-        let by = self.creator.as_ref().map(|by| format!("{}/{}", by.comm, by.pid));
-        let original = &self.entry.original;
+        let by = |by: &Creator| Value::Owner { pid: by.pid, comm: by.comm.clone() };
+        let lifetime_ns = past.lived_ns.filter(|_| self.what == DESTROYED && self.times == 1);
         told(Told {
             kind: &CONNTRACK,
             time_ns: self.time_ns,
@@ -256,14 +310,13 @@ impl Event {
             values: vec![
                 first.map_or(Value::Unknown, |(count, _)| Value::name(count.name)),
                 Value::Number(u64::from(self.times)),
-                text(by),
+                Value::number(lifetime_ns),
+                self.creator.as_ref().map_or(Value::Unknown, by),
                 Value::number((self.entry.netns != 0).then_some(self.entry.netns)),
                 Value::Number(u64::from(self.entry.zone)),
-                Value::number((self.entry.protocol != 0).then_some(self.entry.protocol)),
-                text(end(original.source, original.source_port)),
-                text(end(original.destination, original.destination_port)),
-                text(self.reply.and_then(|tuple| end(tuple.source, tuple.source_port))),
-                text(self.reply.and_then(|tuple| end(tuple.destination, tuple.destination_port))),
+                Value::Protocol(self.entry.protocol),
+                Value::Tuple(self.entry.original),
+                self.reply.map_or(Value::Unknown, Value::Tuple),
             ],
             stack: Stack::None,
         });
@@ -298,15 +351,6 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         times: record.header.samples,
     });
     Ok(())
-}
-
-/// An end of a tuple as one word; none where it is one of many.
-fn end(bytes: [u8; 16], port: u16) -> Option<String> {
-    if bytes == [0; 16] {
-        return None;
-    }
-    let ip = Ipv6Addr::from(bytes).to_canonical();
-    Some(if port == 0 { ip.to_string() } else { SocketAddr::new(ip, port).to_string() })
 }
 
 const _: () = assert!(DEFINITION.counts.len() == what::COUNT as usize);

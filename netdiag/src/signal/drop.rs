@@ -11,8 +11,8 @@ use netdiag_common::{
 use zerocopy::FromBytes;
 
 use super::{
-    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed, Rows, Source,
-    Subject, When, count_id,
+    Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed, Rows,
+    Source, Subject, When, count_id,
 };
 use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
 
@@ -65,8 +65,8 @@ const FIELDS: &[Field] = &[
 const QDISC_REASONS: Extra = Extra {
     when: When::TracepointExists("qdisc_drop"),
     alternatives: &[
-        (&[Attachment::aside("drop_qdisc_tp_btf", Hook::TpBtf("qdisc_drop"))], &[]),
-        (&[Attachment::aside("drop_qdisc_raw_tp", Hook::RawTp("qdisc_drop"))], &[]),
+        Alternative::programs(&[Attachment::aside("drop_qdisc_tp_btf", Hook::TpBtf("qdisc_drop"))]),
+        Alternative::programs(&[Attachment::aside("drop_qdisc_raw_tp", Hook::RawTp("qdisc_drop"))]),
     ],
     counts: &[],
     lost: "the queue disciplines' own reasons (QDISC_DROP stands for all)",
@@ -77,6 +77,7 @@ const TP_BTF: Source = Source {
     attachments: &[Attachment::new("drop_tp_btf", Hook::TpBtf("kfree_skb"))],
     extras: &[QDISC_REASONS],
     fields: FIELDS,
+    places: &[],
     typed: true,
     reads_memory: true,
     skips_when_preempted: true,
@@ -91,6 +92,7 @@ const RAW_TP: Source = Source {
     extras: &[QDISC_REASONS],
     fields: FIELDS,
     // It needs nothing of what is remembered of a socket.
+    places: &[],
     typed: true,
     reads_memory: true,
     skips_when_preempted: true,
@@ -106,6 +108,7 @@ const SOCKETS: Source = Source {
     attachments: &[Attachment::new("drop_sockets_tp_btf", Hook::TpBtf("kfree_skb"))],
     extras: &[QDISC_REASONS],
     fields: &[Field::SkbLen, Field::SkbSk, Field::SkbProtocol],
+    places: &[],
     typed: true,
     reads_memory: false,
     skips_when_preempted: true,

@@ -11,8 +11,8 @@ use netdiag_common::{
 use zerocopy::FromBytes;
 
 use super::{
-    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows, Source, Subject,
-    When, count_id, socket::state_name,
+    Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows,
+    Source, Subject, When, count_id, socket::state_name,
 };
 use crate::event::{self, Field as Said, Form, Past, Shown, Stack, Told, Value};
 
@@ -72,18 +72,13 @@ const RETRANSMIT: event::Kind = event::Kind {
 const FAILED_ATTEMPTS: Extra = Extra {
     when: When::TracepointArgumentsBelow("tcp_retransmit_skb", 3),
     alternatives: &[
-        (
-            &[
-                Attachment::new("retransmit_fentry", Hook::Fentry("__tcp_retransmit_skb")),
-                Attachment::new("retransmit_fexit", Hook::Fexit("__tcp_retransmit_skb")),
-            ],
-            &[],
-        ),
-        (&[ATTEMPT_BEGINS, ATTEMPT_ENDS, PROBE_BEGINS, PROBE_ENDS], &[]),
-        (
-            &[ATTEMPT_BEGINS, ATTEMPT_ENDS],
-            &["tail-loss probes that fail on this node (they count as other)"],
-        ),
+        Alternative::programs(&[
+            Attachment::new("retransmit_fentry", Hook::Fentry("__tcp_retransmit_skb")),
+            Attachment::new("retransmit_fexit", Hook::Fexit("__tcp_retransmit_skb")),
+        ]),
+        Alternative::programs(&[ATTEMPT_BEGINS, ATTEMPT_ENDS, PROBE_BEGINS, PROBE_ENDS]),
+        Alternative::programs(&[ATTEMPT_BEGINS, ATTEMPT_ENDS])
+            .blind_to(&["tail-loss probes that fail on this node (they count as other)"]),
     ],
     counts: &["retransmits_failed"],
     lost: "retransmissions that fail on this node",
@@ -108,6 +103,7 @@ const TP_BTF: Source = Source {
     ],
     extras: &[FAILED_ATTEMPTS],
     fields: &[Field::SkbCb, Field::CbSeq, Field::CbGsoSegs, Field::CaState, Field::Pending],
+    places: &[],
     typed: true,
     reads_memory: false,
     skips_when_preempted: true,
@@ -126,6 +122,7 @@ const RAW_TP: Source = Source {
     ],
     extras: &[FAILED_ATTEMPTS],
     fields: &[Field::SkbCb, Field::CbSeq, Field::CbGsoSegs, Field::CaState, Field::Pending],
+    places: &[],
     typed: false,
     reads_memory: true,
     skips_when_preempted: true,

@@ -12,8 +12,8 @@ use netdiag_common::{
 use zerocopy::FromBytes;
 
 use super::{
-    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric, MetricId, Rows,
-    Source, Subject, When, count_id, metric_id,
+    Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric,
+    MetricId, Rows, Source, Subject, When, count_id, metric_id,
 };
 use crate::event::{Past, Told};
 
@@ -51,17 +51,15 @@ const FEXIT: Source = Source {
     ],
     extras: &[Extra {
         when: When::FunctionExists("tcp_sendpage"),
-        alternatives: &[(
-            &[
-                Attachment::new("sendpage_fentry", Hook::Fentry("tcp_sendpage")),
-                Attachment::end("sendpage_fexit", Hook::Fexit("tcp_sendpage")),
-            ],
-            &[],
-        )],
+        alternatives: &[Alternative::programs(&[
+            Attachment::new("sendpage_fentry", Hook::Fentry("tcp_sendpage")),
+            Attachment::end("sendpage_fexit", Hook::Fexit("tcp_sendpage")),
+        ])],
         lost: "sendfile and splice (tcp_sendpage)",
         counts: &[],
     }],
     fields: &[],
+    places: &[],
     typed: true,
     reads_memory: false,
     skips_when_preempted: true,
@@ -80,6 +78,7 @@ const TRACEPOINTS: Source = Source {
     ],
     extras: &[],
     fields: &[Field::SkProtocol],
+    places: &[],
     typed: true,
     reads_memory: false,
     skips_when_preempted: true,
@@ -104,6 +103,7 @@ const TRACEPOINTS_PREEMPTED: Source = Source {
     ],
     extras: &[],
     fields: CLASSIC_END,
+    places: &[],
     typed: false,
     reads_memory: true,
     skips_when_preempted: true,
@@ -135,6 +135,7 @@ const KPROBE: Source = Source {
         counts: &[],
     }],
     fields: CLASSIC_END,
+    places: &[],
     typed: false,
     reads_memory: true,
     skips_when_preempted: false,

@@ -10,8 +10,8 @@ use netdiag_common::{
 use zerocopy::FromBytes;
 
 use super::{
-    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows, Source, Subject,
-    When, count_id, retransmit,
+    Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows,
+    Source, Subject, When, count_id, retransmit,
 };
 use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
 
@@ -80,6 +80,7 @@ const TP_BTF: Source = Source {
     ],
     extras: &[ACCEPT],
     fields: &[],
+    places: &[],
     typed: true,
     reads_memory: false,
     skips_when_preempted: true,
@@ -96,6 +97,7 @@ const RAW_TP: Source = Source {
     ],
     extras: &[ACCEPT],
     fields: &[],
+    places: &[],
     typed: false,
     reads_memory: true,
     skips_when_preempted: true,
@@ -108,12 +110,19 @@ const RAW_TP: Source = Source {
 const ACCEPT: Extra = Extra {
     when: When::FunctionExists("inet_csk_accept"),
     alternatives: &[
-        (&[Attachment::new("socket_accept_fexit", Hook::FexitWith("inet_csk_accept", 2))], &[]),
-        (&[Attachment::new("socket_accept_fexit_4", Hook::FexitWith("inet_csk_accept", 4))], &[]),
-        (
-            &[Attachment::new("socket_recv_tp_btf", Hook::TpBtf("sock_recv_length"))],
-            &["owner of an accepted socket before it first receives or sends"],
-        ),
+        Alternative::programs(&[Attachment::new(
+            "socket_accept_fexit",
+            Hook::FexitWith("inet_csk_accept", 2),
+        )]),
+        Alternative::programs(&[Attachment::new(
+            "socket_accept_fexit_4",
+            Hook::FexitWith("inet_csk_accept", 4),
+        )]),
+        Alternative::programs(&[Attachment::new(
+            "socket_recv_tp_btf",
+            Hook::TpBtf("sock_recv_length"),
+        )])
+        .blind_to(&["owner of an accepted socket before it first receives or sends"]),
     ],
     lost: "owner of an accepted socket before it first sends",
     counts: &[],

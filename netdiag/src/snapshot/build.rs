@@ -3,7 +3,7 @@
 //! Two steps, so that screen, dump and stream show the same rows: [`Listing::arrange`] works on the
 //! [`Interval`], [`Frame::build`] turns it into the JSON form. Pure: names and times are handed in.
 
-mod conntrack;
+pub(super) mod conntrack;
 mod sort;
 
 use std::{cmp::Reverse, collections::BTreeMap, time::SystemTime};
@@ -124,7 +124,7 @@ impl Frame<'_> {
                 id: "other".to_owned(),
                 ..unnamed(&interval.other, self.signals, self.labels)
             },
-            conntrack: conntrack::build(&interval.entries, self.signals),
+            conntrack: conntrack::build(&interval.entries, self.signals, &self.accounting),
             filtered: self.filtered,
             node: self.node,
             accounting: self.accounting,

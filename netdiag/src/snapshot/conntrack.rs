@@ -16,7 +16,7 @@ pub struct Conntrack {
     /// Sum of all that are not listed.
     pub other: Sum,
     /// Who made the most entries, and who could not make any more: at most ten, the most first.
-    pub creators: Vec<Maker>,
+    pub creators: Vec<TopCreator>,
 }
 
 /// Counts that no entry stands for.
@@ -50,6 +50,9 @@ pub struct Entry {
     pub reply: Option<Tuple>,
     /// The process whose packet made the entry; null where none of this node did, or none was seen.
     pub creator: Option<Owner>,
+    /// How long it has been in the table at the end of the interval, or had been when it was freed; null
+    /// where it was not seen to come into it.
+    pub age_ns: Option<u64>,
     /// Ids of the flows that it is for.
     pub flows: Vec<String>,
     /// Counts by name; null where no source could see it.
@@ -58,7 +61,7 @@ pub struct Entry {
 
 /// Who makes entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Maker {
+pub struct TopCreator {
     /// Inode number of the network namespace, null when unknown.
     pub netns: Option<u32>,
     /// As in an entry.
@@ -69,6 +72,8 @@ pub struct Maker {
     pub creator: Option<Owner>,
     /// Entries made; null where no source could see it.
     pub new: Option<u64>,
+    /// Entries that came into the table; null where no source could see it.
+    pub confirmed: Option<u64>,
     /// Entries not made for want of room; null where no source could see it.
     pub table_full: Option<u64>,
 }

@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Account, CountValue, Endpoint, Listener, Owner, Role, SignalStatus, Stream,
-    build::{endpoints, flow_name, protocol_name, rfc3339, values},
+    Account, CountValue, Endpoint, Listener, Owner, Role, SignalStatus, Stream, Tuple,
+    build::{conntrack, endpoints, flow_name, protocol_name, rfc3339, values},
 };
 use crate::{
     event::{Field, Form, Kind, Shown, Told, Value},
@@ -25,7 +25,7 @@ pub const LISTEN_OVERFLOW: Kind = Kind {
     name: "listen_overflow",
     help: "a listener threw connection requests away, mostly since its accept queue was full",
     fields: &[
-        Field::new("listener", "where it listens", Form::Text, Shown::No),
+        Field::new("listener", "where it listens", Form::Endpoint, Shown::No),
         Field::new("drops", "requests since it was asked last", Form::Number, Shown::Named),
         Field::new("accept_queue", "connections that wait", Form::Number, Shown::Named),
         Field::new("accept_queue_limit", "how many may wait", Form::Number, Shown::Named),
@@ -70,6 +70,12 @@ pub enum Said {
     Text(String),
     /// Yes or no.
     Flag(bool),
+    /// A process.
+    Owner(Owner),
+    /// An address and a port.
+    Endpoint(Endpoint),
+    /// One direction of a conversation.
+    Tuple(Tuple),
     /// Counts of the flow by name.
     Counts(BTreeMap<String, CountValue>),
 }
@@ -187,7 +193,12 @@ impl Names<'_> {
             Value::Text(text) => Said::Text(text.clone().into_owned()),
             Value::Reason(reason) => Said::Text(self.labels.name(signal::Label::Reason(*reason))),
             Value::Place(address) => self.place(*address).map_or(Said::Unknown, Said::Text),
+            Value::Protocol(number) => {
+                conntrack::protocol(*number).map_or(Said::Unknown, Said::Text)
+            }
             Value::Flag(flag) => Said::Flag(*flag),
+            Value::Owner { pid, comm } => Said::Owner(conntrack::owner(*pid, comm)),
+            Value::Tuple(tuple) => Said::Tuple(conntrack::shown(tuple)),
             Value::Counts => Said::Counts(values(flow, self.signals, self.labels)),
         }
     }
@@ -241,13 +252,8 @@ fn named(flow: &Frozen) -> EventFlow {
 #[must_use]
 pub fn of_listener(time: SystemTime, listener: &Listener) -> Event {
     let number = |number: u64| Said::Number(number);
-    let text = match (listener.local.ip, listener.local.port) {
-        (Some(ip), Some(port)) => Said::Text(std::net::SocketAddr::new(ip, port).to_string()),
-        (None, Some(port)) => Said::Text(format!("*:{port}")),
-        _ => Said::Unknown,
-    };
     let values = [
-        text,
+        Said::Endpoint(listener.local.clone()),
         number(listener.drops),
         number(listener.accept_queue.into()),
         number(listener.accept_queue_limit.into()),

@@ -162,6 +162,11 @@ fn words(field: &Field, said: &Said) -> Option<Vec<String>> {
         Said::Flag(true) => return (field.shown != Shown::No).then(|| vec![field.name.to_owned()]),
         Said::Number(number) => amount(field.name, *number),
         Said::Text(text) => sanitised(text),
+        Said::Owner(owner) => process(owner),
+        Said::Endpoint(end) => endpoint(end),
+        Said::Tuple(tuple) => {
+            format!("{} to {}", endpoint(&tuple.source), endpoint(&tuple.destination))
+        }
         Said::Counts(counts) => {
             let notes = counts.iter().filter_map(|(name, value)| table::note(name, value));
             return (field.shown != Shown::No).then(|| notes.collect());

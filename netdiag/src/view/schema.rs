@@ -9,7 +9,7 @@ use super::{dump::Sidecar, sample};
 use crate::{
     event::{Form, Kind},
     snapshot::{
-        CountValue, Doctor, Snapshot,
+        CountValue, Doctor, Endpoint, Owner, Snapshot, Tuple,
         told::{self, End, EventFlow, Suppressed},
     },
 };
@@ -40,6 +40,9 @@ fn events(name: &str) -> Value {
     let mut generator = SchemaGenerator::default();
     let flow = generator.subschema_for::<EventFlow>().to_value();
     let counts = generator.subschema_for::<BTreeMap<String, CountValue>>().to_value();
+    let owner = generator.subschema_for::<Option<Owner>>().to_value();
+    let endpoint = generator.subschema_for::<Option<Endpoint>>().to_value();
+    let tuple = generator.subschema_for::<Option<Tuple>>().to_value();
     let one = |kind: &Kind| {
         let mut properties = json!({
             "schema": {"const": name},
@@ -52,6 +55,9 @@ fn events(name: &str) -> Value {
                 Form::Number => json!({"type": ["integer", "null"], "minimum": 0}),
                 Form::Text => json!({"type": ["string", "null"]}),
                 Form::Flag => json!({"type": ["boolean", "null"]}),
+                Form::Owner => owner.clone(),
+                Form::Endpoint => endpoint.clone(),
+                Form::Tuple => tuple.clone(),
                 Form::Counts => counts.clone(),
             };
             schema["description"] = json!(field.help);

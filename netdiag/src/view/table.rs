@@ -14,7 +14,6 @@ use crate::{
 
 mod accounting;
 mod conntrack;
-mod entries;
 mod listeners;
 
 pub use accounting::accounting;
@@ -51,8 +50,7 @@ fn lines(snapshot: &Snapshot, columns: usize) -> Vec<String> {
         lines.extend(body(&rows, columns));
     }
     lines.extend(listeners::lines(&snapshot.node.listeners, columns));
-    lines.extend(entries::lines(snapshot.conntrack.as_ref(), columns));
-    lines.extend(conntrack::lines(&snapshot.node.conntrack, columns));
+    lines.extend(conntrack::lines(snapshot, columns));
     lines.push(String::new());
     lines
 }

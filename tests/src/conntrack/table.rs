@@ -98,6 +98,51 @@ fn lines(namespace: &Namespace) -> Result<Vec<String>> {
     Ok(lines)
 }
 
+/// Lets the kernel stamp the entries that a namespace makes from now on.
+///
+/// # Errors
+/// When the kernel has no stamps.
+pub fn stamp(namespace: &Namespace) -> Result<()> {
+    const SETTING: &str = "/proc/sys/net/netfilter/nf_conntrack_timestamp";
+    namespace.run(|| fs::write(SETTING, "1")).context(SETTING)
+}
+
+/// When an entry was put into the table and, if it was, taken out, in nanoseconds of `CLOCK_REALTIME`.
+pub type Stamps = (u64, Option<u64>);
+
+/// The stamps of a namespace's entries, by the port of the client.
+///
+/// # Errors
+/// As for [`list`].
+pub fn stamps(namespace: &Namespace) -> Result<BTreeMap<u16, Stamps>> {
+    stamps_of(&conntrack(namespace, &["-L", "-o", "xml,ktimestamp"])?)
+}
+
+/// Entries without one are left out.
+fn stamps_of(text: &str) -> Result<BTreeMap<u16, Stamps>> {
+    let mut stamps = BTreeMap::new();
+    for entry in text.split("<flow").filter(|entry| entry.contains("</flow>")) {
+        let value = |name: &str| {
+            let (_, rest) = entry.split_once(&format!("<{name}>"))?;
+            rest.split_once('<').map(|(value, _)| value)
+        };
+        if let Some(start) = value("start") {
+            let port = value("sport").with_context(|| entry.to_owned())?.parse()?;
+            let stop = value("stop").map(str::parse).transpose()?;
+            stamps.insert(port, (start.parse()?, stop));
+        }
+    }
+    Ok(stamps)
+}
+
+/// Removes the entries of one port of the client.
+///
+/// # Errors
+/// When there is none.
+pub fn remove(namespace: &Namespace, port: u16) -> Result<()> {
+    conntrack(namespace, &["-D", "-p", "tcp", "--sport", &port.to_string()]).map(drop)
+}
+
 /// How many entries a namespace has (`conntrack -C`), those included that are being made or removed.
 ///
 /// # Errors
@@ -199,12 +244,24 @@ impl Events {
     /// # Errors
     /// When `conntrack` cannot be run, or ends.
     pub fn listen(namespace: &Namespace) -> Result<Self> {
+        Self::listen_as(namespace, &[])
+    }
+
+    /// The same with the kernel's stamps, for [`Events::stamps`].
+    ///
+    /// # Errors
+    /// As for [`Events::listen`].
+    pub fn listen_to_stamps(namespace: &Namespace) -> Result<Self> {
+        Self::listen_as(namespace, &["-e", "DESTROY", "-o", "xml,ktimestamp"])
+    }
+
+    fn listen_as(namespace: &Namespace, arguments: &[&str]) -> Result<Self> {
         /// `NETLINK_NETFILTER` (include/uapi/linux/netlink.h).
         const NETFILTER: &str = "12";
         let said = NamedTempFile::new()?;
         let (out, error) = (said.reopen()?, Stdio::null());
-        let listener =
-            namespace.command("conntrack")?.arg("-E").stdout(out).stderr(error).spawn()?;
+        let mut listener = namespace.command("conntrack")?;
+        let listener = listener.arg("-E").args(arguments).stdout(out).stderr(error).spawn()?;
         let events = Self { listener, said, netns: namespace.inode() };
         // Nobody else listens in a namespace of ours.
         let listens = |line: &str| {
@@ -237,6 +294,16 @@ impl Events {
         }
         found.sort();
         Ok(found)
+    }
+}
+
+impl Events {
+    /// The stamps of the entries that were removed, as [`stamps`].
+    ///
+    /// # Errors
+    /// When it said something else.
+    pub fn stamps(&self) -> Result<BTreeMap<u16, Stamps>> {
+        stamps_of(&fs::read_to_string(self.said.path())?)
     }
 }
 
@@ -285,6 +352,17 @@ mod tests {
             };
             assert_eq!(Entry::parse(3, line)?, expected);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn stamps_are_read_as_they_are_printed() -> Result<()> {
+        let text = "<conntrack>\n<flow><meta><sport>37061</sport></meta><meta><sport>999</sport></meta>\
+                    <timestamp><start>17953155570856</start></timestamp></flow>\n\
+                    <flow type=\"destroy\"><meta><sport>5</sport></meta><timestamp><start>17</start>\
+                    <stop>19</stop></timestamp></flow>\n<flow><sport>7</sport></flow>";
+        let expected = [(37061, (17_953_155_570_856, None)), (5, (17, Some(19)))];
+        assert_eq!(stamps_of(text)?, BTreeMap::from(expected));
         Ok(())
     }
 

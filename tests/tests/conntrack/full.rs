@@ -7,11 +7,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use netdiag::snapshot::{Conntrack, TopCreator};
 use netdiag_tests::{
     conntrack::{
         Rules,
         full::{self, Full, Refused},
-        said::{self, Creator, Said},
+        said,
         table::Statistics,
         track,
     },
@@ -24,30 +25,33 @@ use netdiag_tests::{
     outcome::{count, in_namespaces, status},
     require,
     requirement::{Feature, alone},
-    source,
     traffic::{
         Connection, FAMILIES, name_process,
         request::{Exchange, exchange},
     },
 };
 
-use crate::{exact, sums};
+use crate::{exact, sources_of_failures, sums};
 
 const KINDS: [&str; 6] = ["rto", "fast", "tlp", "syn", "synack", "other"];
 
 /// What netdiag must say of one who was refused.
-fn is_of(creator: &Creator, netns: u32, refused: &Refused) -> bool {
-    creator.netns() == Some(netns)
-        && creator.destination() == Some(refused.destination)
-        && creator.pid() == Some(refused.pid)
-        && creator.comm().as_deref() == Some(&refused.comm)
-        && creator.table_full() == Some(refused.datagrams)
+fn is_of(top: &TopCreator, netns: u32, refused: &Refused) -> bool {
+    let creator = top.creator.as_ref();
+    top.netns == Some(netns)
+        && said::end(&top.destination) == Some(refused.destination)
+        && creator.and_then(|creator| creator.pid) == Some(refused.pid)
+        && creator.and_then(|creator| creator.comm.as_ref()) == Some(&refused.comm)
+        && top.table_full == Some(refused.datagrams)
 }
 
 /// Packets that went there and found no room, over all rows.
-fn refused_there(said: &Said, refused: &Refused) -> u64 {
-    let there = said.entries.iter().filter(|row| row.destination() == Some(refused.destination));
-    there.filter_map(|row| row.count("table_full")).sum()
+fn refused_there(said: &Conntrack, refused: &Refused) -> u64 {
+    let there = said
+        .entries
+        .iter()
+        .filter(|row| said::end(&row.original.destination) == Some(refused.destination));
+    there.filter_map(|row| said::count(row, "table_full")).sum()
 }
 
 #[test]
@@ -56,7 +60,7 @@ fn a_full_table_tells_each_packet_and_who_sent_it() -> Result<()> {
     require!(Feature::Conntrack);
     let _alone = alone();
     name_process("nd-traffic")?;
-    for forced in source::loading("conntrack")? {
+    for forced in sources_of_failures()? {
         let pair = Pair::new()?;
         track(&pair, Rules::Plain)?;
         let full = Full::new(&pair)?;
@@ -71,7 +75,11 @@ fn a_full_table_tells_each_packet_and_who_sent_it() -> Result<()> {
         facts.note(format_args!("{forced}: {:?}", status(total, "conntrack")?));
         facts.note(format_args!("{many:?}, {few:?}, {risen:?}: {said:#?}"));
         facts.equal("refused, by the kernel", risen.table_full(), many.datagrams + few.datagrams);
-        facts.equal("refused, by netdiag", said.sum("table_full")?, Some(risen.table_full()));
+        facts.equal(
+            "refused, by netdiag",
+            said::sum(&said, "table_full")?,
+            Some(risen.table_full()),
+        );
         for refused in [&many, &few] {
             let found = refused_there(&said, refused);
             facts.equal(format_args!("of {refused:?}"), found, refused.datagrams);
@@ -79,13 +87,13 @@ fn a_full_table_tells_each_packet_and_who_sent_it() -> Result<()> {
             let found = creators.iter().filter(|one| is_of(one, pair.left.inode(), refused));
             facts.equal(format_args!("creators that are {refused:?}"), found.count(), 1);
         }
-        let first = said.creators.first().and_then(Creator::pid);
+        let first = said.creators.first().and_then(|top| top.creator.as_ref()?.pid);
         facts.equal("the first creator", first, Some(many.pid));
         if forced == "conntrack=kprobe" {
             let expected = [0, 0, 0, 0, risen.table_full(), 0, 0].map(Some);
-            facts.equal("sums", sums(&said)?, expected);
+            facts.equal("sums", sums(&said, &[pair.left.inode()])?, expected);
         } else {
-            facts.equal("new ones, which packets do not tell", said.sum("new")?, None);
+            facts.equal("new ones, which packets do not tell", said::sum(&said, "new")?, None);
         }
         exact(&mut facts, total)?;
         facts.finish();
@@ -113,12 +121,12 @@ fn entries_that_gave_way() -> Result<()> {
     let made = crowd.begun - crowd.refused;
     let early = risen["early_drop"];
     let expected = [made, made, 0, 0, risen.table_full(), early, early].map(Some);
-    facts.equal("sums", sums(&said)?, expected);
+    facts.equal("sums", sums(&said, &[pair.left.inode()])?, expected);
     let created: u64 = said
         .creators
         .iter()
-        .filter(|creator| creator.pid() == Some(std::process::id()))
-        .filter_map(|creator| creator.0["new"].as_u64())
+        .filter(|top| top.creator.as_ref().and_then(|by| by.pid) == Some(std::process::id()))
+        .filter_map(|top| top.new)
         .sum();
     facts.holds(format_args!("{created} of {made} are this process's"), created <= made);
     exact(&mut facts, total)?;
@@ -140,7 +148,7 @@ fn a_flood_of_refusals_displaces_nothing() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
     let _alone = alone();
-    for forced in source::loading("conntrack")? {
+    for forced in sources_of_failures()? {
         let (flooded, lossy) = (Pair::new()?, Pair::new()?);
         lossy.without_offload()?;
         let namespaces = [&lossy.left, &lossy.right];
@@ -180,16 +188,17 @@ fn a_flood_of_refusals_displaces_nothing() -> Result<()> {
         let exact = machine::emulated() && forced == "conntrack=kprobe";
         let hidden = if exact { 0 } else { account.missed };
         facts.equal("samples of conntrack lost", account.lost() - hidden, 0);
-        let counted = said.sum("table_full")?.context("packets without room are unknown")?;
+        let counted =
+            said::sum(&said, "table_full")?.context("packets without room are unknown")?;
         let dark = refused.saturating_sub(counted);
         facts.equal("refused, by netdiag", counted + dark.min(hidden), refused);
         let ours = flooded.left.inode();
-        let elsewhere = said.entries.iter().filter(|row| row.netns().is_some_and(|n| n != ours));
-        let elsewhere: u64 = elsewhere.filter_map(|row| row.count("table_full")).sum();
+        let elsewhere = said.entries.iter().filter(|row| row.netns.is_some_and(|n| n != ours));
+        let elsewhere: u64 = elsewhere.filter_map(|row| said::count(row, "table_full")).sum();
         facts.equal("refused in other namespaces", elsewhere, 0);
         let pid = std::process::id();
         let top = said.creators.first();
-        facts.equal("the first creator", top.and_then(Creator::pid), Some(pid));
+        facts.equal("the first creator", top.and_then(|top| top.creator.as_ref()?.pid), Some(pid));
         let again = sent_again(total, &namespaces.map(Namespace::inode)) as i64;
         let kernel: i64 = after.iter().zip(&before).map(|(a, b)| a.since(b)["RetransSegs"]).sum();
         facts.holds("segments were sent again", kernel > 0);

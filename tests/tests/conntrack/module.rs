@@ -12,7 +12,7 @@ use netdiag_tests::{
     traffic::{Connection, Family},
 };
 
-use crate::{exact, sums};
+use crate::exact;
 
 /// Entries of each time that it is loaded.
 const NUMBER: usize = 4;
@@ -56,8 +56,10 @@ fn loaded_late_removed_and_loaded_again() -> Result<()> {
     let total = outcome.total()?;
     let mut facts = Facts::new();
     facts.note(format_args!("{said:#?}"));
-    let expected = (TIMES * NUMBER) as u64;
-    facts.equal("sums", sums(&said)?, [expected, expected, 0, 0, 0, 0, expected].map(Some));
+    let all = (TIMES * NUMBER) as u64;
+    for (name, expected) in said::COUNTS.into_iter().zip([all, all, 0, 0, 0, 0, all]) {
+        facts.equal(name, said::sum(&said, name)?, Some(expected));
+    }
     facts.equal("loaded at the end", module::is_loaded()?, false);
     exact(&mut facts, total)?;
     facts.finish();

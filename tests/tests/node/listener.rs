@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use netdiag::node::conntrack::listener::{Listeners, Message, Overruns, Tuple, What};
+use netdiag::node::conntrack::listener::{Losses, Message, Subscriptions, Tuple, What};
 use netdiag_tests::requirement::alone;
 
 use super::{
@@ -20,8 +20,11 @@ use super::{
 
 /// What both tell of an event, as text, to be sorted and shown.
 fn event(what: What, protocol: u8, original: Tuple, reply: Tuple) -> String {
-    let end = |(address, port)| (Ipv6Addr::from_octets(address).to_canonical(), port);
-    let tuple = |tuple: Tuple| (end(tuple.source), end(tuple.destination));
+    let end = |address, port: u16| (Ipv6Addr::from_octets(address).to_canonical(), port);
+    let tuple = |tuple: Tuple| {
+        let Tuple { source, destination, source_port, destination_port } = tuple;
+        (end(source, source_port), end(destination, destination_port))
+    };
     format!("{what:?} {protocol} {:?} {:?}", tuple(original), tuple(reply))
 }
 
@@ -70,8 +73,10 @@ fn said(line: &str) -> String {
     };
     let port = |name: &str, place| value(name, place).parse().unwrap();
     let tuple = |place| Tuple {
-        source: (address("src", place), port("sport", place)),
-        destination: (address("dst", place), port("dport", place)),
+        source: address("src", place),
+        destination: address("dst", place),
+        source_port: port("sport", place),
+        destination_port: port("dport", place),
     };
     event(what, protocol, tuple(0), tuple(1))
 }
@@ -83,8 +88,8 @@ const PROBE: u16 = 1999;
 fn what_comes_and_goes_is_told() {
     let _alone = alone();
     let (made, other) = (tracking("listened"), tracking("other"));
-    let (mut listeners, problems) = Listeners::open(&[made.found(), other.found()]);
-    assert_eq!(problems, NONE);
+    let mut subscriptions = Subscriptions::default();
+    assert_eq!(subscriptions.follow(&[made.found(), other.found()], &BTreeSet::new()), NONE);
     let events = Events::begin(&made);
     let mut lines = Vec::new();
     until("`conntrack -E` listens", || {
@@ -103,12 +108,12 @@ fn what_comes_and_goes_is_told() {
     });
     let (mut told, mut elsewhere): (Vec<Message>, Vec<Message>) = Default::default();
     until("the listener tells all", || {
-        let overruns = listeners.take(|message| match message.original.destination.1 {
+        let overruns = subscriptions.take(|message| match message.original.destination_port {
             PROBE => {}
             _ if message.netns == made.inode() => told.push(message),
             _ => elsewhere.push(message),
         });
-        assert_eq!(overruns, Overruns::default());
+        assert_eq!(overruns, Losses::default());
         (told.len() >= 60).then_some(())
     });
 
@@ -121,10 +126,12 @@ fn what_comes_and_goes_is_told() {
     assert!(elsewhere.len() == 3 && elsewhere.iter().all(is_ours), "{elsewhere:?}");
 
     // Nobody else is told of, and nothing is kept, once a namespace is let go.
-    assert_eq!(listeners.follow(&[other.found()]), NONE);
+    for _ in 0..2 {
+        assert_eq!(subscriptions.follow(&[other.found()], &BTreeSet::new()), NONE);
+    }
     assert_eq!((send(&made, 2100..2103), send(&other, 2100..2104)), (0, 0));
     let mut later = Vec::new();
-    listeners.take(|message| later.push(message.netns));
+    subscriptions.take(|message| later.push(message.netns));
     assert_eq!(later, [other.inode(); 4]);
 }
 
@@ -132,17 +139,17 @@ fn what_comes_and_goes_is_told() {
 fn what_found_no_room_is_counted() {
     let _alone = alone();
     let made = tracking("overrun");
-    let (mut listeners, problems) = Listeners::open(&[made.found()]);
-    assert_eq!(problems, NONE);
+    let mut subscriptions = Subscriptions::default();
+    assert_eq!(subscriptions.follow(&[made.found()], &BTreeSet::new()), NONE);
     // Some 13,000 messages find room.
     for _ in 0..4 {
         assert_eq!(send(&made, 10_000..17_000), 0);
         made.exec("conntrack -F");
     }
-    let (mut overruns, mut told) = (Overruns::default(), 0);
+    let (mut overruns, mut told) = (Losses::default(), 0);
     loop {
         let before = told;
-        let more = listeners.take(|_| told += 1);
+        let more = subscriptions.take(|_| told += 1);
         overruns.overruns += more.overruns;
         overruns.malformed += more.malformed;
         if told == before {
@@ -153,6 +160,6 @@ fn what_found_no_room_is_counted() {
     assert_eq!(overruns.malformed, 0);
     assert_eq!(send(&made, 2000..2003), 0);
     let mut later = 0;
-    assert_eq!(listeners.take(|_| later += 1), Overruns::default());
+    assert_eq!(subscriptions.take(|_| later += 1), Losses::default());
     assert_eq!(later, 3);
 }

@@ -220,7 +220,7 @@ impl FlowTable {
                 row.creator = Some(Creator { pid, comm });
             }
         }
-        entries.count_makers();
+        entries.count_creators();
     }
 
     /// The row of the socket that a tuple's packets come from: in the entry's namespace, else the only

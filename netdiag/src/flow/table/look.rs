@@ -6,6 +6,7 @@ use super::FlowTable;
 use crate::{
     event::Past,
     flow::{Frozen, row::Row, tally::Tally},
+    signal::{Event, Subject},
 };
 
 /// Whose an event turned out to be.
@@ -40,14 +41,18 @@ impl FlowTable {
         same.then_some(row)
     }
 
-    /// What is known of a flow's past; nothing where it is gone.
+    /// What is known of the past of an event's flow, or of its entry; nothing where it is gone.
     #[must_use]
-    pub fn past(&self, handle: Handle) -> Past {
-        let row = self.row(handle);
-        row.map_or_else(Past::default, |row| Past {
-            opened_ns: row.opened_ns,
-            connecting_ns: row.connecting_ns,
-        })
+    pub fn past(&self, event: &Event, handle: Option<Handle>) -> Past {
+        let row = handle.and_then(|handle| self.row(handle));
+        Past {
+            opened_ns: row.and_then(|row| row.opened_ns),
+            connecting_ns: row.and_then(|row| row.connecting_ns),
+            lived_ns: match event.subject() {
+                Subject::Entry(entry) => self.entries.lived_ns(entry),
+                _ => None,
+            },
+        }
     }
 
     /// Who and what a flow is, without its counts.

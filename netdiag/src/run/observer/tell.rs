@@ -9,10 +9,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Observer, monotonic_ns};
+use super::Observer;
 use crate::{
     config::Watch,
     flow::Interval,
+    kernel::clock::monotonic_ns,
     node::Seeds,
     run::{
         listening::Listening,

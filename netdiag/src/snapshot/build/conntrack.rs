@@ -9,32 +9,46 @@ use crate::{
         tuples::address,
     },
     signal::{
-        CountId, Rows,
-        conntrack::{self, Creator, Tuple},
+        CountId, DEFINITIONS, Rows,
+        conntrack::{self, Tuple},
         counts_of,
     },
-    snapshot::{Conntrack, Endpoint, Entry, Maker, Owner, SignalStatus, Sum, Tuple as Shown},
+    snapshot::{
+        Account, Conntrack, Endpoint, Entry, Owner, SignalStatus, Sum, TopCreator, Tuple as Shown,
+    },
 };
 
-/// None when no signal tells of entries.
-pub(super) fn build(entries: &Interval, signals: &[SignalStatus]) -> Option<Conntrack> {
+/// None when no signal tells of entries. An age is unknown where an end may have been lost, or is not seen
+/// at all.
+pub(super) fn build(
+    entries: &Interval,
+    signals: &[SignalStatus],
+    accounting: &BTreeMap<String, Account>,
+) -> Option<Conntrack> {
+    let lost = DEFINITIONS
+        .iter()
+        .filter(|definition| definition.rows == Rows::Entries)
+        .filter_map(|definition| accounting.get(definition.signal.name()))
+        .any(|account| account.lost() > 0);
+    let ends_are_seen = !lost && seen(conntrack::DESTROYED, 0, signals).is_some();
     let is_seen =
         counts_of(Rows::Entries).any(|(_, signal, count)| is_seen(signal, count.name, signals));
     is_seen.then(|| Conntrack {
-        entries: entries.rows.iter().map(|row| entry(row, signals)).collect(),
+        entries: entries.rows.iter().map(|row| entry(row, signals, ends_are_seen)).collect(),
         other: Sum { counts: values(&entries.other, signals) },
-        creators: entries.makers.iter().map(|one| maker(one, signals)).collect(),
+        creators: entries.creators.iter().map(|one| creator(one, signals)).collect(),
     })
 }
 
-fn entry(row: &Frozen, signals: &[SignalStatus]) -> Entry {
+fn entry(row: &Frozen, signals: &[SignalStatus], ends_are_seen: bool) -> Entry {
     Entry {
         netns: (row.entry.netns != 0).then_some(row.entry.netns),
         zone: row.entry.zone,
         protocol: protocol(row.entry.protocol),
         original: shown(&row.entry.original),
         reply: row.reply.as_ref().map(shown),
-        creator: row.creator.as_ref().map(owner),
+        creator: row.creator.as_ref().map(|by| owner(by.pid, &by.comm)),
+        age_ns: row.age_ns.filter(|_| ends_are_seen),
         flows: row.flows.iter().map(|&id| super::flow_name(id)).collect(),
         counts: values(&row.counts, signals),
     }
@@ -49,24 +63,27 @@ fn values(counts: &[(CountId, u64)], signals: &[SignalStatus]) -> BTreeMap<Strin
         .collect()
 }
 
-fn maker(maker: &entries::Maker, signals: &[SignalStatus]) -> Maker {
-    let seen = |wanted, n| {
-        let (_, signal, count) = counts_of(Rows::Entries).find(|&(id, ..)| id == wanted)?;
-        is_seen(signal, count.name, signals).then_some(n)
-    };
-    let (ip, port) = maker.destination;
-    Maker {
-        netns: (maker.netns != 0).then_some(maker.netns),
-        protocol: protocol(maker.protocol),
+fn creator(top: &entries::TopCreator, signals: &[SignalStatus]) -> TopCreator {
+    let (ip, port) = top.destination;
+    TopCreator {
+        netns: (top.netns != 0).then_some(top.netns),
+        protocol: protocol(top.protocol),
         destination: end(ip, port),
-        creator: maker.creator.as_ref().map(owner),
-        new: seen(conntrack::NEW, maker.new),
-        table_full: seen(conntrack::TABLE_FULL, maker.table_full),
+        creator: top.creator.as_ref().map(|by| owner(by.pid, &by.comm)),
+        new: seen(conntrack::NEW, top.new, signals),
+        confirmed: seen(conntrack::CONFIRMED, top.confirmed, signals),
+        table_full: seen(conntrack::TABLE_FULL, top.table_full, signals),
     }
 }
 
+/// A number, where some source sees what it counts.
+fn seen(wanted: CountId, n: u64, signals: &[SignalStatus]) -> Option<u64> {
+    let (_, signal, count) = counts_of(Rows::Entries).find(|&(id, ..)| id == wanted)?;
+    is_seen(signal, count.name, signals).then_some(n)
+}
+
 /// IANA protocol numbers; none where it is not known.
-fn protocol(number: u16) -> Option<String> {
+pub(in crate::snapshot) fn protocol(number: u16) -> Option<String> {
     Some(match number {
         0 => return None,
         1 => "icmp".to_owned(),
@@ -77,7 +94,8 @@ fn protocol(number: u16) -> Option<String> {
     })
 }
 
-fn shown(tuple: &Tuple) -> Shown {
+/// A tuple, with null for what is not known.
+pub(in crate::snapshot) fn shown(tuple: &Tuple) -> Shown {
     Shown {
         source: end(tuple.source, tuple.source_port),
         destination: end(tuple.destination, tuple.destination_port),
@@ -88,7 +106,8 @@ fn end(bytes: [u8; 16], port: u16) -> Endpoint {
     Endpoint { ip: (bytes != [0; 16]).then(|| address(bytes)), port: (port != 0).then_some(port) }
 }
 
-fn owner(creator: &Creator) -> Owner {
-    let comm = (!creator.comm.is_empty()).then(|| creator.comm.clone());
-    Owner { pid: Some(creator.pid), comm, ..Owner::default() }
+/// A process of which no more is known.
+pub(in crate::snapshot) fn owner(pid: u32, comm: &str) -> Owner {
+    let comm = (!comm.is_empty()).then(|| comm.to_owned());
+    Owner { pid: Some(pid), comm, ..Owner::default() }
 }

@@ -105,7 +105,7 @@ fn tellings() -> Vec<Telling> {
         what: conntrack::TABLE_FULL,
         times: 35,
     });
-    let past = Past { opened_ns: Some(500_000), connecting_ns: Some(1_000_000) };
+    let past = Past { opened_ns: Some(500_000), connecting_ns: Some(1_000_000), ..Past::default() };
     let events = [
         again,
         dropped(1, Some(3)),

@@ -1,7 +1,9 @@
 //! The bytes of an event (`ctnetlink_conntrack_event`, `net/netfilter/nf_conntrack_netlink.c`).
 
-use netdiag_common::flow::V4_MAPPED_PREFIX;
+use netdiag_common::{flow::V4_MAPPED_PREFIX, signal::conntrack::has_ports};
 use netlink_packet_core::{NlaBuffer, NlasIterator};
+
+pub use netdiag_common::signal::conntrack::Tuple;
 
 /// A connection that is tracked from now on, or no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,16 +33,6 @@ pub enum What {
     Destroyed,
 }
 
-/// One direction of a connection: addresses, IPv4 as v4-mapped, and ports in host order, 0 where the
-/// protocol has none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tuple {
-    /// Whence.
-    pub source: ([u8; 16], u16),
-    /// Whither.
-    pub destination: ([u8; 16], u16),
-}
-
 /// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_NEW` and `IPCTNL_MSG_CT_DELETE`.
 const NEW: u16 = 1 << 8;
 const DELETE: u16 = 1 << 8 | 2;
@@ -52,6 +44,7 @@ const CTA_STATUS: u16 = 3;
 const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_TUPLE_ZONE: u16 = 3;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
@@ -72,8 +65,8 @@ pub(super) fn parse(kind: u16, payload: &[u8], netns: u32) -> Option<Message> {
     each(attributes, |attribute| {
         let value = attribute.value();
         match attribute.kind() {
-            CTA_TUPLE_ORIG => original = Some(tuple(value)?),
-            CTA_TUPLE_REPLY => reply = Some(tuple(value)?),
+            CTA_TUPLE_ORIG => original = Some(tuple(value, &mut zone)?),
+            CTA_TUPLE_REPLY => reply = Some(tuple(value, &mut zone)?),
             CTA_STATUS => status = Some(u32::from_be_bytes(value.try_into().ok()?)),
             CTA_ZONE => zone = number(value)?,
             _ => {}
@@ -84,8 +77,8 @@ pub(super) fn parse(kind: u16, payload: &[u8], netns: u32) -> Option<Message> {
     Some(Message { netns, zone, what, status: status?, protocol, original, reply })
 }
 
-/// A tuple and its protocol.
-fn tuple(bytes: &[u8]) -> Option<(Tuple, u8)> {
+/// A tuple and its protocol, and the zone where it is one of this direction alone.
+fn tuple(bytes: &[u8], zone: &mut u16) -> Option<(Tuple, u8)> {
     let (mut source, mut destination, mut protocol) = (None, None, None);
     let mut ports = (0, 0);
     each(bytes, |part| match part.kind() {
@@ -110,10 +103,16 @@ fn tuple(bytes: &[u8]) -> Option<(Tuple, u8)> {
             }
             Some(())
         }),
+        CTA_TUPLE_ZONE => {
+            *zone = number(part.value())?;
+            Some(())
+        }
         _ => Some(()),
     })?;
-    let tuple = Tuple { source: (source?, ports.0), destination: (destination?, ports.1) };
-    Some((tuple, protocol?))
+    let protocol = protocol?;
+    let (source_port, destination_port) = if has_ports(protocol.into()) { ports } else { (0, 0) };
+    let (source, destination) = (source?, destination?);
+    Some((Tuple { source, destination, source_port, destination_port }, protocol))
 }
 
 /// Calls `take` with each attribute; none when one makes no sense.

@@ -27,8 +27,13 @@ fn parsed(message: &[u8]) -> Option<Message> {
 }
 
 fn tuple(source: (&str, u16), destination: (&str, u16)) -> Tuple {
-    let end = |(address, port): (&str, u16)| (address.parse::<Ipv6Addr>().unwrap().octets(), port);
-    Tuple { source: end(source), destination: end(destination) }
+    let address = |(address, _port): (&str, u16)| address.parse::<Ipv6Addr>().unwrap().octets();
+    Tuple {
+        source: address(source),
+        destination: address(destination),
+        source_port: source.1,
+        destination_port: destination.1,
+    }
 }
 
 #[test]

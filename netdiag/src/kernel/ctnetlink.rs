@@ -1,0 +1,307 @@
+//! What ctnetlink tells of connection tracking where no program can: a thread listens, and makes the same
+//! records of it that programs would.
+
+use std::{
+    collections::BTreeSet,
+    future::{Future, pending},
+    mem,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use netdiag_common::{
+    globals::Filters,
+    header::{Header, VERSION},
+    signal::{
+        Signal,
+        conntrack::{Record, what},
+    },
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::Notify;
+use zerocopy::IntoBytes as _;
+
+use super::{
+    clock::monotonic_ns,
+    ring::Records,
+    symbols::{Symbol, Symbols},
+};
+use crate::{
+    coverage::Account,
+    node::{
+        conntrack::listener::{self, Message, Subscriptions, What},
+        netns::{self, Depth, Namespace},
+    },
+    signal::conntrack::Entry,
+};
+
+/// The function that tells: it is in the kernel, or in a module that is loaded.
+pub(super) const TELLS: &str = "ctnetlink_conntrack_event";
+
+/// Bytes that wait to be read at most, whatever `--ring-size` is.
+const ROOM: usize = 4 << 20;
+
+/// So much of them wakes the reader, as with a ring.
+const WAKE_ABOVE: usize = ROOM / 4;
+
+/// Between two looks at the sockets: a message wakes the thread, and a flood of them not for each.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Between two looks for namespaces. A socket keeps a namespace, and the interfaces in it, alive for some
+/// of these after its pod is gone.
+const FOLLOW: Duration = Duration::from_secs(1);
+
+/// Between two thorough looks, for namespaces in which no process's main thread is.
+const SEARCH: Duration = Duration::from_secs(60);
+
+/// The thread that listens; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Ctnetlink {
+    shared: Arc<Shared>,
+    /// Closed to end the thread, and none once it has ended.
+    running: Option<(UnixStream, JoinHandle<()>)>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    heard: Mutex<Heard>,
+    wanted: Notify,
+    ready: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    records: Records,
+    account: Account,
+    problems: Vec<String>,
+}
+
+impl Ctnetlink {
+    /// Begins to listen in every namespace that the filters let pass. Loads no module.
+    ///
+    /// # Errors
+    /// The kernel cannot tell as it is, or may not be asked.
+    pub(super) fn listen(
+        symbols: &Result<Symbols, String>,
+        host_root: &Path,
+        filters: &Filters,
+    ) -> Result<Self> {
+        if filters.pid.len > 0 {
+            bail!("ctnetlink names no process, which --pid asks for");
+        }
+        let symbols = symbols.as_ref().map_err(|error| {
+            anyhow::anyhow!(
+                "/proc/kallsyms cannot be read ({error}), so asking might load nf_conntrack_netlink"
+            )
+        })?;
+        let module = match symbols.get(TELLS) {
+            Symbol::Absent => {
+                bail!("nf_conntrack_netlink is not loaded; load it and start netdiag again")
+            }
+            Symbol::Unique { module } => module,
+            Symbol::Ambiguous(_) | Symbol::Split => None,
+        };
+        listener::probe().context("ctnetlink cannot be listened to")?;
+        allow_descriptors();
+        let shared = Arc::<Shared>::default();
+        let subscriber = Subscriber {
+            subscriptions: Subscriptions::default(),
+            shared: Arc::clone(&shared),
+            host_root: host_root.to_owned(),
+            filters: *filters,
+            module: module.map(|module| Path::new("/sys/module").join(module)),
+            hidden: BTreeSet::new(),
+            searched: None,
+        };
+        let (ours, theirs) = UnixStream::pair().context("no socket to end a thread by")?;
+        let thread = thread::Builder::new()
+            .name("ctnetlink".to_owned())
+            .spawn(move || subscriber.run(&theirs))
+            .context("no thread to listen to ctnetlink")?;
+        Ok(Self { shared, running: Some((ours, thread)) })
+    }
+
+    /// Waits until all namespaces are listened to that there are; once.
+    pub(super) fn ready(&self) -> impl Future<Output = ()> + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move { shared.ready.notified().await }
+    }
+
+    /// Waits until so much is there that it is to be read at once.
+    pub(super) async fn wanted(listening: Option<&Self>) {
+        match listening {
+            Some(listening) => listening.shared.wanted.notified().await,
+            None => pending().await,
+        }
+    }
+
+    /// Copies out what is there.
+    pub(super) fn take(&self, into: &mut Records) {
+        into.append(&mut self.shared.lock().records);
+    }
+
+    /// Fates of what was told so far.
+    pub(super) fn account(&self) -> Account {
+        self.shared.lock().account
+    }
+
+    /// What there is to say since the last time, one line each.
+    pub(super) fn problems(&mut self) -> Vec<String> {
+        if self.running.as_ref().is_some_and(|(_, thread)| thread.is_finished()) {
+            self.stop();
+        }
+        mem::take(&mut self.shared.lock().problems)
+    }
+
+    /// Takes in the last that was told, and listens no longer.
+    pub(super) fn stop(&mut self) {
+        let Some((socket, thread)) = self.running.take() else { return };
+        let early = thread.is_finished();
+        drop(socket);
+        if thread.join().is_err() || early {
+            let mut heard = self.shared.lock();
+            heard.account.missed += 1;
+            heard.problems.push(
+                "ctnetlink is no longer listened to, so connections are not told of any more as they \
+                 come and go; please report this, and start netdiag again"
+                    .to_owned(),
+            );
+        }
+    }
+}
+
+impl Drop for Ctnetlink {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A socket for each namespace: as many descriptors as there may be.
+fn allow_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it is refused the sockets that find no descriptor are told of.
+    let _refused = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+impl Shared {
+    /// A thread that panicked leaves counters that are true as far as they go.
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, message: &Message, time_ns: u64, filters: &Filters) {
+        let mut heard = self.lock();
+        heard.account.seen += 1;
+        if !passes(message, filters) {
+            heard.account.filtered += 1;
+        } else if heard.records.len_bytes() + size_of::<Record>() > ROOM {
+            heard.account.ring_full += 1;
+        } else {
+            heard.account.submitted += 1;
+            heard.records.put(record(message, time_ns).as_bytes());
+            if heard.records.len_bytes() > WAKE_ABOVE {
+                self.wanted.notify_one();
+            }
+        }
+    }
+}
+
+/// What the thread works with.
+struct Subscriber {
+    subscriptions: Subscriptions,
+    shared: Arc<Shared>,
+    host_root: PathBuf,
+    filters: Filters,
+    /// Where the kernel shows the module that tells, if it is one.
+    module: Option<PathBuf>,
+    /// Namespaces that only a thorough look finds.
+    hidden: BTreeSet<u32>,
+    /// When that was.
+    searched: Option<Instant>,
+}
+
+impl Subscriber {
+    fn run(mut self, end: &UnixStream) {
+        self.follow();
+        self.shared.ready.notify_one();
+        let mut followed = Instant::now();
+        loop {
+            let ends = self.subscriptions.wait(end, FOLLOW.saturating_sub(followed.elapsed()));
+            self.hear();
+            if ends {
+                return;
+            }
+            if followed.elapsed() >= FOLLOW {
+                self.follow();
+                followed = Instant::now();
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    fn hear(&mut self) {
+        let Self { subscriptions, shared, filters, .. } = self;
+        // By the time of reading, message by message, so that their order stays.
+        let losses = subscriptions.take(|message| shared.note(&message, monotonic_ns(), filters));
+        shared.lock().account.missed += losses.overruns + losses.malformed;
+    }
+
+    /// New namespaces are listened to, and those let go that are gone.
+    fn follow(&mut self) {
+        let namespaces = self.namespaces();
+        // What was told while they were looked for, before a socket goes.
+        self.hear();
+        if self.module.as_ref().is_some_and(|module| !module.exists()) {
+            // Listening anew would load it again; it is heard of once.
+            if mem::take(&mut self.subscriptions).is_listening() {
+                let problem = "nf_conntrack_netlink was removed, so connections are not told of as they \
+                               come and go until it is back";
+                self.shared.lock().problems.push(problem.to_owned());
+            }
+            return;
+        }
+        let problems = self.subscriptions.follow(&namespaces, &self.hidden);
+        self.shared.lock().problems.extend(problems);
+    }
+
+    /// The namespaces that are wanted, by a quick look, and what a thorough one found beyond.
+    fn namespaces(&mut self) -> Vec<Namespace> {
+        let mut all = netns::find(&self.host_root, Depth::Processes).namespaces;
+        if self.searched.is_none_or(|searched| searched.elapsed() >= SEARCH) {
+            let quick: BTreeSet<u32> = all.iter().map(|one| one.inode).collect();
+            all = netns::find(&self.host_root, Depth::Everything).namespaces;
+            self.hidden =
+                all.iter().map(|one| one.inode).filter(|inode| !quick.contains(inode)).collect();
+            self.searched = Some(Instant::now());
+        }
+        all.retain(|one| self.filters.netns.accept(one.inode));
+        all
+    }
+}
+
+/// Whether an entry passes by either end of it, as in the programs.
+fn passes(message: &Message, filters: &Filters) -> bool {
+    let entry =
+        Entry { netns: message.netns, protocol: message.protocol.into(), ..Entry::default() };
+    [&message.original, &message.reply].iter().any(|tuple| filters.accept(&entry.key(tuple), 0))
+}
+
+fn record(message: &Message, time_ns: u64) -> Record {
+    Record {
+        header: Header { version: VERSION, signal: Signal::Conntrack as u16, samples: 1, time_ns },
+        original: message.original,
+        reply: message.reply,
+        netns: message.netns,
+        zone: message.zone,
+        protocol: message.protocol.into(),
+        what: match message.what {
+            What::New => what::CONFIRMED,
+            What::Destroyed => what::DESTROYED,
+        },
+        ..Record::default()
+    }
+}
