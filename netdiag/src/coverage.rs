@@ -31,7 +31,7 @@ pub struct Account {
     pub pending: u64,
     /// Samples whose beginning, end or both the kernel skipped; outside `seen`. An upper bound where
     /// filters are set or samples were under way at the attach. Also what never left a batch, and 1 for
-    /// each overrun of ctnetlink, however many messages that cost.
+    /// each overrun of ctnetlink, however many messages that cost, or message of it that made no sense.
     pub missed: u64,
 }
 

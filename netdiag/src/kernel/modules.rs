@@ -96,7 +96,10 @@ impl Follow {
             Ok(()) => {
                 status.status = Status::Degraded;
                 status.source = Some(source.name.to_owned());
-                status.missing = vec![format!("what happened before {module} was noticed")];
+                let late = format!("what happened before {module} was noticed");
+                // What filters leave unseen stays; what waited for the module is over.
+                status.missing.retain(|line| !line.contains(module) && *line != late);
+                status.missing.push(late);
                 Some(format!("{module} was loaded: {name} is observed from now on"))
             }
             Err(error) => {

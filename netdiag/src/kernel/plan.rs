@@ -124,7 +124,11 @@ fn entries_by_owner(statuses: &mut [SignalStatus]) {
         status
             .missing
             .push("the ends of entries, which no process is known for (--pid)".to_owned());
-        status.unseen_counts.extend(["destroyed", "early_drop"]);
+        for unseen in ["destroyed", "early_drop"] {
+            if !status.unseen_counts.contains(&unseen) {
+                status.unseen_counts.push(unseen);
+            }
+        }
     }
 }
 
