@@ -22,7 +22,7 @@ use netdiag_common::{
     },
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use zerocopy::IntoBytes as _;
 
 use super::{
@@ -64,13 +64,13 @@ pub(super) struct Ctnetlink {
     shared: Arc<Shared>,
     /// Closed to end the thread, and none once it has ended.
     running: Option<(UnixStream, JoinHandle<()>)>,
+    ready: Option<oneshot::Receiver<()>>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     heard: Mutex<Heard>,
     wanted: Notify,
-    ready: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -118,17 +118,22 @@ impl Ctnetlink {
             searched: None,
         };
         let (ours, theirs) = UnixStream::pair().context("no socket to end a thread by")?;
+        let (is_ready, ready) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("ctnetlink".to_owned())
-            .spawn(move || subscriber.run(&theirs))
+            .spawn(move || subscriber.run(is_ready, &theirs))
             .context("no thread to listen to ctnetlink")?;
-        Ok(Self { shared, running: Some((ours, thread)) })
+        Ok(Self { shared, running: Some((ours, thread)), ready: Some(ready) })
     }
 
-    /// Waits until all namespaces are listened to that there are; once.
-    pub(super) fn ready(&self) -> impl Future<Output = ()> + use<> {
-        let shared = Arc::clone(&self.shared);
-        async move { shared.ready.notified().await }
+    /// Waits until all namespaces are listened to that there are, or there is no thread to do so; once.
+    pub(super) fn ready(&mut self) -> impl Future<Output = ()> + use<> {
+        let ready = self.ready.take();
+        async {
+            if let Some(ready) = ready {
+                let _no_thread = ready.await;
+            }
+        }
     }
 
     /// Waits until so much is there that it is to be read at once.
@@ -225,9 +230,10 @@ struct Subscriber {
 }
 
 impl Subscriber {
-    fn run(mut self, end: &UnixStream) {
+    fn run(mut self, is_ready: oneshot::Sender<()>, end: &UnixStream) {
         self.follow();
-        self.shared.ready.notify_one();
+        // Nobody may wait for it.
+        let _nobody = is_ready.send(());
         let mut followed = Instant::now();
         loop {
             let ends = self.subscriptions.wait(end, FOLLOW.saturating_sub(followed.elapsed()));
@@ -260,7 +266,9 @@ impl Subscriber {
             if mem::take(&mut self.subscriptions).is_listening() {
                 let problem = "nf_conntrack_netlink was removed, so connections are not told of as they \
                                come and go until it is back";
-                self.shared.lock().problems.push(problem.to_owned());
+                let mut heard = self.shared.lock();
+                heard.account.missed += 1;
+                heard.problems.push(problem.to_owned());
             }
             return;
         }

@@ -171,8 +171,8 @@ impl Tracer {
     }
 
     /// Waits until everything is seen that is not seen from the attach on; to be asked once.
-    pub fn ready(&self) -> impl Future<Output = ()> + use<> {
-        let ready = self.listening.as_ref().map(Ctnetlink::ready);
+    pub fn ready(&mut self) -> impl Future<Output = ()> + use<> {
+        let ready = self.listening.as_mut().map(Ctnetlink::ready);
         async {
             if let Some(ready) = ready {
                 ready.await;
