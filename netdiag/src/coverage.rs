@@ -16,7 +16,7 @@ pub struct Account {
     pub submitted: u64,
     /// Lost for want of room in the ring buffer.
     pub ring_full: u64,
-    /// Lost for want of room in a map.
+    /// Lost for want of room in a map, or in the kernel for another kretprobe under way.
     pub map_full: u64,
     /// Lost because kernel memory could not be read.
     pub read_failed: u64,

@@ -110,7 +110,8 @@ impl Stream {
         let mut told = BTreeMap::new();
         for event in &self.events {
             let kind = event["kind"].as_str().unwrap_or_default().to_owned();
-            *told.entry(kind).or_default() += event["packets"].as_u64().unwrap_or(1);
+            let many = event["packets"].as_u64().or_else(|| event["times"].as_u64());
+            *told.entry(kind).or_default() += many.unwrap_or(1);
         }
         facts.equal("told", told, numbers(&self.end["told"])?);
         Ok(())

@@ -12,6 +12,8 @@ mod module;
 mod overrun;
 #[path = "conntrack/race.rs"]
 mod race;
+#[path = "conntrack/told.rs"]
+mod told;
 
 use anyhow::{Context as _, Result, ensure};
 use netdiag::snapshot::{Conntrack, Snapshot};

@@ -121,9 +121,9 @@ fn begins(ctx: &ProbeContext, fill: impl FnOnce(&mut Call, u64) -> Result<(), Re
     };
     // SAFETY: an entry of the map; nobody else has this frame.
     if CALLS.get_ptr(&frame).is_some_and(|call| unsafe { (*call).void } == 0) {
-        // Its return was not seen: the kernel has a limited number of kretprobes under way.
+        // Its return was not seen: the kernel has room for a limited number of kretprobes under way.
         counters.ended += 1;
-        counters.unmatched += 1;
+        counters.map_full += 1;
     }
     let mut call = Call::default();
     let filled = fill(&mut call, frame);

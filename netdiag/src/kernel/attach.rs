@@ -245,7 +245,14 @@ impl Trial<'_> {
                 By::Ctnetlink => {
                     let Options { host_root, filters, .. } = self.options;
                     match Ctnetlink::listen(&self.kernel.symbols, host_root, filters) {
-                        Ok(listening) => to.listening = Some(listening),
+                        Ok(listening) => {
+                            if listening.waits() {
+                                to.blind.lines(&[
+                                    "the first seconds of connection tracking, which is not there yet",
+                                ]);
+                            }
+                            to.listening = Some(listening);
+                        }
                         Err(error) => {
                             refused = format!(" ({})", one_line(&error));
                             continue;

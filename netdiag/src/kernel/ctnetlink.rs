@@ -33,7 +33,10 @@ use super::{
 use crate::{
     coverage::Account,
     node::{
-        conntrack::listener::{self, Message, Subscriptions, What},
+        conntrack::{
+            self,
+            listener::{self, Message, Subscriptions, What},
+        },
         netns::{self, Depth, Namespace},
     },
     signal::conntrack::Entry,
@@ -41,6 +44,9 @@ use crate::{
 
 /// The function that tells: it is in the kernel, or in a module that is loaded.
 pub(super) const TELLS: &str = "ctnetlink_conntrack_event";
+
+/// That module.
+const MODULE: &str = "nf_conntrack_netlink";
 
 /// Bytes that wait to be read at most, whatever `--ring-size` is.
 const ROOM: usize = 4 << 20;
@@ -65,6 +71,7 @@ pub(super) struct Ctnetlink {
     /// Closed to end the thread, and none once it has ended.
     running: Option<(UnixStream, JoinHandle<()>)>,
     ready: Option<oneshot::Receiver<()>>,
+    waits: bool,
 }
 
 #[derive(Debug, Default)]
@@ -98,14 +105,16 @@ impl Ctnetlink {
                 "/proc/kallsyms cannot be read ({error}), so asking might load nf_conntrack_netlink"
             )
         })?;
-        let module = match symbols.get(TELLS) {
-            Symbol::Absent => {
-                bail!("nf_conntrack_netlink is not loaded; load it and start netdiag again")
-            }
-            Symbol::Unique { module } => module,
-            Symbol::Ambiguous(_) | Symbol::Split => None,
+        let (is_module, waits) = match symbols.get(TELLS) {
+            // Nothing is told yet, and nothing tracked.
+            Symbol::Absent if !conntrack::is_there() => (true, true),
+            Symbol::Absent => bail!("{MODULE} is not loaded; load it and start netdiag again"),
+            Symbol::Unique { module } => (module.is_some(), false),
+            Symbol::Ambiguous(_) | Symbol::Split => (false, false),
         };
-        listener::probe().context("ctnetlink cannot be listened to")?;
+        if !waits {
+            listener::probe().context("ctnetlink cannot be listened to")?;
+        }
         allow_descriptors();
         let shared = Arc::<Shared>::default();
         let subscriber = Subscriber {
@@ -113,7 +122,8 @@ impl Ctnetlink {
             shared: Arc::clone(&shared),
             host_root: host_root.to_owned(),
             filters: *filters,
-            module: module.map(|module| Path::new("/sys/module").join(module)),
+            module: is_module.then(|| Path::new("/sys/module").join(MODULE)),
+            is_silent: false,
             hidden: BTreeSet::new(),
             searched: None,
         };
@@ -123,7 +133,12 @@ impl Ctnetlink {
             .name("ctnetlink".to_owned())
             .spawn(move || subscriber.run(is_ready, &theirs))
             .context("no thread to listen to ctnetlink")?;
-        Ok(Self { shared, running: Some((ours, thread)), ready: Some(ready) })
+        Ok(Self { shared, running: Some((ours, thread)), ready: Some(ready), waits })
+    }
+
+    /// Whether nothing was tracked when it began, so that the module that tells was not missed yet.
+    pub(super) fn waits(&self) -> bool {
+        self.waits
     }
 
     /// Waits until all namespaces are listened to that there are, or there is no thread to do so; once.
@@ -223,6 +238,8 @@ struct Subscriber {
     filters: Filters,
     /// Where the kernel shows the module that tells, if it is one.
     module: Option<PathBuf>,
+    /// It is not there while connections are tracked; that has been said.
+    is_silent: bool,
     /// Namespaces that only a thorough look finds.
     hidden: BTreeSet<u32>,
     /// When that was.
@@ -261,17 +278,19 @@ impl Subscriber {
         let namespaces = self.namespaces();
         // What was told while they were looked for, before a socket goes.
         self.hear();
+        // Without it, to listen would be to load it.
         if self.module.as_ref().is_some_and(|module| !module.exists()) {
-            // Listening anew would load it again; it is heard of once.
-            if mem::take(&mut self.subscriptions).is_listening() {
-                let problem = "nf_conntrack_netlink was removed, so connections are not told of as they \
-                               come and go until it is back";
+            self.subscriptions = Subscriptions::default();
+            if conntrack::is_there() && !mem::replace(&mut self.is_silent, true) {
                 let mut heard = self.shared.lock();
                 heard.account.missed += 1;
-                heard.problems.push(problem.to_owned());
+                heard.problems.push(format!(
+                    "{MODULE} is not loaded, so connections are not told of as they come and go until it is"
+                ));
             }
             return;
         }
+        self.is_silent = false;
         let problems = self.subscriptions.follow(&namespaces, &self.hidden);
         self.shared.lock().problems.extend(problems);
     }

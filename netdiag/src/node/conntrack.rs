@@ -109,7 +109,8 @@ pub fn read_all(namespaces: &[Namespace]) -> Reading<Table> {
 }
 
 /// Whether there is connection tracking: in every namespace, or in none.
-fn is_there() -> bool {
+#[must_use]
+pub fn is_there() -> bool {
     Path::new(file::PATH).exists() || sysctl("count").is_some()
 }
 

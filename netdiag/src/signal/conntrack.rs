@@ -151,8 +151,9 @@ const PACKETS: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[
-        "whether a packet without an entry was dropped for a full table or by a rule of iptables \
-         (node.conntrack has the kernel's own count)",
+        "what dropped a packet: one without an entry counts as table_full, one with a new entry as \
+         insert_failed, also where a rule of iptables-legacy did it (node.conntrack has the kernel's \
+         own count)",
     ],
     module: None,
     when_preempted: None,

@@ -114,12 +114,6 @@ impl Subscriptions {
         problems
     }
 
-    /// Whether there is a socket at all.
-    #[must_use]
-    pub fn is_listening(&self) -> bool {
-        !self.open.is_empty()
-    }
-
     /// Waits until something is told, for so long at most, or until the other end of a socket is closed;
     /// true in the latter case.
     #[must_use]
