@@ -68,7 +68,10 @@ fn entries_are_as_old_as_the_kernel_says() -> Result<()> {
             for row in rows {
                 let age = row.age_ns.context("its age is unknown")?;
                 let precise = forced == KPROBE && stop.is_some();
-                let most = if precise { 10_000_000 } else { late };
+                // Stamped when it leaves the table, and freed by whoever held it last: an emulated CPU may
+                // stand still in between.
+                let soon = machine::amount(10_000_000, 200_000_000);
+                let most = if precise { soon } else { late };
                 let off = (i128::from(age) - expected).abs();
                 facts.holds(format_args!("{age} ns are {expected}, {off} off"), off <= most);
             }
