@@ -56,6 +56,14 @@ fn sources() -> Result<Vec<String>> {
     Ok(sources)
 }
 
+/// A pair whose left end tracks, where the kernel's own word can be had.
+fn listening() -> Result<Pair> {
+    sources()?;
+    let pair = Pair::new()?;
+    track(&pair, Rules::Plain)?;
+    Ok(pair)
+}
+
 /// Those of them that tell of failures.
 fn sources_of_failures() -> Result<Vec<String>> {
     Ok(sources()?.into_iter().filter(|forced| forced != CTNETLINK).collect())

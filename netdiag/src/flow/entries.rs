@@ -96,12 +96,12 @@ struct Row {
 }
 
 impl Row {
-    fn frozen(&self, counts: Vec<(CountId, u64)>, now_ns: u64, told_since_ns: u64) -> Frozen {
+    fn frozen(&self, counts: Vec<(CountId, u64)>, now_ns: u64, blurred_ns: u64) -> Frozen {
         Frozen {
             entry: self.key.0.clone(),
             reply: self.reply,
             creator: self.creator.clone(),
-            age_ns: self.life.age_ns(now_ns, told_since_ns),
+            age_ns: self.life.age_ns(now_ns, blurred_ns),
             flows: Vec::new(),
             counts,
         }
@@ -146,7 +146,7 @@ pub(super) struct Entries {
     /// When the last interval ended.
     frozen_ns: u64,
     /// When ends of entries were last told of many at once: whose end that was is not known.
-    told_since_ns: u64,
+    blurred_ns: u64,
 }
 
 impl Entries {
@@ -161,7 +161,7 @@ impl Entries {
             other: Tally::default(),
             total_other: Tally::default(),
             frozen_ns: 0,
-            told_since_ns: 0,
+            blurred_ns: 0,
         }
     }
 
@@ -170,7 +170,7 @@ impl Entries {
         let creator = match event {
             Event::Conntrack(event) if !entry.is_one() => {
                 if event.what == DESTROYED {
-                    self.told_since_ns = self.told_since_ns.max(event.time_ns);
+                    self.blurred_ns = self.blurred_ns.max(event.time_ns);
                 }
                 event.creator.as_ref().map(|by| by.pid)
             }
@@ -239,7 +239,7 @@ impl Entries {
     /// How long an entry had been in the table when it was freed last; none while it is there.
     pub(super) fn lived_ns(&self, entry: &Entry) -> Option<u64> {
         let slot = self.by_key.get(&(entry.clone(), None))?;
-        self.rows.get(*slot as usize)?.life.lived_ns
+        self.rows.get(*slot as usize)?.life.lived_ns(self.blurred_ns)
     }
 
     /// What happened since the last call.
@@ -254,7 +254,7 @@ impl Entries {
             row.touched = false;
             let fresh = mem::take(&mut row.fresh);
             row.past.merge(&fresh);
-            rows.push(row.frozen(fresh.counts, now_ns, self.told_since_ns));
+            rows.push(row.frozen(fresh.counts, now_ns, self.blurred_ns));
         }
         Interval { rows, other: mem::take(&mut self.other).counts, ..Interval::default() }
     }
@@ -264,7 +264,7 @@ impl Entries {
         let whole = |row: &Row| {
             let mut counts = row.past.counts.clone();
             merge_counts(&mut counts, &row.fresh.counts);
-            row.frozen(counts, self.frozen_ns, self.told_since_ns)
+            row.frozen(counts, self.frozen_ns, self.blurred_ns)
         };
         let rows = self.rows.iter().map(|(_, row)| whole(row)).collect();
         Interval { rows, other: self.total_other.counts.clone(), ..Interval::default() }

@@ -1,6 +1,6 @@
 //! How old entries are, and became: by the kernel's own stamps.
 
-use std::{thread, time::Duration};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use netdiag_tests::{
@@ -20,6 +20,14 @@ use netdiag_tests::{
 
 use crate::{CTNETLINK, KPROBE, exact, sources};
 
+/// By what two clocks of the kernel may differ over the life of an entry.
+const CLOCKS: i128 = 1_000_000;
+
+/// Nanoseconds of the clock that the kernel stamps by.
+fn now() -> i128 {
+    jiff::Timestamp::now().as_nanosecond()
+}
+
 #[test]
 fn entries_are_as_old_as_the_kernel_says() -> Result<()> {
     require!(Feature::Nft);
@@ -35,12 +43,17 @@ fn entries_are_as_old_as_the_kernel_says() -> Result<()> {
         let removed = Events::listen_to_stamps(&pair.left)?;
         let netdiag = Netdiag::live(&["--source", forced])?;
         let mut connections = Vec::new();
+        // By when each was in the table, and by when it was gone again.
+        let (mut known, mut gone) = (Vec::new(), BTreeMap::new());
         for _ in 0..NUMBER {
             connections.extend(connect(&pair, Rules::Plain, 1)?);
+            known.push(now());
             thread::sleep(Duration::from_millis(200));
         }
         for connection in connections.iter().step_by(2) {
-            table::remove(&pair.left, connection.client_end()?.local.port())?;
+            let port = connection.client_end()?.local.port();
+            table::remove(&pair.left, port)?;
+            gone.insert(port, now());
             thread::sleep(Duration::from_millis(100));
         }
         let all_told = || removed.stamps().is_ok_and(|stamps| stamps.len() >= NUMBER / 2);
@@ -58,7 +71,7 @@ fn entries_are_as_old_as_the_kernel_says() -> Result<()> {
         // What the kernel tells by itself is stamped when it is read; of the others only the end of the
         // run is.
         let late = Duration::from_millis(machine::amount(100, 1500)).as_nanos() as i128;
-        for connection in &connections {
+        for (connection, known) in connections.iter().zip(known) {
             let entry = entry(connection, Rules::Plain)?;
             let port = entry.original.source.port();
             let (start, stop) = living.get(&port).or_else(|| removed.get(&port)).context("none")?;
@@ -67,13 +80,17 @@ fn entries_are_as_old_as_the_kernel_says() -> Result<()> {
             facts.equal(format_args!("rows of {entry:?}"), rows.len(), 1);
             for row in rows {
                 let age = row.age_ns.context("its age is unknown")?;
-                let precise = forced == KPROBE && stop.is_some();
-                // Stamped when it leaves the table, and freed by whoever held it last: an emulated CPU may
-                // stand still in between.
-                let soon = machine::amount(10_000_000, 200_000_000);
-                let most = if precise { soon } else { late };
-                let off = (i128::from(age) - expected).abs();
-                facts.holds(format_args!("{age} ns are {expected}, {off} off"), off <= most);
+                let age = i128::from(age);
+                let off = (age - expected).abs();
+                if let (KPROBE, Some(stop), Some(gone)) = (forced.as_str(), stop, gone.get(&port)) {
+                    // Stamped as it comes and goes; seen after that, and before anybody knows.
+                    let least = i128::from(*stop) - known - CLOCKS;
+                    let most = gone - i128::from(*start) + CLOCKS;
+                    let range = format_args!("{age} ns, {expected} by stamps, {least} to {most}");
+                    facts.holds(range, (least..=most).contains(&age));
+                } else {
+                    facts.holds(format_args!("{age} ns are {expected}, {off} off"), off <= late);
+                }
             }
         }
         exact(&mut facts, total)?;

@@ -14,7 +14,7 @@ use netdiag_tests::{
     requirement::{Feature, alone},
 };
 
-use crate::{CTNETLINK, sources};
+use crate::{CTNETLINK, listening, sources};
 
 /// Descriptors that netdiag has.
 fn descriptors(netdiag: &Netdiag) -> Result<usize> {
@@ -64,9 +64,7 @@ fn a_namespace_that_does_not_tell_is_named_once() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
     let _alone = alone();
-    sources()?;
-    let pair = Pair::new()?;
-    track(&pair, Rules::Plain)?;
+    let pair = listening()?;
     let silent = "/proc/sys/net/netfilter/nf_conntrack_events";
     pair.left.run(|| fs::write(silent, "0")).context(silent)?;
     let mut netdiag = Netdiag::live(&["--source", CTNETLINK])?;

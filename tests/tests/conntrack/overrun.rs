@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use anyhow::Result;
 use netdiag_tests::{
-    conntrack::{Rules, said, table, track},
+    conntrack::{said, table},
     facts::Facts,
     netdiag::Netdiag,
     network::{Pair, RIGHT_V4},
@@ -13,7 +13,7 @@ use netdiag_tests::{
 };
 use rustix::process::Signal;
 
-use crate::{CTNETLINK, sources};
+use crate::{CTNETLINK, listening};
 
 /// More than find room in a socket.
 const CROWD: u64 = 30_000;
@@ -34,9 +34,7 @@ fn what_the_kernel_could_not_tell_is_said() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
     let _alone = alone();
-    sources()?;
-    let pair = Pair::new()?;
-    track(&pair, Rules::Plain)?;
+    let pair = listening()?;
     let mut netdiag = Netdiag::live(&["--source", CTNETLINK])?;
     netdiag.freeze()?;
     datagrams(&pair, CROWD)?;

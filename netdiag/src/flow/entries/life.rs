@@ -8,7 +8,7 @@ pub(super) struct Life {
     /// When it was freed last; 0 before.
     ended_ns: u64,
     /// How long it had been there by then.
-    pub(super) lived_ns: Option<u64>,
+    lived_ns: Option<u64>,
 }
 
 impl Life {
@@ -27,10 +27,18 @@ impl Life {
         self.began_ns = self.began_ns.filter(|began| *began > now_ns);
     }
 
-    /// Its age, or that at its end; `told_since_ns` is from when on no end was told of many at once.
-    pub(super) fn age_ns(&self, now_ns: u64, told_since_ns: u64) -> Option<u64> {
-        let began = self.began_ns.filter(|began| *began >= told_since_ns);
-        let alive = began.map(|began| now_ns.saturating_sub(began));
-        if self.began_ns.is_some() { alive } else { self.lived_ns }
+    /// How long it had been there when it was freed last; none while it is there, or where in between an
+    /// end was told of many at once, at `blurred_ns` the last time: it may have been its own.
+    pub(super) fn lived_ns(&self, blurred_ns: u64) -> Option<u64> {
+        let lived = self.lived_ns?;
+        (!(self.ended_ns - lived..self.ended_ns).contains(&blurred_ns)).then_some(lived)
+    }
+
+    /// Its age, or that at its end; see [`Self::lived_ns`].
+    pub(super) fn age_ns(&self, now_ns: u64, blurred_ns: u64) -> Option<u64> {
+        match self.began_ns {
+            Some(began) => (began >= blurred_ns).then(|| now_ns.saturating_sub(began)),
+            None => self.lived_ns(blurred_ns),
+        }
     }
 }

@@ -156,6 +156,8 @@ fn an_age_that_may_be_another_ones_is_unknown() {
         told(1, CONFIRMED, 17, 10),
         told(2, CONFIRMED, 17, 20),
         told(3, CONFIRMED, 1, 60),
+        told(5, CONFIRMED, 17, 30),
+        told(5, DESTROYED, 17, 70),
         told(2, DESTROYED, 17, 25),
         told(0, DESTROYED, 17, 50),
         told(4, CONFIRMED, 17, 60),
@@ -169,5 +171,5 @@ fn an_age_that_may_be_another_ones_is_unknown() {
         .map(|row| (row.entry.original.source_port, row.age_ns))
         .collect();
     ages.sort_unstable();
-    assert_eq!(ages, [(0, None), (1, None), (2, Some(5)), (3, None), (4, Some(40))]);
+    assert_eq!(ages, [(0, None), (1, None), (2, Some(5)), (3, None), (4, Some(40)), (5, None)]);
 }
