@@ -3,13 +3,20 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use anyhow::{Context, Result};
 
-/// The workspace's root.
+/// The workspace's root: as cargo says when it runs this program, since the tree may have been moved
+/// after it was built.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ stands in the workspace's root")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let built = || env!("CARGO_MANIFEST_DIR").into();
+        let xtask = env::var_os("CARGO_MANIFEST_DIR").map_or_else(built, PathBuf::from);
+        xtask.parent().expect("xtask/ stands in the workspace's root").to_path_buf()
+    });
+    &ROOT
 }
 
 /// The root's `target`, where everything that xtask makes goes.
