@@ -1,6 +1,7 @@
 //! Single events as they happen: each told, none twice, and what is left out counted.
 
 use std::{
+    collections::BTreeSet,
     net::{SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -129,6 +130,9 @@ fn each_drop_is_told_with_its_place() -> Result<()> {
                 facts.holds("not that of the tracing", !begins("__traceiter") && !begins("bpf_"));
             }
         }
+        let stacks: BTreeSet<_> =
+            told.events.iter().map(|event| event["stack"].to_string()).collect();
+        facts.note(format_args!("{} stacks of {} events", stacks.len(), told.events.len()));
         facts.equal("stacks not taken", told.end["stacks_not_taken"].as_u64(), Some(0));
         let times: Vec<_> = told.events.iter().filter_map(|event| event["time"].as_str()).collect();
         facts.holds("in order", times.is_sorted());

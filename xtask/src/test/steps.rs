@@ -96,7 +96,8 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// Steps in the order of their beginnings, then why tests were skipped, then the sum.
+/// Steps in the order of their beginnings, then why tests were skipped and what failed ones said, then
+/// the sum.
 fn table(done: &[Done], took: Duration) -> String {
     let mut text = String::new();
     let mut total = Tally::default();
@@ -127,6 +128,11 @@ fn table(done: &[Done], took: Duration) -> String {
     for (step, tally) in done.iter().filter_map(|done| Some((done.name, done.tally.as_ref()?))) {
         for (reason, count) in &tally.reasons {
             let _ = writeln!(text, "{step:<18} {count:>7}  {reason}");
+        }
+    }
+    for (step, tally) in done.iter().filter_map(|done| Some((done.name, done.tally.as_ref()?))) {
+        for failure in &tally.failures {
+            let _ = writeln!(text, "\n{step} failed: {failure}");
         }
     }
     let Tally { passed, failed, skipped, .. } = total;

@@ -11,7 +11,14 @@ pub(crate) struct Tally {
     pub(crate) skipped: u32,
     /// What was not there, and how many tests said so. One test may miss several things.
     pub(crate) reasons: BTreeMap<String, u32>,
+    /// What each failed test said, its name first.
+    pub(crate) failures: Vec<String>,
 }
+
+/// Lines of a failed test that are kept, of whatever it said.
+const FAILURE_LINES: usize = 40;
+/// And characters of a line.
+const FAILURE_WIDTH: usize = 400;
 
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
@@ -21,6 +28,7 @@ impl AddAssign for Tally {
         for (reason, count) in other.reasons {
             *self.reasons.entry(reason).or_default() += count;
         }
+        self.failures.extend(other.failures);
     }
 }
 
@@ -34,17 +42,27 @@ pub(crate) struct Reader {
     missed: Vec<String>,
     /// What the tests of this binary missed, one item a test.
     skips: Vec<Vec<String>>,
+    /// The test among those that failed whose output this is: its name and what it said.
+    failing: Option<(String, Vec<String>)>,
     has_result: bool,
 }
 
 impl Reader {
     pub(crate) fn line(&mut self, line: &str) {
         let line = line.trim_end();
+        let header = || line.strip_prefix("---- ")?.strip_suffix(" stdout ----");
         if line == "successes:" || line == "failures:" {
             self.end_test();
             self.in_successes = line == "successes:";
-        } else if line.starts_with("---- ") && line.ends_with(" stdout ----") {
+        } else if let Some(name) = header() {
             self.end_test();
+            if !self.in_successes {
+                self.failing = Some((name.to_owned(), Vec::new()));
+            }
+        } else if let Some((_, said)) = &mut self.failing {
+            if said.len() < FAILURE_LINES && !line.is_empty() {
+                said.push(line.chars().take(FAILURE_WIDTH).collect());
+            }
         } else if let Some(reason) = line.strip_prefix("SKIPPED: ")
             && self.in_successes
         {
@@ -65,6 +83,9 @@ impl Reader {
         if !missed.is_empty() {
             self.skips.push(missed);
         }
+        if let Some((name, said)) = self.failing.take() {
+            self.total.failures.push(format!("{name}\n    {}", said.join("\n    ")));
+        }
     }
 
     fn end_binary(&mut self, counts: &str) {
@@ -80,7 +101,7 @@ impl Reader {
             passed: number("passed").saturating_sub(skipped),
             failed: number("failed"),
             skipped: ignored + skipped,
-            reasons: BTreeMap::new(),
+            ..Tally::default()
         };
         for reason in skips.into_iter().flatten() {
             *tally.reasons.entry(reason).or_default() += 1;
@@ -117,7 +138,8 @@ mod tests {
                       out; finished in 0.02s\n\ntest result: FAILED. 2 passed; 1 failed; 0 ignored; 0 \
                       measured; 0 filtered out; finished in 1.20s\n";
         let reasons = [("ignored by its own attribute".to_owned(), 1)].into();
-        assert_eq!(tally(output), Tally { passed: 5, failed: 1, skipped: 1, reasons });
+        let expected = Tally { passed: 5, failed: 1, skipped: 1, reasons, ..Tally::default() };
+        assert_eq!(tally(output), expected);
         assert_eq!(tally("nothing"), Tally::default());
     }
 
@@ -127,7 +149,7 @@ mod tests {
                       missing\n\n---- two stdout ----\nall is well\n\nsuccesses:\n    one\n\ntest result: ok. 2 \
                       passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.02s\n";
         let reasons = ["Kprobes is missing", "Nft is missing"].map(|reason| (reason.to_owned(), 1));
-        let expected = Tally { passed: 1, failed: 0, skipped: 1, reasons: reasons.into() };
+        let expected = Tally { passed: 1, skipped: 1, reasons: reasons.into(), ..Tally::default() };
         assert_eq!(tally(output), expected);
         let mut twice = tally(output);
         twice += tally(output);
@@ -139,6 +161,8 @@ mod tests {
         let output = "successes:\n\n---- one stdout ----\nall is well\n\nsuccesses:\n    one\n\nfailures:\n\n\
                       ---- two stdout ----\nSKIPPED: Nft is missing\nthread 'two' panicked\n\nfailures:\n    \
                       two\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n";
-        assert_eq!(tally(output), Tally { passed: 1, failed: 1, ..Tally::default() });
+        let failures = vec!["two\n    SKIPPED: Nft is missing\n    thread 'two' panicked".to_owned()];
+        let expected = Tally { passed: 1, failed: 1, failures, ..Tally::default() };
+        assert_eq!(tally(output), expected);
     }
 }
