@@ -6,7 +6,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::signal::{Signal, send::Batch};
+use crate::{
+    batch::Batch,
+    signal::{Signal, send},
+};
 
 /// Lanes that a signal can give to its programs. Who counts in a lane never runs inside itself (from
 /// 6.1 on the kernel skips such a run and counts it; before, the inner run counts in the lane's twin),
@@ -39,9 +42,9 @@ pub struct PerCpu {
     /// By [`Signal`].
     pub signals: [Lanes; Signal::COUNT],
     /// Returned calls of `tcp_sendmsg` on their way to the ring.
-    pub sends: Batch,
+    pub sends: Batch<send::Sample>,
     /// Those of `tcp_sendpage`.
-    pub pages: Batch,
+    pub pages: Batch<send::Sample>,
 }
 
 /// Fates of samples on one CPU, all monotonic since the programs were loaded.

@@ -5,6 +5,7 @@
 //! mismatch is counted as malformed instead of being misread.
 #![no_std]
 
+pub mod batch;
 pub mod counters;
 pub mod field;
 pub mod flow;

@@ -2,8 +2,9 @@
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use netdiag_common::{
+    batch::Batch,
     counters::{self, Counters, LANES, PerCpu},
-    signal::{Signal, send::Batch},
+    signal::{Signal, send},
 };
 
 use crate::assembly::opaque;
@@ -73,14 +74,14 @@ impl ThisCpu {
 
     /// The batch of returned calls of `tcp_sendmsg`. Who works on it holds its `busy`.
     #[inline(always)]
-    pub(crate) fn sends(self) -> *mut Batch {
+    pub(crate) fn sends(self) -> *mut Batch<send::Sample> {
         // SAFETY: as above; makes no reference.
         unsafe { &raw mut (*self.0).sends }
     }
 
     /// That of `tcp_sendpage`.
     #[inline(always)]
-    pub(crate) fn pages(self) -> *mut Batch {
+    pub(crate) fn pages(self) -> *mut Batch<send::Sample> {
         // SAFETY: as above; makes no reference.
         unsafe { &raw mut (*self.0).pages }
     }

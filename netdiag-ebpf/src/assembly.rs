@@ -50,3 +50,11 @@ pub(crate) fn opaque<T>(mut pointer: *mut T) -> *mut T {
     unsafe { asm!("{0} = {0}", inout(reg) pointer, options(nomem, nostack, preserves_flags)) };
     pointer
 }
+
+/// The number itself, opaque to the optimiser.
+#[inline(always)]
+pub(crate) fn opaque_number(mut number: u64) -> u64 {
+    // SAFETY: as above.
+    unsafe { asm!("{0} = {0}", inout(reg) number, options(nomem, nostack, preserves_flags)) };
+    number
+}

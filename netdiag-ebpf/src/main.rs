@@ -12,6 +12,8 @@ mod account;
 #[cfg(target_arch = "bpf")]
 mod assembly;
 #[cfg(target_arch = "bpf")]
+mod batch;
+#[cfg(target_arch = "bpf")]
 mod filter;
 #[cfg(target_arch = "bpf")]
 mod globals;

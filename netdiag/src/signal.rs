@@ -5,11 +5,12 @@
 //! signal's metrics and counts from its [`Definition`].
 
 use netdiag_common::{
+    batch::BATCH,
     flow::{FlowId, FlowKey, SocketRef, TcpCounters},
     header::{Header, VERSION},
     signal::Signal,
 };
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 pub use crate::definition::{
     Alternative, Attachment, By, Count, Definition, Extra, Hook, Metric, Role, Rows, Source, When,
@@ -183,6 +184,23 @@ pub fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<Header, Malf
         *Signal::ALL.get(usize::from(header.signal)).ok_or(Malformed::Signal(header.signal))?;
     dispatch(signal, bytes, emit)?;
     Ok(header)
+}
+
+/// Header and samples of a batch.
+fn batch<S: FromBytes + Immutable + KnownLayout>(
+    bytes: &[u8],
+) -> Result<(&Header, &[S]), Malformed> {
+    let (header, rest) = Header::ref_from_prefix(bytes).map_err(|_| Malformed::Short)?;
+    let samples = header.samples as usize;
+    if samples == 0 || samples > BATCH {
+        return Err(Malformed::Value("number of samples"));
+    }
+    let (batch, rest) =
+        <[S]>::ref_from_prefix_with_elems(rest, samples).map_err(|_| Malformed::Short)?;
+    if !rest.is_empty() {
+        return Err(Malformed::Long);
+    }
+    Ok((header, batch))
 }
 
 const fn metrics_before(signal: Signal) -> u16 {

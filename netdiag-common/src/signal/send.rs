@@ -6,7 +6,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{flow::FlowId, header::Header};
+use crate::flow::FlowId;
 
 /// Numbers of the lanes of this signal. Userspace tells the two ends of a call by them when the
 /// kernel skipped a program at one of them.
@@ -23,9 +23,6 @@ pub mod lane {
     pub const FLUSH: usize = 4;
 }
 
-/// Samples in a full batch.
-pub const BATCH: usize = 64;
-
 /// One send call.
 #[repr(C)]
 #[derive(
@@ -39,27 +36,4 @@ pub struct Sample {
     pub latency_ns: u64,
     /// What the call returned: bytes taken, or a negative errno.
     pub result: i64,
-}
-
-/// A batch of up to [`BATCH`] samples of one CPU; the record ends after the last valid one.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct Record {
-    /// `signal` is [`crate::signal::Signal::Send`], `samples` the valid samples.
-    pub header: Header,
-    /// The samples, in the order in which the calls returned.
-    pub samples: [Sample; BATCH],
-}
-
-/// Samples of one lane on one CPU, on their way to the ring. No lane shares it with another, so that
-/// plain loads and stores are enough where tasks are preempted inside programs.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct Batch {
-    /// 1 while a program works on it. Another run that interrupts it there leaves it alone.
-    pub busy: u32,
-    /// Valid samples.
-    pub len: u32,
-    /// The record to be; its header is written when it is submitted.
-    pub record: Record,
 }

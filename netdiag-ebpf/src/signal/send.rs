@@ -3,14 +3,14 @@
 //! A call is paired by thread and socket. Its beginning lies in the socket's slot, tagged with the
 //! thread; when another thread holds the slot, or slots are in the hash, it lies in a hash by both.
 
-mod batch;
 mod start;
 
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    macros::{btf_tracepoint, fentry, fexit, kprobe, tracepoint},
+    macros::{btf_tracepoint, fentry, fexit, kprobe, raw_tracepoint, tracepoint},
     programs::{
-        BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, TracePointContext,
+        BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RawTracePointContext,
+        TracePointContext,
     },
 };
 use netdiag_common::{
@@ -24,7 +24,7 @@ use netdiag_common::{
 use self::start::{Place, is_under_way, recall, remember};
 use crate::{
     account::{Lane, ThisCpu, counters},
-    filter,
+    batch, filter,
     kernel::{self, Access, Pointer, Probed, Typed},
     signal::socket::{self, Context},
     slot::{self, ANNOUNCED, Slot},
@@ -34,6 +34,11 @@ const BEGIN: Lane = Lane::new(Signal::Send, lane::BEGIN);
 const END: Lane = Lane::new(Signal::Send, lane::END);
 const SENDPAGE_BEGIN: Lane = Lane::new(Signal::Send, lane::SENDPAGE_BEGIN);
 const SENDPAGE_END: Lane = Lane::new(Signal::Send, lane::SENDPAGE_END);
+const FLUSH: Lane = Lane::new(Signal::Send, lane::FLUSH);
+
+impl batch::Sample for Sample {
+    const SIGNAL: Signal = Signal::Send;
+}
 
 /// How a beginning that finds another one of the same call is to be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -240,3 +245,16 @@ macro_rules! classic {
 
 classic!(send_end_tracepoint Again::Lost);
 classic!(send_locked_end_tracepoint Again::SameCall);
+
+/// Run by userspace on each CPU in turn (BPF_PROG_TEST_RUN), never attached: empties the batches.
+#[raw_tracepoint(tracepoint = "netdiag_flush")]
+fn send_flush(_ctx: RawTracePointContext) -> i32 {
+    let Some(this_cpu) = ThisCpu::get() else { return 0 };
+    let counters = this_cpu.counters(FLUSH);
+    // SAFETY: this CPU's batches.
+    unsafe {
+        batch::empty(this_cpu.sends(), counters);
+        batch::empty(this_cpu.pages(), counters);
+    }
+    0
+}

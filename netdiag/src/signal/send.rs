@@ -1,19 +1,15 @@
 //! `send`: how long tcp_sendmsg calls take.
 
 use netdiag_common::{
+    batch::BATCH,
     field::Field,
     flow::FlowId,
-    header::Header,
-    signal::{
-        Signal,
-        send::{BATCH, Sample},
-    },
+    signal::{Signal, send::Sample},
 };
-use zerocopy::FromBytes;
 
 use super::{
     Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric,
-    MetricId, Rows, Source, Subject, When, count_id, metric_id,
+    MetricId, Rows, Source, Subject, When, batch, count_id, metric_id,
 };
 use crate::event::{Past, Told};
 
@@ -182,17 +178,7 @@ impl Event {
 
 /// Decodes a batch.
 pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), Malformed> {
-    let (header, rest) = Header::ref_from_prefix(bytes).map_err(|_| Malformed::Short)?;
-    let samples = header.samples as usize;
-    if samples == 0 || samples > BATCH {
-        return Err(Malformed::Value("number of samples"));
-    }
-    let (batch, rest) =
-        <[Sample]>::ref_from_prefix_with_elems(rest, samples).map_err(|_| Malformed::Short)?;
-    if !rest.is_empty() {
-        return Err(Malformed::Long);
-    }
-    for sample in batch {
+    for sample in batch::<Sample>(bytes)?.1 {
         emit(Event { flow: sample.flow, latency_ns: sample.latency_ns, result: sample.result });
     }
     Ok(())

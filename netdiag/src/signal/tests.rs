@@ -148,7 +148,7 @@ proptest! {
             Ok(_) => prop_assert!(!events.is_empty()),
             Err(_) => prop_assert!(events.is_empty()),
         }
-        prop_assert!(events.len() <= sends::BATCH);
+        prop_assert!(events.len() <= BATCH);
         prop_assert!((1..=u64::from(drops::SAMPLES)).contains(&samples(&bytes)));
     }
 }

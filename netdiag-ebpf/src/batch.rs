@@ -2,34 +2,31 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use netdiag_common::{
+    batch::{BATCH, Batch},
     counters::Counters,
     header::Header,
-    signal::{
-        Signal,
-        send::{BATCH, Batch, Sample, lane},
-    },
+    signal::Signal,
 };
 
-use crate::{
-    account::{Lane, ThisCpu},
-    ring,
-    signal::socket,
-};
+use crate::{assembly::opaque_number, ring, signal::socket};
 
-const FLUSH: Lane = Lane::new(Signal::Send, lane::FLUSH);
+/// A sample that travels so: plain data without padding, a multiple of 8 bytes long.
+pub(crate) trait Sample: Copy {
+    /// The signal that it belongs to.
+    const SIGNAL: Signal;
+}
 
 /// Puts a sample into this lane's batch, and a full batch into the ring.
 ///
-/// Only `send_flush` comes between, and it runs to its end with preemption off. So test-then-set of
-/// `busy` is enough, also where tasks are preempted inside programs: there the kernel skips a
+/// Only the signal's flush comes between, and it runs to its end with preemption off. So test-then-set
+/// of `busy` is enough, also where tasks are preempted inside programs: there the kernel skips a
 /// program that is active. A kernel before 5.12 runs it; finding the batch busy, it then sends its
 /// sample alone.
 #[inline(always)]
-pub(super) fn append(sample: Sample, batch: *mut Batch, counters: &mut Counters) {
-    // SAFETY: the element of this CPU lives as long as the map; `busy` keeps `send_flush` out, and
-    // other lanes and CPUs have their own. Volatile: an interrupt may run `send_flush` at any point.
+pub(crate) fn append<S: Sample>(sample: S, batch: *mut Batch<S>, counters: &mut Counters) {
+    // SAFETY: the element of this CPU lives as long as the map; `busy` keeps the flush out, and
+    // other lanes and CPUs have their own. Volatile: an interrupt may run the flush at any point.
     unsafe {
         if core::ptr::read_volatile(&raw const (*batch).busy) != 0 {
             alone(sample, counters);
@@ -39,7 +36,7 @@ pub(super) fn append(sample: Sample, batch: *mut Batch, counters: &mut Counters)
         compiler_fence(Ordering::SeqCst);
         let len = core::ptr::read_volatile(&raw const (*batch).len) as usize;
         if len < BATCH {
-            let to = (&raw mut (*batch).record.samples).cast::<Sample>().add(len);
+            let to = (&raw mut (*batch).record.samples).cast::<S>().add(len);
             to.write(sample);
             core::ptr::write_volatile(&raw mut (*batch).len, len as u32 + 1);
         }
@@ -53,17 +50,17 @@ pub(super) fn append(sample: Sample, batch: *mut Batch, counters: &mut Counters)
 
 /// A record with one sample.
 #[inline(always)]
-fn alone(sample: Sample, counters: &mut Counters) {
+pub(crate) fn alone<S: Sample>(sample: S, counters: &mut Counters) {
     #[repr(C)]
-    struct Single {
+    struct Single<S> {
         header: Header,
-        sample: Sample,
+        sample: S,
     }
-    let single = Single { header: socket::header(Signal::Send, 1), sample };
+    let single = Single { header: socket::header(S::SIGNAL, 1), sample };
     counters.ended += 1;
     // SAFETY: initialised above, without padding.
     unsafe {
-        ring::submit_batch((&raw const single).cast(), size_of::<Single>() as u64, 1, counters);
+        ring::submit_batch((&raw const single).cast(), size_of::<Single<S>>() as u64, 1, counters);
     }
 }
 
@@ -72,7 +69,7 @@ fn alone(sample: Sample, counters: &mut Counters) {
 /// # Safety
 /// The caller holds `busy` of this CPU's batch.
 #[inline(always)]
-unsafe fn flush(batch: *mut Batch, counters: &mut Counters) {
+unsafe fn flush<S: Sample>(batch: *mut Batch<S>, counters: &mut Counters) {
     // SAFETY: see above.
     unsafe {
         let len = core::ptr::read_volatile(&raw const (*batch).len);
@@ -80,33 +77,21 @@ unsafe fn flush(batch: *mut Batch, counters: &mut Counters) {
             return;
         }
         let samples = u64::from(len);
-        (*batch).record.header = socket::header(Signal::Send, len);
-        let bytes = size_of::<Header>() as u64 + samples * size_of::<Sample>() as u64;
+        (*batch).record.header = socket::header(S::SIGNAL, len);
+        // The optimiser would add to a multiple of 32 by OR, whose result verifiers do not bound.
+        let bytes = size_of::<Header>() as u64 + opaque_number(samples * size_of::<S>() as u64);
         counters.ended += samples;
         ring::submit_batch((&raw const (*batch).record).cast(), bytes, samples, counters);
         core::ptr::write_volatile(&raw mut (*batch).len, 0);
     }
 }
 
-/// Run by userspace on each CPU in turn (BPF_PROG_TEST_RUN), never attached: empties the batches.
-#[raw_tracepoint(tracepoint = "netdiag_flush")]
-fn send_flush(_ctx: RawTracePointContext) -> i32 {
-    let Some(this_cpu) = ThisCpu::get() else { return 0 };
-    let counters = this_cpu.counters(FLUSH);
-    // SAFETY: this CPU's batches.
-    unsafe {
-        empty(this_cpu.sends(), counters);
-        empty(this_cpu.pages(), counters);
-    }
-    0
-}
-
-/// Submits what a batch holds unless somebody works on it.
+/// Submits what a batch holds unless somebody works on it: what userspace runs on each CPU in turn.
 ///
 /// # Safety
 /// `batch` is one of this CPU.
 #[inline(always)]
-unsafe fn empty(batch: *mut Batch, counters: &mut Counters) {
+pub(crate) unsafe fn empty<S: Sample>(batch: *mut Batch<S>, counters: &mut Counters) {
     // SAFETY: as in `append`; this runs in an interrupt and must not wait.
     unsafe {
         if core::ptr::read_volatile(&raw const (*batch).busy) != 0 {
