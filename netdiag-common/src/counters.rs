@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
     batch::Batch,
-    signal::{Signal, send},
+    signal::{Signal, rtt, send},
 };
 
 /// Lanes that a signal can give to its programs. Who counts in a lane never runs inside itself (from
@@ -45,7 +45,13 @@ pub struct PerCpu {
     pub sends: Batch<send::Sample>,
     /// Those of `tcp_sendpage`.
     pub pages: Batch<send::Sample>,
+    /// Round trips on their way to the ring.
+    pub rtts: Batch<rtt::Sample>,
 }
+
+/// The kernel takes no larger value of a per-CPU array (`PCPU_MIN_UNIT_SIZE`, `array_map_alloc_check` in
+/// kernel/bpf/arraymap.c).
+const _: () = assert!(size_of::<PerCpu>() <= 32 << 10);
 
 /// Fates of samples on one CPU, all monotonic since the programs were loaded.
 #[repr(C)]

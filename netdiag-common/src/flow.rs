@@ -94,6 +94,6 @@ pub struct TcpCounters {
     /// record told of; of a socket that comes out of a connection request, its SYN-ACKs. 0 where nobody
     /// kept count.
     pub retrans_unseen: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// The smallest round-trip time of late (`rtt_min`), in microseconds; 0 while there is none.
+    pub rtt_min_us: u32,
 }

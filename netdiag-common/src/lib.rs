@@ -7,6 +7,7 @@
 
 pub mod batch;
 pub mod counters;
+pub mod estimator;
 pub mod field;
 pub mod flow;
 pub mod globals;

@@ -39,6 +39,8 @@ signals! {
     drop Drop,
     /// Entries of the connection tracking table as they come and go.
     conntrack Conntrack,
+    /// Round trips as the kernel measures them.
+    rtt Rtt,
 }
 
 impl Signal {

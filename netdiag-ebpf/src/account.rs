@@ -4,7 +4,7 @@ use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use netdiag_common::{
     batch::Batch,
     counters::{self, Counters, LANES, PerCpu},
-    signal::{Signal, send},
+    signal::{Signal, rtt, send},
 };
 
 use crate::assembly::opaque;
@@ -84,6 +84,13 @@ impl ThisCpu {
     pub(crate) fn pages(self) -> *mut Batch<send::Sample> {
         // SAFETY: as above; makes no reference.
         unsafe { &raw mut (*self.0).pages }
+    }
+
+    /// That of round trips.
+    #[inline(always)]
+    pub(crate) fn rtts(self) -> *mut Batch<rtt::Sample> {
+        // SAFETY: as above; makes no reference.
+        unsafe { &raw mut (*self.0).rtts }
     }
 }
 

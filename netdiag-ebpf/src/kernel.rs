@@ -264,9 +264,27 @@ pub(crate) unsafe fn tcp_counters<A: Access>(
         to.srtt_us = field::<A, u32>(tp, Field::TcpSrtt)? >> 3;
         to.cwnd = field::<A, _>(tp, Field::TcpCwnd)?;
         to.drops = field::<A, _>(sk, Field::SkDrops)?;
+        to.rtt_min_us = rtt_min::<A>(tp)?;
     }
     to.retrans_unseen = 0;
     Ok(true)
+}
+
+/// Reads the smallest round-trip time of late in microseconds, 0 where there is none yet: the first of
+/// the three that the kernel keeps (`minmax_get`, include/linux/win_minmax.h).
+///
+/// # Safety
+/// `tp` points to a `tcp_sock`.
+#[inline(always)]
+pub(crate) unsafe fn rtt_min<A: Access>(tp: Pointer) -> Result<u32, Refused> {
+    let (samples, value) = (location(Field::TcpRttMin), location(Field::MinmaxValue));
+    if !samples.exists() || !value.exists() {
+        return Ok(0);
+    }
+    // SAFETY: passed on; both locations come from BTF.
+    let rtt_min: u32 = unsafe { A::load(tp, samples.offset() + value.offset()) }?;
+    // `tcp_init_sock` begins with the largest number.
+    Ok(if rtt_min == u32::MAX { 0 } else { rtt_min })
 }
 
 /// Reads the errno that a socket holds for its owner (`sk_err`), 0 for none.

@@ -3,5 +3,6 @@
 pub(crate) mod conntrack;
 pub(crate) mod drop;
 pub(crate) mod retransmit;
+pub(crate) mod rtt;
 pub(crate) mod send;
 pub(crate) mod socket;

@@ -11,7 +11,7 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, generated::bpf_sk_storage_get},
     macros::btf_map,
 };
-use netdiag_common::flow::FlowId;
+use netdiag_common::{estimator::Estimator, flow::FlowId};
 
 use crate::{
     account::Lane,
@@ -47,6 +47,30 @@ pub(crate) struct Slot {
     pub(crate) retrans: u32,
     /// 1 when `retrans` is valid. No flag: those are written without the lock.
     pub(crate) retrans_known: u32,
+    /// What is known of its round trips; written under the socket's lock.
+    pub(crate) rtt: RoundTrips,
+}
+
+/// Of one socket, what the next look at its estimator is held against, and how much was told.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct RoundTrips {
+    /// 1 when what follows it is of a look, or of the beginning.
+    pub(crate) known: u32,
+    /// What the estimator held.
+    pub(crate) estimator: Estimator,
+    /// When the window began that `told` is for, the low bits of microseconds.
+    pub(crate) window_us: u32,
+    /// Samples told in it.
+    pub(crate) told: u32,
+}
+
+impl RoundTrips {
+    /// Of a socket of which nothing is known.
+    pub(crate) const UNKNOWN: Self =
+        Self { known: 0, estimator: Estimator { srtt: 0, mdev: 0, una: 0 }, window_us: 0, told: 0 };
+    /// Of a connection that has just begun.
+    pub(crate) const NONE: Self = Self { known: 1, ..Self::UNKNOWN };
 }
 
 #[btf_map]
@@ -109,8 +133,18 @@ pub(crate) fn find<A: Access>(sk: Pointer) -> Option<&'static mut Slot> {
 /// The slot of a socket, made when it has none. `None`: there is no room.
 #[inline(always)]
 pub(crate) fn find_or_create<A: Access>(sk: Pointer, lane: Lane) -> Option<&'static mut Slot> {
-    if let Some(slot) = find::<A>(sk) {
-        return Some(slot);
+    or_create::<A>(find::<A>(sk), sk, lane)
+}
+
+/// The same for who has looked for it already.
+#[inline(always)]
+pub(crate) fn or_create<A: Access>(
+    known: Option<&'static mut Slot>,
+    sk: Pointer,
+    lane: Lane,
+) -> Option<&'static mut Slot> {
+    if known.is_some() {
+        return known;
     }
     // The kernel refuses to make a storage that another CPU makes at the same time
     // (bpf_sk_storage_get, net/core/bpf_sk_storage.c); that one is there then.
@@ -128,6 +162,7 @@ fn create<A: Access>(sk: Pointer, lane: Lane) -> Option<&'static mut Slot> {
         flags: 0,
         retrans: 0,
         retrans_known: 0,
+        rtt: RoundTrips::UNKNOWN,
     };
     if A::TYPED && settings::slots_in_storage() {
         return storage(sk, &raw mut slot, u64::from(BPF_SK_STORAGE_GET_F_CREATE));

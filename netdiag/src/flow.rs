@@ -53,6 +53,8 @@ pub struct Frozen {
     pub idle: bool,
     /// Smoothed round-trip time as last reported, in nanoseconds.
     pub srtt_ns: Option<u64>,
+    /// Smallest round-trip time of late as last reported, in nanoseconds.
+    pub rtt_min_ns: Option<u64>,
     /// Congestion window as last reported, in segments.
     pub cwnd: Option<u32>,
     /// Latencies that have samples, sorted by id.

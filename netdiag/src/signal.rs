@@ -70,9 +70,29 @@ pub trait Fold {
     fn socket(&mut self, _event: &socket::Event) {}
     /// What an event of another signal says of the socket besides: its owner's process id and the
     /// kernel's counters.
-    fn seen(&mut self, _pid: Option<u32>, _tcp: Option<&TcpCounters>) {}
+    fn seen(&mut self, _time_ns: u64, _pid: Option<u32>, _tcp: Option<&TcpCounters>) {}
+    /// What the kernel held of the path to the peer at that time (`CLOCK_MONOTONIC`).
+    fn path(&mut self, _time_ns: u64, _path: Path) {}
     /// What an event says besides of an entry of the connection tracking table.
     fn entry(&mut self, _event: &conntrack::Event) {}
+}
+
+/// What the kernel holds of the path to a peer, none while it has no sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Path {
+    /// Smoothed round-trip time in nanoseconds.
+    pub srtt_ns: Option<u64>,
+    /// The smallest round-trip time of late (`tcp_sock.rtt_min`), in nanoseconds.
+    pub rtt_min_ns: Option<u64>,
+}
+
+impl Path {
+    /// Of the kernel's microseconds, 0 while it has none.
+    #[must_use]
+    pub fn of(srtt_us: u32, rtt_min_us: u32) -> Self {
+        let known = |us: u32| (us != 0).then_some(u64::from(us) * 1_000);
+        Self { srtt_ns: known(srtt_us), rtt_min_ns: known(rtt_min_us) }
+    }
 }
 
 /// Why a record was refused; each is one malformed record.
@@ -157,6 +177,7 @@ signals! {
     retransmit Retransmit,
     drop Drop,
     conntrack Conntrack,
+    rtt Rtt,
 }
 
 /// The samples that a record claims to carry, as far as a record of its signal can; 1 where it claims

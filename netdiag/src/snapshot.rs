@@ -99,6 +99,9 @@ pub struct Flow {
     pub closed: bool,
     /// Smoothed round-trip time as last reported by the kernel.
     pub srtt_ns: Option<u64>,
+    /// Smallest round-trip time of late (the kernel's windowed minimum) as last reported by the kernel:
+    /// what the path takes by itself, whatever the peer's delays are.
+    pub rtt_min_ns: Option<u64>,
     /// Congestion window in segments as last reported by the kernel.
     pub cwnd: Option<u32>,
     /// Latency distributions by metric; a metric with no sample is absent.

@@ -58,6 +58,10 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let mut command =
         vec!["./send_load".to_owned(), args.rounds.to_string(), args.sends.to_string()];
     command.extend(["--source".to_owned(), format!("send={}", args.source)]);
+    if !args.arguments.iter().any(|argument| argument.starts_with("--signals")) {
+        // Other signals see the load's segments, too: that is their cost, not a send's.
+        command.extend(["--signals", "send"].map(str::to_owned));
+    }
     command.extend_from_slice(&args.arguments);
     let counted = vm::count(&args.kernel, &netdiag, &load, &command)?;
     let cost = Cost::parse(&counted.output)

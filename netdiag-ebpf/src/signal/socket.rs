@@ -12,7 +12,9 @@ use aya_ebpf::{
 use aya_log_ebpf::{debug, warn};
 use netdiag_common::signal::{Signal, socket::what};
 
-pub(crate) use self::report::{Context, admit, header, identify, introduction, is_due, report};
+pub(crate) use self::report::{
+    Context, admit, admit_to, header, identify, introduction, is_due, report,
+};
 use crate::{
     account::{Lane, socket_counters},
     filter,
@@ -20,7 +22,7 @@ use crate::{
     kernel::{self, Access, Pointer, Probed, Typed},
     nested,
     signal::retransmit,
-    slot::{self, ANNOUNCED, CLIENT, SERVER, Slot},
+    slot::{self, ANNOUNCED, CLIENT, RoundTrips, SERVER, Slot},
 };
 
 // include/net/tcp_states.h
@@ -115,6 +117,10 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
         if let Some(retrans) = unsafe { kernel::total_retrans::<A>(sk) } {
             retransmit::account_growth(slot, retrans, 0);
         }
+    }
+    if settings::is_on(Signal::Rtt) {
+        // The handshake's is the first sample, and its only one.
+        slot.rtt = RoundTrips::NONE;
     }
     if undecided {
         return;

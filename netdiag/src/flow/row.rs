@@ -12,7 +12,7 @@ use crate::{
         tuples::is_complete,
     },
     signal::{
-        CountId, Fold, Label, MetricId,
+        CountId, Fold, Label, MetricId, Path,
         socket::{
             self, BYTES_RECEIVED, BYTES_SENT, CONNECT_LATENCY, SEGMENTS_SENT, SOCKET_DROPS, What,
         },
@@ -54,6 +54,9 @@ pub(super) struct Row {
     pub(super) pid: Option<u32>,
     pub(super) comm: Option<String>,
     pub(super) srtt_ns: Option<u64>,
+    pub(super) rtt_min_ns: Option<u64>,
+    /// When those two were so.
+    pub(super) path_ns: u64,
     pub(super) cwnd: Option<u32>,
     pub(super) readings: Readings,
     /// Since the last freeze.
@@ -110,6 +113,7 @@ impl Row {
             closed: self.closed,
             idle,
             srtt_ns: self.srtt_ns,
+            rtt_min_ns: self.rtt_min_ns,
             cwnd: self.cwnd,
             latencies: tally.latencies,
             counts: tally.counts,
@@ -126,6 +130,7 @@ impl Row {
         self.owner(other.role, other.pid, other.comm.as_deref());
         self.cookie = if self.cookie == 0 { other.cookie } else { self.cookie };
         self.srtt_ns = self.srtt_ns.or(other.srtt_ns);
+        self.rtt_min_ns = self.rtt_min_ns.or(other.rtt_min_ns);
         self.cwnd = self.cwnd.or(other.cwnd);
         self.fresh.merge(&other.fresh);
         self.past.merge(&other.past);
@@ -150,7 +155,8 @@ impl Row {
     pub(super) fn begin_at(&mut self, tcp: &TcpCounters) {
         let growth = self.readings.begin_at(tcp);
         self.grow(growth);
-        self.report_path(tcp);
+        // Older than whatever an event tells.
+        self.report_path(0, tcp);
     }
 
     fn grow(&mut self, growth: Option<Growth>) {
@@ -162,19 +168,17 @@ impl Row {
         }
     }
 
-    fn report(&mut self, tcp: &TcpCounters) {
+    fn report(&mut self, time_ns: u64, tcp: &TcpCounters) {
         let growth = self.readings.report(tcp);
         if growth.is_some() {
             self.grow(growth);
-            self.report_path(tcp);
+            self.report_path(time_ns, tcp);
         }
     }
 
-    /// The kernel starts both at 0 or leaves them so until it has a sample.
-    fn report_path(&mut self, tcp: &TcpCounters) {
-        if tcp.srtt_us != 0 {
-            self.srtt_ns = Some(u64::from(tcp.srtt_us) * 1_000);
-        }
+    /// The kernel starts them at 0 or leaves them so until it has a sample.
+    fn report_path(&mut self, time_ns: u64, tcp: &TcpCounters) {
+        self.path(time_ns, Path::of(tcp.srtt_us, tcp.rtt_min_us));
         if tcp.cwnd != 0 {
             self.cwnd = Some(tcp.cwnd);
         }
@@ -240,14 +244,23 @@ impl Fold for Row {
         if event.what == What::Close {
             self.closed = true;
         }
-        self.seen(event.pid, event.tcp.as_ref());
+        self.seen(event.time_ns, event.pid, event.tcp.as_ref());
         self.owner_of_event(event.pid, event.comm.as_deref());
     }
 
-    fn seen(&mut self, pid: Option<u32>, tcp: Option<&TcpCounters>) {
+    /// CPUs hand their batches over in any order.
+    fn path(&mut self, time_ns: u64, path: Path) {
+        if time_ns >= self.path_ns {
+            self.path_ns = time_ns;
+            self.srtt_ns = path.srtt_ns.or(self.srtt_ns);
+            self.rtt_min_ns = path.rtt_min_ns.or(self.rtt_min_ns);
+        }
+    }
+
+    fn seen(&mut self, time_ns: u64, pid: Option<u32>, tcp: Option<&TcpCounters>) {
         self.owner_of_event(pid, None);
         if let Some(tcp) = tcp {
-            self.report(tcp);
+            self.report(time_ns, tcp);
         }
     }
 }

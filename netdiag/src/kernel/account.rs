@@ -45,8 +45,8 @@ pub(super) struct Reading {
     sockets: Counters,
     /// CPUs whose batches hold samples.
     pub(super) unflushed: Vec<u32>,
-    /// Samples in those batches.
-    pub(super) batched: u64,
+    /// Returned sends in those batches.
+    pub(super) batched_sends: u64,
 }
 
 /// Runs of a signal's programs that the kernel skipped.
@@ -88,13 +88,14 @@ impl Counting {
                 }
             }
             let batched = u64::from(per_cpu.sends.len) + u64::from(per_cpu.pages.len);
-            reading.batched += batched;
-            if batched != 0 {
+            reading.batched_sends += batched;
+            if batched != 0 || per_cpu.rtts.len != 0 {
                 reading.unflushed.push(cpu as u32);
             }
         }
         // What waits in a table may have begun on another CPU, so each may hold some of it.
-        let tables = DEFINITIONS.iter().filter(|d| d.flush.is_some() && d.signal != Signal::Send);
+        let in_batches = |signal| matches!(signal, Signal::Send | Signal::Rtt);
+        let tables = DEFINITIONS.iter().filter(|d| d.flush.is_some() && !in_batches(d.signal));
         if tables.map(|table| reading.sum(table.signal).pending()).sum::<u64>() != 0 {
             reading.unflushed = (0..cpus.len() as u32).collect();
         }

@@ -324,7 +324,7 @@ impl Detached {
     /// The counters cannot be read.
     pub fn accounting(&self) -> Result<BTreeMap<String, Account>> {
         let reading = self.tracer.counting.read()?;
-        let phase = Phase::Detached { batched: reading.batched };
+        let phase = Phase::Detached { batched: reading.batched_sends };
         let accounts = accounts(&reading, &skipped(&self.programs)?, phase);
         Ok(self.tracer.with_heard(accounts))
     }

@@ -224,7 +224,7 @@ impl Event {
     }
 
     pub(super) fn fold(&self, row: &mut impl Fold) {
-        row.seen(self.pid, self.tcp.as_ref());
+        row.seen(self.time_ns, self.pid, self.tcp.as_ref());
         if let Some(tcp) = &self.tcp {
             fold_unseen(tcp, row);
         }

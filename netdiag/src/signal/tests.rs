@@ -1,5 +1,6 @@
 use netdiag_common::signal::{
-    conntrack as entries, drop as drops, retransmit as again, send as sends, socket as sockets,
+    conntrack as entries, drop as drops, retransmit as again, rtt as trips, send as sends,
+    socket as sockets,
 };
 use proptest::{collection::vec, prelude::*};
 use zerocopy::IntoBytes;
@@ -25,7 +26,10 @@ fn records() -> Vec<Vec<u8>> {
         ..Default::default()
     };
     let (socket, again) = (socket.as_bytes().to_vec(), again.as_bytes().to_vec());
-    vec![socket, send, again, drop.as_bytes().to_vec(), entry.as_bytes().to_vec()]
+    let trip = |flow| trips::Sample { flow, rtt_us: 9, ..Default::default() };
+    let mut rtt = header(Signal::Rtt, 2).as_bytes().to_vec();
+    rtt.extend([1, 2].map(trip).as_bytes());
+    vec![socket, send, again, drop.as_bytes().to_vec(), entry.as_bytes().to_vec(), rtt]
 }
 
 fn decoded(bytes: &[u8]) -> (Result<Header, Malformed>, Vec<Event>) {

@@ -182,6 +182,7 @@ fn named(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {
         pair: flow.pair.map(flow_name),
         closed: flow.closed,
         srtt_ns: flow.srtt_ns,
+        rtt_min_ns: flow.rtt_min_ns,
         cwnd: flow.cwnd,
         ..unnamed(flow, signals, labels)
     }
@@ -201,6 +202,7 @@ fn unnamed(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {
         pair: None,
         closed: false,
         srtt_ns: None,
+        rtt_min_ns: None,
         cwnd: None,
         metrics: distributions(flow),
         counts: values(flow, signals, labels),

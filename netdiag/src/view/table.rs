@@ -146,6 +146,9 @@ impl Row {
             flow.metrics.keys().map(|metric| format!("{metric}s")).collect();
         let counts = flow.counts.iter().filter(|(name, _)| !repeated.contains(name));
         notes.extend(counts.filter_map(|(name, value)| note(name, value)));
+        if let Some(smallest) = flow.rtt_min_ns {
+            notes.push(format!("rtt_min {}", format::duration(smallest)));
+        }
         if flow.closed {
             notes.push("closed".to_owned());
         }

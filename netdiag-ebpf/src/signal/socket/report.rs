@@ -134,10 +134,27 @@ pub(crate) unsafe fn admit<A: Access>(
     lane: Lane,
 ) -> Option<(&'static mut Counters, &'static mut Slot)> {
     let counters = counters(lane)?;
-    counters.seen += 1;
-    let known = slot::find::<A>(sk).map_or(0, |slot| slot.owner);
+    let known = slot::find::<A>(sk);
     // SAFETY: passed on.
-    match unsafe { filter::passes::<A>(sk, known) } {
+    let slot = unsafe { admit_to::<A>(sk, known, lane, counters) }?;
+    Some((counters, slot))
+}
+
+/// The same for who knows where to count and what slot there is.
+///
+/// # Safety
+/// As for [`admit`].
+#[inline(always)]
+pub(crate) unsafe fn admit_to<A: Access>(
+    sk: Pointer,
+    known: Option<&'static mut Slot>,
+    lane: Lane,
+    counters: &mut Counters,
+) -> Option<&'static mut Slot> {
+    counters.seen += 1;
+    let owner = known.as_ref().map_or(0, |slot| slot.owner);
+    // SAFETY: passed on.
+    match unsafe { filter::passes::<A>(sk, owner) } {
         Ok(true) => {}
         Ok(false) => {
             counters.filtered += 1;
@@ -148,7 +165,7 @@ pub(crate) unsafe fn admit<A: Access>(
             return None;
         }
     }
-    let Some(slot) = slot::find_or_create::<A>(sk, lane) else {
+    let Some(slot) = slot::or_create::<A>(known, sk, lane) else {
         counters.map_full += 1;
         return None;
     };
@@ -157,7 +174,7 @@ pub(crate) unsafe fn admit<A: Access>(
         // SAFETY: passed on.
         unsafe { report::<A>(sk, slot, what, Context::Foreign, lane) };
     }
-    Some((counters, slot))
+    Some(slot)
 }
 
 /// What the first record of a socket says of its past.

@@ -9,7 +9,7 @@ use crate::{
     signal::{
         CountId, counts, drop, metrics,
         retransmit::{self, Kind},
-        send, socket,
+        rtt, send, socket,
         socket::{BYTES_SENT, SEGMENTS_SENT},
     },
 };
@@ -18,6 +18,7 @@ mod connects;
 mod packets;
 mod properties;
 mod seeded;
+mod trips;
 
 const S: u64 = 1_000_000_000;
 

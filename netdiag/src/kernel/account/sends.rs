@@ -21,7 +21,7 @@ pub(in crate::kernel) enum Phase {
     Attached,
     /// They are gone, so what is pending has no end.
     Detached {
-        /// Samples that still lie in batches, such as that of a CPU that went offline.
+        /// Returned calls that still lie in batches, such as that of a CPU that went offline.
         batched: u64,
     },
 }

@@ -90,7 +90,9 @@ struct TcpInfo {
     bytes_received: u64,
     segs_out: u32,
     segs_in: u32,
-    notsent_bytes_to_delivered_ce: [u8; 56],
+    notsent_bytes: u32,
+    min_rtt: u32,
+    data_segs_in_to_delivered_ce: [u8; 48],
     bytes_sent: u64,
     bytes_retrans: u64,
 }
@@ -100,6 +102,7 @@ const _: () = assert!(
         && offset_of!(TcpInfo, snd_cwnd) == offset_of!(libc::tcp_info, tcpi_snd_cwnd)
         && offset_of!(TcpInfo, total_retrans) == offset_of!(libc::tcp_info, tcpi_total_retrans)
         && offset_of!(TcpInfo, segs_out) == 136
+        && offset_of!(TcpInfo, min_rtt) == 148
         && offset_of!(TcpInfo, bytes_sent) == 200
         && size_of::<TcpInfo>() == 216
 );
@@ -126,7 +129,7 @@ fn counters(attribute: &[u8]) -> Option<TcpCounters> {
         cwnd: info.snd_cwnd,
         drops: 0,
         retrans_unseen: 0,
-        reserved: 0,
+        rtt_min_us: if info.min_rtt == u32::MAX { 0 } else { info.min_rtt },
     })
 }
 

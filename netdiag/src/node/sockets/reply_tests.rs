@@ -137,7 +137,7 @@ fn an_ipv4_connection() {
                 cwnd: 80,
                 drops: 8,
                 retrans_unseen: 0,
-                reserved: 0,
+                rtt_min_us: 148,
             }),
             listening: None,
         }

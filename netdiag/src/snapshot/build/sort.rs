@@ -21,6 +21,8 @@ pub enum Sort {
     Count(&'static str),
     /// Smoothed round-trip time.
     Srtt,
+    /// Smallest round-trip time of late.
+    RttMin,
 }
 
 impl Default for Sort {
@@ -51,6 +53,7 @@ impl Sort {
             all.push((count.name.to_owned(), Self::Count(count.name)));
         }
         all.push(("srtt".to_owned(), Self::Srtt));
+        all.push(("rtt_min".to_owned(), Self::RttMin));
         all
     }
 
@@ -62,6 +65,7 @@ impl Sort {
             Self::Max(metric) => latency_of(metric, Latency::max),
             Self::Count(name) => sum_of(name),
             Self::Srtt => Box::new(|flow| flow.srtt_ns),
+            Self::RttMin => Box::new(|flow| flow.rtt_min_ns),
         }
     }
 }

@@ -83,6 +83,7 @@ fn a_flow_is_named_and_its_numbers_are_grouped() {
         pair: Some(13),
         role: Some(crate::snapshot::Role::Client),
         srtt_ns: Some(150_000),
+        rtt_min_ns: Some(90_000),
         ..frozen(12, &[("sends", 2), ("retransmits.rto", 3), ("bytes_sent", 99)], &[100, 0])
     };
     let found = json_of(flow, &all_on());
@@ -100,6 +101,7 @@ fn a_flow_is_named_and_its_numbers_are_grouped() {
         "pair": "f13",
         "closed": false,
         "srtt_ns": 150_000,
+        "rtt_min_ns": 90_000,
         "cwnd": null,
         "metrics": {"send": {
             "count": 1, "min_ns": 100, "p50_ns": 100, "p90_ns": 100, "p99_ns": 100,
