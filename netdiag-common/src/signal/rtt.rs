@@ -16,6 +16,8 @@ pub mod lane {
     pub const CLOSING: usize = 1;
     /// Userspace empties the batches.
     pub const FLUSH: usize = 2;
+    /// An ACK in a softirq that interrupts the program of another one.
+    pub const SECOND: usize = 3;
 }
 
 /// Samples of one flow that are told in [`WINDOW_US`] at most: enough for any percentile, and a busy

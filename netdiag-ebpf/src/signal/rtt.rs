@@ -29,6 +29,7 @@ use crate::{
 const ACK: Lane = Lane::new(Signal::Rtt, lane::ACK);
 const CLOSING: Lane = Lane::new(Signal::Rtt, lane::CLOSING);
 const FLUSH: Lane = Lane::new(Signal::Rtt, lane::FLUSH);
+const SECOND: Lane = Lane::new(Signal::Rtt, lane::SECOND);
 
 impl batch::Sample for Sample {
     const SIGNAL: Signal = Signal::Rtt;
@@ -115,7 +116,7 @@ fn may_be_told(rtt: &mut RoundTrips, now_us: u32) -> bool {
 /// of the first segment that was acknowledged, else of the first one that was so selectively, else by
 /// the timestamps, which only the rate sample has then.
 #[inline(always)]
-fn updated(ctx: &FExitContext, lane: Lane) {
+fn updated(ctx: &FExitContext, what: What, lane: Lane) {
     /// `FLAG_ACK_MAYBE_DELAYED` (net/ipv4/tcp_input.c), the same since 4.17: the ACK is for a lone
     /// segment that was not a full one, to which a receiver does not answer at once.
     const MAYBE_DELAYED: u32 = 0x10000;
@@ -140,26 +141,49 @@ fn updated(ctx: &FExitContext, lane: Lane) {
     let known = slot::find::<Typed>(sk);
     // SAFETY: the function's first argument is a full TCP socket.
     unsafe {
-        tell::<Typed>(sk, tp, known, &round_trip, lane, counters, Some(this_cpu.rtts()));
+        tell::<Typed>(sk, tp, known, &round_trip, lane, counters, what.batch(this_cpu));
     }
 }
 
 /// The return value is behind six arguments. A `bool`, of which only the lowest byte is defined.
+#[inline(always)]
+fn took_a_sample(ctx: &FExitContext) -> bool {
+    ctx.arg::<u64>(6) & 0xff != 0
+}
+
 #[fexit]
 fn rtt_fexit(ctx: FExitContext) -> i32 {
-    if ctx.arg::<u64>(6) & 0xff != 0 {
-        nested::private(ACK, |lane| updated(&ctx, lane));
+    if took_a_sample(&ctx) {
+        nested::first(ACK, ctx.arg(0), || updated(&ctx, What::Ack, ACK));
     }
     0
 }
 
-/// What makes a program look.
+#[fexit]
+fn rtt_second_fexit(ctx: FExitContext) -> i32 {
+    if took_a_sample(&ctx) {
+        nested::second(ACK, SECOND, ctx.arg(0), || updated(&ctx, What::AckInside, SECOND));
+    }
+    0
+}
+
+/// What makes a program run.
 #[derive(Clone, Copy)]
 enum What {
-    /// A segment arrives on an established connection, and was not looked at yet.
+    /// An ACK, or a segment on an established connection that was not looked at yet.
     Ack,
-    /// The connection ceases to be established, in the midst of it.
+    /// The same, in a softirq that interrupts a task which works off what has come for its own socket.
+    AckInside,
+    /// The connection ceases to be established.
     Closing,
+}
+
+impl What {
+    /// Where its samples gather: programs on one CPU share no batch, and only the first comes often.
+    #[inline(always)]
+    fn batch(self, this_cpu: ThisCpu) -> Option<*mut Batch<Sample>> {
+        matches!(self, Self::Ack).then(|| this_cpu.rtts())
+    }
 }
 
 /// A look at a socket between two ACKs finds the sample of the one before.
@@ -175,7 +199,7 @@ unsafe fn look<A: Access>(sk: Pointer, what: What, lane: Lane) {
         return;
     }
     let Some(slot) = slot::find::<A>(sk) else {
-        if matches!(what, What::Ack) {
+        if !matches!(what, What::Closing) {
             // SAFETY: passed on.
             unsafe { first_sight::<A>(sk, tp, lane, counters) };
         }
@@ -185,8 +209,7 @@ unsafe fn look<A: Access>(sk: Pointer, what: What, lane: Lane) {
     match unsafe { estimator::look::<A>(tp, &mut slot.rtt) } {
         Ok(Since::Nothing) => {}
         Ok(Since::Sample(rtt_us)) => {
-            // Programs on one CPU share no batch, and a connection closes but once.
-            let batch = matches!(what, What::Ack).then(|| this_cpu.rtts());
+            let batch = what.batch(this_cpu);
             // SAFETY: passed on.
             unsafe {
                 let round_trip = RoundTrip { rtt_us, flags: 0 };
@@ -248,14 +271,32 @@ fn state_changed<A: Access>(sk: Pointer, old: i32, lane: Lane) {
 #[btf_tracepoint(function = "tcp_probe")]
 fn rtt_probe_tp_btf(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the tracepoint gives a full TCP socket.
-    nested::private(ACK, |lane| unsafe { look::<Typed>(ctx.arg(0), What::Ack, lane) });
+    nested::first(ACK, ctx.arg(1), || unsafe { look::<Typed>(ctx.arg(0), What::Ack, ACK) });
+    0
+}
+
+#[btf_tracepoint(function = "tcp_probe")]
+fn rtt_probe_second_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    nested::second(ACK, SECOND, ctx.arg(1), || {
+        // SAFETY: the tracepoint gives a full TCP socket.
+        unsafe { look::<Typed>(ctx.arg(0), What::AckInside, SECOND) }
+    });
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_probe")]
 fn rtt_probe_raw_tp(ctx: RawTracePointContext) -> i32 {
     // SAFETY: the tracepoint gives a full TCP socket.
-    nested::private(ACK, |lane| unsafe { look::<Probed>(ctx.arg(0), What::Ack, lane) });
+    nested::first(ACK, ctx.arg(1), || unsafe { look::<Probed>(ctx.arg(0), What::Ack, ACK) });
+    0
+}
+
+#[raw_tracepoint(tracepoint = "tcp_probe")]
+fn rtt_probe_second_raw_tp(ctx: RawTracePointContext) -> i32 {
+    nested::second(ACK, SECOND, ctx.arg(1), || {
+        // SAFETY: the tracepoint gives a full TCP socket.
+        unsafe { look::<Probed>(ctx.arg(0), What::AckInside, SECOND) }
+    });
     0
 }
 

@@ -44,7 +44,10 @@ pub const DEFINITION: Definition = Definition {
 /// Every sample as the estimator gets it.
 const FEXIT: Source = Source {
     name: "fexit",
-    attachments: &[Attachment::new("rtt_fexit", Hook::FexitWith("tcp_ack_update_rtt", 6))],
+    attachments: &[
+        Attachment::aside("rtt_second_fexit", Hook::FexitWith("tcp_ack_update_rtt", 6)),
+        Attachment::new("rtt_fexit", Hook::FexitWith("tcp_ack_update_rtt", 6)),
+    ],
     extras: &[],
     fields: &[Field::TcpSrtt, Field::TcpMstamp, Field::RateRtt],
     places: &[],
@@ -77,6 +80,7 @@ const DELAYS: Extra = Extra {
 const TP_BTF: Source = Source {
     name: "tp_btf",
     attachments: &[
+        Attachment::aside("rtt_probe_second_tp_btf", Hook::TpBtf("tcp_probe")),
         Attachment::new("rtt_probe_tp_btf", Hook::TpBtf("tcp_probe")),
         Attachment::new("rtt_closing_tp_btf", Hook::TpBtf("inet_sock_set_state")),
     ],
@@ -94,6 +98,7 @@ const TP_BTF: Source = Source {
 const RAW_TP: Source = Source {
     name: "raw_tp",
     attachments: &[
+        Attachment::aside("rtt_probe_second_raw_tp", Hook::RawTp("tcp_probe")),
         Attachment::new("rtt_probe_raw_tp", Hook::RawTp("tcp_probe")),
         Attachment::new("rtt_closing_raw_tp", Hook::RawTp("inet_sock_set_state")),
     ],
