@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::{
     namespace::Namespace,
+    tool,
     traffic::{Connection, Family},
 };
 
@@ -35,13 +36,13 @@ impl Pair {
     /// # Errors
     /// When `ip` fails or nothing passes.
     pub fn new() -> Result<Self> {
-        let left = Namespace::new("left")?;
-        let right = Namespace::new("right")?;
-        left.ip(&format!("link add wire type veth peer name wire netns {}", right.name()))?;
+        let link = "link add wire netns {0} type veth peer name wire netns {1}";
+        let [left, right] = Namespace::all(["left", "right"], &[link])?;
         for (end, v4, v6) in [(&left, LEFT_V4, LEFT_V6), (&right, RIGHT_V4, RIGHT_V6)] {
-            end.ip(&format!("addr add {v4}/24 dev wire"))?;
-            end.ip(&format!("addr add {v6}/64 dev wire nodad"))?;
-            end.ip("link set wire up")?;
+            let addresses =
+                [format!("addr add {v4}/24 dev wire"), format!("addr add {v6}/64 dev wire nodad")];
+            let [v4, v6] = addresses.each_ref().map(String::as_str);
+            tool::ip_batch(Some(end.name()), &["link set lo up", v4, v6, "link set wire up"])?;
         }
         let pair = Self { left, right };
         for family in [Family::V4, Family::V6] {

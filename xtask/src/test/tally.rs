@@ -161,7 +161,8 @@ mod tests {
         let output = "successes:\n\n---- one stdout ----\nall is well\n\nsuccesses:\n    one\n\nfailures:\n\n\
                       ---- two stdout ----\nSKIPPED: Nft is missing\nthread 'two' panicked\n\nfailures:\n    \
                       two\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n";
-        let failures = vec!["two\n    SKIPPED: Nft is missing\n    thread 'two' panicked".to_owned()];
+        let failures =
+            vec!["two\n    SKIPPED: Nft is missing\n    thread 'two' panicked".to_owned()];
         let expected = Tally { passed: 1, failed: 1, failures, ..Tally::default() };
         assert_eq!(tally(output), expected);
     }
