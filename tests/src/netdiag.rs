@@ -121,6 +121,18 @@ impl Netdiag {
         Self::start(&all)
     }
 
+    /// [`Self::live`] of one signal alone, by the source that is forced by this `--source` argument:
+    /// half as much to load.
+    ///
+    /// # Errors
+    /// As for [`Self::live`].
+    pub fn live_by(forced: &str, arguments: &[&str]) -> Result<Self> {
+        let (signal, _) = forced.split_once('=').context("no --source argument")?;
+        let mut all = vec!["--signals", signal, "--source", forced];
+        all.extend(arguments);
+        Self::live(&all)
+    }
+
     /// netdiag with these arguments, ready.
     ///
     /// # Errors

@@ -49,7 +49,7 @@ pub fn doctor(arguments: &[&str]) -> Result<Doctor> {
 /// # Errors
 /// As for [`doctor`].
 pub fn forced(signal: &str, source: &str) -> Result<SignalStatus> {
-    let doctor = doctor(&["--source", &format!("{signal}={source}")])?;
+    let doctor = doctor(&["--signals", signal, "--source", &format!("{signal}={source}")])?;
     let status = doctor.signals.into_iter().find(|status| status.signal == signal);
     status.with_context(|| format!("doctor does not speak of {signal}"))
 }

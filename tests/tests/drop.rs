@@ -64,7 +64,7 @@ fn each_drop_has_its_reason_and_its_flow() -> Result<()> {
     require!(Feature::Nft);
     let _alone = alone();
     for forced in source::loading("drop")? {
-        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
         let mut provoked = Vec::new();
         for case in CASES {
             // The namespaces stay until the end: an inode may be another's after them.

@@ -81,7 +81,7 @@ fn two_at_once_see_the_same() -> Result<()> {
     let _alone = alone();
     for forced in source::loading("send")? {
         let namespace = Namespace::new("shared")?;
-        let both = [Netdiag::live(&["--source", &forced])?, Netdiag::live(&["--source", &forced])?];
+        let both = [Netdiag::live_by(&forced, &[])?, Netdiag::live_by(&forced, &[])?];
         let connections = busy_connections(&namespace)?;
         exchange(connections.iter().map(|connection| (connection, ECHO)))?;
         let mut facts = Facts::new();
@@ -112,7 +112,7 @@ fn another_tracer_on_the_same_hooks_changes_nothing() -> Result<()> {
         let namespace = Namespace::new("shared")?;
         let pid = std::process::id();
         let other = Bpftrace::start(&format!("{probe} /pid == {pid}/ {{ @ = count(); }}"))?;
-        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
         let connections = busy_connections(&namespace)?;
         exchange(connections.iter().map(|connection| (connection, ECHO)))?;
         let outcome = netdiag.stop()?;

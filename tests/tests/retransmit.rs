@@ -56,7 +56,7 @@ fn every_retransmission(forced: &str) -> Result<bool> {
         wait_until_quiet(namespace)?;
     }
     let before = read_all(&namespaces)?;
-    let netdiag = Netdiag::live(&["--source", forced])?;
+    let netdiag = Netdiag::live_by(forced, &[])?;
     let mut witnesses = witnesses()?;
     thread::scope(|scope| {
         let threads: Vec<_> = pairs.iter().map(|pair| scope.spawn(|| lossy::data(pair))).collect();
@@ -158,7 +158,7 @@ fn failed_attempts_stand_apart() -> Result<()> {
     let _alone = alone();
     for forced in source::loading("retransmit")? {
         let pair = Pair::new()?;
-        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
         let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
         let before = TcpCounters::read(&pair.left)?;
         let lost = fault::drop_incoming(&pair.right, "meta l4proto tcp drop")?;

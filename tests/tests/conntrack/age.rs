@@ -41,7 +41,7 @@ fn entries_are_as_old_as_the_kernel_says() -> Result<()> {
         track(&pair, Rules::Plain)?;
         table::stamp(&pair.left)?;
         let removed = Events::listen_to_stamps(&pair.left)?;
-        let netdiag = Netdiag::live(&["--source", forced])?;
+        let netdiag = Netdiag::live_by(forced, &[])?;
         let mut connections = Vec::new();
         // By when each was in the table, and by when it was gone again.
         let (mut known, mut gone) = (Vec::new(), BTreeMap::new());

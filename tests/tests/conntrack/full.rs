@@ -64,7 +64,7 @@ fn a_full_table_tells_each_packet_and_who_sent_it() -> Result<()> {
         let pair = Pair::new()?;
         track(&pair, Rules::Plain)?;
         let full = Full::new(&pair)?;
-        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
         let earlier = Statistics::read(&pair.left)?;
         let (many, few) = (full::by_shell(&pair, 83, 40)?, full::by_socket(&pair, 84, 10)?);
         let risen = Statistics::read(&pair.left)?.since(&earlier);
@@ -109,7 +109,7 @@ fn entries_that_gave_way() -> Result<()> {
     let _alone = alone();
     let pair = Pair::new()?;
     track(&pair, Rules::Plain)?;
-    let netdiag = Netdiag::live(&["--source", "conntrack=kprobe"])?;
+    let netdiag = Netdiag::live_by("conntrack=kprobe", &[])?;
     let earlier = Statistics::read(&pair.left)?;
     let crowd = full::crowd(&pair)?;
     let risen = Statistics::read(&pair.left)?.since(&earlier);
