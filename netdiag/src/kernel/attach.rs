@@ -236,11 +236,14 @@ impl Trial<'_> {
             match alternative.by {
                 By::Programs(attachments) => {
                     let check = |attachment: &Attachment| self.kernel.check(attachment.hook);
-                    if attachments.iter().try_for_each(check).is_err() {
-                        continue;
+                    let checked = attachments.iter().try_for_each(check);
+                    match checked.and_then(|()| self.attach_all(attachments)) {
+                        Ok(attached) => to.attached.extend(attached),
+                        Err(error) => {
+                            refused = format!(" ({})", one_line(&error));
+                            continue;
+                        }
                     }
-                    let Ok(attached) = self.attach_all(attachments) else { continue };
-                    to.attached.extend(attached);
                 }
                 By::Ctnetlink => {
                     let Options { host_root, filters, .. } = self.options;

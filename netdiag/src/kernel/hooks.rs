@@ -30,6 +30,8 @@ pub(super) struct Kernel {
     pub(super) aya_btf: Option<aya::Btf>,
     /// Or why there are none.
     pub(super) symbols: Result<Symbols, String>,
+    /// Why maps may be refused, where the limit that old kernels charge them to could not be lifted.
+    pub(super) memlock: Result<(), String>,
 }
 
 /// What keeps a program attached; detaches when dropped.

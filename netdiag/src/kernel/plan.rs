@@ -101,6 +101,10 @@ pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)
             locations: &locations,
             sizes: sizes(options),
             log_level: options.log_level,
+        })
+        .or_else(|error| match &kernel.memlock {
+            Ok(()) => Err(error),
+            Err(limit) => Err(error.context(limit.clone())),
         })?;
         match attach::attach(kernel, &mut ebpf, &locations, place, options) {
             Verdict::NeedsHash => {}
@@ -152,7 +156,7 @@ pub(super) fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
     if let Some(missing) = facts.privileges.refusal() {
         return Err(exit::Error::cannot_observe(missing).into());
     }
-    memlock::raise().ok();
+    let memlock = memlock::raise().map_err(|error| error.to_string());
     let btf = Btf::load(btf_file).map_err(|error| {
         let status =
             if error.is_usage() { exit::Status::Usage } else { exit::Status::CannotObserve };
@@ -160,7 +164,7 @@ pub(super) fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
     })?;
     let aya_btf = aya::Btf::from_sys_fs().ok();
     let symbols = Symbols::load(&Kernel::functions()).map_err(|error| error.to_string());
-    Ok(Kernel { facts, btf, aya_btf, symbols })
+    Ok(Kernel { facts, btf, aya_btf, symbols, memlock })
 }
 
 fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
@@ -214,4 +218,25 @@ pub(super) fn refusal(statuses: &[SignalStatus], wishes: &Wishes) -> Option<exit
         "nothing can be observed on this kernel ({}); `netdiag doctor` shows what was tried",
         reasons.join("; ")
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::signal::DEFINITIONS;
+
+    /// A program that reads a field that this kernel does not have reads something else.
+    #[test]
+    fn every_field_is_asked_for() {
+        // The programs look whether these are there.
+        let optional =
+            [Field::SkListener, Field::SkErr, Field::InetSport, Field::CtZone, Field::ZoneId];
+        let sources = DEFINITIONS.iter().flat_map(|definition| definition.sources);
+        let sources = sources.flat_map(|source| [Some(source), source.when_preempted]).flatten();
+        let asked: HashSet<_> = sources.flat_map(|source| source.fields).chain(IDENTITY).collect();
+        let missing = |field: &&Field| !asked.contains(field) && !optional.contains(field);
+        assert_eq!(Field::ALL.iter().filter(missing).collect::<Vec<_>>(), [&Field::SkNum; 0]);
+    }
 }
