@@ -101,13 +101,7 @@ impl Kernel {
                 }
                 self.check_symbol(name)
             }
-            Hook::TpBtf(name) | Hook::RawTp(name) => {
-                if self.btf.tracepoint(name).is_none() {
-                    bail!("this kernel has no tracepoint {name}");
-                }
-                Ok(())
-            }
-            Hook::Tracepoint(_, name) => {
+            Hook::TpBtf(name) | Hook::RawTp(name) | Hook::Tracepoint(_, name) => {
                 if self.btf.tracepoint(name).is_none() {
                     bail!("this kernel has no tracepoint {name}");
                 }

@@ -102,9 +102,9 @@ pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)
             sizes: sizes(options),
             log_level: options.log_level,
         })
-        .or_else(|error| match &kernel.memlock {
-            Ok(()) => Err(error),
-            Err(limit) => Err(error.context(limit.clone())),
+        .map_err(|error| match &kernel.memlock {
+            Ok(()) => error,
+            Err(limit) => error.context(limit.clone()),
         })?;
         match attach::attach(kernel, &mut ebpf, &locations, place, options) {
             Verdict::NeedsHash => {}

@@ -14,7 +14,7 @@ use netdiag_tests::{
     requirement::{Feature, alone},
 };
 
-use super::{Made, NONE, here, until};
+use super::{Made, here, until};
 
 /// `nf_conntrack_max` of the namespace that the test runs in as it was, again. It holds in all of them.
 struct Limited(String);
