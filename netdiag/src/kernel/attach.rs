@@ -117,7 +117,8 @@ pub(super) fn attach(
     Verdict::Done(outcome)
 }
 
-fn off(definition: &Definition, refused: Vec<Refusal>, missing: &str) -> SignalStatus {
+/// The status of a signal that is not observed.
+pub(super) fn off(definition: &Definition, refused: Vec<Refusal>, missing: &str) -> SignalStatus {
     SignalStatus {
         unseen_counts: Vec::new(),
         signal: definition.signal.name().to_owned(),

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     coverage::{SignalStatus, Status},
     exit,
+    signal::DEFINITIONS,
 };
 
 /// Sends under way at once that find no slot: threads that share a socket.
@@ -68,13 +69,32 @@ pub struct Report {
     pub refusal: Option<exit::Error>,
 }
 
-/// Attaches everything, lets go again, and says how it went.
+/// Attaches everything, lets go again, and says how it went; without privilege or BTF, what is known all
+/// the same.
 ///
 /// # Errors
-/// [`exit::Status::CannotObserve`] without privilege or BTF.
+/// A file of types that cannot be read, and what nobody expects of the kernel.
 pub fn examine(options: &Options) -> Result<Report> {
-    let kernel = read_kernel(options.btf.as_deref())?;
-    let (_ebpf, outcome) = plan(&kernel, options)?;
+    let attached = read_kernel(options.btf.as_deref())
+        .and_then(|kernel| plan(&kernel, options).map(|(_ebpf, outcome)| (kernel, outcome)));
+    let (kernel, outcome) = match attached {
+        Ok(attached) => attached,
+        Err(error) => {
+            let refusal = error.downcast::<exit::Error>()?;
+            if refusal.status() != exit::Status::CannotObserve {
+                return Err(refusal.into());
+            }
+            return Ok(Report {
+                facts: Facts::read(),
+                btf: Btf::is_published(),
+                signals: DEFINITIONS
+                    .iter()
+                    .map(|it| attach::off(it, Vec::new(), it.help))
+                    .collect(),
+                refusal: Some(refusal),
+            });
+        }
+    };
     Ok(Report {
         btf: kernel.aya_btf.is_some(),
         refusal: refusal(&outcome.statuses, &options.wishes),
@@ -225,7 +245,6 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::signal::DEFINITIONS;
 
     /// A program that reads a field that this kernel does not have reads something else.
     #[test]
