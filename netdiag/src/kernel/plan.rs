@@ -128,6 +128,8 @@ pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)
         })?;
         match attach::attach(kernel, &mut ebpf, &locations, place, options) {
             Verdict::NeedsHash => {}
+            // Where typed programs have no helper to reach socket storage by (5.10), they can use the hash.
+            Verdict::Done(outcome) if place == SlotPlace::Storage && lacks_sockets(&outcome) => {}
             Verdict::Done(mut outcome) => {
                 drops::amend(kernel, &mut outcome.statuses);
                 if options.filters.pid.len > 0 {
@@ -218,6 +220,11 @@ fn sizes(options: &Options) -> Sizes {
         stacks: if options.stacks { stacks::MOST } else { 1 },
         owners: if options.filters.pid.len == 0 { 1 } else { options.max_flows.max(1) },
     }
+}
+
+/// Whether no source of the signal `socket` works, without which nothing does.
+fn lacks_sockets(outcome: &Outcome) -> bool {
+    outcome.statuses[Signal::Socket as usize].status == Status::Off
 }
 
 /// Why a run would be pointless: no socket could be named, or nothing is seen of what was wanted.

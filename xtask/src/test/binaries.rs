@@ -20,7 +20,7 @@ for test in /root/tests/*; do
     echo \"== ${test##*/}\"
     begun=$(date +%s)
     \"$test\" --show-output \"$@\" || status=1
-    echo \"== ${test##*/} took $(($(date +%s) - begun)) s\"
+    echo \"== ${test##*/} on $(uname -r) took $(($(date +%s) - begun)) s\"
 done
 exit $status";
 
