@@ -2,14 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    net::{TcpListener, TcpStream},
-    thread,
-    time::Duration,
+    net::{SocketAddrV4, TcpListener, TcpStream},
 };
 
 use netdiag::node::tcp_counters::{Counters, DOCUMENTED, documented, increase, read, read_all};
+use rustix::{
+    io::Errno,
+    net::{self, AddressFamily, SocketType},
+};
 
-use super::{Made, here};
+use super::{Made, here, until};
 
 /// All values of `Tcp:` and `TcpExt:` by nstat, those that never counted included.
 fn nstat(namespace: &Made) -> Counters {
@@ -45,23 +47,22 @@ fn equal_to_nstat_before_and_after_lost_syns() {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (listener.accept().unwrap(), client)
     });
-    // The SYN is sent again after a second.
-    let lost = made.inside(|| {
-        let address = "10.99.0.2:80".parse().unwrap();
-        TcpStream::connect_timeout(&address, Duration::from_millis(1500))
+    // Nobody answers, and the SYN is sent again after a second.
+    made.inside(|| {
+        let lost = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        rustix::io::ioctl_fionbio(&lost, true).unwrap();
+        let address: SocketAddrV4 = "10.99.0.2:80".parse().unwrap();
+        assert_eq!(net::connect(&lost, &address), Err(Errno::INPROGRESS));
+        until("a SYN is sent again", || (read().unwrap()["TCPSynRetrans"] > 0).then_some(()));
     });
-    assert!(lost.is_err());
 
     // Nothing may count between the two readings that are compared.
-    let (after, nstat_after) = (0..50)
-        .find_map(|_| {
-            let first = nstat(&made);
-            let after = read_all(&namespaces);
-            let second = nstat(&made);
-            thread::sleep(Duration::from_millis(20));
-            (first == second).then_some((after, second))
-        })
-        .expect("the counters come to rest");
+    let (after, nstat_after) = until("the counters come to rest", || {
+        let first = nstat(&made);
+        let after = read_all(&namespaces);
+        let second = nstat(&made);
+        (first == second).then_some((after, second))
+    });
     let rose: Counters =
         nstat_after.iter().map(|(name, now)| (name.clone(), now - nstat_before[name])).collect();
     let increase = documented(increase(&before, &after));
