@@ -11,7 +11,7 @@ use rustix::{
     net::{self, AddressFamily, SocketType},
 };
 
-use super::{Made, here, until};
+use super::{Asked as _, Made, here, make, until};
 
 /// All values of `Tcp:` and `TcpExt:` by nstat, those that never counted included.
 fn nstat(namespace: &Made) -> Counters {
@@ -29,10 +29,10 @@ fn nstat(namespace: &Made) -> Counters {
 
 #[test]
 fn equal_to_nstat_before_and_after_lost_syns() {
-    let made = Made::new("counters");
-    let other = Made::new("quiet");
+    let made = make("counters");
+    let other = make("quiet");
     // A link to a namespace that does not know the address, and a neighbour that nobody is.
-    made.exec(&format!("ip link add veth0 type veth peer name veth0 netns {}", other.name));
+    made.exec(&format!("ip link add veth0 type veth peer name veth0 netns {}", other.name()));
     other.exec("ip link set veth0 up");
     made.exec("ip address add 10.99.0.1/24 dev veth0");
     made.exec("ip link set veth0 up");
@@ -41,14 +41,14 @@ fn equal_to_nstat_before_and_after_lost_syns() {
     let before = read_all(&namespaces);
     let nstat_before = nstat(&made);
 
-    let delivered = made.inside(|| {
+    let delivered = made.run(|| {
         assert_eq!(here(), made.inode());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (listener.accept().unwrap(), client)
     });
     // Nobody answers, and the SYN is sent again after a second.
-    made.inside(|| {
+    made.run(|| {
         let lost = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         rustix::io::ioctl_fionbio(&lost, true).unwrap();
         let address: SocketAddrV4 = "10.99.0.2:80".parse().unwrap();
@@ -83,8 +83,8 @@ fn equal_to_nstat_before_and_after_lost_syns() {
 
 #[test]
 fn every_counter_of_this_kernel_is_read() {
-    let made = Made::new("all");
-    let ours = made.inside(|| read().unwrap());
+    let made = make("all");
+    let ours = made.run(|| read().unwrap());
     let nstat = nstat(&made);
     assert!(ours.len() > 100, "{ours:?}");
     for name in ours.keys() {
@@ -97,7 +97,7 @@ fn every_counter_of_this_kernel_is_read() {
 
 #[test]
 fn a_namespace_that_is_gone_is_told() {
-    let made = Made::new("gone");
+    let made = make("gone");
     let namespace = made.found();
     let inode = made.inode();
     drop(made);
