@@ -130,6 +130,10 @@ pub const CASES: &[Case] = &[
 
 const NETFILTER: &[(Series, &str)] = &[(V6, "NETFILTER_DROP"), (V5, "at:nf_hook_slow")];
 
+/// Newer kernels do not throw away what waits to make room for what lies behind all of it, but that
+/// (`tcp_prune_ofo_queue`, net/ipv4/tcp_input.c).
+const PRUNED: &[(Series, &str)] = &[(Series(6, 12), "PROTO_MEM"), (V6, "TCP_OFO_QUEUE_PRUNE")];
+
 fn on(reasons: &[(Series, &'static str)], series: Series) -> &'static str {
     let found = reasons.iter().find(|(since, _)| *since <= series);
     found.unwrap_or_else(|| panic!("{series:?} is older than all of {reasons:?}")).1
@@ -139,6 +143,12 @@ fn on(reasons: &[(Series, &'static str)], series: Series) -> &'static str {
 #[must_use]
 pub fn by_firewall(series: Series) -> &'static str {
     on(NETFILTER, series)
+}
+
+/// What a kernel with reasons calls the segments of [`pruned`].
+#[must_use]
+pub fn by_full_buffer(series: Series) -> &'static str {
+    on(PRUNED, series)
 }
 
 impl Case {
