@@ -1,12 +1,18 @@
 //! Two namespaces and the link between them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    thread,
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::{
+    machine,
     namespace::Namespace,
-    tool,
+    processor, tool,
     traffic::{Connection, Family},
 };
 
@@ -49,6 +55,41 @@ impl Pair {
             Connection::open(&pair.left, &pair.right, family)?;
         }
         Ok(pair)
+    }
+
+    /// Waits until the right end has dealt with every packet that the left end has sent so far: it has
+    /// taken it, or dropped it and counted that. Sends a last packet from each processor, which no rule
+    /// may drop: a processor hands on what it sent over such a link in order (`enqueue_to_backlog`,
+    /// net/core/dev.c).
+    ///
+    /// # Errors
+    /// When a socket call fails or a last packet does not arrive.
+    pub fn wait_until_received(&self) -> Result<()> {
+        let last = self.left.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+        let arrived = self.right.run(|| UdpSocket::bind((RIGHT_V4, 0)))?;
+        last.connect(arrived.local_addr()?)?;
+        arrived.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let follow = |number: u16, processor: CpuSet| -> Result<()> {
+            sched_setaffinity(None, &processor)?;
+            let number = number.to_be_bytes();
+            let done = machine::wait_until(|| {
+                // Where there was no room for it, it is sent again.
+                let sent = last.send(&number).is_ok();
+                let mut found = [0; 2];
+                sent && std::iter::repeat_with(|| arrived.recv(&mut found).map(|_| found))
+                    .map_while(Result::ok)
+                    .any(|found| found == number)
+            });
+            ensure!(done, "a last packet does not arrive");
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let follow = &follow;
+            (0..).zip(processor::each()?).try_for_each(|(number, processor)| {
+                let thread = scope.spawn(move || follow(number, processor));
+                thread.join().expect("the sender of a last packet panicked")
+            })
+        })
     }
 
     /// Makes the link carry one segment per packet in both directions, as a real wire does.
