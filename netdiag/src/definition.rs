@@ -12,6 +12,22 @@ pub struct Metric {
     pub name: &'static str,
     /// From where to where it is measured and what it says, one line.
     pub help: &'static str,
+    /// Whether it has columns in the plain table; otherwise it stands in the line below its flow.
+    pub columns: bool,
+}
+
+impl Metric {
+    /// A metric that stands below its flow.
+    #[must_use]
+    pub const fn new(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, columns: false }
+    }
+
+    /// The same with columns of its own.
+    #[must_use]
+    pub const fn with_columns(self) -> Self {
+        Self { columns: true, ..self }
+    }
 }
 
 /// Something that a signal counts per flow.
@@ -25,25 +41,33 @@ pub struct Count {
     pub absent_is_zero: bool,
     /// Whether it is a group whose keys are the kernel's: one number for each [`Label`] that came.
     pub labelled: bool,
+    /// Whether a group has a column in the plain table; otherwise it stands in the line below.
+    pub column: bool,
 }
 
 impl Count {
     /// A count that starts at zero.
     #[must_use]
     pub const fn new(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: true, labelled: false }
+        Self { name, help, absent_is_zero: true, labelled: false, column: true }
     }
 
     /// A reading of the kernel's counter, unknown until the kernel was asked.
     #[must_use]
     pub const fn reading(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: false, labelled: false }
+        Self { name, help, absent_is_zero: false, labelled: false, column: true }
     }
 
     /// A group of counts that start at zero, by keys that only the running kernel knows.
     #[must_use]
     pub const fn labelled(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: true, labelled: true }
+        Self { name, help, absent_is_zero: true, labelled: true, column: true }
+    }
+
+    /// The same for a group that needs no column.
+    #[must_use]
+    pub const fn without_column(self) -> Self {
+        Self { column: false, ..self }
     }
 
     /// The group that it stands in, if any.

@@ -119,26 +119,35 @@ impl Value {
     /// An errno, by its name where it is one that connections have.
     #[must_use]
     pub fn errno(number: i32) -> Self {
-        let name = match number {
-            libc::EPERM => "EPERM",
-            libc::EACCES => "EACCES",
-            libc::ECONNREFUSED => "ECONNREFUSED",
-            libc::ECONNRESET => "ECONNRESET",
-            libc::ECONNABORTED => "ECONNABORTED",
-            libc::EHOSTUNREACH => "EHOSTUNREACH",
-            libc::ENETUNREACH => "ENETUNREACH",
-            libc::EHOSTDOWN => "EHOSTDOWN",
-            libc::ETIMEDOUT => "ETIMEDOUT",
-            libc::EPIPE => "EPIPE",
-            libc::ENOBUFS => "ENOBUFS",
-            libc::ENOMEM => "ENOMEM",
-            libc::EAGAIN => "EAGAIN",
-            libc::EINVAL => "EINVAL",
-            libc::EADDRNOTAVAIL => "EADDRNOTAVAIL",
-            _ => return Self::Text(Cow::Owned(format!("errno {number}"))),
-        };
-        Self::name(name)
+        Self::Text(errno_name(number))
     }
+}
+
+/// What stands for an errno where the process itself gave up.
+pub const GIVEN_UP: &str = "closed";
+
+/// The name of an errno that connections have, else its number.
+#[must_use]
+pub fn errno_name(number: i32) -> Cow<'static, str> {
+    Cow::Borrowed(match number {
+        libc::EPERM => "EPERM",
+        libc::EACCES => "EACCES",
+        libc::ECONNREFUSED => "ECONNREFUSED",
+        libc::ECONNRESET => "ECONNRESET",
+        libc::ECONNABORTED => "ECONNABORTED",
+        libc::EHOSTUNREACH => "EHOSTUNREACH",
+        libc::ENETUNREACH => "ENETUNREACH",
+        libc::EHOSTDOWN => "EHOSTDOWN",
+        libc::ETIMEDOUT => "ETIMEDOUT",
+        libc::EPIPE => "EPIPE",
+        libc::ENOBUFS => "ENOBUFS",
+        libc::ENOMEM => "ENOMEM",
+        libc::EAGAIN => "EAGAIN",
+        libc::EINVAL => "EINVAL",
+        libc::EADDRNOTAVAIL => "EADDRNOTAVAIL",
+        libc::ENOPROTOOPT => "ENOPROTOOPT",
+        _ => return Cow::Owned(format!("errno {number}")),
+    })
 }
 
 /// What is told of an event.

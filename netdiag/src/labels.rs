@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::signal::Label;
+use crate::{
+    event::{GIVEN_UP, errno_name},
+    signal::Label,
+};
 
 /// Names by number and address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +32,8 @@ impl Labels {
                 // Not the address, which may have been hidden on purpose.
                 _ => "at:unknown".to_owned(),
             },
+            Label::Errno(error) => errno_name(error).into_owned(),
+            Label::GivenUp => GIVEN_UP.to_owned(),
         }
     }
 
@@ -38,7 +43,7 @@ impl Labels {
         let mut unknown: Vec<u64> = labels
             .filter_map(|label| match label {
                 Label::Place(address) => Some(address),
-                Label::Reason(_) => None,
+                Label::Reason(_) | Label::Errno(_) | Label::GivenUp => None,
             })
             .filter(|address| !self.places.contains_key(address))
             .collect();
@@ -62,6 +67,8 @@ mod tests {
         assert_eq!(labels.name(Label::Reason(0x3_0005)), "REASON_0x30005");
         assert_eq!(labels.name(Label::Place(1 << 40)), "at:tcp_v4_rcv");
         assert_eq!(labels.name(Label::Place(1 << 41)), "at:unknown");
+        assert_eq!(labels.name(Label::Errno(libc::ECONNREFUSED)), "ECONNREFUSED");
+        assert_eq!(labels.name(Label::GivenUp), "closed");
     }
 
     #[test]

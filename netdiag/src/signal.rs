@@ -31,6 +31,10 @@ pub enum Label {
     Reason(u32),
     /// An address in the kernel's code.
     Place(u64),
+    /// With what a call failed.
+    Errno(i32),
+    /// The process itself gave up, so there is no errno.
+    GivenUp,
 }
 
 /// Whom an event belongs to.

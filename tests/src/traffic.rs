@@ -108,11 +108,19 @@ impl Connection {
     /// # Errors
     /// When a socket option cannot be set.
     pub fn reset(self) -> Result<()> {
-        for socket in [&self.client, &self.server] {
-            sockopt::set_socket_linger(socket.as_fd(), Some(std::time::Duration::ZERO))?;
-        }
-        Ok(())
+        end_by_reset([&self.client, &self.server])
     }
+}
+
+/// Makes sockets end by reset when they are closed, which leaves nothing to be sent or waited for.
+///
+/// # Errors
+/// When a socket option cannot be set.
+pub fn end_by_reset<'a>(sockets: impl IntoIterator<Item = &'a TcpStream>) -> Result<()> {
+    for socket in sockets {
+        sockopt::set_socket_linger(socket.as_fd(), Some(std::time::Duration::ZERO))?;
+    }
+    Ok(())
 }
 
 fn end(socket: &TcpStream, netns: u32) -> Result<End> {

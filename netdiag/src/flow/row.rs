@@ -13,7 +13,9 @@ use crate::{
     },
     signal::{
         CountId, Fold, Label, MetricId,
-        socket::{self, BYTES_RECEIVED, BYTES_SENT, SEGMENTS_SENT, SOCKET_DROPS, What},
+        socket::{
+            self, BYTES_RECEIVED, BYTES_SENT, CONNECT_LATENCY, SEGMENTS_SENT, SOCKET_DROPS, What,
+        },
     },
 };
 
@@ -224,6 +226,11 @@ impl Fold for Row {
         };
         if event.is_asking() {
             self.connecting_ns = Some(event.time_ns);
+        }
+        if event.what == What::Established
+            && let Some(began_ns) = self.connecting_ns
+        {
+            self.latency(CONNECT_LATENCY, event.time_ns.saturating_sub(began_ns));
         }
         if opened.is_some() {
             self.role = opened;

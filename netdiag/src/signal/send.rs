@@ -26,10 +26,11 @@ const FAILED: CountId = count_id(Signal::Send, 2);
 pub const DEFINITION: Definition = Definition {
     signal: Signal::Send,
     help: "time of tcp_sendmsg calls: copy and wait for send buffer, not network latency",
-    metrics: &[Metric {
-        name: "send",
-        help: "tcp_sendmsg entered to returned: copy and wait for send buffer, not the network",
-    }],
+    metrics: &[Metric::new(
+        "send",
+        "tcp_sendmsg entered to returned: copy and wait for send buffer, not the network",
+    )
+    .with_columns()],
     counts: &[
         Count::new("sends", "send calls"),
         Count::new("send_bytes", "bytes that send calls handed to the kernel"),

@@ -11,10 +11,13 @@ use netdiag_common::{
 use zerocopy::FromBytes;
 
 use super::{
-    Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows,
-    Source, Subject, When, count_id, retransmit,
+    Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed,
+    Metric, MetricId, Rows, Source, Subject, When, count_id, metric_id, retransmit,
 };
-use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
+use crate::event::{Field as Said, Form, GIVEN_UP, Kind, Past, Shown, Stack, Told, Value};
+
+/// Metric of connections that were established: since `connect` was called.
+pub const CONNECT_LATENCY: MetricId = metric_id(Signal::Socket, 0);
 
 /// Count of [`TcpCounters::bytes_sent`].
 pub const BYTES_SENT: CountId = count_id(Signal::Socket, 0);
@@ -24,17 +27,26 @@ pub const BYTES_RECEIVED: CountId = count_id(Signal::Socket, 1);
 pub const SEGMENTS_SENT: CountId = count_id(Signal::Socket, 2);
 /// Count of [`TcpCounters::drops`].
 pub const SOCKET_DROPS: CountId = count_id(Signal::Socket, 3);
+const CONNECTS_FAILED: CountId = count_id(Signal::Socket, 4);
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
     signal: Signal::Socket,
     help: "sockets as they open, connect, change hands and are destroyed",
-    metrics: &[],
+    metrics: &[Metric::new(
+        "connect",
+        "connect called to connection established: the handshake; whole seconds are lost SYNs",
+    )],
     counts: &[
         Count::reading("bytes_sent", "payload bytes sent, retransmissions included"),
         Count::reading("bytes_received", "payload bytes received in order"),
         Count::reading("segments_sent", "segments sent, retransmissions included"),
         Count::reading("socket_drops", "packets that the socket counted as dropped on receipt"),
+        Count::labelled(
+            "connects_failed",
+            "connections asked for that failed, by errno, `closed` where the process gave up",
+        )
+        .without_column(),
     ],
     sources: &[TP_BTF, RAW_TP],
     samples: 1,
@@ -225,6 +237,9 @@ impl Event {
 
     pub(super) fn fold(&self, row: &mut impl Fold) {
         row.socket(self);
+        if let What::Failed(error) = self.what {
+            row.labelled(CONNECTS_FAILED, error.map_or(Label::GivenUp, Label::Errno), 1);
+        }
         if let Some(tcp) = &self.tcp {
             retransmit::fold_unseen(tcp, row);
         }
@@ -241,7 +256,7 @@ impl Event {
             What::Established => (&CONNECT, vec![since(past.connecting_ns), Value::Unknown]),
             What::Connected => (&CONNECT, vec![Value::Unknown, Value::Unknown]),
             What::Failed(error) => {
-                let error = error.map_or(Value::name("closed"), Value::errno);
+                let error = error.map_or(Value::name(GIVEN_UP), Value::errno);
                 (&CONNECT, vec![since(past.connecting_ns), error])
             }
             What::Close => (&CLOSE, vec![since(past.opened_ns), Value::Counts]),
@@ -275,7 +290,13 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         what::CLOSE => What::Close,
         what::ESTABLISHED => What::Established,
         what::CONNECTED => What::Connected,
-        what::FAILED => What::Failed((record.error != 0).then_some(record.error)),
+        what::FAILED => What::Failed(match record.error {
+            // It never got a port: `inet_hash_connect` found none that is free, and left the telling
+            // to connect(2) (`tcp_v4_connect`, net/ipv4/tcp_ipv4.c).
+            0 if record.socket.key.local_port == 0 => Some(libc::EADDRNOTAVAIL),
+            0 => None,
+            error => Some(error),
+        }),
         _ => return Err(Malformed::Value("reason of a socket record")),
     };
     let comm = record.comm.split(|&byte| byte == 0).next().unwrap_or_default();

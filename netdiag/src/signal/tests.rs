@@ -105,6 +105,30 @@ fn drops_without_a_known_conversation_have_none() {
     }
 }
 
+#[test]
+fn a_connection_fails_with_its_errno_or_for_want_of_a_port_or_is_given_up() {
+    for (error, local_port, expected) in [
+        (libc::ECONNREFUSED, 40_000, Some(libc::ECONNREFUSED)),
+        (libc::ETIMEDOUT, 0, Some(libc::ETIMEDOUT)),
+        (0, 40_000, None),
+        (0, 0, Some(libc::EADDRNOTAVAIL)),
+    ] {
+        let key = FlowKey { local_port, ..FlowKey::default() };
+        let record = sockets::Record {
+            header: header(Signal::Socket, 1),
+            socket: SocketRef { key, ..SocketRef::default() },
+            what: sockets::what::FAILED,
+            error,
+            ..Default::default()
+        };
+        let failed = match &decoded(record.as_bytes()).1[..] {
+            [Event::Socket(socket::Event { what: socket::What::Failed(error), .. })] => *error,
+            events => panic!("{events:?}"),
+        };
+        assert_eq!(failed, expected, "{error} {local_port}");
+    }
+}
+
 proptest! {
     /// Whatever comes: no panic, all samples or none, and never more than the record can hold.
     #[test]

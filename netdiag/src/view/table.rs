@@ -1,8 +1,8 @@
 //! The plain table: what flows did in an interval, for people, at any width from 40 columns.
 //!
-//! Columns are learnt from the definitions of the signals: every metric has samples, p50, p99 and
-//! max; every group of counts has its total; every other count that is not zero stands below its
-//! flow. So a new signal shows up without an edit here.
+//! Columns are learnt from the definitions of the signals: a metric with columns has samples, p50, p99
+//! and max; every group of counts has its total, unless it is to have none; every other metric and
+//! every count that is not zero stands below its flow. So a new signal shows up without an edit here.
 
 use std::io::{self, Write};
 
@@ -128,16 +128,11 @@ impl Row {
         };
         let mut cells = Vec::new();
         let mut notes = Vec::new();
-        for (at, name) in metrics().enumerate() {
-            let distribution = flow.metrics.get(name);
-            if at == 0 {
-                cells.extend(values(distribution).map(|(_, value)| value));
-            } else if distribution.is_some() {
-                notes.push(metric_note(name, distribution));
-            }
+        for name in metrics_in_columns() {
+            cells.extend(values(flow.metrics.get(name)).map(|(_, value)| value));
         }
         for (name, distribution) in &flow.metrics {
-            if !metrics().any(|known| known == name) {
+            if !metrics_in_columns().any(|known| known == name) {
                 notes.push(metric_note(name, Some(distribution)));
             }
             if distribution.out_of_range > 0 {
@@ -158,15 +153,14 @@ impl Row {
     }
 }
 
-/// Names of all metrics; the first one has the columns.
-fn metrics() -> impl Iterator<Item = &'static str> {
-    signal::metrics().map(|(_, _, metric)| metric.name)
+fn metrics_in_columns() -> impl Iterator<Item = &'static str> {
+    signal::metrics().filter(|(_, _, metric)| metric.columns).map(|(_, _, metric)| metric.name)
 }
 
-/// Names of all groups of counts.
+/// Names of the groups of counts that have a column.
 fn groups() -> Vec<&'static str> {
-    let mut groups: Vec<&str> =
-        signal::counts().filter_map(|(_, _, count)| count.group()).collect();
+    let with_column = signal::counts().filter(|(_, _, count)| count.column);
+    let mut groups: Vec<&str> = with_column.filter_map(|(_, _, count)| count.group()).collect();
     groups.dedup();
     groups
 }
@@ -177,11 +171,10 @@ fn heading(group: &str) -> String {
 }
 
 fn headings() -> Vec<String> {
-    let first = metrics().next();
-    let metric = first.into_iter().flat_map(|name| {
+    let metrics = metrics_in_columns().flat_map(|name| {
         [name.to_uppercase(), "P50".to_owned(), "P99".to_owned(), "MAX".to_owned()]
     });
-    metric.chain(groups().into_iter().map(heading)).collect()
+    metrics.chain(groups().into_iter().map(heading)).collect()
 }
 
 fn values(distribution: Option<&Distribution>) -> [(&'static str, String); 4] {

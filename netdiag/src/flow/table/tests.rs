@@ -14,6 +14,7 @@ use crate::{
     },
 };
 
+mod connects;
 mod packets;
 mod properties;
 mod seeded;

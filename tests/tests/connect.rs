@@ -1,0 +1,316 @@
+//! Connections that this node asks for: how long each took, by the client's own clock, and with which
+//! errno the others failed.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use netdiag::snapshot::{CountValue, Flow, Snapshot};
+use netdiag_tests::{
+    counters::wait_until_quiet,
+    facts::Facts,
+    fault, machine,
+    namespace::Namespace,
+    netdiag::Netdiag,
+    network::{Pair, RIGHT_V4},
+    outcome::{count, flow_of, in_namespaces, metric},
+    require,
+    requirement::{Feature, alone},
+    source,
+    traffic::{End, FAMILIES, Family, address, end_by_reset, listen},
+};
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+/// Failed connects of a flow by errno.
+fn failures(flow: &Flow) -> BTreeMap<String, u64> {
+    match flow.counts.get("connects_failed") {
+        Some(CountValue::Group(keys)) => {
+            keys.iter().filter_map(|(key, n)| Some((key.clone(), (*n)?))).collect()
+        }
+        _ => BTreeMap::new(),
+    }
+}
+
+/// Flows of a namespace to that port.
+fn flows_to<'a>(total: &'a Snapshot, from: &Namespace, port: u16) -> Vec<&'a Flow> {
+    let of_port = |flow: &&Flow| flow.peer.port == Some(port);
+    in_namespaces(total, &[from.inode()]).filter(of_port).collect()
+}
+
+/// Connects from inside, and says how long the call took.
+fn connect_timed(from: &Namespace, to: SocketAddr) -> Result<(TcpStream, Duration)> {
+    from.run(|| {
+        let began = Instant::now();
+        let socket = TcpStream::connect(to)?;
+        Ok((socket, began.elapsed()))
+    })
+}
+
+fn client_end(from: &Namespace, socket: &TcpStream) -> Result<End> {
+    let ip = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    Ok(End { netns: from.inode(), local: ip(socket.local_addr()?), peer: ip(socket.peer_addr()?) })
+}
+
+/// Sets a setting of a namespace where this kernel has it.
+fn set_if_there(namespace: &Namespace, name: &str, value: u32) -> Result<()> {
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    // Read by the process that is told so: settings are those of the opener's namespace.
+    namespace.run(|| match fs::write(&path, value.to_string()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.with_context(|| path.clone()),
+    })
+}
+
+/// Every connection has one sample, no longer than the call that asked for it, and in the middle about
+/// as long; the ends that accepted have none.
+#[test]
+fn a_connect_takes_as_long_as_its_client_says() -> Result<()> {
+    let _alone = alone();
+    for forced in source::loading("socket")? {
+        let pair = Pair::new()?;
+        let netdiag = Netdiag::live(&["--source", &forced, "--netns", pair.left.name()])?;
+        let mut made = Vec::new();
+        for family in FAMILIES.into_iter().cycle().take(machine::amount(60, 15)) {
+            let (listener, port) = listen(&pair.right, family)?;
+            let (socket, took) = connect_timed(&pair.left, address(family, false, port))?;
+            made.push((client_end(&pair.left, &socket)?, took));
+            let server = listener.accept()?.0;
+            end_by_reset([&socket, &server])?;
+        }
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        let mut late = Vec::new();
+        for (end, took) in &made {
+            let flow = flow_of(total, end)?;
+            let connect = metric(flow, "connect");
+            facts.equal(format_args!("{end:?}: samples"), connect.count, 1);
+            facts.equal("failures", failures(flow), BTreeMap::new());
+            let found = Duration::from_nanos(connect.max_ns.unwrap_or_default());
+            // The histogram's buckets are 1 % wide.
+            let most = took.mul_f64(1.01);
+            facts.holds(format_args!("{found:?} of {took:?}"), found <= most && !found.is_zero());
+            late.push(took.saturating_sub(found));
+        }
+        late.sort_unstable();
+        let middle = late[late.len() / 2];
+        let mut took: Vec<_> = made.iter().map(|(_, took)| *took).collect();
+        took.sort_unstable();
+        let bound = Duration::from_millis(1).max(took[took.len() / 2].mul_f64(0.05));
+        facts.note(format_args!(
+            "{forced}: the client's clock is ahead by {middle:?} in the middle"
+        ));
+        if !machine::emulated() {
+            facts.holds(format_args!("{middle:?} is within {bound:?}"), middle <= bound);
+        }
+        facts.at_rest(total);
+        facts.finish();
+    }
+    Ok(())
+}
+
+/// A lost SYN is sent again after 1 s, the second one after 3 s: it is a latency, not a failure.
+#[test]
+fn lost_syns_are_steps_of_a_second() -> Result<()> {
+    require!(Feature::Nft);
+    let _alone = alone();
+    let pair = Pair::new()?;
+    // 1 s, then twice as long each time: from 6.5 on only where this is 0.
+    set_if_there(&pair.left, "net.ipv4.tcp_syn_linear_timeouts", 0)?;
+    let netdiag = Netdiag::live(&["--netns", pair.left.name()])?;
+    let mut made = Vec::new();
+    for (lost, least, most) in [(0, 0.0, 1.0), (1, 1.0, 3.0), (2, 3.0, 7.0)] {
+        let (listener, port) = listen(&pair.right, Family::V4)?;
+        let first = format!("tcp dport {port} tcp flags syn numgen inc mod 1000000 < {lost} drop");
+        let fault = fault::drop_incoming(&pair.right, &first)?;
+        let (socket, took) = connect_timed(&pair.left, (RIGHT_V4, port).into())?;
+        fault.end()?;
+        made.push((client_end(&pair.left, &socket)?, took, lost, least..most));
+        end_by_reset([&socket, &listener.accept()?.0])?;
+    }
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let mut facts = Facts::new();
+    for (end, took, lost, bounds) in made {
+        let flow = flow_of(total, &end)?;
+        facts.note(format_args!("{flow:?}"));
+        let connect = metric(flow, "connect");
+        let found = connect.max_ns.unwrap_or_default() as f64 / 1e9;
+        facts.equal(format_args!("samples with {lost} lost"), connect.count, 1);
+        facts.equal("failures", failures(flow), BTreeMap::new());
+        let again = count(flow, "retransmits.syn").unwrap_or_default()
+            + count(flow, "retransmits.other").unwrap_or_default();
+        facts.holds(format_args!("{again} SYNs again, {lost} lost"), again >= lost);
+        let took = took.as_secs_f64();
+        facts.holds(format_args!("{found} s of {took} s"), found <= took * 1.01);
+        if again == lost {
+            let least = bounds.start * 0.99;
+            facts.holds(format_args!("{found} s, not below {least} s"), found >= least);
+        }
+        if !machine::emulated() {
+            facts.holds(format_args!("{found} s is in {bounds:?}"), found < bounds.end);
+            let bound = (took * 0.05).max(0.001);
+            facts.holds(format_args!("{found} s is {took} s"), took - found <= bound);
+        }
+    }
+    facts.at_rest(total);
+    facts.finish();
+    Ok(())
+}
+
+/// The right end says that it leads nowhere.
+const NOWHERE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
+const CLOSED_PORT: u16 = 81;
+const SILENT_PORTS: [u16; 3] = [82, 83, 84];
+const UNREACHABLE_PORT: u16 = 85;
+
+/// Each failure under its errno, and none of them is a latency.
+#[test]
+fn failed_connects_have_their_errno() -> Result<()> {
+    require!(Feature::Nft);
+    let _alone = alone();
+    for forced in source::loading("socket")? {
+        let pair = Pair::new()?;
+        set_if_there(&pair.left, "net.ipv4.tcp_syn_retries", 1)?;
+        set_if_there(&pair.right, "net.ipv4.ip_forward", 1)?;
+        pair.left.ip(&format!("route add {NOWHERE} via {RIGHT_V4}"))?;
+        pair.right.ip(&format!("route add unreachable {NOWHERE}"))?;
+        let netdiag = Netdiag::live(&["--source", &forced, "--netns", pair.left.name()])?;
+        let rule = format!("tcp dport {}-{} drop", SILENT_PORTS[0], SILENT_PORTS[2]);
+        let lost = fault::drop_incoming(&pair.right, &rule)?;
+        let [unanswered, timed, given_up] = SILENT_PORTS.map(|port| (RIGHT_V4, port).into());
+        let refused = SocketAddr::from((RIGHT_V4, CLOSED_PORT));
+        let mut said = Vec::new();
+        for _ in 0..3 {
+            said.push(pair.left.run(|| TcpStream::connect(refused)).err());
+        }
+        let waited = Duration::from_millis(100);
+        said.push(pair.left.run(|| TcpStream::connect_timeout(&given_up, waited)).err());
+        // They take seconds, all at the same time.
+        let slow = pair.left.run(|| {
+            std::thread::scope(|scope| {
+                let inside = |connect: fn(SocketAddr) -> io::Result<()>, to| {
+                    let left = &pair.left;
+                    let enter = move || left.enter().and_then(|()| connect(to)).err();
+                    scope.spawn(enter)
+                };
+                let plain = |to| TcpStream::connect(to).map(drop);
+                [
+                    inside(plain, unanswered),
+                    inside(with_user_timeout, timed),
+                    inside(plain, (NOWHERE, UNREACHABLE_PORT).into()),
+                ]
+                .map(|thread| thread.join().expect("a connect panicked"))
+            })
+        });
+        lost.end()?;
+        wait_until_quiet(&pair.left)?;
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        facts.note(format_args!("{forced}: {said:?} {slow:?}"));
+        let number = |error: &Option<io::Error>| error.as_ref().and_then(io::Error::raw_os_error);
+        let slow = slow.each_ref().map(number);
+        let expected = [libc::ETIMEDOUT, libc::ETIMEDOUT, libc::EHOSTUNREACH].map(Some);
+        facts.equal("what the slow ones said", slow, expected);
+        for (port, flows, error) in [
+            (CLOSED_PORT, 3, "ECONNREFUSED"),
+            (unanswered.port(), 1, "ETIMEDOUT"),
+            (timed.port(), 1, "ETIMEDOUT"),
+            (given_up.port(), 1, "closed"),
+            (UNREACHABLE_PORT, 1, "EHOSTUNREACH"),
+        ] {
+            let found = flows_to(total, &pair.left, port);
+            facts.note(format_args!("{found:?}"));
+            facts.equal(format_args!("{error}: flows"), found.len(), flows);
+            for flow in found {
+                let expected = BTreeMap::from([(error.to_owned(), 1)]);
+                facts.equal(format_args!("failures to {port}"), failures(flow), expected);
+                facts.equal("no latency", metric(flow, "connect").count, 0);
+            }
+        }
+        facts.at_rest(total);
+        facts.finish();
+    }
+    Ok(())
+}
+
+/// Gives up, by the kernel's word, after half a second.
+fn with_user_timeout(to: SocketAddr) -> io::Result<()> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    sockopt::set_tcp_user_timeout(socket.as_fd(), 500)?;
+    Ok(rustix::net::connect(socket.as_fd(), &to)?)
+}
+
+/// connect(2) finds no port that is free: there is no flow without one, so it counts in `other`.
+#[test]
+fn connects_without_a_port_are_failures() -> Result<()> {
+    let _alone = alone();
+    let pair = Pair::new()?;
+    let range = "net.ipv4.ip_local_port_range";
+    let path = format!("/proc/sys/{}", range.replace('.', "/"));
+    pair.left.run(|| fs::write(&path, "50000 50001")).with_context(|| path.clone())?;
+    let (listener, port) = listen(&pair.right, Family::V4)?;
+    let netdiag = Netdiag::live(&["--netns", pair.left.name()])?;
+    let mut open = Vec::new();
+    let mut failed = Vec::new();
+    for _ in 0..5 {
+        match pair.left.run(|| TcpStream::connect((RIGHT_V4, port))) {
+            Ok(socket) => open.push((socket, listener.accept()?.0)),
+            Err(error) => failed.push(error),
+        }
+    }
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let mut facts = Facts::new();
+    facts.note(format_args!("{failed:?} {:?}", total.other));
+    facts.equal("connected", open.len(), 2);
+    let all = |flow| failures(flow).get("EADDRNOTAVAIL").copied().unwrap_or_default();
+    let found: u64 = total.flows.iter().chain([&total.other]).map(all).sum();
+    facts.equal("failed for want of a port", found, failed.len() as u64);
+    facts.equal("failed", failed.len(), 3);
+    facts.at_rest(total);
+    facts.finish();
+    Ok(())
+}
+
+/// Of a connection whose beginning was not seen nobody knows how long it took.
+#[test]
+fn a_connect_that_is_older_has_no_latency() -> Result<()> {
+    require!(Feature::Nft);
+    let _alone = alone();
+    let pair = Pair::new()?;
+    let (listener, port) = listen(&pair.right, Family::V4)?;
+    let lost = fault::drop_incoming(&pair.right, &format!("tcp dport {port} drop"))?;
+    let mut facts = Facts::new();
+    let (netdiag, end) = std::thread::scope(|scope| -> Result<_> {
+        let client = scope.spawn(|| connect_timed(&pair.left, (RIGHT_V4, port).into()));
+        let asks = || {
+            let sockets = pair.left.run(|| fs::read_to_string("/proc/thread-self/net/tcp"));
+            sockets
+                .is_ok_and(|text| text.lines().any(|l| l.split_whitespace().nth(3) == Some("02")))
+        };
+        facts.holds("it asks for a connection", machine::wait_until(asks));
+        let netdiag = Netdiag::live(&[])?;
+        lost.end()?;
+        let (socket, took) = client.join().expect("the client panicked")?;
+        facts.note(format_args!("connected after {took:?}"));
+        let end = client_end(&pair.left, &socket)?;
+        end_by_reset([&socket, &listener.accept()?.0])?;
+        Ok((netdiag, end))
+    })?;
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let flow = flow_of(total, &end)?;
+    facts.note(format_args!("{flow:?}"));
+    facts.equal("samples", metric(flow, "connect").count, 0);
+    facts.equal("failures", failures(flow), BTreeMap::new());
+    facts.at_rest(total);
+    facts.finish();
+    Ok(())
+}
