@@ -99,15 +99,20 @@ impl Counters {
     /// ended before it began. A sum over all CPUs that were read while programs ran may not be.
     #[must_use]
     pub const fn is_whole(&self) -> bool {
-        let fates = self.filtered
+        self.begun >= self.ended && self.seen == self.fates() + self.pending()
+    }
+
+    /// Samples of which it is known what became of them.
+    #[must_use]
+    pub const fn fates(&self) -> u64 {
+        self.filtered
             + self.submitted
             + self.ring_full
             + self.map_full
             + self.read_failed
             + self.rate_limited
             + self.shed
-            + self.unmatched;
-        self.begun >= self.ended && self.seen == fates + self.pending()
+            + self.unmatched
     }
 
     /// Field-wise sum.

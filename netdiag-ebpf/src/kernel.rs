@@ -14,13 +14,14 @@ use netdiag_common::{
     flow::{FlowKey, TcpCounters, V4_MAPPED_PREFIX},
 };
 
-use crate::globals::{location, settings};
+use crate::{
+    globals::{location, settings},
+    numbers::{AF_INET, AF_INET6, state::NEW_SYN_RECV},
+};
 
 /// A pointer into the kernel: `struct sock *`, `struct request_sock *`, `struct sk_buff *`.
 pub(crate) type Pointer = *const c_void;
 
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
 
 /// Whether family and protocol are those of TCP over IPv4 or IPv6.
@@ -163,9 +164,9 @@ pub(crate) fn tcp_send_length(ctx: &TracePointContext) -> Option<(Pointer, i32)>
 /// # Safety
 /// `sk` starts with a `sock_common`.
 #[inline(always)]
-pub(crate) unsafe fn state<A: Access>(sk: Pointer) -> Result<u8, Refused> {
+pub(crate) unsafe fn state<A: Access>(sk: Pointer) -> Result<i32, Refused> {
     // SAFETY: passed on.
-    unsafe { field::<A, _>(sk, Field::SkState) }
+    unsafe { field::<A, u8>(sk, Field::SkState) }.map(i32::from)
 }
 
 /// The address of the listener of a connection request; `None` for what is no request, or where the
@@ -175,8 +176,6 @@ pub(crate) unsafe fn state<A: Access>(sk: Pointer) -> Result<u8, Refused> {
 /// `sk` starts with a `sock_common`.
 #[inline(always)]
 pub(crate) unsafe fn listener<A: Access>(sk: Pointer) -> Result<Option<u64>, Refused> {
-    // include/net/tcp_states.h
-    const NEW_SYN_RECV: u8 = 12;
     if !location(Field::SkListener).exists() {
         return Ok(None);
     }

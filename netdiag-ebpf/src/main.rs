@@ -22,6 +22,8 @@ mod kernel;
 #[cfg(target_arch = "bpf")]
 mod nested;
 #[cfg(target_arch = "bpf")]
+mod numbers;
+#[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
 mod ring;

@@ -1,7 +1,7 @@
 //! The conversation that a packet belongs to, by its headers; of an encapsulated packet the inner
 //! one's.
 
-use netdiag_common::flow::{FlowKey, V4_MAPPED_PREFIX};
+use netdiag_common::{field::Field, flow::FlowKey};
 use network_types::{
     eth::EthHdr,
     geneve::GeneveHdr,
@@ -10,7 +10,7 @@ use network_types::{
     vxlan::VxlanHdr,
 };
 
-use crate::kernel::{Access as _, Pointer, Probed, Refused};
+use crate::kernel::{Access, Pointer, Probed, Refused, field, mapped};
 
 // IANA protocol numbers
 const HOP_BY_HOP: u8 = 0;
@@ -32,6 +32,58 @@ const TRANSPARENT_ETHERNET: u16 = 0x6558;
 
 /// Headers between an IPv6 header and its payload that are followed.
 const EXTENSIONS: usize = 4;
+
+/// `skb->network_header` that is not set.
+const UNSET: u16 = u16::MAX;
+
+/// Inode numbers of namespaces are counted from `PROC_DYNAMIC_FIRST` (fs/proc/generic.c), those of the
+/// first ones lie a little below (include/uapi/linux/nsfs.h). What else is read for one is most likely
+/// half of an address.
+const NETNS: core::ops::Range<u32> = 0xefff_ff00..0xf010_0000;
+
+/// Where the IP header of an `sk_buff` is.
+///
+/// # Safety
+/// `skb` is an `sk_buff`.
+#[inline(always)]
+pub(crate) unsafe fn header<A: Access>(skb: Pointer) -> Result<Pointer, Refused> {
+    // SAFETY: passed on.
+    let (header, head): (u16, Pointer) = unsafe {
+        (field::<A, _>(skb, Field::SkbNetworkHeader)?, field::<A, _>(skb, Field::SkbHead)?)
+    };
+    if header == UNSET {
+        return Err(Refused::Fault);
+    }
+    Ok(head.wrapping_byte_add(usize::from(header)))
+}
+
+/// The network namespace of the device that a packet is on, 0 where it is on none: queues put something
+/// else into its place, which is no address or leads to no namespace.
+///
+/// # Safety
+/// `device` is what an `sk_buff` has for its device.
+#[inline(always)]
+pub(crate) unsafe fn device_netns<A: Access>(device: Pointer) -> u32 {
+    if device.is_null() {
+        return 0;
+    }
+    // SAFETY: passed on; the access survives any address.
+    let found = unsafe { netns::<A>(device, Field::DevNet) };
+    found.ok().filter(|inode| NETNS.contains(inode)).unwrap_or(0)
+}
+
+/// The network namespace that `holder` points to.
+///
+/// # Safety
+/// `holder` is the struct that `net` belongs to.
+#[inline(always)]
+pub(crate) unsafe fn netns<A: Access>(holder: Pointer, net: Field) -> Result<u32, Refused> {
+    // SAFETY: passed on.
+    unsafe {
+        let net: Pointer = field::<A, _>(holder, net)?;
+        if net.is_null() { Ok(0) } else { field::<A, _>(net, Field::NetInum) }
+    }
+}
 
 /// Where an IP packet's payload is.
 struct Payload {
@@ -120,8 +172,8 @@ fn addresses(packet: Pointer, key: &mut FlowKey) -> Result<Payload, Refused> {
         4 => {
             // SAFETY: see above.
             let header: Ipv4Hdr = unsafe { Probed::load(packet, 0) }?;
-            mapped(&mut key.peer_addr, header.src_addr);
-            mapped(&mut key.local_addr, header.dst_addr);
+            mapped(&mut key.peer_addr, u32::from_ne_bytes(header.src_addr));
+            mapped(&mut key.local_addr, u32::from_ne_bytes(header.dst_addr));
             let length = 4 * usize::from(header.vihl & 0xf);
             if length < size_of::<Ipv4Hdr>() {
                 return Err(Refused::NotOurs);
@@ -164,11 +216,4 @@ fn beyond_extensions(mut payload: Payload) -> Result<Payload, Refused> {
         payload.at = payload.at.wrapping_byte_add(length);
     }
     Ok(payload)
-}
-
-#[inline(always)]
-fn mapped(to: &mut [u8; 16], address: [u8; 4]) {
-    let p = V4_MAPPED_PREFIX;
-    let [a, b, c, d] = address;
-    *to = [p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], a, b, c, d];
 }

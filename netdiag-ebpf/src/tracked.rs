@@ -9,9 +9,8 @@ use netdiag_common::{
 use crate::{
     globals::location,
     kernel::{Pointer, Probed, Refused, field, mapped},
+    numbers::AF_INET,
 };
-
-const AF_INET: u16 = 2;
 
 /// Bits of `skb->_nfct` that are not the entry's address (`NFCT_INFOMASK`).
 const INFO: u64 = 7;

@@ -23,7 +23,7 @@ mod netlink;
 pub mod netns;
 pub mod own;
 pub mod owners;
-mod proc;
+pub mod proc;
 pub mod reading;
 pub mod sockets;
 pub mod tcp_counters;

@@ -27,6 +27,7 @@ mod reporter;
 mod stop;
 mod teller;
 mod voice;
+mod wall;
 mod watch;
 mod writer;
 

@@ -17,7 +17,7 @@ use self::raw::{Checksum, Tunnel};
 use crate::{
     counters::TcpCounters,
     fault,
-    machine::{Series, wait_until},
+    machine::{Series, patience, wait_until},
     namespace::Namespace,
     network::{LEFT_V4, Pair, RIGHT_V4},
     tool,
@@ -130,6 +130,10 @@ pub const CASES: &[Case] = &[
 
 const NETFILTER: &[(Series, &str)] = &[(V6, "NETFILTER_DROP"), (V5, "at:nf_hook_slow")];
 
+/// Newer kernels do not throw away what waits to make room for what lies behind all of it, but that
+/// (`tcp_prune_ofo_queue`, net/ipv4/tcp_input.c).
+const PRUNED: &[(Series, &str)] = &[(Series(6, 12), "PROTO_MEM"), (V6, "TCP_OFO_QUEUE_PRUNE")];
+
 fn on(reasons: &[(Series, &'static str)], series: Series) -> &'static str {
     let found = reasons.iter().find(|(since, _)| *since <= series);
     found.unwrap_or_else(|| panic!("{series:?} is older than all of {reasons:?}")).1
@@ -139,6 +143,12 @@ fn on(reasons: &[(Series, &'static str)], series: Series) -> &'static str {
 #[must_use]
 pub fn by_firewall(series: Series) -> &'static str {
     on(NETFILTER, series)
+}
+
+/// What a kernel with reasons calls the segments of [`pruned`].
+#[must_use]
+pub fn by_full_buffer(series: Series) -> &'static str {
+    on(PRUNED, series)
 }
 
 impl Case {
@@ -171,18 +181,17 @@ fn udp_socket(namespace: &Namespace) -> Result<UdpSocket> {
     Ok(namespace.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?)
 }
 
-/// How much a counter of a namespace rises while `work` runs.
-fn rise(namespace: &Namespace, counter: &str, work: impl FnOnce() -> Result<()>) -> Result<u64> {
-    let before = TcpCounters::read(namespace)?;
+/// How much a counter of the right end rises by what the left end sends in `work`.
+fn rise(pair: &Pair, counter: &str, work: impl FnOnce() -> Result<()>) -> Result<u64> {
+    let before = TcpCounters::read(&pair.right)?;
     work()?;
-    // A softirq may still be at it.
-    thread::sleep(Duration::from_millis(200));
-    Ok(TcpCounters::read(namespace)?.since(&before)[counter].try_into()?)
+    pair.wait_until_received()?;
+    Ok(TcpCounters::read(&pair.right)?.since(&before)[counter].try_into()?)
 }
 
 fn closed_tcp(pair: &Pair) -> Result<Dropped> {
     let local = at(81);
-    let packets = rise(&pair.right, "OutRsts", || {
+    let packets = rise(pair, "OutRsts", || {
         for _ in 0..PACKETS {
             let refused = pair.left.run(|| TcpStream::connect(local));
             ensure!(refused.is_err(), "somebody listens");
@@ -202,10 +211,11 @@ fn send_all(socket: &UdpSocket, to: SocketAddr) {
 fn closed_udp(pair: &Pair) -> Result<Dropped> {
     let local = at(82);
     let socket = udp_socket(&pair.left)?;
-    let packets = rise(&pair.right, "UdpNoPorts", || {
+    let packets = rise(pair, "UdpNoPorts", || {
         send_all(&socket, local);
         Ok(())
     })?;
+    ensure_each(packets)?;
     Ok(Dropped { netns: pair.right.inode(), local, packets })
 }
 
@@ -222,8 +232,9 @@ fn by_nftables(pair: &Pair, hook: &str) -> Result<Dropped> {
         _ => fault::drop_incoming(namespace, rule)?,
     };
     send_all(&socket, to);
-    thread::sleep(Duration::from_millis(200));
+    pair.wait_until_received()?;
     let packets = counted(namespace)?;
+    ensure_each(packets)?;
     fault.end()?;
     Ok(Dropped { netns: namespace.inode(), local, packets })
 }
@@ -233,13 +244,19 @@ fn in_tunnel(pair: &Pair, tunnel: Tunnel) -> Result<Dropped> {
     let [from, to] = [1, 2].map(|host| SocketAddrV4::new(Ipv4Addr::new(172, 16, 0, host), 87));
     let inner = raw::tcp_syn(from, to, Checksum::Right);
     let outer = tunnel.around(LEFT_V4, RIGHT_V4, &inner);
-    let rule = "meta l4proto { 4, udp } counter drop";
-    let fault = fault::drop_incoming(&pair.right, rule)?;
+    let fault = fault::drop_incoming(&pair.right, &format!("{} counter drop", tunnel.rule()))?;
     raw::send(&raw::socket(&pair.left)?, &outer, PACKETS)?;
-    thread::sleep(Duration::from_millis(200));
+    pair.wait_until_received()?;
     let packets = counted(&pair.right)?;
+    ensure_each(packets)?;
     fault.end()?;
     Ok(Dropped { netns: pair.right.inode(), local: to.into(), packets })
+}
+
+/// That each packet of a case was counted.
+fn ensure_each(packets: u64) -> Result<()> {
+    ensure!(packets == PACKETS, "{packets} of {PACKETS} packets were counted");
+    Ok(())
 }
 
 /// What the counter of the only rule in a namespace says.
@@ -284,10 +301,19 @@ pub fn flood(pair: &Pair, end: &AtomicBool) -> Result<u64> {
         }
         spoofing.join().expect("the spoofing thread panicked")
     })?;
-    thread::sleep(Duration::from_millis(200));
+    pair.wait_until_received()?;
     let packets = counted(&pair.right)?;
     fault.end()?;
     Ok(packets)
+}
+
+/// Records that netdiag's programs hand on at most of what two threads do in that time, were each packet
+/// one of its own: of full tables so many leave each processor in a tenth of a second.
+#[must_use]
+pub fn one_by_one(handed: u64, time: Duration) -> u64 {
+    const THREADS: u64 = 2;
+    const WINDOW: u128 = 100;
+    THREADS * handed * (time.as_millis() / WINDOW + 1) as u64
 }
 
 fn udp_receive_buffer(pair: &Pair) -> Result<Dropped> {
@@ -295,12 +321,16 @@ fn udp_receive_buffer(pair: &Pair) -> Result<Dropped> {
     sockopt::set_socket_recv_buffer_size(&full, 0)?;
     let local = at(full.local_addr()?.port());
     let socket = udp_socket(&pair.left)?;
-    let packets = rise(&pair.right, "UdpRcvbufErrors", || {
+    let packets = rise(pair, "UdpRcvbufErrors", || {
         for _ in 0..4 {
             send_all(&socket, local);
         }
         Ok(())
     })?;
+    full.set_nonblocking(true)?;
+    let took = std::iter::repeat_with(|| full.recv(&mut [0; 16])).take_while(Result::is_ok).count();
+    let sent = 4 * PACKETS;
+    ensure!(took as u64 + packets == sent, "{took} taken and {packets} dropped of {sent}");
     Ok(Dropped { netns: pair.right.inode(), local, packets })
 }
 
@@ -316,8 +346,8 @@ fn bad_checksum(pair: &Pair, packet: Packet, counter: &str) -> Result<Dropped> {
         SocketAddrV4::new(RIGHT_V4, port),
         Checksum::Wrong,
     );
-    let packets =
-        rise(&pair.right, counter, || raw::send(&raw::socket(&pair.left)?, &packet, PACKETS))?;
+    let packets = rise(pair, counter, || raw::send(&raw::socket(&pair.left)?, &packet, PACKETS))?;
+    ensure_each(packets)?;
     Ok(Dropped { netns: pair.right.inode(), local: at(port), packets })
 }
 
@@ -348,9 +378,10 @@ fn reverse_path(pair: &Pair) -> Result<Dropped> {
     })?;
     let source = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 4000);
     let packet = raw::udp(source, SocketAddrV4::new(RIGHT_V4, 85), Checksum::Right);
-    let packets = rise(&pair.right, "IPReversePathFilter", || {
+    let packets = rise(pair, "IPReversePathFilter", || {
         raw::send(&raw::socket(&pair.left)?, &packet, PACKETS)
     })?;
+    ensure_each(packets)?;
     Ok(Dropped { netns: pair.right.inode(), local: at(85), packets })
 }
 
@@ -377,6 +408,8 @@ fn absent_neighbour(pair: &Pair) -> Result<Dropped> {
 /// When a socket call fails.
 pub fn overflowed(pair: &Pair) -> Result<(Dropped, TcpListener)> {
     const ROOM: i32 = 2;
+    /// Long enough for most to send it a second time, after a second.
+    const BEYOND: Duration = Duration::from_millis(1500);
     let listener = pair.right.run(|| -> Result<_> {
         let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
         net::bind(&socket, &SocketAddrV4::new(RIGHT_V4, 0))?;
@@ -384,13 +417,16 @@ pub fn overflowed(pair: &Pair) -> Result<(Dropped, TcpListener)> {
         Ok(TcpListener::from(socket))
     })?;
     let local = listener.local_addr()?;
-    let packets = rise(&pair.right, "ListenDrops", || {
-        let connect =
-            || pair.left.run(|| TcpStream::connect_timeout(&local, Duration::from_millis(1500)));
+    let packets = rise(pair, "ListenDrops", || {
+        let connect = |within| pair.left.run(|| TcpStream::connect_timeout(&local, within));
         // One more than its room is let in.
-        let _waiting = (0..=ROOM).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
+        let _waiting = (0..=ROOM).map(|_| connect(patience())).collect::<Result<Vec<_>, _>>()?;
+        // A client is connected before the last packet of its handshake has come.
+        let full = wait_until(|| waiting(&pair.right, local).is_ok_and(|n| n > ROOM as u64));
+        ensure!(full, "the accept queue does not fill");
         thread::scope(|scope| {
-            let clients: Vec<_> = (0..4).map(|_| scope.spawn(connect)).collect();
+            let beyond = || connect(BEYOND);
+            let clients: Vec<_> = (0..4).map(|_| scope.spawn(beyond)).collect();
             clients.into_iter().try_for_each(|client| {
                 let refused = client.join().expect("a client panicked").is_err();
                 ensure!(refused, "there was room");
@@ -399,6 +435,22 @@ pub fn overflowed(pair: &Pair) -> Result<(Dropped, TcpListener)> {
         })
     })?;
     Ok((Dropped { netns: pair.right.inode(), local, packets }, listener))
+}
+
+/// Connections that wait for a listener of IPv4 to accept them (proc(5), /proc/net/tcp: where a socket
+/// listens, what stands for the bytes received).
+fn waiting(namespace: &Namespace, listener: SocketAddr) -> Result<u64> {
+    const LISTEN: &str = "0A";
+    let path = "/proc/thread-self/net/tcp";
+    let text = namespace.run(|| fs::read_to_string(path)).context(path)?;
+    let port = format!(":{:04X}", listener.port());
+    let queue = text.lines().find_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [_, local, _, LISTEN, queues, ..] = words[..] else { return None };
+        local.ends_with(&port).then(|| queues.split_once(':'))?
+    });
+    let (_, received) = queue.with_context(|| format!("nobody listens at {listener}"))?;
+    Ok(u64::from_str_radix(received, 16)?)
 }
 
 /// A connection whose receiver gets every second byte, each in a segment of its own, until those that
@@ -420,6 +472,7 @@ pub fn pruned(pair: &Pair) -> Result<(Dropped, Connection)> {
         let packet = raw::tcp_byte(from, to, sent.wrapping_add(1 + 2 * hole), received);
         raw::send(&socket, &packet, 1)?;
     }
+    pair.wait_until_received()?;
     let filter = format!("sport = :{}", to.port());
     let said =
         pair.right.command("ss")?.args(["-tnmH", "state", "established", &filter]).output()?;

@@ -19,6 +19,7 @@ pub mod namespace;
 pub mod netdiag;
 pub mod network;
 pub mod outcome;
+pub mod processor;
 pub mod reader;
 pub mod requirement;
 pub mod source;

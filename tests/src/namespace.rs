@@ -1,17 +1,20 @@
 //! Network namespaces that go away with their value.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
 
-use anyhow::{Context, Result};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use anyhow::{Context, Result, anyhow};
+use rustix::{
+    mount::{UnmountFlags, unmount},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 use crate::tool;
 
@@ -29,15 +32,40 @@ impl Namespace {
     /// # Errors
     /// When `ip` fails, as without privilege.
     pub fn new(label: &str) -> Result<Self> {
+        let [namespace] = Self::all([label], &[])?;
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// Makes several at once, with nothing in them up; then runs more commands of `ip`, in which `{0}`,
+    /// `{1}` stand for their names.
+    ///
+    /// # Errors
+    /// When `ip` fails, as without privilege.
+    pub fn all<const N: usize>(labels: [&str; N], then: &[&str]) -> Result<[Self; N]> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("nd{}-{}-{label}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        tool::run("ip", &["netns", "add", &name])?;
+        let names = labels.map(|label| {
+            format!("nd{}-{}-{label}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+        });
+        let mut commands = names.each_ref().map(|name| format!("netns add {name}")).to_vec();
+        for command in then {
+            let named = |text: String, (at, name): (usize, &String)| {
+                text.replace(&format!("{{{at}}}"), name)
+            };
+            commands.push(names.iter().enumerate().fold((*command).to_owned(), named));
+        }
+        let commands: Vec<_> = commands.iter().map(String::as_str).collect();
+        tool::ip_batch(None, &commands)?;
+        let opened: Vec<_> = names.into_iter().map(Self::open).collect::<Result<_>>()?;
+        opened.try_into().map_err(|_| anyhow!("fewer namespaces than names"))
+    }
+
+    /// One that was made under this name.
+    fn open(name: String) -> Result<Self> {
         let path = PathBuf::from("/run/netns").join(&name);
         let file = File::open(&path).with_context(|| path.display().to_string())?;
         let inode = u32::try_from(file.metadata()?.ino()).context("inode of a namespace")?;
-        let namespace = Self { name, file, inode };
-        namespace.ip("link set lo up")?;
-        Ok(namespace)
+        Ok(Self { name, file, inode })
     }
 
     /// Name under `/run/netns`.
@@ -100,7 +128,10 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if let Err(error) = tool::run("ip", &["netns", "del", &self.name]) {
+        // As `ip netns del` does.
+        let path = Path::new("/run/netns").join(&self.name);
+        let gone = unmount(&path, UnmountFlags::DETACH).map_err(io::Error::from);
+        if let Err(error) = gone.and_then(|()| fs::remove_file(&path)) {
             eprintln!("namespace {} stays behind: {error:#}", self.name);
         }
     }

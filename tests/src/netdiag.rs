@@ -20,6 +20,7 @@ use crate::{
     gate::Gate,
     machine::{self, patience},
     outcome::Outcome,
+    tool,
 };
 
 /// Line on standard error by which netdiag says that all its programs are attached.
@@ -51,6 +52,20 @@ pub fn binary() -> Result<PathBuf> {
 pub fn command(arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary()?);
     command.args(arguments).stdin(Stdio::null());
+    Ok(command)
+}
+
+/// A command for the binary without a capability, which setpriv(1) takes from it: `syslog` for
+/// CAP_SYSLOG.
+///
+/// # Errors
+/// When there is no binary, or no setpriv.
+pub fn command_without(capability: &str, arguments: &[&str]) -> Result<Command> {
+    let mut command = tool::command("setpriv")?;
+    for set in ["bounding-set", "inh-caps"] {
+        command.arg(format!("--{set}=-{capability}"));
+    }
+    command.arg(binary()?).args(arguments).stdin(Stdio::null());
     Ok(command)
 }
 
@@ -121,14 +136,24 @@ impl Netdiag {
         Self::start(&all)
     }
 
+    /// [`Self::live`] of one signal alone, by the source that is forced by this `--source` argument:
+    /// half as much to load.
+    ///
+    /// # Errors
+    /// As for [`Self::live`].
+    pub fn live_by(forced: &str, arguments: &[&str]) -> Result<Self> {
+        let (signal, _) = forced.split_once('=').context("no --source argument")?;
+        let mut all = vec!["--signals", signal, "--source", forced];
+        all.extend(arguments);
+        Self::live(&all)
+    }
+
     /// netdiag with these arguments, ready.
     ///
     /// # Errors
     /// When it ends or stays silent instead.
     pub fn start(arguments: &[&str]) -> Result<Self> {
-        let mut netdiag = Self::begin(arguments)?;
-        netdiag.wait_said(READY)?;
-        Ok(netdiag)
+        Self::start_by(command(arguments)?)
     }
 
     /// netdiag with these arguments, as soon as the process is there.
@@ -136,7 +161,20 @@ impl Netdiag {
     /// # Errors
     /// When there is none.
     pub fn begin(arguments: &[&str]) -> Result<Self> {
-        let mut command = command(arguments)?;
+        Self::begin_by(command(arguments)?)
+    }
+
+    /// A command, such as one of [`command_without`], ready.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead.
+    pub fn start_by(command: Command) -> Result<Self> {
+        let mut netdiag = Self::begin_by(command)?;
+        netdiag.wait_said(READY)?;
+        Ok(netdiag)
+    }
+
+    fn begin_by(mut command: Command) -> Result<Self> {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -1,11 +1,18 @@
 //! Two namespaces and the link between them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    thread,
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::{
+    machine,
     namespace::Namespace,
+    processor, tool,
     traffic::{Connection, Family},
 };
 
@@ -35,19 +42,54 @@ impl Pair {
     /// # Errors
     /// When `ip` fails or nothing passes.
     pub fn new() -> Result<Self> {
-        let left = Namespace::new("left")?;
-        let right = Namespace::new("right")?;
-        left.ip(&format!("link add wire type veth peer name wire netns {}", right.name()))?;
+        let link = "link add wire netns {0} type veth peer name wire netns {1}";
+        let [left, right] = Namespace::all(["left", "right"], &[link])?;
         for (end, v4, v6) in [(&left, LEFT_V4, LEFT_V6), (&right, RIGHT_V4, RIGHT_V6)] {
-            end.ip(&format!("addr add {v4}/24 dev wire"))?;
-            end.ip(&format!("addr add {v6}/64 dev wire nodad"))?;
-            end.ip("link set wire up")?;
+            let addresses =
+                [format!("addr add {v4}/24 dev wire"), format!("addr add {v6}/64 dev wire nodad")];
+            let [v4, v6] = addresses.each_ref().map(String::as_str);
+            tool::ip_batch(Some(end.name()), &["link set lo up", v4, v6, "link set wire up"])?;
         }
         let pair = Self { left, right };
         for family in [Family::V4, Family::V6] {
             Connection::open(&pair.left, &pair.right, family)?;
         }
         Ok(pair)
+    }
+
+    /// Waits until the right end has dealt with every packet that the left end has sent so far: it has
+    /// taken it, or dropped it and counted that. Sends a last packet from each processor, which no rule
+    /// may drop: a processor hands on what it sent over such a link in order (`enqueue_to_backlog`,
+    /// net/core/dev.c).
+    ///
+    /// # Errors
+    /// When a socket call fails or a last packet does not arrive.
+    pub fn wait_until_received(&self) -> Result<()> {
+        let last = self.left.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+        let arrived = self.right.run(|| UdpSocket::bind((RIGHT_V4, 0)))?;
+        last.connect(arrived.local_addr()?)?;
+        arrived.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let follow = |number: u16, processor: CpuSet| -> Result<()> {
+            sched_setaffinity(None, &processor)?;
+            let number = number.to_be_bytes();
+            let done = machine::wait_until(|| {
+                // Where there was no room for it, it is sent again.
+                let sent = last.send(&number).is_ok();
+                let mut found = [0; 2];
+                sent && std::iter::repeat_with(|| arrived.recv(&mut found).map(|_| found))
+                    .map_while(Result::ok)
+                    .any(|found| found == number)
+            });
+            ensure!(done, "a last packet does not arrive");
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let follow = &follow;
+            (0..).zip(processor::each()?).try_for_each(|(number, processor)| {
+                let thread = scope.spawn(move || follow(number, processor));
+                thread.join().expect("the sender of a last packet panicked")
+            })
+        })
     }
 
     /// Makes the link carry one segment per packet in both directions, as a real wire does.

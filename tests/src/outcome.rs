@@ -7,6 +7,9 @@ use netdiag::snapshot::{CountValue, Distribution, Endpoint, Flow, SignalStatus, 
 
 use crate::traffic::End;
 
+/// Every kind of retransmission, as `retransmits.KIND` counts it.
+pub const RETRANSMITS: [&str; 6] = ["rto", "fast", "tlp", "syn", "synack", "other"];
+
 /// All lines of one run.
 #[derive(Debug)]
 pub struct Outcome {
@@ -124,6 +127,13 @@ pub fn in_namespaces<'a>(
     namespaces: &[u32],
 ) -> impl Iterator<Item = &'a Flow> {
     snapshot.flows.iter().filter(|flow| flow.netns.is_some_and(|netns| namespaces.contains(&netns)))
+}
+
+/// Segments of some namespaces that were sent again, whatever the kind.
+#[must_use]
+pub fn sent_again(snapshot: &Snapshot, namespaces: &[u32]) -> u64 {
+    let of = |kind| sum(in_namespaces(snapshot, namespaces), &format!("retransmits.{kind}"));
+    RETRANSMITS.map(of).iter().sum()
 }
 
 /// How a signal was observed.

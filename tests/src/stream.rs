@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, process::ExitStatus};
 
 use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
 use netdiag::snapshot::{Account, Stream as Received};
 use serde_json::Value;
 
@@ -18,8 +19,8 @@ pub struct Stream {
     pub events: Vec<Value>,
     /// What was left out, by kind: sums of what the stream said of it.
     pub suppressed: BTreeMap<String, u64>,
-    /// How often the stream said so.
-    pub said: usize,
+    /// When the stream said so.
+    pub said: Vec<Timestamp>,
     /// The last object.
     pub end: Value,
     /// How it ended.
@@ -68,7 +69,8 @@ impl Stream {
                 *suppressed.entry(kind).or_default() += n;
             }
         }
-        Ok(Self { events, suppressed, said: said.len(), end, status, stderr })
+        let said = said.iter().map(time).collect::<Result<_>>()?;
+        Ok(Self { events, suppressed, said, end, status, stderr })
     }
 
     /// The events of a kind.
@@ -124,6 +126,15 @@ fn numbers(object: &Value) -> Result<BTreeMap<String, u64>> {
         Ok((kind.clone(), n.as_u64().with_context(|| format!("{kind}: {n}"))?))
     };
     object.iter().map(number).collect()
+}
+
+/// When an event happened, or something was said.
+///
+/// # Errors
+/// When it does not tell.
+pub fn time(object: &Value) -> Result<Timestamp> {
+    let time = object["time"].as_str().with_context(|| format!("no time in {object}"))?;
+    Ok(time.parse()?)
 }
 
 /// A field summed over events, null as nothing.

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -44,6 +45,29 @@ pub fn line(line: &str) -> Result<String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let (program, arguments) = words.split_first().context("no command")?;
     run(program, arguments)
+}
+
+/// Several commands of `ip`, one a line, by one process, inside a namespace where one is named. They
+/// stop at the first that fails.
+///
+/// # Errors
+/// As for [`run`].
+pub fn ip_batch(namespace: Option<&str>, commands: &[&str]) -> Result<()> {
+    let mut ip = command("ip")?;
+    if let Some(namespace) = namespace {
+        ip.args(["-n", namespace]);
+    }
+    let mut child = ip
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut to = child.stdin.take().context("the commands' pipe")?;
+    to.write_all(commands.join("\n").as_bytes())?;
+    drop(to);
+    finish(&format!("ip in {namespace:?}: {commands:?}"), &child.wait_with_output()?)?;
+    Ok(())
 }
 
 /// Standard output of a program that succeeded.

@@ -123,7 +123,7 @@ fn sockets(forced: &str) -> Result<bool> {
         let filled = fill(&connection)?;
         connections.push((connection, filled));
     }
-    let netdiag = Netdiag::live(&["--source", forced])?;
+    let netdiag = Netdiag::live_by(forced, &[])?;
     let calls = thread::scope(|scope| {
         let threads: Vec<_> = connections
             .iter()
@@ -173,7 +173,7 @@ fn one_socket(forced: &str) -> Result<bool> {
     let pair = Pair::new()?;
     let connection = Connection::open(&pair.left, &pair.right, Family::V6)?;
     let filled = fill(&connection)?;
-    let netdiag = Netdiag::live(&["--source", forced])?;
+    let netdiag = Netdiag::live_by(forced, &[])?;
     let pace = Pace {
         start: Duration::from_secs(1),
         step: Duration::from_millis(10),

@@ -112,7 +112,7 @@ fn each_entry_has_its_tuples_and_its_counts() -> Result<()> {
         track(&pair, rules)?;
         let older = connect(&pair, rules, if forced == KPROBE { OLDER } else { 0 })?;
         let number = older.len() + YOUNGER;
-        let netdiag = Netdiag::live(&["--source", forced])?;
+        let netdiag = Netdiag::live_by(forced, &[])?;
         let younger = connect(&pair, rules, YOUNGER)?;
         let mut expected = Vec::new();
         for (connection, is_younger) in
@@ -173,7 +173,7 @@ fn a_conversation_from_outside_is_of_who_connected() -> Result<()> {
     wait_until_quiet(&pair.left)?;
     wait_until_quiet(&pair.right)?;
     track_at(&pair.right, Rules::Plain)?;
-    let netdiag = Netdiag::live(&["--source", &forced])?;
+    let netdiag = Netdiag::live_by(&forced, &[])?;
     let shells =
         (0..3).map(|_| Shell::connect(&pair.left, &pair.right, 1)).collect::<Result<Vec<_>>>()?;
     let listed = table::list(&pair.right)?;
@@ -248,7 +248,7 @@ fn filters_narrow_entries() -> Result<()> {
         for pair in &pairs {
             table::remove_all(&pair.left)?;
         }
-        let netdiag = Netdiag::live(&["--source", &forced, name, &value])?;
+        let netdiag = Netdiag::live_by(&forced, &[name, &value])?;
         // The kernel takes a conversation up again where it finds it.
         for connection in opened.iter().flatten() {
             send_once(&connection.client, b"x")?;

@@ -20,81 +20,49 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    process::Command,
-    thread,
-    time::Duration,
 };
 
-use netdiag::node::netns::{Depth, Namespace, enter, find};
+use netdiag::node::netns::{Depth, Namespace, find};
+use netdiag_tests::{machine, namespace::Namespace as Made, tool};
 
 /// Waits until something that another process does has happened.
 fn until<T>(what: &str, mut happened: impl FnMut() -> Option<T>) -> T {
-    for _ in 0..500 {
-        if let Some(value) = happened() {
-            return value;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    panic!("{what} did not happen")
+    let mut value = None;
+    machine::wait_until(|| {
+        value = happened();
+        value.is_some()
+    });
+    value.unwrap_or_else(|| panic!("{what} did not happen"))
 }
 
-/// Output of a command that has to succeed.
-fn run(command: &str) -> String {
-    let mut words = command.split_ascii_whitespace();
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap_or_else(|error| panic!("`{command}` does not run: {error}"));
-    assert!(
-        output.status.success(),
-        "`{command}` failed ({}): {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
+/// A namespace that goes away with its value.
+fn make(name: &str) -> Made {
+    Made::new(name).unwrap()
 }
 
-/// A namespace made by `ip netns add`, deleted with the value.
-struct Made {
-    name: String,
+/// What these tests ask of one.
+trait Asked {
+    /// Where it is mounted.
+    fn path(&self) -> PathBuf;
+
+    /// Output of a command that has to succeed inside.
+    fn exec(&self, command: &str) -> String;
+
+    /// As netdiag finds it.
+    fn found(&self) -> Namespace;
 }
 
-impl Made {
-    fn new(name: &str) -> Self {
-        let name = format!("nd{}-{name}", std::process::id());
-        run(&format!("ip netns add {name}"));
-        let made = Self { name };
-        made.exec("ip link set lo up");
-        made
-    }
-
+impl Asked for Made {
     fn path(&self) -> PathBuf {
-        Path::new("/run/netns").join(&self.name)
-    }
-
-    fn inode(&self) -> u32 {
-        fs::metadata(self.path()).unwrap().ino() as u32
+        Path::new("/run/netns").join(self.name())
     }
 
     fn exec(&self, command: &str) -> String {
-        run(&format!("ip netns exec {} {command}", self.name))
+        tool::line(&format!("ip netns exec {} {command}", self.name())).unwrap()
     }
 
-    /// As netdiag finds it.
     fn found(&self) -> Namespace {
-        found(self.inode()).unwrap_or_else(|| panic!("{} was not found", self.name))
-    }
-
-    fn inside<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        enter(&self.found(), f).unwrap()
-    }
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        if self.path().exists() {
-            run(&format!("ip netns del {}", self.name));
-        }
+        found(self.inode()).unwrap_or_else(|| panic!("{} was not found", self.name()))
     }
 }
 
@@ -109,20 +77,29 @@ const NONE: [&str; 0] = [];
 /// The problems but for those that this machine has: processes that even root may not look into
 /// have to be told of, and told of only if there are any.
 fn unexpected(problems: &[String]) -> Vec<&str> {
-    let hide = |process: &PathBuf| {
+    let hides = |problem: &&str| problem.contains(" hide");
+    let (told, rest): (Vec<_>, Vec<_>) = problems.iter().map(String::as_str).partition(hides);
+    // One that is ending hides as well, and is gone soon: of what stays the next search tells.
+    let agree = told.is_empty() == hiding().is_empty()
+        || machine::wait_until(|| {
+            let before = hiding();
+            let again = find(Path::new("/"), Depth::Everything).problems;
+            let told = again.iter().any(|problem| hides(&problem.as_str()));
+            told != before.is_empty() && before == hiding()
+        });
+    assert!(agree, "{told:?}, but {:?} hide", hiding());
+    // Namespaces of tests that run beside this one go at any time.
+    rest.into_iter().filter(|problem| !problem.contains("is gone")).collect()
+}
+
+/// Processes that do not show their network namespace.
+fn hiding() -> Vec<PathBuf> {
+    let hides = |process: &PathBuf| {
         let link = fs::read_link(process.join("ns/net"));
         link.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
     };
     let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
-    let hiding: Vec<_> = processes.filter(hide).collect();
-    // One that is ending hides as well, and is gone soon.
-    thread::sleep(Duration::from_millis(if hiding.is_empty() { 0 } else { 200 }));
-    let hidden = hiding.iter().any(hide);
-    let (told, rest): (Vec<_>, Vec<_>) =
-        problems.iter().map(String::as_str).partition(|problem| problem.contains(" hide"));
-    assert_eq!(!told.is_empty(), hidden, "{told:?}");
-    // Namespaces of tests that run beside this one go at any time.
-    rest.into_iter().filter(|problem| !problem.contains("is gone")).collect()
+    processes.filter(hides).collect()
 }
 
 /// Inode number of the calling thread's namespace.

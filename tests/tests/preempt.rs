@@ -24,7 +24,7 @@ fn busy_clients_are_seen_or_counted_as_missed() -> Result<()> {
     let _alone = alone();
     for forced in source::loading("send")? {
         let namespace = Namespace::new("busy")?;
-        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
         let connections = (0..CLIENTS)
             .map(|_| Connection::open(&namespace, &namespace, Family::V4))
             .collect::<Result<Vec<_>>>()?;

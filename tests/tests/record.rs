@@ -11,12 +11,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use netdiag::snapshot::Snapshot;
+use jiff::Timestamp;
+use netdiag::snapshot::{CountValue, Snapshot};
 use netdiag_tests::{
+    conntrack::{Rules, connect, entry, said, table, track},
+    dropping::CASES,
     facts::Facts,
+    machine,
     namespace::Namespace,
     netdiag::Netdiag,
-    outcome::metric,
+    network::Pair,
+    outcome::{in_namespaces, metric},
     reader::{self, ByTag, Read},
     require,
     requirement::{Feature, alone},
@@ -74,6 +79,33 @@ fn traffic(namespace: &Namespace, rounds: usize) -> Result<()> {
     Ok(())
 }
 
+/// That intervals are the whole run, each from the end of the one before, and begin no more often than
+/// every second. A reporter that is late makes one of several.
+fn seamless(
+    facts: &mut Facts,
+    intervals: &[(Snapshot, BTreeMap<String, String>)],
+    total: &Snapshot,
+) -> Result<()> {
+    let time = |text: &str| -> Result<Timestamp> { Ok(text.parse()?) };
+    let mut last = &total.start;
+    for (snapshot, _) in intervals {
+        facts.equal("start of an interval", &snapshot.start, last);
+        facts.holds(
+            format_args!("{} is after {}", snapshot.end, snapshot.start),
+            time(&snapshot.end)? > time(&snapshot.start)?,
+        );
+        last = &snapshot.end;
+    }
+    facts.equal("end of the last interval", last, &total.end);
+    let seconds = time(&total.end)?.duration_since(time(&total.start)?).as_secs().unsigned_abs();
+    let number = intervals.len() as u64;
+    facts.holds(
+        format_args!("{number} intervals in {seconds} s"),
+        (1..=seconds + 1).contains(&number),
+    );
+    Ok(())
+}
+
 fn flow_counts(by_tag: &ByTag) -> u64 {
     let of_flows = by_tag.iter().filter(|(tag, _)| tag.ends_with(".send"));
     of_flows.map(|(_, read)| read.count).sum()
@@ -86,21 +118,11 @@ fn every_reader_agrees_with_the_total() -> Result<()> {
     let namespace = Namespace::new("record")?;
     let directory = tempfile::tempdir()?;
     let out = directory.path().join("dump").display().to_string();
-    let netdiag = Netdiag::start(&[
-        "record",
-        "-o",
-        "json",
-        "-i",
-        "1s",
-        "-d",
-        "10s",
-        "--out",
-        &out,
-        "--netns",
-        namespace.name(),
-    ])?;
+    let arguments = ["-o", "json", "-i", "1s", "--out", &out, "--netns", namespace.name()];
+    // However long it takes, no round is cut off.
+    let netdiag = Netdiag::start(&[&["record"], &arguments[..]].concat())?;
     traffic(&namespace, 20)?;
-    let outcome = netdiag.wait()?;
+    let outcome = netdiag.stop()?;
     let total = outcome.total()?;
     let written = written(Path::new(&out))?;
     let mut facts = Facts::new();
@@ -109,8 +131,9 @@ fn every_reader_agrees_with_the_total() -> Result<()> {
     facts.lossless(total);
     facts.equal("pairs of files", written.len(), 1);
     let written = written.first().context("no files")?;
-    facts.equal("intervals", written.intervals.len(), 10);
+    seamless(&mut facts, &written.intervals, total)?;
 
+    let intervals = written.intervals.len() as u64;
     let mut expected = ByTag::new();
     for (_, tags) in &written.intervals {
         for (tag, id) in tags {
@@ -139,7 +162,7 @@ fn every_reader_agrees_with_the_total() -> Result<()> {
         }
         let all = by_tag.get("").copied().context("no untagged lines")?;
         facts.note(format_args!("{language}: {by_tag:#?}"));
-        facts.equal(format_args!("{language}: untagged intervals"), all.intervals, 10);
+        facts.equal(format_args!("{language}: untagged intervals"), all.intervals, intervals);
         facts.equal(format_args!("{language}: flows sum up"), flow_counts(&by_tag), all.count);
         let seen = total.accounting["send"].submitted;
         facts.equal(format_args!("{language}: all that was decoded"), all.count, seen);
@@ -211,12 +234,18 @@ fn a_kill_leaves_complete_intervals_readable() -> Result<()> {
     for round in 0..4 {
         let netdiag = Netdiag::start(&arguments)?;
         traffic(&namespace, 5)?;
+        let intervals = || -> Result<usize> {
+            let last = written(directory.path())?.pop().context("no files")?;
+            ensure!(!complete.contains_key(&last.log), "no new files yet");
+            Ok(last.intervals.len())
+        };
+        let several = machine::wait_until(|| intervals().is_ok_and(|intervals| intervals > 3));
+        facts.holds("several intervals", several);
         thread::sleep(Duration::from_millis(17 * round));
         netdiag.signal(Signal::KILL)?;
         let _ = netdiag.wait();
         let last = written(directory.path())?.pop().context("no files")?;
         ensure!(!complete.contains_key(&last.log), "no new files in round {round}");
-        facts.holds("several intervals", last.intervals.len() > 3);
         if round == 0 {
             tear(&last.log)?;
         }
@@ -238,6 +267,58 @@ fn a_kill_leaves_complete_intervals_readable() -> Result<()> {
             }
         }
     }
+    facts.finish();
+    Ok(())
+}
+
+/// All that rules need stands in the lines beside the log: packets by the reason for which they were
+/// dropped, and entries of connection tracking.
+#[test]
+fn the_lines_beside_have_drops_and_conntrack() -> Result<()> {
+    require!(Feature::Nft);
+    require!(Feature::Conntrack);
+    const NUMBER: usize = 6;
+    let _alone = alone();
+    let tracked = Pair::new()?;
+    track(&tracked, Rules::Plain)?;
+    // What the kernel tells by itself it tells by a module, which this loads.
+    table::list(&tracked.left)?;
+    let directory = tempfile::tempdir()?;
+    let out = directory.path().display().to_string();
+    let netdiag = Netdiag::start(&["record", "-o", "json", "-i", "1s", "--out", &out])?;
+    let connections = connect(&tracked, Rules::Plain, NUMBER)?;
+    let case = CASES.iter().find(|case| case.name == "nftables in INPUT").context("a case")?;
+    let (_pair, dropped) = case.provoke()?;
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let mut facts = Facts::new();
+    let written = written(directory.path())?;
+    facts.equal("pairs of files", written.len(), 1);
+    let intervals = &written.first().context("no files")?.intervals;
+    seamless(&mut facts, intervals, total)?;
+    let mut reasons = BTreeMap::new();
+    for (snapshot, _) in intervals {
+        facts.consistent(snapshot);
+        let ours = [dropped.netns];
+        let flows = in_namespaces(snapshot, &ours);
+        for flow in flows.filter(|flow| flow.local.port == Some(dropped.local.port())) {
+            if let Some(CountValue::Group(keys)) = flow.counts.get("drops") {
+                for (reason, packets) in keys {
+                    *reasons.entry(reason.as_str()).or_default() += packets.unwrap_or_default();
+                }
+            }
+        }
+    }
+    let expected = BTreeMap::from([(case.reason(machine::series()), dropped.packets)]);
+    facts.equal("packets dropped, by reason", reasons, expected);
+    for connection in &connections {
+        let entry = entry(connection, Rules::Plain)?;
+        let told = intervals.iter().filter_map(|(snapshot, _)| snapshot.conntrack.as_ref());
+        let rows: Vec<_> = told.flat_map(|told| said::of(told, &entry)).collect();
+        let confirmed: u64 = rows.iter().filter_map(|row| said::count(row, "confirmed")).sum();
+        facts.equal(format_args!("times that {entry:?} began in {rows:?}"), confirmed, 1);
+    }
+    facts.at_rest(total);
     facts.finish();
     Ok(())
 }

@@ -6,7 +6,11 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use netdiag::{
+    signal::DEFINITIONS,
+    snapshot::{Doctor, Status},
+};
 use netdiag_tests::{
     facts::Facts,
     machine,
@@ -126,6 +130,21 @@ fn no_privilege() -> Result<()> {
         let output = run_command(command)?;
         let what = privileges.join(" ");
         refused(&mut facts, &what, &output, CANNOT_OBSERVE, &["privilege"]);
+        // That is when doctor is asked: it says what it knows, and why that is all.
+        let mut command = tool::command("setpriv")?;
+        command.args(privileges).arg(&copy).args(["doctor", "-o", "json"]);
+        let output = run_command(command)?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let doctor: Doctor = serde_json::from_str(said.trim()).context(said)?;
+        facts.equal("its kernel", doctor.kernel, machine::release());
+        let off = doctor.signals.iter().filter(|signal| signal.status == Status::Off).count();
+        facts.equal("signals off", off, DEFINITIONS.len());
+        let line = String::from_utf8_lossy(&output.stderr).into_owned();
+        facts.equal("its status", output.status.code(), Some(CANNOT_OBSERVE));
+        facts.holds(
+            format_args!("why: {line}"),
+            line.contains("privilege") && line.lines().count() == 1,
+        );
     }
     facts.finish();
     Ok(())

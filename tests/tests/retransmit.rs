@@ -10,15 +10,13 @@ use netdiag_tests::{
     fault, machine,
     netdiag::Netdiag,
     network::{Pair, RIGHT_V4},
-    outcome::{count, flow_of, in_namespaces, status, sum},
+    outcome::{RETRANSMITS, count, flow_of, in_namespaces, sent_again, status, sum},
     require,
     requirement::{Feature, alone},
     source,
     traffic::{Connection, Family, lossy, send_once},
     witness::Witness,
 };
-
-const KINDS: [&str; 6] = ["rto", "fast", "tlp", "syn", "synack", "other"];
 
 fn kind(snapshot: &Snapshot, namespaces: &[u32], kind: &str) -> i64 {
     let name = format!("retransmits.{kind}");
@@ -56,7 +54,7 @@ fn every_retransmission(forced: &str) -> Result<bool> {
         wait_until_quiet(namespace)?;
     }
     let before = read_all(&namespaces)?;
-    let netdiag = Netdiag::live(&["--source", forced])?;
+    let netdiag = Netdiag::live_by(forced, &[])?;
     let mut witnesses = witnesses()?;
     thread::scope(|scope| {
         let threads: Vec<_> = pairs.iter().map(|pair| scope.spawn(|| lossy::data(pair))).collect();
@@ -85,7 +83,7 @@ fn every_retransmission(forced: &str) -> Result<bool> {
     for ((inode, before), after) in inodes.iter().zip(&before).zip(&after) {
         let kernel = after.since(before);
         facts.note(format_args!("namespace {inode}: {}", kernel.moved()));
-        let ours: i64 = KINDS.iter().map(|name| kind(total, &[*inode], name)).sum();
+        let ours = sent_again(total, &[*inode]) as i64;
         let failed = sum(in_namespaces(total, &[*inode]), "retransmits_failed") as i64;
         let absent = kernel["RetransSegs"] - ours - failed;
         facts.holds(
@@ -113,7 +111,7 @@ fn explain(facts: &mut Facts, total: &Snapshot, inodes: &[u32], kernel: &TcpCoun
     let of = |name: &str| kind(total, inodes, name);
     facts.note(format_args!("kernel: {}", kernel.moved()));
     facts.note(format_args!("other: {:?}", total.other.counts));
-    for name in KINDS {
+    for name in RETRANSMITS {
         facts.note(format_args!("{name}: {}", of(name)));
     }
     facts.holds("many were sent again", kernel["RetransSegs"] > machine::amount(2000, 200));
@@ -158,7 +156,7 @@ fn failed_attempts_stand_apart() -> Result<()> {
     let _alone = alone();
     for forced in source::loading("retransmit")? {
         let pair = Pair::new()?;
-        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
         let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
         let before = TcpCounters::read(&pair.left)?;
         let lost = fault::drop_incoming(&pair.right, "meta l4proto tcp drop")?;
@@ -182,7 +180,7 @@ fn failed_attempts_stand_apart() -> Result<()> {
         let used = status(total, "retransmit")?;
         facts.note(format_args!("{forced}: {flow:?}\n{}\n{used:?}", kernel.moved()));
         facts.holds("attempts failed", seen);
-        let again: i64 = KINDS
+        let again: i64 = RETRANSMITS
             .iter()
             .filter_map(|name| count(flow, &format!("retransmits.{name}")))
             .sum::<u64>() as i64;

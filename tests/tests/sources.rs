@@ -270,7 +270,7 @@ fn every_way_of_sending() -> Result<()> {
     let _alone = alone();
     for forced in source::loading("send")? {
         let pair = Pair::new()?;
-        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
         let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
         let sent = every_call(&connection.client)?;
         let bytes: usize = sent.iter().map(|call| call.bytes).sum();

@@ -45,7 +45,7 @@ pub(crate) struct Args {
     only: Vec<String>,
 
     /// Virtual machines and checks at a time; the tests in a machine wait more than they work
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 5)]
     jobs: usize,
 
     /// Arguments for the kernel-facing tests' runner

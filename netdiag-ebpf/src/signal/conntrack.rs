@@ -236,45 +236,46 @@ fn conntrack_confirm_kretprobe(ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// The frame of the call of `early_drop` that is under way on this CPU, else 0.
+/// The frame of the call of `early_drop` that is under way on a stack. One stack holds one at most: what
+/// interrupts it has another, and where its task is moved to another CPU, its stack goes with it.
 #[btf_map]
-static EVICTING: PerCpuArray<u64, 1> = PerCpuArray::new();
-
-/// By frame of a call of `early_drop`: that of the one that it interrupts, else 0.
-#[btf_map]
-static INTERRUPTED: LruHashMap<u64, u64, 1024> = LruHashMap::new();
+static EVICTING: LruHashMap<u64, u64, 1024> = LruHashMap::new();
 
 /// What lies no deeper on a stack than this was called by what is above.
 const DEEP: u64 = 4096;
 
-/// Makes a call of `early_drop` the one under way on this CPU. Returns which was before.
 #[inline(always)]
-fn evicting(frame: u64) -> u64 {
-    let Some(evicting) = EVICTING.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's word. Who interrupts here puts back what it finds.
-    unsafe { core::mem::replace(&mut *evicting, frame) }
+const fn stack_of(frame: u64) -> u64 {
+    frame / task::STACK_BYTES
+}
+
+/// Whether what has this frame was called by `early_drop`.
+#[inline(always)]
+fn is_evicting(frame: u64) -> bool {
+    let called_by = |stack: u64| {
+        // SAFETY: an entry of the map; whatever it says is compared.
+        EVICTING.get_ptr(&stack).is_some_and(|above| unsafe { *above }.wrapping_sub(frame) < DEEP)
+    };
+    // Those of interrupts begin at any page, and so may seem to be two.
+    called_by(stack_of(frame)) || called_by(stack_of(frame.wrapping_add(DEEP)))
 }
 
 /// `early_drop(net, hash)`: frees entries before it returns.
 #[kprobe]
 fn conntrack_early_drop_kprobe(ctx: ProbeContext) -> u32 {
-    let Ok(frame) = task::frame_that_begins(ctx.as_ptr()) else { return 0 };
-    let before = evicting(frame);
-    // On the same stack none can be under way: its return was not seen.
-    let before = if before.abs_diff(frame) < task::STACK_BYTES { 0 } else { before };
-    // Without room an outer call's is forgotten, and what that one evicts from then on.
-    let _no_room = INTERRUPTED.insert(&frame, &before, 0);
+    if let Ok(frame) = task::frame_that_begins(ctx.as_ptr()) {
+        // In place of one whose return was not seen.
+        let _no_room = EVICTING.insert(&stack_of(frame), &frame, 0);
+    }
     0
 }
 
 /// It returns.
 #[kretprobe]
 fn conntrack_early_drop_kretprobe(ctx: RetProbeContext) -> u32 {
-    let Ok(frame) = task::frame_that_ends(ctx.as_ptr()) else { return 0 };
-    // SAFETY: an entry of the map; nobody else has this frame.
-    let before = INTERRUPTED.get_ptr(&frame).map_or(0, |before| unsafe { *before });
-    let _this_one = evicting(before);
-    let _was_there = INTERRUPTED.remove(&frame);
+    if let Ok(frame) = task::frame_that_ends(ctx.as_ptr()) {
+        let _was_there = EVICTING.remove(&stack_of(frame));
+    }
     0
 }
 
@@ -295,10 +296,7 @@ fn conntrack_free_kprobe(ctx: ProbeContext) -> u32 {
         }
     }
     freed(entry, what::DESTROYED);
-    // SAFETY: this CPU's word.
-    let eviction = EVICTING.get_ptr(0).map_or(0, |evicting| unsafe { *evicting });
-    let frame = task::frame_that_begins(ctx.as_ptr()).unwrap_or(u64::MAX);
-    if eviction.wrapping_sub(frame) < DEEP {
+    if task::frame_that_begins(ctx.as_ptr()).is_ok_and(is_evicting) {
         freed(entry, what::EARLY_DROP);
     }
     0

@@ -22,6 +22,10 @@ use crate::{
     filter,
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
+    numbers::{
+        AF_INET, AF_INET6, ETH_P_IP, ETH_P_IPV6,
+        state::{NEW_SYN_RECV, TIME_WAIT},
+    },
     packet, stack,
     table::{self, Counted},
 };
@@ -62,22 +66,6 @@ impl Counted for Record {
         }
     }
 }
-
-// include/uapi/linux/if_ether.h
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_IPV6: u16 = 0x86dd;
-
-// include/linux/socket.h
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
-
-/// Inode numbers of namespaces are counted from `PROC_DYNAMIC_FIRST` (fs/proc/generic.c), those of the
-/// first ones lie a little below (include/uapi/linux/nsfs.h). What else is read for one is most likely
-/// half of an address.
-const NETNS: core::ops::Range<u32> = 0xefff_ff00..0xf010_0000;
-
-/// `skb->network_header` that is not set.
-const UNSET: u16 = u16::MAX;
 
 /// What the tracepoint says of a packet.
 struct Freed {
@@ -167,13 +155,12 @@ unsafe fn describe<A: Access>(freed: &Freed, drop: &mut Record) -> Result<(), Re
             // netlink and unix packets have none; TCP's have none until IP takes them.
             return if protocol == 0 { by_socket::<A>(sender, drop) } else { nameless(drop) };
         }
-        let header: u16 = field::<A, _>(skb, Field::SkbNetworkHeader)?;
-        let head: Pointer = field::<A, _>(skb, Field::SkbHead)?;
-        let packet = head.wrapping_byte_add(usize::from(header));
-        if header == UNSET || packet::conversation(packet, &mut drop.key).is_err() {
+        let packet = packet::header::<A>(skb)
+            .and_then(|at| packet::conversation(at, &mut drop.key).map(|()| at));
+        let Ok(packet) = packet else {
             drop.key = FlowKey::default();
             return by_socket::<A>(sender, drop).or_else(|_| nameless(drop));
-        }
+        };
         if settings::is_no_loss_when_closing(freed.location) && packet::is_closing(packet) {
             return Err(Refused::NotOurs);
         }
@@ -208,9 +195,6 @@ unsafe fn describe_by_socket<A: Access>(freed: &Freed, drop: &mut Record) -> Res
 /// `socket` is null or starts with a `sock_common`.
 #[inline(always)]
 unsafe fn by_socket<A: Access>(socket: Pointer, drop: &mut Record) -> Result<(), Refused> {
-    // include/net/tcp_states.h: those are no full sockets, and have no protocol.
-    const TIME_WAIT: u8 = 6;
-    const NEW_SYN_RECV: u8 = 12;
     if socket.is_null() {
         return Err(Refused::NotOurs);
     }
@@ -219,6 +203,7 @@ unsafe fn by_socket<A: Access>(socket: Pointer, drop: &mut Record) -> Result<(),
     unsafe {
         kernel::flow_key::<A>(socket, &mut drop.key)?;
         let state = kernel::state::<A>(socket)?;
+        // Those are no full sockets, and have no protocol.
         if state != TIME_WAIT && state != NEW_SYN_RECV {
             drop.key.protocol = field::<A, _>(socket, Field::SkProtocol)?;
         }
@@ -255,21 +240,18 @@ unsafe fn ends_of<A: Access>(
                 return Err(Refused::NotOurs);
             }
             drop.ends = ends::KNOWN;
-            drop.key.netns = netns::<A>(freed.receiver, Field::SkNet)?;
+            drop.key.netns = packet::netns::<A>(freed.receiver, Field::SkNet)?;
             return Ok(());
         }
         let device: Pointer = field::<A, _>(freed.skb, Field::SkbDev)?;
-        // Queues put something else into its place, which is no address or leads to no namespace.
-        let here =
-            if device.is_null() { 0 } else { netns::<A>(device, Field::DevNet).unwrap_or(0) };
-        let here = if NETNS.contains(&here) { here } else { 0 };
+        let here = packet::device_netns::<A>(device);
         drop.ends = ends::BY_DESTINATION;
         drop.key.netns = here;
         if socket.is_null() {
             return Ok(());
         }
         let port: u16 = field::<A, _>(socket, Field::SkNum)?;
-        let there = netns::<A>(socket, Field::SkNet)?;
+        let there = packet::netns::<A>(socket, Field::SkNet)?;
         if port == drop.key.peer_port && (here == 0 || here == there) {
             drop.ends = ends::KNOWN;
             drop.key.netns = there;
@@ -285,19 +267,6 @@ unsafe fn ends_of<A: Access>(
         }
     }
     Ok(())
-}
-
-/// The network namespace that `holder` points to.
-///
-/// # Safety
-/// `holder` is the struct that `net` belongs to.
-#[inline(always)]
-unsafe fn netns<A: Access>(holder: Pointer, net: Field) -> Result<u32, Refused> {
-    // SAFETY: passed on.
-    unsafe {
-        let net: Pointer = field::<A, _>(holder, net)?;
-        if net.is_null() { Ok(0) } else { field::<A, _>(net, Field::NetInum) }
-    }
 }
 
 #[inline(always)]

@@ -21,17 +21,10 @@ use crate::{
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Typed},
     nested,
+    numbers::state::{CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV, SYN_SENT},
     signal::retransmit,
     slot::{self, ANNOUNCED, CLIENT, RoundTrips, SERVER, Slot},
 };
-
-// include/net/tcp_states.h
-const ESTABLISHED: i32 = 1;
-const SYN_SENT: i32 = 2;
-const SYN_RECV: i32 = 3;
-const CLOSE: i32 = 7;
-const CLOSE_WAIT: i32 = 8;
-const LISTEN: i32 = 10;
 
 const STATE: Lane = Lane::new(Signal::Socket, 0);
 const DESTROY: Lane = Lane::new(Signal::Socket, 1);

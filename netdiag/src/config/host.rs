@@ -72,6 +72,10 @@ impl Host {
 }
 
 impl Lookup for Host {
+    fn knows_processes(&self) -> bool {
+        node::proc::is_of_node(&self.root)
+    }
+
     fn process(&self, pid: u32) -> Process {
         // A thread has a directory of its own there, which no listing shows.
         let path = self.root.join(format!("proc/{pid}/status"));

@@ -38,6 +38,8 @@ pub enum Process {
 
 /// What the node can be asked about the targets of filters.
 pub trait Lookup {
+    /// Whether processes have the numbers here by which the programs know them.
+    fn knows_processes(&self) -> bool;
     /// What a process id stands for.
     fn process(&self, pid: u32) -> Process;
     /// The processes with the most TCP sockets, first the one with most, as `812 (nginx)`.
@@ -57,6 +59,14 @@ pub trait Lookup {
 /// A process or namespace that does not exist and so can match nothing: wrong usage, or a reason
 /// to try again under `--wait`.
 pub fn filters(targets: &Targets, node: &impl Lookup) -> Result<Filters, Error> {
+    if let Some(pid) = targets.pids.first()
+        && !node.knows_processes()
+    {
+        return Err(Error::usage(format!(
+            "--pid {pid}: /proc is that of a container, whose process ids are not the node's, so another \
+             process would match; run with the node's PID namespace (hostPID) or give --host-root"
+        )));
+    }
     for &pid in &targets.pids {
         match node.process(pid) {
             Process::Exists => {}

@@ -25,6 +25,10 @@ fn config(line: &str) -> Result<Config, Error> {
 struct Node;
 
 impl Lookup for Node {
+    fn knows_processes(&self) -> bool {
+        true
+    }
+
     fn process(&self, pid: u32) -> Process {
         match pid {
             7 => Process::Exists,

@@ -190,8 +190,10 @@ impl Entries {
     }
 
     fn insert(&mut self, key: Key) -> u32 {
-        while self.rows.len() >= self.most {
-            self.evict();
+        // The first row that goes may make another one, that of all like it; the second may not. So
+        // few rows go for one that comes, however many destinations there are.
+        if self.rows.len() >= self.most && !self.evict(true) {
+            self.evict(false);
         }
         let slot = self.rows.insert(Row { key: key.clone(), ..Row::default() }) as u32;
         self.by_key.insert(key, slot);
@@ -199,28 +201,31 @@ impl Entries {
     }
 
     /// Sums up the row to which nothing happened for the longest time: with all that its creator made to
-    /// the same destination, else with all others.
-    fn evict(&mut self) {
-        let Some(slot) = self.recency.oldest(Place::Live) else { return };
+    /// the same destination, which have a row or, where they `may_begin` one, get it; else with all others.
+    /// Returns whether there is a row less.
+    fn evict(&mut self, may_begin: bool) -> bool {
+        let Some(slot) = self.recency.oldest(Place::Live) else { return false };
         self.recency.remove(slot);
         let row = self.rows.remove(slot as usize);
         self.by_key.remove(&row.key);
-        if row.key.0.is_one() {
-            self.sum_up(row);
-        } else {
-            self.other.merge(&row.fresh);
-            self.total_other.merge(&row.fresh);
-            self.total_other.merge(&row.past);
-        }
         if self.touched.len() > 2 * self.most {
             self.touched.sort_unstable();
             self.touched.dedup();
         }
+        let key = (row.key.0.summed_up(), row.creator.as_ref().map(|by| by.pid));
+        let sum = self.by_key.get(&key).copied();
+        if row.key.0.is_one() && (may_begin || sum.is_some()) {
+            self.sum_up(row, key);
+            return sum.is_some();
+        }
+        self.other.merge(&row.fresh);
+        self.total_other.merge(&row.fresh);
+        self.total_other.merge(&row.past);
+        true
     }
 
     /// Adds a row of one entry to that of all like it. There was room for it, so there is for that.
-    fn sum_up(&mut self, row: Row) {
-        let key = (row.key.0.summed_up(), row.creator.as_ref().map(|by| by.pid));
+    fn sum_up(&mut self, row: Row, key: Key) {
         let slot = self.by_key.get(&key).copied().unwrap_or_else(|| {
             let slot = self.rows.insert(Row { key: key.clone(), ..Row::default() }) as u32;
             self.by_key.insert(key, slot);

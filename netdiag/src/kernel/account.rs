@@ -64,7 +64,7 @@ impl Counting {
     }
 
     /// Reads all CPUs. The kernel copies one CPU after the other, and programs may be between two
-    /// counters: then it is read again, so that every account balances.
+    /// counters: then it is read again, so that what is pending is what the programs say of it.
     pub(super) fn read(&self) -> Result<Reading> {
         let mut reading = self.read_once()?;
         for _ in 1..READINGS {
@@ -153,10 +153,13 @@ pub(super) fn accounts(
         .collect()
 }
 
-/// What the programs themselves counted.
+/// What the programs themselves counted. On a machine of many processors some program may be between
+/// two counters at every reading: what is seen and has no other fate yet is pending, whatever was
+/// counted of that; what has a fate was seen.
 fn account(counters: &Counters) -> Account {
+    let fates = counters.fates();
     Account {
-        seen: counters.seen,
+        seen: counters.seen.max(fates),
         filtered: counters.filtered,
         submitted: counters.submitted,
         ring_full: counters.ring_full,
@@ -165,7 +168,29 @@ fn account(counters: &Counters) -> Account {
         rate_limited: counters.rate_limited,
         shed: counters.shed,
         unmatched: counters.unmatched,
-        pending: counters.pending(),
+        pending: counters.seen.saturating_sub(fates),
         missed: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_was_read_balances() {
+        let whole =
+            Counters { seen: 9, submitted: 5, filtered: 1, begun: 3, ..Counters::default() };
+        for (counters, seen, pending) in [
+            (whole, 9, 3),
+            // Counted as seen, and nothing more.
+            (Counters { seen: 10, ..whole }, 10, 4),
+            // Read after its beginnings on another CPU.
+            (Counters { seen: 5, ended: 1, ..whole }, 6, 0),
+        ] {
+            let account = account(&counters);
+            assert!(account.balances(), "{counters:?}: {account:?}");
+            assert_eq!((account.seen, account.pending), (seen, pending), "{counters:?}");
+        }
     }
 }

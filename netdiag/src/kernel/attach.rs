@@ -117,7 +117,8 @@ pub(super) fn attach(
     Verdict::Done(outcome)
 }
 
-fn off(definition: &Definition, refused: Vec<Refusal>, missing: &str) -> SignalStatus {
+/// The status of a signal that is not observed.
+pub(super) fn off(definition: &Definition, refused: Vec<Refusal>, missing: &str) -> SignalStatus {
     SignalStatus {
         unseen_counts: Vec::new(),
         signal: definition.signal.name().to_owned(),
@@ -236,11 +237,14 @@ impl Trial<'_> {
             match alternative.by {
                 By::Programs(attachments) => {
                     let check = |attachment: &Attachment| self.kernel.check(attachment.hook);
-                    if attachments.iter().try_for_each(check).is_err() {
-                        continue;
+                    let checked = attachments.iter().try_for_each(check);
+                    match checked.and_then(|()| self.attach_all(attachments)) {
+                        Ok(attached) => to.attached.extend(attached),
+                        Err(error) => {
+                            refused = format!(" ({})", one_line(&error));
+                            continue;
+                        }
                     }
-                    let Ok(attached) = self.attach_all(attachments) else { continue };
-                    to.attached.extend(attached);
                 }
                 By::Ctnetlink => {
                     let Options { host_root, filters, .. } = self.options;

@@ -56,6 +56,12 @@ impl Btf {
         Self::parse(data.into_boxed_slice()).map_err(error)
     }
 
+    /// Whether the running kernel publishes its types.
+    #[must_use]
+    pub fn is_published() -> bool {
+        Path::new(RUNNING_KERNEL).exists()
+    }
+
     /// Indexes BTF that is in memory already.
     ///
     /// # Errors

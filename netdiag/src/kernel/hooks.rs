@@ -30,6 +30,8 @@ pub(super) struct Kernel {
     pub(super) aya_btf: Option<aya::Btf>,
     /// Or why there are none.
     pub(super) symbols: Result<Symbols, String>,
+    /// Why maps may be refused, where the limit that old kernels charge them to could not be lifted.
+    pub(super) memlock: Result<(), String>,
 }
 
 /// What keeps a program attached; detaches when dropped.
@@ -99,13 +101,7 @@ impl Kernel {
                 }
                 self.check_symbol(name)
             }
-            Hook::TpBtf(name) | Hook::RawTp(name) => {
-                if self.btf.tracepoint(name).is_none() {
-                    bail!("this kernel has no tracepoint {name}");
-                }
-                Ok(())
-            }
-            Hook::Tracepoint(_, name) => {
+            Hook::TpBtf(name) | Hook::RawTp(name) | Hook::Tracepoint(_, name) => {
                 if self.btf.tracepoint(name).is_none() {
                     bail!("this kernel has no tracepoint {name}");
                 }

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     coverage::{SignalStatus, Status},
     exit,
+    signal::DEFINITIONS,
 };
 
 /// Sends under way at once that find no slot: threads that share a socket.
@@ -68,13 +69,32 @@ pub struct Report {
     pub refusal: Option<exit::Error>,
 }
 
-/// Attaches everything, lets go again, and says how it went.
+/// Attaches everything, lets go again, and says how it went; without privilege or BTF, what is known all
+/// the same.
 ///
 /// # Errors
-/// [`exit::Status::CannotObserve`] without privilege or BTF.
+/// A file of types that cannot be read, and what nobody expects of the kernel.
 pub fn examine(options: &Options) -> Result<Report> {
-    let kernel = read_kernel(options.btf.as_deref())?;
-    let (_ebpf, outcome) = plan(&kernel, options)?;
+    let attached = read_kernel(options.btf.as_deref())
+        .and_then(|kernel| plan(&kernel, options).map(|(_ebpf, outcome)| (kernel, outcome)));
+    let (kernel, outcome) = match attached {
+        Ok(attached) => attached,
+        Err(error) => {
+            let refusal = error.downcast::<exit::Error>()?;
+            if refusal.status() != exit::Status::CannotObserve {
+                return Err(refusal.into());
+            }
+            return Ok(Report {
+                facts: Facts::read(),
+                btf: Btf::is_published(),
+                signals: DEFINITIONS
+                    .iter()
+                    .map(|it| attach::off(it, Vec::new(), it.help))
+                    .collect(),
+                refusal: Some(refusal),
+            });
+        }
+    };
     Ok(Report {
         btf: kernel.aya_btf.is_some(),
         refusal: refusal(&outcome.statuses, &options.wishes),
@@ -101,9 +121,15 @@ pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)
             locations: &locations,
             sizes: sizes(options),
             log_level: options.log_level,
+        })
+        .map_err(|error| match &kernel.memlock {
+            Ok(()) => error,
+            Err(limit) => error.context(limit.clone()),
         })?;
         match attach::attach(kernel, &mut ebpf, &locations, place, options) {
             Verdict::NeedsHash => {}
+            // Where typed programs have no helper to reach socket storage by (5.10), they can use the hash.
+            Verdict::Done(outcome) if place == SlotPlace::Storage && lacks_sockets(&outcome) => {}
             Verdict::Done(mut outcome) => {
                 drops::amend(kernel, &mut outcome.statuses);
                 if options.filters.pid.len > 0 {
@@ -152,7 +178,7 @@ pub(super) fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
     if let Some(missing) = facts.privileges.refusal() {
         return Err(exit::Error::cannot_observe(missing).into());
     }
-    memlock::raise().ok();
+    let memlock = memlock::raise().map_err(|error| error.to_string());
     let btf = Btf::load(btf_file).map_err(|error| {
         let status =
             if error.is_usage() { exit::Status::Usage } else { exit::Status::CannotObserve };
@@ -160,7 +186,7 @@ pub(super) fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
     })?;
     let aya_btf = aya::Btf::from_sys_fs().ok();
     let symbols = Symbols::load(&Kernel::functions()).map_err(|error| error.to_string());
-    Ok(Kernel { facts, btf, aya_btf, symbols })
+    Ok(Kernel { facts, btf, aya_btf, symbols, memlock })
 }
 
 fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
@@ -196,6 +222,11 @@ fn sizes(options: &Options) -> Sizes {
     }
 }
 
+/// Whether no source of the signal `socket` works, without which nothing does.
+fn lacks_sockets(outcome: &Outcome) -> bool {
+    outcome.statuses[Signal::Socket as usize].status == Status::Off
+}
+
 /// Why a run would be pointless: no socket could be named, or nothing is seen of what was wanted.
 pub(super) fn refusal(statuses: &[SignalStatus], wishes: &Wishes) -> Option<exit::Error> {
     let is_off = |signal: Signal| statuses[signal as usize].status == Status::Off;
@@ -214,4 +245,24 @@ pub(super) fn refusal(statuses: &[SignalStatus], wishes: &Wishes) -> Option<exit
         "nothing can be observed on this kernel ({}); `netdiag doctor` shows what was tried",
         reasons.join("; ")
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// A program that reads a field that this kernel does not have reads something else.
+    #[test]
+    fn every_field_is_asked_for() {
+        // The programs look whether these are there.
+        let optional =
+            [Field::SkListener, Field::SkErr, Field::InetSport, Field::CtZone, Field::ZoneId];
+        let sources = DEFINITIONS.iter().flat_map(|definition| definition.sources);
+        let sources = sources.flat_map(|source| [Some(source), source.when_preempted]).flatten();
+        let asked: HashSet<_> = sources.flat_map(|source| source.fields).chain(IDENTITY).collect();
+        let missing = |field: &&Field| !asked.contains(field) && !optional.contains(field);
+        assert_eq!(Field::ALL.iter().filter(missing).collect::<Vec<_>>(), [&Field::SkNum; 0]);
+    }
 }

@@ -56,6 +56,7 @@ pub struct Tables {
     last: Reading<Table>,
     /// Of the whole run, by inode number; those are used again, so it does not grow for ever.
     total: BTreeMap<u32, Tracked>,
+    problems: Vec<String>,
 }
 
 impl Tables {
@@ -88,8 +89,15 @@ impl Tables {
             let total = total.or_insert_with(|| Tracked { counts: Counts::ZERO, ..tracked });
             *total = Tracked { counts: total.counts.plus(&counts), ..tracked };
         }
+        self.problems = now.lasting_problems(&self.last);
         self.last.follow(now);
         told
+    }
+
+    /// Why namespaces cannot be read, one line each.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.problems
     }
 
     /// All of the run. A namespace that is gone is told of as it was read last.
@@ -198,7 +206,7 @@ mod tests {
     #[test]
     fn what_could_not_be_read_is_unknown() {
         let mut tables = Tables::default();
-        tables.last.unread.insert(1);
+        tables.last.unread.insert(1, "shut".to_owned());
         assert_eq!(tables.take(reading(&[(1, table(1, &[[5, 5]]))])), []);
         assert_eq!(told(&tables.take(reading(&[(1, table(1, &[[5, 6]]))]))), [(1, 1, 0, 1)]);
     }

@@ -37,11 +37,18 @@ pub struct Dropping {
     pub queue_limit: u32,
 }
 
+/// What a listener said last.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    netns: u32,
+    drops: u32,
+}
+
 /// What is known of the node's listeners.
 #[derive(Clone, Debug, Default)]
 pub struct Listeners {
     /// Drops that were counted so far, by cookie.
-    counted: HashMap<u64, u32>,
+    counted: HashMap<u64, Counted>,
     /// Owners found so far, by inode of the socket.
     owners: HashMap<u64, (u32, String)>,
     /// Of the whole run, by cookie.
@@ -62,10 +69,10 @@ impl Listeners {
         if namespaces.is_empty() {
             return Vec::new();
         }
-        let dropping: Vec<_> = dump(namespaces)
-            .into_iter()
-            .filter_map(|socket| Some((self.count(&socket)?, socket)))
-            .collect();
+        let there = dump(namespaces);
+        self.forget_closed(&there);
+        let dropping: Vec<_> =
+            there.into_iter().filter_map(|socket| Some((self.count(&socket)?, socket))).collect();
         self.find_owners(dropping.iter().map(|(_, socket)| socket.inode), host_root);
         dropping.into_iter().map(|(drops, socket)| self.told(drops, &socket)).collect()
     }
@@ -76,15 +83,28 @@ impl Listeners {
         self.total.values().cloned().collect()
     }
 
+    /// Makes room where there is none: listeners that are gone from a namespace that told of others.
+    fn forget_closed(&mut self, there: &[Socket]) {
+        if self.counted.len() < REMEMBERED {
+            return;
+        }
+        let cookies: HashSet<_> = there.iter().map(|socket| socket.cookie).collect();
+        let asked: HashSet<_> = there.iter().map(|socket| socket.key.netns).collect();
+        self.counted.retain(|cookie, one| cookies.contains(cookie) || !asked.contains(&one.netns));
+        let inodes: HashSet<_> = there.iter().map(|socket| socket.inode).collect();
+        self.owners.retain(|inode, _| inodes.contains(inode));
+    }
+
     /// By how much a listener's counter rose, none where it did not. One that was not there before
     /// began at 0; the counter wraps.
     fn count(&mut self, socket: &Socket) -> Option<u32> {
         let now = socket.listening?.drops;
         let room = self.counted.len() < REMEMBERED;
         let before = match self.counted.get_mut(&socket.cookie) {
-            Some(counted) => std::mem::replace(counted, now),
+            Some(counted) => std::mem::replace(&mut counted.drops, now),
             None if room => {
-                self.counted.insert(socket.cookie, now);
+                let netns = socket.key.netns;
+                self.counted.insert(socket.cookie, Counted { netns, drops: now });
                 0
             }
             None => now,
@@ -160,6 +180,19 @@ mod tests {
         ] {
             assert_eq!(listeners.count(&socket), expected, "{socket:?}");
         }
+    }
+
+    #[test]
+    fn those_that_closed_make_room() {
+        let mut listeners = Listeners::default();
+        for cookie in 0..REMEMBERED as u64 {
+            listeners.count(&listener(cookie, 1));
+        }
+        let there = [listener(5, 2), listener(1 << 40, 7)];
+        assert_eq!(listeners.count(&there[1]), None, "no room, so it is not known since when");
+        listeners.forget_closed(&there);
+        let rises = there.each_ref().map(|socket| listeners.count(socket));
+        assert_eq!(rises, [Some(1), Some(7)]);
     }
 
     #[test]

@@ -75,6 +75,14 @@ pub fn find(host_root: &Path, wanted: &HashSet<u64>) -> Result<Owners, String> {
             root.display()
         )
     };
+    if !proc::is_of_node(host_root) {
+        return Err(format!(
+            "{} is that of a container, whose process ids are not the node's: processes have no \
+             names, and sockets older than the start no owner; run with the node's PID namespace \
+             (hostPID) or give --host-root",
+            root.display()
+        ));
+    }
     let mut owners = Owners::default();
     let mut choice: HashMap<u64, Choice> = HashMap::new();
     let mut starts = HashMap::new();

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::CStr,
+    fs,
     mem::MaybeUninit,
     os::fd::{BorrowedFd, OwnedFd},
     path::Path,
@@ -17,6 +18,21 @@ const ENTRIES_BYTES: usize = 8192;
 
 /// Room for a link of the form `kind:[inode]`; longer ones are other files and are cut short.
 const LINK_BYTES: usize = 40;
+
+/// The first PID namespace, by whose numbers the programs name processes: `PROC_PID_INIT_INO` in
+/// include/linux/proc_ns.h.
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Whether the procfs below a root numbers processes as the kernel's programs do, which that of a
+/// container does not. One that does not say so is taken for the node's.
+#[must_use]
+pub fn is_of_node(host_root: &Path) -> bool {
+    numbers_like_node(fs::read_link(host_root.join("proc/1/ns/pid")).ok().as_deref())
+}
+
+fn numbers_like_node(of_first_process: Option<&Path>) -> bool {
+    of_first_process.is_none_or(|link| link.as_os_str() == FIRST_PID_NAMESPACE)
+}
 
 /// Opens the procfs below a root.
 pub(super) fn open(host_root: &Path) -> Result<OwnedFd> {
@@ -98,6 +114,16 @@ pub(super) fn gone(error: Errno) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_containers_procfs_is_known_by_its_first_process() {
+        for (link, is_nodes) in
+            [(Some("pid:[4026531836]"), true), (Some("pid:[4026532201]"), false), (None, true)]
+        {
+            assert_eq!(numbers_like_node(link.map(Path::new)), is_nodes, "{link:?}");
+        }
+        assert!(is_of_node(Path::new("/nowhere")));
+    }
 
     #[test]
     fn links() {

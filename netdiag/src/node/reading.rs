@@ -1,9 +1,6 @@
 //! The same read in every network namespace, one interval apart.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-};
+use std::{collections::BTreeMap, io};
 
 use super::netns::{self, Namespace};
 
@@ -15,15 +12,13 @@ const REMEMBERED: usize = 4096;
 pub struct Reading<T> {
     /// By inode number of the namespace.
     pub namespaces: BTreeMap<u32, T>,
-    /// Namespaces that were there and could not be read.
-    pub unread: BTreeSet<u32>,
-    /// Why not, one line each.
-    pub problems: Vec<String>,
+    /// Namespaces that were there and could not be read, with why not in one line.
+    pub unread: BTreeMap<u32, String>,
 }
 
 impl<T> Default for Reading<T> {
     fn default() -> Self {
-        Self { namespaces: BTreeMap::new(), unread: BTreeSet::new(), problems: Vec::new() }
+        Self { namespaces: BTreeMap::new(), unread: BTreeMap::new() }
     }
 }
 
@@ -37,11 +32,18 @@ impl<T> Reading<T> {
         self.namespaces.extend(before.namespaces.into_iter().take(room));
     }
 
+    /// Why namespaces could not be read, of those that could not be read the time before either: one that
+    /// is on its way out is no problem.
+    pub fn lasting_problems(&self, before: &Self) -> Vec<String> {
+        let unread = self.unread.iter().filter(|(inode, _)| before.unread.contains_key(inode));
+        unread.map(|(_, problem)| problem.clone()).collect()
+    }
+
     /// What happened from an earlier reading to this one, by what `rise` makes of a namespace before
     /// and after.
     ///
     /// A namespace that is only in this reading is new, unless the earlier one failed on it, and then
-    /// it is left out, as nothing is known. A namespace that is gone is left out: what it counted last
+    /// it is left out, as nothing is known; one that was read before that has its growth since. A namespace that is gone is left out: what it counted last
     /// was not read.
     pub fn since<'a, R>(
         &'a self,
@@ -50,7 +52,9 @@ impl<T> Reading<T> {
     ) -> BTreeMap<u32, R> {
         self.namespaces
             .iter()
-            .filter(|(inode, _)| !before.unread.contains(inode))
+            .filter(|(inode, _)| {
+                !before.unread.contains_key(inode) || before.namespaces.contains_key(inode)
+            })
             .map(|(inode, now)| (*inode, rise(before.namespaces.get(inode), now)))
             .collect()
     }
@@ -77,12 +81,33 @@ pub fn read_all<T: Send>(
                 reading.namespaces.insert(namespace.inode, said);
             }
             Err(problem) => {
-                reading.unread.insert(namespace.inode);
-                reading
-                    .problems
-                    .push(format!("{problem}: its {what} are missing in this interval"));
+                let problem = format!("{problem}: its {what} are missing in this interval");
+                reading.unread.insert(namespace.inode, problem);
             }
         }
     }
     reading
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reading_that_failed_loses_nothing_and_is_told_when_it_lasts() {
+        let reading = |read: &[(u32, u64)], unread: &[u32]| Reading {
+            namespaces: read.iter().copied().collect(),
+            unread: unread.iter().map(|inode| (*inode, format!("{inode} is shut"))).collect(),
+        };
+        let rise = |then: Option<&u64>, now: &u64| now - then.unwrap_or(&0);
+        let mut last = reading(&[(1, 5)], &[2]);
+        let failed = reading(&[], &[1, 2]);
+        assert_eq!(failed.since(&last, rise), BTreeMap::new());
+        assert_eq!(failed.lasting_problems(&last), ["2 is shut"]);
+        last.follow(failed);
+        let now = reading(&[(1, 9), (2, 7)], &[]);
+        // Nobody knows what 2 counted before.
+        assert_eq!(now.since(&last, rise), BTreeMap::from([(1, 4)]));
+        assert_eq!(now.lasting_problems(&last), [""; 0]);
+    }
 }

@@ -19,8 +19,7 @@ fn counters(values: Values<'_>) -> Counters {
 fn reading(namespaces: &[(u32, Values<'_>)], unread: &[u32]) -> Reading {
     Reading {
         namespaces: namespaces.iter().map(|(inode, values)| (*inode, counters(values))).collect(),
-        unread: unread.iter().copied().collect(),
-        problems: Vec::new(),
+        unread: unread.iter().map(|inode| (*inode, String::new())).collect(),
     }
 }
 

@@ -3,16 +3,16 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use netdiag_common::{flow::FlowKey, signal::Signal};
 
 use super::teller::Teller;
 use crate::{
-    flow::table::{FlowTable, Seed},
+    flow::table::{FlowTable, Seed, Whose},
     kernel::tracer::Taken,
-    node::SeededSocket,
+    node::{SeededSocket, proc},
     signal::{
         self, Event,
         socket::{self, What},
@@ -26,13 +26,16 @@ const ROUNDS: usize = 32;
 /// What events are folded into.
 pub(super) struct Intake {
     pub(super) table: FlowTable,
-    pub(super) stream: Stream,
+    stream: Stream,
     /// Who tells of events one by one, where that is wanted.
     pub(super) teller: Option<Teller>,
     /// Samples that no program saw, by signal.
     unseen: [u64; Signal::COUNT],
+    /// Samples that filters leave out and of which only userspace can tell, by signal.
+    left_out: [u64; Signal::COUNT],
     taken: Taken,
-    proc: PathBuf,
+    /// Where processes have names, none where they have other numbers there.
+    proc: Option<PathBuf>,
     /// Names of processes that were looked up since the last interval.
     names: HashMap<u32, Option<String>>,
     /// Sockets that closed before the seeds came; none any more once they did.
@@ -69,10 +72,12 @@ impl Closed {
 }
 
 impl Intake {
-    pub(super) fn new(table: FlowTable, proc: PathBuf, teller: Option<Teller>) -> Self {
+    pub(super) fn new(table: FlowTable, host_root: &Path, teller: Option<Teller>) -> Self {
+        let proc = proc::is_of_node(host_root).then(|| host_root.join("proc"));
         let (stream, taken, names) = (Stream::default(), Taken::default(), HashMap::new());
+        let (unseen, left_out) = ([0; Signal::COUNT], [0; Signal::COUNT]);
         let closed = Some(Closed::default());
-        Self { table, stream, teller, unseen: [0; Signal::COUNT], taken, proc, names, closed }
+        Self { table, stream, teller, unseen, left_out, taken, proc, names, closed }
     }
 
     /// Takes in what the rings hold; `take` copies a part of it out and says whether it was all.
@@ -91,16 +96,17 @@ impl Intake {
 
     /// Folds what was copied out.
     fn fold(&mut self, now_ns: u64) {
-        let Self { table, stream, teller, unseen, taken, proc, names, closed } = self;
+        let Self { table, stream, teller, unseen, left_out, taken, proc, names, closed } = self;
         let records = taken.sockets.drain().chain(taken.events.drain());
         for record in records.chain(taken.samples.drain()) {
             let samples = signal::samples(&record);
             stream.received += samples;
+            let mut wanted = true;
             let decoded = signal::decode(&record, &mut |mut event| {
                 if let Event::Socket(event) = &mut event {
                     name_process(event, |pid| {
                         let look_up = || {
-                            fs::read_to_string(proc.join(format!("{pid}/comm")))
+                            fs::read_to_string(proc.as_ref()?.join(format!("{pid}/comm")))
                                 .ok()
                                 .map(|name| name.trim_end().to_owned())
                         };
@@ -114,29 +120,51 @@ impl Intake {
                     unseen[signal as usize] += samples;
                 }
                 let whose = table.apply(&event, now_ns);
+                // A record of such is one event.
+                wanted &= !matches!(whose, Whose::LeftOut);
                 if let Some(teller) = teller {
                     teller.note(&event, whose, table, now_ns);
                 }
             });
             match decoded {
-                Ok(_) => stream.decoded += samples,
+                Ok(header) => {
+                    stream.decoded += samples;
+                    if !wanted {
+                        left_out[usize::from(header.signal)] += samples;
+                    }
+                }
                 Err(_) => stream.malformed += samples,
             }
         }
     }
 
+    /// What was received, of that which was submitted.
+    pub(super) fn received(&self) -> u64 {
+        self.stream.received
+    }
+
+    /// What came of the samples that were not filtered, as [`Self::amend`] has it.
+    pub(super) fn stream(&self) -> Stream {
+        let left_out: u64 = self.left_out.iter().sum();
+        let Stream { received, decoded, malformed } = self.stream;
+        Stream { received: received - left_out, decoded: decoded - left_out, malformed }
+    }
+
     /// Adds to the programs' own accounts what the records tell: what no program saw was missed,
-    /// whatever the kernel says of skipped runs.
+    /// whatever the kernel says of skipped runs; what filters left out here was filtered.
     pub(super) fn amend(
         &self,
         mut accounts: BTreeMap<String, Account>,
         statuses: &[SignalStatus],
     ) -> BTreeMap<String, Account> {
-        for (status, &unseen) in statuses.iter().zip(&self.unseen) {
+        for ((status, &unseen), &left_out) in statuses.iter().zip(&self.unseen).zip(&self.left_out)
+        {
             if status.status != Status::Off
                 && let Some(account) = accounts.get_mut(&status.signal)
             {
                 account.missed = account.missed.max(unseen);
+                account.filtered += left_out;
+                account.submitted -= left_out;
             }
         }
         accounts

@@ -1,11 +1,12 @@
 //! The node's own words: its TCP counters and what we cost it, as increases.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use super::voice::say;
 use crate::{
     node::{
         conntrack::{Counter, Tables, Tracked},
@@ -20,6 +21,7 @@ use crate::{
 pub(super) struct Overflows {
     tcp: tcp_counters::Reading,
     listeners: Listeners,
+    problems: Vec<String>,
 }
 
 impl Overflows {
@@ -28,7 +30,7 @@ impl Overflows {
         let tcp = tcp_counters::read_all(namespaces);
         let mut listeners = Listeners::default();
         listeners.begin(&dropping(&tcp.namespaces, namespaces));
-        Self { tcp, listeners }
+        Self { tcp, listeners, problems: Vec::new() }
     }
 
     /// By how much the counters rose since the last time, and what listeners threw away.
@@ -40,6 +42,7 @@ impl Overflows {
         let tcp = tcp_counters::read_all(namespaces);
         let increase = tcp_counters::increase(&self.tcp, &tcp);
         let listeners = self.listeners.advance(&dropping(&increase, namespaces), host_root);
+        self.problems = tcp.lasting_problems(&self.tcp);
         self.tcp.follow(tcp);
         (increase, listeners.into_iter().map(named).collect())
     }
@@ -54,7 +57,12 @@ pub(super) struct Readings {
     cpu: Duration,
     first_cpu: Duration,
     conntrack: Tables,
+    /// Problems that were told.
+    told: HashSet<String>,
 }
+
+/// Problems that are told in a run.
+const TOLD: usize = 20;
 
 impl Readings {
     /// Reads for the first time.
@@ -71,6 +79,7 @@ impl Readings {
             cpu,
             first_cpu: cpu,
             conntrack,
+            told: HashSet::new(),
         }
     }
 
@@ -79,6 +88,11 @@ impl Readings {
         let namespaces = netns::find(&self.host_root, Depth::Processes).namespaces;
         let (increase, listeners) = self.overflows.advance(&namespaces, &self.host_root);
         let conntrack = self.conntrack.advance(&namespaces);
+        for problem in self.overflows.problems.iter().chain(self.conntrack.problems()) {
+            if self.told.len() < TOLD && self.told.insert(problem.clone()) {
+                say(problem);
+            }
+        }
         let node = Node {
             tcp: tcp_counters::documented(increase),
             listeners,
@@ -91,7 +105,7 @@ impl Readings {
 
     /// What happened since the first time.
     pub(super) fn total(&self) -> Node {
-        let Overflows { tcp, listeners } = &self.overflows;
+        let Overflows { tcp, listeners, .. } = &self.overflows;
         Node {
             tcp: tcp_counters::documented(tcp_counters::increase(&self.first, tcp)),
             listeners: listeners.total().into_iter().map(named).collect(),

@@ -4,12 +4,7 @@
 //! Whatever may take its time runs beside it: seeding, reading the node's counters, writing. So
 //! the rings are read and signals are heard all the while.
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    pin::pin,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, future::Future, pin::pin, time::Duration};
 
 use anyhow::{Context as _, Result};
 use netdiag_common::globals::Filters;
@@ -25,6 +20,7 @@ use super::{
     reporter::{Cut, Worker},
     stop::{End, Stop},
     voice::say,
+    wall::Wall,
 };
 use crate::{
     config::Watch,
@@ -50,14 +46,14 @@ pub(super) struct Observer {
     tracer: Tracer,
     intake: Intake,
     diagnostics: Diagnostics,
-    began: SystemTime,
-    interval_began: SystemTime,
+    began: Wall,
+    interval_began: Wall,
 }
 
 impl Observer {
     /// Begins to take in what the programs submit.
     pub(super) fn new(tracer: Tracer, intake: Intake, diagnostics: Diagnostics) -> Self {
-        let now = SystemTime::now();
+        let now = Wall::now();
         Self { tracer, intake, diagnostics, began: now, interval_began: now }
     }
 
@@ -192,7 +188,7 @@ impl Observer {
         diagnostics.say();
         // Nothing of us stays in the kernel while the outputs are waited for.
         drop((detached, diagnostics));
-        let (end, stream) = (SystemTime::now(), intake.stream);
+        let (end, stream) = (Wall::now(), intake.stream());
         Ok((intake, Run { began, interval_began, end, signals: statuses, accounting, stream }))
     }
 
@@ -223,18 +219,18 @@ impl Observer {
 
     /// An interval that ends now, and the next one begins.
     fn cut(&mut self, flows: Interval, accounting: BTreeMap<String, Account>) -> Cut {
-        let end = SystemTime::now();
-        let start = std::mem::replace(&mut self.interval_began, end);
-        let (signals, stream) = (self.tracer.signals().to_vec(), self.intake.stream);
-        Cut { start, end, flows, signals, accounting, stream }
+        let (start, end) = self.interval_began.until(Wall::now());
+        self.interval_began = end;
+        let (signals, stream) = (self.tracer.signals().to_vec(), self.intake.stream());
+        Cut { start, end: end.time(), flows, signals, accounting, stream }
     }
 }
 
 /// A run that has ended.
 struct Run {
-    began: SystemTime,
-    interval_began: SystemTime,
-    end: SystemTime,
+    began: Wall,
+    interval_began: Wall,
+    end: Wall,
     signals: Vec<SignalStatus>,
     accounting: BTreeMap<String, Account>,
     stream: Stream,
@@ -242,10 +238,10 @@ struct Run {
 
 impl Run {
     /// What was taken in from `start` on.
-    fn cut(&self, start: SystemTime, flows: Interval) -> Cut {
-        let Self { end, stream, .. } = *self;
+    fn cut(&self, start: Wall, flows: Interval) -> Cut {
+        let ((start, end), stream) = (start.until(self.end), self.stream);
         let (signals, accounting) = (self.signals.clone(), self.accounting.clone());
-        Cut { start, end, flows, signals, accounting, stream }
+        Cut { start, end: end.time(), flows, signals, accounting, stream }
     }
 }
 
@@ -255,14 +251,14 @@ async fn settle(detached: &mut Detached, intake: &mut Intake) -> Result<BTreeMap
     let mut until = Instant::now() + SETTLE;
     loop {
         let flushed = detached.flush()?;
-        let received = intake.stream.received;
+        let received = intake.received();
         intake.drain(monotonic_ns(), |taken| detached.take(taken));
-        if received != intake.stream.received {
+        if received != intake.received() {
             until = Instant::now() + SETTLE; // as long as something arrives
         }
         let accounting = detached.accounting()?;
         let submitted: u64 = accounting.values().map(|account| account.submitted).sum();
-        let arrived = flushed && submitted == intake.stream.received;
+        let arrived = flushed && submitted == intake.received();
         if Instant::now() >= until || (arrived && accounting.values().all(Account::balances)) {
             return Ok(accounting);
         }

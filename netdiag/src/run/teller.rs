@@ -159,7 +159,9 @@ impl Teller {
         let stacks = self.stacks.as_mut().filter(|_| told.kind.has_stack)?;
         let stack = match told.stack {
             Stack::Id(id) => stacks.get(id).map(<[u64]>::to_vec),
-            Stack::NotTaken | Stack::None => None,
+            Stack::NotTaken => None,
+            // It happened on none that a program was on.
+            Stack::None => return Some(None),
         };
         self.stacks_not_taken += u64::from(stack.is_none());
         Some(stack)

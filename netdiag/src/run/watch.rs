@@ -112,7 +112,7 @@ pub(super) async fn run(
     });
     let diagnostics = Diagnostics::new(&mut tracer, kernel.log_level)?;
     let table = flow_table(watch, &filters);
-    let intake = Intake::new(table, kernel.host_root.join("proc"), None);
+    let intake = Intake::new(table, &kernel.host_root, None);
     let observer = Observer::new(tracer, intake, diagnostics);
     let complete = observer.run(watch, &filters, seeding, worker, &mut stop).await?;
     Ok(if watch.strict && !complete { Status::Incomplete } else { Status::Ran })

@@ -93,6 +93,17 @@ const PROBE_BEGINS: Attachment =
 const PROBE_ENDS: Attachment =
     Attachment::new("retransmit_probe_fexit", Hook::Fexit("tcp_send_loss_probe"));
 
+const FIELDS: &[Field] = &[
+    Field::SkbLen,
+    Field::SkbCb,
+    Field::CbSeq,
+    Field::CbGsoSegs,
+    Field::CaState,
+    Field::Pending,
+    Field::Retransmits,
+    Field::TcpRequestSntIsn,
+];
+
 const TP_BTF: Source = Source {
     name: "tp_btf",
     attachments: &[
@@ -102,7 +113,7 @@ const TP_BTF: Source = Source {
         Attachment::new("retransmit_synack_tp_btf", Hook::TpBtf("tcp_retransmit_synack")),
     ],
     extras: &[FAILED_ATTEMPTS],
-    fields: &[Field::SkbCb, Field::CbSeq, Field::CbGsoSegs, Field::CaState, Field::Pending],
+    fields: FIELDS,
     places: &[],
     typed: true,
     reads_memory: false,
@@ -121,7 +132,7 @@ const RAW_TP: Source = Source {
         Attachment::new("retransmit_synack_raw_tp", Hook::RawTp("tcp_retransmit_synack")),
     ],
     extras: &[FAILED_ATTEMPTS],
-    fields: &[Field::SkbCb, Field::CbSeq, Field::CbGsoSegs, Field::CaState, Field::Pending],
+    fields: FIELDS,
     places: &[],
     typed: false,
     reads_memory: true,

@@ -1,6 +1,7 @@
 //! `socket`: which sockets there are, whose they are, and what the kernel counts for them.
 
 use netdiag_common::{
+    field::Field,
     flow::{SocketRef, TcpCounters},
     signal::{
         Signal,
@@ -84,6 +85,20 @@ const CLOSE: Kind = Kind {
     has_stack: false,
 };
 
+/// What the programs of every signal read of a socket beside its identity.
+const COUNTERS: &[Field] = &[
+    Field::SkDrops,
+    Field::TcpBytesSent,
+    Field::TcpBytesReceived,
+    Field::TcpBytesAcked,
+    Field::TcpBytesRetrans,
+    Field::TcpSegsOut,
+    Field::TcpSegsIn,
+    Field::TcpTotalRetrans,
+    Field::TcpSrtt,
+    Field::TcpCwnd,
+];
+
 const TP_BTF: Source = Source {
     name: "tp_btf",
     attachments: &[
@@ -91,7 +106,7 @@ const TP_BTF: Source = Source {
         Attachment::new("socket_destroy_tp_btf", Hook::TpBtf("tcp_destroy_sock")),
     ],
     extras: &[ACCEPT],
-    fields: &[],
+    fields: COUNTERS,
     places: &[],
     typed: true,
     reads_memory: false,
@@ -108,7 +123,7 @@ const RAW_TP: Source = Source {
         Attachment::new("socket_destroy_raw_tp", Hook::RawTp("tcp_destroy_sock")),
     ],
     extras: &[ACCEPT],
-    fields: &[],
+    fields: COUNTERS,
     places: &[],
     typed: false,
     reads_memory: true,

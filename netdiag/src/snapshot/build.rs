@@ -17,11 +17,7 @@ use super::{
     Stream,
 };
 use crate::{
-    flow::{
-        Frozen, Interval,
-        latency::Latency,
-        tuples::{TCP, UDP, address},
-    },
+    flow::{Frozen, Interval, latency::Latency, tuples::address},
     labels::Labels,
     signal::{CountId, counts, metrics},
 };
@@ -161,12 +157,7 @@ pub fn endpoints(key: &FlowKey) -> (Endpoint, Endpoint) {
 
 /// `tcp` or `udp`.
 pub(super) fn protocol_name(key: &FlowKey) -> Option<String> {
-    let name = match key.protocol {
-        TCP => "tcp",
-        UDP => "udp",
-        _ => return None,
-    };
-    Some(name.to_owned())
+    conntrack::protocol(key.protocol)
 }
 
 fn named(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {

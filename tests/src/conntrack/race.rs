@@ -12,12 +12,13 @@ use std::{
 };
 
 use anyhow::Result;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::{full::is_refused, table::Statistics};
 use crate::{
     fault,
     network::{LEFT_V4, Pair, RIGHT_V4},
+    processor,
 };
 
 /// What is raced for.
@@ -178,14 +179,8 @@ impl Race {
 
 /// A processor for each of two threads.
 fn two_processors() -> Result<[CpuSet; 2]> {
-    let all = sched_getaffinity(None)?;
-    let mut each = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).map(|cpu| {
-        let mut one = CpuSet::new();
-        one.set(cpu);
-        one
-    });
-    match (each.next(), each.next()) {
-        (Some(first), Some(second)) => Ok([first, second]),
+    match processor::each()?[..] {
+        [first, second, ..] => Ok([first, second]),
         _ => anyhow::bail!("a race needs two processors"),
     }
 }

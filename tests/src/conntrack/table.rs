@@ -206,6 +206,12 @@ impl Statistics {
         Self(self.0.iter().map(|(name, value)| (name.clone(), value - earlier[name])).collect())
     }
 
+    /// A counter; `None` when this kernel does not have it.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<u64> {
+        self.0.get(name).copied()
+    }
+
     /// Packets dropped because the table was full: `drop` holds those that lost a race, too.
     #[must_use]
     pub fn table_full(&self) -> u64 {

@@ -105,6 +105,15 @@ pub(super) enum Tunnel {
 }
 
 impl Tunnel {
+    /// What nftables matches its packets by.
+    pub(super) const fn rule(self) -> &'static str {
+        match self {
+            Self::IpInIp => "meta l4proto 4",
+            Self::Vxlan => "udp dport 4789",
+            Self::Geneve => "udp dport 6081",
+        }
+    }
+
     /// Puts a packet into another one.
     pub(super) fn around(self, from: Ipv4Addr, to: Ipv4Addr, inner: &[u8]) -> Vec<u8> {
         const ETHERNET: [u8; 14] = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x08, 0x00];

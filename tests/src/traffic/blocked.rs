@@ -1,7 +1,6 @@
 //! Senders that wait for room in the send buffer, with a clock of their own around every call.
 
 use std::{
-    fs,
     io::{self, Write},
     net::Shutdown,
     os::fd::AsFd,
@@ -9,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rustix::{net::sockopt, process::setpriority_process, thread::gettid};
 
 use super::{Connection, read_bytes, send_once};
+use crate::processor::waited_for;
 
 /// Bytes of the send and receive buffers of a full connection, before the kernel doubles them.
 pub const BUFFER_BYTES: usize = 16 << 10;
@@ -89,11 +89,11 @@ pub fn send_blocked(
                     hurry();
                     let mut calls = Vec::with_capacity(sends);
                     for _ in 0..sends {
-                        let before = waited()?;
+                        let before = waited_for()?;
                         let start = Instant::now();
                         send_once(&connection.client, message)?;
                         let took = start.elapsed();
-                        calls.push(Call { took, waited: waited()?.saturating_sub(before) });
+                        calls.push(Call { took, waited: waited_for()?.saturating_sub(before) });
                     }
                     Ok(calls)
                 })
@@ -116,15 +116,6 @@ pub fn send_blocked(
         ensure!(calls.len() == senders * sends, "a sender lost count");
         Ok(calls)
     })
-}
-
-/// How long this thread has been ready to run without a processor
-/// (Documentation/scheduler/sched-stats.rst).
-fn waited() -> Result<Duration> {
-    let path = "/proc/thread-self/schedstat";
-    let text = fs::read_to_string(path).context(path)?;
-    let nanoseconds = text.split_whitespace().nth(1).context(path)?;
-    Ok(Duration::from_nanos(nanoseconds.parse()?))
 }
 
 /// Lets this thread go before others, so that its clock does not count its wait for a processor

@@ -8,7 +8,7 @@ use super::{
     Connection, FAMILIES,
     request::{Exchange, exchange},
 };
-use crate::{fault, machine, network::Pair};
+use crate::{counters::wait_until_quiet, dropping, fault, machine, network::Pair};
 
 /// Bulk data, requests with pauses (tail losses) and handshakes, all under loss.
 ///
@@ -29,6 +29,26 @@ pub fn data(pair: &Pair) -> Result<()> {
         connection.reset()?;
     }
     Ok(())
+}
+
+/// Bulk data of which every twelfth packet is lost to a rule. Returns how many that were.
+///
+/// # Errors
+/// As for [`data`].
+pub fn bulk(pair: &Pair) -> Result<u64> {
+    let rule = "meta l4proto tcp numgen inc mod 12 0 counter drop";
+    let loss = fault::drop_incoming(&pair.right, rule)?;
+    let open = |family| Connection::open(&pair.left, &pair.right, family);
+    let connections: Vec<_> = FAMILIES.into_iter().map(open).collect::<Result<_>>()?;
+    let plan = Exchange { sends: machine::amount(300, 40), bytes: 32 << 10, echo: false };
+    exchange(connections.iter().map(|connection| (connection, plan)))?;
+    for connection in connections {
+        connection.reset()?;
+    }
+    wait_until_quiet(&pair.left)?;
+    let lost = dropping::counted(&pair.right)?;
+    loss.end()?;
+    Ok(lost)
 }
 
 /// Handshakes whose first packets are lost: SYNs on the way there, SYN-ACKs on the way back.

@@ -17,23 +17,19 @@ use netdiag_tests::{
         track,
     },
     counters::{TcpCounters, wait_until_quiet},
+    dropping,
     facts::Facts,
-    fault, machine,
+    machine,
     namespace::Namespace,
     netdiag::Netdiag,
     network::Pair,
-    outcome::{count, in_namespaces, status},
+    outcome::{sent_again, status},
     require,
     requirement::{Feature, alone},
-    traffic::{
-        Connection, FAMILIES, name_process,
-        request::{Exchange, exchange},
-    },
+    traffic::{lossy, name_process},
 };
 
 use crate::{exact, sources_of_failures, sums};
-
-const KINDS: [&str; 6] = ["rto", "fast", "tlp", "syn", "synack", "other"];
 
 /// What netdiag must say of one who was refused.
 fn is_of(top: &TopCreator, netns: u32, refused: &Refused) -> bool {
@@ -64,7 +60,7 @@ fn a_full_table_tells_each_packet_and_who_sent_it() -> Result<()> {
         let pair = Pair::new()?;
         track(&pair, Rules::Plain)?;
         let full = Full::new(&pair)?;
-        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
         let earlier = Statistics::read(&pair.left)?;
         let (many, few) = (full::by_shell(&pair, 83, 40)?, full::by_socket(&pair, 84, 10)?);
         let risen = Statistics::read(&pair.left)?.since(&earlier);
@@ -109,7 +105,7 @@ fn entries_that_gave_way() -> Result<()> {
     let _alone = alone();
     let pair = Pair::new()?;
     track(&pair, Rules::Plain)?;
-    let netdiag = Netdiag::live(&["--source", "conntrack=kprobe"])?;
+    let netdiag = Netdiag::live_by("conntrack=kprobe", &[])?;
     let earlier = Statistics::read(&pair.left)?;
     let crowd = full::crowd(&pair)?;
     let risen = Statistics::read(&pair.left)?.since(&earlier);
@@ -134,19 +130,13 @@ fn entries_that_gave_way() -> Result<()> {
     Ok(())
 }
 
-/// Segments of some namespaces that netdiag saw sent again.
-fn sent_again(total: &netdiag::snapshot::Snapshot, namespaces: &[u32]) -> u64 {
-    in_namespaces(total, namespaces)
-        .flat_map(|flow| KINDS.map(|kind| count(flow, &format!("retransmits.{kind}"))))
-        .flatten()
-        .sum()
-}
-
 /// Beside it nothing of other rare events is lost, and it is counted to the packet.
 #[test]
 fn a_flood_of_refusals_displaces_nothing() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
+    /// Records of refusals (`most_handed`, netdiag-ebpf/src/signal/conntrack.rs).
+    const HANDED: u64 = 512;
     let _alone = alone();
     for forced in sources_of_failures()? {
         let (flooded, lossy) = (Pair::new()?, Pair::new()?);
@@ -159,15 +149,16 @@ fn a_flood_of_refusals_displaces_nothing() -> Result<()> {
         let before = namespaces.map(TcpCounters::read).into_iter().collect::<Result<Vec<_>>>()?;
         let earlier = Statistics::read(&flooded.left)?;
         let end = AtomicBool::new(false);
+        let began = Instant::now();
         let refused = thread::scope(|scope| -> Result<u64> {
             let flood = scope.spawn(|| full::flood(&flooded, &end));
-            let began = Instant::now();
-            let traffic = lose(&lossy);
+            let traffic = lossy::bulk(&lossy);
             thread::sleep(Duration::from_secs(5).saturating_sub(began.elapsed()));
             end.store(true, Ordering::Relaxed);
             let refused = flood.join().map_err(|_| anyhow!("the flood panicked"))??;
-            traffic.map(|()| refused)
+            traffic.map(|_| refused)
         })?;
+        let lasted = began.elapsed();
         for namespace in namespaces {
             wait_until_quiet(namespace)?;
         }
@@ -178,9 +169,13 @@ fn a_flood_of_refusals_displaces_nothing() -> Result<()> {
         drop(full);
         let total = outcome.total()?;
         let mut facts = Facts::new();
-        facts.note(format_args!("{forced}: {refused} refused, {risen:?}"));
+        facts.note(format_args!("{forced}: {refused} refused in {lasted:?}, {risen:?}"));
         facts.note(format_args!("{} rows, {:#?}", said.entries.len(), said.creators));
-        facts.holds("it is a flood", refused > machine::amount(100_000, 100));
+        let one_by_one = dropping::one_by_one(HANDED, lasted);
+        facts.holds(
+            format_args!("many times the {one_by_one} that were told had each its record"),
+            refused > machine::amount(2 * one_by_one, 100),
+        );
         facts.equal("refused, by the kernel", risen.table_full(), refused);
         // A locked-down kernel may hide a task, and what it is refused. A program that sees all packets
         // that are freed is skipped inside itself, for whatever packet; kprobes are not.
@@ -205,22 +200,6 @@ fn a_flood_of_refusals_displaces_nothing() -> Result<()> {
         facts.equal("segments sent again", again, kernel);
         facts.at_rest(total);
         facts.finish();
-    }
-    Ok(())
-}
-
-/// Data of which every twelfth packet is lost.
-fn lose(pair: &Pair) -> Result<()> {
-    let loss = fault::loss(&pair.left, &pair.right, 12)?;
-    let connections = FAMILIES
-        .into_iter()
-        .map(|family| Connection::open(&pair.left, &pair.right, family))
-        .collect::<Result<Vec<_>>>()?;
-    let plan = Exchange { sends: machine::amount(300, 40), bytes: 32 << 10, echo: false };
-    exchange(connections.iter().map(|connection| (connection, plan)))?;
-    loss.end()?;
-    for connection in connections {
-        connection.reset()?;
     }
     Ok(())
 }

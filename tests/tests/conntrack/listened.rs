@@ -35,7 +35,7 @@ fn namespaces_are_followed_and_let_go() -> Result<()> {
     require!(Feature::Conntrack);
     let _alone = alone();
     sources()?;
-    let mut netdiag = Netdiag::live(&["--source", CTNETLINK])?;
+    let mut netdiag = Netdiag::live_by(CTNETLINK, &[])?;
     netdiag.wait_lines(1)?;
     let before = descriptors(&netdiag)?;
     let pair = Pair::new()?;
@@ -67,7 +67,7 @@ fn a_namespace_that_does_not_tell_is_named_once() -> Result<()> {
     let pair = listening()?;
     let silent = "/proc/sys/net/netfilter/nf_conntrack_events";
     pair.left.run(|| fs::write(silent, "0")).context(silent)?;
-    let mut netdiag = Netdiag::live(&["--source", CTNETLINK])?;
+    let mut netdiag = Netdiag::live_by(CTNETLINK, &[])?;
     netdiag.wait_said("nf_conntrack_events is 0")?;
     netdiag.wait_lines(4)?;
     let outcome = netdiag.stop()?;
@@ -89,7 +89,7 @@ fn a_filter_by_process_leaves_nothing_to_listen_to() -> Result<()> {
     let _alone = alone();
     let pid = std::process::id().to_string();
     for forced in sources()?.iter().filter(|forced| forced.ends_with("packets")) {
-        let outcome = Netdiag::live(&["--source", forced, "--pid", &pid])?.stop()?;
+        let outcome = Netdiag::live_by(forced, &["--pid", &pid])?.stop()?;
         let total = outcome.total()?;
         let said = status(total, "conntrack")?;
         let mut facts = Facts::new();

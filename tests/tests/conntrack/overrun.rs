@@ -35,7 +35,7 @@ fn what_the_kernel_could_not_tell_is_said() -> Result<()> {
     require!(Feature::Conntrack);
     let _alone = alone();
     let pair = listening()?;
-    let mut netdiag = Netdiag::live(&["--source", CTNETLINK])?;
+    let mut netdiag = Netdiag::live_by(CTNETLINK, &[])?;
     netdiag.freeze()?;
     datagrams(&pair, CROWD)?;
     netdiag.signal(Signal::CONT)?;

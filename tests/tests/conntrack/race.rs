@@ -22,7 +22,7 @@ fn clashes_and_failed_insertions() -> Result<()> {
         for race in RACES {
             let pair = Pair::new()?;
             track(&pair, Rules::Plain)?;
-            let netdiag = Netdiag::live(&["--source", &forced])?;
+            let netdiag = Netdiag::live_by(&forced, &[])?;
             let raced = race.run(&pair, 10)?;
             let (outcome, said) = said::stop(netdiag)?;
             let total = outcome.total()?;

@@ -1,6 +1,6 @@
 //! Connection tracking against `conntrack`, which asks by netlink what netdiag reads from files.
 
-use std::{collections::BTreeMap, fs, io, net::UdpSocket, ops::Range, process::Command};
+use std::{collections::BTreeMap, fs, io, net::UdpSocket, ops::Range};
 
 use anyhow::Result;
 use netdiag::{
@@ -8,50 +8,35 @@ use netdiag::{
     snapshot::{ConntrackTable, Snapshot},
 };
 use netdiag_tests::{
+    conntrack::{
+        Rules,
+        full::Setting,
+        module,
+        table::{self, Statistics},
+        track_at,
+    },
     facts::Facts,
     netdiag::Netdiag,
     require,
     requirement::{Feature, alone},
 };
 
-use super::{Made, NONE, here, until};
+use super::{Asked as _, Made, here, make};
 
-/// `nf_conntrack_max` of the namespace that the test runs in as it was, again. It holds in all of them.
-struct Limited(String);
-
-impl Limited {
-    const PATH: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
-
-    fn to(max: u64) -> Self {
-        let before = fs::read_to_string(Self::PATH).unwrap();
-        let limited = Self(before);
-        fs::write(Self::PATH, max.to_string()).unwrap();
-        limited
-    }
-}
-
-impl Drop for Limited {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(Self::PATH, &self.0) {
-            eprintln!("{} is {} no more: {error}", Self::PATH, self.0.trim_end());
-        }
-    }
-}
+/// Where the limit of all namespaces stands.
+const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
 /// A namespace in which connections are tracked, because a rule wants to know their state. They stay
 /// for longer than any test.
 pub(crate) fn tracking(name: &str) -> Made {
-    let made = Made::new(name);
-    made.exec("nft add table inet tracking");
-    made.exec("nft add chain inet tracking out { type filter hook output priority 0 ; }");
-    made.exec("nft add rule inet tracking out ct state new counter");
-    made.inside(|| fs::write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "3600").unwrap());
+    let made = make(name);
+    track_at(&made, Rules::Plain).unwrap();
     made
 }
 
 /// Sends a datagram to each of these ports, where nobody listens; how many the kernel refused to track.
 pub(crate) fn send(made: &Made, ports: Range<u16>) -> u64 {
-    made.inside(|| {
+    made.run(|| {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let refused = ports.filter(|port| match socket.send_to(b"x", ("127.0.0.1", *port)) {
             Ok(_) => false,
@@ -62,49 +47,34 @@ pub(crate) fn send(made: &Made, ports: Range<u16>) -> u64 {
     })
 }
 
-fn entries(made: &Made) -> u64 {
-    made.exec("conntrack -C").trim().parse().unwrap()
-}
-
-/// Sums over the processors, by name.
-fn statistics(made: &Made) -> BTreeMap<String, u64> {
-    let mut sums = BTreeMap::new();
-    let text = made.exec("conntrack -S");
-    let pairs = text.split_ascii_whitespace().filter_map(|pair| pair.split_once('='));
-    for (name, value) in pairs.filter(|(name, _)| *name != "cpu") {
-        *sums.entry(name.to_owned()).or_insert(0) += value.parse::<u64>().unwrap();
-    }
-    sums
-}
-
 #[test]
 fn the_table_is_what_conntrack_says() {
     let _alone = alone();
     let made = tracking("conntrack");
-    let untracked = Made::new("untracked");
+    let untracked = make("untracked");
     assert_eq!(send(&made, 2000..2040), 0);
-    let limited = Limited::to(entries(&made));
+    let limited = Setting::new("max", table::count(&made).unwrap()).unwrap();
     assert!(send(&made, 2100..2107) > 0);
 
     let reading = read_all(&[made.found(), untracked.found()]);
-    assert_eq!(reading.problems, NONE);
+    assert_eq!(reading.unread, BTreeMap::new());
     let table = &reading.namespaces[&made.inode()];
     let mut facts = Facts::new();
     facts.note(format_args!("{table:?}"));
-    facts.equal("entries", table.entries, entries(&made));
-    let said = statistics(&made);
+    facts.equal("entries", table.entries, table::count(&made).unwrap());
+    let said = Statistics::read(&made).unwrap();
     facts.note(format_args!("{said:?}"));
     facts.holds("drops were counted", said["drop"] > 0);
-    let (sums, by_netlink) = (table.statistics.sums(), made.inside(netlink::read));
+    let (sums, by_netlink) = (table.statistics.sums(), made.run(netlink::read));
     facts.equal("by netlink", by_netlink.map(|all| all.sums()).ok(), Some(sums));
     for counter in Counter::ALL {
         let name = counter.name();
-        facts.equal(name, sums.get(counter), said.get(name).copied());
+        facts.equal(name, sums.get(counter), said.get(name));
     }
     let idle = &reading.namespaces[&untracked.inode()];
     facts.holds("nothing is tracked elsewhere", idle.entries == 0 && idle.statistics.are_zero());
     drop(limited);
-    let max = fs::read_to_string(Limited::PATH).unwrap().trim().parse().ok();
+    let max = fs::read_to_string(MAX).unwrap().trim().parse().ok();
     let own = netdiag::node::netns::enter(&super::found(here()).unwrap(), read);
     facts.equal("maximum", own.unwrap().unwrap().unwrap().max, max);
     facts.finish();
@@ -121,16 +91,16 @@ fn tables<'a>(
 #[test]
 fn a_full_table_is_told() -> Result<()> {
     let _alone = alone();
-    let (made, untracked) = (tracking("full"), Made::new("empty"));
+    let (made, untracked) = (tracking("full"), make("empty"));
     assert_eq!(send(&made, 2000..2040), 0);
-    let limit = entries(&made);
-    let limited = Limited::to(limit);
+    let limit = table::count(&made).unwrap();
+    let limited = Setting::new("max", limit)?;
     let earlier = send(&made, 2100..2105);
-    let before = statistics(&made);
+    let before = Statistics::read(&made).unwrap();
     let netdiag = Netdiag::live(&[])?;
     let refused = send(&made, 2200..2217);
     let outcome = netdiag.stop()?;
-    let (after, entries) = (statistics(&made), entries(&made));
+    let (after, entries) = (Statistics::read(&made).unwrap(), table::count(&made).unwrap());
     drop(limited);
 
     let total = outcome.total()?;
@@ -160,39 +130,21 @@ fn a_full_table_is_told() -> Result<()> {
     Ok(())
 }
 
-/// Modules that are loaded, each with those that need it.
-fn modules() -> BTreeMap<String, Vec<String>> {
-    let modules = fs::read_to_string("/proc/modules").unwrap();
-    let module = |line: &str| {
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        let users = words[3].split(',').filter(|user| !["", "-"].contains(user));
-        (words[0].to_owned(), users.map(str::to_owned).collect())
-    };
-    modules.lines().map(module).collect()
-}
-
-/// Those of connection tracking.
+/// Modules of connection tracking that are loaded.
 fn loaded() -> Vec<String> {
-    modules().into_keys().filter(|name| name.contains("conntrack")).collect()
-}
-
-/// Takes a module out, and before it those that need it.
-fn unload(name: &str) {
-    for user in modules().remove(name).unwrap_or_default() {
-        unload(&user);
-    }
-    // It may be in use for a moment: a namespace goes some time after its name.
-    let _ = Command::new("rmmod").arg(name).output();
+    let modules = fs::read_to_string("/proc/modules").unwrap();
+    let names = modules.lines().filter_map(|line| line.split_ascii_whitespace().next());
+    let mut names: Vec<_> =
+        names.filter(|name| name.contains("conntrack")).map(str::to_owned).collect();
+    names.sort_unstable();
+    names
 }
 
 #[test]
 fn no_module_is_loaded() -> Result<()> {
     require!(Feature::OwnModules);
     let _alone = alone();
-    until("nf_conntrack is not loaded", || {
-        unload("nf_conntrack");
-        loaded().is_empty().then_some(())
-    });
+    module::remove()?;
     let none = Netdiag::live(&[])?.stop()?;
     let mut facts = Facts::new();
     facts.equal("modules where nothing is tracked", loaded(), Vec::new());
@@ -209,7 +161,7 @@ fn no_module_is_loaded() -> Result<()> {
     facts.equal("modules where something is", &loaded(), &before);
     let found = tables([outcome.total()?], made.inode());
     facts.equal("entries", found.iter().map(|table| table.entries).collect(), vec![10]);
-    statistics(&made);
+    Statistics::read(&made).unwrap();
     facts.holds("`conntrack` loads one", loaded().len() > before.len());
     facts.finish();
     Ok(())

@@ -13,7 +13,7 @@ use netdiag::node::conntrack::listener::{Losses, Message, Subscriptions, Tuple, 
 use netdiag_tests::requirement::alone;
 
 use super::{
-    Made, NONE,
+    Asked as _, Made, NONE,
     conntrack::{send, tracking},
     until,
 };
@@ -37,7 +37,7 @@ struct Events {
 impl Events {
     fn begin(made: &Made) -> Self {
         let mut child = Command::new("ip")
-            .args(["netns", "exec", &made.name, "conntrack", "-E", "-e", "NEW,DESTROY"])
+            .args(["netns", "exec", made.name(), "conntrack", "-E", "-e", "NEW,DESTROY"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

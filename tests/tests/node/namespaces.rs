@@ -14,7 +14,7 @@ use rustix::thread::{
     CapabilitySet, LinkNameSpaceType, capabilities, move_into_link_name_space, set_capabilities,
 };
 
-use super::{Made, NONE, found, here, unexpected, until};
+use super::{Asked as _, NONE, found, here, make, unexpected, until};
 
 /// Ends a process with the value.
 struct Killed(Child);
@@ -28,11 +28,11 @@ impl Drop for Killed {
 
 #[test]
 fn a_bind_mount_has_name_and_path() {
-    let made = Made::new("mount");
+    let made = make("mount");
     for depth in [Depth::Processes, Depth::Everything] {
         let all = find(Path::new("/"), depth).namespaces;
         let namespace = all.iter().find(|namespace| namespace.inode == made.inode()).unwrap();
-        assert_eq!(namespace.names, [made.name.as_str()]);
+        assert_eq!(namespace.names, [made.name()]);
         assert!(namespace.mounts.contains(&made.path()), "{namespace:?}");
         assert_eq!((namespace.pid, namespace.own), (None, false));
         assert_eq!(enter(namespace, here), Ok(made.inode()));
@@ -55,7 +55,7 @@ fn the_own_one_is_there_and_each_is_there_once() {
 
 #[test]
 fn a_single_thread_in_another_namespace_is_seen() {
-    let made = Made::new("thread");
+    let made = make("thread");
     let inode = made.inode();
     let descriptor = File::open(made.path()).unwrap();
     let (ready, is_ready) = mpsc::channel();
@@ -77,9 +77,9 @@ fn a_single_thread_in_another_namespace_is_seen() {
 
 #[test]
 fn a_descriptor_is_enough_and_a_gone_one_is_told() {
-    let made = Made::new("descriptor");
+    let made = make("descriptor");
     let inode = made.inode();
-    let descriptor = made.inside(|| File::open("/proc/thread-self/ns/net").unwrap());
+    let descriptor = made.run(|| File::open("/proc/thread-self/ns/net").unwrap());
     drop(made);
     let namespace = found(inode).expect("a namespace that only a descriptor refers to");
     assert_eq!(enter(&namespace, here), Ok(inode));
@@ -152,7 +152,7 @@ fn a_process_whose_main_thread_ended_is_seen() {
 
 #[test]
 fn entering_leaves_the_caller_where_it_was() {
-    let (a, b) = (Made::new("a"), Made::new("b"));
+    let (a, b) = (make("a"), make("b"));
     let before = here();
     let own = found(before).unwrap();
     let tour = [a.found(), own, b.found(), a.found()];
@@ -165,7 +165,7 @@ fn entering_leaves_the_caller_where_it_was() {
 
 #[test]
 fn without_privilege_only_the_own_one_can_be_used() {
-    let made = Made::new("refused");
+    let made = make("refused");
     let (other, own) = (made.found(), found(own_inode().unwrap()).unwrap());
     let answers = thread::spawn(move || {
         let mut sets = capabilities(None).unwrap();
@@ -176,7 +176,7 @@ fn without_privilege_only_the_own_one_can_be_used() {
     .join()
     .unwrap();
     let problem = answers[0].as_ref().unwrap_err();
-    assert!(problem.contains(&made.name) && problem.contains("CAP_SYS_ADMIN"), "{problem}");
+    assert!(problem.contains(made.name()) && problem.contains("CAP_SYS_ADMIN"), "{problem}");
     assert_eq!(answers[1], Ok(own_inode().unwrap()));
 }
 
@@ -191,7 +191,7 @@ fn a_root_without_procfs_is_one_problem() {
 
 #[test]
 fn a_host_root_finds_the_same() {
-    let made = Made::new("root");
+    let made = make("root");
     let root = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("/proc", root.path().join("proc")).unwrap();
     let all = find(root.path(), Depth::Everything).namespaces;

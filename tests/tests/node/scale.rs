@@ -15,7 +15,7 @@ use netdiag::node::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::{Made, NONE, unexpected};
+use super::{Asked as _, NONE, make, unexpected};
 
 const CONNECTIONS: usize = 5_000;
 const NAMESPACES: usize = 100;
@@ -26,8 +26,8 @@ fn ten_thousand_sockets_are_all_there_with_owner() {
     let wanted = Some(2 * CONNECTIONS as u64 + 500);
     let maximum = limit.maximum.max(wanted);
     setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum }).unwrap();
-    let made = Made::new("many");
-    let (_listener, streams) = made.inside(|| {
+    let made = make("many");
+    let (_listener, streams) = made.run(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let streams: Vec<_> = (0..CONNECTIONS)
@@ -67,7 +67,7 @@ fn ten_thousand_sockets_are_all_there_with_owner() {
 
 #[test]
 fn a_hundred_namespaces_are_read_in_one_visit() {
-    let made: Vec<_> = (0..NAMESPACES).map(|number| Made::new(&format!("of{number}"))).collect();
+    let made: Vec<_> = (0..NAMESPACES).map(|number| make(&format!("of{number}"))).collect();
     let start = Instant::now();
     let everything = find(Path::new("/"), Depth::Everything);
     let everything_took = start.elapsed();
@@ -86,7 +86,7 @@ fn a_hundred_namespaces_are_read_in_one_visit() {
     );
     for made in &made {
         let inode = made.inode();
-        assert!(reading.namespaces.contains_key(&inode), "{} was not read", made.name);
+        assert!(reading.namespaces.contains_key(&inode), "{} was not read", made.name());
         for found in [&everything, &processes] {
             assert!(found.namespaces.iter().any(|namespace| namespace.inode == inode));
         }

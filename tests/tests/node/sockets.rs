@@ -14,7 +14,7 @@ use netdiag::node::{
     sockets::{FULL, Socket, dump_all},
 };
 
-use super::{Made, NONE, unexpected, until};
+use super::{Asked as _, Made, NONE, make, unexpected, until};
 
 /// What `ss` says of a socket that netdiag says as well.
 #[derive(Debug, PartialEq)]
@@ -134,8 +134,8 @@ fn talk(listener: &TcpListener, ip: &str, request: usize, reply: usize) -> [TcpS
 
 #[test]
 fn equal_to_ss() {
-    let made = Made::new("ss");
-    let _open = made.inside(|| {
+    let made = make("ss");
+    let _open = made.run(|| {
         let v4 = TcpListener::bind("127.0.0.1:0").unwrap();
         let v6 = TcpListener::bind("[::1]:0").unwrap();
         let both = TcpListener::bind("[::]:0").unwrap();
@@ -175,8 +175,8 @@ fn equal_to_ss() {
 
 #[test]
 fn a_mapped_socket_has_the_key_of_an_ipv4_one() {
-    let made = Made::new("mapped");
-    let (_listener, [client, server]) = made.inside(|| {
+    let made = make("mapped");
+    let (_listener, [client, server]) = made.run(|| {
         let listener = TcpListener::bind("[::]:0").unwrap();
         let streams = talk(&listener, "127.0.0.1", 1, 1);
         (listener, streams)
@@ -193,8 +193,8 @@ fn a_mapped_socket_has_the_key_of_an_ipv4_one() {
 
 #[test]
 fn of_two_holders_the_older_owns() {
-    let made = Made::new("shared");
-    let (_listener, [client, server]) = made.inside(|| {
+    let made = make("shared");
+    let (_listener, [client, server]) = made.run(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let streams = talk(&listener, "127.0.0.1", 1, 1);
         (listener, streams)
@@ -228,11 +228,11 @@ fn of_two_holders_the_older_owns() {
 
 #[test]
 fn seeds_carry_owner_and_counters_of_every_namespace() {
-    let made = [Made::new("seed1"), Made::new("seed2")];
+    let made = [make("seed1"), make("seed2")];
     let open: Vec<_> = made
         .iter()
         .map(|made| {
-            made.inside(|| {
+            made.run(|| {
                 let listener = TcpListener::bind("127.0.0.1:0").unwrap();
                 let streams = talk(&listener, "127.0.0.1", 100, 200);
                 (listener, streams)

@@ -10,13 +10,17 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Deserializer, Value};
 
+use super::machines::Tests;
 use crate::{process, workspace};
 
-/// Runs every binary in /root/tests with the arguments given, and fails when one does.
+/// Runs every binary in /root/tests with the arguments given, says how long each took, and fails when
+/// one does.
 pub(crate) const RUN_ALL: &str = "status=0
 for test in /root/tests/*; do
     echo \"== ${test##*/}\"
+    begun=$(date +%s)
     \"$test\" --show-output \"$@\" || status=1
+    echo \"== ${test##*/} on $(uname -r) took $(($(date +%s) - begun)) s\"
 done
 exit $status";
 
@@ -66,22 +70,13 @@ fn artifact(message: &Value) -> Option<Binary> {
     })
 }
 
-/// Not for guests: tests of the work tree, which is not there, and of what netdiag does when its
-/// reader stands still, which no kernel changes and the native run shows.
-const NATIVE: [&str; 3] = ["architecture", "docs", "still"];
-
-/// Puts the kernel-facing tests, or those of them that are `named`, into one directory for a guest,
-/// without the debug information that would fill its memory.
-pub(crate) fn stage(binaries: &[Binary], machine: &str, named: &[&str]) -> Result<PathBuf> {
+/// Puts those of the kernel-facing tests that a machine runs into one directory for it, without the
+/// debug information that would fill its memory.
+pub(super) fn stage(binaries: &[Binary], machine: &str, tests: Tests) -> Result<PathBuf> {
     let directory = workspace::target().join("vm/tests").join(machine);
     let _ = fs::remove_dir_all(&directory);
     fs::create_dir_all(&directory)?;
-    let chosen = |binary: &&Binary| {
-        let name = binary.name.as_str();
-        binary.kernel_facing
-            && !NATIVE.contains(&name)
-            && (named.is_empty() || named.contains(&name))
-    };
+    let chosen = |binary: &&Binary| binary.kernel_facing && tests.has(&binary.name);
     for binary in binaries.iter().filter(chosen) {
         let strip = ["--strip-debug", "-o"];
         process::run(

@@ -19,31 +19,60 @@ pub(crate) struct Machine {
     /// Boot parameters.
     append: &'static str,
     environment: &'static [&'static str],
-    /// Which test binaries; all when empty.
-    binaries: &'static [&'static str],
+    tests: Tests,
 }
 
-const fn machine(name: &'static str, kernel: &'static str) -> Machine {
-    Machine { name, kernel, append: "", environment: &[], binaries: &[] }
+/// Which test binaries run on a machine.
+#[derive(Clone, Copy)]
+pub(crate) enum Tests {
+    /// Those of kernels, all of them.
+    All,
+    /// The same but for [`BETWEEN`].
+    Kernels,
+    /// These.
+    Only(&'static [&'static str]),
+}
+
+/// Tests of the work tree, which is in no guest, and of what netdiag does when its reader stands still,
+/// which no kernel changes: natively only.
+const NATIVE: [&str; 3] = ["architecture", "docs", "still"];
+
+/// Tests of what netdiag does with whatever it sees, by programs of every kind: a kernel between the
+/// oldest, where sockets are remembered in the hash, and the newest adds nothing to these two and the
+/// native run. What a hook, a field or a file of the kernel tells is tested on each.
+const BETWEEN: [&str; 7] =
+    ["filters", "harness", "leave_no_trace", "preempt", "record", "refusals", "stall"];
+
+impl Tests {
+    /// Whether a kernel-facing binary is among them.
+    pub(super) fn has(self, binary: &str) -> bool {
+        match self {
+            Self::All => !NATIVE.contains(&binary),
+            Self::Kernels => Self::All.has(binary) && !BETWEEN.contains(&binary),
+            Self::Only(names) => names.contains(&binary),
+        }
+    }
+}
+
+const fn machine(name: &'static str, kernel: &'static str, tests: Tests) -> Machine {
+    Machine { name, kernel, append: "", environment: &[], tests }
 }
 
 /// The kernels that netdiag is held to work on; those that take longest come first, so that the
 /// last to end does not end alone.
 pub(crate) const MACHINES: [Machine; 6] = [
-    machine("vm-newest", "newest"),
-    machine("vm-6.12", "6.12"),
-    machine("vm-6.1", "6.1"),
-    machine("vm-5.10", "5.10"),
+    machine("vm-newest", "newest", Tests::All),
+    machine("vm-5.10", "5.10", Tests::All),
+    machine("vm-6.12", "6.12", Tests::Kernels),
+    machine("vm-6.1", "6.1", Tests::Kernels),
     Machine {
         append: "preempt=full",
-        binaries: &["preempt", "sources"],
-        ..machine("vm-6.12-preempt", "6.12")
+        ..machine("vm-6.12-preempt", "6.12", Tests::Only(&["preempt", "sources"]))
     },
     Machine {
         append: "lockdown=confidentiality",
         environment: &["NETDIAG_EXPECT_LOCKDOWN=1"],
-        binaries: &["lockdown"],
-        ..machine("vm-6.12-lockdown", "6.12")
+        ..machine("vm-6.12-lockdown", "6.12", Tests::Only(&["lockdown"]))
     },
 ];
 
@@ -59,7 +88,7 @@ impl Machine {
         arguments: &[OsString],
         output: &mut Output,
     ) -> Result<Tally> {
-        let directory = binaries::stage(built, self.name, self.binaries)?;
+        let directory = binaries::stage(built, self.name, self.tests)?;
         let xtask = env::current_exe().context("cannot tell where this program stands")?;
         let mut command = Command::new(xtask);
         command.args(["vm", "--no-build", "--time", "--memory", "2048", "--kernel", self.kernel]);
@@ -69,5 +98,37 @@ impl Machine {
         command.args(self.environment.iter().map(|variable| format!("--env={variable}")));
         command.args(["--", "sh", "-c", binaries::RUN_ALL, "sh"]).args(arguments);
         runner::tests(&mut command, output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::workspace;
+
+    /// A test that was renamed would run everywhere, or nowhere.
+    #[test]
+    fn the_lists_name_tests_that_are_there() {
+        let there =
+            |name: &&str| workspace::root().join(format!("tests/tests/{name}.rs")).is_file();
+        let only = MACHINES.iter().filter_map(|machine| match machine.tests {
+            Tests::Only(names) => Some(names),
+            Tests::All | Tests::Kernels => None,
+        });
+        let mut named = NATIVE.iter().chain(&BETWEEN).chain(only.flatten());
+        assert_eq!(named.find(|name| !there(name)), None);
+    }
+
+    /// Each kernel-facing test runs on some kernel that is not this one's, or natively for a reason.
+    #[test]
+    fn every_test_has_its_machine() {
+        for file in fs::read_dir(workspace::root().join("tests/tests")).unwrap() {
+            let path = file.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            let machines = MACHINES.iter().filter(|machine| machine.tests.has(name)).count();
+            assert!(machines >= 1 || NATIVE.contains(&name), "{name} has no machine");
+        }
     }
 }

@@ -24,7 +24,8 @@ pub(crate) fn check(command: &mut Command, output: &mut Output) -> Result<Tally>
     Ok(Tally::default())
 }
 
-/// Runs tests and counts what they say.
+/// Runs tests and counts what they say. A line that begins with `==` tells how far they are, and is
+/// passed on at once.
 pub(crate) fn tests(command: &mut Command, output: &mut Output) -> Result<Tally> {
     let name = command.get_program().display().to_string();
     let mut child = command
@@ -37,7 +38,11 @@ pub(crate) fn tests(command: &mut Command, output: &mut Output) -> Result<Tally>
     let mut line = Vec::new();
     while from.read_until(b'\n', &mut line)? > 0 {
         output.extend_from_slice(&line);
-        reader.line(&String::from_utf8_lossy(&line));
+        let text = String::from_utf8_lossy(&line);
+        if let Some(progress) = text.strip_prefix("== ").filter(|_| text.contains(" took ")) {
+            eprintln!("test: {}", progress.trim_end());
+        }
+        reader.line(&text);
         line.clear();
     }
     let status = child.wait()?;

@@ -96,8 +96,8 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// Steps in the order of their beginnings, then why tests were skipped and what failed ones said, then
-/// the sum.
+/// Steps in the order of their beginnings, then why tests were skipped or passed only when they ran again,
+/// and what failed ones said, then the sum.
 fn table(done: &[Done], took: Duration) -> String {
     let mut text = String::new();
     let mut total = Tally::default();
@@ -125,12 +125,22 @@ fn table(done: &[Done], took: Duration) -> String {
     if total.skipped > 0 {
         let _ = writeln!(text, "\n{:<18} {:>7}  what was not there", "skipped", "tests");
     }
-    for (step, tally) in done.iter().filter_map(|done| Some((done.name, done.tally.as_ref()?))) {
+    let tallies = || done.iter().filter_map(|done| Some((done.name, done.tally.as_ref()?)));
+    for (step, tally) in tallies() {
         for (reason, count) in &tally.reasons {
             let _ = writeln!(text, "{step:<18} {count:>7}  {reason}");
         }
     }
-    for (step, tally) in done.iter().filter_map(|done| Some((done.name, done.tally.as_ref()?))) {
+    if !total.retries.is_empty() {
+        let _ =
+            writeln!(text, "\n{:<18} {:>7}  why tests that passed ran again", "retried", "times");
+    }
+    for (step, tally) in tallies() {
+        for (reason, count) in &tally.retries {
+            let _ = writeln!(text, "{step:<18} {count:>7}  {reason}");
+        }
+    }
+    for (step, tally) in tallies() {
         for failure in &tally.failures {
             let _ = writeln!(text, "\n{step} failed: {failure}");
         }
@@ -149,11 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn the_table_names_every_step_and_what_was_missing() {
+    fn the_table_names_every_step_what_was_missing_and_what_ran_again() {
         let skipped = Tally {
             passed: 3,
             skipped: 1,
             reasons: [("Nft is missing".to_owned(), 1)].into(),
+            retries: [("the kernel skipped programs".to_owned(), 12)].into(),
             ..Tally::default()
         };
         let expected = "\
@@ -164,6 +175,9 @@ all                            4.0 s
 
 skipped              tests  what was not there
 native                   1  Nft is missing
+
+retried              times  why tests that passed ran again
+native                  12  the kernel skipped programs
 
 3 passed, 1 failed, 1 skipped";
         let table =

@@ -1,4 +1,5 @@
-//! Counts tests from what libtest prints. A test that says SKIPPED has not passed.
+//! Counts tests from what libtest prints. A test that says SKIPPED has not passed; one that says RETRIED
+//! has, but not at once.
 
 use std::{collections::BTreeMap, mem, ops::AddAssign};
 
@@ -11,6 +12,8 @@ pub(crate) struct Tally {
     pub(crate) skipped: u32,
     /// What was not there, and how many tests said so. One test may miss several things.
     pub(crate) reasons: BTreeMap<String, u32>,
+    /// Why tests that passed had to be run again by themselves, and how often.
+    pub(crate) retries: BTreeMap<String, u32>,
     /// What each failed test said, its name first.
     pub(crate) failures: Vec<String>,
 }
@@ -27,6 +30,9 @@ impl AddAssign for Tally {
         self.skipped += other.skipped;
         for (reason, count) in other.reasons {
             *self.reasons.entry(reason).or_default() += count;
+        }
+        for (reason, count) in other.retries {
+            *self.retries.entry(reason).or_default() += count;
         }
         self.failures.extend(other.failures);
     }
@@ -66,11 +72,14 @@ impl Reader {
         } else if let Some(reason) = line.strip_prefix("SKIPPED: ")
             && self.in_successes
         {
-            // Behind a colon stands what differs from machine to machine.
-            let reason = reason.split(": ").next().unwrap_or(reason).to_owned();
+            let reason = in_general(reason);
             if !self.missed.contains(&reason) {
                 self.missed.push(reason);
             }
+        } else if let Some(reason) = line.strip_prefix("RETRIED: ")
+            && self.in_successes
+        {
+            *self.total.retries.entry(in_general(reason)).or_default() += 1;
         } else if let Some(counts) = line.strip_prefix("test result: ") {
             self.end_test();
             self.in_successes = false;
@@ -122,6 +131,11 @@ impl Reader {
     }
 }
 
+/// Behind a colon stands what differs from machine to machine.
+fn in_general(reason: &str) -> String {
+    reason.split(": ").next().unwrap_or(reason).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,11 +171,29 @@ mod tests {
     }
 
     #[test]
+    fn a_retry_is_a_pass_and_each_counts() {
+        let output = "successes:\n\n---- one stdout ----\nRETRIED: runs were skipped: 3 of 7\nRETRIED: runs \
+                      were skipped: 1 of 7\n\n---- two stdout ----\nRETRIED: late\n\nsuccesses:\n    one\n\n\
+                      failures:\n\n---- three stdout ----\nRETRIED: late\n\nfailures:\n    three\n\ntest result: FAILED. 2 passed; 1 \
+                      failed; 0 ignored; 0 measured; 0 filtered out\n";
+        let found = tally(output);
+        let retries = [("late", 1), ("runs were skipped", 2)];
+        let retries = retries.map(|(reason, count)| (reason.to_owned(), count)).into();
+        let failures = vec!["three\n    RETRIED: late".to_owned()];
+        let expected = Tally { passed: 2, failed: 1, retries, failures, ..Tally::default() };
+        assert_eq!(found, expected);
+        let mut twice = tally(output);
+        twice += tally(output);
+        assert_eq!(twice.retries["runs were skipped"], 4);
+    }
+
+    #[test]
     fn a_failure_that_skipped_something_first_takes_nothing_from_the_others() {
         let output = "successes:\n\n---- one stdout ----\nall is well\n\nsuccesses:\n    one\n\nfailures:\n\n\
                       ---- two stdout ----\nSKIPPED: Nft is missing\nthread 'two' panicked\n\nfailures:\n    \
                       two\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n";
-        let failures = vec!["two\n    SKIPPED: Nft is missing\n    thread 'two' panicked".to_owned()];
+        let failures =
+            vec!["two\n    SKIPPED: Nft is missing\n    thread 'two' panicked".to_owned()];
         let expected = Tally { passed: 1, failed: 1, failures, ..Tally::default() };
         assert_eq!(tally(output), expected);
     }

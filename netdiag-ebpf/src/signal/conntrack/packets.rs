@@ -15,6 +15,7 @@ use crate::{
     account::Lane,
     globals::settings,
     kernel::{self, Pointer, Probed, Refused, field},
+    numbers::state::{NEW_SYN_RECV, SYN_SENT, TIME_WAIT},
     packet,
     table::{self, Counting},
     task,
@@ -22,9 +23,6 @@ use crate::{
 };
 
 const PACKET: Lane = Lane::new(Signal::Conntrack, 2);
-
-/// `skb->network_header` that is not set.
-const UNSET: u16 = u16::MAX;
 
 /// Netfilter drops a packet that has no entry: none could be made; or one that is not in the table: it
 /// could not be put there. (A rule of iptables drops new conversations at the same place.)
@@ -74,22 +72,12 @@ unsafe fn describe(skb: Pointer, record: &mut Record) -> Result<(), Refused> {
     let mut key = FlowKey::default();
     // SAFETY: passed on, and what it points to.
     unsafe {
-        let header: u16 = field::<Probed, _>(skb, Field::SkbNetworkHeader)?;
-        let head: Pointer = field::<Probed, _>(skb, Field::SkbHead)?;
-        if header == UNSET {
-            return Err(Refused::Fault);
-        }
-        packet::outermost(head.wrapping_byte_add(usize::from(header)), &mut key)?;
-        let device: Pointer = field::<Probed, _>(skb, Field::SkbDev)?;
+        packet::outermost(packet::header::<Probed>(skb)?, &mut key)?;
         let socket: Pointer = field::<Probed, _>(skb, Field::SkbSk)?;
-        let net: Pointer = if !device.is_null() {
-            field::<Probed, _>(device, Field::DevNet)?
-        } else if !socket.is_null() {
-            field::<Probed, _>(socket, Field::SkNet)?
-        } else {
-            core::ptr::null()
-        };
-        record.netns = if net.is_null() { 0 } else { tracked::netns(net)? };
+        record.netns = packet::device_netns::<Probed>(field::<Probed, _>(skb, Field::SkbDev)?);
+        if record.netns == 0 && !socket.is_null() {
+            record.netns = packet::netns::<Probed>(socket, Field::SkNet)?;
+        }
     }
     record.protocol = key.protocol;
     record.original.source = key.peer_addr;
@@ -106,10 +94,6 @@ unsafe fn describe(skb: Pointer, record: &mut Record) -> Result<(), Refused> {
 /// `skb` is an `sk_buff`.
 #[inline(always)]
 unsafe fn sender(skb: Pointer, record: &mut Record) -> Result<(), Refused> {
-    // include/net/tcp_states.h
-    const SYN_SENT: u8 = 2;
-    const TIME_WAIT: u8 = 6;
-    const NEW_SYN_RECV: u8 = 12;
     // SAFETY: passed on, and what it points to.
     unsafe {
         let socket: Pointer = field::<Probed, _>(skb, Field::SkbSk)?;
@@ -120,7 +104,7 @@ unsafe fn sender(skb: Pointer, record: &mut Record) -> Result<(), Refused> {
         if state == TIME_WAIT || state == NEW_SYN_RECV {
             return Ok(());
         }
-        if tracked::netns(field::<Probed, _>(socket, Field::SkNet)?)? != record.netns {
+        if packet::netns::<Probed>(socket, Field::SkNet)? != record.netns {
             return Ok(());
         }
         if kernel::is_tcp::<Probed>(socket)?

@@ -44,7 +44,7 @@ pub(crate) unsafe fn identify<A: Access>(
     // SAFETY: passed on.
     unsafe {
         kernel::flow_key::<A>(sk, &mut to.key)?;
-        to.state = u32::from(kernel::state::<A>(sk)?);
+        to.state = kernel::state::<A>(sk)? as u32;
     }
     Ok(())
 }

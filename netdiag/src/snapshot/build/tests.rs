@@ -4,7 +4,10 @@ use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::signal::{CountId, Label};
+use crate::{
+    flow::tuples::TCP,
+    signal::{CountId, Label},
+};
 
 fn status(signal: Signal, status: Status) -> SignalStatus {
     SignalStatus {

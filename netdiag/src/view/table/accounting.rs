@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::{
     format::{left, right, width, wrapped},
-    signal,
+    signal::{self, By, Extra},
     snapshot::{Account, Snapshot, Status},
 };
 
@@ -100,7 +100,10 @@ pub(super) fn losses(snapshot: &Snapshot, columns: usize) -> Vec<String> {
         }
         let causes = [
             (account.ring_full, "found the ring full (raise --ring-size)".to_owned()),
-            (account.map_full, "found a map full (narrow by filters)".to_owned()),
+            (
+                account.map_full,
+                "found a map full (raise --max-flows or narrow by filters)".to_owned(),
+            ),
             (account.read_failed, "could not be read from kernel memory".to_owned()),
             (account.missed, missed(name, snapshot)),
         ];
@@ -123,16 +126,24 @@ pub(super) fn losses(snapshot: &Snapshot, columns: usize) -> Vec<String> {
     lines
 }
 
-/// Runs that the kernel skipped, and a source that it does not skip.
+/// Runs that the kernel skipped, and a source of which it skips none, where that is why; what it told
+/// without a program and found no room for.
 fn missed(name: &str, snapshot: &Snapshot) -> String {
     let in_use = snapshot.signals.iter().find(|signal| signal.signal == name);
     let in_use = in_use.and_then(|signal| signal.source.as_deref());
-    let safe = signal::DEFINITIONS
+    let sources: Vec<_> = signal::DEFINITIONS
         .iter()
         .filter(|definition| definition.signal.name() == name)
         .flat_map(|definition| definition.sources)
-        .find(|source| !source.skips_when_preempted && Some(source.name) != in_use);
-    match safe {
+        .collect();
+    let used = sources.iter().find(|source| Some(source.name) == in_use);
+    let listens = |extra: &Extra| extra.alternatives.iter().any(|way| way.by == By::Ctnetlink);
+    if used.is_some_and(|source| source.extras.iter().any(listens)) {
+        return "were skipped by the kernel, or told by ctnetlink faster than they were read"
+            .to_owned();
+    }
+    let skips = used.is_none_or(|source| source.skips_when_preempted);
+    match sources.iter().find(|source| skips && !source.skips_when_preempted) {
         Some(source) => {
             format!("were skipped by the kernel (try --source {name}={})", source.name)
         }
