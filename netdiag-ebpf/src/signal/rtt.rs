@@ -22,6 +22,7 @@ use crate::{
     batch, filter,
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     nested,
+    numbers::state::ESTABLISHED,
     signal::socket,
     slot::{self, RoundTrips, Slot},
 };
@@ -260,8 +261,6 @@ unsafe fn first_sight<A: Access>(sk: Pointer, tp: Pointer, lane: Lane, counters:
 /// A change of a socket's state, of any protocol: only TCP's have slots.
 #[inline(always)]
 fn state_changed<A: Access>(sk: Pointer, old: i32, lane: Lane) {
-    // include/net/tcp_states.h
-    const ESTABLISHED: i32 = 1;
     if old == ESTABLISHED {
         // SAFETY: the tracepoint gives a full socket.
         unsafe { look::<A>(sk, What::Closing, lane) };

@@ -257,8 +257,15 @@ mod tests {
     #[test]
     fn every_field_is_asked_for() {
         // The programs look whether these are there.
-        let optional =
-            [Field::SkListener, Field::SkErr, Field::InetSport, Field::CtZone, Field::ZoneId];
+        let optional = [
+            Field::SkListener,
+            Field::SkErr,
+            Field::InetSport,
+            Field::TcpRttMin,
+            Field::MinmaxValue,
+            Field::CtZone,
+            Field::ZoneId,
+        ];
         let sources = DEFINITIONS.iter().flat_map(|definition| definition.sources);
         let sources = sources.flat_map(|source| [Some(source), source.when_preempted]).flatten();
         let asked: HashSet<_> = sources.flat_map(|source| source.fields).chain(IDENTITY).collect();
