@@ -61,6 +61,27 @@ fn what_finds_no_row_is_still_told_by_who_made_it() {
     assert_eq!(interval.other, []);
 }
 
+/// One that comes takes the place of two at most: those of late keep their own.
+#[test]
+fn many_destinations_do_not_sum_up_what_was_just_told() {
+    let mut entries = Entries::new(10);
+    for port in 1..=1000 {
+        let mut event = event(port, NEW, 42, 1);
+        if let Event::Conntrack(event) = &mut event {
+            event.entry.original.destination_port = port;
+        }
+        apply(&mut entries, &event);
+    }
+    let interval = entries.freeze(0);
+    let newest = (999..=1000).filter(|port| {
+        let is_it = |row: &&Frozen| row.entry.original.source_port == *port;
+        interval.rows.iter().any(|row| is_it(&row))
+    });
+    assert_eq!(newest.count(), 2);
+    assert!(interval.rows.len() <= 10);
+    assert_eq!(sum(&interval, NEW), 1000);
+}
+
 /// Address translation is known once the entry is in the table, and CPUs tell in any order.
 #[test]
 fn the_reply_of_a_new_entry_is_not_the_last_word() {
