@@ -95,6 +95,8 @@ fields! {
     SkProtocol = "sock" "sk_protocol" 2,
     SkDrops = "sock" "sk_drops.counter" 4,
     SkErr = "sock" "sk_err" 4,
+    /// Whether a task owns it.
+    SkLockOwned = "sock" "sk_lock.owned" 4,
     NetInum = "net" "ns.inum" 4,
     InetSport = "inet_sock" "inet_sport" 2,
     CaState = "inet_connection_sock" "icsk_ca_state" 1,
