@@ -12,7 +12,7 @@ use netdiag_common::{
 };
 
 use super::{
-    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric, MetricId, Path,
+    Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric, MetricId, Path,
     Rows, Source, Subject, When, batch, count_id, metric_id,
 };
 use crate::event::{Past, Told};
@@ -34,6 +34,7 @@ pub const DEFINITION: Definition = Definition {
         "samples of rtt that may contain the peer's delay, by the kernel's own judgement (a lone \
          segment that was not full)",
     )],
+    cost: Cost::Segment,
     sources: &[FEXIT, TP_BTF, RAW_TP],
     samples: BATCH as u32,
     flush: Some("rtt_flush"),

@@ -11,7 +11,7 @@
 
 use netdiag_common::signal::send::lane::{BEGIN, END, FLUSH, SENDPAGE_BEGIN, SENDPAGE_END};
 
-use super::{Sums, Skipped};
+use super::{Skipped, Sums};
 use crate::coverage::Account;
 
 /// Whether more can come.

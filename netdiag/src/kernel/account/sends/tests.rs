@@ -12,7 +12,7 @@ use proptest::{prelude::*, sample::Index};
 use super::{Phase, account};
 use crate::{
     coverage::Account,
-    kernel::account::{Sums, Skipped},
+    kernel::account::{Skipped, Sums},
 };
 
 const AT_REST: Phase = Phase::Detached { batched: 0 };
