@@ -17,6 +17,7 @@ use netdiag_common::{
     },
 };
 
+use self::estimator::Found;
 use crate::{
     account::{Lane, counters},
     batch, filter,
@@ -214,13 +215,16 @@ unsafe fn look<A: Access>(sk: Pointer, what: What, lane: Lane) {
         return;
     };
     // SAFETY: just asked.
-    match unsafe { estimator::look::<A>(tp, &mut slot.rtt) } {
+    let found = unsafe { estimator::look::<A>(tp, &mut slot.rtt) };
+    let is_short = matches!(found, Ok(Found { is_short: true, .. }));
+    match found.map(|found| found.since) {
         Ok(Since::Nothing) => {}
         Ok(Since::Sample(rtt_us)) => {
             let batch = what.batch();
             // SAFETY: passed on.
             unsafe {
-                let round_trip = RoundTrip { rtt_us, flags: 0 };
+                let flags = if is_short { flag::MAYBE_DELAYED } else { 0 };
+                let round_trip = RoundTrip { rtt_us, flags };
                 tell::<A>(sk, tp, Some(slot), &round_trip, lane, counters, batch);
             }
         }
