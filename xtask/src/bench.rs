@@ -1,18 +1,24 @@
-//! `cargo xtask bench`: what netdiag costs, measured in machines that count instructions.
+//! `cargo xtask bench`: what netdiag costs, by the instructions of a machine that counts them, or by the
+//! throughput of a conversation.
 
 mod cost;
+mod turns;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use self::cost::{Bounds, Cost};
+use self::{
+    cost::{Bounds, Cost},
+    turns::Turns,
+};
 use crate::{build, process, setup, vm, workspace};
 
 /// Most instructions that a send may cost more than untraced, by series of the kernel and source.
 const BOUNDS: &str = include_str!("../../benches/icount.json");
 
-/// Measure what tracing adds to a send, and fail when it is more than benches/icount.json allows
+/// Measure what tracing adds to a send, and fail when it is more than benches/icount.json allows, or
+/// what each signal costs a conversation
 #[derive(clap::Args)]
 #[command(
     after_help = "A thread holds both ends of a loopback connection and sends one byte at a time, untraced and
@@ -20,14 +26,23 @@ traced by turns, in a virtual machine with one CPU whose clock counts instructio
 is repeatable; it does not know of cache misses or other CPUs. The result is a line on stderr and
 a JSON object on stdout.
 
+With --turns a client and a server on this machine ask and answer over loopback as fast as they can,
+untraced and traced by turns, with all signals and with each alone. Only the ratios mean anything.
+
 Examples:
   cargo xtask bench --icount
-  cargo xtask bench --icount --kernel newest --source kprobe"
+  cargo xtask bench --icount --kernel newest --source kprobe
+  cargo xtask bench --turns --rounds 9"
 )]
+#[command(group(clap::ArgGroup::new("what").required(true)))]
 pub(crate) struct Args {
     /// Count instructions of the guest
-    #[arg(long, required = true)]
+    #[arg(long, group = "what")]
     icount: bool,
+
+    /// Compare the throughput of requests and answers on this machine
+    #[arg(long, group = "what")]
+    turns: bool,
 
     /// Series of the kernel: 5.10, 6.1, 6.12, or the newest that Debian has
     #[arg(long, value_name = "SERIES", default_value = "6.12")]
@@ -41,7 +56,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: u32,
 
-    /// Sends in each measurement
+    /// Sends in each measurement, or turns
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     sends: u32,
 
@@ -51,9 +66,27 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    if args.turns { conversation(args) } else { send(args) }
+}
+
+/// Requests and answers on this machine.
+fn conversation(args: &Args) -> Result<ExitCode> {
+    let netdiag = build::netdiag(true)?;
+    let mut command = process::as_root("env")?;
+    command.arg(format!("NETDIAG_BIN={}", netdiag.display()));
+    command.arg(load("turn_load")?);
+    command.args([args.rounds, args.sends].map(|number| number.to_string()));
+    let turns = Turns::parse(&process::output(&mut command)?)?;
+    eprint!("{}", turns.table());
+    println!("{}", turns.json());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sends in a machine that counts instructions.
+fn send(args: &Args) -> Result<ExitCode> {
     setup::vm_tools()?;
     let netdiag = build::netdiag(true)?;
-    let load = load()?;
+    let load = load("send_load")?;
     let bounds = Bounds::parse(BOUNDS).context("benches/icount.json")?;
     let mut command =
         vec!["./send_load".to_owned(), args.rounds.to_string(), args.sends.to_string()];
@@ -75,10 +108,10 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the load; its own speed is in every figure alike, so it needs no optimization.
-fn load() -> Result<PathBuf> {
+/// Builds a load; its own speed is in every figure alike, so it needs no optimization.
+fn load(name: &str) -> Result<PathBuf> {
     let mut command = process::cargo();
-    command.args(["build", "--quiet", "--package", "netdiag-tests", "--bin", "send_load"]);
+    command.args(["build", "--quiet", "--package", "netdiag-tests", "--bin", name]);
     process::run(&mut command)?;
-    Ok(workspace::host_target()?.join("debug/send_load"))
+    Ok(workspace::host_target()?.join("debug").join(name))
 }

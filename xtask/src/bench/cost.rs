@@ -125,7 +125,7 @@ impl Cost {
 }
 
 /// The value in the middle, the mean of both for an even number of them.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
