@@ -1,5 +1,7 @@
 //! Two namespaces and the link between them.
 
+mod distance;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     thread,
@@ -9,6 +11,7 @@ use std::{
 use anyhow::{Result, ensure};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+use self::distance::Distance;
 use crate::{
     machine,
     namespace::Namespace,
@@ -25,7 +28,7 @@ pub const LEFT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
 /// IPv6 address of the right end.
 pub const RIGHT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2);
 
-/// Two namespaces joined by a veth link, with IPv4 and IPv6 addresses. Both call their end `wire`.
+/// Two namespaces joined by a link, with IPv4 and IPv6 addresses. Both call their end `wire`.
 /// Every pair uses the same addresses: only the namespace tells their flows apart.
 #[derive(Debug)]
 pub struct Pair {
@@ -33,10 +36,12 @@ pub struct Pair {
     pub left: Namespace,
     /// Where servers live.
     pub right: Namespace,
+    /// What joins them, where it is no veth link.
+    _distance: Option<Distance>,
 }
 
 impl Pair {
-    /// Makes one and waits until both protocols pass, so that no later connection waits for
+    /// Makes one with a veth link and waits until both protocols pass, so that no later connection waits for
     /// neighbour discovery.
     ///
     /// # Errors
@@ -44,13 +49,27 @@ impl Pair {
     pub fn new() -> Result<Self> {
         let link = "link add wire netns {0} type veth peer name wire netns {1}";
         let [left, right] = Namespace::all(["left", "right"], &[link])?;
+        Self::with(left, right, None)
+    }
+
+    /// Makes one whose ends are so far apart that a packet takes `one_way`.
+    ///
+    /// # Errors
+    /// When there are no tun devices, `ip` fails or nothing passes.
+    pub fn distant(one_way: Duration) -> Result<Self> {
+        let [left, right] = Namespace::all(["left", "right"], &[])?;
+        let distance = Distance::between([&left, &right], one_way)?;
+        Self::with(left, right, Some(distance))
+    }
+
+    fn with(left: Namespace, right: Namespace, distance: Option<Distance>) -> Result<Self> {
         for (end, v4, v6) in [(&left, LEFT_V4, LEFT_V6), (&right, RIGHT_V4, RIGHT_V6)] {
             let addresses =
                 [format!("addr add {v4}/24 dev wire"), format!("addr add {v6}/64 dev wire nodad")];
             let [v4, v6] = addresses.each_ref().map(String::as_str);
             tool::ip_batch(Some(end.name()), &["link set lo up", v4, v6, "link set wire up"])?;
         }
-        let pair = Self { left, right };
+        let pair = Self { left, right, _distance: distance };
         for family in [Family::V4, Family::V6] {
             Connection::open(&pair.left, &pair.right, family)?;
         }
