@@ -20,6 +20,7 @@ pub mod netdiag;
 pub mod network;
 pub mod outcome;
 pub mod processor;
+pub mod random;
 pub mod reader;
 pub mod requirement;
 pub mod source;

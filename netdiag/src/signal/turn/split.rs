@@ -1,0 +1,102 @@
+//! Where the time of a flow went: its own application, its own kernel, the network, the peer's
+//! application.
+//!
+//! A response is the path there and back, what the path took beyond its best, what was lost and sent
+//! again, and the rest: the peer's application. Each part is known by itself, and none is more than what
+//! is left of the response.
+
+use crate::signal::Path;
+
+/// Parts of a response, in nanoseconds; they add up to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// The path at its best: the smallest round trip of late.
+    pub(super) path_ns: u64,
+    /// What the round trip takes beyond that now.
+    pub(super) queueing_ns: u64,
+    /// From the last byte sent to the last time that some of it was sent again.
+    pub(super) stalls_ns: u64,
+    /// The peer's application.
+    pub(super) peer_ns: u64,
+}
+
+impl Parts {
+    /// Of a response that took `latency_ns`, for `stalled_ns` of which something was lost; none while the
+    /// kernel knows no round trip.
+    pub(super) fn of(latency_ns: u64, stalled_ns: u64, path: Path) -> Option<Self> {
+        let mut left = latency_ns;
+        let mut take = |most: u64| {
+            let taken = most.min(left);
+            left -= taken;
+            taken
+        };
+        let rtt_min_ns = path.rtt_min_ns?;
+        let path_ns = take(rtt_min_ns);
+        let stalls_ns = take(stalled_ns);
+        let queueing_ns = take(path.prompt_ns.map_or(0, |now| now.saturating_sub(rtt_min_ns)));
+        Some(Self { path_ns, queueing_ns, stalls_ns, peer_ns: left })
+    }
+
+    /// The same of several that took `all_ns` together, of which this one took `latency_ns`.
+    pub(super) fn scaled(self, latency_ns: u64, all_ns: u64) -> Self {
+        let scale = |part: u64| {
+            let scaled = u128::from(part) * u128::from(all_ns) / u128::from(latency_ns.max(1));
+            u64::try_from(scaled).unwrap_or(u64::MAX)
+        };
+        let [path_ns, queueing_ns, stalls_ns] =
+            [self.path_ns, self.queueing_ns, self.stalls_ns].map(scale);
+        let network_ns = path_ns.saturating_add(queueing_ns).saturating_add(stalls_ns);
+        Self { path_ns, queueing_ns, stalls_ns, peer_ns: all_ns.saturating_sub(network_ns) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn path(rtt_min_ns: u64, prompt_ns: Option<u64>) -> Path {
+        Path { srtt_ns: None, rtt_min_ns: Some(rtt_min_ns), prompt_ns }
+    }
+
+    fn parts(latency_ns: u64, stalled_ns: u64, path: Path) -> [u64; 4] {
+        let parts = Parts::of(latency_ns, stalled_ns, path).expect("a round trip is known");
+        [parts.path_ns, parts.queueing_ns, parts.stalls_ns, parts.peer_ns]
+    }
+
+    #[test]
+    fn a_response_is_the_path_and_what_comes_on_top() {
+        assert_eq!(parts(100, 0, path(10, None)), [10, 0, 0, 90]);
+        assert_eq!(parts(100, 0, path(10, Some(30))), [10, 20, 0, 70]);
+        assert_eq!(parts(100, 60, path(10, Some(30))), [10, 20, 60, 10]);
+    }
+
+    #[test]
+    fn no_part_is_more_than_what_is_left() {
+        assert_eq!(parts(100, 95, path(10, Some(30))), [10, 0, 90, 0]);
+        assert_eq!(parts(5, 0, path(10, None)), [5, 0, 0, 0]);
+        assert_eq!(parts(100, 0, path(10, Some(9))), [10, 0, 0, 90]);
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_path_that_is_not_known() {
+        assert_eq!(Parts::of(100, 0, Path::default()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn parts_add_up(
+            latency_ns in 1..u64::MAX >> 8, others_ns in 0..u64::MAX >> 8, stalled_ns: u64,
+            rtt_min_ns: u64, prompt_ns: Option<u64>,
+        ) {
+            let parts = Parts::of(latency_ns, stalled_ns, path(rtt_min_ns, prompt_ns)).unwrap();
+            let sum = |parts: Parts| {
+                parts.path_ns + parts.queueing_ns + parts.stalls_ns + parts.peer_ns
+            };
+            prop_assert_eq!(sum(parts), latency_ns);
+            let all_ns = latency_ns + others_ns;
+            prop_assert_eq!(sum(parts.scaled(latency_ns, all_ns)), all_ns);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Numbers that differ from run to run, and can be had again.
+
+use std::{
+    env,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use crate::machine;
+
+/// Begins with the time, unless `NETDIAG_SEED` says otherwise (SplitMix64).
+#[derive(Debug)]
+pub struct Random(u64);
+
+impl Default for Random {
+    /// Says with what it begins.
+    fn default() -> Self {
+        let given = env::var("NETDIAG_SEED").ok().and_then(|seed| seed.parse().ok());
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |it| it.as_secs());
+        let seed = given.unwrap_or_else(clock);
+        eprintln!("NETDIAG_SEED={seed}");
+        Self(seed)
+    }
+}
+
+impl Random {
+    /// At least 0 and below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    /// Over a range of ten times its least, which is longer where everything takes longer.
+    pub fn pause(&mut self) -> Duration {
+        let least = machine::amount(3_000, 30_000);
+        Duration::from_micros(least + self.below(9 * least))
+    }
+}

@@ -1,0 +1,200 @@
+//! Where the time of a conversation goes: each layer takes what it was made to take, and nothing of it is
+//! charged to another one.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, anyhow};
+use netdiag::snapshot::{CountValue, Flow};
+use netdiag_tests::{
+    facts::Facts,
+    machine,
+    netdiag::Netdiag,
+    network::{Pair, RIGHT_V4},
+    outcome::{flow_of, metric},
+    random::Random,
+    requirement::alone,
+    source,
+    traffic::End,
+};
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// Turns of a conversation.
+const TURNS: u32 = 8;
+/// Bytes of a request, and of a reply.
+const BYTES: usize = 100;
+
+/// What was set.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    /// From one end to the other.
+    one_way: Duration,
+    /// From the connection to its acceptance.
+    accept: Duration,
+    /// From a request to its being read.
+    read: Duration,
+    /// From there to the reply.
+    think: Duration,
+}
+
+impl Plan {
+    fn round_trip(self) -> Duration {
+        2 * self.one_way
+    }
+
+    fn service(self) -> Duration {
+        self.read + self.think
+    }
+}
+
+/// What the client's own clock says.
+#[derive(Debug)]
+struct Said {
+    connect: Duration,
+    responses: Vec<Duration>,
+}
+
+fn wait_for_something(socket: &impl std::os::fd::AsFd) -> Result<()> {
+    poll(&mut [PollFd::new(socket, PollFlags::IN)], None)?;
+    Ok(())
+}
+
+/// Waits as planned before each step.
+fn serve(listener: &TcpListener, plan: Plan) -> Result<TcpStream> {
+    wait_for_something(listener)?;
+    thread::sleep(plan.accept);
+    let (mut socket, _) = listener.accept()?;
+    socket.set_nodelay(true)?;
+    let mut message = [0; BYTES];
+    for _ in 0..TURNS {
+        wait_for_something(&socket)?;
+        thread::sleep(plan.read);
+        socket.read_exact(&mut message)?;
+        thread::sleep(plan.think);
+        socket.write_all(&message)?;
+    }
+    Ok(socket)
+}
+
+fn ask(to: SocketAddr) -> Result<(TcpStream, Said)> {
+    let began = Instant::now();
+    let mut socket = TcpStream::connect(to)?;
+    let connect = began.elapsed();
+    socket.set_nodelay(true)?;
+    let mut message = [0; BYTES];
+    let mut responses = Vec::new();
+    for _ in 0..TURNS {
+        socket.write_all(&message)?;
+        let sent = Instant::now();
+        wait_for_something(&socket)?;
+        responses.push(sent.elapsed());
+        socket.read_exact(&mut message)?;
+    }
+    Ok((socket, Said { connect, responses }))
+}
+
+/// Shares of a flow's time, in nanoseconds.
+fn spent(flow: &Flow, key: &str) -> Duration {
+    let ns = match flow.counts.get("spent_ns") {
+        Some(CountValue::Group(keys)) => keys.get(key).copied().flatten(),
+        _ => None,
+    };
+    Duration::from_nanos(ns.unwrap_or_default())
+}
+
+/// That a time is what was set: within 5 % or 1 ms; on an emulated machine everything that is between two
+/// clocks takes long itself, so there it is held against `most` alone.
+fn holds(facts: &mut Facts, what: &str, found: Option<u64>, set: Duration, most: Duration) {
+    let found = Duration::from_nanos(found.unwrap_or_default());
+    let slack = set.mul_f64(0.05).max(Duration::from_millis(1));
+    let most = if machine::emulated() { most.mul_f64(1.05) + slack } else { set + slack };
+    facts.holds(format_args!("{what}: {found:?} is {set:?}, at most {most:?}"), {
+        found + slack >= set && found <= most
+    });
+}
+
+fn conversation(plan: Plan, arguments: &[&str]) -> Result<()> {
+    let pair = Pair::distant(plan.one_way)?;
+    let netdiag = Netdiag::live(arguments)?;
+    let listener = pair.right.run(|| TcpListener::bind((RIGHT_V4, 0)))?;
+    let to = listener.local_addr()?;
+    let (server, (client, said)) = thread::scope(|scope| -> Result<_> {
+        let server = scope.spawn(|| serve(&listener, plan));
+        let asked = pair.left.run(|| ask(to))?;
+        Ok((server.join().map_err(|_| anyhow!("the server panicked"))??, asked))
+    })?;
+    let ends = [(&pair.left, &client), (&pair.right, &server)].map(|(namespace, socket)| {
+        let (local, peer) = (socket.local_addr()?, socket.peer_addr()?);
+        anyhow::Ok(End { netns: namespace.inode(), local, peer })
+    });
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let [client, server] = ends;
+    let (client, server) = (flow_of(total, &client?)?, flow_of(total, &server?)?);
+    let mut facts = Facts::new();
+    facts.note(format_args!("{arguments:?} {plan:?} {said:?}\n{client:?}\n{server:?}"));
+
+    let path = plan.round_trip();
+    let longest = said.responses.iter().copied().max().unwrap_or_default();
+    let unset = longest.saturating_sub(path + plan.service());
+    holds(&mut facts, "rtt_min", client.rtt_min_ns, path, said.connect);
+    let connect = metric(client, "connect").max_ns;
+    holds(&mut facts, "connect", connect, path, said.connect);
+    let response = metric(client, "response");
+    facts.equal("responses", response.count, u64::from(TURNS));
+    holds(&mut facts, "response", response.p50_ns, path + plan.service(), longest);
+    let service = metric(server, "service");
+    facts.equal("services", service.count, u64::from(TURNS));
+    holds(&mut facts, "service", service.p50_ns, plan.service(), longest);
+    let read_wait = metric(server, "read_wait");
+    holds(&mut facts, "read_wait", read_wait.p50_ns, plan.read, plan.read + unset);
+    if let Some(accept) = server.metrics.get("accept_wait") {
+        let most = plan.accept + said.connect + unset;
+        holds(&mut facts, "accept_wait", accept.p50_ns, plan.accept, most);
+    }
+
+    // Whose time it was, as either end sees it.
+    let turns = |each: Duration| each * TURNS;
+    let ns = |client: &Flow, key| u64::try_from(spent(client, key).as_nanos()).ok();
+    let all = said.responses.iter().sum::<Duration>();
+    holds(&mut facts, "path", ns(client, "path"), turns(path), all);
+    let peer = ns(client, "peer_application");
+    let slack = turns(Duration::from_millis(1)) + turns(path).mul_f64(0.05);
+    let peer_is = spent(client, "peer_application").abs_diff(turns(plan.service()));
+    facts.holds(format_args!("peer_application {peer:?}"), machine::emulated() || peer_is <= slack);
+    let own = spent(server, "local_application");
+    let own_is = own.abs_diff(turns(plan.service()));
+    facts.holds(format_args!("local_application {own:?}"), machine::emulated() || own_is <= slack);
+    facts.equal("a server waits for nobody", spent(server, "peer_application"), Duration::ZERO);
+    facts.at_rest(total);
+    facts.finish();
+    Ok(())
+}
+
+#[test]
+fn each_layer_takes_what_it_was_made_to_take() -> Result<()> {
+    let _alone = alone();
+    let mut random = Random::default();
+    for forced in source::loading("turn")? {
+        let [one_way, accept, read, think] = [(); 4].map(|()| random.pause());
+        let plan = Plan { one_way, accept, read, think };
+        conversation(plan, &["--source", &forced])?;
+    }
+    Ok(())
+}
+
+/// The path's share is that of the path, whoever is slow, and the application's that of the application.
+#[test]
+fn neither_a_slow_server_nor_a_slow_link_is_taken_for_the_other() -> Result<()> {
+    let _alone = alone();
+    let slow = Duration::from_millis(machine::amount(40, 400));
+    let quick = slow / 20;
+    for (one_way, think) in [(quick, slow), (slow, quick)] {
+        conversation(Plan { one_way, accept: quick, read: Duration::ZERO, think }, &[])?;
+    }
+    Ok(())
+}
