@@ -47,6 +47,8 @@ pub(crate) struct Slot {
     pub(crate) retrans: u32,
     /// 1 when `retrans` is valid. No flag: those are written without the lock.
     pub(crate) retrans_known: u32,
+    /// When a segment was sent again last; written under the socket's lock.
+    pub(crate) sent_again_ns: u64,
     /// What is known of its round trips; written under the socket's lock.
     pub(crate) rtt: RoundTrips,
 }
@@ -162,6 +164,7 @@ fn create<A: Access>(sk: Pointer, lane: Lane) -> Option<&'static mut Slot> {
         flags: 0,
         retrans: 0,
         retrans_known: 0,
+        sent_again_ns: 0,
         rtt: RoundTrips::UNKNOWN,
     };
     if A::TYPED && settings::slots_in_storage() {

@@ -77,6 +77,7 @@ fn observe<A: Access>(ctx: &impl StackIdContext, sk: Pointer, attempt: &Attempt,
     let stack = stack::of(ctx);
     let submitted = ring::submit::<Record>(ring::Into::Events, counters, |record| {
         record.header = socket::header(Signal::Retransmit, 1);
+        slot.sent_again_ns = record.header.time_ns;
         record.origin = attempt.origin;
         record.stack = stack;
         record.error = attempt.error;
