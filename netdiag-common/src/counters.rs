@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
     batch::Batch,
-    signal::{Signal, rtt, send},
+    signal::{Signal, rtt, send, turn},
 };
 
 /// Lanes that a signal can give to its programs. Who counts in a lane never runs inside itself (from
@@ -47,6 +47,10 @@ pub struct PerCpu {
     pub pages: Batch<send::Sample>,
     /// Round trips on their way to the ring.
     pub rtts: Batch<rtt::Sample>,
+    /// Answers of peers on their way to the ring.
+    pub responses: Batch<turn::Sample>,
+    /// Data that was read, likewise.
+    pub reads: Batch<turn::Sample>,
 }
 
 /// The kernel takes no larger value of a per-CPU array (`PCPU_MIN_UNIT_SIZE`, `array_map_alloc_check` in

@@ -4,7 +4,7 @@ use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use netdiag_common::{
     batch::Batch,
     counters::{self, Counters, LANES, PerCpu},
-    signal::{Signal, rtt, send},
+    signal::{Signal, rtt, send, turn},
 };
 
 use crate::assembly::opaque;
@@ -91,6 +91,20 @@ impl ThisCpu {
     pub(crate) fn rtts(self) -> *mut Batch<rtt::Sample> {
         // SAFETY: as above; makes no reference.
         unsafe { &raw mut (*self.0).rtts }
+    }
+
+    /// That of answers of peers.
+    #[inline(always)]
+    pub(crate) fn responses(self) -> *mut Batch<turn::Sample> {
+        // SAFETY: as above; makes no reference.
+        unsafe { &raw mut (*self.0).responses }
+    }
+
+    /// That of data that was read.
+    #[inline(always)]
+    pub(crate) fn reads(self) -> *mut Batch<turn::Sample> {
+        // SAFETY: as above; makes no reference.
+        unsafe { &raw mut (*self.0).reads }
     }
 }
 

@@ -11,7 +11,12 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, generated::bpf_sk_storage_get},
     macros::btf_map,
 };
-use netdiag_common::{estimator::Estimator, flow::FlowId};
+use netdiag_common::{
+    estimator::Estimator,
+    flow::FlowId,
+    signal::turn::kind,
+    turn::Turns,
+};
 
 use crate::{
     account::Lane,
@@ -49,6 +54,27 @@ pub(crate) struct Slot {
     pub(crate) retrans_known: u32,
     /// What is known of its round trips; written under the socket's lock.
     pub(crate) rtt: RoundTrips,
+    /// What is known of its turns; written under the socket's lock.
+    pub(crate) turns: Turns,
+    /// How much of them was told.
+    pub(crate) told: Told,
+}
+
+/// Of one socket, how much was told of its turns of late.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Told {
+    /// What was left out, by kind, see [`netdiag_common::signal::turn::Sample::left_out`].
+    pub(crate) left_out: [u64; kind::COUNT],
+    /// When the window began that `samples` is for.
+    pub(crate) window_ns: u64,
+    /// Samples told in it.
+    pub(crate) samples: u64,
+}
+
+impl Told {
+    /// Nothing yet.
+    pub(crate) const NOTHING: Self = Self { left_out: [0; kind::COUNT], window_ns: 0, samples: 0 };
 }
 
 /// Of one socket, what the next look at its estimator is held against, and how much was told.
@@ -163,6 +189,8 @@ fn create<A: Access>(sk: Pointer, lane: Lane) -> Option<&'static mut Slot> {
         retrans: 0,
         retrans_known: 0,
         rtt: RoundTrips::UNKNOWN,
+        turns: Turns::unseen(),
+        told: Told::NOTHING,
     };
     if A::TYPED && settings::slots_in_storage() {
         return storage(sk, &raw mut slot, u64::from(BPF_SK_STORAGE_GET_F_CREATE));

@@ -73,6 +73,10 @@ pub trait Fold {
     fn seen(&mut self, _time_ns: u64, _pid: Option<u32>, _tcp: Option<&TcpCounters>) {}
     /// What the kernel held of the path to the peer at that time (`CLOCK_MONOTONIC`).
     fn path(&mut self, _time_ns: u64, _path: Path) {}
+    /// Whether this end is the one that connected, where that is known.
+    fn asks(&self) -> Option<bool> {
+        None
+    }
     /// What an event says besides of an entry of the connection tracking table.
     fn entry(&mut self, _event: &conntrack::Event) {}
 }
@@ -178,6 +182,7 @@ signals! {
     drop Drop,
     conntrack Conntrack,
     rtt Rtt,
+    turn Turn,
 }
 
 /// The samples that a record claims to carry, as far as a record of its signal can; 1 where it claims

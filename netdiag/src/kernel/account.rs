@@ -89,12 +89,13 @@ impl Counting {
             }
             let batched = u64::from(per_cpu.sends.len) + u64::from(per_cpu.pages.len);
             reading.batched_sends += batched;
-            if batched != 0 || per_cpu.rtts.len != 0 {
+            let turns = per_cpu.responses.len | per_cpu.reads.len;
+            if batched != 0 || per_cpu.rtts.len != 0 || turns != 0 {
                 reading.unflushed.push(cpu as u32);
             }
         }
         // What waits in a table may have begun on another CPU, so each may hold some of it.
-        let in_batches = |signal| matches!(signal, Signal::Send | Signal::Rtt);
+        let in_batches = |signal| matches!(signal, Signal::Send | Signal::Rtt | Signal::Turn);
         let tables = DEFINITIONS.iter().filter(|d| d.flush.is_some() && !in_batches(d.signal));
         if tables.map(|table| reading.sum(table.signal).pending()).sum::<u64>() != 0 {
             reading.unflushed = (0..cpus.len() as u32).collect();
