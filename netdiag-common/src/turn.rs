@@ -12,6 +12,11 @@ pub const QUICK_CALL_NS: u64 = 250_000;
 /// What a request in several calls may take of the time to its answer, as a divisor. Above, the calls may
 /// be requests of their own.
 pub const SPREAD: u64 = 10;
+/// Turns after an overlap that are ambiguous, too: in two streams that cross each other, an answer that
+/// came in time is one by chance, as often as not.
+pub const SUSPECT: u32 = 16;
+/// Unless neither end said anything for so long: then what comes next is a beginning.
+pub const QUIET_NS: u64 = 100_000_000;
 /// A read call takes one buffer after the other without such a pause.
 pub const SAME_READ_NS: u64 = 1_000_000;
 
@@ -109,6 +114,10 @@ pub struct Turns {
     unproven: u32,
     /// 1 when the answer to what this end says cannot be told from others.
     doubtful: u32,
+    /// Turns to come that are not to be believed.
+    suspect: u32,
+    /// Zero.
+    reserved: u32,
     /// 1 when the sequence numbers below are known.
     known: u32,
     /// Thread whose call is under way, 0 none.
@@ -141,6 +150,8 @@ impl Turns {
             before: 0,
             unproven: 0,
             doubtful: 0,
+            suspect: 0,
+            reserved: 0,
             known: 0,
             caller: 0,
             begun: 0,
@@ -148,12 +159,6 @@ impl Turns {
             told: 0,
             read: 0,
         }
-    }
-
-    /// Of a connection that is older than the programs.
-    #[must_use]
-    pub const fn unseen() -> Self {
-        Self { phase: phase::UNSEEN, ..Self::new() }
     }
 
     /// At the first event the sequence numbers are what they are; data up to `heard` has come before.
@@ -197,6 +202,10 @@ impl Turns {
             return Ended::Nothing;
         }
         self.caller = thread;
+        let spoke_ns = self.begun_ns.max(self.ended_ns);
+        if now_ns.saturating_sub(spoke_ns.max(self.heard_last_ns)) >= QUIET_NS {
+            self.suspect = 0;
+        }
         self.begun_ns = now_ns;
         self.begun = look.written;
         let mut ended = Ended::Nothing;
@@ -210,6 +219,11 @@ impl Turns {
             // Who has not read all of a request does not answer it.
             phase::HEARD if !look.is_read() => {
                 self.doubtful = 1;
+                self.suspect = SUSPECT;
+                ended = Ended::Ambiguous;
+            }
+            phase::HEARD if self.suspect != 0 => {
+                self.doubtful = 1;
                 ended = Ended::Ambiguous;
             }
             phase::HEARD => {
@@ -219,7 +233,7 @@ impl Turns {
                     other_ns: now_ns.saturating_sub(self.heard_last_ns),
                 };
             }
-            _ => self.doubtful = u32::from(!look.is_acknowledged()),
+            _ => self.doubtful = u32::from(!look.is_acknowledged() || self.suspect != 0),
         }
         self.first_ns = now_ns;
         self.before = self.phase;
@@ -275,8 +289,10 @@ impl Turns {
     fn answered(&mut self, now_ns: u64, look: &Look) -> Ended {
         if !look.is_acknowledged() {
             self.phase = phase::OVERLAPPED;
+            self.suspect = SUSPECT;
             return Ended::Overlapped;
         }
+        self.suspect = self.suspect.saturating_sub(1);
         self.phase = phase::HEARD;
         self.heard_ns = now_ns;
         let latency_ns = now_ns.saturating_sub(self.asked_ns(now_ns, look));

@@ -201,7 +201,8 @@ unsafe fn look<A: Access>(sk: Pointer, state: i32) -> Result<Look, Refused> {
             acknowledged: field::<A, _>(tp, Field::TcpSndUna)?,
             read: field::<A, _>(tp, Field::TcpCopiedSeq)?,
             // A FIN is a byte to sequence numbers.
-            received: field::<A, u32>(tp, Field::TcpRcvNxt)?.wrapping_sub(u32::from(has_fin(state))),
+            received: field::<A, u32>(tp, Field::TcpRcvNxt)?
+                .wrapping_sub(u32::from(has_fin(state))),
         })
     }
 }
