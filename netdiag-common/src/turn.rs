@@ -62,8 +62,8 @@ mod phase {
     pub(super) const SPOKE: u32 = 2;
     /// The peer.
     pub(super) const HEARD: u32 = 3;
-    /// The peer, to which this end owes no answer that could be told from others.
-    pub(super) const OVERLAPPED: u32 = 4;
+    /// The peer, to which this end owes no answer, or none that could be told from others.
+    pub(super) const QUIT: u32 = 4;
 }
 
 /// What an event ends.
@@ -179,7 +179,8 @@ impl Turns {
         if self.unproven != 0 {
             self.unproven = 0;
             if look.written == self.begun {
-                self.phase = self.before;
+                // The attempt was told of as the answer.
+                self.phase = if self.before == phase::HEARD { phase::QUIT } else { self.before };
             }
         }
     }
@@ -197,10 +198,10 @@ impl Turns {
         repeatedly: bool,
     ) -> Ended {
         self.begin(look, look.received);
-        self.prove(look);
         if repeatedly && self.caller == thread && self.phase == phase::SPOKE {
             return Ended::Nothing;
         }
+        self.prove(look);
         self.caller = thread;
         let spoke_ns = self.begun_ns.max(self.ended_ns);
         if now_ns.saturating_sub(spoke_ns.max(self.heard_last_ns)) >= QUIET_NS {
@@ -277,7 +278,7 @@ impl Turns {
             }
             // It may have begun before.
             phase::IDLE | phase::UNSEEN => {
-                self.phase = phase::OVERLAPPED;
+                self.phase = phase::QUIT;
                 Ended::Nothing
             }
             _ => Ended::Nothing,
@@ -288,7 +289,7 @@ impl Turns {
     #[inline(always)]
     fn answered(&mut self, now_ns: u64, look: &Look) -> Ended {
         if !look.is_acknowledged() {
-            self.phase = phase::OVERLAPPED;
+            self.phase = phase::QUIT;
             self.suspect = SUSPECT;
             return Ended::Overlapped;
         }
@@ -323,7 +324,7 @@ impl Turns {
     pub fn data_is_read(&mut self, now_ns: u64, look: &Look) -> Option<u64> {
         if self.known == 0 {
             self.begin(look, look.received);
-            self.phase = if self.phase == phase::UNSEEN { phase::OVERLAPPED } else { self.phase };
+            self.phase = if self.phase == phase::UNSEEN { phase::QUIT } else { self.phase };
             return None;
         }
         if look.read == self.read {

@@ -117,6 +117,7 @@ fn who_speaks_before_hearing_all_makes_turns_ambiguous() {
     assert_eq!(client.responses, [2 * MS]);
     // Quiet ends the suspicion.
     client.send(10).after(MS).hear(10, 10).read_all().after(QUIET_NS);
+    client.look.acknowledged = client.look.written;
     client.send(10).after(3 * MS).hear(10, 0);
     assert_eq!(client.responses, [2 * MS, 3 * MS]);
 }
@@ -148,7 +149,7 @@ fn a_call_that_sends_nothing_is_no_send() {
     // What was heard is still to be answered.
     let mut server = Socket::new();
     server.hear(10, 0).read_all().after(MS).begin().end(EAGAIN).after(MS).send(10);
-    assert_eq!(server.services, [MS, 2 * MS], "the first was an attempt to answer");
+    assert_eq!(server.services, [MS], "it was tried by then");
 }
 
 #[test]
