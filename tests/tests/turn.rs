@@ -64,8 +64,8 @@ struct Bounds {
 /// What one turn must have been.
 #[derive(Clone, Copy, Debug)]
 struct Turn {
-    /// What was set.
-    think: Duration,
+    /// What was set, as far as the server woke up in time.
+    thought: Duration,
     response: Bounds,
     service: Bounds,
 }
@@ -115,7 +115,7 @@ fn turn(connection: &Connection, plan: Plan) -> Result<Turn> {
         let (first, last) = (requests[0], requests[requests.len() - 1]);
         let answered = replies[0];
         Ok(Turn {
-            think,
+            thought: answered.0 - read.1,
             response: Bounds { least: answered.0 - last.1, most: got.1 - last.0 },
             service: Bounds { least: answered.0 - read.1, most: answered.1 - first.0 },
         })
@@ -203,7 +203,7 @@ fn a_turn_takes_what_the_clocks_of_both_ends_say() -> Result<()> {
             for (client, server, turns) in &all {
                 let (client, server) = (flow_of(total, client)?, flow_of(total, server)?);
                 facts.note(format_args!("{client:?}\n{server:?}"));
-                let set: Vec<_> = turns.iter().map(|turn| turn.think).collect();
+                let set: Vec<_> = turns.iter().map(|turn| turn.thought).collect();
                 for (name, flow, bounds) in [
                     ("response", client, turns.iter().map(|it| it.response).collect::<Vec<_>>()),
                     ("service", server, turns.iter().map(|it| it.service).collect()),
@@ -261,7 +261,7 @@ fn a_slow_reader_raises_read_wait_only() -> Result<()> {
                     least: read.0.saturating_duration_since(sent.1),
                     most: read.1 - sent.0,
                 });
-                set.push(late);
+                set.push(read.0 - sent.1);
             }
             let (client, server) = (connection.client_end()?, connection.server_end()?);
             connection.reset()?;
