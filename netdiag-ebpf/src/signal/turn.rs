@@ -23,7 +23,7 @@ use netdiag_common::{
 };
 
 use crate::{
-    account::{Lane, ThisCpu},
+    account::{Lane, counters},
     batch, filter,
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     nested,
@@ -150,13 +150,7 @@ impl Socket {
     /// # Safety
     /// As for [`Self::find`].
     #[inline(always)]
-    unsafe fn tell<A: Access>(
-        self,
-        tale: &Tale,
-        lane: Lane,
-        counters: &mut Counters,
-        batch: Option<*mut Batch<Sample>>,
-    ) {
+    unsafe fn tell<A: Access>(self, tale: &Tale, lane: Lane, counters: &mut Counters) {
         let Self { sk, slot, now_ns, .. } = self;
         // SAFETY: passed on.
         let Some(slot) = (unsafe { socket::admit_to::<A>(sk, Some(slot), lane, counters) }) else {
@@ -179,9 +173,25 @@ impl Socket {
             reserved: 0,
         };
         counters.begun += 1;
-        match batch {
+        match batch_of(lane) {
             Some(batch) => batch::append(sample, batch, counters),
             None => batch::alone(sample, counters),
+        }
+    }
+}
+
+/// Where the samples of a lane gather on this CPU: programs share no batch, and only the first of each
+/// hook comes often.
+#[inline(always)]
+fn batch_of(lane: Lane) -> Option<*mut Batch<Sample>> {
+    let batches = batch::of_this_cpu()?;
+    // SAFETY: just got; makes no reference.
+    unsafe {
+        match lane.nth() {
+            lane::SEND => Some(&raw mut (*batches).services),
+            lane::ARRIVAL => Some(&raw mut (*batches).responses),
+            lane::READ => Some(&raw mut (*batches).reads),
+            _ => None,
         }
     }
 }
@@ -227,8 +237,7 @@ fn this_thread() -> u32 {
 /// A send call begins, of so many bytes. Who has nothing to say, or cannot, says nothing.
 #[inline(always)]
 fn send_begins<A: Access>(sk: Pointer, bytes: u64, repeatedly: bool, lane: Lane) {
-    let Some(this_cpu) = ThisCpu::get() else { return };
-    let counters = this_cpu.counters(lane);
+    let Some(counters) = counters(lane) else { return };
     // SAFETY: the hook gives a full TCP socket.
     let fails = unsafe { kernel::error::<A>(sk) } != Ok(0);
     if bytes == 0 || fails {
@@ -248,7 +257,7 @@ fn send_begins<A: Access>(sk: Pointer, bytes: u64, repeatedly: bool, lane: Lane)
         return; // how long the client thinks
     }
     // SAFETY: as above.
-    unsafe { socket.tell::<A>(&tale, lane, counters, None) };
+    unsafe { socket.tell::<A>(&tale, lane, counters) };
 }
 
 /// A send call returned.
@@ -264,8 +273,7 @@ fn send_ends<A: Access>(sk: Pointer, result: i32) {
 /// Data arrives, or a FIN.
 #[inline(always)]
 fn data_arrives<A: Access>(sk: Pointer, lane: Lane) {
-    let Some(this_cpu) = ThisCpu::get() else { return };
-    let counters = this_cpu.counters(lane);
+    let Some(counters) = counters(lane) else { return };
     // SAFETY: the hook gives a full TCP socket.
     let Some(socket) = (unsafe { Socket::find::<A>(sk, hears, lane, counters) }) else { return };
     let answers = socket.slot.flags & SERVER != 0;
@@ -277,23 +285,21 @@ fn data_arrives<A: Access>(sk: Pointer, lane: Lane) {
         Ended::Overlapped => Tale { kind: kind::OVERLAP, latency_ns: 0, other_ns: 0 },
         _ => return,
     };
-    let batch = (lane.index() == ARRIVAL.index()).then(|| this_cpu.responses());
     // SAFETY: as above.
-    unsafe { socket.tell::<A>(&tale, lane, counters, batch) };
+    unsafe { socket.tell::<A>(&tale, lane, counters) };
 }
 
 /// Data was read.
 #[inline(always)]
 fn data_is_read<A: Access>(sk: Pointer, lane: Lane) {
-    let Some(this_cpu) = ThisCpu::get() else { return };
-    let counters = this_cpu.counters(lane);
+    let Some(counters) = counters(lane) else { return };
     // SAFETY: the hook gives a full TCP socket.
     let Some(socket) = (unsafe { Socket::find::<A>(sk, hears, lane, counters) }) else { return };
     let waited = socket.slot.turns.data_is_read(socket.now_ns, &socket.look);
     let Some(latency_ns) = waited else { return };
     let tale = Tale { kind: kind::READ_WAIT, latency_ns, other_ns: 0 };
     // SAFETY: as above.
-    unsafe { socket.tell::<A>(&tale, lane, counters, Some(this_cpu.reads())) };
+    unsafe { socket.tell::<A>(&tale, lane, counters) };
 }
 
 /// The trampoline programs of one function; `$bytes` is the index of its argument that says how many,
@@ -363,7 +369,8 @@ macro_rules! arrivals {
         #[$attribute]
         fn $second(ctx: $context) -> i32 {
             let sk: Pointer = ctx.arg(0);
-            nested::second(ARRIVAL, SECOND, sk, || $of(sk, SECOND));
+            // SAFETY: both hooks give a full socket; one of TCP is told of under its lock.
+            unsafe { nested::second::<Typed>(ARRIVAL, SECOND, sk, sk, || $of(sk, SECOND)) };
             0
         }
     };
@@ -409,12 +416,12 @@ fn turn_read_raw_tp(ctx: RawTracePointContext) -> i32 {
 /// Run by userspace on each CPU in turn (BPF_PROG_TEST_RUN), never attached: empties the batches.
 #[raw_tracepoint(tracepoint = "netdiag_flush")]
 fn turn_flush(_ctx: RawTracePointContext) -> i32 {
-    let Some(this_cpu) = ThisCpu::get() else { return 0 };
-    let counters = this_cpu.counters(FLUSH);
+    let (Some(counters), Some(batches)) = (counters(FLUSH), batch::of_this_cpu()) else { return 0 };
     // SAFETY: this CPU's batches.
     unsafe {
-        batch::empty(this_cpu.responses(), counters);
-        batch::empty(this_cpu.reads(), counters);
+        batch::empty(&raw mut (*batches).services, counters);
+        batch::empty(&raw mut (*batches).responses, counters);
+        batch::empty(&raw mut (*batches).reads, counters);
     }
     0
 }

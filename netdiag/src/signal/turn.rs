@@ -11,7 +11,7 @@ use netdiag_common::{
 };
 
 use super::{
-    Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric,
+    Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric,
     MetricId, Rows, Source, Subject, When, batch, count_id, metric_id,
 };
 use crate::event::{Past, Told};
@@ -60,6 +60,7 @@ pub const DEFINITION: Definition = Definition {
         ),
         Count::new("read_wait_ns", "nanoseconds that all data waited that was read"),
     ],
+    cost: Cost::Segment,
     sources: &[FEXIT, TRACEPOINTS, KPROBE],
     samples: BATCH as u32,
     flush: Some("turn_flush"),
