@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::{
     header::Header,
-    signal::{Signal, rtt, send},
+    signal::{Signal, rtt, send, turn},
 };
 
 /// Samples in a full batch.
@@ -44,6 +44,12 @@ pub struct Batches {
     pub pages: Batch<send::Sample>,
     /// Round trips.
     pub rtts: Batch<rtt::Sample>,
+    /// Answers of this node.
+    pub services: Batch<turn::Sample>,
+    /// Answers of peers.
+    pub responses: Batch<turn::Sample>,
+    /// Data that was read.
+    pub reads: Batch<turn::Sample>,
 }
 
 /// The kernel takes no larger value of a per-CPU array (`PCPU_MIN_UNIT_SIZE`, `array_map_alloc_check`
@@ -52,7 +58,7 @@ const _: () = assert!(size_of::<Batches>() <= 32 << 10);
 
 impl Batches {
     /// The signals that have some.
-    pub const SIGNALS: &[Signal] = &[Signal::Send, Signal::Rtt];
+    pub const SIGNALS: &[Signal] = &[Signal::Send, Signal::Rtt, Signal::Turn];
 
     /// Sends that wait in them.
     #[must_use]
@@ -63,6 +69,7 @@ impl Batches {
     /// Whether nothing waits in them.
     #[must_use]
     pub const fn are_empty(&self) -> bool {
-        self.sends() == 0 && self.rtts.len == 0
+        let turns = self.services.len | self.responses.len | self.reads.len;
+        self.sends() == 0 && self.rtts.len == 0 && turns == 0
     }
 }

@@ -15,3 +15,4 @@ pub mod header;
 pub mod signal;
 pub mod stack;
 pub mod table;
+pub mod turn;

@@ -41,6 +41,8 @@ signals! {
     conntrack Conntrack,
     /// Round trips as the kernel measures them.
     rtt Rtt,
+    /// Turns of a conversation: who waits for whom.
+    turn Turn,
 }
 
 impl Signal {

@@ -36,6 +36,12 @@ impl Lane {
         Self { nth: self.nth + LANES * (inside & 1) as usize, ..self }
     }
 
+    /// Its number among those of its signal; that of a twin is none of them.
+    #[inline(always)]
+    pub(crate) const fn nth(self) -> usize {
+        self.nth
+    }
+
     /// 1 for a twin.
     #[inline(always)]
     pub(crate) const fn is_twin(self) -> usize {

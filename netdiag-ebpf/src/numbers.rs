@@ -16,6 +16,8 @@ pub(crate) mod state {
     pub(crate) const TIME_WAIT: i32 = 6;
     pub(crate) const CLOSE: i32 = 7;
     pub(crate) const CLOSE_WAIT: i32 = 8;
+    pub(crate) const LAST_ACK: i32 = 9;
     pub(crate) const LISTEN: i32 = 10;
+    pub(crate) const CLOSING: i32 = 11;
     pub(crate) const NEW_SYN_RECV: i32 = 12;
 }

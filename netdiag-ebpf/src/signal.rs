@@ -6,3 +6,4 @@ pub(crate) mod retransmit;
 pub(crate) mod rtt;
 pub(crate) mod send;
 pub(crate) mod socket;
+pub(crate) mod turn;

@@ -11,7 +11,7 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, generated::bpf_sk_storage_get},
     macros::btf_map,
 };
-use netdiag_common::{estimator::Estimator, flow::FlowId};
+use netdiag_common::{estimator::Estimator, flow::FlowId, signal::turn::kind, turn::Turns};
 
 use crate::{
     account::Lane,
@@ -27,7 +27,7 @@ pub(crate) const CLIENT: u32 = 2;
 /// This end came out of a listener.
 pub(crate) const SERVER: u32 = 4;
 
-/// State of one socket.
+/// State of one socket. All zero but for its number, nothing is known of it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Slot {
@@ -51,6 +51,27 @@ pub(crate) struct Slot {
     pub(crate) sent_again_ns: u64,
     /// What is known of its round trips; written under the socket's lock.
     pub(crate) rtt: RoundTrips,
+    /// What is known of its turns; written under the socket's lock.
+    pub(crate) turns: Turns,
+    /// How much of them was told.
+    pub(crate) told: Told,
+}
+
+/// Of one socket, how much was told of its turns of late.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Told {
+    /// What was left out, by kind, see [`netdiag_common::signal::turn::Sample::left_out`].
+    pub(crate) left_out: [u64; kind::COUNT],
+    /// When the window began that `samples` is for.
+    pub(crate) window_ns: u64,
+    /// Samples told in it.
+    pub(crate) samples: u64,
+}
+
+impl Told {
+    /// Nothing yet.
+    pub(crate) const NOTHING: Self = Self { left_out: [0; kind::COUNT], window_ns: 0, samples: 0 };
 }
 
 /// Of one socket, what the next look at its estimator is held against, and how much was told.
@@ -68,11 +89,9 @@ pub(crate) struct RoundTrips {
 }
 
 impl RoundTrips {
-    /// Of a socket of which nothing is known.
-    pub(crate) const UNKNOWN: Self =
-        Self { known: 0, estimator: Estimator { srtt: 0, mdev: 0, una: 0 }, window_us: 0, told: 0 };
     /// Of a connection that has just begun.
-    pub(crate) const NONE: Self = Self { known: 1, ..Self::UNKNOWN };
+    pub(crate) const NONE: Self =
+        Self { known: 1, estimator: Estimator { srtt: 0, mdev: 0, una: 0 }, window_us: 0, told: 0 };
 }
 
 #[btf_map]
@@ -84,6 +103,11 @@ static SLOT_HASH: HashMap<u64, Slot, 1> = HashMap::new();
 /// Numbers given out, by lane: its program does not run inside itself, so none is given twice.
 #[btf_map]
 static NEXT_FLOW: PerCpuArray<[u64; Lane::COUNT], 1> = PerCpuArray::new();
+
+/// The slot that each lane is about to make, all zero but for its number. Not on the stack, which has no
+/// room for it.
+#[btf_map]
+static FRESH: PerCpuArray<Slot, { Lane::COUNT }> = PerCpuArray::new();
 
 /// Where lane and CPU stand in a number. Linux has at most 8192 CPUs; 42 bits of count last one of
 /// them for a year at 100,000 new sockets a second.
@@ -155,24 +179,16 @@ pub(crate) fn or_create<A: Access>(
 
 #[inline(always)]
 fn create<A: Access>(sk: Pointer, lane: Lane) -> Option<&'static mut Slot> {
-    let mut slot = Slot {
-        flow: new_flow(lane)?,
-        send_start_ns: 0,
-        sender: 0,
-        reported_ns: 0,
-        owner: 0,
-        flags: 0,
-        retrans: 0,
-        retrans_known: 0,
-        sent_again_ns: 0,
-        rtt: RoundTrips::UNKNOWN,
-    };
+    let fresh = FRESH.get_ptr_mut(lane.index() as u32)?;
+    // SAFETY: only this lane's program writes its element on this CPU.
+    let slot = unsafe { &mut *opaque(fresh) };
+    slot.flow = new_flow(lane)?;
     if A::TYPED && settings::slots_in_storage() {
-        return storage(sk, &raw mut slot, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
+        return storage(sk, &raw mut *slot, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
     }
     let key = sk as u64;
     // Another CPU may be faster: then its slot is the one.
-    let _lost_the_race = SLOT_HASH.insert(&key, &slot, u64::from(BPF_NOEXIST));
+    let _lost_the_race = SLOT_HASH.insert(&key, &*slot, u64::from(BPF_NOEXIST));
     // SAFETY: as in `find`.
     SLOT_HASH.get_ptr_mut(&key).map(|slot| unsafe { &mut *opaque(slot) })
 }

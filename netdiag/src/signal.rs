@@ -78,6 +78,10 @@ pub trait Fold {
     fn known_path(&self) -> Path {
         Path::default()
     }
+    /// Whether this end is the one that connected, where that is known.
+    fn asks(&self) -> Option<bool> {
+        None
+    }
     /// What an event says besides of an entry of the connection tracking table.
     fn entry(&mut self, _event: &conntrack::Event) {}
 }
@@ -185,6 +189,7 @@ signals! {
     drop Drop,
     conntrack Conntrack,
     rtt Rtt,
+    turn Turn,
 }
 
 /// The samples that a record claims to carry, as far as a record of its signal can; 1 where it claims

@@ -139,8 +139,11 @@ macro_rules! require {
 }
 
 /// Tracepoints younger than the oldest kernel, with the series that brought them.
-const SINCE: &[(&str, Series)] =
-    &[("sock_send_length", Series(6, 3)), ("tcp_sendmsg_locked", Series(6, 16))];
+const SINCE: &[(&str, Series)] = &[
+    ("sock_send_length", Series(6, 3)),
+    ("sk_data_ready", Series(6, 3)),
+    ("tcp_sendmsg_locked", Series(6, 16)),
+];
 
 /// Whether a source of a signal should load here.
 ///

@@ -10,7 +10,10 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use aya_log_ebpf::{debug, warn};
-use netdiag_common::signal::{Signal, socket::what};
+use netdiag_common::{
+    signal::{Signal, socket::what},
+    turn::Turns,
+};
 
 pub(crate) use self::report::{
     Context, admit, admit_to, header, identify, introduction, is_due, report,
@@ -23,7 +26,7 @@ use crate::{
     nested,
     numbers::state::{CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV, SYN_SENT},
     signal::retransmit,
-    slot::{self, ANNOUNCED, CLIENT, RoundTrips, SERVER, Slot},
+    slot::{self, ANNOUNCED, CLIENT, RoundTrips, SERVER, Slot, Told},
 };
 
 const STATE: Lane = Lane::new(Signal::Socket, 0);
@@ -114,6 +117,9 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
     if settings::is_on(Signal::Rtt) {
         // The handshake's is the first sample, and its only one.
         slot.rtt = RoundTrips::NONE;
+    }
+    if settings::is_on(Signal::Turn) {
+        (slot.turns, slot.told) = (Turns::new(), Told::NOTHING);
     }
     if undecided {
         return;

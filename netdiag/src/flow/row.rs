@@ -251,6 +251,10 @@ impl Fold for Row {
         self.owner_of_event(event.pid, event.comm.as_deref());
     }
 
+    fn asks(&self) -> Option<bool> {
+        Some(self.role? == Role::Client)
+    }
+
     /// CPUs hand their batches over in any order.
     fn path(&mut self, time_ns: u64, path: Path) {
         if time_ns >= self.path_ns {

@@ -9,7 +9,7 @@ use netdiag_common::{
 
 use super::{
     Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric,
-    MetricId, Rows, Source, Subject, When, batch, count_id, metric_id,
+    MetricId, Rows, Source, Subject, When, batch, count_id, metric_id, turn,
 };
 use crate::event::{Past, Told};
 
@@ -165,6 +165,7 @@ impl Event {
 
     pub(super) fn fold(&self, row: &mut impl Fold) {
         row.latency(SEND, self.latency_ns);
+        row.count(turn::LOCAL_KERNEL, self.latency_ns);
         row.count(SENDS, 1);
         match u64::try_from(self.result) {
             Ok(bytes) => row.count(BYTES, bytes),

@@ -5,7 +5,8 @@
 //! again, and the rest: the peer's application. Each part is known by itself, and none is more than what
 //! is left of the response.
 
-use crate::signal::Path;
+use super::{PATH, PEER_APPLICATION, QUEUEING, STALLS};
+use crate::signal::{Fold, Path};
 
 /// Parts of a response, in nanoseconds; they add up to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +36,18 @@ impl Parts {
         let stalls_ns = take(stalled_ns);
         let queueing_ns = take(path.prompt_ns.map_or(0, |now| now.saturating_sub(rtt_min_ns)));
         Some(Self { path_ns, queueing_ns, stalls_ns, peer_ns: left })
+    }
+
+    /// Adds them to what a flow spent.
+    pub(super) fn count(self, row: &mut impl Fold) {
+        for (count, ns) in [
+            (PATH, self.path_ns),
+            (QUEUEING, self.queueing_ns),
+            (STALLS, self.stalls_ns),
+            (PEER_APPLICATION, self.peer_ns),
+        ] {
+            row.count(count, ns);
+        }
     }
 
     /// The same of several that took `all_ns` together, of which this one took `latency_ns`.

@@ -1,0 +1,438 @@
+//! Programs of the signal `turn`: who waits for whom on a connection. What makes a turn is told by
+//! [`netdiag_common::turn`]; here are the places where it is told of.
+//!
+//! All but the end of a send call by a tracepoint run under the socket's lock.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::{btf_tracepoint, fentry, fexit, kprobe, raw_tracepoint, tracepoint},
+    programs::{
+        BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RawTracePointContext,
+        TracePointContext,
+    },
+};
+use netdiag_common::{
+    batch::Batch,
+    counters::Counters,
+    field::Field,
+    signal::{
+        Signal,
+        turn::{MOST, Sample, WINDOW_NS, kind, lane},
+    },
+    turn::{Ended, Look},
+};
+
+use crate::{
+    account::{Lane, counters},
+    batch, filter,
+    kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
+    nested,
+    numbers::state::{
+        CLOSE, CLOSE_WAIT, CLOSING, ESTABLISHED, LAST_ACK, LISTEN, NEW_SYN_RECV, SYN_RECV,
+        SYN_SENT, TIME_WAIT,
+    },
+    signal::socket,
+    slot::{self, CLIENT, SERVER, Slot, Told},
+};
+
+const SEND: Lane = Lane::new(Signal::Turn, lane::SEND);
+const ARRIVAL: Lane = Lane::new(Signal::Turn, lane::ARRIVAL);
+const READ: Lane = Lane::new(Signal::Turn, lane::READ);
+const FLUSH: Lane = Lane::new(Signal::Turn, lane::FLUSH);
+const SECOND: Lane = Lane::new(Signal::Turn, lane::SECOND);
+const SENDPAGE: Lane = Lane::new(Signal::Turn, lane::SENDPAGE);
+
+impl batch::Sample for Sample {
+    const SIGNAL: Signal = Signal::Turn;
+}
+
+/// What a program tells, none of it where it is 0.
+struct Tale {
+    kind: u32,
+    latency_ns: u64,
+    other_ns: u64,
+}
+
+impl Tale {
+    /// What it adds up to with others that are left out.
+    #[inline(always)]
+    const fn sum(&self) -> u64 {
+        match self.kind {
+            kind::RESPONSE | kind::READ_WAIT => self.latency_ns,
+            kind::SERVICE => self.other_ns,
+            _ => 1,
+        }
+    }
+}
+
+/// A TCP socket of which something is to be remembered.
+struct Socket {
+    sk: Pointer,
+    slot: &'static mut Slot,
+    look: Look,
+    now_ns: u64,
+}
+
+/// Whether a state is one in which this kernel takes data from the peer, or has just taken the last.
+#[inline(always)]
+const fn hears(state: i32) -> bool {
+    !matches!(state, LISTEN | SYN_SENT | SYN_RECV | NEW_SYN_RECV)
+}
+
+/// Whether a state is one in which it takes data from the process.
+#[inline(always)]
+const fn speaks(state: i32) -> bool {
+    matches!(state, ESTABLISHED | CLOSE_WAIT)
+}
+
+/// Whether the peer's FIN is among what came.
+#[inline(always)]
+const fn has_fin(state: i32) -> bool {
+    matches!(state, CLOSE_WAIT | LAST_ACK | CLOSING | TIME_WAIT | CLOSE)
+}
+
+impl Socket {
+    /// The socket in a state of which `is_wanted` holds; `None` where nothing of it is, or cannot be.
+    ///
+    /// # Safety
+    /// `sk` is a full TCP socket.
+    #[inline(always)]
+    unsafe fn find<A: Access>(
+        sk: Pointer,
+        is_wanted: impl Fn(i32) -> bool,
+        lane: Lane,
+        counters: &mut Counters,
+    ) -> Option<Self> {
+        // SAFETY: no precondition.
+        let now_ns = unsafe { bpf_ktime_get_ns() };
+        // SAFETY: passed on.
+        let state = unsafe { kernel::state::<A>(sk) };
+        let Ok(state) = state else {
+            counters.seen += 1;
+            counters.read_failed += 1;
+            return None;
+        };
+        if !is_wanted(state) {
+            return None;
+        }
+        let known = slot::find::<A>(sk);
+        if known.is_none() {
+            // Older than the programs, or left out by a filter: then nobody can tell whether a turn ends.
+            // SAFETY: passed on.
+            match unsafe { filter::passes::<A>(sk, 0) } {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(_) => {
+                    counters.seen += 1;
+                    counters.read_failed += 1;
+                    return None;
+                }
+            }
+        }
+        let Some(slot) = slot::or_create::<A>(known, sk, lane) else {
+            counters.seen += 1;
+            counters.map_full += 1;
+            return None;
+        };
+        // SAFETY: passed on.
+        match unsafe { look::<A>(sk, state) } {
+            Ok(look) => Some(Self { sk, slot, look, now_ns }),
+            Err(_) => {
+                counters.seen += 1;
+                counters.read_failed += 1;
+                None
+            }
+        }
+    }
+
+    /// Tells of what it was asked to.
+    ///
+    /// # Safety
+    /// As for [`Self::find`].
+    #[inline(always)]
+    unsafe fn tell<A: Access>(self, tale: &Tale, lane: Lane, counters: &mut Counters) {
+        let Self { sk, slot, now_ns, .. } = self;
+        // SAFETY: passed on.
+        let Some(slot) = (unsafe { socket::admit_to::<A>(sk, Some(slot), lane, counters) }) else {
+            return;
+        };
+        let sum = &mut slot.told.left_out[tale.kind as usize % kind::COUNT];
+        let left_out = *sum;
+        *sum = left_out + tale.sum();
+        if !may_be_told(&mut slot.told, now_ns) {
+            counters.rate_limited += 1;
+            return;
+        }
+        slot.told.left_out[tale.kind as usize % kind::COUNT] = 0;
+        let sample = Sample {
+            flow: slot.flow,
+            latency_ns: tale.latency_ns,
+            other_ns: tale.other_ns,
+            left_out,
+            kind: tale.kind,
+            stalled_us: stalled_us(slot, tale, now_ns),
+        };
+        counters.begun += 1;
+        match batch_of(lane) {
+            Some(batch) => batch::append(sample, batch, counters),
+            None => batch::alone(sample, counters),
+        }
+    }
+}
+
+/// Where the samples of a lane gather on this CPU: programs share no batch, and only the first of each
+/// hook comes often.
+#[inline(always)]
+fn batch_of(lane: Lane) -> Option<*mut Batch<Sample>> {
+    let batches = batch::of_this_cpu()?;
+    // SAFETY: just got; makes no reference.
+    unsafe {
+        match lane.nth() {
+            lane::SEND => Some(&raw mut (*batches).services),
+            lane::ARRIVAL => Some(&raw mut (*batches).responses),
+            lane::READ => Some(&raw mut (*batches).reads),
+            _ => None,
+        }
+    }
+}
+
+/// For how long what the other end answers now did not reach it whole, as far as retransmissions tell.
+#[inline(always)]
+fn stalled_us(slot: &Slot, tale: &Tale, now_ns: u64) -> u32 {
+    let asked_ns = now_ns.wrapping_sub(tale.latency_ns);
+    if tale.kind != kind::RESPONSE || slot.sent_again_ns <= asked_ns || slot.sent_again_ns > now_ns
+    {
+        return 0;
+    }
+    ((slot.sent_again_ns - asked_ns) / 1_000) as u32
+}
+
+/// # Safety
+/// `sk` is a full TCP socket in that state.
+#[inline(always)]
+unsafe fn look<A: Access>(sk: Pointer, state: i32) -> Result<Look, Refused> {
+    let tp = A::tcp_sock(sk);
+    if tp.is_null() {
+        return Err(Refused::NotOurs);
+    }
+    // SAFETY: passed on.
+    unsafe {
+        Ok(Look {
+            written: field::<A, _>(tp, Field::TcpWriteSeq)?,
+            acknowledged: field::<A, _>(tp, Field::TcpSndUna)?,
+            read: field::<A, _>(tp, Field::TcpCopiedSeq)?,
+            // A FIN is a byte to sequence numbers.
+            received: field::<A, u32>(tp, Field::TcpRcvNxt)?
+                .wrapping_sub(u32::from(has_fin(state))),
+        })
+    }
+}
+
+/// Whether a flow may tell of one more.
+#[inline(always)]
+fn may_be_told(told: &mut Told, now_ns: u64) -> bool {
+    if now_ns.wrapping_sub(told.window_ns) >= WINDOW_NS {
+        told.window_ns = now_ns;
+        told.samples = 0;
+    }
+    told.samples += 1;
+    told.samples <= u64::from(MOST)
+}
+
+/// The current thread, never 0: it is only compared with others of the same socket.
+#[inline(always)]
+fn this_thread() -> u32 {
+    bpf_get_current_pid_tgid() as u32
+}
+
+/// A send call begins, of so many bytes. Who has nothing to say, or cannot, says nothing.
+#[inline(always)]
+fn send_begins<A: Access>(sk: Pointer, bytes: u64, repeatedly: bool, lane: Lane) {
+    let Some(counters) = counters(lane) else { return };
+    // SAFETY: the hook gives a full TCP socket.
+    let fails = unsafe { kernel::error::<A>(sk) } != Ok(0);
+    if bytes == 0 || fails {
+        return;
+    }
+    // SAFETY: as above.
+    let Some(socket) = (unsafe { Socket::find::<A>(sk, speaks, lane, counters) }) else { return };
+    let turns = &mut socket.slot.turns;
+    let tale = match turns.send_begins(socket.now_ns, &socket.look, this_thread(), repeatedly) {
+        Ended::Answered { latency_ns, other_ns } => {
+            Tale { kind: kind::SERVICE, latency_ns, other_ns }
+        }
+        Ended::Ambiguous => Tale { kind: kind::SERVED, latency_ns: 0, other_ns: 0 },
+        Ended::Nothing | Ended::Overlapped => return,
+    };
+    if socket.slot.flags & CLIENT != 0 {
+        return; // how long the client thinks
+    }
+    // SAFETY: as above.
+    unsafe { socket.tell::<A>(&tale, lane, counters) };
+}
+
+/// A send call returned.
+#[inline(always)]
+fn send_ends<A: Access>(sk: Pointer, result: i32) {
+    // SAFETY: no precondition.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if let Some(slot) = slot::find::<A>(sk) {
+        slot.turns.send_ends(now_ns, this_thread(), result);
+    }
+}
+
+/// Data arrives, or a FIN.
+#[inline(always)]
+fn data_arrives<A: Access>(sk: Pointer, lane: Lane) {
+    let Some(counters) = counters(lane) else { return };
+    // SAFETY: the hook gives a full TCP socket.
+    let Some(socket) = (unsafe { Socket::find::<A>(sk, hears, lane, counters) }) else { return };
+    let answers = socket.slot.flags & SERVER != 0;
+    let tale = match socket.slot.turns.data_arrives(socket.now_ns, &socket.look) {
+        Ended::Answered { latency_ns, other_ns } if !answers => {
+            Tale { kind: kind::RESPONSE, latency_ns, other_ns }
+        }
+        Ended::Ambiguous if !answers => Tale { kind: kind::ASKED, latency_ns: 0, other_ns: 0 },
+        Ended::Overlapped => Tale { kind: kind::OVERLAP, latency_ns: 0, other_ns: 0 },
+        _ => return,
+    };
+    // SAFETY: as above.
+    unsafe { socket.tell::<A>(&tale, lane, counters) };
+}
+
+/// Data was read.
+#[inline(always)]
+fn data_is_read<A: Access>(sk: Pointer, lane: Lane) {
+    let Some(counters) = counters(lane) else { return };
+    // SAFETY: the hook gives a full TCP socket.
+    let Some(socket) = (unsafe { Socket::find::<A>(sk, hears, lane, counters) }) else { return };
+    let waited = socket.slot.turns.data_is_read(socket.now_ns, &socket.look);
+    let Some(latency_ns) = waited else { return };
+    let tale = Tale { kind: kind::READ_WAIT, latency_ns, other_ns: 0 };
+    // SAFETY: as above.
+    unsafe { socket.tell::<A>(&tale, lane, counters) };
+}
+
+/// The trampoline programs of one function; `$bytes` is the index of its argument that says how many,
+/// `$result` the one behind its last argument.
+macro_rules! trampolines {
+    ($entry:ident $exit:ident $lane:expr, $bytes:literal, $result:literal) => {
+        #[fentry]
+        fn $entry(ctx: FEntryContext) -> i32 {
+            send_begins::<Typed>(ctx.arg(0), ctx.arg($bytes), false, $lane);
+            0
+        }
+
+        #[fexit]
+        fn $exit(ctx: FExitContext) -> i32 {
+            send_ends::<Typed>(ctx.arg(0), ctx.arg($result));
+            0
+        }
+    };
+}
+
+trampolines!(turn_send_fentry turn_send_fexit SEND, 2, 3);
+trampolines!(turn_sendpage_fentry turn_sendpage_fexit SENDPAGE, 3, 5);
+
+#[btf_tracepoint(function = "tcp_sendmsg_locked")]
+fn turn_send_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    // At each turn of a loop that ends when there are no more bytes.
+    send_begins::<Typed>(ctx.arg(0), 1, true, SEND);
+    0
+}
+
+#[btf_tracepoint(function = "sock_send_length")]
+fn turn_sent_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    let sk: Pointer = ctx.arg(0);
+    // SAFETY: the tracepoint gives a full socket, of any family.
+    if unsafe { kernel::is_tcp::<Typed>(sk) } == Ok(true) {
+        send_ends::<Typed>(sk, ctx.arg(1));
+    }
+    0
+}
+
+#[kprobe]
+fn turn_send_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(bytes)) = (ctx.arg::<Pointer>(0), ctx.arg::<u64>(2)) {
+        send_begins::<Probed>(sk, bytes, false, SEND);
+    }
+    0
+}
+
+#[tracepoint]
+fn turn_sent_tracepoint(ctx: TracePointContext) -> u32 {
+    if let Some((sk, result)) = kernel::tcp_send_length(&ctx) {
+        send_ends::<Probed>(sk, result);
+    }
+    0
+}
+
+/// The programs of one hook where data arrives: one, and one for what interrupts it.
+macro_rules! arrivals {
+    ($first:ident $second:ident $context:ty, $of:path, $attribute:meta) => {
+        #[$attribute]
+        fn $first(ctx: $context) -> i32 {
+            let sk: Pointer = ctx.arg(0);
+            nested::first(ARRIVAL, sk, || $of(sk, ARRIVAL));
+            0
+        }
+
+        #[$attribute]
+        fn $second(ctx: $context) -> i32 {
+            let sk: Pointer = ctx.arg(0);
+            // SAFETY: both hooks give a full socket; one of TCP is told of under its lock.
+            unsafe { nested::second::<Typed>(ARRIVAL, SECOND, sk, sk, || $of(sk, SECOND)) };
+            0
+        }
+    };
+}
+
+/// `sk_data_ready` is told of sockets of any kind.
+#[inline(always)]
+fn of_any(sk: Pointer, lane: Lane) {
+    // SAFETY: the tracepoint gives a full socket.
+    if unsafe { kernel::is_tcp::<Typed>(sk) } == Ok(true) {
+        data_arrives::<Typed>(sk, lane);
+    }
+}
+
+arrivals!(
+    turn_ready_fentry turn_ready_second_fentry FEntryContext, data_arrives::<Typed>, fentry
+);
+arrivals!(
+    turn_ready_tp_btf turn_ready_second_tp_btf BtfTracePointContext, of_any,
+    btf_tracepoint(function = "sk_data_ready")
+);
+
+#[kprobe]
+fn turn_ready_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg::<Pointer>(0) {
+        data_arrives::<Probed>(sk, ARRIVAL);
+    }
+    0
+}
+
+#[btf_tracepoint(function = "tcp_rcv_space_adjust")]
+fn turn_read_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    nested::private(READ, |lane| data_is_read::<Typed>(ctx.arg(0), lane));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "tcp_rcv_space_adjust")]
+fn turn_read_raw_tp(ctx: RawTracePointContext) -> i32 {
+    nested::private(READ, |lane| data_is_read::<Probed>(ctx.arg(0), lane));
+    0
+}
+
+/// Run by userspace on each CPU in turn (BPF_PROG_TEST_RUN), never attached: empties the batches.
+#[raw_tracepoint(tracepoint = "netdiag_flush")]
+fn turn_flush(_ctx: RawTracePointContext) -> i32 {
+    let (Some(counters), Some(batches)) = (counters(FLUSH), batch::of_this_cpu()) else { return 0 };
+    // SAFETY: this CPU's batches.
+    unsafe {
+        batch::empty(&raw mut (*batches).services, counters);
+        batch::empty(&raw mut (*batches).responses, counters);
+        batch::empty(&raw mut (*batches).reads, counters);
+    }
+    0
+}

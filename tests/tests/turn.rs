@@ -1,0 +1,513 @@
+//! Turns: how long each end waits for the other, by the clocks of both, and none where nobody waits.
+
+use std::{
+    io::Read as _,
+    net::Shutdown,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Result, anyhow};
+use netdiag::snapshot::{Distribution, Flow, Snapshot};
+use netdiag_tests::{
+    facts::Facts,
+    machine,
+    netdiag::Netdiag,
+    network::Pair,
+    outcome::{count, flow_of, flows_of, metric},
+    require,
+    requirement::{Feature, alone},
+    source, tool,
+    traffic::{
+        Connection, End, FAMILIES, Family, read_bytes,
+        request::{Exchange, exchange},
+        send_once,
+    },
+};
+
+/// Numbers that differ from run to run, unless `NETDIAG_SEED` says otherwise (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    /// Says with what it begins.
+    fn new() -> Self {
+        let given = std::env::var("NETDIAG_SEED").ok().and_then(|seed| seed.parse().ok());
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |it| it.as_secs());
+        let seed = given.unwrap_or_else(clock);
+        eprintln!("NETDIAG_SEED={seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    /// Over a range of ten times its least.
+    fn pause(&mut self) -> Duration {
+        let least = machine::amount(3_000, 30_000);
+        Duration::from_micros(least + self.below(9 * least))
+    }
+}
+
+/// What a latency was, as far as the clocks of both ends can tell: between these.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    least: Duration,
+    most: Duration,
+}
+
+/// What one turn must have been.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    /// What was set, as far as the server woke up in time.
+    thought: Duration,
+    response: Bounds,
+    service: Bounds,
+}
+
+/// How a request goes to the server and the reply back.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    /// Bytes of the calls that make a request.
+    request: &'static [usize],
+    /// And of those that make a reply.
+    reply: &'static [usize],
+    /// How long the server takes.
+    think: Duration,
+}
+
+/// When a call began and when it returned.
+#[derive(Clone, Copy, Debug)]
+struct Call(Instant, Instant);
+
+fn timed(run: impl FnOnce() -> Result<()>) -> Result<Call> {
+    let began = Instant::now();
+    run()?;
+    Ok(Call(began, Instant::now()))
+}
+
+/// One request and its reply, both ends with clocks of their own around every call.
+fn turn(connection: &Connection, plan: Plan) -> Result<Turn> {
+    let Plan { request, reply, think } = plan;
+    thread::scope(|scope| {
+        let server = scope.spawn(move || -> Result<_> {
+            let socket = &connection.server;
+            let read = timed(|| read_bytes(socket, request.iter().sum()))?;
+            thread::sleep(think);
+            let mut replies = Vec::new();
+            for &bytes in reply {
+                replies.push(timed(|| send_once(socket, &vec![b'a'; bytes]))?);
+            }
+            Ok((read, replies))
+        });
+        let mut requests = Vec::new();
+        for &bytes in request {
+            requests.push(timed(|| send_once(&connection.client, &vec![b'q'; bytes]))?);
+        }
+        let got = timed(|| read_bytes(&connection.client, 1))?;
+        read_bytes(&connection.client, reply.iter().sum::<usize>() - 1)?;
+        let (read, replies) = server.join().map_err(|_| anyhow!("the server panicked"))??;
+        let (first, last) = (requests[0], requests[requests.len() - 1]);
+        let answered = replies[0];
+        Ok(Turn {
+            thought: answered.0 - read.1,
+            response: Bounds { least: answered.0 - last.1, most: got.1 - last.0 },
+            service: Bounds { least: answered.0 - read.1, most: answered.1 - first.0 },
+        })
+    })
+}
+
+/// Holds a distribution and the sum of all its samples against what each must have been.
+fn within(
+    facts: &mut Facts,
+    what: &str,
+    found: &Distribution,
+    sum_ns: Option<u64>,
+    bounds: impl Iterator<Item = Bounds> + Clone,
+) {
+    let n = bounds.clone().count();
+    facts.equal(format_args!("{what}: samples"), found.count + found.out_of_range, n as u64);
+    let least = |ends: fn(Bounds) -> Duration| bounds.clone().map(ends).min().unwrap_or_default();
+    let most = |ends: fn(Bounds) -> Duration| bounds.clone().map(ends).max().unwrap_or_default();
+    let (min, max) = (found.min_ns.unwrap_or_default(), found.max_ns.unwrap_or_default());
+    for (name, value, from, to) in [
+        ("the least", min, least(|it| it.least), least(|it| it.most)),
+        ("the most", max, most(|it| it.least), most(|it| it.most)),
+    ] {
+        let value = Duration::from_nanos(value);
+        // A histogram has two significant digits.
+        let holds = value >= from.mul_f64(0.99) && value <= to.mul_f64(1.01);
+        facts.holds(format_args!("{what}: {name}: {from:?} <= {value:?} <= {to:?}"), holds);
+    }
+    let from: Duration = bounds.clone().map(|it| it.least).sum();
+    let to: Duration = bounds.map(|it| it.most).sum();
+    let sum = Duration::from_nanos(sum_ns.unwrap_or_default());
+    facts.holds(format_args!("{what}: {from:?} <= {sum:?} <= {to:?} in all"), {
+        from <= sum && sum <= to
+    });
+}
+
+/// That a latency is what was set: within 5 % or 1 ms each.
+fn as_set(facts: &mut Facts, what: &str, sum_ns: Option<u64>, set: &[Duration]) {
+    if machine::emulated() {
+        return; // everything else takes long there, too
+    }
+    let expected: Duration = set.iter().sum();
+    let sum = Duration::from_nanos(sum_ns.unwrap_or_default());
+    let bound = expected.mul_f64(0.05).max(Duration::from_millis(set.len() as u64));
+    facts.holds(format_args!("{what}: {sum:?} is {expected:?}"), sum.abs_diff(expected) <= bound);
+}
+
+fn none(facts: &mut Facts, flow: &Flow, metrics: &[&str]) {
+    for name in metrics {
+        facts.equal(format_args!("{name} of {:?}", flow.role), flow.metrics.get(*name), None);
+    }
+}
+
+/// No turn was missed, so that all of them must be there.
+fn is_whole(total: &Snapshot) -> bool {
+    total.accounting["turn"].missed == 0
+}
+
+/// Each turn of a connection that is kept alive, small or large, in one call or several.
+#[test]
+fn a_turn_takes_what_the_clocks_of_both_ends_say() -> Result<()> {
+    let _alone = alone();
+    let mut random = Random::new();
+    for forced in source::loading("turn")? {
+        source::until_unskipped(|| {
+            let pair = Pair::new()?;
+            let netdiag = Netdiag::live_by(&forced, &[])?;
+            let mut facts = Facts::new();
+            let mut all = Vec::new();
+            for family in FAMILIES {
+                let connection = Connection::open(&pair.left, &pair.right, family)?;
+                let mut turns = Vec::new();
+                for nth in 0..machine::amount(20, 6) {
+                    let request: &[usize] = [&[100][..], &[200, 3_000]][nth % 2];
+                    let reply: &[usize] = [&[50][..], &[10, 100_000, 7]][nth / 2 % 2];
+                    let think = random.pause();
+                    let plan = Plan { request, reply, think };
+                    turns.push(turn(&connection, plan)?);
+                }
+                all.push((connection.client_end()?, connection.server_end()?, turns));
+                connection.reset()?;
+            }
+            let outcome = netdiag.stop()?;
+            let total = outcome.total()?;
+            for (client, server, turns) in &all {
+                let (client, server) = (flow_of(total, client)?, flow_of(total, server)?);
+                facts.note(format_args!("{client:?}\n{server:?}"));
+                let set: Vec<_> = turns.iter().map(|turn| turn.thought).collect();
+                for (name, flow, bounds) in [
+                    ("response", client, turns.iter().map(|it| it.response).collect::<Vec<_>>()),
+                    ("service", server, turns.iter().map(|it| it.service).collect()),
+                ] {
+                    let sum = count(flow, &format!("{name}_ns"));
+                    let label = format!("{forced}: {name}");
+                    within(&mut facts, &label, &metric(flow, name), sum, bounds.iter().copied());
+                    as_set(&mut facts, &label, sum, &set);
+                }
+                none(&mut facts, client, &["service"]);
+                none(&mut facts, server, &["response"]);
+                for flow in [client, server] {
+                    facts.equal("ambiguous", count(flow, "turns_ambiguous"), Some(0));
+                    let waited = metric(flow, "read_wait");
+                    facts.holds(format_args!("{waited:?}"), waited.count >= turns.len() as u64);
+                }
+            }
+            facts.at_rest(total);
+            let whole = is_whole(total);
+            if whole {
+                facts.finish();
+            }
+            Ok(whole)
+        })?;
+    }
+    Ok(())
+}
+
+/// Data that waits for its reader: neither the path nor who answers.
+#[test]
+fn a_slow_reader_raises_read_wait_only() -> Result<()> {
+    let _alone = alone();
+    let mut random = Random::new();
+    for forced in source::loading("turn")? {
+        source::until_unskipped(|| {
+            let pair = Pair::new()?;
+            let netdiag = Netdiag::live_by(&forced, &[])?;
+            let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
+            let mut bounds = Vec::new();
+            let mut set = Vec::new();
+            for _ in 0..machine::amount(20, 6) {
+                let late = random.pause();
+                // More than one buffer, which one call reads.
+                let sent = timed(|| {
+                    send_once(&connection.client, &[1; 10_000])?;
+                    send_once(&connection.client, &[2; 10_000])
+                })?;
+                connection.server.peek(&mut [0])?;
+                thread::sleep(late);
+                let read = timed(|| {
+                    let mut buffer = vec![0; 20_000];
+                    Ok((&connection.server).read_exact(&mut buffer)?)
+                })?;
+                bounds.push(Bounds {
+                    least: read.0.saturating_duration_since(sent.1),
+                    most: read.1 - sent.0,
+                });
+                set.push(read.0 - sent.1);
+            }
+            let (client, server) = (connection.client_end()?, connection.server_end()?);
+            connection.reset()?;
+            let outcome = netdiag.stop()?;
+            let total = outcome.total()?;
+            let (client, server) = (flow_of(total, &client)?, flow_of(total, &server)?);
+            let mut facts = Facts::new();
+            facts.note(format_args!("{forced}: {client:?}\n{server:?}"));
+            let sum = count(server, "read_wait_ns");
+            within(&mut facts, "read_wait", &metric(server, "read_wait"), sum, bounds.into_iter());
+            as_set(&mut facts, "read_wait", sum, &set);
+            none(&mut facts, server, &["response", "service"]);
+            none(&mut facts, client, &["response", "service", "read_wait"]);
+            facts.at_rest(total);
+            let whole = is_whole(total);
+            if whole {
+                facts.finish();
+            }
+            Ok(whole)
+        })?;
+    }
+    Ok(())
+}
+
+/// A client that has said all closes its side, and the server answers when it has read that.
+#[test]
+fn a_half_closed_connection_has_a_turn() -> Result<()> {
+    let _alone = alone();
+    let think = Duration::from_millis(machine::amount(20, 200));
+    for forced in source::loading("turn")? {
+        source::until_unskipped(|| {
+            let pair = Pair::new()?;
+            let netdiag = Netdiag::live_by(&forced, &[])?;
+            let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
+            let ends = (connection.client_end()?, connection.server_end()?);
+            let Connection { client, server, .. } = &connection;
+            let asked = timed(|| send_once(client, &[b'q'; 100]))?;
+            client.shutdown(Shutdown::Write)?;
+            let mut request = Vec::new();
+            (&*server).read_to_end(&mut request)?;
+            let read = Instant::now();
+            thread::sleep(think);
+            let answered = timed(|| send_once(server, &[b'a'; 100]))?;
+            let got = timed(|| read_bytes(client, 100))?;
+            thread::sleep(think);
+            send_once(server, &[b'a'; 100])?;
+            server.shutdown(Shutdown::Write)?;
+            read_bytes(client, 100)?;
+            drop(connection);
+            let outcome = netdiag.stop()?;
+            let total = outcome.total()?;
+            let (client, server) = (flow_of(total, &ends.0)?, flow_of(total, &ends.1)?);
+            let mut facts = Facts::new();
+            facts.note(format_args!("{forced}: {client:?}\n{server:?}"));
+            let response = Bounds { least: answered.0 - asked.1, most: got.1 - asked.0 };
+            let service = Bounds { least: answered.0 - read, most: answered.1 - asked.0 };
+            for (name, flow, bounds) in
+                [("response", client, response), ("service", server, service)]
+            {
+                let sum = count(flow, &format!("{name}_ns"));
+                within(&mut facts, name, &metric(flow, name), sum, [bounds].into_iter());
+                facts.equal("ambiguous", count(flow, "turns_ambiguous"), Some(0));
+            }
+            facts.equal("reads", metric(client, "read_wait").count, 2);
+            facts.equal("reads", metric(server, "read_wait").count, 1);
+            facts.at_rest(total);
+            let whole = is_whole(total);
+            if whole {
+                facts.finish();
+            }
+            Ok(whole)
+        })?;
+    }
+    Ok(())
+}
+
+/// Streams in one direction have no turns, and those in both have none that anybody could tell.
+#[test]
+fn who_does_not_wait_has_no_turn() -> Result<()> {
+    let _alone = alone();
+    for forced in source::loading("turn")? {
+        let pair = Pair::new()?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
+        let one_way = Connection::open(&pair.left, &pair.right, Family::V4)?;
+        let sends = machine::amount(2_000, 200);
+        exchange([(&one_way, Exchange { sends, bytes: 5_000, echo: false })])?;
+        let both_ways = Connection::open(&pair.left, &pair.right, Family::V4)?;
+        let bytes = machine::amount(64 << 20, 2 << 20);
+        thread::scope(|scope| {
+            let mut threads = Vec::new();
+            for socket in [&both_ways.client, &both_ways.server] {
+                threads.push(scope.spawn(move || {
+                    (0..bytes / 16_384)
+                        .try_for_each(|_| std::io::Write::write_all(&mut &*socket, &[7; 16_384]))?;
+                    Ok(())
+                }));
+                threads.push(scope.spawn(move || read_bytes(socket, bytes)));
+            }
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().map_err(|_| anyhow!("a stream panicked"))?)
+        })?;
+        let mut ends = Vec::new();
+        for connection in [one_way, both_ways] {
+            ends.push((connection.client_end()?, connection.server_end()?));
+            connection.reset()?;
+        }
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        let of = |ends: &(End, End)| -> Result<_> {
+            Ok([flow_of(total, &ends.0)?, flow_of(total, &ends.1)?])
+        };
+        for flow in of(&ends[0])? {
+            facts.note(format_args!("{forced}: {flow:?}"));
+            none(&mut facts, flow, &["response", "service"]);
+            facts.equal("ambiguous", count(flow, "turns_ambiguous"), Some(0));
+        }
+        for flow in of(&ends[1])? {
+            let ambiguous = count(flow, "turns_ambiguous").unwrap_or_default();
+            facts.note(format_args!("{forced}: {flow:?}"));
+            facts.holds(format_args!("{ambiguous} ambiguous ones"), ambiguous > 0);
+            none(&mut facts, flow, &["response", "service"]);
+        }
+        facts.at_rest(total);
+        facts.finish();
+    }
+    Ok(())
+}
+
+/// Commands that do not wait for the replies to those before: what netdiag takes for a turn is one.
+#[test]
+fn pipelined_commands_are_no_turns_of_their_own() -> Result<()> {
+    const COMMAND: &[u8] = b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n";
+    const REPLY: &[u8] = b"$5\r\nvalue\r\n";
+    let _alone = alone();
+    let commands = machine::amount(3_000, 300);
+    for forced in source::loading("turn")? {
+        let pair = Pair::new()?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
+        let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
+        let Connection { client, server, .. } = &connection;
+        // So many may be under way.
+        let (done, window) = mpsc::sync_channel::<()>(16);
+        thread::scope(|scope| {
+            let serves = scope.spawn(|| {
+                (0..commands).try_for_each(|_| {
+                    read_bytes(server, COMMAND.len())?;
+                    send_once(server, REPLY)
+                })
+            });
+            let asks = scope.spawn(move || {
+                (0..commands).try_for_each(|_| {
+                    done.send(())?;
+                    send_once(client, COMMAND)
+                })
+            });
+            for _ in 0..commands {
+                read_bytes(client, REPLY.len())?;
+                window.recv()?;
+            }
+            for thread in [serves, asks] {
+                thread.join().map_err(|_| anyhow!("an end panicked"))??;
+            }
+            anyhow::Ok(())
+        })?;
+        let ends = (connection.client_end()?, connection.server_end()?);
+        connection.reset()?;
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let client = flow_of(total, &ends.0)?;
+        let mut facts = Facts::new();
+        facts.note(format_args!("{forced}: {client:?}\n{:?}", flow_of(total, &ends.1)?));
+        let responses = metric(client, "response").count;
+        let ambiguous = count(client, "turns_ambiguous").unwrap_or_default();
+        facts.holds(
+            format_args!("{responses} of {commands} seem turns, {ambiguous} are ambiguous"),
+            responses <= commands as u64 / 10 && ambiguous > 0,
+        );
+        facts.at_rest(total);
+        facts.finish();
+    }
+    Ok(())
+}
+
+/// A slow path is the client's wait, not the server's work.
+#[test]
+fn a_slow_path_is_not_a_slow_server() -> Result<()> {
+    require!(Feature::Netem);
+    let _alone = alone();
+    let think = Duration::from_millis(50);
+    for forced in source::loading("turn")? {
+        source::until_unskipped(|| {
+            let delay = Duration::from_millis(400);
+            let pair = Pair::new()?;
+            let set = format!("qdisc add dev wire root netem delay {}ms", delay.as_millis());
+            tool::line(&format!("tc -n {} {set}", pair.left.name()))?;
+            let netdiag = Netdiag::live_by(&forced, &[])?;
+            let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
+            let plan = Plan { request: &[100], reply: &[100], think };
+            let turns: Vec<_> = (0..6).map(|_| turn(&connection, plan)).collect::<Result<_>>()?;
+            let ends = (connection.client_end()?, connection.server_end()?);
+            connection.reset()?;
+            let outcome = netdiag.stop()?;
+            let total = outcome.total()?;
+            let (client, server) = (flow_of(total, &ends.0)?, flow_of(total, &ends.1)?);
+            let mut facts = Facts::new();
+            facts.note(format_args!("{forced}: {client:?}\n{server:?}"));
+            let response = metric(client, "response");
+            let bounds = turns.iter().map(|turn| turn.response);
+            within(&mut facts, "response", &response, count(client, "response_ns"), bounds);
+            let least = response.min_ns.map(Duration::from_nanos).unwrap_or_default();
+            facts.holds(format_args!("{least:?} has both"), least >= (delay + think).mul_f64(0.99));
+            let most = metric(server, "service").max_ns.map(Duration::from_nanos);
+            facts.holds(format_args!("{most:?} has the server's alone"), most < Some(delay));
+            facts.equal("services", metric(server, "service").count, turns.len() as u64);
+            facts.at_rest(total);
+            let whole = is_whole(total);
+            if whole {
+                facts.finish();
+            }
+            Ok(whole)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn filters_narrow_turns() -> Result<()> {
+    let _alone = alone();
+    for forced in source::loading("turn")? {
+        let pair = Pair::new()?;
+        let netdiag = Netdiag::live_by(&forced, &["--netns", pair.left.name()])?;
+        let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
+        let plan = Plan { request: &[100], reply: &[100], think: Duration::from_millis(2) };
+        let turns: Vec<_> = (0..5).map(|_| turn(&connection, plan)).collect::<Result<_>>()?;
+        let ends = (connection.client_end()?, connection.server_end()?);
+        connection.reset()?;
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        let found = metric(flow_of(total, &ends.0)?, "response").count;
+        facts.equal(format_args!("{forced}: responses"), found, turns.len() as u64);
+        facts.equal("flows of the other end", flows_of(total, &ends.1).len(), 0);
+        facts.at_rest(total);
+        facts.finish();
+    }
+    Ok(())
+}
