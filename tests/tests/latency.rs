@@ -161,7 +161,7 @@ fn conversation(plan: Plan, arguments: &[&str]) -> Result<()> {
     let turns = |each: Duration| each * TURNS;
     let ns = |client: &Flow, key| u64::try_from(spent(client, key).as_nanos()).ok();
     let all = said.responses.iter().sum::<Duration>();
-    holds(&mut facts, "path", ns(client, "path"), turns(path), all);
+    holds(&mut facts, "path", ns(client, "network_path"), turns(path), all);
     let peer = ns(client, "peer_application");
     let slack = turns(Duration::from_millis(1)) + turns(path).mul_f64(0.05);
     let peer_is = spent(client, "peer_application").abs_diff(turns(plan.service()));

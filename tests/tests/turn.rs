@@ -5,7 +5,7 @@ use std::{
     net::Shutdown,
     sync::mpsc,
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, anyhow};
@@ -16,6 +16,7 @@ use netdiag_tests::{
     netdiag::Netdiag,
     network::Pair,
     outcome::{count, flow_of, flows_of, metric},
+    random::Random,
     require,
     requirement::{Feature, alone},
     source, tool,
@@ -25,34 +26,6 @@ use netdiag_tests::{
         send_once,
     },
 };
-
-/// Numbers that differ from run to run, unless `NETDIAG_SEED` says otherwise (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    /// Says with what it begins.
-    fn new() -> Self {
-        let given = std::env::var("NETDIAG_SEED").ok().and_then(|seed| seed.parse().ok());
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |it| it.as_secs());
-        let seed = given.unwrap_or_else(clock);
-        eprintln!("NETDIAG_SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    /// Over a range of ten times its least.
-    fn pause(&mut self) -> Duration {
-        let least = machine::amount(3_000, 30_000);
-        Duration::from_micros(least + self.below(9 * least))
-    }
-}
 
 /// What a latency was, as far as the clocks of both ends can tell: between these.
 #[derive(Clone, Copy, Debug)]
@@ -178,7 +151,7 @@ fn is_whole(total: &Snapshot) -> bool {
 #[test]
 fn a_turn_takes_what_the_clocks_of_both_ends_say() -> Result<()> {
     let _alone = alone();
-    let mut random = Random::new();
+    let mut random = Random::default();
     for forced in source::loading("turn")? {
         source::until_unskipped(|| {
             let pair = Pair::new()?;
@@ -236,7 +209,7 @@ fn a_turn_takes_what_the_clocks_of_both_ends_say() -> Result<()> {
 #[test]
 fn a_slow_reader_raises_read_wait_only() -> Result<()> {
     let _alone = alone();
-    let mut random = Random::new();
+    let mut random = Random::default();
     for forced in source::loading("turn")? {
         source::until_unskipped(|| {
             let pair = Pair::new()?;
