@@ -159,10 +159,9 @@ fn conversation(plan: Plan, arguments: &[&str]) -> Result<()> {
 
     // Whose time it was, as either end sees it.
     let turns = |each: Duration| each * TURNS;
-    let ns = |client: &Flow, key| u64::try_from(spent(client, key).as_nanos()).ok();
-    let all = said.responses.iter().sum::<Duration>();
-    holds(&mut facts, "path", ns(client, "network_path"), turns(path), all);
-    let peer = ns(client, "peer_application");
+    let each = spent(client, "network_path") / TURNS;
+    holds(&mut facts, "path", u64::try_from(each.as_nanos()).ok(), path, longest);
+    let peer = spent(client, "peer_application");
     let slack = turns(Duration::from_millis(1)) + turns(path).mul_f64(0.05);
     // The first request waits to be accepted with its connection.
     let application = turns(plan.service()) + plan.accept;
