@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, future::Future, pin::pin, time::Duration};
 use anyhow::{Context as _, Result};
 use netdiag_common::globals::Filters;
 use tokio::{
-    task::JoinHandle,
+    task::{JoinError, JoinHandle, spawn_blocking},
     time::{self, Instant, MissedTickBehavior, sleep, sleep_until},
 };
 
@@ -17,6 +17,7 @@ use super::{
     diagnostics::Diagnostics,
     intake::Intake,
     pace::Pace,
+    refresh::Refresher,
     reporter::{Cut, Worker},
     stop::{End, Stop},
     voice::say,
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     config::Watch,
-    flow::Interval,
+    flow::{Fresh, Interval},
     kernel::{
         clock::monotonic_ns,
         tracer::{Detached, Tracer},
@@ -41,20 +42,29 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Between two looks at the kernel's modules.
 const MODULES: Duration = Duration::from_secs(1);
 
+/// How long the kernel may take to tell the last counters.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
+
 /// Attached programs, and what was taken in from them.
 pub(super) struct Observer {
     tracer: Tracer,
     intake: Intake,
     diagnostics: Diagnostics,
+    refresher: Option<Refresher>,
     began: Wall,
     interval_began: Wall,
 }
 
 impl Observer {
     /// Begins to take in what the programs submit.
-    pub(super) fn new(tracer: Tracer, intake: Intake, diagnostics: Diagnostics) -> Self {
+    pub(super) fn new(
+        tracer: Tracer,
+        intake: Intake,
+        diagnostics: Diagnostics,
+        refresher: Option<Refresher>,
+    ) -> Self {
         let now = Wall::now();
-        Self { tracer, intake, diagnostics, began: now, interval_began: now }
+        Self { tracer, intake, diagnostics, refresher, began: now, interval_began: now }
     }
 
     /// Takes in and puts out until it is time to end; then detaches, and puts out the rest and the
@@ -161,6 +171,13 @@ impl Observer {
                 }
             }
             if pace.is_due() && worker.is_idle() {
+                let since_ns = monotonic_ns().saturating_sub(half_ns(watch.interval));
+                if let Some(asking) = self.ask(since_ns) {
+                    let Some(answer) = self.beside(stop, asking).await? else {
+                        return Ok(End::Asked);
+                    };
+                    self.answered(answer);
+                }
                 let flows = self.intake.table.interval(monotonic_ns());
                 let accounting =
                     self.intake.amend(self.tracer.accounting()?, self.tracer.signals());
@@ -170,7 +187,12 @@ impl Observer {
         }
     }
 
-    async fn finish(self, end: End, worker: Worker, stop: &mut Stop) -> Result<bool> {
+    async fn finish(mut self, end: End, worker: Worker, stop: &mut Stop) -> Result<bool> {
+        if let Some(asking) = self.ask(u64::MAX)
+            && let Ok(answer) = time::timeout(LAST_ANSWER, asking).await
+        {
+            self.answered(answer);
+        }
         let (mut intake, run) = self.detach().await?;
         let last = run.cut(run.interval_began, intake.table.last_interval(monotonic_ns()));
         let total = move || run.cut(run.began, intake.table.total());
@@ -178,9 +200,30 @@ impl Observer {
         stop.last(end, worker.end(last, total), &progress).await
     }
 
+    /// Begins to ask the kernel for the counters that were not told since then.
+    fn ask(&mut self, since_ns: u64) -> Option<JoinHandle<(Refresher, Vec<Fresh>)>> {
+        let mut refresher = self.refresher.take()?;
+        // What was told is not asked for.
+        self.drain();
+        let wanted = self.intake.table.untold(since_ns);
+        Some(spawn_blocking(move || {
+            let answers = refresher.ask(wanted);
+            (refresher, answers)
+        }))
+    }
+
+    fn answered(&mut self, answer: Result<(Refresher, Vec<Fresh>), JoinError>) {
+        let Ok((refresher, answers)) = answer else { return };
+        self.refresher = Some(refresher);
+        // What ended meanwhile is known to have ended.
+        self.drain();
+        let now_ns = monotonic_ns();
+        answers.iter().for_each(|fresh| self.intake.table.refresh(fresh, now_ns));
+    }
+
     /// Takes the programs out, and takes in the last of what they submitted.
     async fn detach(self) -> Result<(Intake, Run)> {
-        let Self { tracer, mut intake, mut diagnostics, began, interval_began } = self;
+        let Self { tracer, mut intake, mut diagnostics, began, interval_began, .. } = self;
         let statuses = tracer.signals().to_vec();
         let mut detached = tracer.detach()?;
         let accounting = settle(&mut detached, &mut intake).await?;
@@ -224,6 +267,11 @@ impl Observer {
         let (signals, stream) = (self.tracer.signals().to_vec(), self.intake.stream());
         Cut { start, end: end.time(), flows, signals, accounting, stream }
     }
+}
+
+/// Half of an interval: as often does a socket that sends tell its counters.
+fn half_ns(interval: Duration) -> u64 {
+    u64::try_from(interval.as_nanos() / 2).unwrap_or(u64::MAX)
 }
 
 /// A run that has ended.

@@ -144,7 +144,8 @@ impl Row {
         }
         let repeated: Vec<String> =
             flow.metrics.keys().map(|metric| format!("{metric}s")).collect();
-        let counts = flow.counts.iter().filter(|(name, _)| !repeated.contains(name));
+        let counts =
+            flow.counts.iter().filter(|(name, _)| !repeated.contains(name) && is_below(name));
         notes.extend(counts.filter_map(|(name, value)| note(name, value)));
         if let Some(smallest) = flow.rtt_min_ns {
             notes.push(format!("rtt_min {}", format::duration(smallest)));
@@ -166,6 +167,11 @@ fn groups() -> Vec<&'static str> {
     let mut groups: Vec<&str> = with_column.filter_map(|(_, _, count)| count.group()).collect();
     groups.dedup();
     groups
+}
+
+/// Whether a count may stand below its flow.
+fn is_below(name: &str) -> bool {
+    signal::counts().all(|(_, _, count)| count.name != name || count.below)
 }
 
 /// That of a group, no wider than the numbers below it.
@@ -214,7 +220,8 @@ pub(super) fn note(name: &str, value: &CountValue) -> Option<String> {
     match value {
         CountValue::Number(number) => {
             let number = number.filter(|&number| number != 0)?;
-            Some(format!("{} {}", sanitised(name), amount(name, number)))
+            let said = name.strip_suffix("_ns").unwrap_or(name);
+            Some(format!("{} {}", sanitised(said), amount(name, number)))
         }
         CountValue::Group(group) => {
             let kinds: Vec<String> = group
@@ -232,6 +239,8 @@ pub(super) fn note(name: &str, value: &CountValue) -> Option<String> {
 fn amount(name: &str, number: u64) -> String {
     if name.split('_').any(|word| word == "bytes") {
         format::bytes(number)
+    } else if name.ends_with("_ns") {
+        format::duration(number)
     } else {
         format::count(number)
     }

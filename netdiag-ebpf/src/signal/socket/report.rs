@@ -11,6 +11,7 @@ use netdiag_common::{
     },
 };
 
+use super::detail;
 use crate::{
     account::{Lane, counters, socket_counters},
     filter,
@@ -83,6 +84,7 @@ pub(crate) unsafe fn report<A: Access>(
         unsafe {
             identify::<A>(sk, slot.flow, &mut record.socket)?;
             record.has_tcp = u32::from(kernel::tcp_counters::<A>(sk, &mut record.tcp)?);
+            detail::read::<A>(sk, &mut record.detail)?;
         }
         if context == Context::Ending && record.has_tcp != 0 {
             record.tcp.retrans_unseen = retransmit::account_growth(slot, record.tcp.retrans, 0);
