@@ -171,7 +171,7 @@ impl Observer {
                 }
             }
             if pace.is_due() && worker.is_idle() {
-                let since_ns = monotonic_ns().saturating_sub(half_ns(watch.interval));
+                let since_ns = monotonic_ns().saturating_sub(tenth_ns(watch.interval));
                 if let Some(asking) = self.ask(since_ns) {
                     let Some(answer) = self.beside(stop, asking).await? else {
                         return Ok(End::Asked);
@@ -269,9 +269,9 @@ impl Observer {
     }
 }
 
-/// Half of an interval: as often does a socket that sends tell its counters.
-fn half_ns(interval: Duration) -> u64 {
-    u64::try_from(interval.as_nanos() / 2).unwrap_or(u64::MAX)
+/// A tenth of an interval: counters that were told since then are new enough.
+fn tenth_ns(interval: Duration) -> u64 {
+    u64::try_from(interval.as_nanos() / 10).unwrap_or(u64::MAX)
 }
 
 /// A run that has ended.

@@ -1,8 +1,8 @@
 //! Asking the kernel at the end of an interval for the counters that no program told in it.
 //!
 //! A program reports a socket when it sends. One that waits for its peer's window, or that only
-//! receives, moves on without. Dumps would cost a walk over the table of all namespaces for each of
-//! them; so each socket is asked for by itself.
+//! receives, moves on without. Each is asked for by itself, since a dump walks over the hash of all
+//! namespaces; where there are many in one, the dump is cheaper.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -19,6 +19,9 @@ use crate::{
         sockets,
     },
 };
+
+/// Sockets of one namespace that are asked for one by one.
+const MANY: usize = 1_000;
 
 /// Asks in every namespace.
 pub(super) struct Refresher {
@@ -46,7 +49,12 @@ impl Refresher {
         let namespaces: Vec<_> = self.namespaces.iter().filter(wanted_in).cloned().collect();
         let answers = netns::enter_all(&namespaces, |namespace| {
             let time_ns = monotonic_ns();
-            let found = sockets::ask(&by_netns[&namespace.inode]).unwrap_or_default();
+            let wanted = &by_netns[&namespace.inode];
+            let found = if wanted.len() > MANY {
+                sockets::dump(namespace.inode, &sockets::FULL).sockets
+            } else {
+                sockets::ask(wanted).unwrap_or_default()
+            };
             found.into_iter().filter_map(move |socket| {
                 let (key, cookie, detail) = (socket.key, socket.cookie, socket.detail);
                 Some(Fresh { time_ns, key, cookie, tcp: socket.tcp?, detail })

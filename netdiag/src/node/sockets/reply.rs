@@ -21,23 +21,25 @@ pub(super) fn socket(kind: u16, payload: &[u8], netns: u32) -> Option<Socket> {
         return None;
     }
     let header = InetResponseHeader::parse(payload).ok()?;
-    let (mut info, mut memory) = (&[][..], None);
-    let attributes: Vec<_> =
-        NlasIterator::new(payload.get(header.buffer_len()..)?).collect::<Result<_, _>>().ok()?;
-    for attribute in &attributes {
+    let (mut info, mut memory) = (None, None);
+    for attribute in NlasIterator::new(payload.get(header.buffer_len()..)?) {
+        let attribute = attribute.ok()?;
+        let value = attribute.value();
         match attribute.kind() {
-            INET_DIAG_INFO => info = attribute.value(),
-            INET_DIAG_SKMEMINFO => memory = SkMemory::ref_from_prefix(attribute.value()).ok(),
+            INET_DIAG_INFO => info = counters(value).map(|tcp| (tcp, detail(value))),
+            INET_DIAG_SKMEMINFO => {
+                memory = SkMemory::read_from_prefix(value).ok().map(|(memory, _)| memory)
+            }
             _ => {}
         }
     }
-    let memory = memory.map(|(memory, _)| memory);
-    // Where one is not told, the other would not be all that there is.
-    let tcp =
-        counters(info).zip(memory).map(|(tcp, memory)| TcpCounters { drops: memory.drops, ..tcp });
-    let drops = memory.map(|memory| memory.drops);
     // A listener's `tcp_info` holds its backlog in fields of other meaning and no traffic.
-    let tcp = tcp.filter(|_| header.state != TCP_LISTEN);
+    let info = info.filter(|_| header.state != TCP_LISTEN);
+    // Where one is not told, the other would not be all that there is.
+    let told = info.zip(memory.as_ref()).map(|((tcp, detail), memory)| {
+        (TcpCounters { drops: memory.drops, ..tcp }, memory.fill(header.recv_queue, detail))
+    });
+    let drops = memory.as_ref().map(|memory| memory.drops);
     let id = &header.socket_id;
     let connected = header.state != TCP_LISTEN && id.destination_port != 0;
     Some(Socket {
@@ -54,8 +56,8 @@ pub(super) fn socket(kind: u16, payload: &[u8], netns: u32) -> Option<Socket> {
         state: header.state,
         inode: header.inode.into(),
         uid: header.uid,
-        tcp,
-        detail: tcp.zip(memory).map(|(_, memory)| detail(info, header.recv_queue, memory)),
+        tcp: told.map(|(tcp, _)| tcp),
+        detail: told.map(|(_, detail)| detail),
         listening: drops.filter(|_| header.state == TCP_LISTEN).map(|drops| Listening {
             drops,
             queue: header.recv_queue,
@@ -127,6 +129,18 @@ struct SkMemory {
     drops: u32,
 }
 
+impl SkMemory {
+    /// Adds its share; `unread` is the receive queue of `inet_diag_msg`, which for a connection are its
+    /// bytes.
+    fn fill(&self, unread: u32, mut detail: TcpDetail) -> TcpDetail {
+        detail.set(Detail::Unread, unread);
+        detail.set(Detail::RcvBuf, self.rcvbuf);
+        detail.set(Detail::SndBuf, self.sndbuf);
+        detail.set(Detail::SndBufUsed, self.wmem_queued);
+        detail
+    }
+}
+
 /// None from a kernel whose `tcp_info` ends before the last of them: a part would pass for zeros.
 fn counters(attribute: &[u8]) -> Option<TcpCounters> {
     let (info, _) = TcpInfo::read_from_prefix(attribute).ok()?;
@@ -146,9 +160,8 @@ fn counters(attribute: &[u8]) -> Option<TcpCounters> {
     })
 }
 
-/// What else `tcp_info` tells, as far as the kernel's goes; `unread` is the receive queue of
-/// `inet_diag_msg`, which for a connection are its bytes.
-fn detail(info: &[u8], unread: u32, memory: &SkMemory) -> TcpDetail {
+/// What else `tcp_info` tells, as far as the kernel's goes.
+fn detail(info: &[u8]) -> TcpDetail {
     let mut detail = TcpDetail::default();
     for (of, at) in [(Detail::Busy, 168), (Detail::RwndLimited, 176), (Detail::SndbufLimited, 184)]
     {
@@ -177,10 +190,6 @@ fn detail(info: &[u8], unread: u32, memory: &SkMemory) -> TcpDetail {
     if let Some(word) = info.get(240..).and_then(<[u8]>::first_chunk) {
         detail.set(Detail::Timeouts, u16::from_ne_bytes(*word).into());
     }
-    detail.set(Detail::Unread, unread);
-    detail.set(Detail::RcvBuf, memory.rcvbuf);
-    detail.set(Detail::SndBuf, memory.sndbuf);
-    detail.set(Detail::SndBufUsed, memory.wmem_queued);
     detail
 }
 
