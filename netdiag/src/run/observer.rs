@@ -43,7 +43,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 const MODULES: Duration = Duration::from_secs(1);
 
 /// How long the kernel may take to tell the last counters.
-const LAST_ANSWER: Duration = Duration::from_secs(1);
+const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 /// Attached programs, and what was taken in from them.
 pub(super) struct Observer {
@@ -51,9 +51,14 @@ pub(super) struct Observer {
     intake: Intake,
     diagnostics: Diagnostics,
     refresher: Option<Refresher>,
+    /// What it was asked and has not answered.
+    asking: Option<Asking>,
     began: Wall,
     interval_began: Wall,
 }
+
+/// An answer that is on its way, and who gives it.
+type Asking = JoinHandle<(Refresher, Vec<Fresh>)>;
 
 impl Observer {
     /// Begins to take in what the programs submit.
@@ -64,7 +69,15 @@ impl Observer {
         refresher: Option<Refresher>,
     ) -> Self {
         let now = Wall::now();
-        Self { tracer, intake, diagnostics, refresher, began: now, interval_began: now }
+        Self {
+            tracer,
+            intake,
+            diagnostics,
+            refresher,
+            asking: None,
+            began: now,
+            interval_began: now,
+        }
     }
 
     /// Takes in and puts out until it is time to end; then detaches, and puts out the rest and the
@@ -172,8 +185,9 @@ impl Observer {
             }
             if pace.is_due() && worker.is_idle() {
                 let since_ns = monotonic_ns().saturating_sub(tenth_ns(watch.interval));
-                if let Some(asking) = self.ask(since_ns) {
-                    let Some(answer) = self.beside(stop, asking).await? else {
+                if let Some(mut asking) = self.ask(since_ns) {
+                    let Some(answer) = self.beside(stop, &mut asking).await? else {
+                        self.asking = Some(asking);
                         return Ok(End::Asked);
                     };
                     self.answered(answer);
@@ -188,11 +202,7 @@ impl Observer {
     }
 
     async fn finish(mut self, end: End, worker: Worker, stop: &mut Stop) -> Result<bool> {
-        if let Some(asking) = self.ask(u64::MAX)
-            && let Ok(answer) = time::timeout(LAST_ANSWER, asking).await
-        {
-            self.answered(answer);
-        }
+        let _unanswered = time::timeout(LAST_ANSWER, self.ask_last()).await;
         let (mut intake, run) = self.detach().await?;
         let last = run.cut(run.interval_began, intake.table.last_interval(monotonic_ns()));
         let total = move || run.cut(run.began, intake.table.total());
@@ -201,7 +211,7 @@ impl Observer {
     }
 
     /// Begins to ask the kernel for the counters that were not told since then.
-    fn ask(&mut self, since_ns: u64) -> Option<JoinHandle<(Refresher, Vec<Fresh>)>> {
+    fn ask(&mut self, since_ns: u64) -> Option<Asking> {
         let mut refresher = self.refresher.take()?;
         // What was told is not asked for.
         self.drain();
@@ -210,6 +220,16 @@ impl Observer {
             let answers = refresher.ask(wanted);
             (refresher, answers)
         }))
+    }
+
+    /// Asks for all counters once more, and waits for the answer.
+    async fn ask_last(&mut self) {
+        if let Some(asking) = self.asking.take() {
+            self.answered(asking.await);
+        }
+        if let Some(asking) = self.ask(u64::MAX) {
+            self.answered(asking.await);
+        }
     }
 
     fn answered(&mut self, answer: Result<(Refresher, Vec<Fresh>), JoinError>) {

@@ -15,7 +15,7 @@ mod kernel;
 use self::kernel::{CONNECTS_FAILED, COUNTS};
 pub use self::kernel::{GAUGES, LIFETIME, READINGS, gauge_id, reading_id};
 use super::{
-    Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed,
+    Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed,
     Metric, MetricId, Rows, Source, Subject, When, count_id, metric_id, retransmit,
 };
 use crate::event::{Field as Said, Form, GIVEN_UP, Kind, Past, Shown, Stack, Told, Value};
@@ -37,6 +37,7 @@ pub const DEFINITION: Definition = Definition {
         "connect called to connection established: the handshake; whole seconds are lost SYNs",
     )],
     counts: &COUNTS,
+    cost: Cost::Connection,
     sources: &[TP_BTF, RAW_TP],
     samples: 1,
     flush: None,

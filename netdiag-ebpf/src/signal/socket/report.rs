@@ -17,6 +17,7 @@ use crate::{
     filter,
     globals::settings,
     kernel::{self, Access, Pointer, Refused},
+    numbers::state::SYN_RECV,
     ring,
     signal::retransmit,
     slot::{self, ANNOUNCED, CLIENT, SERVER, Slot},
@@ -172,6 +173,11 @@ pub(crate) unsafe fn admit_to<A: Access>(
         return None;
     };
     if slot.flags & ANNOUNCED == 0 {
+        // The ACK that ends its handshake may bring a sample before the state changes.
+        // SAFETY: passed on.
+        if slot.flags & CLIENT == 0 && unsafe { kernel::state::<A>(sk) } == Ok(SYN_RECV) {
+            slot.flags |= SERVER;
+        }
         let what = introduction(slot);
         // SAFETY: passed on.
         unsafe { report::<A>(sk, slot, what, Context::Foreign, lane) };
