@@ -299,7 +299,7 @@ impl Fold for Row {
             }
         }
         if let Some(tcp) = &event.tcp {
-            self.report(event.time_ns, tcp, event.detail.as_ref());
+            self.report(event.time_ns, tcp, event.detail.as_deref());
         }
         self.owner_of_event(event.pid, event.comm.as_deref());
     }

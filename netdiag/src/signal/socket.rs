@@ -206,8 +206,8 @@ pub struct Event {
     pub comm: Option<String>,
     /// The kernel's counters of the socket, where they could be read.
     pub tcp: Option<TcpCounters>,
-    /// What else it tells of the socket, likewise.
-    pub detail: Option<TcpDetail>,
+    /// What else it tells of the socket, likewise; apart, since events of bulk samples are as large.
+    pub detail: Option<Box<TcpDetail>>,
 }
 
 impl Event {
@@ -300,7 +300,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         tid: (record.tid != 0).then_some(record.tid),
         comm: (!comm.is_empty()).then(|| String::from_utf8_lossy(comm).into_owned()),
         tcp: (record.has_tcp != 0).then_some(record.tcp),
-        detail: (record.has_tcp != 0).then_some(record.detail),
+        detail: (record.has_tcp != 0).then(|| Box::new(record.detail)),
     });
     Ok(())
 }

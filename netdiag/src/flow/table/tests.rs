@@ -17,6 +17,7 @@ use crate::{
 mod connects;
 mod packets;
 mod properties;
+mod refreshed;
 mod seeded;
 mod trips;
 

@@ -28,7 +28,7 @@ pub(super) fn socket(kind: u16, payload: &[u8], netns: u32) -> Option<Socket> {
         match attribute.kind() {
             INET_DIAG_INFO => info = counters(value).map(|tcp| (tcp, detail(value))),
             INET_DIAG_SKMEMINFO => {
-                memory = SkMemory::read_from_prefix(value).ok().map(|(memory, _)| memory)
+                memory = SkMemory::read_from_prefix(value).ok().map(|(memory, _)| memory);
             }
             _ => {}
         }
