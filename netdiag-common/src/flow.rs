@@ -97,3 +97,109 @@ pub struct TcpCounters {
     /// The smallest round-trip time of late (`rtt_min`), in microseconds; 0 while there is none.
     pub rtt_min_us: u32,
 }
+
+macro_rules! details {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// One number of [`TcpDetail`]: three times first, then words.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Detail {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Detail {
+            /// All of them, in the order of their numbers.
+            pub const ALL: [Self; DETAILS] = [$(Self::$name,)+];
+        }
+    };
+}
+
+/// How many there are.
+pub const DETAILS: usize = 20;
+const TIMES: usize = 3;
+
+details! {
+    /// Microseconds with data to send, those of the next two included (`tcpi_busy_time`).
+    Busy,
+    /// Microseconds in which the peer's receive window held back what was to be sent
+    /// (`tcpi_rwnd_limited`).
+    RwndLimited,
+    /// Microseconds in which the send buffer was full and all of it was sent (`tcpi_sndbuf_limited`).
+    SndbufLimited,
+    /// Segments with payload sent, retransmissions included (`data_segs_out`).
+    DataSegmentsSent,
+    /// Segments with payload received (`data_segs_in`).
+    DataSegmentsReceived,
+    /// Segments that the peer got, as far as its ACKs tell (`delivered`).
+    Delivered,
+    /// Of those the ones that met congestion, by ECN (`delivered_ce`).
+    DeliveredCe,
+    /// Segments that the peer said it got twice (`dsack_dups`, RFC 2883).
+    Dsacks,
+    /// Times that the peer's ACKs showed segments overtaking others (`reord_seen`).
+    Reorderings,
+    /// Segments received out of order (`rcv_ooopack`).
+    OutOfOrder,
+    /// Retransmission timeouts (`total_rto`), 16 bits wide.
+    Timeouts,
+    /// Slow start threshold in segments (`snd_ssthresh`).
+    Ssthresh,
+    /// Bytes that the peer's receive window has room for (`snd_wnd`), scaled.
+    SndWnd,
+    /// Bytes that the receive window offered to the peer has room for (`rcv_wnd`), scaled.
+    RcvWnd,
+    /// Segments sent and not acknowledged (`packets_out`).
+    Unacknowledged,
+    /// Bytes received and not read (`rcv_nxt - copied_seq`).
+    Unread,
+    /// Bytes written and not sent once (`write_seq - snd_nxt`).
+    Unsent,
+    /// Bytes of memory that the receive queue may take (`sk_rcvbuf`).
+    RcvBuf,
+    /// Bytes of memory that the send queue may take (`sk_sndbuf`).
+    SndBuf,
+    /// Bytes of memory that the send queue takes (`sk_wmem_queued`).
+    SndBufUsed,
+}
+
+/// What the kernel tells of a TCP socket beside [`TcpCounters`]: why it sends no faster, and how far
+/// its windows and buffers are filled.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct TcpDetail {
+    /// The first of [`Detail`].
+    pub times_us: [u64; TIMES],
+    /// The others.
+    pub words: [u32; DETAILS - TIMES],
+    /// Bit n: the kernel has the nth of [`Detail`], and it was read.
+    pub known: u32,
+}
+
+impl TcpDetail {
+    /// Fills in a time in microseconds.
+    #[inline(always)]
+    pub const fn set_time(&mut self, detail: Detail, us: u64) {
+        self.times_us[detail as usize] = us;
+        self.known |= 1 << detail as u32;
+    }
+
+    /// Fills in any other.
+    #[inline(always)]
+    pub const fn set(&mut self, detail: Detail, word: u32) {
+        self.words[detail as usize - TIMES] = word;
+        self.known |= 1 << detail as u32;
+    }
+
+    /// Its number, where known.
+    #[must_use]
+    pub fn get(&self, detail: Detail) -> Option<u64> {
+        let at = detail as usize;
+        let known = self.known & 1 << at != 0;
+        known.then(|| match at.checked_sub(TIMES) {
+            Some(at) => self.words[at].into(),
+            None => self.times_us[at],
+        })
+    }
+}

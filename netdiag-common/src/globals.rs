@@ -178,4 +178,6 @@ pub struct Settings {
     pub hooks_from: u64,
     /// First address behind it.
     pub hooks_to: u64,
+    /// Microseconds that the kernel takes a tick for (`USEC_PER_SEC / HZ`); 0 where that is not known.
+    pub tick_us: u64,
 }

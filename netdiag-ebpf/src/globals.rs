@@ -46,6 +46,7 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     no_losses: [NoLoss { from: 0, to: 0, reason: 0, when: no_loss::REASON }; NO_LOSSES],
     hooks_from: 0,
     hooks_to: 0,
+    tick_us: 0,
 });
 
 /// Reads one word of a global. A copy of a whole struct would hide its constants from the verifier.
@@ -114,6 +115,12 @@ pub(crate) mod settings {
     #[inline(always)]
     pub(crate) fn alone() -> u64 {
         u64::from(constant!(SETTINGS as Settings, alone))
+    }
+
+    /// See [`Settings::tick_us`].
+    #[inline(always)]
+    pub(crate) fn tick_us() -> u64 {
+        constant!(SETTINGS as Settings, tick_us)
     }
 
     #[inline(always)]

@@ -43,31 +43,52 @@ pub struct Count {
     pub labelled: bool,
     /// Whether a group has a column in the plain table; otherwise it stands in the line below.
     pub column: bool,
+    /// Whether it stands in the line below, where it has no column and is not zero.
+    pub below: bool,
 }
 
 impl Count {
     /// A count that starts at zero.
     #[must_use]
     pub const fn new(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: true, labelled: false, column: true }
+        Self { name, help, absent_is_zero: true, labelled: false, column: true, below: true }
     }
 
     /// A reading of the kernel's counter, unknown until the kernel was asked.
     #[must_use]
     pub const fn reading(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: false, labelled: false, column: true }
+        Self { name, help, absent_is_zero: false, labelled: false, column: true, below: true }
+    }
+
+    /// What the kernel holds at a time, the last that was told; not to be added up, unknown until the
+    /// kernel was asked.
+    #[must_use]
+    pub const fn gauge(name: &'static str, help: &'static str) -> Self {
+        Self::reading(name, help).not_below()
     }
 
     /// A group of counts that start at zero, by keys that only the running kernel knows.
     #[must_use]
     pub const fn labelled(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: true, labelled: true, column: true }
+        Self { name, help, absent_is_zero: true, labelled: true, column: true, below: true }
     }
 
     /// The same for a group that needs no column.
     #[must_use]
     pub const fn without_column(self) -> Self {
         Self { column: false, ..self }
+    }
+
+    /// The same for what is in the way in the plain table.
+    #[must_use]
+    pub const fn not_below(self) -> Self {
+        Self { below: false, ..self }
+    }
+
+    /// The same for what is of use there.
+    #[must_use]
+    pub const fn below(self) -> Self {
+        Self { below: true, ..self }
     }
 
     /// The group that it stands in, if any.

@@ -18,7 +18,7 @@ pub mod table;
 mod tally;
 pub mod tuples;
 
-pub use table::{Config, FlowTable, Seed};
+pub use table::{Config, FlowTable, Fresh, Seed};
 
 /// Which end of a connection this is.
 #[derive(
@@ -62,12 +62,15 @@ pub struct Frozen {
     /// Counts that are present, sorted by id; what absence means stands in
     /// [`crate::signal::Count::absent_is_zero`].
     pub counts: Vec<(CountId, u64)>,
+    /// What the kernel held of the socket when it was asked last, sorted by id: no sums.
+    pub gauges: Vec<(CountId, u64)>,
     /// Labelled counts that are present, sorted.
     pub labelled: Vec<((CountId, Label), u64)>,
 }
 
 impl Frozen {
-    /// Adds another flow's latencies and counts; who and what it is stays as it is.
+    /// Adds another flow's latencies and counts; who and what it is stays as it is, and so does what
+    /// cannot be added up.
     pub fn merge(&mut self, other: &Self) {
         tally::merge_latencies(&mut self.latencies, &other.latencies);
         tally::merge_counts(&mut self.counts, &other.counts);
@@ -84,10 +87,12 @@ impl Frozen {
     /// A count, if it is present; of a labelled one the sum.
     #[must_use]
     pub fn count(&self, count: CountId) -> Option<u64> {
-        match self.counts.binary_search_by_key(&count, |entry| entry.0) {
-            Ok(at) => Some(self.counts[at].1),
-            Err(_) => self.labels(count).map(|(_, n)| n).reduce(u64::saturating_add),
+        for list in [&self.counts, &self.gauges] {
+            if let Ok(at) = list.binary_search_by_key(&count, |entry| entry.0) {
+                return Some(list[at].1);
+            }
         }
+        self.labels(count).map(|(_, n)| n).reduce(u64::saturating_add)
     }
 
     /// The labels of a labelled count, and how many of each.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use netdiag_common::{
-    flow::{FlowKey, TcpCounters},
+    flow::{FlowKey, TcpCounters, TcpDetail},
     globals::Filters,
 };
 
@@ -43,6 +43,8 @@ pub struct SeededSocket {
     pub comm: Option<String>,
     /// Its counters; none for listeners and where the kernel does not tell.
     pub tcp: Option<TcpCounters>,
+    /// What else the kernel tells of it.
+    pub detail: Option<TcpDetail>,
 }
 
 /// The TCP sockets of the node at one time.
@@ -122,6 +124,7 @@ pub fn seed(host_root: &Path) -> Seeds {
             pid: owner.map(|owner| owner.pid),
             comm: owner.map(|owner| owner.comm.clone()).filter(|comm| !comm.is_empty()),
             tcp: socket.tcp,
+            detail: socket.detail,
         }
     };
     Seeds {

@@ -23,6 +23,7 @@ mod node;
 mod observer;
 mod output;
 mod pace;
+mod refresh;
 mod reporter;
 mod stop;
 mod teller;

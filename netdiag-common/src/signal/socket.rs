@@ -6,7 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    flow::{SocketRef, TcpCounters},
+    flow::{SocketRef, TcpCounters, TcpDetail},
     header::Header,
 };
 
@@ -58,6 +58,8 @@ pub struct Record {
     pub has_tcp: u32,
     /// The socket's counters.
     pub tcp: TcpCounters,
+    /// What else the kernel tells of it; nothing where `has_tcp` is 0.
+    pub detail: TcpDetail,
     /// The errno with which it fails (`sk_err`), 0 for none: the process gave up.
     pub error: i32,
     /// Zero.

@@ -1,5 +1,6 @@
 //! Programs of the signal `socket`, and the introduction of a socket that other signals met first.
 
+mod detail;
 mod owner;
 mod report;
 

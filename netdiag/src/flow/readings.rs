@@ -1,42 +1,87 @@
 //! The kernel's own counters of a socket, as growth.
 
-use netdiag_common::flow::TcpCounters;
+use std::array;
 
-/// Growth of `bytes_sent`, `bytes_received`, `segs_out` and `drops`.
-pub(super) type Growth = [u64; 4];
+use netdiag_common::flow::{TcpCounters, TcpDetail};
+
+use crate::signal::socket::READINGS;
+
+const COUNTERS: usize = READINGS.len();
+
+/// Growth of each of [`READINGS`], in the unit of its count; none of those that are not known.
+pub(super) type Growth = [Option<u64>; COUNTERS];
+
+/// Whether anything grew.
+pub(super) fn has_grown(growth: &Growth) -> bool {
+    growth.iter().flatten().any(|&n| n != 0)
+}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Reading {
-    bytes_sent: u64,
-    bytes_received: u64,
-    segs_out: u32,
-    drops: u32,
+    values: [u64; COUNTERS],
+    /// Bit n: the nth of them was read.
+    known: u32,
 }
 
 impl Reading {
-    const fn of(tcp: &TcpCounters) -> Self {
-        Self {
-            bytes_sent: tcp.bytes_sent,
-            bytes_received: tcp.bytes_received,
-            segs_out: tcp.segs_out,
-            drops: tcp.drops,
+    fn of(tcp: &TcpCounters, detail: Option<&TcpDetail>) -> Self {
+        let mut reading = Self::default();
+        for (nth, counter) in READINGS.iter().enumerate() {
+            if let Some(value) = (counter.read)(tcp, detail) {
+                reading.set(nth, value);
+            }
         }
+        reading
     }
 
-    /// None when this one is older than `before`. `segs_out` and `drops` wrap at 2^32.
-    fn since(self, before: Self) -> Option<Growth> {
-        let segments = self.segs_out.wrapping_sub(before.segs_out);
-        let drops = self.drops.wrapping_sub(before.drops);
-        if segments > u32::MAX / 2 || drops > u32::MAX / 2 {
-            return None;
+    /// What the kernel counts from for a new conversation: 0, but for what it leaves as it is.
+    fn zero(of: Option<&Self>) -> Self {
+        let mut zero = Self::default();
+        for (nth, counter) in READINGS.iter().enumerate() {
+            let left = of.and_then(|of| of.get(nth)).filter(|_| counter.lasts);
+            zero.set(nth, left.unwrap_or(0));
         }
-        Some([
-            self.bytes_sent.checked_sub(before.bytes_sent)?,
-            self.bytes_received.checked_sub(before.bytes_received)?,
-            u64::from(segments),
-            u64::from(drops),
-        ])
+        zero
     }
+
+    fn get(&self, nth: usize) -> Option<u64> {
+        (self.known & 1 << nth != 0).then(|| self.values[nth])
+    }
+
+    const fn set(&mut self, nth: usize, value: u64) {
+        self.values[nth] = value;
+        self.known |= 1 << nth;
+    }
+
+    /// None when this one is older than `before`. Counters wrap when they are full. What only one of
+    /// the two knows has not grown.
+    fn since(&self, before: &Self) -> Option<Growth> {
+        let mut growth = [None; COUNTERS];
+        for (nth, counter) in READINGS.iter().enumerate() {
+            let Some(now) = self.get(nth) else { continue };
+            let grown = match before.get(nth) {
+                Some(before) => grown(now, before, counter.bits)?,
+                None => 0,
+            };
+            growth[nth] = Some(grown * counter.unit);
+        }
+        Some(growth)
+    }
+
+    /// The same with what `newer` knows.
+    fn updated(&self, newer: &Self) -> Self {
+        let values = array::from_fn(|nth| newer.get(nth).unwrap_or(self.values[nth]));
+        Self { values, known: self.known | newer.known }
+    }
+}
+
+/// By how much a counter of so many bits rose; none when it fell.
+const fn grown(now: u64, before: u64, bits: u32) -> Option<u64> {
+    if bits == u64::BITS {
+        return now.checked_sub(before);
+    }
+    let grown = now.wrapping_sub(before) & ((1 << bits) - 1);
+    if grown < 1 << (bits - 1) { Some(grown) } else { None }
 }
 
 /// Where counting began and how far it came.
@@ -51,27 +96,37 @@ pub(super) struct Readings {
 impl Readings {
     /// A report of the kernel: what the counters grew by since the last one. None when the report
     /// is older than that.
-    pub(super) fn report(&mut self, tcp: &TcpCounters) -> Option<Growth> {
-        let now = Reading::of(tcp);
-        if self.base.is_none() {
+    pub(super) fn report(
+        &mut self,
+        tcp: &TcpCounters,
+        detail: Option<&TcpDetail>,
+    ) -> Option<Growth> {
+        let now = Reading::of(tcp, detail);
+        let Some(base) = self.base else {
             (self.base, self.last) = (Some(now), now);
-        }
-        let growth = now.since(self.last)?;
-        self.last = now;
+            return now.since(&now);
+        };
+        let growth = now.since(&self.last)?;
+        // Of what is told for the first time counting begins now.
+        self.base = Some(now.updated(&base));
+        self.last = self.last.updated(&now);
         Some(growth)
     }
 
-    /// Counting begins at zero: the socket was new, or connects again, which leaves `drops` alone.
-    /// Returns what had not been counted before.
+    /// Counting begins at zero: the socket was new, or connects again. Returns what had not been
+    /// counted before.
     pub(super) fn begin_at_zero(&mut self) -> Option<Growth> {
-        let drops = self.base.map_or(0, |base| base.drops);
-        self.begin(Reading { drops, ..Reading::default() })
+        self.begin(&Reading::zero(self.base.as_ref()))
     }
 
     /// Counting begins at what an earlier look at the socket found. Returns what had not been
     /// counted before.
-    pub(super) fn begin_at(&mut self, tcp: &TcpCounters) -> Option<Growth> {
-        self.begin(Reading::of(tcp))
+    pub(super) fn begin_at(
+        &mut self,
+        tcp: &TcpCounters,
+        detail: Option<&TcpDetail>,
+    ) -> Option<Growth> {
+        self.begin(&Reading::of(tcp, detail))
     }
 
     /// Counting goes back to where that of the same socket under another name began. Returns what
@@ -82,21 +137,22 @@ impl Readings {
             *self = *other;
             return None;
         };
-        let growth = own.since(counted)?;
-        self.base = Some(base);
-        (growth != Growth::default()).then_some(growth)
+        let growth = own.since(&counted)?;
+        self.base = Some(own.updated(&base));
+        has_grown(&growth).then_some(growth)
     }
 
-    fn begin(&mut self, at: Reading) -> Option<Growth> {
+    fn begin(&mut self, at: &Reading) -> Option<Growth> {
         match self.base {
             None => {
-                (self.base, self.last) = (Some(at), at);
+                (self.base, self.last) = (Some(*at), *at);
                 None
             }
             Some(base) => {
                 let growth = base.since(at)?;
-                self.base = Some(at);
-                (growth != Growth::default()).then_some(growth)
+                self.base = Some(base.updated(at));
+                self.last = at.updated(&self.last);
+                has_grown(&growth).then_some(growth)
             }
         }
     }
@@ -104,55 +160,113 @@ impl Readings {
     /// Counting of the next conversation on the same socket: goes on from the last report, or from
     /// zero when the kernel has cleared its counters (`tcp_disconnect`, `net/ipv4/tcp.c`).
     pub(super) fn next(&self, tcp: Option<&TcpCounters>) -> Self {
-        let went_on = tcp.is_none_or(|tcp| Reading::of(tcp).since(self.last).is_some());
-        let anew = Reading { drops: self.last.drops, ..Reading::default() };
-        let at = if went_on { self.last } else { anew };
+        let went_on = tcp.is_none_or(|tcp| Reading::of(tcp, None).since(&self.last).is_some());
+        let at = if went_on { self.last } else { Reading::zero(Some(&self.last)) };
         Self { base: Some(at), last: at }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use netdiag_common::flow::Detail;
+
     use super::*;
 
     fn tcp(bytes_sent: u64, bytes_received: u64, segs_out: u32) -> TcpCounters {
         TcpCounters { bytes_sent, bytes_received, segs_out, ..TcpCounters::default() }
     }
 
+    /// Of these three.
+    fn first(growth: Option<Growth>) -> Option<[Option<u64>; 3]> {
+        growth.map(|[sent, received, segments, ..]| [sent, received, segments])
+    }
+
+    fn of(sent: u64, received: u64, segments: u64) -> Option<[Option<u64>; 3]> {
+        Some([Some(sent), Some(received), Some(segments)])
+    }
+
+    /// `Delivered` and `RwndLimited`, in the order of [`READINGS`].
+    fn detail(delivered: u32, rwnd_limited_us: u64) -> TcpDetail {
+        let mut detail = TcpDetail::default();
+        detail.set(Detail::Delivered, delivered);
+        detail.set_time(Detail::RwndLimited, rwnd_limited_us);
+        detail
+    }
+
+    fn of_detail(growth: Option<Growth>) -> Option<(Option<u64>, Option<u64>)> {
+        growth.map(|growth| (growth[12], growth[8]))
+    }
+
     #[test]
     fn without_a_past_the_first_report_is_where_counting_begins() {
         let mut readings = Readings::default();
-        assert_eq!(readings.report(&tcp(1_000, 50, 9)), Some([0, 0, 0, 0]));
-        assert_eq!(readings.report(&tcp(1_500, 50, 12)), Some([500, 0, 3, 0]));
+        assert_eq!(first(readings.report(&tcp(1_000, 50, 9), None)), of(0, 0, 0));
+        assert_eq!(first(readings.report(&tcp(1_500, 50, 12), None)), of(500, 0, 3));
     }
 
     #[test]
     fn an_opening_that_is_learnt_late_adds_what_came_before() {
         let mut readings = Readings::default();
-        assert_eq!(readings.report(&tcp(1_000, 50, 9)), Some([0, 0, 0, 0]));
-        assert_eq!(readings.begin_at(&tcp(400, 50, 4)), Some([600, 0, 5, 0]));
-        assert_eq!(readings.begin_at(&tcp(900, 50, 8)), None);
-        assert_eq!(readings.begin_at_zero(), Some([400, 50, 4, 0]));
+        assert_eq!(first(readings.report(&tcp(1_000, 50, 9), None)), of(0, 0, 0));
+        assert_eq!(first(readings.begin_at(&tcp(400, 50, 4), None)), of(600, 0, 5));
+        assert_eq!(readings.begin_at(&tcp(900, 50, 8), None), None);
+        assert_eq!(first(readings.begin_at_zero()), of(400, 50, 4));
         assert_eq!(readings.begin_at_zero(), None);
-        assert_eq!(readings.report(&tcp(1_001, 50, 9)), Some([1, 0, 0, 0]));
+        assert_eq!(first(readings.report(&tcp(1_001, 50, 9), None)), of(1, 0, 0));
     }
 
     #[test]
     fn segments_wrap_and_older_reports_are_ignored() {
         let mut readings = Readings::default();
-        assert_eq!(readings.begin_at(&tcp(10, 10, u32::MAX - 1)), None);
-        assert_eq!(readings.report(&tcp(10, 10, 3)), Some([0, 0, 5, 0]));
+        assert_eq!(readings.begin_at(&tcp(10, 10, u32::MAX - 1), None), None);
+        assert_eq!(first(readings.report(&tcp(10, 10, 3), None)), of(0, 0, 5));
         for older in [tcp(9, 10, 3), tcp(10, 9, 3), tcp(10, 10, 2), tcp(10, 10, u32::MAX)] {
-            assert_eq!(readings.report(&older), None);
+            assert_eq!(readings.report(&older, None), None);
         }
-        assert_eq!(readings.report(&tcp(10, 10, 3)), Some([0, 0, 0, 0]));
+        assert_eq!(first(readings.report(&tcp(10, 10, 3), None)), of(0, 0, 0));
     }
 
     #[test]
     fn a_socket_that_connects_again_starts_where_the_kernel_does() {
         let mut readings = Readings::default();
-        readings.report(&tcp(100, 100, 10));
-        assert_eq!(readings.next(Some(&tcp(7, 0, 1))).report(&tcp(7, 0, 1)), Some([7, 0, 1, 0]));
-        assert_eq!(readings.next(None).report(&tcp(101, 100, 11)), Some([1, 0, 1, 0]));
+        readings.report(&tcp(100, 100, 10), Some(&detail(8, 5)));
+        let (anew, further) = (tcp(7, 0, 1), tcp(101, 100, 11));
+        let mut next = readings.next(Some(&anew));
+        let growth = next.report(&anew, Some(&detail(1, 6)));
+        assert_eq!(first(growth), of(7, 0, 1));
+        assert_eq!(of_detail(growth), Some((Some(1), Some(1_000))), "times go on");
+        assert_eq!(first(readings.next(None).report(&further, None)), of(1, 0, 1));
+    }
+
+    #[test]
+    fn what_a_report_does_not_tell_is_unknown_and_goes_on_later() {
+        let mut readings = Readings::default();
+        readings.begin_at_zero();
+        let at = tcp(1, 1, 1);
+        assert_eq!(of_detail(readings.report(&at, None)), Some((None, None)));
+        let growth = readings.report(&at, Some(&detail(5, 7)));
+        assert_eq!(of_detail(growth), Some((Some(5), Some(7_000))));
+        assert_eq!(of_detail(readings.report(&at, None)), Some((None, None)));
+        let growth = readings.report(&at, Some(&detail(6, 7)));
+        assert_eq!(of_detail(growth), Some((Some(1), Some(0))));
+        assert!(has_grown(&growth.unwrap()));
+        assert_eq!(readings.report(&at, Some(&detail(6, 6))), None, "older");
+    }
+
+    #[test]
+    fn of_what_is_told_late_counting_begins_late_unless_the_opening_is_known() {
+        let mut readings = Readings::default();
+        readings.report(&tcp(1, 1, 1), None);
+        let growth = readings.report(&tcp(1, 1, 1), Some(&detail(50, 9)));
+        assert_eq!(of_detail(growth), Some((Some(0), Some(0))));
+        assert_eq!(of_detail(readings.begin_at_zero()), Some((Some(50), Some(0))), "times last");
+    }
+
+    #[test]
+    fn narrow_counters_wrap_where_they_end() {
+        assert_eq!(grown(3, 65_535, 16), Some(4));
+        assert_eq!(grown(65_535, 3, 16), None, "older");
+        assert_eq!(grown(0, u64::from(u32::MAX), 32), Some(1));
+        assert_eq!((grown(5, 3, 64), grown(3, 5, 64)), (Some(2), None));
     }
 }

@@ -2,20 +2,18 @@
 
 use std::mem;
 
-use netdiag_common::flow::{FlowId, FlowKey, TcpCounters};
+use netdiag_common::flow::{FlowId, FlowKey, TcpCounters, TcpDetail};
 
 use crate::{
     flow::{
         Frozen, Role,
-        readings::{Growth, Readings},
+        readings::{Growth, Readings, has_grown},
         tally::Tally,
         tuples::is_complete,
     },
     signal::{
         CountId, Fold, Label, MetricId, Path,
-        socket::{
-            self, BYTES_RECEIVED, BYTES_SENT, CONNECT_LATENCY, SEGMENTS_SENT, SOCKET_DROPS, What,
-        },
+        socket::{self, CONNECT_LATENCY, GAUGES, LIFETIME, What, gauge_id, reading_id},
     },
 };
 
@@ -61,6 +59,10 @@ pub(super) struct Row {
     pub(super) prompt_ns: Option<u64>,
     pub(super) cwnd: Option<u32>,
     pub(super) readings: Readings,
+    /// When all that the kernel tells was read last.
+    pub(super) reported_ns: u64,
+    /// What the kernel held then, sorted by id.
+    pub(super) gauges: Vec<(CountId, u64)>,
     /// Since the last freeze.
     pub(super) fresh: Tally,
     /// Until the last freeze.
@@ -120,6 +122,7 @@ impl Row {
             cwnd: self.cwnd,
             latencies: tally.latencies,
             counts: tally.counts,
+            gauges: self.gauges.clone(),
             labelled: tally.labelled,
         }
     }
@@ -135,6 +138,11 @@ impl Row {
         self.srtt_ns = self.srtt_ns.or(other.srtt_ns);
         self.rtt_min_ns = self.rtt_min_ns.or(other.rtt_min_ns);
         self.cwnd = self.cwnd.or(other.cwnd);
+        for &(gauge, value) in &other.gauges {
+            if self.gauges.binary_search_by_key(&gauge, |entry| entry.0).is_err() {
+                self.gauge(gauge, value);
+            }
+        }
         self.fresh.merge(&other.fresh);
         self.past.merge(&other.past);
         let growth = self.readings.begin_with(&other.readings);
@@ -155,27 +163,70 @@ impl Row {
     }
 
     /// Counting of the kernel's counters begins at what the socket dump found.
-    pub(super) fn begin_at(&mut self, tcp: &TcpCounters) {
-        let growth = self.readings.begin_at(tcp);
+    pub(super) fn begin_at(&mut self, tcp: &TcpCounters, detail: Option<&TcpDetail>) {
+        let growth = self.readings.begin_at(tcp, detail);
         self.grow(growth);
         // Older than whatever an event tells.
         self.report_path(0, tcp);
-    }
-
-    fn grow(&mut self, growth: Option<Growth>) {
-        let Some(growth) = growth else { return };
-        for (count, n) in
-            [BYTES_SENT, BYTES_RECEIVED, SEGMENTS_SENT, SOCKET_DROPS].into_iter().zip(growth)
-        {
-            self.fresh.count(count, n);
+        if let Some(detail) = detail.filter(|_| self.reported_ns == 0) {
+            self.report_gauges(detail);
         }
     }
 
-    fn report(&mut self, time_ns: u64, tcp: &TcpCounters) {
-        let growth = self.readings.report(tcp);
+    fn grow(&mut self, growth: Option<Growth>) {
+        for (nth, n) in growth.iter().flatten().enumerate() {
+            if let Some(n) = n {
+                self.fresh.count(reading_id(nth), *n);
+            }
+        }
+    }
+
+    fn report(&mut self, time_ns: u64, tcp: &TcpCounters, detail: Option<&TcpDetail>) {
+        let growth = self.readings.report(tcp, detail);
         if growth.is_some() {
             self.grow(growth);
             self.report_path(time_ns, tcp);
+            if let Some(detail) = detail
+                && time_ns >= self.reported_ns
+            {
+                self.reported_ns = time_ns;
+                self.report_gauges(detail);
+            }
+        }
+    }
+
+    /// The kernel was asked, and no program told it. Returns whether anything came of it.
+    pub(super) fn refresh(
+        &mut self,
+        time_ns: u64,
+        tcp: &TcpCounters,
+        detail: Option<&TcpDetail>,
+    ) -> bool {
+        let mut next = self.readings;
+        let grown = next.report(tcp, detail).is_some_and(|growth| has_grown(&growth));
+        if grown {
+            self.report(time_ns, tcp, detail);
+        } else if let Some(detail) = detail
+            && time_ns >= self.reported_ns
+        {
+            self.report_path(time_ns, tcp);
+            self.report_gauges(detail);
+        }
+        grown
+    }
+
+    fn report_gauges(&mut self, detail: &TcpDetail) {
+        for (nth, value) in GAUGES.iter().enumerate() {
+            if let Some(value) = value(detail) {
+                self.gauge(gauge_id(nth), value);
+            }
+        }
+    }
+
+    fn gauge(&mut self, gauge: CountId, value: u64) {
+        match self.gauges.binary_search_by_key(&gauge, |entry| entry.0) {
+            Ok(at) => self.gauges[at].1 = value,
+            Err(at) => self.gauges.insert(at, (gauge, value)),
         }
     }
 
@@ -246,8 +297,13 @@ impl Fold for Row {
         }
         if event.what == What::Close {
             self.closed = true;
+            if let Some(opened_ns) = self.opened_ns {
+                self.gauge(LIFETIME, event.time_ns.saturating_sub(opened_ns));
+            }
         }
-        self.seen(event.time_ns, event.pid, event.tcp.as_ref());
+        if let Some(tcp) = &event.tcp {
+            self.report(event.time_ns, tcp, event.detail.as_deref());
+        }
         self.owner_of_event(event.pid, event.comm.as_deref());
     }
 
@@ -272,7 +328,7 @@ impl Fold for Row {
     fn seen(&mut self, time_ns: u64, pid: Option<u32>, tcp: Option<&TcpCounters>) {
         self.owner_of_event(pid, None);
         if let Some(tcp) = tcp {
-            self.report(time_ns, tcp);
+            self.report(time_ns, tcp, None);
         }
     }
 }

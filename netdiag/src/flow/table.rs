@@ -4,7 +4,7 @@
 use std::{collections::HashMap, mem};
 
 use foldhash::fast::RandomState;
-use netdiag_common::flow::{FlowId, FlowKey, TcpCounters};
+use netdiag_common::flow::{FlowId, FlowKey, TcpCounters, TcpDetail};
 use slab::Slab;
 
 use crate::{
@@ -21,8 +21,10 @@ use crate::{
 
 mod join;
 mod look;
+mod refresh;
 
 pub use look::{Handle, Whose};
+pub use refresh::Fresh;
 
 /// Entries of the connection tracking table have one row for so many of flows.
 const ENTRIES_SHARE: usize = 8;
@@ -70,6 +72,8 @@ pub struct Seed {
     pub comm: Option<String>,
     /// The socket's counters, where known.
     pub tcp: Option<TcpCounters>,
+    /// What else the kernel tells of it.
+    pub detail: Option<TcpDetail>,
 }
 
 /// The table.
@@ -208,7 +212,7 @@ impl FlowTable {
         row.owner(seed.role, seed.pid, seed.comm.as_deref());
         row.cookie = if row.cookie == 0 { seed.cookie } else { row.cookie };
         if let Some(tcp) = &seed.tcp {
-            row.begin_at(tcp);
+            row.begin_at(tcp, seed.detail.as_ref());
         }
         if !row.fresh.is_empty() {
             // It grew between the dump and its first report, or packets told of it before.

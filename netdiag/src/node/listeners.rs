@@ -162,6 +162,7 @@ mod tests {
             inode: cookie + 100,
             uid: 0,
             tcp: None,
+            detail: None,
             listening: Some(Listening { drops, queue: 6, queue_limit: 5 }),
         }
     }

@@ -49,22 +49,39 @@ pub(super) fn dump(
     sequence: u32,
     mut each: impl FnMut(u16, &[u8]) -> bool,
 ) -> io::Result<Flaws> {
-    let mut socket = Socket::new(protocol)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_WITHIN))?;
+    let socket = open(protocol)?;
     socket.send(request, 0)?;
     let mut flaws = Flaws::default();
     let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
     loop {
+        if !receive(&socket, &mut datagram)? {
+            flaws.malformed += 1;
+        }
+        if read(&datagram, sequence, &mut flaws, &mut each)? == End::Done {
+            return Ok(flaws);
+        }
+    }
+}
+
+/// A socket to ask the kernel by, which does not wait for ever.
+pub(super) fn open(protocol: isize) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_WITHIN))?;
+    Ok(socket)
+}
+
+/// Receives one datagram; false when not all of it found room.
+///
+/// # Errors
+/// Those of the socket, and a time-out.
+pub(super) fn receive(socket: &Socket, datagram: &mut Vec<u8>) -> io::Result<bool> {
+    loop {
         datagram.clear();
-        match socket.recv(&mut datagram, libc::MSG_TRUNC) {
-            Ok(length) => {
-                if length > datagram.len() {
-                    flaws.malformed += 1;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+        match socket.recv(datagram, libc::MSG_TRUNC) {
+            Ok(length) => return Ok(length <= datagram.len()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
@@ -72,9 +89,6 @@ pub(super) fn dump(
                 ));
             }
             Err(error) => return Err(error),
-        }
-        if read(&datagram, sequence, &mut flaws, &mut each)? == End::Done {
-            return Ok(flaws);
         }
     }
 }

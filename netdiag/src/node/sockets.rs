@@ -6,7 +6,7 @@
 
 use std::{collections::HashSet, io};
 
-use netdiag_common::flow::{FlowKey, TcpCounters};
+use netdiag_common::flow::{FlowKey, TcpCounters, TcpDetail};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
 use netlink_packet_sock_diag::{
     SockDiagMessage,
@@ -22,7 +22,10 @@ use super::{
     netns::{self, Namespace},
 };
 
+mod ask;
 mod reply;
+
+pub use ask::ask;
 
 /// States of sockets that a process holds or that still drain: all but connection requests
 /// (`SYN_RECV`) and `TIME_WAIT`, which are no full sockets and have no counters.
@@ -45,6 +48,8 @@ pub struct Socket {
     pub uid: u32,
     /// Its counters; none for listeners and for what is no full socket.
     pub tcp: Option<TcpCounters>,
+    /// What else the kernel tells of it, likewise.
+    pub detail: Option<TcpDetail>,
     /// What a listener says of itself.
     pub listening: Option<Listening>,
 }
@@ -182,7 +187,11 @@ fn dump_family(family: u8, netns: u32, states: &StateFlags) -> io::Result<Batch>
 
 fn dump_once(family: u8, netns: u32, states: &StateFlags, sequence: u32) -> io::Result<Batch> {
     let mut sockets = Vec::new();
-    let request = request(family, states, sequence);
+    let request = message(
+        InetRequest { states: states.clone(), ..one(family, SocketId::new_v4()) },
+        NLM_F_REQUEST | NLM_F_DUMP,
+        sequence,
+    );
     let flaws = netlink::dump(NETLINK_SOCK_DIAG, &request, sequence, |kind, payload| {
         let socket = reply::socket(kind, payload, netns);
         sockets.extend(socket);
@@ -191,17 +200,21 @@ fn dump_once(family: u8, netns: u32, states: &StateFlags, sequence: u32) -> io::
     Ok(Batch { sockets, flaws })
 }
 
-fn request(family: u8, states: &StateFlags, sequence: u32) -> Vec<u8> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    header.sequence_number = sequence;
-    let request = InetRequest {
+/// Asks for one socket, and for all that is read of each.
+fn one(family: u8, socket_id: SocketId) -> InetRequest {
+    InetRequest {
         family,
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::INFO | ExtensionFlags::SKMEMINFO,
-        states: states.clone(),
-        socket_id: SocketId::new_v4(),
-    };
+        states: StateFlags::all(),
+        socket_id,
+    }
+}
+
+fn message(request: InetRequest, flags: u16, sequence: u32) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = flags;
+    header.sequence_number = sequence;
     let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
@@ -235,7 +248,8 @@ mod tests {
     /// `struct nlmsghdr` and `struct inet_diag_req_v2` (`include/uapi/linux/inet_diag.h`).
     #[test]
     fn the_request_is_what_the_kernel_expects() {
-        let bytes = request(AF_INET6, &FULL, 9);
+        let request = InetRequest { states: FULL, ..one(AF_INET6, SocketId::new_v4()) };
+        let bytes = message(request, NLM_F_REQUEST | NLM_F_DUMP, 9);
         assert_eq!(bytes.len(), 16 + 56);
         assert_eq!(bytes[..4], 72u32.to_ne_bytes());
         assert_eq!(bytes[4..6], 20u16.to_ne_bytes());

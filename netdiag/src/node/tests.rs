@@ -15,6 +15,7 @@ fn socket(local: &str, local_port: u16, peer_port: u16, pid: u32, comm: &str) ->
         pid: (pid != 0).then_some(pid),
         comm: (pid != 0).then(|| comm.to_owned()),
         tcp: None,
+        detail: None,
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let teller = Teller::new(tell, &filters, stacks, lines);
     let table = flow_table(watch, &filters);
     let intake = Intake::new(table, &kernel.host_root, Some(teller));
-    let observer = Observer::new(tracer, intake, diagnostics);
+    let observer = Observer::new(tracer, intake, diagnostics, None);
     let complete = observer.tell(watch, &filters, seeding, writing, listening, &mut stop).await?;
     Ok(if watch.strict && !complete { Status::Incomplete } else { Status::Ran })
 }

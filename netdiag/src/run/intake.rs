@@ -189,6 +189,7 @@ impl Intake {
                 pid: socket.pid,
                 comm: socket.comm.clone(),
                 tcp: socket.tcp,
+                detail: socket.detail,
                 ..Seed::default()
             };
             // Sockets beyond --max-flows come back with their first event.

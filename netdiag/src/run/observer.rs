@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, future::Future, pin::pin, time::Duration};
 use anyhow::{Context as _, Result};
 use netdiag_common::globals::Filters;
 use tokio::{
-    task::JoinHandle,
+    task::{JoinError, JoinHandle, spawn_blocking},
     time::{self, Instant, MissedTickBehavior, sleep, sleep_until},
 };
 
@@ -17,6 +17,7 @@ use super::{
     diagnostics::Diagnostics,
     intake::Intake,
     pace::Pace,
+    refresh::Refresher,
     reporter::{Cut, Worker},
     stop::{End, Stop},
     voice::say,
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     config::Watch,
-    flow::Interval,
+    flow::{Fresh, Interval},
     kernel::{
         clock::monotonic_ns,
         tracer::{Detached, Tracer},
@@ -41,20 +42,42 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Between two looks at the kernel's modules.
 const MODULES: Duration = Duration::from_secs(1);
 
+/// How long the kernel may take to tell the last counters.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
+
 /// Attached programs, and what was taken in from them.
 pub(super) struct Observer {
     tracer: Tracer,
     intake: Intake,
     diagnostics: Diagnostics,
+    refresher: Option<Refresher>,
+    /// What it was asked and has not answered.
+    asking: Option<Asking>,
     began: Wall,
     interval_began: Wall,
 }
 
+/// An answer that is on its way, and who gives it.
+type Asking = JoinHandle<(Refresher, Vec<Fresh>)>;
+
 impl Observer {
     /// Begins to take in what the programs submit.
-    pub(super) fn new(tracer: Tracer, intake: Intake, diagnostics: Diagnostics) -> Self {
+    pub(super) fn new(
+        tracer: Tracer,
+        intake: Intake,
+        diagnostics: Diagnostics,
+        refresher: Option<Refresher>,
+    ) -> Self {
         let now = Wall::now();
-        Self { tracer, intake, diagnostics, began: now, interval_began: now }
+        Self {
+            tracer,
+            intake,
+            diagnostics,
+            refresher,
+            asking: None,
+            began: now,
+            interval_began: now,
+        }
     }
 
     /// Takes in and puts out until it is time to end; then detaches, and puts out the rest and the
@@ -161,6 +184,14 @@ impl Observer {
                 }
             }
             if pace.is_due() && worker.is_idle() {
+                let since_ns = monotonic_ns().saturating_sub(tenth_ns(watch.interval));
+                if let Some(mut asking) = self.ask(since_ns) {
+                    let Some(answer) = self.beside(stop, &mut asking).await? else {
+                        self.asking = Some(asking);
+                        return Ok(End::Asked);
+                    };
+                    self.answered(answer);
+                }
                 let flows = self.intake.table.interval(monotonic_ns());
                 let accounting =
                     self.intake.amend(self.tracer.accounting()?, self.tracer.signals());
@@ -170,7 +201,8 @@ impl Observer {
         }
     }
 
-    async fn finish(self, end: End, worker: Worker, stop: &mut Stop) -> Result<bool> {
+    async fn finish(mut self, end: End, worker: Worker, stop: &mut Stop) -> Result<bool> {
+        let _unanswered = time::timeout(LAST_ANSWER, self.ask_last()).await;
         let (mut intake, run) = self.detach().await?;
         let last = run.cut(run.interval_began, intake.table.last_interval(monotonic_ns()));
         let total = move || run.cut(run.began, intake.table.total());
@@ -178,9 +210,40 @@ impl Observer {
         stop.last(end, worker.end(last, total), &progress).await
     }
 
+    /// Begins to ask the kernel for the counters that were not told since then.
+    fn ask(&mut self, since_ns: u64) -> Option<Asking> {
+        let mut refresher = self.refresher.take()?;
+        // What was told is not asked for.
+        self.drain();
+        let wanted = self.intake.table.untold(since_ns);
+        Some(spawn_blocking(move || {
+            let answers = refresher.ask(wanted);
+            (refresher, answers)
+        }))
+    }
+
+    /// Asks for all counters once more, and waits for the answer.
+    async fn ask_last(&mut self) {
+        if let Some(asking) = self.asking.take() {
+            self.answered(asking.await);
+        }
+        if let Some(asking) = self.ask(u64::MAX) {
+            self.answered(asking.await);
+        }
+    }
+
+    fn answered(&mut self, answer: Result<(Refresher, Vec<Fresh>), JoinError>) {
+        let Ok((refresher, answers)) = answer else { return };
+        self.refresher = Some(refresher);
+        // What ended meanwhile is known to have ended.
+        self.drain();
+        let now_ns = monotonic_ns();
+        answers.iter().for_each(|fresh| self.intake.table.refresh(fresh, now_ns));
+    }
+
     /// Takes the programs out, and takes in the last of what they submitted.
     async fn detach(self) -> Result<(Intake, Run)> {
-        let Self { tracer, mut intake, mut diagnostics, began, interval_began } = self;
+        let Self { tracer, mut intake, mut diagnostics, began, interval_began, .. } = self;
         let statuses = tracer.signals().to_vec();
         let mut detached = tracer.detach()?;
         let accounting = settle(&mut detached, &mut intake).await?;
@@ -224,6 +287,11 @@ impl Observer {
         let (signals, stream) = (self.tracer.signals().to_vec(), self.intake.stream());
         Cut { start, end: end.time(), flows, signals, accounting, stream }
     }
+}
+
+/// A tenth of an interval: counters that were told since then are new enough.
+fn tenth_ns(interval: Duration) -> u64 {
+    u64::try_from(interval.as_nanos() / 10).unwrap_or(u64::MAX)
 }
 
 /// A run that has ended.

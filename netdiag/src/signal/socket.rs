@@ -2,7 +2,7 @@
 
 use netdiag_common::{
     field::Field,
-    flow::{SocketRef, TcpCounters},
+    flow::{SocketRef, TcpCounters, TcpDetail},
     signal::{
         Signal,
         socket::{Record, what},
@@ -10,6 +10,10 @@ use netdiag_common::{
 };
 use zerocopy::FromBytes;
 
+mod kernel;
+
+use self::kernel::{CONNECTS_FAILED, COUNTS};
+pub use self::kernel::{GAUGES, LIFETIME, READINGS, gauge_id, reading_id};
 use super::{
     Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed,
     Metric, MetricId, Rows, Source, Subject, When, count_id, metric_id, retransmit,
@@ -20,14 +24,9 @@ use crate::event::{Field as Said, Form, GIVEN_UP, Kind, Past, Shown, Stack, Told
 pub const CONNECT_LATENCY: MetricId = metric_id(Signal::Socket, 0);
 
 /// Count of [`TcpCounters::bytes_sent`].
-pub const BYTES_SENT: CountId = count_id(Signal::Socket, 0);
-/// Count of [`TcpCounters::bytes_received`].
-pub const BYTES_RECEIVED: CountId = count_id(Signal::Socket, 1);
+pub const BYTES_SENT: CountId = reading_id(0);
 /// Count of [`TcpCounters::segs_out`].
-pub const SEGMENTS_SENT: CountId = count_id(Signal::Socket, 2);
-/// Count of [`TcpCounters::drops`].
-pub const SOCKET_DROPS: CountId = count_id(Signal::Socket, 3);
-const CONNECTS_FAILED: CountId = count_id(Signal::Socket, 4);
+pub const SEGMENTS_SENT: CountId = reading_id(2);
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
@@ -37,17 +36,7 @@ pub const DEFINITION: Definition = Definition {
         "connect",
         "connect called to connection established: the handshake; whole seconds are lost SYNs",
     )],
-    counts: &[
-        Count::reading("bytes_sent", "payload bytes sent, retransmissions included"),
-        Count::reading("bytes_received", "payload bytes received in order"),
-        Count::reading("segments_sent", "segments sent, retransmissions included"),
-        Count::reading("socket_drops", "packets that the socket counted as dropped on receipt"),
-        Count::labelled(
-            "connects_failed",
-            "connections asked for that failed, by errno, `closed` where the process gave up",
-        )
-        .without_column(),
-    ],
+    counts: &COUNTS,
     cost: Cost::Connection,
     sources: &[TP_BTF, RAW_TP],
     samples: 1,
@@ -217,6 +206,8 @@ pub struct Event {
     pub comm: Option<String>,
     /// The kernel's counters of the socket, where they could be read.
     pub tcp: Option<TcpCounters>,
+    /// What else it tells of the socket, likewise; apart, since events of bulk samples are as large.
+    pub detail: Option<Box<TcpDetail>>,
 }
 
 impl Event {
@@ -309,6 +300,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         tid: (record.tid != 0).then_some(record.tid),
         comm: (!comm.is_empty()).then(|| String::from_utf8_lossy(comm).into_owned()),
         tcp: (record.has_tcp != 0).then_some(record.tcp),
+        detail: (record.has_tcp != 0).then(|| Box::new(record.detail)),
     });
     Ok(())
 }

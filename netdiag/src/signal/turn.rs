@@ -64,13 +64,13 @@ pub const DEFINITION: Definition = Definition {
             "turns_ambiguous",
             "turns without a latency: requests and answers overlapped, or who asks is not known",
         ),
-        Count::new("response_ns", "nanoseconds that all responses took"),
+        Count::new("response_ns", "nanoseconds that all responses took").not_below(),
         Count::new(
             "service_ns",
             "nanoseconds from a request received and read to the first byte of the reply sent, all of \
              them",
-        ),
-        Count::new("read_wait_ns", "nanoseconds that all data waited that was read"),
+        ).not_below(),
+        Count::new("read_wait_ns", "nanoseconds that all data waited that was read").not_below(),
         Count::new(
             "spent_ns.local_application",
             "nanoseconds in which this end's application had to answer or to read: service_ns and \

@@ -4,7 +4,11 @@
 //! and max; every group of counts has its total, unless it is to have none; every other metric and
 //! every count that is not zero stands below its flow. So a new signal shows up without an edit here.
 
-use std::io::{self, Write};
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    io::{self, Write},
+};
 
 use crate::{
     format::{self, MISSING, cut, left, or_missing, right, sanitised, width, wrapped},
@@ -144,7 +148,8 @@ impl Row {
         }
         let repeated: Vec<String> =
             flow.metrics.keys().map(|metric| format!("{metric}s")).collect();
-        let counts = flow.counts.iter().filter(|(name, _)| !repeated.contains(name));
+        let counts =
+            flow.counts.iter().filter(|(name, _)| !repeated.contains(name) && is_below(name));
         notes.extend(counts.filter_map(|(name, value)| note(name, value)));
         if let Some(smallest) = flow.rtt_min_ns {
             notes.push(format!("rtt_min {}", format::duration(smallest)));
@@ -166,6 +171,11 @@ fn groups() -> Vec<&'static str> {
     let mut groups: Vec<&str> = with_column.filter_map(|(_, _, count)| count.group()).collect();
     groups.dedup();
     groups
+}
+
+/// Whether a count may stand below its flow.
+fn is_below(name: &str) -> bool {
+    signal::counts().all(|(_, _, count)| count.name != name || count.below)
 }
 
 /// That of a group, no wider than the numbers below it.
@@ -214,8 +224,10 @@ pub(super) fn note(name: &str, value: &CountValue) -> Option<String> {
     match value {
         CountValue::Number(number) => {
             let number = number.filter(|&number| number != 0)?;
-            Some(format!("{} {}", sanitised(name), amount(name, number)))
+            let said = name.strip_suffix("_ns").unwrap_or(name);
+            Some(format!("{} {}", sanitised(said), amount(name, number)))
         }
+        CountValue::Group(group) if name.ends_with("_ns") => shares(name, group),
         CountValue::Group(group) => {
             let kinds: Vec<String> = group
                 .iter()
@@ -229,9 +241,29 @@ pub(super) fn note(name: &str, value: &CountValue) -> Option<String> {
     }
 }
 
+/// A group of times by their shares, the largest first.
+fn shares(name: &str, group: &BTreeMap<String, Option<u64>>) -> Option<String> {
+    let mut parts: Vec<(&str, u64)> = group
+        .iter()
+        .filter_map(|(key, ns)| Some((key.as_str(), ns.filter(|&ns| ns != 0)?)))
+        .collect();
+    parts.sort_by_key(|&(_, ns)| Reverse(ns));
+    let all: u128 = parts.iter().map(|&(_, ns)| u128::from(ns)).sum();
+    let percent = |ns: u64| match (u128::from(ns) * 100 + all / 2) / all {
+        0 => "<1%".to_owned(),
+        percent => format!("{percent}%"),
+    };
+    let said: Vec<String> =
+        parts.iter().map(|&(key, ns)| format!("{} {}", sanitised(key), percent(ns))).collect();
+    let name = name.strip_suffix("_ns").unwrap_or(name);
+    (!said.is_empty()).then(|| format!("{} ({})", sanitised(name), said.join(", ")))
+}
+
 fn amount(name: &str, number: u64) -> String {
     if name.split('_').any(|word| word == "bytes") {
         format::bytes(number)
+    } else if name.ends_with("_ns") {
+        format::duration(number)
     } else {
         format::count(number)
     }

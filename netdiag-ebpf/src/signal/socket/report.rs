@@ -11,11 +11,13 @@ use netdiag_common::{
     },
 };
 
+use super::detail;
 use crate::{
     account::{Lane, counters, socket_counters},
     filter,
     globals::settings,
     kernel::{self, Access, Pointer, Refused},
+    numbers::state::SYN_RECV,
     ring,
     signal::retransmit,
     slot::{self, ANNOUNCED, CLIENT, SERVER, Slot},
@@ -83,6 +85,7 @@ pub(crate) unsafe fn report<A: Access>(
         unsafe {
             identify::<A>(sk, slot.flow, &mut record.socket)?;
             record.has_tcp = u32::from(kernel::tcp_counters::<A>(sk, &mut record.tcp)?);
+            detail::read::<A>(sk, &mut record.detail)?;
         }
         if context == Context::Ending && record.has_tcp != 0 {
             record.tcp.retrans_unseen = retransmit::account_growth(slot, record.tcp.retrans, 0);
@@ -170,6 +173,11 @@ pub(crate) unsafe fn admit_to<A: Access>(
         return None;
     };
     if slot.flags & ANNOUNCED == 0 {
+        // The ACK that ends its handshake may bring a sample before the state changes.
+        // SAFETY: passed on.
+        if slot.flags & CLIENT == 0 && unsafe { kernel::state::<A>(sk) } == Ok(SYN_RECV) {
+            slot.flags |= SERVER;
+        }
         let what = introduction(slot);
         // SAFETY: passed on.
         unsafe { report::<A>(sk, slot, what, Context::Foreign, lane) };

@@ -2,7 +2,7 @@
 
 use std::{mem::offset_of, net::IpAddr};
 
-use netdiag_common::flow::{FlowKey, TcpCounters};
+use netdiag_common::flow::{Detail, FlowKey, TcpCounters, TcpDetail};
 use netlink_packet_core::{Emitable, NlasIterator, Parseable};
 use netlink_packet_sock_diag::{
     constants::{
@@ -21,17 +21,25 @@ pub(super) fn socket(kind: u16, payload: &[u8], netns: u32) -> Option<Socket> {
         return None;
     }
     let header = InetResponseHeader::parse(payload).ok()?;
-    let (mut tcp, mut drops) = (None, None);
+    let (mut info, mut memory) = (None, None);
     for attribute in NlasIterator::new(payload.get(header.buffer_len()..)?) {
         let attribute = attribute.ok()?;
+        let value = attribute.value();
         match attribute.kind() {
-            INET_DIAG_INFO => tcp = counters(attribute.value()),
-            INET_DIAG_SKMEMINFO => drops = dropped(attribute.value()),
+            INET_DIAG_INFO => info = counters(value).map(|tcp| (tcp, detail(value))),
+            INET_DIAG_SKMEMINFO => {
+                memory = SkMemory::read_from_prefix(value).ok().map(|(memory, _)| memory);
+            }
             _ => {}
         }
     }
+    // A listener's `tcp_info` holds its backlog in fields of other meaning and no traffic.
+    let info = info.filter(|_| header.state != TCP_LISTEN);
     // Where one is not told, the other would not be all that there is.
-    let tcp = tcp.zip(drops).map(|(tcp, drops)| TcpCounters { drops, ..tcp });
+    let told = info.zip(memory.as_ref()).map(|((tcp, detail), memory)| {
+        (TcpCounters { drops: memory.drops, ..tcp }, memory.fill(header.recv_queue, detail))
+    });
+    let drops = memory.as_ref().map(|memory| memory.drops);
     let id = &header.socket_id;
     let connected = header.state != TCP_LISTEN && id.destination_port != 0;
     Some(Socket {
@@ -48,8 +56,8 @@ pub(super) fn socket(kind: u16, payload: &[u8], netns: u32) -> Option<Socket> {
         state: header.state,
         inode: header.inode.into(),
         uid: header.uid,
-        // A listener's `tcp_info` holds its backlog in fields of other meaning and no traffic.
-        tcp: tcp.filter(|_| header.state != TCP_LISTEN),
+        tcp: told.map(|(tcp, _)| tcp),
+        detail: told.map(|(_, detail)| detail),
         listening: drops.filter(|_| header.state == TCP_LISTEN).map(|drops| Listening {
             drops,
             queue: header.recv_queue,
@@ -107,11 +115,30 @@ const _: () = assert!(
         && size_of::<TcpInfo>() == 216
 );
 
-/// `SK_MEMINFO_DROPS` (`include/uapi/linux/sock_diag.h`).
-fn dropped(attribute: &[u8]) -> Option<u32> {
-    const DROPS: usize = 8;
-    let word = attribute.get(DROPS * size_of::<u32>()..)?.first_chunk()?;
-    Some(u32::from_ne_bytes(*word))
+/// The first of `SK_MEMINFO_*` (`include/uapi/linux/sock_diag.h`).
+#[derive(FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct SkMemory {
+    rmem_alloc: [u8; 4],
+    rcvbuf: u32,
+    wmem_alloc: [u8; 4],
+    sndbuf: u32,
+    fwd_alloc: [u8; 4],
+    wmem_queued: u32,
+    optmem_to_backlog: [u32; 2],
+    drops: u32,
+}
+
+impl SkMemory {
+    /// Adds its share; `unread` is the receive queue of `inet_diag_msg`, which for a connection are its
+    /// bytes.
+    fn fill(&self, unread: u32, mut detail: TcpDetail) -> TcpDetail {
+        detail.set(Detail::Unread, unread);
+        detail.set(Detail::RcvBuf, self.rcvbuf);
+        detail.set(Detail::SndBuf, self.sndbuf);
+        detail.set(Detail::SndBufUsed, self.wmem_queued);
+        detail
+    }
 }
 
 /// None from a kernel whose `tcp_info` ends before the last of them: a part would pass for zeros.
@@ -131,6 +158,39 @@ fn counters(attribute: &[u8]) -> Option<TcpCounters> {
         retrans_unseen: 0,
         rtt_min_us: if info.min_rtt == u32::MAX { 0 } else { info.min_rtt },
     })
+}
+
+/// What else `tcp_info` tells, as far as the kernel's goes.
+fn detail(info: &[u8]) -> TcpDetail {
+    let mut detail = TcpDetail::default();
+    for (of, at) in [(Detail::Busy, 168), (Detail::RwndLimited, 176), (Detail::SndbufLimited, 184)]
+    {
+        if let Some(us) = info.get(at..).and_then(<[u8]>::first_chunk) {
+            detail.set_time(of, u64::from_ne_bytes(*us));
+        }
+    }
+    for (of, at) in [
+        (Detail::Unacknowledged, 24),
+        (Detail::Ssthresh, 76),
+        (Detail::Unsent, 144),
+        (Detail::DataSegmentsReceived, 152),
+        (Detail::DataSegmentsSent, 156),
+        (Detail::Delivered, 192),
+        (Detail::DeliveredCe, 196),
+        (Detail::Dsacks, 216),
+        (Detail::Reorderings, 220),
+        (Detail::OutOfOrder, 224),
+        (Detail::SndWnd, 228),
+        (Detail::RcvWnd, 232),
+    ] {
+        if let Some(word) = info.get(at..).and_then(<[u8]>::first_chunk) {
+            detail.set(of, u32::from_ne_bytes(*word));
+        }
+    }
+    if let Some(word) = info.get(240..).and_then(<[u8]>::first_chunk) {
+        detail.set(Detail::Timeouts, u16::from_ne_bytes(*word).into());
+    }
+    detail
 }
 
 #[cfg(test)]

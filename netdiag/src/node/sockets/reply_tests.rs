@@ -105,6 +105,35 @@ fn mapped(address: [u8; 4]) -> [u8; 16] {
     bytes
 }
 
+/// What a `tcp_info` of 232 bytes tells beside the counters.
+fn details() -> TcpDetail {
+    let mut detail = TcpDetail::default();
+    for (of, at) in [(Detail::Busy, 168), (Detail::RwndLimited, 176), (Detail::SndbufLimited, 184)]
+    {
+        detail.set_time(of, word64(at));
+    }
+    for (of, word) in [
+        (Detail::Unacknowledged, 24),
+        (Detail::Ssthresh, 76),
+        (Detail::Unsent, 144),
+        (Detail::DataSegmentsReceived, 152),
+        (Detail::DataSegmentsSent, 156),
+        (Detail::Delivered, 192),
+        (Detail::DeliveredCe, 196),
+        (Detail::Dsacks, 216),
+        (Detail::Reorderings, 220),
+        (Detail::OutOfOrder, 224),
+        (Detail::SndWnd, 228),
+        (Detail::Unread, 0),
+        (Detail::RcvBuf, 1),
+        (Detail::SndBuf, 3),
+        (Detail::SndBufUsed, 5),
+    ] {
+        detail.set(of, word);
+    }
+    detail
+}
+
 #[test]
 fn an_ipv4_connection() {
     let info = tcp_info(232);
@@ -139,6 +168,7 @@ fn an_ipv4_connection() {
                 retrans_unseen: 0,
                 rtt_min_us: 148,
             }),
+            detail: Some(details()),
             listening: None,
         }
     );
@@ -169,6 +199,19 @@ fn tcp_info_counts_whole_or_not_at_all() {
         let info = tcp_info(bytes);
         let payload = inet_diag(AF_INET, 1, &[10, 0, 0, 1], &[10, 0, 0, 2], Some(&info));
         assert_eq!(only_socket(&payload).tcp.is_some(), present, "{bytes} bytes");
+    }
+}
+
+#[test]
+fn a_kernel_tells_what_it_has() {
+    for (bytes, window, timeouts) in
+        [(232, None, None), (236, Some(232), None), (248, Some(232), Some(240))]
+    {
+        let info = tcp_info(bytes);
+        let payload = inet_diag(AF_INET, 1, &[10, 0, 0, 1], &[10, 0, 0, 2], Some(&info));
+        let detail = only_socket(&payload).detail.unwrap();
+        let found = (detail.get(Detail::RcvWnd), detail.get(Detail::Timeouts));
+        assert_eq!(found, (window, timeouts), "{bytes} bytes");
     }
 }
 

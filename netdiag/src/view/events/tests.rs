@@ -81,6 +81,7 @@ fn tellings() -> Vec<Telling> {
             tid: None,
             comm: None,
             tcp: None,
+            detail: None,
         })
     };
     let tuple = |source: (u8, u16), destination: (u8, u16)| {

@@ -1,0 +1,127 @@
+//! Asking for single sockets, each found by its conversation in the kernel's hash: the cost is that of
+//! the sockets asked for, not that of the table, which all namespaces share.
+
+use std::{io, net::Ipv6Addr};
+
+use netdiag_common::flow::FlowKey;
+use netlink_packet_core::NLM_F_REQUEST;
+use netlink_packet_sock_diag::{
+    constants::{AF_INET, AF_INET6},
+    inet::SocketId,
+};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+
+use super::{Socket, message, one, reply};
+use crate::node::netlink::{self, DATAGRAM_BYTES, Flaws};
+
+/// Requests that one datagram carries: the answers to them fit into the smallest receive buffer that
+/// the kernel gives.
+const AT_ONCE: usize = 32;
+
+/// Any cookie will do (`INET_DIAG_NOCOOKIE`, include/uapi/linux/inet_diag.h).
+const NO_COOKIE: [u8; 8] = [0xff; 8];
+
+/// Asks the calling thread's network namespace for these sockets, each with its cookie, 0 where that
+/// is not known. One that is gone is not among the answers; nor is one that is bound to an interface
+/// (`SO_BINDTODEVICE`), which is found by that alone.
+///
+/// # Errors
+/// Those of the socket, and a time-out.
+pub fn ask(wanted: &[(FlowKey, u64)]) -> io::Result<Vec<Socket>> {
+    let mut found = Vec::with_capacity(wanted.len());
+    if wanted.is_empty() {
+        return Ok(found);
+    }
+    let socket = netlink::open(NETLINK_SOCK_DIAG)?;
+    let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
+    for (sequence, some) in (1..).zip(wanted.chunks(AT_ONCE)) {
+        let requests: Vec<u8> =
+            some.iter().flat_map(|(key, cookie)| request(key, *cookie, sequence)).collect();
+        socket.send(&requests, 0)?;
+        // Each is answered by a datagram of its own: the socket, or an error.
+        for _ in some {
+            netlink::receive(&socket, &mut datagram)?;
+            let netns = some[0].0.netns;
+            let mut each = |kind, payload: &[u8]| {
+                let socket = reply::socket(kind, payload, netns);
+                // Where there is no such socket, its listener may answer.
+                found.extend(socket.filter(|s| some.iter().any(|(key, _)| *key == s.key)));
+                true
+            };
+            let _gone = netlink::read(&datagram, sequence, &mut Flaws::default(), &mut each);
+        }
+    }
+    Ok(found)
+}
+
+fn request(key: &FlowKey, cookie: u64, sequence: u32) -> Vec<u8> {
+    let local = Ipv6Addr::from(key.local_addr).to_canonical();
+    let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
+    let id = SocketId {
+        source_port: key.local_port,
+        destination_port: key.peer_port,
+        source_address: local,
+        destination_address: Ipv6Addr::from(key.peer_addr).to_canonical(),
+        interface_id: 0,
+        cookie: if cookie == 0 { NO_COOKIE } else { words(cookie) },
+    };
+    message(one(family, id), NLM_F_REQUEST, sequence)
+}
+
+/// The two words of a cookie, the low one first.
+fn words(cookie: u64) -> [u8; 8] {
+    let [low, high] = [cookie as u32, (cookie >> 32) as u32].map(u32::to_ne_bytes);
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&low);
+    bytes[4..].copy_from_slice(&high);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::{flow::tuples::TCP, node::netns};
+
+    /// The words lie as the kernel has them (`sock_diag_save_cookie`, net/core/sock_diag.c).
+    #[test]
+    fn a_cookie_is_two_words() {
+        assert_eq!(words(0x1111_2222_3333_4444)[..4], 0x3333_4444u32.to_ne_bytes());
+        assert_eq!(words(0x1111_2222_3333_4444)[4..], 0x1111_2222u32.to_ne_bytes());
+    }
+
+    #[test]
+    fn sockets_of_this_namespace_are_found_by_their_conversation() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let octets = |address: std::net::SocketAddr| match address.ip() {
+            std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            std::net::IpAddr::V6(v6) => v6.octets(),
+        };
+        let (local, peer) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        let key = FlowKey {
+            local_addr: octets(local),
+            peer_addr: octets(peer),
+            local_port: local.port(),
+            peer_port: peer.port(),
+            netns: netns::own_inode().unwrap(),
+            protocol: TCP,
+            reserved: 0,
+        };
+        // The listener would answer for that one.
+        let gone = FlowKey {
+            local_addr: key.peer_addr,
+            peer_addr: key.local_addr,
+            local_port: key.peer_port,
+            peer_port: 1,
+            ..key
+        };
+        let wanted = vec![(key, 0), (gone, 0), (FlowKey { local_port: 1, ..key }, 0)];
+        let found = ask(&wanted).unwrap();
+        let [one] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((one.key, one.tcp.is_some(), one.detail.is_some()), (key, true, true));
+        assert_eq!(ask(&[(key, one.cookie)]).unwrap().len(), 1);
+        assert_eq!(ask(&[(key, one.cookie + 1)]).unwrap(), [], "another socket");
+    }
+}
