@@ -2,7 +2,7 @@
 
 use std::{
     io::Read as _,
-    net::Shutdown,
+    net::{Shutdown, TcpListener},
     sync::mpsc,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -20,7 +20,7 @@ use netdiag_tests::{
     requirement::{Feature, alone},
     source, tool,
     traffic::{
-        Connection, End, FAMILIES, Family, read_bytes,
+        Connection, End, FAMILIES, Family, address, read_bytes,
         request::{Exchange, exchange},
         send_once,
     },
@@ -153,9 +153,11 @@ fn within(
 }
 
 /// That a latency is what was set: within 5 % or 1 ms each.
-fn as_set(facts: &mut Facts, what: &str, sum_ns: Option<u64>, set: &[Duration]) {
-    if machine::emulated() {
-        return; // everything else takes long there, too
+fn as_set(facts: &mut Facts, what: &str, sum_ns: Option<u64>, set: &[Duration], bounds: &[Bounds]) {
+    // Where threads wait for a processor, and everything takes long, the clocks of both ends tell so.
+    let uncertain: Duration = bounds.iter().map(|it| it.most - it.least).sum();
+    if machine::emulated() || uncertain > Duration::from_millis(set.len() as u64) / 2 {
+        return;
     }
     let expected: Duration = set.iter().sum();
     let sum = Duration::from_nanos(sum_ns.unwrap_or_default());
@@ -211,7 +213,7 @@ fn a_turn_takes_what_the_clocks_of_both_ends_say() -> Result<()> {
                     let sum = count(flow, &format!("{name}_ns"));
                     let label = format!("{forced}: {name}");
                     within(&mut facts, &label, &metric(flow, name), sum, bounds.iter().copied());
-                    as_set(&mut facts, &label, sum, &set);
+                    as_set(&mut facts, &label, sum, &set, &bounds);
                 }
                 none(&mut facts, client, &["service"]);
                 none(&mut facts, server, &["response"]);
@@ -271,8 +273,14 @@ fn a_slow_reader_raises_read_wait_only() -> Result<()> {
             let mut facts = Facts::new();
             facts.note(format_args!("{forced}: {client:?}\n{server:?}"));
             let sum = count(server, "read_wait_ns");
-            within(&mut facts, "read_wait", &metric(server, "read_wait"), sum, bounds.into_iter());
-            as_set(&mut facts, "read_wait", sum, &set);
+            within(
+                &mut facts,
+                "read_wait",
+                &metric(server, "read_wait"),
+                sum,
+                bounds.iter().copied(),
+            );
+            as_set(&mut facts, "read_wait", sum, &set, &bounds);
             none(&mut facts, server, &["response", "service"]);
             none(&mut facts, client, &["response", "service", "read_wait"]);
             facts.at_rest(total);
@@ -300,8 +308,8 @@ fn a_half_closed_connection_has_a_turn() -> Result<()> {
             let Connection { client, server, .. } = &connection;
             let asked = timed(|| send_once(client, &[b'q'; 100]))?;
             client.shutdown(Shutdown::Write)?;
-            let mut request = Vec::new();
-            (&*server).read_to_end(&mut request)?;
+            read_bytes(server, 100)?;
+            anyhow::ensure!((&*server).read(&mut [0])? == 0, "the end of what is asked");
             let read = Instant::now();
             thread::sleep(think);
             let answered = timed(|| send_once(server, &[b'a'; 100]))?;
@@ -325,8 +333,8 @@ fn a_half_closed_connection_has_a_turn() -> Result<()> {
                 within(&mut facts, name, &metric(flow, name), sum, [bounds].into_iter());
                 facts.equal("ambiguous", count(flow, "turns_ambiguous"), Some(0));
             }
-            facts.equal("reads", metric(client, "read_wait").count, 2);
-            facts.equal("reads", metric(server, "read_wait").count, 1);
+            facts.equal("the client's reads", metric(client, "read_wait").count, 2);
+            facts.equal("the server's reads", metric(server, "read_wait").count, 1);
             facts.at_rest(total);
             let whole = is_whole(total);
             if whole {
@@ -478,6 +486,47 @@ fn a_slow_path_is_not_a_slow_server() -> Result<()> {
             let most = metric(server, "service").max_ns.map(Duration::from_nanos);
             facts.holds(format_args!("{most:?} has the server's alone"), most < Some(delay));
             facts.equal("services", metric(server, "service").count, turns.len() as u64);
+            facts.at_rest(total);
+            let whole = is_whole(total);
+            if whole {
+                facts.finish();
+            }
+            Ok(whole)
+        })?;
+    }
+    Ok(())
+}
+
+/// Who asks on a connection that is older than netdiag is known by the server's listener and by the
+/// client's port. The first turn of it may have begun before.
+#[test]
+fn an_older_connection_has_turns() -> Result<()> {
+    const PORT: u16 = 7_000;
+    let _alone = alone();
+    for forced in source::loading("turn")? {
+        source::until_unskipped(|| {
+            let pair = Pair::new()?;
+            let address = address(Family::V4, false, PORT);
+            let listener = pair.right.run(|| TcpListener::bind(address))?;
+            let connection =
+                Connection::open_to(&pair.left, &pair.right, Family::V4, &listener, address)?;
+            let plan = Plan { request: &[100], reply: &[100], think: Duration::from_millis(3) };
+            turn(&connection, plan)?;
+            let netdiag = Netdiag::live_by(&forced, &[])?;
+            for _ in 0..5 {
+                turn(&connection, plan)?;
+            }
+            let ends = (connection.client_end()?, connection.server_end()?);
+            connection.reset()?;
+            let outcome = netdiag.stop()?;
+            let total = outcome.total()?;
+            let mut facts = Facts::new();
+            for (end, name) in [(ends.0, "response"), (ends.1, "service")] {
+                let flow = flow_of(total, &end)?;
+                facts.note(format_args!("{forced}: {flow:?}"));
+                facts.equal(name, metric(flow, name).count, 4);
+                facts.equal("ambiguous", count(flow, "turns_ambiguous"), Some(0));
+            }
             facts.at_rest(total);
             let whole = is_whole(total);
             if whole {
