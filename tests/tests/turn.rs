@@ -1,14 +1,19 @@
 //! Turns: how long each end waits for the other, by the clocks of both, and none where nobody waits.
 
+#[path = "turn/measured.rs"]
+mod measured;
+#[path = "turn/overlap.rs"]
+mod overlap;
+
 use std::{
     io::Read as _,
     net::{Shutdown, TcpListener},
-    sync::mpsc,
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
+use measured::{Bounds, Plan, Random, timed, turn};
 use netdiag::snapshot::{Distribution, Flow, Snapshot};
 use netdiag_tests::{
     facts::Facts,
@@ -19,111 +24,8 @@ use netdiag_tests::{
     require,
     requirement::{Feature, alone},
     source, tool,
-    traffic::{
-        Connection, End, FAMILIES, Family, address, read_bytes,
-        request::{Exchange, exchange},
-        send_once,
-    },
+    traffic::{Connection, FAMILIES, Family, address, read_bytes, send_once},
 };
-
-/// Numbers that differ from run to run, unless `NETDIAG_SEED` says otherwise (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    /// Says with what it begins.
-    fn new() -> Self {
-        let given = std::env::var("NETDIAG_SEED").ok().and_then(|seed| seed.parse().ok());
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |it| it.as_secs());
-        let seed = given.unwrap_or_else(clock);
-        eprintln!("NETDIAG_SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    /// Over a range of ten times its least.
-    fn pause(&mut self) -> Duration {
-        let least = machine::amount(3_000, 80_000);
-        Duration::from_micros(least + self.below(9 * least))
-    }
-}
-
-/// What a latency was, as far as the clocks of both ends can tell: between these.
-#[derive(Clone, Copy, Debug)]
-struct Bounds {
-    least: Duration,
-    most: Duration,
-}
-
-/// What one turn must have been.
-#[derive(Clone, Copy, Debug)]
-struct Turn {
-    /// What was set.
-    think: Duration,
-    /// What passed from before the request to behind the reply.
-    passed: Duration,
-    response: Bounds,
-    service: Bounds,
-}
-
-/// How a request goes to the server and the reply back.
-#[derive(Clone, Copy, Debug)]
-struct Plan {
-    /// Bytes of the calls that make a request.
-    request: &'static [usize],
-    /// And of those that make a reply.
-    reply: &'static [usize],
-    /// How long the server takes.
-    think: Duration,
-}
-
-/// When a call began and when it returned.
-#[derive(Clone, Copy, Debug)]
-struct Call(Instant, Instant);
-
-fn timed(run: impl FnOnce() -> Result<()>) -> Result<Call> {
-    let began = Instant::now();
-    run()?;
-    Ok(Call(began, Instant::now()))
-}
-
-/// One request and its reply, both ends with clocks of their own around every call.
-fn turn(connection: &Connection, plan: Plan) -> Result<Turn> {
-    let Plan { request, reply, think } = plan;
-    thread::scope(|scope| {
-        let server = scope.spawn(move || -> Result<_> {
-            let socket = &connection.server;
-            let read = timed(|| read_bytes(socket, request.iter().sum()))?;
-            thread::sleep(think);
-            let mut replies = Vec::new();
-            for &bytes in reply {
-                replies.push(timed(|| send_once(socket, &vec![b'a'; bytes]))?);
-            }
-            Ok((read, replies))
-        });
-        let mut requests = Vec::new();
-        for &bytes in request {
-            requests.push(timed(|| send_once(&connection.client, &vec![b'q'; bytes]))?);
-        }
-        let got = timed(|| read_bytes(&connection.client, 1))?;
-        read_bytes(&connection.client, reply.iter().sum::<usize>() - 1)?;
-        let (read, replies) = server.join().map_err(|_| anyhow!("the server panicked"))??;
-        let (first, last) = (requests[0], requests[requests.len() - 1]);
-        let answered = replies[0];
-        Ok(Turn {
-            think,
-            passed: got.1 - first.0,
-            response: Bounds { least: answered.0 - last.1, most: got.1 - last.0 },
-            service: Bounds { least: answered.0 - read.1, most: answered.1 - first.0 },
-        })
-    })
-}
 
 /// Holds a distribution and the sum of all its samples against what each must have been.
 fn within(
@@ -346,115 +248,6 @@ fn a_half_closed_connection_has_a_turn() -> Result<()> {
             }
             Ok(whole)
         })?;
-    }
-    Ok(())
-}
-
-/// Streams in one direction have no turns, and those in both have none that anybody could tell.
-#[test]
-fn who_does_not_wait_has_no_turn() -> Result<()> {
-    let _alone = alone();
-    for forced in source::loading("turn")? {
-        let pair = Pair::new()?;
-        let netdiag = Netdiag::live_by(&forced, &[])?;
-        let one_way = Connection::open(&pair.left, &pair.right, Family::V4)?;
-        let sends = machine::amount(2_000, 200);
-        exchange([(&one_way, Exchange { sends, bytes: 5_000, echo: false })])?;
-        let both_ways = Connection::open(&pair.left, &pair.right, Family::V4)?;
-        let bytes = machine::amount(64 << 20, 2 << 20);
-        thread::scope(|scope| {
-            let mut threads = Vec::new();
-            for socket in [&both_ways.client, &both_ways.server] {
-                threads.push(scope.spawn(move || {
-                    (0..bytes / 16_384)
-                        .try_for_each(|_| std::io::Write::write_all(&mut &*socket, &[7; 16_384]))?;
-                    Ok(())
-                }));
-                threads.push(scope.spawn(move || read_bytes(socket, bytes)));
-            }
-            threads
-                .into_iter()
-                .try_for_each(|thread| thread.join().map_err(|_| anyhow!("a stream panicked"))?)
-        })?;
-        let mut ends = Vec::new();
-        for connection in [one_way, both_ways] {
-            ends.push((connection.client_end()?, connection.server_end()?));
-            connection.reset()?;
-        }
-        let outcome = netdiag.stop()?;
-        let total = outcome.total()?;
-        let mut facts = Facts::new();
-        let of = |ends: &(End, End)| -> Result<_> {
-            Ok([flow_of(total, &ends.0)?, flow_of(total, &ends.1)?])
-        };
-        for flow in of(&ends[0])? {
-            facts.note(format_args!("{forced}: {flow:?}"));
-            none(&mut facts, flow, &["response", "service"]);
-            facts.equal("ambiguous", count(flow, "turns_ambiguous"), Some(0));
-        }
-        for flow in of(&ends[1])? {
-            let ambiguous = count(flow, "turns_ambiguous").unwrap_or_default();
-            facts.note(format_args!("{forced}: {flow:?}"));
-            facts.holds(format_args!("{ambiguous} ambiguous ones"), ambiguous > 0);
-            none(&mut facts, flow, &["response", "service"]);
-        }
-        facts.at_rest(total);
-        facts.finish();
-    }
-    Ok(())
-}
-
-/// Commands that do not wait for the replies to those before: what netdiag takes for a turn is one.
-#[test]
-fn pipelined_commands_are_no_turns_of_their_own() -> Result<()> {
-    const COMMAND: &[u8] = b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n";
-    const REPLY: &[u8] = b"$5\r\nvalue\r\n";
-    let _alone = alone();
-    let commands = machine::amount(3_000, 300);
-    for forced in source::loading("turn")? {
-        let pair = Pair::new()?;
-        let netdiag = Netdiag::live_by(&forced, &[])?;
-        let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
-        let Connection { client, server, .. } = &connection;
-        // So many may be under way.
-        let (done, window) = mpsc::sync_channel::<()>(16);
-        thread::scope(|scope| {
-            let serves = scope.spawn(|| {
-                (0..commands).try_for_each(|_| {
-                    read_bytes(server, COMMAND.len())?;
-                    send_once(server, REPLY)
-                })
-            });
-            let asks = scope.spawn(move || {
-                (0..commands).try_for_each(|_| {
-                    done.send(())?;
-                    send_once(client, COMMAND)
-                })
-            });
-            for _ in 0..commands {
-                read_bytes(client, REPLY.len())?;
-                window.recv()?;
-            }
-            for thread in [serves, asks] {
-                thread.join().map_err(|_| anyhow!("an end panicked"))??;
-            }
-            anyhow::Ok(())
-        })?;
-        let ends = (connection.client_end()?, connection.server_end()?);
-        connection.reset()?;
-        let outcome = netdiag.stop()?;
-        let total = outcome.total()?;
-        let client = flow_of(total, &ends.0)?;
-        let mut facts = Facts::new();
-        facts.note(format_args!("{forced}: {client:?}\n{:?}", flow_of(total, &ends.1)?));
-        let responses = metric(client, "response").count;
-        let ambiguous = count(client, "turns_ambiguous").unwrap_or_default();
-        facts.holds(
-            format_args!("{responses} of {commands} seem turns, {ambiguous} are ambiguous"),
-            responses <= commands as u64 / 10 && ambiguous > 0,
-        );
-        facts.at_rest(total);
-        facts.finish();
     }
     Ok(())
 }
