@@ -6,6 +6,7 @@ use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet},
     net::Ipv6Addr,
+    ops::RangeInclusive,
     path::Path,
     time::{Duration, Instant},
 };
@@ -45,6 +46,8 @@ pub struct SeededSocket {
     pub tcp: Option<TcpCounters>,
     /// What else the kernel tells of it.
     pub detail: Option<TcpDetail>,
+    /// Whether it is the end that connected, where that can be told.
+    pub asks: Option<bool>,
 }
 
 /// The TCP sockets of the node at one time.
@@ -100,6 +103,21 @@ fn anywhere(key: FlowKey) -> FlowKey {
     }
 }
 
+/// Ports that the kernel gives sockets which connect, unless it is set otherwise
+/// (`net.ipv4.ip_local_port_range`).
+const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
+
+/// Whether an end is the one that connected: where somebody listens at its address it is not, and with
+/// a port that the kernel gave it to a port that it does not give, it is.
+fn asks(listeners: &HashSet<FlowKey>, key: &FlowKey) -> Option<bool> {
+    let there = anywhere(*key);
+    if listeners.contains(&there) || listeners.contains(&FlowKey { local_addr: [0; 16], ..there }) {
+        return Some(false);
+    }
+    let connected = EPHEMERAL.contains(&key.local_port) && !EPHEMERAL.contains(&key.peer_port);
+    connected.then_some(true)
+}
+
 /// Asks the kernel for every TCP socket of the node, and the procfs under `host_root` for their
 /// owners. Blocks; nothing fails as a whole, what is missing is in [`Seeds::problems`].
 #[must_use]
@@ -115,6 +133,7 @@ pub fn seed(host_root: &Path) -> Seeds {
         owners::Owners::default()
     });
     problems.extend(owners.problem());
+    let listeners = dump.listeners.iter().map(|listener| anywhere(listener.key)).collect();
     let seeded = |socket: Socket| {
         let owner = owners.by_inode.get(&socket.inode);
         SeededSocket {
@@ -125,6 +144,7 @@ pub fn seed(host_root: &Path) -> Seeds {
             comm: owner.map(|owner| owner.comm.clone()).filter(|comm| !comm.is_empty()),
             tcp: socket.tcp,
             detail: socket.detail,
+            asks: asks(&listeners, &socket.key),
         }
     };
     Seeds {

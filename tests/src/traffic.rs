@@ -75,7 +75,20 @@ impl Connection {
     /// When a socket call fails.
     pub fn open_at(from: &Namespace, to: &Namespace, family: Family, ip: IpAddr) -> Result<Self> {
         let (listener, port) = listen(to, family)?;
-        let address = SocketAddr::new(ip, port);
+        Self::open_to(from, to, family, &listener, SocketAddr::new(ip, port))
+    }
+
+    /// [`Self::open`] to a listener in `to` that is there already.
+    ///
+    /// # Errors
+    /// When a socket call fails.
+    pub fn open_to(
+        from: &Namespace,
+        to: &Namespace,
+        family: Family,
+        listener: &TcpListener,
+        address: SocketAddr,
+    ) -> Result<Self> {
         let client = from
             .run(|| TcpStream::connect(address))
             .with_context(|| format!("connect to {address}"))?;

@@ -16,6 +16,27 @@ fn socket(local: &str, local_port: u16, peer_port: u16, pid: u32, comm: &str) ->
         comm: (pid != 0).then(|| comm.to_owned()),
         tcp: None,
         detail: None,
+        asks: None,
+    }
+}
+
+#[test]
+fn an_end_with_a_listener_answers_and_one_with_a_lent_port_asks() {
+    let listeners: HashSet<FlowKey> =
+        [("::", 80), ("::ffff:0.0.0.0", 40_000), ("::ffff:10.0.0.1", 82)]
+            .map(|(address, port)| anywhere(socket(address, port, 0, 7, "seven").key))
+            .into();
+    for (address, port, peer_port, expected) in [
+        ("::1", 80, 50_000, Some(false)),
+        ("::ffff:10.0.0.9", 40_000, 443, Some(false)),
+        ("::ffff:10.0.0.1", 82, 50_000, Some(false)),
+        ("::ffff:10.0.0.2", 82, 50_000, None),
+        ("::ffff:10.0.0.2", 50_000, 443, Some(true)),
+        ("::ffff:10.0.0.2", 50_000, 50_001, None),
+        ("::ffff:10.0.0.2", 700, 443, None),
+    ] {
+        let key = socket(address, port, peer_port, 7, "seven").key;
+        assert_eq!(asks(&listeners, &key), expected, "{address} {port} {peer_port}");
     }
 }
 

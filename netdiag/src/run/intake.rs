@@ -10,7 +10,10 @@ use netdiag_common::{flow::FlowKey, signal::Signal};
 
 use super::teller::Teller;
 use crate::{
-    flow::table::{FlowTable, Seed, Whose},
+    flow::{
+        Role,
+        table::{FlowTable, Seed, Whose},
+    },
     kernel::tracer::Taken,
     node::{SeededSocket, proc},
     signal::{
@@ -190,7 +193,7 @@ impl Intake {
                 comm: socket.comm.clone(),
                 tcp: socket.tcp,
                 detail: socket.detail,
-                ..Seed::default()
+                role: socket.asks.map(|asks| if asks { Role::Client } else { Role::Server }),
             };
             // Sockets beyond --max-flows come back with their first event.
             let _no_room = self.table.seed(&seed, now_ns);

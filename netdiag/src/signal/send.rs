@@ -17,6 +17,8 @@ const SEND: MetricId = metric_id(Signal::Send, 0);
 const SENDS: CountId = count_id(Signal::Send, 0);
 const BYTES: CountId = count_id(Signal::Send, 1);
 const FAILED: CountId = count_id(Signal::Send, 2);
+/// Nanoseconds that send calls took.
+pub const SEND_NS: CountId = count_id(Signal::Send, 3);
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
@@ -31,6 +33,7 @@ pub const DEFINITION: Definition = Definition {
         Count::new("sends", "send calls"),
         Count::new("send_bytes", "bytes that send calls handed to the kernel"),
         Count::new("sends_failed", "send calls that returned an error"),
+        Count::new("send_ns", "nanoseconds that all send calls took"),
     ],
     cost: Cost::Call,
     sources: &[FEXIT, TRACEPOINTS, KPROBE],
@@ -167,6 +170,7 @@ impl Event {
         row.latency(SEND, self.latency_ns);
         row.count(turn::LOCAL_KERNEL, self.latency_ns);
         row.count(SENDS, 1);
+        row.count(SEND_NS, self.latency_ns);
         match u64::try_from(self.result) {
             Ok(bytes) => row.count(BYTES, bytes),
             Err(_) => row.count(FAILED, 1),

@@ -197,18 +197,17 @@ fn a_fin_is_no_data() {
 
 #[test]
 fn what_is_older_than_the_programs_begins_with_a_turn_of_its_own() {
-    for turns in [Turns::default()] {
-        let mut client = Socket { turns, ..Socket::new() };
-        client.send(10).after(MS).hear(10, 0).read_all();
-        assert_eq!((client.responses.len(), client.ambiguous), (0, 0));
-        client.send(10).after(2 * MS).hear(10, 0);
-        assert_eq!(client.responses, [2 * MS]);
-        let mut server = Socket { turns, ..Socket::new() };
-        server.hear(10, 0).read_all().after(MS).send(10).after(MS).hear(10, 0).read_all();
-        assert_eq!(server.services.len(), 0, "the request may have begun before");
-        server.after(2 * MS).send(10);
-        assert_eq!(server.services, [2 * MS]);
-    }
+    let turns = Turns::default();
+    let mut client = Socket { turns, ..Socket::new() };
+    client.send(10).after(MS).hear(10, 0).read_all();
+    assert_eq!((client.responses.len(), client.ambiguous), (0, 0));
+    client.send(10).after(2 * MS).hear(10, 0);
+    assert_eq!(client.responses, [2 * MS]);
+    let mut server = Socket { turns, ..Socket::new() };
+    server.hear(10, 0).read_all().after(MS).send(10).after(MS).hear(10, 0).read_all();
+    assert_eq!(server.services.len(), 0, "the request may have begun before");
+    server.after(2 * MS).send(10);
+    assert_eq!(server.services, [2 * MS]);
 }
 
 #[test]
