@@ -73,6 +73,24 @@ impl RoundTrips {
     pub(crate) const NONE: Self = Self { known: 1, ..Self::UNKNOWN };
 }
 
+impl Slot {
+    /// Of a socket of which nothing is known but its number.
+    #[inline(always)]
+    pub(crate) const fn unknown(flow: FlowId) -> Self {
+        Self {
+            flow,
+            send_start_ns: 0,
+            sender: 0,
+            reported_ns: 0,
+            owner: 0,
+            flags: 0,
+            retrans: 0,
+            retrans_known: 0,
+            rtt: RoundTrips::UNKNOWN,
+        }
+    }
+}
+
 #[btf_map]
 static SLOT_STORAGE: SkStorage<Slot> = SkStorage::new();
 
@@ -118,6 +136,12 @@ fn storage(sk: Pointer, initial: *mut Slot, flags: u64) -> Option<&'static mut S
     }
 }
 
+/// Whether a program that reads in this way can reach slots.
+#[inline(always)]
+pub(crate) fn is_in_reach<A: Access>() -> bool {
+    A::TYPED || !settings::slots_in_storage()
+}
+
 /// The slot of a socket, if it has one.
 #[inline(always)]
 pub(crate) fn find<A: Access>(sk: Pointer) -> Option<&'static mut Slot> {
@@ -153,17 +177,7 @@ pub(crate) fn or_create<A: Access>(
 
 #[inline(always)]
 fn create<A: Access>(sk: Pointer, lane: Lane) -> Option<&'static mut Slot> {
-    let mut slot = Slot {
-        flow: new_flow(lane)?,
-        send_start_ns: 0,
-        sender: 0,
-        reported_ns: 0,
-        owner: 0,
-        flags: 0,
-        retrans: 0,
-        retrans_known: 0,
-        rtt: RoundTrips::UNKNOWN,
-    };
+    let mut slot = Slot::unknown(new_flow(lane)?);
     if A::TYPED && settings::slots_in_storage() {
         return storage(sk, &raw mut slot, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
     }

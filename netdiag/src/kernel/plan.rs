@@ -261,6 +261,7 @@ mod tests {
             Field::SkListener,
             Field::SkErr,
             Field::InetSport,
+            Field::SkSocket,
             Field::TcpRttMin,
             Field::MinmaxValue,
             Field::CtZone,
@@ -268,7 +269,13 @@ mod tests {
         ];
         let sources = DEFINITIONS.iter().flat_map(|definition| definition.sources);
         let sources = sources.flat_map(|source| [Some(source), source.when_preempted]).flatten();
-        let asked: HashSet<_> = sources.flat_map(|source| source.fields).chain(IDENTITY).collect();
+        let asked: HashSet<_> = sources
+            .flat_map(|source| {
+                let ways = source.extras.iter().flat_map(|extra| extra.alternatives);
+                source.fields.iter().chain(ways.flat_map(|way| way.fields))
+            })
+            .chain(IDENTITY)
+            .collect();
         let missing = |field: &&Field| !asked.contains(field) && !optional.contains(field);
         assert_eq!(Field::ALL.iter().filter(missing).collect::<Vec<_>>(), [&Field::SkNum; 0]);
     }

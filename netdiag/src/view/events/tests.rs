@@ -79,6 +79,7 @@ fn tellings() -> Vec<Telling> {
             socket: netdiag_common::flow::SocketRef::default(),
             pid: None,
             tid: None,
+            accept_wait_ns: None,
             comm: None,
             tcp: None,
         })
