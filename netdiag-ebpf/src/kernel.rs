@@ -5,7 +5,10 @@ use core::ffi::c_void;
 use aya_ebpf::{
     helpers::{
         bpf_probe_read_kernel,
-        generated::{bpf_get_current_task, bpf_get_socket_cookie, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock},
+        generated::{
+            bpf_get_current_task, bpf_get_socket_cookie, bpf_skc_to_tcp_request_sock,
+            bpf_skc_to_tcp_sock,
+        },
     },
     programs::TracePointContext,
 };

@@ -1,5 +1,7 @@
 //! `socket`: which sockets there are, whose they are, and what the kernel counts for them.
 
+use std::num::NonZeroU64;
+
 use netdiag_common::{
     field::Field,
     flow::{SocketRef, TcpCounters},
@@ -306,7 +308,7 @@ pub struct Event {
     /// The kernel's counters of the socket, where they could be read.
     pub tcp: Option<TcpCounters>,
     /// How long the connection waited, where accept returned it now.
-    pub accept_wait_ns: Option<u64>,
+    pub accept_wait_ns: Option<NonZeroU64>,
 }
 
 impl Event {
@@ -332,7 +334,7 @@ impl Event {
             row.labelled(CONNECTS_FAILED, error.map_or(Label::GivenUp, Label::Errno), 1);
         }
         if let Some(nanoseconds) = self.accept_wait_ns {
-            row.latency(ACCEPT_WAIT, nanoseconds);
+            row.latency(ACCEPT_WAIT, nanoseconds.get());
         }
         if let Some(tcp) = &self.tcp {
             retransmit::fold_unseen(tcp, row);
@@ -402,7 +404,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         tid: (record.tid != 0).then_some(record.tid),
         comm: (!comm.is_empty()).then(|| String::from_utf8_lossy(comm).into_owned()),
         tcp: (record.has_tcp != 0).then_some(record.tcp),
-        accept_wait_ns: (record.accept_wait_ns != 0).then_some(record.accept_wait_ns),
+        accept_wait_ns: NonZeroU64::new(record.accept_wait_ns),
     });
     Ok(())
 }

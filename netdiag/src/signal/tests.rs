@@ -1,3 +1,5 @@
+use std::num::NonZeroU64;
+
 use netdiag_common::signal::{
     conntrack as entries, drop as drops, retransmit as again, rtt as trips, send as sends,
     socket as sockets,
@@ -130,6 +132,23 @@ fn a_connection_fails_with_its_errno_or_for_want_of_a_port_or_is_given_up() {
             events => panic!("{events:?}"),
         };
         assert_eq!(failed, expected, "{error} {local_port}");
+    }
+}
+
+#[test]
+fn only_a_connection_that_waited_for_accept_has_a_sample() {
+    for (accept_wait_ns, expected) in [(0, None), (1, NonZeroU64::new(1))] {
+        let record = sockets::Record {
+            header: header(Signal::Socket, 1),
+            what: sockets::what::OWNER,
+            accept_wait_ns,
+            ..Default::default()
+        };
+        let found = match &decoded(record.as_bytes()).1[..] {
+            [Event::Socket(event)] => event.accept_wait_ns,
+            events => panic!("{events:?}"),
+        };
+        assert_eq!(found, expected);
     }
 }
 

@@ -2,7 +2,9 @@
 
 use aya_ebpf::{
     macros::{btf_tracepoint, fentry, fexit, kprobe, tracepoint},
-    programs::{BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, TracePointContext},
+    programs::{
+        BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, TracePointContext,
+    },
 };
 use netdiag_common::signal::{Signal, socket::what};
 

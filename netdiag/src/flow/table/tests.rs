@@ -49,7 +49,16 @@ pub(super) fn sent(flow: FlowId, latency_ns: u64) -> Event {
 
 pub(super) fn socket(flow: FlowId, key: FlowKey, what: What) -> socket::Event {
     let socket = SocketRef { flow, sk: 0xffff_8880_0000_1000, key, ..SocketRef::default() };
-    socket::Event { time_ns: 0, what, socket, pid: None, tid: None, comm: None, tcp: None, accept_wait_ns: None }
+    socket::Event {
+        time_ns: 0,
+        what,
+        socket,
+        pid: None,
+        tid: None,
+        comm: None,
+        tcp: None,
+        accept_wait_ns: None,
+    }
 }
 
 pub(super) fn tcp(bytes_sent: u64, segs_out: u32) -> TcpCounters {

@@ -10,7 +10,7 @@ use crate::flow::tuples::UDP;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Event(Event),
+    Event(Box<Event>),
     Seed(u16),
     Expire,
     Freeze,
@@ -58,7 +58,7 @@ fn any_packet_key() -> impl Strategy<Value = FlowKey> {
 
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        20 => any_event().prop_map(Step::Event),
+        20 => any_event().prop_map(|event| Step::Event(Box::new(event))),
         1 => (1u16..6).prop_map(Step::Seed),
         1 => Just(Step::Expire),
         2 => Just(Step::Freeze),
@@ -88,7 +88,7 @@ proptest! {
             let now_ns = now as u64;
             match step {
                 Step::Event(event) => {
-                    match event {
+                    match &**event {
                         Event::Send(_) => sends += 1,
                         Event::Retransmit(event) => segments += u64::from(event.segments),
                         Event::Drop(event) => packets += u64::from(event.packets),
