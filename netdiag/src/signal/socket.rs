@@ -13,7 +13,7 @@ use netdiag_common::{
 use zerocopy::FromBytes;
 
 use super::{
-    Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed,
+    Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed,
     Metric, MetricId, Rows, Source, Subject, When, count_id, metric_id, retransmit,
 };
 use crate::event::{Field as Said, Form, GIVEN_UP, Kind, Past, Shown, Stack, Told, Value};
@@ -58,6 +58,7 @@ pub const DEFINITION: Definition = Definition {
         )
         .without_column(),
     ],
+    cost: Cost::Connection,
     sources: &[TP_BTF, RAW_TP, KPROBE, TRACEPOINT],
     samples: 1,
     flush: None,
