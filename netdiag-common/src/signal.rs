@@ -41,6 +41,8 @@ signals! {
     conntrack Conntrack,
     /// Round trips as the kernel measures them.
     rtt Rtt,
+    /// Connections that were reset, by this end or by the other.
+    reset Reset,
 }
 
 impl Signal {

@@ -86,6 +86,15 @@ pub(crate) fn with<R: Counted>(lane: Lane, body: impl FnOnce(Counting<R>, &mut R
     });
 }
 
+/// Accounts for a sample of a record that lies on the stack, as [`Counting::count`] does.
+#[inline(always)]
+pub(crate) fn count<R: Counted>(lane: Lane, record: &mut R, wanted: Result<bool, Refused>) {
+    nested::private(lane, |lane| {
+        let (Some(table), Some(counters)) = (R::table(), counters(lane)) else { return };
+        Counting { table: opaque(table), counters }.count(record, wanted);
+    });
+}
+
 impl<R: Counted> Counting<R> {
     /// The counters of the program.
     #[inline(always)]

@@ -191,6 +191,7 @@ pub(super) fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
 
 fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
     let retransmit = kernel.btf.tracepoint("tcp_retransmit_skb");
+    let reset = kernel.btf.tracepoint("tcp_send_reset");
     let mut settings = Settings {
         report_every_ns: options.report_every_ns,
         wake_above_bytes: u64::from(options.ring_bytes / 4),
@@ -200,6 +201,7 @@ fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
         has_cookie: u32::from(place == SlotPlace::Storage),
         alone: options.alone,
         stacks: u32::from(options.stacks),
+        reset_has_reason: u32::from(reset.is_some_and(|args| args.len() > 2)),
         retransmit_has_error: u32::from(retransmit.is_some_and(|args| args.len() > 2)),
         ..Settings::default()
     };

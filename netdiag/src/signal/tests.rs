@@ -1,8 +1,8 @@
 use std::num::NonZeroU64;
 
 use netdiag_common::signal::{
-    conntrack as entries, drop as drops, retransmit as again, rtt as trips, send as sends,
-    socket as sockets,
+    conntrack as entries, drop as drops, reset as resets, retransmit as again, rtt as trips,
+    send as sends, socket as sockets,
 };
 use proptest::{collection::vec, prelude::*};
 use zerocopy::IntoBytes;
@@ -31,7 +31,9 @@ fn records() -> Vec<Vec<u8>> {
     let trip = |flow| trips::Sample { flow, rtt_us: 9, ..Default::default() };
     let mut rtt = header(Signal::Rtt, 2).as_bytes().to_vec();
     rtt.extend([1, 2].map(trip).as_bytes());
-    vec![socket, send, again, drop.as_bytes().to_vec(), entry.as_bytes().to_vec(), rtt]
+    let reset = resets::Record { header: header(Signal::Reset, 3), ..Default::default() };
+    let reset = reset.as_bytes().to_vec();
+    vec![socket, send, again, drop.as_bytes().to_vec(), entry.as_bytes().to_vec(), rtt, reset]
 }
 
 fn decoded(bytes: &[u8]) -> (Result<Header, Malformed>, Vec<Event>) {
