@@ -50,6 +50,7 @@ fn a_sound_record_is_decoded() {
         let packets = |event: &Event| match event {
             Event::Drop(event) => u64::from(event.packets),
             Event::Conntrack(event) => u64::from(event.times),
+            Event::Reset(event) => u64::from(event.resets),
             _ => 1,
         };
         assert_eq!(events.iter().map(packets).sum::<u64>(), u64::from(header.samples));
