@@ -42,6 +42,12 @@ impl Lane {
         self.nth / LANES
     }
 
+    /// Its number among those of its signal, twins included.
+    #[inline(always)]
+    pub(crate) const fn nth(self) -> usize {
+        self.nth
+    }
+
     /// Its number among all.
     #[inline(always)]
     pub(crate) const fn index(self) -> usize {

@@ -86,12 +86,26 @@ pub(crate) fn with<R: Counted>(lane: Lane, body: impl FnOnce(Counting<R>, &mut R
     });
 }
 
-/// Accounts for a sample of a record that lies on the stack, as [`Counting::count`] does.
+/// Like [`with`] for programs of one signal that interrupt each other: `record` finds the place that is
+/// the lane's alone.
 #[inline(always)]
-pub(crate) fn count<R: Counted>(lane: Lane, record: &mut R, wanted: Result<bool, Refused>) {
+pub(crate) fn with_own<R: Counted>(
+    lane: Lane,
+    record: impl FnOnce(Lane) -> Option<*mut R>,
+    body: impl FnOnce(Counting<R>, &mut R),
+) {
     nested::private(lane, |lane| {
-        let (Some(table), Some(counters)) = (R::table(), counters(lane)) else { return };
-        Counting { table: opaque(table), counters }.count(record, wanted);
+        let (Some(table), Some(counters), Some(record)) =
+            (R::table(), counters(lane), record(lane))
+        else {
+            return;
+        };
+        let (table, record) = (opaque(table), opaque(record));
+        // SAFETY: an element of this CPU lives as long as its map, and this one has one user.
+        unsafe {
+            *record = R::default();
+            body(Counting { table, counters }, &mut *record);
+        }
     });
 }
 

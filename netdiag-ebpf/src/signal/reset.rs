@@ -6,6 +6,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, RawTracePointContext},
 };
 use netdiag_common::{
+    counters::LANES,
     field::Field,
     flow::FlowKey,
     signal::{
@@ -33,6 +34,10 @@ const FLUSH: Lane = Lane::new(Signal::Reset, 4);
 
 #[btf_map]
 static RESETS: PerCpuArray<Table<Record>, 1> = PerCpuArray::new();
+
+/// What the program of a lane has in hand.
+#[btf_map]
+static IN_HAND: PerCpuArray<Record, { 2 * LANES }> = PerCpuArray::new();
 
 impl Counted for Record {
     const SIGNAL: Signal = Signal::Reset;
@@ -110,18 +115,19 @@ unsafe fn by_packet<A: Access>(
 /// `sk` is null or starts with a `sock_common`, `skb` is null or an `sk_buff`.
 #[inline(always)]
 unsafe fn sent<A: Access>(sk: Pointer, skb: Pointer, reason: u32, lane: Lane) {
-    let mut reset = Record { reason, direction: direction::SENT, ..Record::default() };
-    // SAFETY: passed on.
-    let described = unsafe {
-        if !sk.is_null() && is_an_end::<A>(sk) == Ok(true) {
-            by_socket::<A>(sk, &mut reset.key)
-        } else if !skb.is_null() {
-            by_packet::<A>(sk, skb, &mut reset.key)
-        } else {
-            Ok(())
+    count(lane, |reset| {
+        (reset.direction, reset.reason) = (direction::SENT, reason);
+        // SAFETY: passed on.
+        unsafe {
+            if !sk.is_null() && is_an_end::<A>(sk) == Ok(true) {
+                by_socket::<A>(sk, &mut reset.key)
+            } else if !skb.is_null() {
+                by_packet::<A>(sk, skb, &mut reset.key)
+            } else {
+                Ok(())
+            }
         }
-    };
-    count(&mut reset, described, lane);
+    });
 }
 
 /// The other end has reset.
@@ -130,18 +136,21 @@ unsafe fn sent<A: Access>(sk: Pointer, skb: Pointer, reason: u32, lane: Lane) {
 /// `sk` points to a full TCP socket.
 #[inline(always)]
 unsafe fn received<A: Access>(sk: Pointer) {
-    let mut reset =
-        Record { reason: NO_REASON, direction: direction::RECEIVED, ..Record::default() };
-    // SAFETY: passed on.
-    let described = unsafe { by_socket::<A>(sk, &mut reset.key) };
-    count(&mut reset, described, RECEIVED);
+    count(RECEIVED, |reset| {
+        (reset.direction, reset.reason) = (direction::RECEIVED, NO_REASON);
+        // SAFETY: passed on.
+        unsafe { by_socket::<A>(sk, &mut reset.key) }
+    });
 }
 
-/// Which owner it has userspace knows.
+/// Counts a reset that `describe` reads. Which owner it has userspace knows.
 #[inline(always)]
-fn count(reset: &mut Record, described: Result<(), Refused>, lane: Lane) {
-    let wanted = described.map(|()| !filter::active() || filter::accepts(&reset.key));
-    table::count(lane, reset, wanted);
+fn count(lane: Lane, describe: impl FnOnce(&mut Record) -> Result<(), Refused>) {
+    let record = |lane: Lane| IN_HAND.get_ptr_mut(lane.nth() as u32);
+    table::with_own(lane, record, |table, reset: &mut Record| {
+        let described = describe(reset);
+        table.count(reset, described.map(|()| !filter::active() || filter::accepts(&reset.key)));
+    });
 }
 
 /// Before 6.10 the tracepoint is silent where there is no full socket. What it tells is left to it.
