@@ -96,6 +96,7 @@ fields! {
     SkDrops = "sock" "sk_drops.counter" 4,
     TcpMss = "tcp_sock" "mss_cache" 4,
     SkErr = "sock" "sk_err" 4,
+    SkSocket = "sock" "sk_socket" 8,
     /// Whether a task owns it.
     SkLockOwned = "sock" "sk_lock.owned" 4,
     NetInum = "net" "ns.inum" 4,
@@ -156,6 +157,7 @@ fields! {
     TpSendFamily = "trace_event_raw_sock_msg_length" "family" 2,
     TpSendProtocol = "trace_event_raw_sock_msg_length" "protocol" 2,
     TpSendRet = "trace_event_raw_sock_msg_length" "ret" 4,
+    TpExitRet = "syscall_trace_exit" "ret" 8,
     CtTuples = "nf_conn" "tuplehash" 112,
     CtTuple = "nf_conntrack_tuple_hash" "tuple" 40,
     CtStatus = "nf_conn" "status" 8,
@@ -173,4 +175,12 @@ fields! {
     TaskFlags = "task_struct" "flags" 4,
     TaskLeader = "task_struct" "group_leader" 8,
     TaskComm = "task_struct" "comm" 16,
+    TaskFiles = "task_struct" "files" 8,
+    FilesTable = "files_struct" "fdt" 8,
+    TableSize = "fdtable" "max_fds" 4,
+    TableFiles = "fdtable" "fd" 8,
+    FileInode = "file" "f_inode" 8,
+    FilePrivate = "file" "private_data" 8,
+    InodeMode = "inode" "i_mode" 2,
+    SocketSk = "socket" "sk" 8,
 }

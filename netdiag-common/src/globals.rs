@@ -159,6 +159,8 @@ pub struct Settings {
     pub has_cookie: u32,
     /// 1 when the tracepoint `tcp_retransmit_skb` has the argument `err` (6.16 and later).
     pub retransmit_has_error: u32,
+    /// 1 when the tracepoint `tcp_send_reset` tells the reason.
+    pub reset_has_reason: u32,
     /// Arguments of the tracepoint `kfree_skb`: 3 with a reason, 4 with the receiving socket.
     pub drop_arguments: u32,
     /// Number of the reason QDISC_DROP where the queue disciplines tell their own before it, else 0.
@@ -172,6 +174,8 @@ pub struct Settings {
     pub stacks: u32,
     /// Entries of `no_losses` that count.
     pub no_losses_len: u32,
+    /// Zero.
+    pub reserved: u32,
     /// What is no drop.
     pub no_losses: [NoLoss; NO_LOSSES],
     /// First address of `nf_hook_slow`, where netfilter's hooks drop; 0 where that is not known.

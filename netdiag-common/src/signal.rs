@@ -43,6 +43,8 @@ signals! {
     rtt Rtt,
     /// Turns of a conversation: who waits for whom.
     turn Turn,
+    /// Connections that were reset, by this end or by the other.
+    reset Reset,
 }
 
 impl Signal {

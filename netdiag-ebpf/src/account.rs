@@ -36,16 +36,16 @@ impl Lane {
         Self { nth: self.nth + LANES * (inside & 1) as usize, ..self }
     }
 
-    /// Its number among those of its signal; that of a twin is none of them.
-    #[inline(always)]
-    pub(crate) const fn nth(self) -> usize {
-        self.nth
-    }
-
     /// 1 for a twin.
     #[inline(always)]
     pub(crate) const fn is_twin(self) -> usize {
         self.nth / LANES
+    }
+
+    /// Its number among those of its signal, twins included.
+    #[inline(always)]
+    pub(crate) const fn nth(self) -> usize {
+        self.nth
     }
 
     /// Its number among all.

@@ -37,12 +37,14 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     signals: 0,
     has_cookie: 0,
     retransmit_has_error: 0,
+    reset_has_reason: 0,
     drop_arguments: 0,
     qdisc_drop: 0,
     netfilter_drop: 0,
     alone: 0,
     stacks: 0,
     no_losses_len: 0,
+    reserved: 0,
     no_losses: [NoLoss { from: 0, to: 0, reason: 0, when: no_loss::REASON }; NO_LOSSES],
     hooks_from: 0,
     hooks_to: 0,
@@ -99,6 +101,11 @@ pub(crate) mod settings {
     #[inline(always)]
     pub(crate) fn retransmit_has_error() -> bool {
         constant!(SETTINGS as Settings, retransmit_has_error) != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn reset_has_reason() -> bool {
+        constant!(SETTINGS as Settings, reset_has_reason) != 0
     }
 
     #[inline(always)]

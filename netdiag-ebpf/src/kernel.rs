@@ -5,7 +5,10 @@ use core::ffi::c_void;
 use aya_ebpf::{
     helpers::{
         bpf_probe_read_kernel,
-        generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock},
+        generated::{
+            bpf_get_current_task, bpf_get_socket_cookie, bpf_skc_to_tcp_request_sock,
+            bpf_skc_to_tcp_sock,
+        },
     },
     programs::TracePointContext,
 };
@@ -16,7 +19,7 @@ use netdiag_common::{
 
 use crate::{
     globals::{location, settings},
-    numbers::{AF_INET, AF_INET6, state::NEW_SYN_RECV},
+    numbers::{AF_INET, AF_INET6, FILE_TYPE, SOCKET_FILE, state::NEW_SYN_RECV},
 };
 
 /// A pointer into the kernel: `struct sock *`, `struct request_sock *`, `struct sk_buff *`.
@@ -297,6 +300,58 @@ pub(crate) unsafe fn error<A: Access>(sk: Pointer) -> Result<i32, Refused> {
     }
     // SAFETY: passed on.
     unsafe { field::<A, _>(sk, Field::SkErr) }
+}
+
+/// Whether a process has the socket: accept has returned it, or it was made by socket(2).
+///
+/// # Safety
+/// `sk` points to a full socket.
+#[inline(always)]
+pub(crate) unsafe fn is_grafted<A: Access>(sk: Pointer) -> Result<bool, Refused> {
+    if !location(Field::SkSocket).exists() {
+        return Ok(false);
+    }
+    // SAFETY: passed on.
+    unsafe { field::<A, u64>(sk, Field::SkSocket) }.map(|socket| socket != 0)
+}
+
+/// What the classic tracepoint of a system call's exit says that it returned.
+#[inline(always)]
+pub(crate) fn returned_by_call(ctx: &TracePointContext) -> Result<i64, Refused> {
+    // SAFETY: the offset comes from the BTF of the tracepoint's record.
+    unsafe { ctx.read_at(location(Field::TpExitRet).offset()) }.map_err(|_| Refused::Fault)
+}
+
+/// The `struct sock` behind a file descriptor of the current task; `None` when it is no socket's.
+#[inline(always)]
+pub(crate) fn sock_of_descriptor(descriptor: u32) -> Result<Option<Pointer>, Refused> {
+    // SAFETY: no precondition.
+    let task = unsafe { bpf_get_current_task() } as Pointer;
+    // SAFETY: each pointer comes from the struct whose BTF gives the location; the helper survives any
+    // address, and a table that is replaced meanwhile is freed after a grace period of RCU.
+    unsafe {
+        let files: Pointer = field::<Probed, _>(task, Field::TaskFiles)?;
+        let table: Pointer = field::<Probed, _>(files, Field::FilesTable)?;
+        if descriptor >= field::<Probed, u32>(table, Field::TableSize)? {
+            return Ok(None);
+        }
+        let all: Pointer = field::<Probed, _>(table, Field::TableFiles)?;
+        let file: Pointer = Probed::load(all, descriptor as usize * size_of::<Pointer>())?;
+        if file.is_null() {
+            return Ok(None);
+        }
+        let inode: Pointer = field::<Probed, _>(file, Field::FileInode)?;
+        if field::<Probed, u16>(inode, Field::InodeMode)? & FILE_TYPE != SOCKET_FILE {
+            return Ok(None);
+        }
+        let socket: Pointer = field::<Probed, _>(file, Field::FilePrivate)?;
+        if socket.is_null() {
+            // A path to a Unix socket, opened with O_PATH.
+            return Ok(None);
+        }
+        let sk: Pointer = field::<Probed, _>(socket, Field::SocketSk)?;
+        Ok((!sk.is_null()).then_some(sk))
+    }
 }
 
 /// Whether a task owns a socket, and so works on it: a softirq leaves it alone then (`sk_lock.owned`).

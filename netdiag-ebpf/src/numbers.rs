@@ -8,6 +8,10 @@ pub(crate) const AF_INET6: u16 = 10;
 pub(crate) const ETH_P_IP: u16 = 0x0800;
 pub(crate) const ETH_P_IPV6: u16 = 0x86dd;
 
+/// `S_IFMT` and `S_IFSOCK` (include/uapi/linux/stat.h).
+pub(crate) const FILE_TYPE: u16 = 0o170_000;
+pub(crate) const SOCKET_FILE: u16 = 0o140_000;
+
 /// TCP states (include/net/tcp_states.h).
 pub(crate) mod state {
     pub(crate) const ESTABLISHED: i32 = 1;

@@ -115,18 +115,33 @@ pub(crate) fn outermost(packet: Pointer, key: &mut FlowKey) -> Result<(), Refuse
     read(packet, key).map(|_| ())
 }
 
-/// Whether the IP packet at `packet` is a TCP segment with FIN or RST (RFC 9293).
+// Flags of TCP (RFC 9293).
+const FIN: u8 = 0x01;
+const RST: u8 = 0x04;
+
+/// Whether the IP packet at `packet` is a TCP segment with FIN or RST.
 #[inline(always)]
 pub(crate) fn is_closing(packet: Pointer) -> bool {
+    has_flags(packet, FIN | RST)
+}
+
+/// Whether it is one with RST.
+#[inline(always)]
+pub(crate) fn is_reset(packet: Pointer) -> bool {
+    has_flags(packet, RST)
+}
+
+/// Whether it is one with any of these flags.
+#[inline(always)]
+fn has_flags(packet: Pointer, any: u8) -> bool {
     const FLAGS: usize = 13;
-    const FIN_OR_RST: u8 = 0x01 | 0x04;
     let mut key = FlowKey::default();
     let Ok(Payload { at, protocol: TCP, first: true }) = addresses(packet, &mut key) else {
         return false;
     };
     // SAFETY: the access survives any address.
     let flags: Result<u8, _> = unsafe { Probed::load(at, FLAGS) };
-    flags.is_ok_and(|flags| flags & FIN_OR_RST != 0)
+    flags.is_ok_and(|flags| flags & any != 0)
 }
 
 /// Reads one packet's conversation; returns the packet that it encapsulates, or null.

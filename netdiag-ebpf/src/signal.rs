@@ -2,6 +2,7 @@
 
 pub(crate) mod conntrack;
 pub(crate) mod drop;
+pub(crate) mod reset;
 pub(crate) mod retransmit;
 pub(crate) mod rtt;
 pub(crate) mod send;

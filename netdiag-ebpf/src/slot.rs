@@ -144,6 +144,12 @@ fn storage(sk: Pointer, initial: *mut Slot, flags: u64) -> Option<&'static mut S
     }
 }
 
+/// Whether a program that reads in this way can reach slots.
+#[inline(always)]
+pub(crate) fn is_in_reach<A: Access>() -> bool {
+    A::TYPED || !settings::slots_in_storage()
+}
+
 /// The slot of a socket, if it has one.
 #[inline(always)]
 pub(crate) fn find<A: Access>(sk: Pointer) -> Option<&'static mut Slot> {
@@ -175,6 +181,20 @@ pub(crate) fn or_create<A: Access>(
     // The kernel refuses to make a storage that another CPU makes at the same time
     // (bpf_sk_storage_get, net/core/bpf_sk_storage.c); that one is there then.
     create::<A>(sk, lane).or_else(|| find::<A>(sk))
+}
+
+/// Hands out a slot that is remembered nowhere, for a program that does not reach the socket's own.
+#[inline(always)]
+pub(crate) fn with_unknown(flow: FlowId, lane: Lane, body: impl FnOnce(&mut Slot)) {
+    let Some(fresh) = FRESH.get_ptr_mut(lane.index() as u32) else { return };
+    let fresh = opaque(fresh);
+    // SAFETY: only this lane's program writes its element on this CPU; zeros are a slot of which nothing
+    // is known.
+    unsafe {
+        (*fresh).flow = flow;
+        body(&mut *fresh);
+        core::ptr::write_bytes(fresh, 0, 1);
+    }
 }
 
 #[inline(always)]

@@ -86,6 +86,29 @@ pub(crate) fn with<R: Counted>(lane: Lane, body: impl FnOnce(Counting<R>, &mut R
     });
 }
 
+/// Like [`with`] for programs of one signal that interrupt each other: `record` finds the place that is
+/// the lane's alone.
+#[inline(always)]
+pub(crate) fn with_own<R: Counted>(
+    lane: Lane,
+    record: impl FnOnce(Lane) -> Option<*mut R>,
+    body: impl FnOnce(Counting<R>, &mut R),
+) {
+    nested::private(lane, |lane| {
+        let (Some(table), Some(counters), Some(record)) =
+            (R::table(), counters(lane), record(lane))
+        else {
+            return;
+        };
+        let (table, record) = (opaque(table), opaque(record));
+        // SAFETY: an element of this CPU lives as long as its map, and this one has one user.
+        unsafe {
+            *record = R::default();
+            body(Counting { table, counters }, &mut *record);
+        }
+    });
+}
+
 impl<R: Counted> Counting<R> {
     /// The counters of the program.
     #[inline(always)]

@@ -194,6 +194,8 @@ pub enum By {
 pub struct Alternative {
     /// What brings it.
     pub by: By,
+    /// Fields it cannot do without.
+    pub fields: &'static [Field],
     /// What it cannot see, one line each.
     pub blind: &'static [&'static str],
 }
@@ -202,13 +204,19 @@ impl Alternative {
     /// By programs that see all of it.
     #[must_use]
     pub const fn programs(attachments: &'static [Attachment]) -> Self {
-        Self { by: By::Programs(attachments), blind: &[] }
+        Self { by: By::Programs(attachments), fields: &[], blind: &[] }
     }
 
     /// The same, with what it cannot see.
     #[must_use]
     pub const fn blind_to(self, blind: &'static [&'static str]) -> Self {
-        Self { by: self.by, blind }
+        Self { blind, ..self }
+    }
+
+    /// The same, with the fields that it cannot do without.
+    #[must_use]
+    pub const fn reading(self, fields: &'static [Field]) -> Self {
+        Self { fields, ..self }
     }
 }
 

@@ -84,6 +84,8 @@ pub enum Value {
     Text(Cow<'static, str>),
     /// For [`Form::Text`]: `enum skb_drop_reason`, the subsystem in the upper 16 bits.
     Reason(u32),
+    /// For [`Form::Text`]: `enum sk_rst_reason`.
+    ResetReason(u32),
     /// For [`Form::Text`]: an address in the kernel's code.
     Place(u64),
     /// For [`Form::Text`]: a protocol by its number (IANA), 0 when unknown.

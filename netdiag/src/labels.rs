@@ -13,6 +13,8 @@ use crate::{
 pub struct Labels {
     /// Reasons as `counts.drops` has them: upper case, without `SKB_DROP_REASON_`.
     pub reasons: BTreeMap<u32, String>,
+    /// Reasons of resets: upper case, without `SK_RST_REASON_`.
+    pub resets: BTreeMap<u32, String>,
     /// Functions by addresses inside them, none where nobody knows.
     pub places: BTreeMap<u64, Option<String>>,
 }
@@ -25,6 +27,11 @@ impl Labels {
             Label::Reason(reason) => match self.reasons.get(&reason) {
                 Some(name) => name.clone(),
                 // A module's, or younger than the BTF that was read.
+                None => format!("REASON_{reason:#x}"),
+            },
+            Label::Reset(None) => "unknown".to_owned(),
+            Label::Reset(Some(reason)) => match self.resets.get(&reason) {
+                Some(name) => name.clone(),
                 None => format!("REASON_{reason:#x}"),
             },
             Label::Place(address) => match self.places.get(&address) {
@@ -43,7 +50,7 @@ impl Labels {
         let mut unknown: Vec<u64> = labels
             .filter_map(|label| match label {
                 Label::Place(address) => Some(address),
-                Label::Reason(_) | Label::Errno(_) | Label::GivenUp => None,
+                Label::Reason(_) | Label::Reset(_) | Label::Errno(_) | Label::GivenUp => None,
             })
             .filter(|address| !self.places.contains_key(address))
             .collect();
@@ -61,12 +68,16 @@ mod tests {
     fn what_has_no_name() {
         let labels = Labels {
             reasons: BTreeMap::from([(3, "NO_SOCKET".to_owned())]),
+            resets: BTreeMap::from([(1, "NO_SOCKET".to_owned())]),
             places: BTreeMap::from([(1 << 40, Some("tcp_v4_rcv".to_owned())), (1 << 41, None)]),
         };
         assert_eq!(labels.name(Label::Reason(3)), "NO_SOCKET");
         assert_eq!(labels.name(Label::Reason(0x3_0005)), "REASON_0x30005");
         assert_eq!(labels.name(Label::Place(1 << 40)), "at:tcp_v4_rcv");
         assert_eq!(labels.name(Label::Place(1 << 41)), "at:unknown");
+        assert_eq!(labels.name(Label::Reset(Some(1))), "NO_SOCKET");
+        assert_eq!(labels.name(Label::Reset(Some(99))), "REASON_0x63");
+        assert_eq!(labels.name(Label::Reset(None)), "unknown");
         assert_eq!(labels.name(Label::Errno(libc::ECONNREFUSED)), "ECONNREFUSED");
         assert_eq!(labels.name(Label::GivenUp), "closed");
     }

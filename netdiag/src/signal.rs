@@ -33,6 +33,8 @@ pub enum Label {
     Reason(u32),
     /// An address in the kernel's code.
     Place(u64),
+    /// `enum sk_rst_reason`, none on kernels without.
+    Reset(Option<u32>),
     /// With what a call failed.
     Errno(i32),
     /// The process itself gave up, so there is no errno.
@@ -190,6 +192,7 @@ signals! {
     conntrack Conntrack,
     rtt Rtt,
     turn Turn,
+    reset Reset,
 }
 
 /// The samples that a record claims to carry, as far as a record of its signal can; 1 where it claims

@@ -64,4 +64,7 @@ pub struct Record {
     pub error: i32,
     /// Zero.
     pub reserved: u32,
+    /// How long a connection waited until accept returned it, in nanoseconds and at least 1; 0 where accept
+    /// returned none now, or one whose handshake was done before the programs were attached.
+    pub accept_wait_ns: u64,
 }

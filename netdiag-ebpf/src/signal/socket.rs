@@ -1,6 +1,7 @@
 //! Programs of the signal `socket`, and the introduction of a socket that other signals met first.
 
 mod detail;
+mod handshake;
 mod owner;
 mod report;
 
@@ -107,6 +108,10 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
         slot.flags |= CLIENT;
     } else if old == SYN_RECV {
         slot.flags |= SERVER;
+        if slot.flags & CLIENT == 0 {
+            // SAFETY: the tracepoint gives a full socket.
+            unsafe { handshake::done::<A>(sk, slot.flow, lane) };
+        }
     }
     if settings::is_on(Signal::Retransmit) && slot.retrans_known == 0 {
         // From here on each segment that is sent again is told of.
@@ -159,11 +164,17 @@ fn is_wanted<A: Access>(sk: Pointer, owner: u32, accepted: bool, lane: Lane) -> 
             Ok(_) => counters.filtered += 1,
         }
     }
-    if accepted && filter::by_owner() && settings::slots_in_storage() {
+    if accepted && filter::by_owner() {
         // Whoever accepts it may be wanted. Storage has room for all sockets.
-        if let Some(slot) = slot::find_or_create::<A>(sk, lane) {
+        let mut flow = 0;
+        if settings::slots_in_storage()
+            && let Some(slot) = slot::find_or_create::<A>(sk, lane)
+        {
             slot.flags |= SERVER;
+            flow = slot.flow;
         }
+        // SAFETY: as above.
+        unsafe { handshake::done::<A>(sk, flow, lane) };
     }
     false
 }
@@ -189,7 +200,11 @@ fn begins_anew<A: Access>(sk: Pointer, slot: &mut Slot, lane: Lane) {
 /// A socket is about to go.
 #[inline(always)]
 fn destroyed<A: Access>(ctx: &impl EbpfContext, sk: Pointer, lane: Lane) {
-    let Some(slot) = slot::find::<A>(sk) else { return };
+    let known = slot::find::<A>(sk);
+    if known.as_ref().is_none_or(|slot| slot.flags & SERVER != 0) {
+        handshake::forget(sk);
+    }
+    let Some(slot) = known else { return };
     debug!(ctx, "flow {:x}: destroyed", slot.flow);
     if slot.flags & ANNOUNCED != 0 {
         // SAFETY: the tracepoint gives a full TCP socket.

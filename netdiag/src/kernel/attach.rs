@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use aya::Ebpf;
 use netdiag_common::{
-    field::Location,
+    field::{Field, Location},
     globals::{Locations, SlotPlace},
     signal::Signal,
 };
@@ -83,10 +83,11 @@ pub(super) fn attach(
                 return Verdict::NeedsHash; // it is this one's turn, and it cannot reach storage
             }
             let presence = source.module.map(Presence::of);
-            let mut trial = Trial { kernel, ebpf, place, signal: definition.signal, options };
+            let signal = definition.signal;
+            let mut trial = Trial { kernel, ebpf, locations, place, signal, options };
             let result = if presence == Some(Presence::Absent) && kernel.facts.kprobes {
                 // Its functions cannot be looked for yet.
-                fields(locations, source).and_then(|()| trial.until_loaded(source))
+                fields(locations, source.fields).and_then(|()| trial.until_loaded(source))
             } else {
                 ready.and_then(|()| trial.source(source))
             };
@@ -154,12 +155,12 @@ fn order<'a>(definition: &'a Definition, kernel: &Kernel, wishes: &Wishes) -> Ve
 fn preconditions(kernel: &Kernel, locations: &Locations, source: &Source) -> Result<()> {
     source.attachments.iter().try_for_each(|attachment| kernel.check(attachment.hook))?;
     source.places.iter().try_for_each(|place| kernel.check_place(place))?;
-    fields(locations, source)
+    fields(locations, source.fields)
 }
 
 /// Why a source cannot read what it needs.
-fn fields(locations: &Locations, source: &Source) -> Result<()> {
-    for &field in source.fields {
+fn fields(locations: &Locations, fields: &[Field]) -> Result<()> {
+    for &field in fields {
         if locations[field as usize] == Location::MISSING.0 {
             let (structure, path, _) = field.path();
             bail!("this kernel's BTF has no usable {structure}.{path}");
@@ -193,6 +194,7 @@ struct Working {
 struct Trial<'a> {
     kernel: &'a Kernel,
     ebpf: &'a mut Ebpf,
+    locations: &'a Locations,
     place: SlotPlace,
     signal: Signal,
     options: &'a Options,
@@ -239,7 +241,10 @@ impl Trial<'_> {
             match alternative.by {
                 By::Programs(attachments) => {
                     let check = |attachment: &Attachment| self.kernel.check(attachment.hook);
-                    let checked = attachments.iter().try_for_each(check);
+                    let checked = attachments
+                        .iter()
+                        .try_for_each(check)
+                        .and_then(|()| fields(self.locations, alternative.fields));
                     match checked.and_then(|()| self.attach_all(attachments)) {
                         Ok(attached) => to.attached.extend(attached),
                         Err(error) => {

@@ -11,10 +11,10 @@ use super::hooks::Kernel;
 use crate::{
     coverage::{SignalStatus, Status},
     labels::Labels,
-    signal::{conntrack::NETFILTER_HOOKS, drop},
+    signal::{conntrack::NETFILTER_HOOKS, drop, reset},
 };
 
-/// Names of the kernel's reasons.
+/// Names of the kernel's reasons, to drop and to reset.
 pub(super) fn labels(kernel: &Kernel) -> Labels {
     let mut reasons = BTreeMap::new();
     for &(name, prefix) in drop::REASONS {
@@ -26,7 +26,15 @@ pub(super) fn labels(kernel: &Kernel) -> Labels {
             }
         }
     }
-    Labels { reasons, places: BTreeMap::new() }
+    let (name, prefix) = reset::REASONS;
+    let mut resets = BTreeMap::new();
+    for (reason, value) in kernel.btf.enumerators(name) {
+        if let Ok(value) = u32::try_from(value) {
+            let reason = reason.strip_prefix(prefix).unwrap_or(reason);
+            resets.entry(value).or_insert_with(|| reason.to_owned());
+        }
+    }
+    Labels { reasons, resets, places: BTreeMap::new() }
 }
 
 /// Arguments of the tracepoint from which on it tells the reason (5.17).

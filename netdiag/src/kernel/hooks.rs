@@ -101,6 +101,8 @@ impl Kernel {
                 }
                 self.check_symbol(name)
             }
+            // Made of one tracepoint for all system calls; the attach looks for it.
+            Hook::Tracepoint("syscalls", _) => Ok(()),
             Hook::TpBtf(name) | Hook::RawTp(name) | Hook::Tracepoint(_, name) => {
                 if self.btf.tracepoint(name).is_none() {
                     bail!("this kernel has no tracepoint {name}");

@@ -191,6 +191,7 @@ pub(super) fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
 
 fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
     let retransmit = kernel.btf.tracepoint("tcp_retransmit_skb");
+    let reset = kernel.btf.tracepoint("tcp_send_reset");
     let mut settings = Settings {
         report_every_ns: options.report_every_ns,
         wake_above_bytes: u64::from(options.ring_bytes / 4),
@@ -201,6 +202,7 @@ fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
         alone: options.alone,
         stacks: u32::from(options.stacks),
         tick_us: clock::tick_us(),
+        reset_has_reason: u32::from(reset.is_some_and(|args| args.len() > 2)),
         retransmit_has_error: u32::from(retransmit.is_some_and(|args| args.len() > 2)),
         ..Settings::default()
     };
@@ -263,6 +265,7 @@ mod tests {
             Field::SkErr,
             Field::SkLockOwned,
             Field::InetSport,
+            Field::SkSocket,
             Field::TcpRttMin,
             Field::MinmaxValue,
             Field::TcpDataSegsOut,
@@ -292,7 +295,13 @@ mod tests {
         ];
         let sources = DEFINITIONS.iter().flat_map(|definition| definition.sources);
         let sources = sources.flat_map(|source| [Some(source), source.when_preempted]).flatten();
-        let asked: HashSet<_> = sources.flat_map(|source| source.fields).chain(IDENTITY).collect();
+        let asked: HashSet<_> = sources
+            .flat_map(|source| {
+                let ways = source.extras.iter().flat_map(|extra| extra.alternatives);
+                source.fields.iter().chain(ways.flat_map(|way| way.fields))
+            })
+            .chain(IDENTITY)
+            .collect();
         let missing = |field: &&Field| !asked.contains(field) && !optional.contains(field);
         assert_eq!(Field::ALL.iter().filter(missing).collect::<Vec<_>>(), [&Field::SkNum; 0]);
     }

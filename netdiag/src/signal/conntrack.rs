@@ -189,6 +189,7 @@ const TOLD: Extra = Extra {
     when: When::Always,
     alternatives: &[Alternative {
         by: By::Ctnetlink,
+        fields: &[],
         blind: &[
             "the end of entries that were made before netdiag began to listen, or that go with their \
              namespace, and the first second of a new namespace",

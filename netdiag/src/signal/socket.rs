@@ -1,5 +1,7 @@
 //! `socket`: which sockets there are, whose they are, and what the kernel counts for them.
 
+use std::num::NonZeroU64;
+
 use netdiag_common::{
     field::Field,
     flow::{SocketRef, TcpCounters, TcpDetail},
@@ -22,6 +24,8 @@ use crate::event::{Field as Said, Form, GIVEN_UP, Kind, Past, Shown, Stack, Told
 
 /// Metric of connections that were established: since `connect` was called.
 pub const CONNECT_LATENCY: MetricId = metric_id(Signal::Socket, 0);
+/// Metric of connections that accept returned: since their handshake was done.
+const ACCEPT_WAIT: MetricId = metric_id(Signal::Socket, 1);
 
 /// Count of [`TcpCounters::bytes_sent`].
 pub const BYTES_SENT: CountId = reading_id(0);
@@ -32,13 +36,19 @@ pub const SEGMENTS_SENT: CountId = reading_id(2);
 pub const DEFINITION: Definition = Definition {
     signal: Signal::Socket,
     help: "sockets as they open, connect, change hands and are destroyed",
-    metrics: &[Metric::new(
-        "connect",
-        "connect called to connection established: the handshake; whole seconds are lost SYNs",
-    )],
+    metrics: &[
+        Metric::new(
+            "connect",
+            "connect called to connection established: the handshake; whole seconds are lost SYNs",
+        ),
+        Metric::new(
+            "accept_wait",
+            "handshake done to accept returned: this end's application accepts late",
+        ),
+    ],
     counts: &COUNTS,
     cost: Cost::Connection,
-    sources: &[TP_BTF, RAW_TP],
+    sources: &[TP_BTF, RAW_TP, KPROBE, TRACEPOINT],
     samples: 1,
     flush: None,
     rows: Rows::Flows,
@@ -123,10 +133,76 @@ const RAW_TP: Source = Source {
     when_preempted: None,
 };
 
-/// Who accepted a socket: the task that accept(2) returns to, else the first that receives on it.
+/// The way that is chosen last among those below, by itself.
+const KPROBE: Source = Source {
+    name: "kprobe",
+    attachments: &[
+        Attachment::new("socket_state_tp_btf", Hook::TpBtf("inet_sock_set_state")),
+        Attachment::new("socket_destroy_tp_btf", Hook::TpBtf("tcp_destroy_sock")),
+        ACCEPT_KPROBE,
+    ],
+    extras: &[RECEIVE],
+    reads_memory: true,
+    ..TP_BTF
+};
+
+/// Likewise.
+const TRACEPOINT: Source = Source {
+    name: "tracepoint",
+    attachments: &[
+        Attachment::new("socket_state_tp_btf", Hook::TpBtf("inet_sock_set_state")),
+        Attachment::new("socket_destroy_tp_btf", Hook::TpBtf("tcp_destroy_sock")),
+        ACCEPT_EXIT,
+        ACCEPT4_EXIT,
+    ],
+    extras: &[RECEIVE],
+    fields: &COUNTERS_AND_DESCRIPTOR,
+    reads_memory: true,
+    blind: &[NOT_BY_CALL],
+    ..TP_BTF
+};
+
+const ACCEPT_KPROBE: Attachment =
+    Attachment::new("socket_accept_kprobe", Hook::Kprobe("security_sock_graft"));
+const ACCEPT_EXIT: Attachment =
+    Attachment::new("socket_accept_tp", Hook::Tracepoint("syscalls", "sys_exit_accept"));
+const ACCEPT4_EXIT: Attachment =
+    Attachment::new("socket_accept4_tp", Hook::Tracepoint("syscalls", "sys_exit_accept4"));
+const FIRST_RECEIVE: Attachment =
+    Attachment::new("socket_recv_tp_btf", Hook::TpBtf("sock_recv_length"));
+
+const NOT_BY_CALL: &str = "accept_wait of connections accepted by io_uring or a 32-bit program";
+
+/// From a file descriptor to its socket.
+const DESCRIPTOR: &[Field] = &[
+    Field::TpExitRet,
+    Field::TaskFiles,
+    Field::FilesTable,
+    Field::TableSize,
+    Field::TableFiles,
+    Field::FileInode,
+    Field::FilePrivate,
+    Field::InodeMode,
+    Field::SocketSk,
+];
+
+const COUNTERS_AND_DESCRIPTOR: [Field; COUNTERS.len() + DESCRIPTOR.len()] = {
+    let mut all = [Field::TpExitRet; COUNTERS.len() + DESCRIPTOR.len()];
+    let (counters, descriptor) = all.split_at_mut(COUNTERS.len());
+    counters.copy_from_slice(COUNTERS);
+    descriptor.copy_from_slice(DESCRIPTOR);
+    all
+};
+
+/// Who accepted a connection, and how long that waited: the task that accept(2) hands it to, else the
+/// first that receives on it.
 const ACCEPT: Extra = Extra {
-    when: When::FunctionExists("inet_csk_accept"),
+    when: When::Always,
     alternatives: &[
+        Alternative::programs(&[Attachment::new(
+            "socket_accept_fentry",
+            Hook::Fentry("security_sock_graft"),
+        )]),
         Alternative::programs(&[Attachment::new(
             "socket_accept_fexit",
             Hook::FexitWith("inet_csk_accept", 2),
@@ -135,13 +211,28 @@ const ACCEPT: Extra = Extra {
             "socket_accept_fexit_4",
             Hook::FexitWith("inet_csk_accept", 4),
         )]),
-        Alternative::programs(&[Attachment::new(
-            "socket_recv_tp_btf",
-            Hook::TpBtf("sock_recv_length"),
-        )])
-        .blind_to(&["owner of an accepted socket before it first receives or sends"]),
+        Alternative::programs(&[ACCEPT_KPROBE, FIRST_RECEIVE]),
+        Alternative::programs(&[ACCEPT_KPROBE]),
+        Alternative::programs(&[ACCEPT_EXIT, ACCEPT4_EXIT, FIRST_RECEIVE])
+            .reading(DESCRIPTOR)
+            .blind_to(&[NOT_BY_CALL]),
+        Alternative::programs(&[ACCEPT_EXIT, ACCEPT4_EXIT])
+            .reading(DESCRIPTOR)
+            .blind_to(&[NOT_BY_CALL]),
+        Alternative::programs(&[FIRST_RECEIVE]).blind_to(&[
+            "accept_wait",
+            "owner of an accepted socket before it first receives or sends",
+        ]),
     ],
-    lost: "owner of an accepted socket before it first sends",
+    lost: "accept_wait, and the owner of an accepted socket before it first sends",
+    counts: &[],
+};
+
+/// Who a connection belongs to, for programs that do not reach what is remembered of it.
+const RECEIVE: Extra = Extra {
+    when: When::TracepointExists("sock_recv_length"),
+    alternatives: &[Alternative::programs(&[FIRST_RECEIVE])],
+    lost: "under `--pid`, what an accepted socket did before it first sent",
     counts: &[],
 };
 
@@ -208,6 +299,8 @@ pub struct Event {
     pub tcp: Option<TcpCounters>,
     /// What else it tells of the socket, likewise; apart, since events of bulk samples are as large.
     pub detail: Option<Box<TcpDetail>>,
+    /// How long the connection waited, where accept returned it now.
+    pub accept_wait_ns: Option<NonZeroU64>,
 }
 
 impl Event {
@@ -231,6 +324,9 @@ impl Event {
         row.socket(self);
         if let What::Failed(error) = self.what {
             row.labelled(CONNECTS_FAILED, error.map_or(Label::GivenUp, Label::Errno), 1);
+        }
+        if let Some(nanoseconds) = self.accept_wait_ns {
+            row.latency(ACCEPT_WAIT, nanoseconds.get());
         }
         if let Some(tcp) = &self.tcp {
             retransmit::fold_unseen(tcp, row);
@@ -301,6 +397,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         comm: (!comm.is_empty()).then(|| String::from_utf8_lossy(comm).into_owned()),
         tcp: (record.has_tcp != 0).then_some(record.tcp),
         detail: (record.has_tcp != 0).then(|| Box::new(record.detail)),
+        accept_wait_ns: NonZeroU64::new(record.accept_wait_ns),
     });
     Ok(())
 }

@@ -1,6 +1,8 @@
+use std::num::NonZeroU64;
+
 use netdiag_common::signal::{
-    conntrack as entries, drop as drops, retransmit as again, rtt as trips, send as sends,
-    socket as sockets,
+    conntrack as entries, drop as drops, reset as resets, retransmit as again, rtt as trips,
+    send as sends, socket as sockets,
 };
 use proptest::{collection::vec, prelude::*};
 use zerocopy::IntoBytes;
@@ -29,7 +31,9 @@ fn records() -> Vec<Vec<u8>> {
     let trip = |flow| trips::Sample { flow, rtt_us: 9, ..Default::default() };
     let mut rtt = header(Signal::Rtt, 2).as_bytes().to_vec();
     rtt.extend([1, 2].map(trip).as_bytes());
-    vec![socket, send, again, drop.as_bytes().to_vec(), entry.as_bytes().to_vec(), rtt]
+    let reset = resets::Record { header: header(Signal::Reset, 3), ..Default::default() };
+    let reset = reset.as_bytes().to_vec();
+    vec![socket, send, again, drop.as_bytes().to_vec(), entry.as_bytes().to_vec(), rtt, reset]
 }
 
 fn decoded(bytes: &[u8]) -> (Result<Header, Malformed>, Vec<Event>) {
@@ -46,6 +50,7 @@ fn a_sound_record_is_decoded() {
         let packets = |event: &Event| match event {
             Event::Drop(event) => u64::from(event.packets),
             Event::Conntrack(event) => u64::from(event.times),
+            Event::Reset(event) => u64::from(event.resets),
             _ => 1,
         };
         assert_eq!(events.iter().map(packets).sum::<u64>(), u64::from(header.samples));
@@ -130,6 +135,23 @@ fn a_connection_fails_with_its_errno_or_for_want_of_a_port_or_is_given_up() {
             events => panic!("{events:?}"),
         };
         assert_eq!(failed, expected, "{error} {local_port}");
+    }
+}
+
+#[test]
+fn only_a_connection_that_waited_for_accept_has_a_sample() {
+    for (accept_wait_ns, expected) in [(0, None), (1, NonZeroU64::new(1))] {
+        let record = sockets::Record {
+            header: header(Signal::Socket, 1),
+            what: sockets::what::OWNER,
+            accept_wait_ns,
+            ..Default::default()
+        };
+        let found = match &decoded(record.as_bytes()).1[..] {
+            [Event::Socket(event)] => event.accept_wait_ns,
+            events => panic!("{events:?}"),
+        };
+        assert_eq!(found, expected);
     }
 }
 

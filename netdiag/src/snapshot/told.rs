@@ -192,6 +192,9 @@ impl Names<'_> {
             Value::Number(number) => Said::Number(*number),
             Value::Text(text) => Said::Text(text.clone().into_owned()),
             Value::Reason(reason) => Said::Text(self.labels.name(signal::Label::Reason(*reason))),
+            Value::ResetReason(reason) => {
+                Said::Text(self.labels.name(signal::Label::Reset(Some(*reason))))
+            }
             Value::Place(address) => self.place(*address).map_or(Said::Unknown, Said::Text),
             Value::Protocol(number) => {
                 conntrack::protocol(*number).map_or(Said::Unknown, Said::Text)

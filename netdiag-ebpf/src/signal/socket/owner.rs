@@ -1,39 +1,79 @@
 //! Whose a socket is that its owner did not connect: who accepts it, or first receives on it.
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, fexit},
-    programs::{BtfTracePointContext, FExitContext},
+    macros::{btf_tracepoint, fentry, fexit, kprobe, tracepoint},
+    programs::{
+        BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, TracePointContext,
+    },
 };
 use netdiag_common::signal::{Signal, socket::what};
 
-use super::{Context, current_process, introduction, report};
+use super::{
+    Context, current_process,
+    handshake::{self, Handshake},
+    introduction,
+    report::report_accepted,
+};
 use crate::{
     account::{Lane, socket_counters},
     filter,
-    kernel::{self, Access, Pointer, Typed},
+    kernel::{self, Access, Pointer, Probed, Typed},
     slot::{self, ANNOUNCED, SERVER},
 };
 
 const ACCEPT: Lane = Lane::new(Signal::Socket, 2);
+const RECEIVE: Lane = Lane::new(Signal::Socket, 3);
 
 /// How a task came to use a socket whose owner is unknown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Use {
-    /// accept returned it.
+    /// accept returns it.
     Accepted,
     /// It received on it.
     Received,
 }
 
-/// The current task uses a socket in its own context: if no owner is known, it is the owner.
+/// accept returns a socket to the current task.
 #[inline(always)]
-fn used<A: Access>(sk: Pointer, how: Use) {
-    // SAFETY: both hooks give a full socket, of any family.
+fn accepted<A: Access>(sk: Pointer) {
+    // SAFETY: all hooks give a full socket, of any family.
     if unsafe { kernel::is_tcp::<A>(sk) } != Ok(true) {
         return;
     }
+    let handshake = handshake::take(sk);
+    if slot::is_in_reach::<A>() {
+        used::<A>(sk, Use::Accepted, handshake, ACCEPT);
+    } else {
+        accepted_out_of_reach::<A>(sk, handshake);
+    }
+}
+
+/// The same where the program does not reach the socket's slot: userspace joins it by number or key, and
+/// the slot has its owner from the next program that sees the task use it.
+#[inline(always)]
+fn accepted_out_of_reach<A: Access>(sk: Pointer, handshake: Option<Handshake>) {
+    let owner = current_process();
+    // SAFETY: see `accepted`.
+    if unsafe { filter::passes::<A>(sk, owner) } != Ok(true) {
+        return; // it was counted as it opened
+    }
+    let flow = handshake.map_or(0, |handshake| handshake.flow);
+    let what = if handshake.is_some() { what::ACCEPT } else { what::TAKEN };
+    slot::with_unknown(flow, ACCEPT, |slot| {
+        slot.owner = owner;
+        // SAFETY: as above.
+        unsafe {
+            let waited_ns = handshake::waited_ns::<A>(sk, handshake.as_ref());
+            report_accepted::<A>(sk, slot, what, Context::Owner, waited_ns, ACCEPT);
+        }
+    });
+}
+
+/// The current task uses a TCP socket in its own context: if no owner is known, it is the owner.
+#[inline(always)]
+fn used<A: Access>(sk: Pointer, how: Use, handshake: Option<Handshake>, lane: Lane) {
     let known = slot::find::<A>(sk);
-    let older = known.is_none();
+    let older = known.is_none() && handshake.is_none();
     match &known {
         Some(slot) if slot.owner != 0 => return,
         Some(_) => {}
@@ -42,7 +82,7 @@ fn used<A: Access>(sk: Pointer, how: Use) {
         None => {}
     }
     let owner = current_process();
-    // SAFETY: as above.
+    // SAFETY: the caller has seen that it is a TCP socket.
     if unsafe { filter::passes::<A>(sk, owner) } != Ok(true) {
         // It was counted as it opened.
         if let Some(slot) = known {
@@ -50,8 +90,8 @@ fn used<A: Access>(sk: Pointer, how: Use) {
         }
         return;
     }
-    let Some(slot) = slot::find_or_create::<A>(sk, ACCEPT) else {
-        if let Some(counters) = socket_counters(ACCEPT) {
+    let Some(slot) = slot::or_create::<A>(known, sk, lane) else {
+        if let Some(counters) = socket_counters(lane) {
             counters.seen += 1;
             counters.map_full += 1;
         }
@@ -59,17 +99,37 @@ fn used<A: Access>(sk: Pointer, how: Use) {
     };
     let what = match (how, slot.flags & ANNOUNCED == 0) {
         (Use::Accepted, true) if older => what::TAKEN,
-        (_, true) => introduction(slot),
+        (Use::Accepted, true) => what::ACCEPT,
+        (Use::Received, true) => introduction(slot),
         (_, false) => what::OWNER,
     };
+    let mut waited_ns = 0;
     if how == Use::Accepted {
         slot.flags |= SERVER;
+        // SAFETY: as above.
+        waited_ns = unsafe { handshake::waited_ns::<A>(sk, handshake.as_ref()) };
     }
     slot.owner = owner;
     // SAFETY: as above.
-    if !unsafe { report::<A>(sk, slot, what, Context::Owner, ACCEPT) } {
+    if !unsafe { report_accepted::<A>(sk, slot, what, Context::Owner, waited_ns, lane) } {
         slot.owner = 0; // said again at the next use
     }
+}
+
+/// accept(2) hands a connection over. It has waited by then, so that this sees calls that are older than the
+/// programs, too; in the kernel's own words `sock_graft` (include/net/sock.h).
+#[fentry]
+fn socket_accept_fentry(ctx: FEntryContext) -> i32 {
+    accepted::<Typed>(ctx.arg(0));
+    0
+}
+
+#[kprobe]
+fn socket_accept_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg::<Pointer>(0) {
+        accepted::<Probed>(sk);
+    }
+    0
 }
 
 /// accept(2) returns; `$child` is the index behind the function's last argument. The function
@@ -80,7 +140,7 @@ macro_rules! accepts {
         fn $name(ctx: FExitContext) -> i32 {
             let sk: Pointer = ctx.arg($child);
             if !sk.is_null() {
-                used::<Typed>(sk, Use::Accepted);
+                accepted::<Typed>(sk);
             }
             0
         }
@@ -91,9 +151,47 @@ macro_rules! accepts {
 accepts!(socket_accept_fexit 2);
 accepts!(socket_accept_fexit_4 4);
 
+/// accept returns a file descriptor to the current task.
+#[inline(always)]
+fn accepted_descriptor(ctx: &TracePointContext) {
+    let sk = match kernel::returned_by_call(ctx) {
+        Ok(descriptor @ 0..) => kernel::sock_of_descriptor(descriptor as u32),
+        Ok(_) => return,
+        Err(error) => Err(error),
+    };
+    match sk {
+        Ok(Some(sk)) => accepted::<Probed>(sk),
+        Ok(None) => {}
+        Err(_) => {
+            if let Some(counters) = socket_counters(ACCEPT) {
+                counters.seen += 1;
+                counters.read_failed += 1;
+            }
+        }
+    }
+}
+
+// Neither runs inside the other: a task returns from one call at a time, and is not preempted there.
+
+#[tracepoint]
+fn socket_accept_tp(ctx: TracePointContext) -> u32 {
+    accepted_descriptor(&ctx);
+    0
+}
+
+#[tracepoint]
+fn socket_accept4_tp(ctx: TracePointContext) -> u32 {
+    accepted_descriptor(&ctx);
+    0
+}
+
 /// recv(2) and its like return; never in a softirq.
 #[btf_tracepoint(function = "sock_recv_length")]
 fn socket_recv_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    used::<Typed>(ctx.arg(0), Use::Received);
+    let sk: Pointer = ctx.arg(0);
+    // SAFETY: the hook gives a full socket, of any family.
+    if unsafe { kernel::is_tcp::<Typed>(sk) } == Ok(true) {
+        used::<Typed>(sk, Use::Received, None, RECEIVE);
+    }
     0
 }

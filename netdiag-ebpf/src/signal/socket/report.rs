@@ -76,6 +76,23 @@ pub(crate) unsafe fn report<A: Access>(
     context: Context,
     lane: Lane,
 ) -> bool {
+    // SAFETY: passed on.
+    unsafe { report_accepted::<A>(sk, slot, what, context, 0, lane) }
+}
+
+/// The same with how long the connection waited for accept, 0 unknown.
+///
+/// # Safety
+/// As for [`report`].
+#[inline(always)]
+pub(crate) unsafe fn report_accepted<A: Access>(
+    sk: Pointer,
+    slot: &mut Slot,
+    what: u32,
+    context: Context,
+    accept_wait_ns: u64,
+    lane: Lane,
+) -> bool {
     let Some(counters) = socket_counters(lane) else { return false };
     counters.seen += 1;
     let submitted = ring::submit::<Record>(ring::Into::Sockets, counters, |record| {
@@ -106,6 +123,7 @@ pub(crate) unsafe fn report<A: Access>(
         }
         record.socket.cookie = kernel::cookie::<A>(sk);
         record.what = what;
+        record.accept_wait_ns = accept_wait_ns;
         record.pid = slot.owner;
         if context == Context::Owner {
             let task = bpf_get_current_pid_tgid();

@@ -59,6 +59,7 @@ pub(super) fn socket(flow: FlowId, key: FlowKey, what: What) -> socket::Event {
         comm: None,
         tcp: None,
         detail: None,
+        accept_wait_ns: None,
     }
 }
 

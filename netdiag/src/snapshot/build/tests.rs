@@ -40,6 +40,7 @@ fn frozen(id: u64, numbers: &[(&str, u64)], latencies: &[u64]) -> Frozen {
 
 fn labels() -> &'static Labels {
     static LABELS: LazyLock<Labels> = LazyLock::new(|| Labels {
+        resets: BTreeMap::from([(1, "NO_SOCKET".to_owned())]),
         reasons: BTreeMap::from([(2, "NOT_SPECIFIED".to_owned()), (3, "NO_SOCKET".to_owned())]),
         places: BTreeMap::from([1, 2].map(|at| (at, Some("tcp_v4_rcv".to_owned())))),
     });

@@ -79,6 +79,7 @@ fn tellings() -> Vec<Telling> {
             socket: netdiag_common::flow::SocketRef::default(),
             pid: None,
             tid: None,
+            accept_wait_ns: None,
             comm: None,
             tcp: None,
             detail: None,
@@ -106,6 +107,15 @@ fn tellings() -> Vec<Telling> {
         what: conntrack::TABLE_FULL,
         times: 35,
     });
+    let reset = |sent, reason, resets| {
+        signal::Event::Reset(signal::reset::Event {
+            time_ns: 5_000_000,
+            key: key(1),
+            sent,
+            reason,
+            resets,
+        })
+    };
     let past = Past { opened_ns: Some(500_000), connecting_ns: Some(1_000_000), ..Past::default() };
     let events = [
         again,
@@ -116,6 +126,8 @@ fn tellings() -> Vec<Telling> {
         of(socket::What::Failed(None)),
         of(socket::What::Close),
         entry,
+        reset(true, Some(1), 1),
+        reset(false, None, 12),
     ];
     let mut tellings = Vec::new();
     for (at_us, event) in events.iter().enumerate() {
@@ -131,8 +143,11 @@ fn tellings() -> Vec<Telling> {
 }
 
 fn names<T>(with: impl FnOnce(&Names<'_>) -> T) -> T {
-    let labels =
-        Labels { reasons: BTreeMap::from([(3, "NETFILTER_DROP".to_owned())]), ..Labels::default() };
+    let labels = Labels {
+        reasons: BTreeMap::from([(3, "NETFILTER_DROP".to_owned())]),
+        resets: BTreeMap::from([(1, "NO_SOCKET".to_owned())]),
+        ..Labels::default()
+    };
     let name = |text: &str| Some(text.to_owned());
     let places = BTreeMap::from([(16, name("nf_hook_slow+0x9e")), (32, None)]);
     with(&Names { labels: &labels, places: &places, signals: &[] })
