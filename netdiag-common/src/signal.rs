@@ -41,6 +41,8 @@ signals! {
     conntrack Conntrack,
     /// Round trips as the kernel measures them.
     rtt Rtt,
+    /// Queries of the domain name system and their answers.
+    dns Dns,
 }
 
 impl Signal {

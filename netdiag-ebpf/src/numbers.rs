@@ -8,6 +8,9 @@ pub(crate) const AF_INET6: u16 = 10;
 pub(crate) const ETH_P_IP: u16 = 0x0800;
 pub(crate) const ETH_P_IPV6: u16 = 0x86dd;
 
+// include/uapi/linux/in.h
+pub(crate) const IPPROTO_TCP: u16 = 6;
+
 /// TCP states (include/net/tcp_states.h).
 pub(crate) mod state {
     pub(crate) const ESTABLISHED: i32 = 1;
