@@ -2,8 +2,7 @@
 //!
 //! Kernel: tracepoints `net:net_dev_queue` (`net/core/dev.c`, `__dev_queue_xmit`: a packet is given to a
 //! device) and `net:netif_receive_skb` (`__netif_receive_skb_core`: a device has one). A packet that is
-//! forwarded passes several, and each is a record. A record is in the ring before its packet goes on, so the
-//! ring holds the records of one conversation in the order in which they happened.
+//! forwarded passes several, and each is a record.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -28,6 +27,9 @@ pub mod flag {
     pub const TO_SERVER: u32 = 2;
     /// Connection tracking has an entry for it.
     pub const TRACKED: u32 = 4;
+    /// The packet follows the record, from its first byte to what [`super::Record::head`] is for: programs
+    /// cannot read what lies in pages, and the kernel copies it.
+    pub const PACKET: u32 = 8;
 }
 
 /// Bytes of a message that a record has: the length that precedes it over TCP (RFC 1035 section 4.2.2), and its
@@ -59,8 +61,8 @@ pub struct Record {
     pub length: u32,
     /// The first of them; more than `length` means nothing.
     pub head: [u8; HEAD],
-    /// Zero.
-    pub reserved: u32,
+    /// Bytes of the packet before that.
+    pub before: u32,
 }
 
 /// What the header of a message says.

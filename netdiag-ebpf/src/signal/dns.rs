@@ -15,7 +15,7 @@ use netdiag_common::{
     flow::FlowKey,
     signal::{
         Signal,
-        dns::{HEAD, Message, PORT, Record, flag, lane},
+        dns::{HEAD, HEADER, Message, PORT, Record, flag, lane},
     },
 };
 
@@ -56,7 +56,7 @@ unsafe fn leaves<A: Access>(skb: Pointer) -> Option<()> {
             return None;
         }
         let carried = packet::carried(packet::header::<A>(skb).ok()?, ethertype)?;
-        consider(skb, &carried, flag::OUT, OUT);
+        consider::<A>(skb, &carried, flag::OUT, OUT);
     }
     Some(())
 }
@@ -72,7 +72,7 @@ unsafe fn arrives<A: Access>(skb: Pointer) -> Option<()> {
         let ethertype = ethertype::<A>(skb)?;
         let packet: Pointer = field::<A, _>(skb, Field::SkbData).ok()?;
         let carried = packet::carried(packet, ethertype)?;
-        consider(skb, &carried, 0, IN);
+        consider::<A>(skb, &carried, 0, IN);
     }
     Some(())
 }
@@ -114,7 +114,7 @@ unsafe fn is_elsewhere<A: Access>(sk: Pointer) -> Result<bool, Refused> {
 /// # Safety
 /// `skb` is an `sk_buff`, and `carried` what it carries.
 #[inline(always)]
-unsafe fn consider(skb: Pointer, carried: &Carried, flags: u32, lane: Lane) {
+unsafe fn consider<A: Access>(skb: Pointer, carried: &Carried, flags: u32, lane: Lane) {
     let to_server = carried.destination() == PORT;
     if !to_server && carried.source() != PORT {
         return;
@@ -129,8 +129,9 @@ unsafe fn consider(skb: Pointer, carried: &Carried, flags: u32, lane: Lane) {
     let record = unsafe { &mut *opaque(record) };
     *record = Record { flags, ..Record::default() };
     // SAFETY: passed on.
-    match unsafe { describe(skb, carried, record) } {
-        Ok(()) if wanted(record) => submit(record, counters),
+    match unsafe { describe::<A>(skb, carried, record) } {
+        // SAFETY: passed on.
+        Ok(()) if wanted(record) => unsafe { submit::<A>(skb, record, counters) },
         Ok(()) => {
             counters.seen += 1;
             counters.filtered += 1;
@@ -144,13 +145,22 @@ unsafe fn consider(skb: Pointer, carried: &Carried, flags: u32, lane: Lane) {
 }
 
 /// Hands a record on.
+///
+/// # Safety
+/// `skb` is an `sk_buff`.
 #[inline(always)]
-fn submit(record: &mut Record, counters: &mut Counters) {
+unsafe fn submit<A: Access>(skb: Pointer, record: &mut Record, counters: &mut Counters) {
     counters.seen += 1;
     record.header = socket::header(Signal::Dns, 1);
+    let (begin, len) = ((&raw const *record).cast(), size_of::<Record>() as u64);
     // SAFETY: initialised, without padding.
     unsafe {
-        ring::submit_batch((&raw const *record).cast(), size_of::<Record>() as u64, 1, counters);
+        if A::TYPED && record.flags & flag::PACKET != 0 {
+            let packet_len = record.before + record.length.min(HEAD as u32);
+            ring::submit_packet(skb, packet_len, begin, len, counters);
+        } else {
+            ring::submit_batch(begin, len, 1, counters);
+        }
     }
 }
 
@@ -169,7 +179,11 @@ fn wanted(record: &Record) -> bool {
 /// # Safety
 /// As for [`consider`].
 #[inline(always)]
-unsafe fn describe(skb: Pointer, carried: &Carried, record: &mut Record) -> Result<(), Refused> {
+unsafe fn describe<A: Access>(
+    skb: Pointer,
+    carried: &Carried,
+    record: &mut Record,
+) -> Result<(), Refused> {
     /// Where the header of TCP says how long it is.
     const DATA_OFFSET: usize = 12;
     /// Bytes of the header of UDP.
@@ -186,20 +200,24 @@ unsafe fn describe(skb: Pointer, carried: &Carried, record: &mut Record) -> Resu
             UDP
         };
         let at = at.wrapping_byte_add(header);
-        let before = (at as u64).wrapping_sub(data as u64) as u32;
+        record.before = (at as u64).wrapping_sub(data as u64) as u32;
         let len: u32 = field::<Probed, _>(skb, Field::SkbLen)?;
-        record.length = len.saturating_sub(before);
-        if record.length < netdiag_common::signal::dns::HEADER {
+        record.length = len.saturating_sub(record.before);
+        if record.length < HEADER {
             return Err(Refused::NotOurs);
         }
         let in_pages: u32 = field::<Probed, _>(skb, Field::SkbDataLen)?;
-        if before.wrapping_add(in_pages) >= len {
-            return Err(Refused::Fault);
-        }
-        record.head = Probed::load::<[u8; HEAD]>(at, 0)?;
         let to_server = record.flags & flag::TO_SERVER != 0;
-        if Message::read(&record.head, record.length, to_server, carried.is_tcp()).is_none() {
-            return Err(Refused::NotOurs);
+        if record.before + record.length.min(HEAD as u32) > len.wrapping_sub(in_pages) {
+            if !A::TYPED {
+                return Err(Refused::NotOurs);
+            }
+            record.flags |= flag::PACKET;
+        } else {
+            record.head = Probed::load::<[u8; HEAD]>(at, 0)?;
+            if Message::read(&record.head, record.length, to_server, carried.is_tcp()).is_none() {
+                return Err(Refused::NotOurs);
+            }
         }
         packet::outermost(packet, &mut record.key)?;
         if to_server {

@@ -8,6 +8,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, HashSet, VecDeque},
+    mem,
 };
 
 use netdiag_common::flow::FlowKey;
@@ -30,7 +31,7 @@ const PLACES: usize = 4_096;
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+enum Fate {
     /// It belongs to a query.
     Taken,
     /// It is the answer to a query that was not seen, or is forgotten.
@@ -113,6 +114,17 @@ pub struct Queries {
     /// the one that took it, as behind a bond.
     heard: HashSet<Place>,
     next_number: u64,
+    /// Messages whose turn has not come.
+    held: Vec<Passage>,
+}
+
+/// Messages that became of no query.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Answers to queries that were not seen, or are forgotten.
+    pub unmatched: u64,
+    /// Queries that there was no room for, and where else these were seen.
+    pub shed: u64,
 }
 
 impl Queries {
@@ -127,11 +139,53 @@ impl Queries {
             idle: VecDeque::new(),
             heard: HashSet::new(),
             next_number: 0,
+            held: Vec::new(),
         }
     }
 
-    /// A message passed a place; those of one query must come in their order.
-    pub fn see(&mut self, passage: &Passage, emit: &mut dyn FnMut(Query)) -> Fate {
+    /// A message passed a place. They come in any order.
+    pub fn hold(&mut self, passage: Passage) {
+        self.held.push(passage);
+    }
+
+    /// The time of the newest message that is held.
+    #[must_use]
+    pub fn newest_ns(&self) -> Option<u64> {
+        self.held.iter().map(|passage| passage.time_ns).max()
+    }
+
+    /// Deals with what happened up to then, now that all of it is known.
+    pub fn advance(&mut self, now_ns: u64, emit: &mut dyn FnMut(Query)) -> Lost {
+        let mut lost = Lost::default();
+        let mut held = mem::take(&mut self.held);
+        held.sort_by_key(|passage| passage.time_ns);
+        let known = held.partition_point(|passage| passage.time_ns <= now_ns);
+        for passage in held.drain(..known) {
+            self.expire(passage.time_ns, emit);
+            match self.see(&passage, emit) {
+                Fate::Taken => {}
+                Fate::Unmatched => lost.unmatched += 1,
+                Fate::NoRoom => lost.shed += 1,
+            }
+        }
+        self.held = held;
+        self.expire(now_ns, emit);
+        lost
+    }
+
+    /// Nothing more comes: what is known by now stands.
+    pub fn end(&mut self, now_ns: u64, emit: &mut dyn FnMut(Query)) -> Lost {
+        let now_ns = now_ns.max(self.newest_ns().unwrap_or(0));
+        let lost = self.advance(now_ns, emit);
+        let slots: Vec<_> = self.pending.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.close(slot, emit);
+        }
+        lost
+    }
+
+    /// A message passed a place; those of one query come in their order.
+    fn see(&mut self, passage: &Passage, emit: &mut dyn FnMut(Query)) -> Fate {
         let id = passage.message.id;
         let names = passage.asked.iter().chain([&passage.seen]).map(|key| Name::of(key, id));
         let names: SmallVec<[Name; 2]> = names.collect();
@@ -159,7 +213,7 @@ impl Queries {
     }
 
     /// Deals with what is due, now that everything has been seen up to `now_ns`.
-    pub fn expire(&mut self, now_ns: u64, emit: &mut dyn FnMut(Query)) {
+    fn expire(&mut self, now_ns: u64, emit: &mut dyn FnMut(Query)) {
         while let Some(&Reverse((due_ns, slot, number))) = self.due.peek()
             && due_ns <= now_ns
         {
@@ -168,15 +222,6 @@ impl Queries {
             if pending.is_some_and(|pending| pending.due_ns() <= now_ns) {
                 self.settle(slot, now_ns, emit);
             }
-        }
-    }
-
-    /// Nothing more comes: what is known by now stands.
-    pub fn end(&mut self, now_ns: u64, emit: &mut dyn FnMut(Query)) {
-        self.expire(now_ns, emit);
-        let slots: Vec<_> = self.pending.iter().map(|(slot, _)| slot).collect();
-        for slot in slots {
-            self.close(slot, emit);
         }
     }
 

@@ -11,7 +11,7 @@ use netdiag_common::{flow::FlowKey, signal::Signal};
 use super::teller::Teller;
 use crate::{
     flow::{
-        queries::{Fate, Queries},
+        queries::{Lost, Queries},
         table::{FlowTable, Seed, Whose},
     },
     kernel::tracer::Taken,
@@ -114,13 +114,15 @@ impl Intake {
     /// Takes in what the rings hold; `take` copies a part of it out and says whether it was all. Nothing
     /// older than `now_ns` comes later than that.
     pub(super) fn drain(&mut self, now_ns: u64, mut take: impl FnMut(&mut Taken) -> bool) {
-        for _ in 0..ROUNDS {
+        let all = (0..ROUNDS).any(|_| {
             let all = take(&mut self.taken);
             self.fold(now_ns);
-            if all {
-                self.conclude(now_ns, Queries::expire);
-                break;
-            }
+            all
+        });
+        // Of what is left nothing is older than the newest of what was read.
+        let known_ns = if all { Some(now_ns) } else { self.queries.newest_ns() };
+        if let Some(known_ns) = known_ns {
+            self.conclude(known_ns, Queries::advance);
         }
         if let Some(teller) = &mut self.teller {
             teller.pass_on(&self.table);
@@ -135,15 +137,16 @@ impl Intake {
         }
     }
 
-    /// Folds what time alone tells of queries.
+    /// Folds what became of queries up to then.
     fn conclude<C>(&mut self, now_ns: u64, conclude: C)
     where
-        C: FnOnce(&mut Queries, u64, &mut dyn FnMut(dns::Query)),
+        C: FnOnce(&mut Queries, u64, &mut dyn FnMut(dns::Query)) -> Lost,
     {
-        let Self { table, teller, queries, .. } = self;
-        conclude(queries, now_ns, &mut |query| {
+        let Self { table, teller, queries, fates, .. } = self;
+        let Lost { unmatched, shed } = conclude(queries, now_ns, &mut |query| {
             fold_one(table, teller, &Event::Dns(dns::Event::Query(query)), now_ns);
         });
+        fates[Signal::Dns as usize].add(Fates { filtered: 0, unmatched, shed });
     }
 
     /// Folds what was copied out.
@@ -154,7 +157,7 @@ impl Intake {
         for record in records.chain(taken.samples.drain()) {
             let samples = signal::samples(&record);
             stream.received += samples;
-            let mut fate = Fates::default();
+            let mut outside = Fates::default();
             let decoded = signal::decode(&record, &mut |mut event| {
                 if let Event::Socket(event) = &mut event {
                     name_process(event, |pid| {
@@ -173,20 +176,20 @@ impl Intake {
                     unseen[signal as usize] += samples;
                 }
                 // A record of what has a fate here is one event.
-                if let Event::Dns(dns::Event::Passage(passage)) = &event {
-                    let seen = queries.see(passage, &mut |query| {
-                        fold_one(table, teller, &Event::Dns(dns::Event::Query(query)), now_ns);
-                    });
-                    fate.unmatched = u64::from(seen == Fate::Unmatched);
-                    fate.shed = u64::from(seen == Fate::NoRoom);
-                } else if fold_one(table, teller, &event, now_ns) == Whose::LeftOut {
-                    fate.filtered = samples;
+                match &event {
+                    Event::Dns(dns::Event::Passage(passage)) => queries.hold(*passage),
+                    Event::Dns(dns::Event::Other) => outside.unmatched = samples,
+                    _ => {
+                        if fold_one(table, teller, &event, now_ns) == Whose::LeftOut {
+                            outside.filtered = samples;
+                        }
+                    }
                 }
             });
             match decoded {
                 Ok(header) => {
                     stream.decoded += samples;
-                    fates[usize::from(header.signal)].add(fate);
+                    fates[usize::from(header.signal)].add(outside);
                 }
                 Err(_) => stream.malformed += samples,
             }
