@@ -103,6 +103,14 @@ pub(crate) unsafe fn submit_packet(
     }
 }
 
+/// Wakes the reader, who then reads all rings.
+#[inline(always)]
+pub(crate) fn wake() {
+    if let Some(nothing) = SAMPLES.reserve::<u64>(0) {
+        nothing.discard(u64::from(BPF_RB_FORCE_WAKEUP));
+    }
+}
+
 /// Submits one record: `fill` writes it into the ring, zeroed before, and says whether it is good.
 /// Returns what `fill` said, or `None` when the ring was full.
 #[inline(always)]

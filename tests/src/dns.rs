@@ -140,9 +140,8 @@ impl Server {
     /// When a socket call fails.
     pub fn start(namespace: &Namespace, address: IpAddr) -> Result<Self> {
         let address = SocketAddr::new(address, PORT);
-        let bind = || -> io::Result<_> {
-            Ok((UdpSocket::bind(address)?, TcpListener::bind(address)?))
-        };
+        let bind =
+            || -> io::Result<_> { Ok((UdpSocket::bind(address)?, TcpListener::bind(address)?)) };
         let (udp, tcp) = namespace.run(bind).with_context(|| format!("serve at {address}"))?;
         udp.set_read_timeout(Some(LOOK))?;
         tcp.set_nonblocking(true)?;
@@ -440,7 +439,7 @@ impl Routed {
         let to = SERVER[0];
         let script = format!(
             "table ip translate {{\n chain service {{\n type nat hook prerouting priority -100;\n \
-             ip daddr {SERVICE} dnat to {to}\n }}\n chain masquerade {{\n \
+             ip daddr {SERVICE} dnat to {to}\n }}\n chain leave {{\n \
              type nat hook postrouting priority 100;\n oifname far masquerade random\n }}\n }}\n"
         );
         fault::load(&self.router, &script)

@@ -30,7 +30,14 @@ pub mod flag {
     /// The packet follows the record, from its first byte to what [`super::Record::head`] is for: programs
     /// cannot read what lies in pages, and the kernel copies it.
     pub const PACKET: u32 = 8;
+    /// Before it some were not told of, on the same CPU and way.
+    pub const GAP: u32 = 16;
 }
+
+/// Messages that a CPU tells of in [`WINDOW_NS`] at most, in and out each.
+pub const MOST: u64 = 5_000;
+/// What [`MOST`] is for.
+pub const WINDOW_NS: u64 = 100_000_000;
 
 /// Bytes of a message that a record has: the length that precedes it over TCP (RFC 1035 section 4.2.2), and its
 /// header.

@@ -15,7 +15,7 @@ use netdiag_common::{
     flow::FlowKey,
     signal::{
         Signal,
-        dns::{HEAD, HEADER, Message, PORT, Record, flag, lane},
+        dns::{HEAD, HEADER, MOST, Message, PORT, Record, WINDOW_NS, flag, lane},
     },
 };
 
@@ -38,9 +38,23 @@ use crate::{
 const OUT: Lane = Lane::new(Signal::Dns, lane::OUT);
 const IN: Lane = Lane::new(Signal::Dns, lane::IN);
 
-/// What each program is about to tell: the stack has no room for it.
+/// What a program keeps between two messages.
+#[repr(C)]
+struct Kept {
+    /// What it is about to tell: the stack has no room for it.
+    record: Record,
+    /// When the window began that `told` counts in.
+    window_ns: u64,
+    told: u64,
+    /// 1 when the last one was not told of.
+    gap: u64,
+    /// Packets that went into the ring that wakes nobody.
+    packets: u64,
+}
+
+/// By program.
 #[btf_map]
-static MESSAGES: PerCpuArray<Record, 2> = PerCpuArray::new();
+static KEPT: PerCpuArray<Kept, 2> = PerCpuArray::new();
 
 /// A packet that is given to a device.
 ///
@@ -119,19 +133,19 @@ unsafe fn consider<A: Access>(skb: Pointer, carried: &Carried, flags: u32, lane:
     if !to_server && carried.source() != PORT {
         return;
     }
-    let (Some(counters), Some(record)) =
-        (counters(lane), MESSAGES.get_ptr_mut(u32::from(flags & flag::OUT == 0)))
+    let (Some(counters), Some(kept)) =
+        (counters(lane), KEPT.get_ptr_mut(u32::from(flags & flag::OUT == 0)))
     else {
         return;
     };
     let flags = if to_server { flags | flag::TO_SERVER } else { flags };
     // SAFETY: the element of this CPU lives as long as the map, and a program has its own.
-    let record = unsafe { &mut *opaque(record) };
-    *record = Record { flags, ..Record::default() };
+    let kept = unsafe { &mut *opaque(kept) };
+    kept.record = Record { flags, ..Record::default() };
     // SAFETY: passed on.
-    match unsafe { describe::<A>(skb, carried, record) } {
+    match unsafe { describe::<A>(skb, carried, &mut kept.record) } {
         // SAFETY: passed on.
-        Ok(()) if wanted(record) => unsafe { submit::<A>(skb, record, counters) },
+        Ok(()) if wanted(&kept.record) => unsafe { submit::<A>(skb, kept, counters) },
         Ok(()) => {
             counters.seen += 1;
             counters.filtered += 1;
@@ -144,24 +158,46 @@ unsafe fn consider<A: Access>(skb: Pointer, carried: &Carried, flags: u32, lane:
     }
 }
 
-/// Hands a record on.
+/// Hands a record on, unless there are too many.
 ///
 /// # Safety
 /// `skb` is an `sk_buff`.
 #[inline(always)]
-unsafe fn submit<A: Access>(skb: Pointer, record: &mut Record, counters: &mut Counters) {
+unsafe fn submit<A: Access>(skb: Pointer, kept: &mut Kept, counters: &mut Counters) {
+    /// A fraction of what the smallest ring for packets holds.
+    const WAKE_EVERY: u64 = 64;
     counters.seen += 1;
-    record.header = socket::header(Signal::Dns, 1);
-    let (begin, len) = ((&raw const *record).cast(), size_of::<Record>() as u64);
+    let header = socket::header(Signal::Dns, 1);
+    if header.time_ns.wrapping_sub(kept.window_ns) > WINDOW_NS {
+        kept.window_ns = header.time_ns;
+        kept.told = 0;
+    }
+    kept.told += 1;
+    if kept.told > MOST {
+        counters.rate_limited += 1;
+        kept.gap = 1;
+        return;
+    }
+    if kept.gap != 0 {
+        kept.record.flags |= flag::GAP;
+    }
+    kept.record.header = header;
+    let no_room = counters.ring_full;
+    let (record, len) = ((&raw const kept.record).cast(), size_of::<Record>() as u64);
     // SAFETY: initialised, without padding.
     unsafe {
-        if A::TYPED && record.flags & flag::PACKET != 0 {
-            let packet_len = record.before + record.length.min(HEAD as u32);
-            ring::submit_packet(skb, packet_len, begin, len, counters);
+        if A::TYPED && kept.record.flags & flag::PACKET != 0 {
+            let packet_len = kept.record.before + kept.record.length.min(HEAD as u32);
+            ring::submit_packet(skb, packet_len, record, len, counters);
+            kept.packets += 1;
+            if kept.packets.is_multiple_of(WAKE_EVERY) {
+                ring::wake();
+            }
         } else {
-            ring::submit_batch(begin, len, 1, counters);
+            ring::submit_batch(record, len, 1, counters);
         }
     }
+    kept.gap = counters.ring_full - no_room;
 }
 
 /// Whether the filters let a message pass. Whose it is nobody knows.
@@ -191,7 +227,8 @@ unsafe fn describe<A: Access>(
     // SAFETY: fields of the sk_buff, of its device and of its entry in connection tracking.
     unsafe {
         let data: Pointer = field::<Probed, _>(skb, Field::SkbData)?;
-        let packet = if record.flags & flag::OUT == 0 { data } else { packet::header::<Probed>(skb)? };
+        let packet =
+            if record.flags & flag::OUT == 0 { data } else { packet::header::<Probed>(skb)? };
         let at = packet.wrapping_byte_add(carried.offset);
         let header = if carried.is_tcp() {
             let byte: u8 = Probed::load(at, DATA_OFFSET)?;

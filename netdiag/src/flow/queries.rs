@@ -116,6 +116,8 @@ pub struct Queries {
     next_number: u64,
     /// Messages whose turn has not come.
     held: Vec<Passage>,
+    /// Before that, messages are missing.
+    gap_ns: u64,
 }
 
 /// Messages that became of no query.
@@ -140,6 +142,7 @@ impl Queries {
             heard: HashSet::new(),
             next_number: 0,
             held: Vec::new(),
+            gap_ns: 0,
         }
     }
 
@@ -162,6 +165,9 @@ impl Queries {
         let known = held.partition_point(|passage| passage.time_ns <= now_ns);
         for passage in held.drain(..known) {
             self.expire(passage.time_ns, emit);
+            if passage.gap {
+                self.gap_ns = passage.time_ns;
+            }
             match self.see(&passage, emit) {
                 Fate::Taken => {}
                 Fate::Unmatched => lost.unmatched += 1,
@@ -287,7 +293,9 @@ impl Queries {
         match pending.state {
             State::Waiting if pending.asked_ns + PATIENCE_NS <= now_ns => {
                 pending.state = State::Overdue;
-                emit(pending.tell(pending.asked_ns + PATIENCE_NS, What::Unanswered));
+                let may_be_missing = pending.asked_ns < self.gap_ns;
+                let what = if may_be_missing { What::Unknown } else { What::Unanswered };
+                emit(pending.tell(pending.asked_ns + PATIENCE_NS, what));
                 self.idle.push_back((slot, pending.number));
                 self.expect(slot);
             }
@@ -300,7 +308,8 @@ impl Queries {
     /// The answer that was seen last is the one, if any was.
     fn close(&mut self, slot: usize, emit: &mut dyn FnMut(Query)) {
         let pending = &mut self.pending[slot];
-        let (State::Waiting | State::Overdue, Some((then, rcode))) = (pending.state, pending.answer)
+        let (State::Waiting | State::Overdue, Some((then, rcode))) =
+            (pending.state, pending.answer)
         else {
             return;
         };

@@ -16,7 +16,7 @@ const PAGES: usize = 1_024;
 /// Pages of a CPU's at most.
 const MOST: usize = 64;
 /// And at least.
-const LEAST: usize = 4;
+const LEAST: usize = 16;
 
 /// A ring for each CPU. A CPU that comes online later has none, and its records count as lost for want of room.
 pub(super) struct Packets {
@@ -32,7 +32,8 @@ impl Packets {
         })?;
         let pages = (PAGES / cpus.len().max(1)).clamp(LEAST, MOST);
         let pages = 1 << pages.ilog2();
-        let open = |cpu| map.open(cpu, Some(pages)).with_context(|| format!("a ring for CPU {cpu}"));
+        let open =
+            |cpu| map.open(cpu, Some(pages)).with_context(|| format!("a ring for CPU {cpu}"));
         let rings = cpus.into_iter().map(open).collect::<Result<_>>()?;
         Ok(Self { rings, record: Vec::new() })
     }

@@ -26,7 +26,8 @@ const QUERIES: CountId = count_id(Signal::Dns, 0);
 const UNANSWERED: CountId = count_id(Signal::Dns, 1);
 const RETRIED: CountId = count_id(Signal::Dns, 2);
 const LATE: CountId = count_id(Signal::Dns, 3);
-const ANSWERS: CountId = count_id(Signal::Dns, 4);
+const UNKNOWN: CountId = count_id(Signal::Dns, 4);
+const ANSWERS: CountId = count_id(Signal::Dns, 5);
 
 /// How long a query waits before it counts as unanswered, in nanoseconds: what resolvers wait before they
 /// ask again (`timeout` in resolv.conf(5)).
@@ -50,6 +51,8 @@ pub const DEFINITION: Definition = Definition {
         Count::new("dns.retried", "queries that were sent again while they waited")
             .without_column(),
         Count::new("dns.late", "answers that came after 5 s").without_column(),
+        Count::new("dns.unknown", "queries whose answer may be among messages that were not told of")
+            .without_column(),
         Count::labelled(
             "dns_answers",
             "answers by result code, late ones too, without the codes that EDNS adds",
@@ -159,6 +162,8 @@ pub struct Passage {
     pub asked: Option<FlowKey>,
     /// What its header says.
     pub message: Message,
+    /// Some before it were not told of.
+    pub gap: bool,
 }
 
 /// Something became of a query.
@@ -181,6 +186,8 @@ pub enum What {
     Retried,
     /// No answer came in time.
     Unanswered,
+    /// None was seen in time, and not everything was.
+    Unknown,
     /// An answer came.
     Answered {
         /// The result code.
@@ -223,6 +230,7 @@ impl Event {
             What::Asked => row.count(QUERIES, 1),
             What::Retried => row.count(RETRIED, 1),
             What::Unanswered => row.count(UNANSWERED, 1),
+            What::Unknown => row.count(UNKNOWN, 1),
             What::Answered { rcode, latency_ns, late } => {
                 row.latency(LATENCY, latency_ns);
                 row.labelled(ANSWERS, Label::Rcode(rcode), 1);
@@ -291,6 +299,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
     }
     let is = |flag| record.flags & flag != 0;
     let (to_server, out, tracked) = (is(flag::TO_SERVER), is(flag::OUT), is(flag::TRACKED));
+    let gap = is(flag::GAP);
     if is(flag::PACKET) {
         let message = rest.get(record.before as usize..).ok_or(Malformed::Short)?;
         let known = message.len().min(HEAD);
@@ -310,6 +319,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
             seen: record.key,
             asked: tracked.then_some(record.asked),
             message,
+            gap,
         })
     }));
     Ok(())

@@ -53,6 +53,7 @@ impl Talk {
                 is_answer: answer.is_some(),
                 rcode: answer.unwrap_or(0),
             },
+            gap: false,
         }
     }
 
@@ -164,23 +165,35 @@ fn what_is_not_answered_in_time_or_never() {
     let (first, _) = run(&mut queries, &asks, PATIENCE_NS + 9);
     assert_eq!(first, [(10, What::Asked), (20, What::Asked)]);
     let (second, _) = run(&mut queries, &[], PATIENCE_NS + 20);
-    assert_eq!(second, [(PATIENCE_NS + 10, What::Unanswered), (PATIENCE_NS + 20, What::Unanswered)]);
+    assert_eq!(
+        second,
+        [(PATIENCE_NS + 10, What::Unanswered), (PATIENCE_NS + 20, What::Unanswered)]
+    );
     let again = lost.asks(PATIENCE_NS + 30, WAY[0]);
     let hears = late.hears(PATIENCE_NS + 40, WAY[0], 2);
     let (third, _) = run(&mut queries, &[again, hears], 2 * PATIENCE_NS);
     let latency = PATIENCE_NS + 30;
     assert_eq!(
         third,
-        [
-            (PATIENCE_NS + 30, What::Retried),
-            (PATIENCE_NS + 40, answered(2, latency, true)),
-        ]
+        [(PATIENCE_NS + 30, What::Retried), (PATIENCE_NS + 40, answered(2, latency, true)),]
     );
     let (rest, _) = run(&mut queries, &[], 2 * KEEP_NS);
     assert_eq!((rest, queries.pending.len()), (vec![], 0));
     // By now it is forgotten.
     let (none, unmatched) = run(&mut queries, &[lost.hears(2 * KEEP_NS, WAY[0], 0)], 2 * KEEP_NS);
     assert_eq!((none, unmatched), (vec![], Lost { unmatched: 1, shed: 0 }));
+}
+
+/// Where messages are missing an answer may be among them.
+#[test]
+fn what_was_not_seen_is_not_said_to_be_missing() {
+    let before = Talk::new(4_000, 7).asks(10, WAY[0]);
+    let gap = Passage { gap: true, ..Talk::new(4_000, 8).asks(20, WAY[0]) };
+    let (told, _) = told(&[before, gap], 20 + PATIENCE_NS);
+    assert_eq!(
+        told[2..],
+        [(10 + PATIENCE_NS, What::Unknown), (20 + PATIENCE_NS, What::Unanswered)]
+    );
 }
 
 /// Whatever was read when: the late answer of one reading.
@@ -342,7 +355,7 @@ proptest! {
             found[match query.what {
                 What::Asked => 0,
                 What::Retried => 1,
-                What::Unanswered => 2,
+                What::Unanswered | What::Unknown => 2,
                 What::Answered { .. } => 3,
             }] += 1;
         };

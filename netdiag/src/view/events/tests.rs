@@ -11,7 +11,7 @@ use crate::{
     event::{Past, Stack},
     flow::Frozen,
     labels::Labels,
-    signal::{self, conntrack, retransmit, socket},
+    signal::{self, conntrack, dns, retransmit, socket},
     snapshot::{
         Account, Endpoint, Listener, Stream,
         told::{Names, SCHEMA, Telling, of_listener, stranger},
@@ -105,6 +105,10 @@ fn tellings() -> Vec<Telling> {
         what: conntrack::TABLE_FULL,
         times: 35,
     });
+    let asked = |what| {
+        let asker = FlowKey { local_port: 0, peer_port: 53, protocol: 17, ..key(1) };
+        signal::Event::Dns(dns::Event::Query(dns::Query { time_ns: 5_000_000, asker, what }))
+    };
     let past = Past { opened_ns: Some(500_000), connecting_ns: Some(1_000_000), ..Past::default() };
     let events = [
         again,
@@ -115,6 +119,8 @@ fn tellings() -> Vec<Telling> {
         of(socket::What::Failed(None)),
         of(socket::What::Close),
         entry,
+        asked(dns::What::Answered { rcode: 2, latency_ns: 2_500_000, late: false }),
+        asked(dns::What::Unanswered),
     ];
     let mut tellings = Vec::new();
     for (at_us, event) in events.iter().enumerate() {
