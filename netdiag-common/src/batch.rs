@@ -3,7 +3,10 @@
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use crate::header::Header;
+use crate::{
+    header::Header,
+    signal::{Signal, rtt, send},
+};
 
 /// Samples in a full batch.
 pub const BATCH: usize = 64;
@@ -29,4 +32,37 @@ pub struct Batch<S> {
     pub len: u32,
     /// The record to be; its header is written when it is submitted.
     pub record: Record<S>,
+}
+
+/// All batches of one CPU, in one value so that one look-up finds them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Batches {
+    /// Returned calls of `tcp_sendmsg`.
+    pub sends: Batch<send::Sample>,
+    /// Those of `tcp_sendpage`.
+    pub pages: Batch<send::Sample>,
+    /// Round trips.
+    pub rtts: Batch<rtt::Sample>,
+}
+
+/// The kernel takes no larger value of a per-CPU array (`PCPU_MIN_UNIT_SIZE`, `array_map_alloc_check`
+/// in kernel/bpf/arraymap.c).
+const _: () = assert!(size_of::<Batches>() <= 32 << 10);
+
+impl Batches {
+    /// The signals that have some.
+    pub const SIGNALS: &[Signal] = &[Signal::Send, Signal::Rtt];
+
+    /// Sends that wait in them.
+    #[must_use]
+    pub const fn sends(&self) -> u64 {
+        self.sends.len as u64 + self.pages.len as u64
+    }
+
+    /// Whether nothing waits in them.
+    #[must_use]
+    pub const fn are_empty(&self) -> bool {
+        self.sends() == 0 && self.rtts.len == 0
+    }
 }

@@ -6,11 +6,6 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{
-    batch::Batch,
-    signal::{Signal, rtt, send},
-};
-
 /// Lanes that a signal can give to its programs. Who counts in a lane never runs inside itself (from
 /// 6.1 on the kernel skips such a run and counts it; before, the inner run counts in the lane's twin),
 /// so plain additions lose nothing even where programs are preempted or interrupted by others.
@@ -33,25 +28,6 @@ pub struct Lanes {
     /// By the numbers that the signal's programs give them, and then the twin of each.
     pub lanes: [Lane; 2 * LANES],
 }
-
-/// All that the programs keep of one CPU, in one value so that one look-up finds it. Structs, since
-/// BTF-defined maps lose dimensions of nested arrays.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct PerCpu {
-    /// By [`Signal`].
-    pub signals: [Lanes; Signal::COUNT],
-    /// Returned calls of `tcp_sendmsg` on their way to the ring.
-    pub sends: Batch<send::Sample>,
-    /// Those of `tcp_sendpage`.
-    pub pages: Batch<send::Sample>,
-    /// Round trips on their way to the ring.
-    pub rtts: Batch<rtt::Sample>,
-}
-
-/// The kernel takes no larger value of a per-CPU array (`PCPU_MIN_UNIT_SIZE`, `array_map_alloc_check` in
-/// kernel/bpf/arraymap.c).
-const _: () = assert!(size_of::<PerCpu>() <= 32 << 10);
 
 /// Fates of samples on one CPU, all monotonic since the programs were loaded.
 #[repr(C)]

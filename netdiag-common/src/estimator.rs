@@ -45,4 +45,12 @@ impl Estimator {
         // Below zero: the second of two took away what the first had brought.
         if sample > i32::MAX as u32 { Since::Several } else { Since::Sample(sample) }
     }
+
+    /// Whether the ACK between was for less than a full segment of `mss` bytes, to which a receiver does
+    /// not answer at once. That of a SYN is not such a one.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_short_since(self, before: Self, mss: u32) -> bool {
+        before.srtt != 0 && self.una.wrapping_sub(before.una) < mss
+    }
 }

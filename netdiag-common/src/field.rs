@@ -94,7 +94,10 @@ fields! {
     SkV6RcvSaddr = "sock_common" "skc_v6_rcv_saddr" 16,
     SkProtocol = "sock" "sk_protocol" 2,
     SkDrops = "sock" "sk_drops.counter" 4,
+    TcpMss = "tcp_sock" "mss_cache" 4,
     SkErr = "sock" "sk_err" 4,
+    /// Whether a task owns it.
+    SkLockOwned = "sock" "sk_lock.owned" 4,
     NetInum = "net" "ns.inum" 4,
     InetSport = "inet_sock" "inet_sport" 2,
     CaState = "inet_connection_sock" "icsk_ca_state" 1,

@@ -2,15 +2,15 @@
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use netdiag_common::{
-    batch::Batch,
-    counters::{self, Counters, LANES, PerCpu},
-    signal::{Signal, rtt, send},
+    counters::{self, Counters, LANES, Lanes},
+    signal::Signal,
 };
 
 use crate::assembly::opaque;
 
+/// By signal.
 #[btf_map]
-static PER_CPU: PerCpuArray<PerCpu, 1> = PerCpuArray::new();
+static COUNTERS: PerCpuArray<Lanes, { Signal::COUNT }> = PerCpuArray::new();
 
 /// Who counts: one program that never runs inside itself on one CPU, see [`crate::nested`]. Each signal
 /// numbers its own; programs of which only one is ever attached may share a lane.
@@ -49,59 +49,23 @@ impl Lane {
     }
 }
 
-/// What the programs keep of this CPU.
-#[derive(Clone, Copy)]
-pub(crate) struct ThisCpu(*mut PerCpu);
-
-impl ThisCpu {
-    #[inline(always)]
-    pub(crate) fn get() -> Option<Self> {
-        Some(Self(opaque(PER_CPU.get_ptr_mut(0)?)))
-    }
-
-    #[inline(always)]
-    fn of(self, lane: Lane) -> &'static mut counters::Lane {
-        // SAFETY: the element of this CPU lives as long as the map, and only this lane's program
-        // writes these counters on this CPU.
-        unsafe { &mut (*self.0).signals[lane.signal as usize].lanes[lane.nth] }
-    }
-
-    /// What this program counts of its own signal.
-    #[inline(always)]
-    pub(crate) fn counters(self, lane: Lane) -> &'static mut Counters {
-        &mut self.of(lane).own
-    }
-
-    /// The batch of returned calls of `tcp_sendmsg`. Who works on it holds its `busy`.
-    #[inline(always)]
-    pub(crate) fn sends(self) -> *mut Batch<send::Sample> {
-        // SAFETY: as above; makes no reference.
-        unsafe { &raw mut (*self.0).sends }
-    }
-
-    /// That of `tcp_sendpage`.
-    #[inline(always)]
-    pub(crate) fn pages(self) -> *mut Batch<send::Sample> {
-        // SAFETY: as above; makes no reference.
-        unsafe { &raw mut (*self.0).pages }
-    }
-
-    /// That of round trips.
-    #[inline(always)]
-    pub(crate) fn rtts(self) -> *mut Batch<rtt::Sample> {
-        // SAFETY: as above; makes no reference.
-        unsafe { &raw mut (*self.0).rtts }
-    }
+/// The counters of a lane on this CPU.
+#[inline(always)]
+fn of(lane: Lane) -> Option<&'static mut counters::Lane> {
+    let lanes = opaque(COUNTERS.get_ptr_mut(lane.signal as u32)?);
+    // SAFETY: the element of this CPU lives as long as the map, and only this lane's program writes
+    // these counters on this CPU.
+    Some(unsafe { &mut (*lanes).lanes[lane.nth] })
 }
 
 /// What this program counts of its own signal on this CPU.
 #[inline(always)]
 pub(crate) fn counters(lane: Lane) -> Option<&'static mut Counters> {
-    Some(ThisCpu::get()?.counters(lane))
+    Some(&mut of(lane)?.own)
 }
 
 /// What this program counts of the sockets that it introduces.
 #[inline(always)]
 pub(crate) fn socket_counters(lane: Lane) -> Option<&'static mut Counters> {
-    Some(&mut ThisCpu::get()?.of(lane).sockets)
+    Some(&mut of(lane)?.sockets)
 }

@@ -2,14 +2,28 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
+use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use netdiag_common::{
-    batch::{BATCH, Batch},
+    batch::{BATCH, Batch, Batches},
     counters::Counters,
     header::Header,
     signal::Signal,
 };
 
-use crate::{assembly::opaque_number, ring, signal::socket};
+use crate::{
+    assembly::{opaque, opaque_number},
+    ring,
+    signal::socket,
+};
+
+#[btf_map]
+static BATCHES: PerCpuArray<Batches, 1> = PerCpuArray::new();
+
+/// Those of this CPU.
+#[inline(always)]
+pub(crate) fn of_this_cpu() -> Option<*mut Batches> {
+    Some(opaque(BATCHES.get_ptr_mut(0)?))
+}
 
 /// A sample that travels so: plain data without padding, a multiple of 8 bytes long.
 pub(crate) trait Sample: Copy {

@@ -297,6 +297,19 @@ pub(crate) unsafe fn error<A: Access>(sk: Pointer) -> Result<i32, Refused> {
     unsafe { field::<A, _>(sk, Field::SkErr) }
 }
 
+/// Whether a task owns a socket, and so works on it: a softirq leaves it alone then (`sk_lock.owned`).
+///
+/// # Safety
+/// `sk` points to a full socket.
+#[inline(always)]
+pub(crate) unsafe fn is_owned<A: Access>(sk: Pointer) -> Result<bool, Refused> {
+    if !location(Field::SkLockOwned).exists() {
+        return Ok(true);
+    }
+    // SAFETY: passed on.
+    Ok(unsafe { field::<A, u32>(sk, Field::SkLockOwned) }? != 0)
+}
+
 /// Reads the port that a TCP socket had last; the one in its key is 0 as soon as it gives it back.
 ///
 /// # Safety

@@ -11,7 +11,7 @@ use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_get_current_pid_tgid, macros:
 use crate::{
     account::{Lane, counters},
     assembly::opaque,
-    kernel::Pointer,
+    kernel::{self, Access, Pointer},
 };
 
 /// Of one lane on one CPU.
@@ -94,18 +94,35 @@ pub(crate) fn first(lane: Lane, what: Pointer, body: impl FnOnce()) {
 
 /// The program that stands in for that of `lane`, and counts in `own`. It runs after it on the same
 /// hook.
+///
+/// The kernel also skips the first one where it interrupts it before its first instruction or behind
+/// its last, and no flag is up. In a softirq nothing comes between the two, so there it is enough that
+/// the first one was not here.
+///
+/// # Safety
+/// `sk` is a full socket, and where a task works on it, it owns it.
 #[inline(always)]
-pub(crate) fn second(lane: Lane, own: Lane, what: Pointer, body: impl FnOnce()) {
+pub(crate) unsafe fn second<A: Access>(
+    lane: Lane,
+    own: Lane,
+    sk: Pointer,
+    what: Pointer,
+    body: impl FnOnce(),
+) {
     let (Some(flag), Some(counters)) = (flag_of(lane), counters(own)) else { return };
     // SAFETY: just got.
-    let stands_in = unsafe {
-        is_up(flag)
-            // A task may be preempted between the two by one that is preempted in the first.
-            && (core::ptr::read_volatile(&raw const (*flag).done_by) != bpf_get_current_pid_tgid()
-                || core::ptr::read_volatile(&raw const (*flag).done_with) != what as u64)
-    };
-    if stands_in {
-        counters.stood_in += 1;
-        body();
+    unsafe {
+        if core::ptr::read_volatile(&raw const (*flag).done_with) == what as u64
+            && core::ptr::read_volatile(&raw const (*flag).done_by) == bpf_get_current_pid_tgid()
+        {
+            core::ptr::write_volatile(&raw mut (*flag).done_with, 0);
+            return;
+        }
+        // A task may be preempted between the two by one that does both.
+        if !is_up(flag) && kernel::is_owned::<A>(sk) != Ok(false) {
+            return;
+        }
     }
+    counters.stood_in += 1;
+    body();
 }

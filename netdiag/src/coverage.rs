@@ -122,6 +122,10 @@ pub struct SignalStatus {
     pub refused: Vec<Refusal>,
     /// What cannot be seen, one line each.
     pub missing: Vec<String>,
+    /// Once per what its programs run, the rarest first: loss, connection, call, segment, packet. Told by
+    /// `doctor`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs_per: Option<String>,
     /// Counts that cannot be seen: null in every flow.
     #[serde(skip)]
     pub unseen_counts: Vec<&'static str>,

@@ -243,6 +243,8 @@ pub struct Definition {
     pub metrics: &'static [Metric],
     /// What it counts.
     pub counts: &'static [Count],
+    /// How often its programs run, which is what it costs.
+    pub cost: Cost,
     /// Sources, in order of preference.
     pub sources: &'static [Source],
     /// Samples that one record carries at most.
@@ -253,6 +255,35 @@ pub struct Definition {
     pub rows: Rows,
     /// Kinds of events that it tells of one by one.
     pub kinds: &'static [&'static Kind],
+}
+
+/// How often a signal's programs run, from the rarest to the most frequent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cost {
+    /// When something is lost or sent again.
+    Loss,
+    /// A few times in a connection's life.
+    Connection,
+    /// At each call that sends or receives.
+    Call,
+    /// At each segment that TCP receives.
+    Segment,
+    /// At each packet of the node.
+    Packet,
+}
+
+impl Cost {
+    /// Its name in outputs: that once per which they run.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Loss => "loss",
+            Self::Connection => "connection",
+            Self::Call => "call",
+            Self::Segment => "segment",
+            Self::Packet => "packet",
+        }
+    }
 }
 
 /// What a signal's counts are of.

@@ -13,7 +13,8 @@ use netdiag_common::{
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 pub use crate::definition::{
-    Alternative, Attachment, By, Count, Definition, Extra, Hook, Metric, Role, Rows, Source, When,
+    Alternative, Attachment, By, Cost, Count, Definition, Extra, Hook, Metric, Role, Rows, Source,
+    When,
 };
 use crate::event::{Past, Told};
 

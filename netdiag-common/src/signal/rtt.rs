@@ -28,7 +28,8 @@ pub const WINDOW_US: u32 = 10_000;
 
 /// Bits of [`Sample::flags`].
 pub mod flag {
-    /// The kernel takes the ACK for one that the peer may have delayed: `FLAG_ACK_MAYBE_DELAYED`.
+    /// The peer may have delayed the ACK: the kernel takes it for such a one (`FLAG_ACK_MAYBE_DELAYED`) or,
+    /// where that is not to be had, it is for less than a full segment.
     pub const MAYBE_DELAYED: u32 = 1;
 }
 

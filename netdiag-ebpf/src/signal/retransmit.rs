@@ -278,7 +278,12 @@ fn retransmit_tp_btf(ctx: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit_second_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    nested::second(SEGMENT, SEGMENT_SECOND, ctx.arg(1), || segment!(ctx, Typed, SEGMENT_SECOND));
+    // SAFETY: the tracepoint gives a full TCP socket, under its lock.
+    unsafe {
+        nested::second::<Typed>(SEGMENT, SEGMENT_SECOND, ctx.arg(0), ctx.arg(1), || {
+            segment!(ctx, Typed, SEGMENT_SECOND);
+        });
+    }
     0
 }
 
@@ -290,7 +295,12 @@ fn retransmit_raw_tp(ctx: RawTracePointContext) -> i32 {
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
 fn retransmit_second_raw_tp(ctx: RawTracePointContext) -> i32 {
-    nested::second(SEGMENT, SEGMENT_SECOND, ctx.arg(1), || segment!(ctx, Probed, SEGMENT_SECOND));
+    // SAFETY: the tracepoint gives a full TCP socket, under its lock.
+    unsafe {
+        nested::second::<Probed>(SEGMENT, SEGMENT_SECOND, ctx.arg(0), ctx.arg(1), || {
+            segment!(ctx, Probed, SEGMENT_SECOND);
+        });
+    }
     0
 }
 
@@ -302,9 +312,12 @@ fn retransmit_synack_tp_btf(ctx: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 fn retransmit_synack_second_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    nested::second(SYNACK, SYNACK_SECOND, ctx.arg(1), || {
-        synack::<Typed>(&ctx, ctx.arg(1), SYNACK_SECOND)
-    });
+    // SAFETY: the tracepoint gives the listener, on which no task works then.
+    unsafe {
+        nested::second::<Typed>(SYNACK, SYNACK_SECOND, ctx.arg(0), ctx.arg(1), || {
+            synack::<Typed>(&ctx, ctx.arg(1), SYNACK_SECOND);
+        });
+    }
     0
 }
 
@@ -316,9 +329,12 @@ fn retransmit_synack_raw_tp(ctx: RawTracePointContext) -> i32 {
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_synack")]
 fn retransmit_synack_second_raw_tp(ctx: RawTracePointContext) -> i32 {
-    nested::second(SYNACK, SYNACK_SECOND, ctx.arg(1), || {
-        synack::<Probed>(&ctx, ctx.arg(1), SYNACK_SECOND)
-    });
+    // SAFETY: the tracepoint gives the listener, on which no task works then.
+    unsafe {
+        nested::second::<Probed>(SYNACK, SYNACK_SECOND, ctx.arg(0), ctx.arg(1), || {
+            synack::<Probed>(&ctx, ctx.arg(1), SYNACK_SECOND);
+        });
+    }
     0
 }
 

@@ -17,8 +17,9 @@ use netdiag_common::{
     },
 };
 
+use self::estimator::Found;
 use crate::{
-    account::{Lane, ThisCpu},
+    account::{Lane, counters},
     batch, filter,
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     nested,
@@ -122,8 +123,7 @@ fn updated(ctx: &FExitContext, what: What, lane: Lane) {
     /// segment that was not a full one, to which a receiver does not answer at once.
     const MAYBE_DELAYED: u32 = 0x10000;
     let sk: Pointer = ctx.arg(0);
-    let Some(this_cpu) = ThisCpu::get() else { return };
-    let counters = this_cpu.counters(lane);
+    let Some(counters) = counters(lane) else { return };
     let (by_sequence, selectively): (i64, i64) = (ctx.arg(2), ctx.arg(3));
     let rtt_us = if by_sequence >= 0 {
         by_sequence
@@ -142,7 +142,7 @@ fn updated(ctx: &FExitContext, what: What, lane: Lane) {
     let known = slot::find::<Typed>(sk);
     // SAFETY: the function's first argument is a full TCP socket.
     unsafe {
-        tell::<Typed>(sk, tp, known, &round_trip, lane, counters, what.batch(this_cpu));
+        tell::<Typed>(sk, tp, known, &round_trip, lane, counters, what.batch());
     }
 }
 
@@ -163,7 +163,12 @@ fn rtt_fexit(ctx: FExitContext) -> i32 {
 #[fexit]
 fn rtt_second_fexit(ctx: FExitContext) -> i32 {
     if took_a_sample(&ctx) {
-        nested::second(ACK, SECOND, ctx.arg(0), || updated(&ctx, What::AckInside, SECOND));
+        // SAFETY: the function's first argument is a full TCP socket, under its lock.
+        unsafe {
+            nested::second::<Typed>(ACK, SECOND, ctx.arg(0), ctx.arg(0), || {
+                updated(&ctx, What::AckInside, SECOND);
+            });
+        }
     }
     0
 }
@@ -182,8 +187,12 @@ enum What {
 impl What {
     /// Where its samples gather: programs on one CPU share no batch, and only the first comes often.
     #[inline(always)]
-    fn batch(self, this_cpu: ThisCpu) -> Option<*mut Batch<Sample>> {
-        matches!(self, Self::Ack).then(|| this_cpu.rtts())
+    fn batch(self) -> Option<*mut Batch<Sample>> {
+        if !matches!(self, Self::Ack) {
+            return None;
+        }
+        // SAFETY: makes no reference.
+        batch::of_this_cpu().map(|batches| unsafe { &raw mut (*batches).rtts })
     }
 }
 
@@ -193,8 +202,7 @@ impl What {
 /// `sk` is a full TCP socket.
 #[inline(always)]
 unsafe fn look<A: Access>(sk: Pointer, what: What, lane: Lane) {
-    let Some(this_cpu) = ThisCpu::get() else { return };
-    let counters = this_cpu.counters(lane);
+    let Some(counters) = counters(lane) else { return };
     let tp = A::tcp_sock(sk);
     if tp.is_null() {
         return;
@@ -207,13 +215,16 @@ unsafe fn look<A: Access>(sk: Pointer, what: What, lane: Lane) {
         return;
     };
     // SAFETY: just asked.
-    match unsafe { estimator::look::<A>(tp, &mut slot.rtt) } {
+    let found = unsafe { estimator::look::<A>(tp, &mut slot.rtt) };
+    let is_short = matches!(found, Ok(Found { is_short: true, .. }));
+    match found.map(|found| found.since) {
         Ok(Since::Nothing) => {}
         Ok(Since::Sample(rtt_us)) => {
-            let batch = what.batch(this_cpu);
+            let batch = what.batch();
             // SAFETY: passed on.
             unsafe {
-                let round_trip = RoundTrip { rtt_us, flags: 0 };
+                let flags = if is_short { flag::MAYBE_DELAYED } else { 0 };
+                let round_trip = RoundTrip { rtt_us, flags };
                 tell::<A>(sk, tp, Some(slot), &round_trip, lane, counters, batch);
             }
         }
@@ -276,10 +287,12 @@ fn rtt_probe_tp_btf(ctx: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "tcp_probe")]
 fn rtt_probe_second_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    nested::second(ACK, SECOND, ctx.arg(1), || {
-        // SAFETY: the tracepoint gives a full TCP socket.
-        unsafe { look::<Typed>(ctx.arg(0), What::AckInside, SECOND) }
-    });
+    // SAFETY: the tracepoint gives a full TCP socket, under its lock.
+    unsafe {
+        nested::second::<Typed>(ACK, SECOND, ctx.arg(0), ctx.arg(1), || {
+            look::<Typed>(ctx.arg(0), What::AckInside, SECOND);
+        });
+    }
     0
 }
 
@@ -292,10 +305,12 @@ fn rtt_probe_raw_tp(ctx: RawTracePointContext) -> i32 {
 
 #[raw_tracepoint(tracepoint = "tcp_probe")]
 fn rtt_probe_second_raw_tp(ctx: RawTracePointContext) -> i32 {
-    nested::second(ACK, SECOND, ctx.arg(1), || {
-        // SAFETY: the tracepoint gives a full TCP socket.
-        unsafe { look::<Probed>(ctx.arg(0), What::AckInside, SECOND) }
-    });
+    // SAFETY: the tracepoint gives a full TCP socket, under its lock.
+    unsafe {
+        nested::second::<Probed>(ACK, SECOND, ctx.arg(0), ctx.arg(1), || {
+            look::<Probed>(ctx.arg(0), What::AckInside, SECOND);
+        });
+    }
     0
 }
 
@@ -314,8 +329,8 @@ fn rtt_closing_raw_tp(ctx: RawTracePointContext) -> i32 {
 /// Run by userspace on each CPU in turn (BPF_PROG_TEST_RUN), never attached: empties the batches.
 #[raw_tracepoint(tracepoint = "netdiag_flush")]
 fn rtt_flush(_ctx: RawTracePointContext) -> i32 {
-    let Some(this_cpu) = ThisCpu::get() else { return 0 };
+    let (Some(counters), Some(batches)) = (counters(FLUSH), batch::of_this_cpu()) else { return 0 };
     // SAFETY: this CPU's batch.
-    unsafe { batch::empty(this_cpu.rtts(), this_cpu.counters(FLUSH)) };
+    unsafe { batch::empty(&raw mut (*batches).rtts, counters) };
     0
 }

@@ -23,7 +23,7 @@ use netdiag_common::{
 
 use self::start::{Place, is_under_way, recall, remember};
 use crate::{
-    account::{Lane, ThisCpu, counters},
+    account::{Lane, counters},
     batch, filter,
     kernel::{self, Access, Pointer, Probed, Typed},
     signal::socket::{self, Context},
@@ -127,11 +127,11 @@ unsafe fn introduce<A: Access>(sk: Pointer, slot: &mut Slot, pid: u32, lane: Lan
 fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, function: Function) {
     // SAFETY: no precondition.
     let end_ns = unsafe { bpf_ktime_get_ns() };
-    let Some(this_cpu) = ThisCpu::get() else { return };
-    let (counters, batch) = match function {
-        Function::Sendmsg => (this_cpu.counters(END), this_cpu.sends()),
-        Function::Sendpage => (this_cpu.counters(SENDPAGE_END), this_cpu.pages()),
+    let lane = match function {
+        Function::Sendmsg => END,
+        Function::Sendpage => SENDPAGE_END,
     };
+    let Some(counters) = counters(lane) else { return };
     let thread = bpf_get_current_pid_tgid();
     let slot = slot::find::<A>(sk);
     let (flow, start_ns) = match slot {
@@ -144,6 +144,14 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, function
     };
     let sample =
         Sample { flow, latency_ns: end_ns.wrapping_sub(start_ns), result: i64::from(result) };
+    let Some(batches) = batch::of_this_cpu() else { return };
+    // SAFETY: just got; makes no reference.
+    let batch = unsafe {
+        match function {
+            Function::Sendmsg => &raw mut (*batches).sends,
+            Function::Sendpage => &raw mut (*batches).pages,
+        }
+    };
     batch::append(sample, batch, counters);
 }
 
@@ -249,12 +257,11 @@ classic!(send_locked_end_tracepoint Again::SameCall);
 /// Run by userspace on each CPU in turn (BPF_PROG_TEST_RUN), never attached: empties the batches.
 #[raw_tracepoint(tracepoint = "netdiag_flush")]
 fn send_flush(_ctx: RawTracePointContext) -> i32 {
-    let Some(this_cpu) = ThisCpu::get() else { return 0 };
-    let counters = this_cpu.counters(FLUSH);
+    let (Some(counters), Some(batches)) = (counters(FLUSH), batch::of_this_cpu()) else { return 0 };
     // SAFETY: this CPU's batches.
     unsafe {
-        batch::empty(this_cpu.sends(), counters);
-        batch::empty(this_cpu.pages(), counters);
+        batch::empty(&raw mut (*batches).sends, counters);
+        batch::empty(&raw mut (*batches).pages, counters);
     }
     0
 }

@@ -7,10 +7,11 @@ mod sends;
 use anyhow::{Context as _, Result};
 use aya::{
     Pod,
-    maps::{MapData, PerCpuArray},
+    maps::{Map, MapData, PerCpuArray},
 };
 use netdiag_common::{
-    counters::{Counters, LANES, Lane, PerCpu},
+    batch::Batches,
+    counters::{Counters, LANES, Lane, Lanes},
     signal::Signal,
 };
 
@@ -21,26 +22,29 @@ use crate::{coverage::Account, signal::DEFINITIONS};
 const READINGS: usize = 16;
 
 /// Sums over all CPUs by lane, each with its twin.
-type Lanes = [Counters; LANES];
+type Sums = [Counters; LANES];
 
-/// [`PerCpu`] as aya reads it.
+/// A value of the programs as aya reads it.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Raw(PerCpu);
+struct Raw<T>(T);
 
 // SAFETY: repr(C), made of integers alone, and valid for any bytes.
-unsafe impl Pod for Raw {}
+unsafe impl Pod for Raw<Lanes> {}
+// SAFETY: the same.
+unsafe impl Pod for Raw<Batches> {}
 
-/// Reader of the counters map.
+/// Reader of the counters, and of how much waits in batches.
 pub(super) struct Counting {
-    map: PerCpuArray<MapData, Raw>,
+    counters: PerCpuArray<MapData, Raw<Lanes>>,
+    batches: PerCpuArray<MapData, Raw<Batches>>,
 }
 
 /// What one reading found.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reading {
     /// Sums over CPUs by signal and lane.
-    lanes: [Lanes; Signal::COUNT],
+    lanes: [Sums; Signal::COUNT],
     /// Sums of the sockets that the programs of any signal introduced.
     sockets: Counters,
     /// CPUs whose batches hold samples.
@@ -59,8 +63,11 @@ pub(super) struct Skipped {
 }
 
 impl Counting {
-    pub(super) fn new(map: aya::maps::Map) -> Result<Self> {
-        Ok(Self { map: PerCpuArray::try_from(map).context("map PER_CPU")? })
+    pub(super) fn new(counters: Map, batches: Map) -> Result<Self> {
+        Ok(Self {
+            counters: PerCpuArray::try_from(counters).context("map COUNTERS")?,
+            batches: PerCpuArray::try_from(batches).context("map BATCHES")?,
+        })
     }
 
     /// Reads all CPUs. The kernel copies one CPU after the other, and programs may be between two
@@ -78,23 +85,25 @@ impl Counting {
     }
 
     fn read_once(&self) -> Result<Reading> {
-        let cpus = self.map.get(&0, 0).context("reading the programs' counters")?;
         let mut reading = Reading::default();
-        for (cpu, Raw(per_cpu)) in cpus.iter().enumerate() {
-            for (signal, lanes) in per_cpu.signals.iter().enumerate() {
+        for (signal, sums) in reading.lanes.iter_mut().enumerate() {
+            let cpus = self.counters.get(&(signal as u32), 0);
+            for Raw(lanes) in cpus.context("reading the programs' counters")?.iter() {
                 for (lane, Lane { own, sockets }) in lanes.lanes.iter().enumerate() {
-                    add(&mut reading.lanes[signal][lane % LANES], own);
+                    add(&mut sums[lane % LANES], own);
                     add(&mut reading.sockets, sockets);
                 }
             }
-            let batched = u64::from(per_cpu.sends.len) + u64::from(per_cpu.pages.len);
-            reading.batched_sends += batched;
-            if batched != 0 || per_cpu.rtts.len != 0 {
+        }
+        let cpus = self.batches.get(&0, 0).context("reading the programs' batches")?;
+        for (cpu, Raw(batches)) in cpus.iter().enumerate() {
+            reading.batched_sends += batches.sends();
+            if !batches.are_empty() {
                 reading.unflushed.push(cpu as u32);
             }
         }
         // What waits in a table may have begun on another CPU, so each may hold some of it.
-        let in_batches = |signal| matches!(signal, Signal::Send | Signal::Rtt);
+        let in_batches = |signal| Batches::SIGNALS.contains(&signal);
         let tables = DEFINITIONS.iter().filter(|d| d.flush.is_some() && !in_batches(d.signal));
         if tables.map(|table| reading.sum(table.signal).pending()).sum::<u64>() != 0 {
             reading.unflushed = (0..cpus.len() as u32).collect();

@@ -109,6 +109,7 @@ pub(super) fn attach(
                 source: Some(source.name.to_owned()),
                 refused,
                 missing: blind.missing,
+                runs_per: None,
                 unseen_counts: blind.counts,
             },
             None => off(definition, refused, definition.help),
@@ -120,12 +121,13 @@ pub(super) fn attach(
 /// The status of a signal that is not observed.
 pub(super) fn off(definition: &Definition, refused: Vec<Refusal>, missing: &str) -> SignalStatus {
     SignalStatus {
-        unseen_counts: Vec::new(),
         signal: definition.signal.name().to_owned(),
         status: Status::Off,
         source: None,
         refused,
         missing: vec![missing.to_owned()],
+        runs_per: None,
+        unseen_counts: Vec::new(),
     }
 }
 

@@ -260,6 +260,7 @@ mod tests {
         let optional = [
             Field::SkListener,
             Field::SkErr,
+            Field::SkLockOwned,
             Field::InetSport,
             Field::TcpRttMin,
             Field::MinmaxValue,

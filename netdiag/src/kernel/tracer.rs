@@ -83,7 +83,7 @@ impl Tracer {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
         };
-        let counting = Counting::new(take("PER_CPU")?)?;
+        let counting = Counting::new(take("COUNTERS")?, take("BATCHES")?)?;
         let samples = Ring::new(take("SAMPLES")?, "SAMPLES")?;
         let sockets = Ring::new(take("SOCKETS")?, "SOCKETS")?;
         let events = Ring::new(take("EVENTS")?, "EVENTS")?;

@@ -10,13 +10,17 @@ use crate::{
     exit::Status,
     kernel::{facts::Preemption, plan},
     run::watch::options,
-    snapshot::Doctor,
+    signal::DEFINITIONS,
+    snapshot::{Doctor, Status as On},
     view,
 };
 
 /// Runs the command.
 pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
-    let report = plan::examine(&options(kernel, None))?;
+    let mut report = plan::examine(&options(kernel, None))?;
+    for (status, definition) in report.signals.iter_mut().zip(DEFINITIONS) {
+        status.runs_per = (status.status != On::Off).then(|| definition.cost.name().to_owned());
+    }
     let facts = &report.facts;
     let preemption = match facts.preemption {
         Preemption::Unknown => None,

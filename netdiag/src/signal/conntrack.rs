@@ -13,7 +13,7 @@ use zerocopy::FromBytes;
 pub use netdiag_common::signal::conntrack::Tuple;
 
 use super::{
-    Alternative, Attachment, By, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows,
+    Alternative, Attachment, By, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows,
     Source, Subject, When, count_id,
 };
 use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
@@ -45,6 +45,7 @@ pub const DEFINITION: Definition = Definition {
         Count::new("early_drop", "entries without reply evicted to make room"),
         Count::new("destroyed", "entries freed that were in the table"),
     ],
+    cost: Cost::Connection,
     sources: &[KPROBE, PACKETS, CTNETLINK],
     samples: SAMPLES,
     flush: Some("conntrack_flush"),

@@ -11,7 +11,7 @@ use netdiag_common::{
 use zerocopy::FromBytes;
 
 use super::{
-    Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed, Rows,
+    Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed, Rows,
     Source, Subject, When, count_id,
 };
 use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
@@ -32,6 +32,7 @@ pub const DEFINITION: Definition = Definition {
         ),
         Count::new("drop_bytes", "bytes of the packets dropped"),
     ],
+    cost: Cost::Loss,
     sources: &[TP_BTF, RAW_TP, SOCKETS],
     samples: netdiag_common::signal::drop::SAMPLES,
     flush: Some("drop_flush"),

@@ -11,7 +11,7 @@ use netdiag_common::{
 use zerocopy::FromBytes;
 
 use super::{
-    Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows,
+    Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows,
     Source, Subject, When, count_id, socket::state_name,
 };
 use crate::event::{self, Field as Said, Form, Past, Shown, Stack, Told, Value};
@@ -41,6 +41,7 @@ pub const DEFINITION: Definition = Definition {
         Count::new("retransmits_failed", "segments whose retransmission failed on this node"),
         Count::new("retransmit_bytes", "payload bytes sent again"),
     ],
+    cost: Cost::Loss,
     sources: &[TP_BTF, RAW_TP],
     samples: 1,
     flush: None,

@@ -12,8 +12,8 @@ use netdiag_common::{
 };
 
 use super::{
-    Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric, MetricId, Path,
-    Rows, Source, Subject, When, batch, count_id, metric_id,
+    Attachment, Cost, Count, CountId, Definition, Fold, Hook, Malformed, Metric, MetricId, Path,
+    Rows, Source, Subject, batch, count_id, metric_id,
 };
 use crate::event::{Past, Told};
 
@@ -32,8 +32,9 @@ pub const DEFINITION: Definition = Definition {
     counts: &[Count::new(
         "rtt_delayed",
         "samples of rtt that may contain the peer's delay, by the kernel's own judgement (a lone \
-         segment that was not full)",
+         segment that was not full) or, by tracepoints, all of less than a full segment",
     )],
+    cost: Cost::Segment,
     sources: &[FEXIT, TP_BTF, RAW_TP],
     samples: BATCH as u32,
     flush: Some("rtt_flush"),
@@ -60,20 +61,13 @@ const FEXIT: Source = Source {
 };
 
 /// What two looks at the estimator must read.
-const ESTIMATOR: &[Field] = &[Field::TcpSrtt, Field::TcpMdev, Field::TcpSndUna, Field::TcpMstamp];
+const ESTIMATOR: &[Field] = &[Field::TcpSrtt, Field::TcpMdev, Field::TcpSndUna, Field::TcpMstamp, Field::TcpMss];
 
 const ESTIMATOR_BLIND: &[&str] = &[
     "samples of a connection that one side has begun to close",
     "samples that a filter leaves out (they are not counted as filtered)",
+    "which samples the kernel takes for delayed ones: each of less than a full segment counts as one",
 ];
-
-/// The kernel does not say more than the sample.
-const DELAYS: Extra = Extra {
-    when: When::Always,
-    alternatives: &[],
-    lost: "which samples the kernel takes for delayed ones",
-    counts: &["rtt_delayed"],
-};
 
 /// A look at the estimator at each segment that arrives, and at the last one's end: with one ACK
 /// between two looks there is one sample at most. A look that the kernel skips makes one of two.
@@ -84,7 +78,7 @@ const TP_BTF: Source = Source {
         Attachment::new("rtt_probe_tp_btf", Hook::TpBtf("tcp_probe")),
         Attachment::new("rtt_closing_tp_btf", Hook::TpBtf("inet_sock_set_state")),
     ],
-    extras: &[DELAYS],
+    extras: &[],
     fields: ESTIMATOR,
     places: &[],
     typed: true,
@@ -102,7 +96,7 @@ const RAW_TP: Source = Source {
         Attachment::new("rtt_probe_raw_tp", Hook::RawTp("tcp_probe")),
         Attachment::new("rtt_closing_raw_tp", Hook::RawTp("inet_sock_set_state")),
     ],
-    extras: &[DELAYS],
+    extras: &[],
     fields: ESTIMATOR,
     places: &[],
     typed: false,
@@ -256,6 +250,19 @@ mod tests {
                 let expected = if is_ack { Since::Sample(sample) } else { Since::Nothing };
                 prop_assert_eq!(estimator.since(before), expected);
             }
+        }
+    }
+
+    #[test]
+    fn an_ack_of_less_than_a_segment_may_be_late() {
+        let at = |srtt, una| Estimator { srtt, mdev: 1, una };
+        for (before, now, is_short) in [
+            (at(8, u32::MAX), at(9, 98), true),
+            (at(8, u32::MAX), at(9, 99), false),
+            // The handshake's.
+            (at(0, 1), at(9, 2), false),
+        ] {
+            assert_eq!(now.is_short_since(before, 100), is_short, "{before:?} {now:?}");
         }
     }
 

@@ -8,7 +8,7 @@ use netdiag_common::{
 };
 
 use super::{
-    Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric,
+    Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric,
     MetricId, Rows, Source, Subject, When, batch, count_id, metric_id,
 };
 use crate::event::{Past, Told};
@@ -32,6 +32,7 @@ pub const DEFINITION: Definition = Definition {
         Count::new("send_bytes", "bytes that send calls handed to the kernel"),
         Count::new("sends_failed", "send calls that returned an error"),
     ],
+    cost: Cost::Call,
     sources: &[FEXIT, TRACEPOINTS, KPROBE],
     samples: BATCH as u32,
     flush: Some("send_flush"),

@@ -11,7 +11,7 @@ use netdiag_common::{
 use zerocopy::FromBytes;
 
 use super::{
-    Alternative, Attachment, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed,
+    Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed,
     Metric, MetricId, Rows, Source, Subject, When, count_id, metric_id, retransmit,
 };
 use crate::event::{Field as Said, Form, GIVEN_UP, Kind, Past, Shown, Stack, Told, Value};
@@ -48,6 +48,7 @@ pub const DEFINITION: Definition = Definition {
         )
         .without_column(),
     ],
+    cost: Cost::Connection,
     sources: &[TP_BTF, RAW_TP],
     samples: 1,
     flush: None,

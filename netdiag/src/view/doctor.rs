@@ -47,7 +47,10 @@ fn one(signal: &SignalStatus, names: usize, columns: usize) -> Vec<String> {
         Status::Degraded => "degraded",
         Status::Off => "off",
     };
-    let source = signal.source.as_ref().map(|source| format!("by {source}")).unwrap_or_default();
+    let mut source = signal.source.as_ref().map(|by| format!("by {by}")).unwrap_or_default();
+    if let Some(what) = &signal.runs_per {
+        source += &format!(", once per {}", sanitised(what));
+    }
     let mut lines = vec![
         format!("{}  {}  {source}", left(&signal.signal, names), left(status, 8))
             .trim_end()

@@ -11,7 +11,7 @@
 
 use netdiag_common::signal::send::lane::{BEGIN, END, FLUSH, SENDPAGE_BEGIN, SENDPAGE_END};
 
-use super::{Lanes, Skipped};
+use super::{Skipped, Sums};
 use crate::coverage::Account;
 
 /// Whether more can come.
@@ -27,7 +27,7 @@ pub(in crate::kernel) enum Phase {
 }
 
 /// The account of the sums over all CPUs by lane. `skipped` must have been read after them.
-pub(super) fn account(lanes: &Lanes, skipped: Skipped, phase: Phase) -> Account {
+pub(super) fn account(lanes: &Sums, skipped: Skipped, phase: Phase) -> Account {
     let begin = lanes[BEGIN].plus(&lanes[SENDPAGE_BEGIN]);
     let end = lanes[END].plus(&lanes[SENDPAGE_END]);
     let mut account = super::account(&begin.plus(&end).plus(&lanes[FLUSH]));

@@ -16,6 +16,7 @@ fn status(signal: Signal, status: Status) -> SignalStatus {
         source: None,
         refused: vec![],
         missing: vec![],
+        runs_per: None,
         unseen_counts: vec![],
     }
 }

@@ -12,7 +12,7 @@ use proptest::{prelude::*, sample::Index};
 use super::{Phase, account};
 use crate::{
     coverage::Account,
-    kernel::account::{Lanes, Skipped},
+    kernel::account::{Skipped, Sums},
 };
 
 const AT_REST: Phase = Phase::Detached { batched: 0 };
@@ -37,7 +37,7 @@ struct Step {
 /// What the threads do and what is counted of it.
 #[derive(Default)]
 struct World {
-    lanes: Lanes,
+    lanes: Sums,
     skipped: Skipped,
     /// Beginnings remembered, by thread.
     starts: HashMap<usize, ()>,
@@ -173,7 +173,7 @@ proptest! {
     /// other: it balances, nothing is pending at the end, and what was skipped is said.
     #[test]
     fn never_out_of_balance(numbers: [[u8; 7]; 5], begins: u8, ends: u8, batched: u8) {
-        let mut lanes = Lanes::default();
+        let mut lanes = Sums::default();
         for (lane, numbers) in lanes.iter_mut().zip(numbers) {
             let [filtered, submitted, map_full, read_failed, unmatched, begun, ended] =
                 numbers.map(u64::from);
