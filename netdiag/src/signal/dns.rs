@@ -16,7 +16,7 @@ use netdiag_common::{
 use zerocopy::FromBytes;
 
 use super::{
-    Attachment, Count, CountId, Definition, Fold, Hook, Label, Malformed, Metric, MetricId, Rows,
+    Attachment, Cost, Count, CountId, Definition, Fold, Hook, Label, Malformed, Metric, MetricId, Rows,
     Source, Subject, count_id, metric_id,
 };
 use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
@@ -59,6 +59,7 @@ pub const DEFINITION: Definition = Definition {
         )
         .without_column(),
     ],
+    cost: Cost::Packet,
     sources: &[TP_BTF, RAW_TP],
     samples: 1,
     flush: None,
