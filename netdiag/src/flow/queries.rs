@@ -202,14 +202,14 @@ impl Queries {
             self.answer(slot, passage, emit);
             return Fate::Taken;
         }
-        let Some(slot) = slot else { return self.ask(passage, names, emit) };
+        let Some(slot) = slot else { return self.ask(passage, &names, emit) };
         let pending = &mut self.pending[slot];
         if pending.place != passage.place {
             self.learn(slot, &names);
         } else if matches!(pending.state, State::Answered(_)) {
             // The same id again is another question.
             self.remove(slot);
-            return self.ask(passage, names, emit);
+            return self.ask(passage, &names, emit);
         } else {
             pending.sent_ns = passage.time_ns;
             emit(pending.tell(passage.time_ns, What::Retried));
@@ -231,12 +231,7 @@ impl Queries {
         }
     }
 
-    fn ask(
-        &mut self,
-        passage: &Passage,
-        names: SmallVec<[Name; 2]>,
-        emit: &mut dyn FnMut(Query),
-    ) -> Fate {
+    fn ask(&mut self, passage: &Passage, names: &[Name], emit: &mut dyn FnMut(Query)) -> Fate {
         if self.pending.len() >= self.most && !self.make_room() {
             return Fate::NoRoom;
         }
@@ -255,7 +250,7 @@ impl Queries {
         };
         emit(pending.tell(passage.time_ns, What::Asked));
         let slot = self.pending.insert(pending);
-        self.learn(slot, &names);
+        self.learn(slot, names);
         self.expect(slot);
         Fate::Taken
     }
