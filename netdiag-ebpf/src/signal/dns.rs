@@ -13,9 +13,10 @@ use netdiag_common::{
     counters::Counters,
     field::Field,
     flow::FlowKey,
+    message::{HEAD, HEADER, Message},
     signal::{
         Signal,
-        dns::{HEAD, HEADER, MOST, Message, PORT, Record, WINDOW_NS, flag, lane},
+        dns::{MOST, PORT, Record, WINDOW_NS, flag, lane},
     },
 };
 

@@ -146,7 +146,7 @@ impl Intake {
         let Lost { unmatched, shed } = conclude(queries, now_ns, &mut |query| {
             fold_one(table, teller, &Event::Dns(dns::Event::Query(query)), now_ns);
         });
-        fates[Signal::Dns as usize].add(Fates { filtered: 0, unmatched, shed });
+        fates[dns::DEFINITION.signal as usize].add(Fates { filtered: 0, unmatched, shed });
     }
 
     /// Folds what was copied out.

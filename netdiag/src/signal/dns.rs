@@ -8,9 +8,10 @@ use std::borrow::Cow;
 use netdiag_common::{
     field::Field,
     flow::FlowKey,
+    message::{HEAD, Message},
     signal::{
         Signal,
-        dns::{HEAD, Message, Record, flag},
+        dns::{Record, flag},
     },
 };
 use zerocopy::FromBytes;

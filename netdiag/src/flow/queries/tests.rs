@@ -1,4 +1,4 @@
-use netdiag_common::signal::dns::Message;
+use netdiag_common::message::Message;
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 use super::*;
