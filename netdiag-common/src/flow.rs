@@ -42,6 +42,15 @@ pub struct FlowKey {
     pub reserved: u16,
 }
 
+impl FlowKey {
+    /// Makes the other end this one.
+    #[inline(always)]
+    pub const fn reverse(&mut self) {
+        core::mem::swap(&mut self.local_addr, &mut self.peer_addr);
+        core::mem::swap(&mut self.local_port, &mut self.peer_port);
+    }
+}
+
 /// First 12 bytes of a v4-mapped IPv6 address.
 pub const V4_MAPPED_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 

@@ -12,6 +12,7 @@ pub mod field;
 pub mod flow;
 pub mod globals;
 pub mod header;
+pub mod message;
 pub mod signal;
 pub mod stack;
 pub mod table;

@@ -45,6 +45,8 @@ signals! {
     turn Turn,
     /// Connections that were reset, by this end or by the other.
     reset Reset,
+    /// Queries of the domain name system and their answers.
+    dns Dns,
 }
 
 impl Signal {

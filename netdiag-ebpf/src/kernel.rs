@@ -19,13 +19,11 @@ use netdiag_common::{
 
 use crate::{
     globals::{location, settings},
-    numbers::{AF_INET, AF_INET6, FILE_TYPE, SOCKET_FILE, state::NEW_SYN_RECV},
+    numbers::{AF_INET, AF_INET6, FILE_TYPE, IPPROTO_TCP, SOCKET_FILE, state::NEW_SYN_RECV},
 };
 
 /// A pointer into the kernel: `struct sock *`, `struct request_sock *`, `struct sk_buff *`.
 pub(crate) type Pointer = *const c_void;
-
-const IPPROTO_TCP: u16 = 6;
 
 /// Whether family and protocol are those of TCP over IPv4 or IPv6.
 #[inline(always)]

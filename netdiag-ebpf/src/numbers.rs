@@ -11,6 +11,8 @@ pub(crate) const ETH_P_IPV6: u16 = 0x86dd;
 /// `S_IFMT` and `S_IFSOCK` (include/uapi/linux/stat.h).
 pub(crate) const FILE_TYPE: u16 = 0o170_000;
 pub(crate) const SOCKET_FILE: u16 = 0o140_000;
+// include/uapi/linux/in.h
+pub(crate) const IPPROTO_TCP: u16 = 6;
 
 /// TCP states (include/net/tcp_states.h).
 pub(crate) mod state {

@@ -10,7 +10,10 @@ use network_types::{
     vxlan::VxlanHdr,
 };
 
-use crate::kernel::{Access, Pointer, Probed, Refused, field, mapped};
+use crate::{
+    kernel::{Access, Pointer, Probed, Refused, field, mapped},
+    numbers::ETH_P_IP,
+};
 
 // IANA protocol numbers
 const HOP_BY_HOP: u8 = 0;
@@ -231,4 +234,80 @@ fn beyond_extensions(mut payload: Payload) -> Result<Payload, Refused> {
         payload.at = payload.at.wrapping_byte_add(length);
     }
     Ok(payload)
+}
+
+/// What an IP packet carries: TCP or UDP, from its beginning.
+pub(crate) struct Carried {
+    /// `IPPROTO_TCP` or `IPPROTO_UDP`.
+    pub(crate) protocol: u8,
+    /// Bytes of IP headers before it.
+    pub(crate) offset: usize,
+    /// Its first bytes: the ports, and of UDP the length.
+    pub(crate) start: [u8; 8],
+}
+
+impl Carried {
+    #[inline(always)]
+    pub(crate) const fn is_tcp(&self) -> bool {
+        self.protocol == TCP
+    }
+
+    /// Where it comes from.
+    #[inline(always)]
+    pub(crate) const fn source(&self) -> u16 {
+        u16::from_be_bytes([self.start[0], self.start[1]])
+    }
+
+    /// Where it goes.
+    #[inline(always)]
+    pub(crate) const fn destination(&self) -> u16 {
+        u16::from_be_bytes([self.start[2], self.start[3]])
+    }
+}
+
+/// Reads what the IP packet at `packet` carries, with one read in nearly all cases: this runs for every
+/// packet of the node. None where that is no TCP or UDP, or a later fragment.
+#[inline(always)]
+pub(crate) fn carried(packet: Pointer, ethertype: u16) -> Option<Carried> {
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Packet<H> {
+        header: H,
+        start: [u8; 8],
+    }
+    const PLAIN: u8 = 0x45;
+    // SAFETY: the access survives any address, here and below.
+    if ethertype == ETH_P_IP {
+        let read: Packet<Ipv4Hdr> = unsafe { Probed::load(packet, 0) }.ok()?;
+        let protocol = read.header.proto;
+        let is_first = u16::from_be_bytes(read.header.frags) & 0x1fff == 0;
+        if (protocol != TCP && protocol != UDP) || !is_first {
+            return None;
+        }
+        if read.header.vihl == PLAIN {
+            return Some(Carried { protocol, offset: size_of::<Ipv4Hdr>(), start: read.start });
+        }
+        let offset = 4 * usize::from(read.header.vihl & 0xf);
+        // SAFETY: see above.
+        let start = unsafe { Probed::load(packet.wrapping_byte_add(offset), 0) }.ok()?;
+        return Some(Carried { protocol, offset, start });
+    }
+    // SAFETY: see above.
+    let read: Packet<Ipv6Hdr> = unsafe { Probed::load(packet, 0) }.ok()?;
+    let protocol = read.header.next_hdr;
+    if protocol == TCP || protocol == UDP {
+        return Some(Carried { protocol, offset: size_of::<Ipv6Hdr>(), start: read.start });
+    }
+    if !matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT) {
+        return None;
+    }
+    let at = packet.wrapping_byte_add(size_of::<Ipv6Hdr>());
+    let payload = beyond_extensions(Payload { at, protocol, first: true }).ok()?;
+    if (payload.protocol != TCP && payload.protocol != UDP) || !payload.first {
+        return None;
+    }
+    // SAFETY: see above.
+    let start = unsafe { Probed::load(payload.at, 0) }.ok()?;
+    let offset = (payload.at as usize).wrapping_sub(packet as usize);
+    Some(Carried { protocol: payload.protocol, offset, start })
 }

@@ -1,14 +1,16 @@
 //! The only writes into the ring buffers; every record that finds no room is counted.
 //!
 //! Three rings: neither samples, which travel in batches, nor a storm of short connections can
-//! displace rare events. Nothing wakes the reader, who polls, unless a ring fills up.
+//! displace rare events. Nothing wakes the reader, who polls, unless a ring fills up. What the kernel copies out
+//! of packets takes a way of its own, the only one that there is.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::{bpf_ringbuf_output, bpf_ringbuf_query},
-    macros::map,
+    bindings::{BPF_F_CURRENT_CPU, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    btf_maps::PerfEventByteArray,
+    helpers::generated::{bpf_ringbuf_output, bpf_ringbuf_query, bpf_skb_output},
+    macros::{btf_map, map},
     maps::RingBuf,
 };
 use netdiag_common::{
@@ -29,6 +31,10 @@ static SOCKETS: RingBuf = RingBuf::with_byte_size(4096, 0);
 /// Rare events, one record each.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Records with packets, one ring for each CPU.
+#[btf_map]
+static PACKETS: PerfEventByteArray = PerfEventByteArray::new();
 
 /// Which ring a single record goes into.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,6 +76,38 @@ pub(crate) unsafe fn submit_batch(
         counters.submitted += samples;
     } else {
         counters.ring_full += samples;
+    }
+}
+
+/// Submits a record of one sample and the first `packet_len` bytes of a packet behind it, wherever those lie.
+/// Nothing wakes the reader, and each CPU has a small ring of its own: for what is rare.
+///
+/// # Safety
+/// `skb` is a typed pointer to an `sk_buff`, and `record` has `len` initialised bytes.
+#[inline(always)]
+pub(crate) unsafe fn submit_packet(
+    skb: *const c_void,
+    packet_len: u32,
+    record: *const c_void,
+    len: u64,
+    counters: &mut Counters,
+) {
+    let flags = u64::from(packet_len) << 32 | BPF_F_CURRENT_CPU;
+    let map = (&raw const PACKETS).cast_mut().cast::<c_void>();
+    // SAFETY: see above; the helper copies.
+    let error = unsafe { bpf_skb_output(skb.cast_mut(), map, flags, record.cast_mut(), len) };
+    if error == 0 {
+        counters.submitted += 1;
+    } else {
+        counters.ring_full += 1;
+    }
+}
+
+/// Wakes the reader, who then reads all rings.
+#[inline(always)]
+pub(crate) fn wake() {
+    if let Some(nothing) = SAMPLES.reserve::<u64>(0) {
+        nothing.discard(u64::from(BPF_RB_FORCE_WAKEUP));
     }
 }
 

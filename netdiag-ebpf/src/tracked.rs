@@ -3,6 +3,7 @@
 
 use netdiag_common::{
     field::Field,
+    flow::FlowKey,
     signal::conntrack::{Record, Tuple, has_ports},
 };
 
@@ -74,6 +75,25 @@ pub(crate) unsafe fn is_confirmed(entry: Pointer) -> Result<bool, Refused> {
 pub(crate) unsafe fn is_clashing(entry: Pointer) -> Result<bool, Refused> {
     // SAFETY: passed on.
     Ok(unsafe { field::<Probed, u64>(entry, Field::CtStatus) }? & NAT_CLASH != 0)
+}
+
+/// Reads how the conversation of an entry began, who began it as this end. Leaves the namespace alone.
+///
+/// # Safety
+/// `entry` is an `nf_conn`.
+#[inline(always)]
+pub(crate) unsafe fn began(entry: Pointer, key: &mut FlowKey) -> Result<(), Refused> {
+    let tuples = entry.wrapping_byte_add(location(Field::CtTuples).offset());
+    let original = tuples.wrapping_byte_add(location(Field::CtTuple).offset());
+    let mut first = Tuple::default();
+    // SAFETY: passed on.
+    unsafe {
+        key.protocol = u16::from(field::<Probed, u8>(original, Field::TupleProtocol)?);
+        tuple(original, key.protocol, &mut first)?;
+    }
+    (key.local_addr, key.local_port) = (first.source, first.source_port);
+    (key.peer_addr, key.peer_port) = (first.destination, first.destination_port);
+    Ok(())
 }
 
 /// Reads which conversation an entry is for.

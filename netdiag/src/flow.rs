@@ -11,6 +11,7 @@ use crate::{
 
 pub mod entries;
 pub mod latency;
+pub mod queries;
 mod readings;
 mod recency;
 mod row;

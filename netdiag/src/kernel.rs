@@ -14,6 +14,7 @@ pub mod memlock;
 pub mod missed;
 mod modules;
 mod object;
+mod packets;
 pub mod plan;
 mod pseudo;
 pub mod ring;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     event::{GIVEN_UP, errno_name},
-    signal::Label,
+    signal::{Label, dns::rcode_name},
 };
 
 /// Names by number and address.
@@ -41,6 +41,7 @@ impl Labels {
             },
             Label::Errno(error) => errno_name(error).into_owned(),
             Label::GivenUp => GIVEN_UP.to_owned(),
+            Label::Rcode(rcode) => rcode_name(rcode).into_owned(),
         }
     }
 
@@ -50,7 +51,11 @@ impl Labels {
         let mut unknown: Vec<u64> = labels
             .filter_map(|label| match label {
                 Label::Place(address) => Some(address),
-                Label::Reason(_) | Label::Reset(_) | Label::Errno(_) | Label::GivenUp => None,
+                Label::Reason(_)
+                | Label::Reset(_)
+                | Label::Errno(_)
+                | Label::GivenUp
+                | Label::Rcode(_) => None,
             })
             .filter(|address| !self.places.contains_key(address))
             .collect();
@@ -80,6 +85,8 @@ mod tests {
         assert_eq!(labels.name(Label::Reset(None)), "unknown");
         assert_eq!(labels.name(Label::Errno(libc::ECONNREFUSED)), "ECONNREFUSED");
         assert_eq!(labels.name(Label::GivenUp), "closed");
+        assert_eq!(labels.name(Label::Rcode(3)), "NXDOMAIN");
+        assert_eq!(labels.name(Label::Rcode(12)), "RCODE12");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub enum Label {
     Errno(i32),
     /// The process itself gave up, so there is no errno.
     GivenUp,
+    /// Result code of a DNS answer.
+    Rcode(u8),
 }
 
 /// Whom an event belongs to.
@@ -55,6 +57,8 @@ pub enum Subject<'a> {
         /// Whether the key's ends are this end and the other; else this end is the destination's.
         ends_known: bool,
     },
+    /// Who asks a server, without the port that each question has of its own.
+    Asker(&'a FlowKey),
     /// An entry of the connection tracking table.
     Entry(&'a conntrack::Entry),
 }
@@ -193,6 +197,7 @@ signals! {
     rtt Rtt,
     turn Turn,
     reset Reset,
+    dns Dns,
 }
 
 /// The samples that a record claims to carry, as far as a record of its signal can; 1 where it claims

@@ -10,6 +10,7 @@ pub mod bpf;
 pub mod bpftrace;
 pub mod conntrack;
 pub mod counters;
+pub mod dns;
 pub mod dropping;
 pub mod facts;
 pub mod fault;

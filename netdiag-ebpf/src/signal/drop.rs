@@ -135,7 +135,7 @@ fn wanted(drop: &Record) -> bool {
         return true;
     }
     let mut other = drop.key;
-    reverse(&mut other);
+    other.reverse();
     drop.ends == ends::BY_DESTINATION && filter::accepts(&other)
 }
 
@@ -255,7 +255,7 @@ unsafe fn ends_of<A: Access>(
         if port == drop.key.peer_port && (here == 0 || here == there) {
             drop.ends = ends::KNOWN;
             drop.key.netns = there;
-            reverse(&mut drop.key);
+            drop.key.reverse();
         } else if port == drop.key.local_port && (here == 0 || here == there) {
             drop.ends = ends::KNOWN;
             drop.key.netns = there;
@@ -263,16 +263,10 @@ unsafe fn ends_of<A: Access>(
             // On its way out, of a protocol without ports.
             drop.ends = ends::KNOWN;
             drop.key.netns = there;
-            reverse(&mut drop.key);
+            drop.key.reverse();
         }
     }
     Ok(())
-}
-
-#[inline(always)]
-fn reverse(key: &mut FlowKey) {
-    core::mem::swap(&mut key.local_addr, &mut key.peer_addr);
-    core::mem::swap(&mut key.local_port, &mut key.peer_port);
 }
 
 macro_rules! freed {

@@ -28,6 +28,8 @@ pub(super) struct Row {
     pub(super) cookie: u64,
     /// All zero until a record introduces the socket.
     pub(super) key: FlowKey,
+    /// It is of all that one end asks a server, whatever its ports.
+    pub(super) asks: bool,
     /// Number of the other end's row.
     pub(super) pair: Option<u64>,
     /// The socket is gone.
@@ -72,7 +74,7 @@ pub(super) struct Row {
 impl Row {
     /// Whether it can stand in an interval under its own name.
     pub(super) fn is_shown(&self) -> bool {
-        is_complete(&self.key)
+        self.asks || is_complete(&self.key)
     }
 
     /// Whether a record has introduced the socket.

@@ -167,6 +167,7 @@ impl FlowTable {
                 None if self.leaves_out(key) => return Whose::LeftOut,
                 slot => slot,
             },
+            Subject::Asker(key) => self.of_asker(key, now_ns),
         };
         let Some(slot) = slot else {
             let mut nobody = Row::default();

@@ -133,7 +133,7 @@ pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)
             Verdict::Done(mut outcome) => {
                 drops::amend(kernel, &mut outcome.statuses);
                 if options.filters.pid.len > 0 {
-                    entries_by_owner(&mut outcome.statuses);
+                    leave_out_the_ownerless(&mut outcome.statuses);
                 }
                 return Ok((ebpf, outcome));
             }
@@ -142,18 +142,31 @@ pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)
     bail!("no place to remember sockets in works on this kernel; please report this")
 }
 
-/// Under a filter by owner the ends of entries are nobody's.
-fn entries_by_owner(statuses: &mut [SignalStatus]) {
-    let status = &mut statuses[Signal::Conntrack as usize];
-    if status.status != Status::Off {
-        status.status = Status::Degraded;
-        status
-            .missing
-            .push("the ends of entries, which no process is known for (--pid)".to_owned());
-        for unseen in ["destroyed", "early_drop"] {
-            if !status.unseen_counts.contains(&unseen) {
-                status.unseen_counts.push(unseen);
-            }
+/// Under a filter by owner what is nobody's is not seen.
+fn leave_out_the_ownerless(statuses: &mut [SignalStatus]) {
+    let queries = DEFINITIONS[Signal::Dns as usize].counts.iter().map(|count| count.name);
+    let entries = ["destroyed", "early_drop"].into_iter();
+    leave_out(
+        &mut statuses[Signal::Conntrack as usize],
+        "the ends of entries, which no process is known for (--pid)",
+        entries,
+    );
+    leave_out(
+        &mut statuses[Signal::Dns as usize],
+        "queries, which no process is known for (--pid)",
+        queries,
+    );
+}
+
+fn leave_out(status: &mut SignalStatus, missing: &str, counts: impl Iterator<Item = &'static str>) {
+    if status.status == Status::Off {
+        return;
+    }
+    status.status = Status::Degraded;
+    status.missing.push(missing.to_owned());
+    for unseen in counts {
+        if !status.unseen_counts.contains(&unseen) {
+            status.unseen_counts.push(unseen);
         }
     }
 }

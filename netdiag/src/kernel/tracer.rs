@@ -21,6 +21,7 @@ use super::{
     hooks::Kernel,
     missed::Runs,
     modules::Follow,
+    packets::Packets,
     plan::{self, Options},
     ring::{Records, Ring},
     stacks::Stacks,
@@ -54,6 +55,7 @@ pub struct Tracer {
     samples: Ring,
     sockets: Ring,
     events: Ring,
+    packets: Option<Packets>,
     facts: Facts,
     signals: Vec<SignalStatus>,
     labels: Labels,
@@ -85,6 +87,8 @@ impl Tracer {
         let samples = Ring::new(take("SAMPLES")?, "SAMPLES")?;
         let sockets = Ring::new(take("SOCKETS")?, "SOCKETS")?;
         let events = Ring::new(take("EVENTS")?, "EVENTS")?;
+        let copies = outcome.attached.iter().any(|attached| attached.signal == Signal::Dns);
+        let packets = if copies { Some(Packets::new(take("PACKETS")?)?) } else { None };
         let is_on = |signal| outcome.statuses[signal as usize].status != Status::Off;
         let on = DEFINITIONS.iter().filter(|definition| is_on(definition.signal));
         let flushes: Vec<_> = on.filter_map(|definition| definition.flush).collect();
@@ -100,6 +104,7 @@ impl Tracer {
             samples,
             sockets,
             events,
+            packets,
             facts: kernel.facts,
             signals: outcome.statuses,
             labels,
@@ -196,6 +201,9 @@ impl Tracer {
     /// Copies out what is in the rings; false when there may be more. Sockets are read last: then
     /// the introduction of whatever was read before them is among them.
     pub fn take(&mut self, into: &mut Taken) -> bool {
+        if let Some(packets) = &mut self.packets {
+            packets.take(&mut into.samples);
+        }
         let samples = self.samples.take(&mut into.samples);
         let events = self.events.take(&mut into.events);
         if let Some(listening) = &self.listening {

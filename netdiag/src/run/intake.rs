@@ -12,16 +12,20 @@ use super::teller::Teller;
 use crate::{
     flow::{
         Role,
+        queries::{Lost, Queries},
         table::{FlowTable, Seed, Whose},
     },
     kernel::tracer::Taken,
     node::{SeededSocket, proc},
     signal::{
-        self, Event,
+        self, Event, dns,
         socket::{self, What},
     },
     snapshot::{Account, SignalStatus, Status, Stream},
 };
+
+/// Queries of the domain name system that wait at once. Those beyond are shed.
+const QUERIES: usize = 1 << 16;
 
 /// Rounds of one draining, so that a flood cannot keep the loop here; what is left wakes it again.
 const ROUNDS: usize = 32;
@@ -34,8 +38,10 @@ pub(super) struct Intake {
     pub(super) teller: Option<Teller>,
     /// Samples that no program saw, by signal.
     unseen: [u64; Signal::COUNT],
-    /// Samples that filters leave out and of which only userspace can tell, by signal.
-    left_out: [u64; Signal::COUNT],
+    /// Samples of whose fate only userspace can tell, by signal.
+    fates: [Fates; Signal::COUNT],
+    /// Queries of the domain name system.
+    queries: Queries,
     taken: Taken,
     /// Where processes have names, none where they have other numbers there.
     proc: Option<PathBuf>,
@@ -43,6 +49,29 @@ pub(super) struct Intake {
     names: HashMap<u32, Option<String>>,
     /// Sockets that closed before the seeds came; none any more once they did.
     closed: Option<Closed>,
+}
+
+/// Fates that samples have here.
+#[derive(Clone, Copy, Default)]
+struct Fates {
+    /// Left out by filters.
+    filtered: u64,
+    /// An end without a beginning.
+    unmatched: u64,
+    /// Left out for want of room.
+    shed: u64,
+}
+
+impl Fates {
+    const fn add(&mut self, more: Self) {
+        self.filtered += more.filtered;
+        self.unmatched += more.unmatched;
+        self.shed += more.shed;
+    }
+
+    const fn sum(self) -> u64 {
+        self.filtered + self.unmatched + self.shed
+    }
 }
 
 /// Sockets that closed while the kernel's socket dump was on its way, and may be in it.
@@ -78,33 +107,58 @@ impl Intake {
     pub(super) fn new(table: FlowTable, host_root: &Path, teller: Option<Teller>) -> Self {
         let proc = proc::is_of_node(host_root).then(|| host_root.join("proc"));
         let (stream, taken, names) = (Stream::default(), Taken::default(), HashMap::new());
-        let (unseen, left_out) = ([0; Signal::COUNT], [0; Signal::COUNT]);
-        let closed = Some(Closed::default());
-        Self { table, stream, teller, unseen, left_out, taken, proc, names, closed }
+        let (unseen, fates) = ([0; Signal::COUNT], [Fates::default(); Signal::COUNT]);
+        let (queries, closed) = (Queries::new(QUERIES), Some(Closed::default()));
+        Self { table, stream, teller, unseen, fates, queries, taken, proc, names, closed }
     }
 
-    /// Takes in what the rings hold; `take` copies a part of it out and says whether it was all.
+    /// Takes in what the rings hold; `take` copies a part of it out and says whether it was all. Nothing
+    /// older than `now_ns` comes later than that.
     pub(super) fn drain(&mut self, now_ns: u64, mut take: impl FnMut(&mut Taken) -> bool) {
-        for _ in 0..ROUNDS {
+        let all = (0..ROUNDS).any(|_| {
             let all = take(&mut self.taken);
             self.fold(now_ns);
-            if all {
-                break;
-            }
+            all
+        });
+        // Of what is left nothing is older than the newest of what was read.
+        let known_ns = if all { Some(now_ns) } else { self.queries.newest_ns() };
+        if let Some(known_ns) = known_ns {
+            self.conclude(known_ns, Queries::advance);
         }
         if let Some(teller) = &mut self.teller {
             teller.pass_on(&self.table);
         }
     }
 
+    /// Nothing more comes.
+    pub(super) fn end(&mut self, now_ns: u64) {
+        self.conclude(now_ns, Queries::end);
+        if let Some(teller) = &mut self.teller {
+            teller.pass_on(&self.table);
+        }
+    }
+
+    /// Folds what became of queries up to then.
+    fn conclude<C>(&mut self, now_ns: u64, conclude: C)
+    where
+        C: FnOnce(&mut Queries, u64, &mut dyn FnMut(dns::Query)) -> Lost,
+    {
+        let Self { table, teller, queries, fates, .. } = self;
+        let Lost { unmatched, shed } = conclude(queries, now_ns, &mut |query| {
+            fold_one(table, teller, &Event::Dns(dns::Event::Query(query)), now_ns);
+        });
+        fates[dns::DEFINITION.signal as usize].add(Fates { filtered: 0, unmatched, shed });
+    }
+
     /// Folds what was copied out.
     fn fold(&mut self, now_ns: u64) {
-        let Self { table, stream, teller, unseen, left_out, taken, proc, names, closed } = self;
+        let Self { table, stream, teller, unseen, fates, queries, taken, proc, names, closed } =
+            self;
         let records = taken.sockets.drain().chain(taken.events.drain());
         for record in records.chain(taken.samples.drain()) {
             let samples = signal::samples(&record);
             stream.received += samples;
-            let mut wanted = true;
+            let mut outside = Fates::default();
             let decoded = signal::decode(&record, &mut |mut event| {
                 if let Event::Socket(event) = &mut event {
                     name_process(event, |pid| {
@@ -122,19 +176,21 @@ impl Intake {
                 if let Some((signal, samples)) = event.unseen() {
                     unseen[signal as usize] += samples;
                 }
-                let whose = table.apply(&event, now_ns);
-                // A record of such is one event.
-                wanted &= !matches!(whose, Whose::LeftOut);
-                if let Some(teller) = teller {
-                    teller.note(&event, whose, table, now_ns);
+                // A record of what has a fate here is one event.
+                match &event {
+                    Event::Dns(dns::Event::Passage(passage)) => queries.hold(*passage),
+                    Event::Dns(dns::Event::Other) => outside.unmatched = samples,
+                    _ => {
+                        if fold_one(table, teller, &event, now_ns) == Whose::LeftOut {
+                            outside.filtered = samples;
+                        }
+                    }
                 }
             });
             match decoded {
                 Ok(header) => {
                     stream.decoded += samples;
-                    if !wanted {
-                        left_out[usize::from(header.signal)] += samples;
-                    }
+                    fates[usize::from(header.signal)].add(outside);
                 }
                 Err(_) => stream.malformed += samples,
             }
@@ -146,28 +202,29 @@ impl Intake {
         self.stream.received
     }
 
-    /// What came of the samples that were not filtered, as [`Self::amend`] has it.
+    /// What came of the samples that have no other fate, as [`Self::amend`] has it.
     pub(super) fn stream(&self) -> Stream {
-        let left_out: u64 = self.left_out.iter().sum();
+        let elsewhere: u64 = self.fates.iter().map(|fates| fates.sum()).sum();
         let Stream { received, decoded, malformed } = self.stream;
-        Stream { received: received - left_out, decoded: decoded - left_out, malformed }
+        Stream { received: received - elsewhere, decoded: decoded - elsewhere, malformed }
     }
 
     /// Adds to the programs' own accounts what the records tell: what no program saw was missed,
-    /// whatever the kernel says of skipped runs; what filters left out here was filtered.
+    /// whatever the kernel says of skipped runs; what has another fate here was not handed on.
     pub(super) fn amend(
         &self,
         mut accounts: BTreeMap<String, Account>,
         statuses: &[SignalStatus],
     ) -> BTreeMap<String, Account> {
-        for ((status, &unseen), &left_out) in statuses.iter().zip(&self.unseen).zip(&self.left_out)
-        {
+        for ((status, &unseen), fates) in statuses.iter().zip(&self.unseen).zip(&self.fates) {
             if status.status != Status::Off
                 && let Some(account) = accounts.get_mut(&status.signal)
             {
                 account.missed = account.missed.max(unseen);
-                account.filtered += left_out;
-                account.submitted -= left_out;
+                account.filtered += fates.filtered;
+                account.unmatched += fates.unmatched;
+                account.shed += fates.shed;
+                account.submitted -= fates.sum();
             }
         }
         accounts
@@ -199,6 +256,20 @@ impl Intake {
             let _no_room = self.table.seed(&seed, now_ns);
         }
     }
+}
+
+/// Folds an event, and has it told.
+fn fold_one(
+    table: &mut FlowTable,
+    teller: &mut Option<Teller>,
+    event: &Event,
+    now_ns: u64,
+) -> Whose {
+    let whose = table.apply(event, now_ns);
+    if let Some(teller) = teller {
+        teller.note(event, whose, table, now_ns);
+    }
+    whose
 }
 
 /// The record carries the name of the thread; the owner is the process.

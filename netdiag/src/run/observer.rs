@@ -247,6 +247,7 @@ impl Observer {
         let statuses = tracer.signals().to_vec();
         let mut detached = tracer.detach()?;
         let accounting = settle(&mut detached, &mut intake).await?;
+        intake.end(monotonic_ns());
         let accounting = intake.amend(accounting, &statuses);
         diagnostics.say();
         // Nothing of us stays in the kernel while the outputs are waited for.

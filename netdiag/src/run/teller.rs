@@ -194,7 +194,7 @@ fn key_of(event: &Event) -> FlowKey {
     match event.subject() {
         Subject::Flow(_) => FlowKey::default(),
         Subject::Socket(socket) => socket.key,
-        Subject::Packet { key, .. } => *key,
+        Subject::Packet { key, .. } | Subject::Asker(key) => *key,
         Subject::Entry(entry) => entry.key(&entry.original),
     }
 }

@@ -9,7 +9,7 @@ use netdiag_common::flow::{FlowId, FlowKey, SocketRef, TcpCounters};
 use super::FlowTable;
 use crate::{
     flow::{
-        entries,
+        Role, entries,
         recency::Place,
         row::Row,
         tuples::{address, is_complete, reversed},
@@ -99,10 +99,28 @@ impl FlowTable {
         if self.leaves_out(key) || !is_complete(key) || !self.has_room_for_stray(now_ns) {
             return None;
         }
-        let slot = self.insert(Row { key: *key, ..Row::default() });
+        Some(self.insert_stray(Row { key: *key, ..Row::default() }))
+    }
+
+    /// The row of all that one end asks a server; none where there are too many.
+    pub(super) fn of_asker(&mut self, key: &FlowKey, now_ns: u64) -> Option<u32> {
+        if let Some(slot) = self.packets.find(key) {
+            self.strays.promote(slot, Place::Live);
+            return Some(slot);
+        }
+        if !self.has_room_for_stray(now_ns) {
+            return None;
+        }
+        let role = Some(Role::Client);
+        Some(self.insert_stray(Row { key: *key, asks: true, role, ..Row::default() }))
+    }
+
+    fn insert_stray(&mut self, row: Row) -> u32 {
+        let key = row.key;
+        let slot = self.insert(row);
         self.strays.promote(slot, Place::Live);
-        self.packets.insert(key, slot);
-        Some(slot)
+        self.packets.insert(&key, slot);
+        slot
     }
 
     /// The row that there is. Packets may come after their socket's close, and are decoded after it

@@ -11,7 +11,7 @@ use crate::{
     event::{Past, Stack},
     flow::Frozen,
     labels::Labels,
-    signal::{self, conntrack, retransmit, socket},
+    signal::{self, conntrack, dns, retransmit, socket},
     snapshot::{
         Account, Endpoint, Listener, Stream,
         told::{Names, SCHEMA, Telling, of_listener, stranger},
@@ -116,6 +116,10 @@ fn tellings() -> Vec<Telling> {
             resets,
         })
     };
+    let asked = |what| {
+        let asker = FlowKey { local_port: 0, peer_port: 53, protocol: 17, ..key(1) };
+        signal::Event::Dns(dns::Event::Query(dns::Query { time_ns: 5_000_000, asker, what }))
+    };
     let past = Past { opened_ns: Some(500_000), connecting_ns: Some(1_000_000), ..Past::default() };
     let events = [
         again,
@@ -128,6 +132,8 @@ fn tellings() -> Vec<Telling> {
         entry,
         reset(true, Some(1), 1),
         reset(false, None, 12),
+        asked(dns::What::Answered { rcode: 2, latency_ns: 2_500_000, late: false }),
+        asked(dns::What::Unanswered),
     ];
     let mut tellings = Vec::new();
     for (at_us, event) in events.iter().enumerate() {

@@ -1,0 +1,364 @@
+//! Queries of the domain name system: which answer is whose, what is one query seen twice, and what never
+//! was answered. Messages in, what became of queries out; bounded, and without a clock of its own.
+//!
+//! A query is told from others by addresses, ports, protocol and id. Where addresses are translated on the
+//! way it has several such names; connection tracking says which belong together. Where it is seen first is
+//! nearest to who asks: there its time begins, and ends when the answer passes the other way.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
+    mem,
+};
+
+use netdiag_common::flow::FlowKey;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::{
+    flow::tuples::address,
+    signal::dns::{PATIENCE_NS, Passage, Place, Query, What},
+};
+
+/// How long the rest of what belongs to an answer may take: its way to who asked, and what was sent twice.
+const SETTLE_NS: u64 = 1_000_000_000;
+
+/// How long a query is remembered that is not answered, since it was last sent.
+const KEEP_NS: u64 = 30_000_000_000;
+
+/// Places that are remembered.
+const PLACES: usize = 4_096;
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It belongs to a query.
+    Taken,
+    /// It is the answer to a query that was not seen, or is forgotten.
+    Unmatched,
+    /// There is no room for its query.
+    NoRoom,
+}
+
+/// What tells a query from others in one place. Peers choose all of it, hence the keyed hash of the
+/// standard library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Name {
+    key: FlowKey,
+    id: u16,
+}
+
+impl Name {
+    /// Of a conversation in any namespace, unless it cannot leave its own.
+    fn of(key: &FlowKey, id: u16) -> Self {
+        let stays = [key.local_addr, key.peer_addr].iter().any(|&end| address(end).is_loopback());
+        let netns = if stays { key.netns } else { 0 };
+        Self { key: FlowKey { netns, ..*key }, id }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// For an answer.
+    Waiting,
+    /// The same, and it has counted as unanswered.
+    Overdue,
+    /// It was answered then.
+    Answered(u64),
+}
+
+/// A query that was seen.
+#[derive(Debug)]
+struct Pending {
+    /// Of the run: slots are used again.
+    number: u64,
+    asker: FlowKey,
+    names: SmallVec<[Name; 2]>,
+    /// Where it was seen first.
+    place: Place,
+    asked_ns: u64,
+    /// When it was sent last.
+    sent_ns: u64,
+    state: State,
+    /// When and how it was answered, elsewhere than at its place.
+    answer: Option<(u64, u8)>,
+}
+
+impl Pending {
+    /// When something is to be done about it.
+    fn due_ns(&self) -> u64 {
+        let end = match self.state {
+            State::Waiting => self.asked_ns + PATIENCE_NS,
+            State::Overdue => self.sent_ns + KEEP_NS,
+            State::Answered(then) => return then + SETTLE_NS,
+        };
+        self.answer.map_or(end, |(then, _)| end.min(then + SETTLE_NS))
+    }
+
+    const fn tell(&self, time_ns: u64, what: What) -> Query {
+        Query { time_ns, asker: self.asker, what }
+    }
+}
+
+/// The queries under way.
+#[derive(Debug)]
+pub struct Queries {
+    most: usize,
+    pending: Slab<Pending>,
+    names: HashMap<Name, usize>,
+    /// When, and whose turn it is. May name a query that is gone or whose time has changed.
+    due: BinaryHeap<Reverse<(u64, usize, u64)>>,
+    /// Those that give way first, the oldest in front: slot and number.
+    idle: VecDeque<(usize, u64)>,
+    /// Where answers to what was asked there do pass. Not so where the packet goes on by another device than
+    /// the one that took it, as behind a bond.
+    heard: HashSet<Place>,
+    next_number: u64,
+    /// Messages whose turn has not come.
+    held: Vec<Passage>,
+    /// Before that, messages are missing.
+    gap_ns: u64,
+}
+
+/// Messages that became of no query.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Answers to queries that were not seen, or are forgotten.
+    pub unmatched: u64,
+    /// Queries that there was no room for, and where else these were seen.
+    pub shed: u64,
+}
+
+impl Queries {
+    /// None yet, and at most so many at once.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self {
+            most: most.max(1),
+            pending: Slab::new(),
+            names: HashMap::new(),
+            due: BinaryHeap::new(),
+            idle: VecDeque::new(),
+            heard: HashSet::new(),
+            next_number: 0,
+            held: Vec::new(),
+            gap_ns: 0,
+        }
+    }
+
+    /// A message passed a place. They come in any order.
+    pub fn hold(&mut self, passage: Passage) {
+        self.held.push(passage);
+    }
+
+    /// The time of the newest message that is held.
+    #[must_use]
+    pub fn newest_ns(&self) -> Option<u64> {
+        self.held.iter().map(|passage| passage.time_ns).max()
+    }
+
+    /// Deals with what happened up to then, now that all of it is known.
+    pub fn advance(&mut self, now_ns: u64, emit: &mut dyn FnMut(Query)) -> Lost {
+        let mut lost = Lost::default();
+        let mut held = mem::take(&mut self.held);
+        held.sort_by_key(|passage| passage.time_ns);
+        let known = held.partition_point(|passage| passage.time_ns <= now_ns);
+        for passage in held.drain(..known) {
+            self.expire(passage.time_ns, emit);
+            if passage.gap {
+                self.gap_ns = passage.time_ns;
+            }
+            match self.see(&passage, emit) {
+                Fate::Taken => {}
+                Fate::Unmatched => lost.unmatched += 1,
+                Fate::NoRoom => lost.shed += 1,
+            }
+        }
+        self.held = held;
+        self.expire(now_ns, emit);
+        lost
+    }
+
+    /// Nothing more comes: what is known by now stands.
+    pub fn end(&mut self, now_ns: u64, emit: &mut dyn FnMut(Query)) -> Lost {
+        let now_ns = now_ns.max(self.newest_ns().unwrap_or(0));
+        let lost = self.advance(now_ns, emit);
+        let slots: Vec<_> = self.pending.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.close(slot, emit);
+        }
+        lost
+    }
+
+    /// A message passed a place; those of one query come in their order.
+    fn see(&mut self, passage: &Passage, emit: &mut dyn FnMut(Query)) -> Fate {
+        let id = passage.message.id;
+        let names = passage.asked.iter().chain([&passage.seen]).map(|key| Name::of(key, id));
+        let names: SmallVec<[Name; 2]> = names.collect();
+        let slot = names.iter().find_map(|name| self.names.get(name).copied());
+        if passage.message.is_answer {
+            let Some(slot) = slot else { return Fate::Unmatched };
+            self.learn(slot, &names);
+            self.answer(slot, passage, emit);
+            return Fate::Taken;
+        }
+        let Some(slot) = slot else { return self.ask(passage, &names, emit) };
+        let pending = &mut self.pending[slot];
+        if pending.place != passage.place {
+            self.learn(slot, &names);
+        } else if matches!(pending.state, State::Answered(_)) {
+            // The same id again is another question.
+            self.remove(slot);
+            return self.ask(passage, &names, emit);
+        } else {
+            pending.sent_ns = passage.time_ns;
+            emit(pending.tell(passage.time_ns, What::Retried));
+            self.expect(slot);
+        }
+        Fate::Taken
+    }
+
+    /// Deals with what is due, now that everything has been seen up to `now_ns`.
+    fn expire(&mut self, now_ns: u64, emit: &mut dyn FnMut(Query)) {
+        while let Some(&Reverse((due_ns, slot, number))) = self.due.peek()
+            && due_ns <= now_ns
+        {
+            self.due.pop();
+            let pending = self.pending.get(slot).filter(|pending| pending.number == number);
+            if pending.is_some_and(|pending| pending.due_ns() <= now_ns) {
+                self.settle(slot, now_ns, emit);
+            }
+        }
+    }
+
+    fn ask(&mut self, passage: &Passage, names: &[Name], emit: &mut dyn FnMut(Query)) -> Fate {
+        if self.pending.len() >= self.most && !self.make_room() {
+            return Fate::NoRoom;
+        }
+        let asked = passage.asked.as_ref().unwrap_or(&passage.seen);
+        let number = self.next_number;
+        self.next_number += 1;
+        let pending = Pending {
+            number,
+            asker: FlowKey { netns: passage.place.netns, local_port: 0, ..*asked },
+            names: SmallVec::new(),
+            place: passage.place,
+            asked_ns: passage.time_ns,
+            sent_ns: passage.time_ns,
+            state: State::Waiting,
+            answer: None,
+        };
+        emit(pending.tell(passage.time_ns, What::Asked));
+        let slot = self.pending.insert(pending);
+        self.learn(slot, names);
+        self.expect(slot);
+        Fate::Taken
+    }
+
+    /// An answer passes. On its way to who asked it is seen at its place last.
+    fn answer(&mut self, slot: usize, passage: &Passage, emit: &mut dyn FnMut(Query)) {
+        let pending = &mut self.pending[slot];
+        if matches!(pending.state, State::Answered(_)) {
+            return;
+        }
+        pending.answer = Some((passage.time_ns, passage.message.rcode));
+        if passage.place == pending.place.back() {
+            if self.heard.len() >= PLACES {
+                self.heard.clear();
+            }
+            self.heard.insert(passage.place);
+            self.close(slot, emit);
+        } else {
+            self.expect(slot);
+        }
+    }
+
+    /// Something is due.
+    fn settle(&mut self, slot: usize, now_ns: u64, emit: &mut dyn FnMut(Query)) {
+        let pending = &mut self.pending[slot];
+        if let (State::Waiting | State::Overdue, Some((then, _))) = (pending.state, pending.answer)
+            && then + SETTLE_NS <= now_ns
+        {
+            if !self.heard.contains(&pending.place.back()) {
+                return self.close(slot, emit);
+            }
+            // It would have been seen there: it was lost on its way.
+            pending.answer = None;
+        }
+        match pending.state {
+            State::Waiting if pending.asked_ns + PATIENCE_NS <= now_ns => {
+                pending.state = State::Overdue;
+                let may_be_missing = pending.asked_ns < self.gap_ns;
+                let what = if may_be_missing { What::Unknown } else { What::Unanswered };
+                emit(pending.tell(pending.asked_ns + PATIENCE_NS, what));
+                self.idle.push_back((slot, pending.number));
+                self.expect(slot);
+            }
+            State::Overdue if pending.sent_ns + KEEP_NS <= now_ns => self.remove(slot),
+            State::Waiting | State::Overdue => self.expect(slot),
+            State::Answered(_) => self.remove(slot),
+        }
+    }
+
+    /// The answer that was seen last is the one, if any was.
+    fn close(&mut self, slot: usize, emit: &mut dyn FnMut(Query)) {
+        let pending = &mut self.pending[slot];
+        let (State::Waiting | State::Overdue, Some((then, rcode))) =
+            (pending.state, pending.answer)
+        else {
+            return;
+        };
+        let latency_ns = then.saturating_sub(pending.asked_ns);
+        let late = pending.state == State::Overdue || latency_ns >= PATIENCE_NS;
+        if late && pending.state == State::Waiting {
+            emit(pending.tell(pending.asked_ns + PATIENCE_NS, What::Unanswered));
+        }
+        pending.state = State::Answered(then);
+        emit(pending.tell(then, What::Answered { rcode, latency_ns, late }));
+        self.idle.push_back((slot, pending.number));
+        self.expect(slot);
+    }
+
+    /// Remembers when it is its turn.
+    fn expect(&mut self, slot: usize) {
+        let pending = &self.pending[slot];
+        self.due.push(Reverse((pending.due_ns(), slot, pending.number)));
+    }
+
+    /// Names lead to a query from now on.
+    fn learn(&mut self, slot: usize, names: &[Name]) {
+        /// More than any path has.
+        const MOST: usize = 8;
+        for name in names {
+            let known = &mut self.pending[slot].names;
+            if !known.contains(name) && known.len() < MOST {
+                known.push(*name);
+                self.names.insert(*name, slot);
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: usize) {
+        let pending = self.pending.remove(slot);
+        for name in pending.names {
+            // It may lead to another one by now.
+            if self.names.get(&name) == Some(&slot) {
+                self.names.remove(&name);
+            }
+        }
+    }
+
+    /// Forgets a query of which everything has been told.
+    fn make_room(&mut self) -> bool {
+        while let Some((slot, number)) = self.idle.pop_front() {
+            if self.pending.get(slot).is_some_and(|pending| pending.number == number) {
+                self.remove(slot);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests;

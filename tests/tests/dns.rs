@@ -1,0 +1,433 @@
+//! Queries of the domain name system: each counted once with its result, wherever it is seen and however it is
+//! addressed, with the time that the client's own clock says.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use netdiag::snapshot::{CountValue, Flow, Snapshot};
+use netdiag_tests::{
+    dns::{
+        self, CLIENT, Deed, PORT, Query, Routed, SERVER, SERVICE, Server, ask, ask_by_tcp, client,
+        connect, receive_answer,
+    },
+    facts::Facts,
+    machine,
+    netdiag::Netdiag,
+    network::{LEFT_V4, LEFT_V6, Pair, RIGHT_V4, RIGHT_V6},
+    outcome::{count, metric, status},
+    require,
+    requirement::{Feature, alone},
+    source,
+    stream::{self, Stream},
+};
+
+/// Result codes as dig names them, and some that have no name.
+const RCODES: [(u8, &str); 9] = [
+    (0, "NOERROR"),
+    (1, "FORMERR"),
+    (2, "SERVFAIL"),
+    (3, "NXDOMAIN"),
+    (4, "NOTIMP"),
+    (5, "REFUSED"),
+    (9, "NOTAUTH"),
+    (11, "DSOTYPENI"),
+    (14, "RCODE14"),
+];
+
+/// What a few answers take.
+const DELAY: Duration = Duration::from_millis(20);
+
+/// What was asked of one server by one client.
+#[derive(Debug, Default)]
+struct Asked {
+    queries: u64,
+    answers: BTreeMap<String, Option<u64>>,
+    took: Vec<Duration>,
+}
+
+impl Asked {
+    fn answered(&mut self, rcode: u8, took: Duration) {
+        let name = RCODES.iter().find(|(number, _)| *number == rcode);
+        let name = name.map_or_else(|| format!("RCODE{rcode}"), |(_, name)| (*name).to_owned());
+        self.queries += 1;
+        let sum = self.answers.entry(name).or_insert(Some(0));
+        *sum = sum.map(|sum| sum + 1);
+        self.took.push(took);
+    }
+}
+
+/// The row of what a client asks a server.
+fn row<'a>(
+    snapshot: &'a Snapshot,
+    netns: u32,
+    protocol: &str,
+    [asker, server]: [IpAddr; 2],
+) -> Result<&'a Flow> {
+    let is_it = |flow: &&Flow| {
+        flow.netns == Some(netns)
+            && flow.protocol.as_deref() == Some(protocol)
+            && flow.local.ip == Some(asker)
+            && flow.local.port.is_none()
+            && flow.peer.ip == Some(server)
+            && flow.peer.port == Some(PORT)
+    };
+    let rows: Vec<_> = snapshot.flows.iter().filter(is_it).collect();
+    let askers = snapshot.flows.iter().filter(|flow| flow.local.port.is_none());
+    let near: Vec<_> = askers.collect();
+    ensure!(rows.len() == 1, "{} rows are of {asker} and {server}: {near:#?}", rows.len());
+    Ok(rows[0])
+}
+
+/// Queries of all rows.
+fn queries(snapshot: &Snapshot) -> u64 {
+    let flows = snapshot.flows.iter().chain([&snapshot.other]);
+    flows.filter_map(|flow| count(flow, "dns.queries")).sum()
+}
+
+fn judge(facts: &mut Facts, what: &str, flow: &Flow, asked: &Asked) {
+    facts.note(format_args!("{what}: {flow:?} {:?}", asked.answers));
+    for (name, expected) in
+        [("queries", asked.queries), ("unanswered", 0), ("retried", 0), ("late", 0)]
+    {
+        let found = count(flow, &format!("dns.{name}"));
+        facts.equal(format_args!("{what}: {name}"), found, Some(expected));
+    }
+    let answers = Some(&CountValue::Group(asked.answers.clone()));
+    facts.equal(format_args!("{what}: answers"), flow.counts.get("dns_answers"), answers);
+    let latency = metric(flow, "dns");
+    facts.equal(format_args!("{what}: latencies"), latency.count, asked.queries);
+    // What the client sees begins before and ends after. Until it runs again any time may pass.
+    let mut own = asked.took.clone();
+    own.sort_unstable();
+    let [shortest, median, longest] = [0, own.len() / 2, own.len() - 1].map(|at| own[at]);
+    let apart = Duration::from_millis(machine::amount(1, 100));
+    for (found, own, apart) in [
+        (latency.min_ns, shortest, apart),
+        (latency.p50_ns, median, apart),
+        (latency.max_ns, longest, longest),
+    ] {
+        let found = Duration::from_nanos(found.unwrap_or(0));
+        let holds = found <= own.mul_f64(1.01) && own <= found.mul_f64(1.01) + apart;
+        facts.holds(format_args!("{what}: {found:?} is {own:?} by the client's clock"), holds);
+    }
+}
+
+/// Connected sockets and others, both families, each result code, and loopback.
+#[test]
+fn every_query_is_counted_once() -> Result<()> {
+    let _alone = alone();
+    for forced in source::loading("dns")? {
+        let pair = Pair::new()?;
+        let servers: Vec<_> = [RIGHT_V4.into(), RIGHT_V6.into()]
+            .into_iter()
+            .map(|address| Server::start(&pair.right, address))
+            .collect::<Result<_>>()?;
+        let local = Server::start(&pair.left, [127, 0, 0, 53].into())?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
+        let mut all = Vec::new();
+        let loopback: IpAddr = [127, 0, 0, 1].into();
+        for (server, asker) in [
+            (&servers[0], IpAddr::from(LEFT_V4)),
+            (&servers[1], LEFT_V6.into()),
+            (&local, loopback),
+        ] {
+            let mut asked = Asked::default();
+            for at in 0..machine::amount(1_200, 120_u16) {
+                // A resolver has a port for each query.
+                let socket = client(&pair.left, server.address)?;
+                if at % 2 == 0 {
+                    socket.connect(server.address)?;
+                }
+                let (rcode, _) = RCODES[usize::from(at) % RCODES.len()];
+                let delay = if at % 100 == 7 { DELAY.as_millis() as u8 } else { 0 };
+                let query = Query::new(at.wrapping_mul(2_579), rcode).with(Deed::Answer(delay));
+                asked.answered(rcode, ask(&socket, server.address, &query)?);
+            }
+            all.push((asker, server, asked));
+        }
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        facts.note(format_args!("{:?}", status(total, "dns")?));
+        let mut sum = 0;
+        for (asker, server, asked) in &all {
+            let flow = row(total, pair.left.inode(), "udp", [*asker, server.address.ip()])?;
+            judge(&mut facts, &format!("{forced}: {}", server.address), flow, asked);
+            let longest = metric(flow, "dns").max_ns.map(Duration::from_nanos);
+            facts.holds(format_args!("{longest:?} holds the delay"), longest >= Some(DELAY));
+            let answered: u64 = server.answered().values().sum();
+            facts.equal("as the server counts", answered, asked.queries);
+            sum += asked.queries;
+        }
+        facts.equal(format_args!("{forced}: queries in all"), queries(total), sum);
+        facts.equal("nothing is of no query", total.accounting["dns"].unmatched, 0);
+        facts.lossless(total);
+        facts.at_rest(total);
+        facts.finish();
+    }
+    Ok(())
+}
+
+/// Whether a source sees what is asked over TCP.
+fn sees_tcp(forced: &str) -> bool {
+    forced != "dns=raw_tp"
+}
+
+/// Several queries on one connection, answers of many segments, and lengths in segments of their own.
+#[test]
+fn queries_over_tcp() -> Result<()> {
+    let _alone = alone();
+    for forced in source::loading("dns")? {
+        let pair = Pair::new()?;
+        let addresses: [(IpAddr, IpAddr); 2] =
+            [(LEFT_V4.into(), RIGHT_V4.into()), (LEFT_V6.into(), RIGHT_V6.into())];
+        let servers: Vec<_> = addresses
+            .iter()
+            .map(|(_, address)| Server::start(&pair.right, *address))
+            .collect::<Result<_>>()?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
+        let mut all = Vec::new();
+        for ((asker, _), server) in addresses.iter().zip(&servers) {
+            let mut asked = Asked::default();
+            for number in 0..machine::amount(25, 5_u16) {
+                let mut connection = connect(&pair.left, server.address)?;
+                for at in 0..8_u16 {
+                    let deed = if at == 3 { Deed::Long } else { Deed::Answer(0) };
+                    let (rcode, _) = RCODES[usize::from(at)];
+                    let query = Query::new(number * 8 + at, rcode).with(deed);
+                    asked.answered(rcode, ask_by_tcp(&mut connection, &query, at == 5)?);
+                }
+            }
+            all.push((*asker, server, asked));
+        }
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        let status = status(total, "dns")?;
+        facts.note(format_args!("{status:?} {:?}", total.accounting["dns"]));
+        for (asker, server, asked) in &all {
+            if sees_tcp(&forced) {
+                let flow = row(total, pair.left.inode(), "tcp", [*asker, server.address.ip()])?;
+                judge(&mut facts, &format!("{forced}: {}", server.address), flow, asked);
+            }
+        }
+        let sum: u64 = all.iter().map(|(.., asked)| asked.queries).sum();
+        if sees_tcp(&forced) {
+            facts.equal(format_args!("{forced}: queries in all"), queries(total), sum);
+        } else {
+            facts.holds("it says what it does not see", !status.missing.is_empty());
+        }
+        facts.lossless(total);
+        facts.at_rest(total);
+        facts.finish();
+    }
+    Ok(())
+}
+
+/// Each packet crosses four devices in three namespaces.
+#[test]
+fn a_forwarded_query_is_one() -> Result<()> {
+    let _alone = alone();
+    for forced in source::loading("dns")? {
+        let routed = Routed::new()?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
+        through(&forced, &routed, netdiag, SERVER.map(|server| (server, server)))?;
+    }
+    Ok(())
+}
+
+/// The router translates both ends' addresses, the client's ports too.
+#[test]
+fn a_translated_query_is_one() -> Result<()> {
+    require!(Feature::Nft);
+    let _alone = alone();
+    for forced in source::loading("dns")? {
+        let routed = Routed::new()?;
+        routed.translate()?;
+        let netdiag = Netdiag::live_by(&forced, &[])?;
+        through(&forced, &routed, netdiag, [(SERVICE.into(), SERVER[0])])?;
+    }
+    Ok(())
+}
+
+/// Asks servers, each by one address at another, and expects the rows of what was asked, nothing else.
+fn through<const N: usize>(
+    forced: &str,
+    routed: &Routed,
+    netdiag: Netdiag,
+    servers: [(IpAddr, IpAddr); N],
+) -> Result<()> {
+    let mut all = Vec::new();
+    let mut running = Vec::new();
+    for (asked_at, address) in servers {
+        running.push(Server::start(&routed.server, address)?);
+        let to = SocketAddr::new(asked_at, PORT);
+        let (mut udp, mut tcp) = (Asked::default(), Asked::default());
+        let socket = client(&routed.client, to)?;
+        for id in 0..machine::amount(500, 50) {
+            let (rcode, _) = RCODES[usize::from(id) % RCODES.len()];
+            udp.answered(rcode, ask(&socket, to, &Query::new(id, rcode))?);
+        }
+        let mut connection = connect(&routed.client, to)?;
+        for id in 0..20 {
+            tcp.answered(0, ask_by_tcp(&mut connection, &Query::new(id, 0), false)?);
+        }
+        let asker = if to.is_ipv4() { CLIENT[0] } else { CLIENT[1] };
+        all.push((asker, asked_at, "udp", udp));
+        if sees_tcp(forced) {
+            all.push((asker, asked_at, "tcp", tcp));
+        }
+    }
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let mut facts = Facts::new();
+    for (asker, server, protocol, asked) in &all {
+        let flow = row(total, routed.client.inode(), protocol, [*asker, *server])?;
+        judge(&mut facts, &format!("{forced}: {server} by {protocol}"), flow, asked);
+    }
+    let sum: u64 = all.iter().map(|(.., asked)| asked.queries).sum();
+    facts.equal(format_args!("{forced}: queries in all"), queries(total), sum);
+    facts.holds("each was seen at each place", total.accounting["dns"].seen >= 8 * sum);
+    facts.lossless(total);
+    facts.at_rest(total);
+    facts.finish();
+    Ok(())
+}
+
+/// A query that is sent again is the same one; one that nobody answers is said to be so; an answer that
+/// comes later than that is late; and one to a query that nobody saw is counted as such.
+#[test]
+fn queries_that_go_wrong() -> Result<()> {
+    let _alone = alone();
+    for forced in source::loading("dns")? {
+        let pair = Pair::new()?;
+        let server = Server::start(&pair.right, RIGHT_V4.into())?;
+        let (older, socket) =
+            (client(&pair.left, server.address)?, client(&pair.left, server.address)?);
+        let early = Query::new(1, 0).with(Deed::Hold);
+        dns::send(&older, server.address, &early.message())?;
+        let mut netdiag = Netdiag::live_by(&forced, &[])?;
+        let late = Query::new(2, 2).with(Deed::Hold);
+        let lost = Query::new(3, 0).with(Deed::Drop);
+        for query in [late, lost] {
+            dns::send(&socket, server.address, &query.message())?;
+        }
+        let again = client(&pair.left, server.address)?;
+        let query = Query::new(4, 5).with(Deed::DropFirst);
+        let pause = Duration::from_millis(300);
+        dns::send(&again, server.address, &query.message())?;
+        std::thread::sleep(pause);
+        ask(&again, server.address, &query)?;
+        // The same id again, now that it was answered, is another question.
+        ask(&again, server.address, &query)?;
+        let inode = pair.left.inode();
+        let ends = [LEFT_V4.into(), RIGHT_V4.into()];
+        netdiag.wait_outcome("queries that are not answered", |outcome| {
+            let rows = outcome.snapshots.iter().filter_map(|s| row(s, inode, "udp", ends).ok());
+            rows.filter_map(|flow| count(flow, "dns.unanswered")).sum::<u64>() == 2
+        })?;
+        server.release();
+        receive_answer(&socket, &late)?;
+        receive_answer(&older, &early)?;
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        let flow = row(total, inode, "udp", ends)?;
+        facts.note(format_args!("{flow:?} {:?}", total.accounting["dns"]));
+        for (name, expected) in [("queries", 4), ("unanswered", 2), ("retried", 1), ("late", 1)] {
+            let found = count(flow, &format!("dns.{name}"));
+            facts.equal(format_args!("{forced}: {name}"), found, Some(expected));
+        }
+        for (name, expected) in [("SERVFAIL", Some(1)), ("REFUSED", Some(2)), ("NOERROR", None)] {
+            let found = count(flow, &format!("dns_answers.{name}"));
+            facts.equal(format_args!("{forced}: {name}"), found, expected);
+        }
+        let latency = metric(flow, "dns");
+        let longest = Duration::from_nanos(latency.max_ns.unwrap_or(0));
+        facts.holds(format_args!("{longest:?} is late"), longest >= Duration::from_millis(4_950));
+        let median = Duration::from_nanos(latency.p50_ns.unwrap_or(0));
+        facts.holds(format_args!("{median:?} is from the first"), median >= pause.mul_f64(0.99));
+        // At each of two places.
+        facts.equal("answers to what was not seen", total.accounting["dns"].unmatched, 2);
+        facts.lossless(total);
+        facts.at_rest(total);
+        facts.finish();
+    }
+    Ok(())
+}
+
+/// By port, namespace and server; what is left out counts as filtered.
+#[test]
+fn filters_narrow_queries() -> Result<()> {
+    let _alone = alone();
+    for forced in source::loading("dns")? {
+        let pair = Pair::new()?;
+        let servers: Vec<_> = [RIGHT_V4.into(), RIGHT_V6.into()]
+            .into_iter()
+            .map(|address| Server::start(&pair.right, address))
+            .collect::<Result<_>>()?;
+        let pid = std::process::id().to_string();
+        for (filters, netns, wanted) in [
+            (["--peer-port", "53"], pair.left.inode(), 2),
+            (["--netns", pair.left.name()], pair.left.inode(), 2),
+            (["--netns", pair.right.name()], pair.right.inode(), 2),
+            (["--peer", "10.0.0.0/8"], pair.left.inode(), 1),
+            (["--port", "54"], pair.left.inode(), 0),
+            (["--pid", &pid], pair.left.inode(), 0),
+        ] {
+            let netdiag = Netdiag::live_by(&forced, &filters)?;
+            for (server, id) in servers.iter().zip(1..) {
+                let socket = client(&pair.left, server.address)?;
+                for at in 0..10 {
+                    ask(&socket, server.address, &Query::new(id * 100 + at, 0))?;
+                }
+            }
+            let outcome = netdiag.stop()?;
+            let total = outcome.total()?;
+            let mut facts = Facts::new();
+            let rows: Vec<_> =
+                total.flows.iter().filter(|flow| flow.local.port.is_none()).collect();
+            facts.note(format_args!("{forced} {filters:?}: {rows:?}"));
+            facts.equal("rows", rows.len(), wanted);
+            facts.equal("of the namespace", rows.iter().all(|r| r.netns == Some(netns)), true);
+            facts.equal("queries", queries(total), 10 * wanted as u64);
+            let account = total.accounting["dns"];
+            facts.equal("left out or not", account.filtered + account.submitted, account.seen);
+            facts.at_rest(total);
+            facts.finish();
+        }
+    }
+    Ok(())
+}
+
+/// What failed, was not answered or took long, and nothing else.
+#[test]
+fn failures_are_told() -> Result<()> {
+    let _alone = alone();
+    let pair = Pair::new()?;
+    let server = Server::start(&pair.right, RIGHT_V4.into())?;
+    let events = stream::start(&["--kind", "dns"])?;
+    let socket = client(&pair.left, server.address)?;
+    dns::send(&socket, server.address, &Query::new(1, 0).with(Deed::Drop).message())?;
+    for (id, rcode) in (2..).zip([0, 2, 3, 5]) {
+        ask(&socket, server.address, &Query::new(id, rcode))?;
+    }
+    std::thread::sleep(Duration::from_millis(5_500));
+    let told = Stream::stop(events)?;
+    let mut facts = Facts::new();
+    let results: Vec<_> = told.of("dns").filter_map(|event| event["result"].as_str()).collect();
+    facts.equal("what is told", results, vec!["SERVFAIL", "REFUSED", "unanswered"]);
+    for event in told.of("dns") {
+        facts.note(event);
+        let of_the_client = event["flow"]["netns"] == pair.left.inode()
+            && event["flow"]["peer"]["ip"] == RIGHT_V4.to_string()
+            && event["flow"]["peer"]["port"] == PORT;
+        facts.holds("its flow is the client's", of_the_client);
+    }
+    facts.finish();
+    Ok(())
+}
