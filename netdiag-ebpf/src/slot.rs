@@ -86,12 +86,22 @@ pub(crate) struct RoundTrips {
     pub(crate) window_us: u32,
     /// Samples told in it.
     pub(crate) told: u32,
+    /// The last one that no delay of the peer's ACK is part of, in microseconds; 0 none.
+    pub(crate) prompt_us: u32,
+    /// When it was, the low bits of microseconds.
+    pub(crate) prompt_at_us: u32,
 }
 
 impl RoundTrips {
     /// Of a connection that has just begun.
-    pub(crate) const NONE: Self =
-        Self { known: 1, estimator: Estimator { srtt: 0, mdev: 0, una: 0 }, window_us: 0, told: 0 };
+    pub(crate) const NONE: Self = Self {
+        known: 1,
+        estimator: Estimator { srtt: 0, mdev: 0, una: 0 },
+        window_us: 0,
+        told: 0,
+        prompt_us: 0,
+        prompt_at_us: 0,
+    };
 }
 
 #[btf_map]

@@ -80,9 +80,9 @@ pub trait Fold {
     fn seen(&mut self, _time_ns: u64, _pid: Option<u32>, _tcp: Option<&TcpCounters>) {}
     /// What the kernel held of the path to the peer at that time (`CLOCK_MONOTONIC`).
     fn path(&mut self, _time_ns: u64, _path: Path) {}
-    /// What is known of that path now.
-    fn known_path(&self) -> Path {
-        Path::default()
+    /// The smallest round trip of late, in nanoseconds, as far as it is known now.
+    fn rtt_min_ns(&self) -> Option<u64> {
+        None
     }
     /// Whether this end is the one that connected, where that is known.
     fn asks(&self) -> Option<bool> {
@@ -99,8 +99,6 @@ pub struct Path {
     pub srtt_ns: Option<u64>,
     /// The smallest round-trip time of late (`tcp_sock.rtt_min`), in nanoseconds.
     pub rtt_min_ns: Option<u64>,
-    /// A round trip that no delay of the peer's ACK is part of, in nanoseconds: the smallest of late.
-    pub prompt_ns: Option<u64>,
 }
 
 impl Path {
@@ -108,7 +106,7 @@ impl Path {
     #[must_use]
     pub fn of(srtt_us: u32, rtt_min_us: u32) -> Self {
         let known = |us: u32| (us != 0).then_some(u64::from(us) * 1_000);
-        Self { srtt_ns: known(srtt_us), rtt_min_ns: known(rtt_min_us), prompt_ns: None }
+        Self { srtt_ns: known(srtt_us), rtt_min_ns: known(rtt_min_us) }
     }
 }
 

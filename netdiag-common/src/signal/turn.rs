@@ -70,4 +70,9 @@ pub struct Sample {
     /// Of [`kind::RESPONSE`], microseconds from the last byte of the request to the last time that some
     /// of it was sent again; 0 where none was.
     pub stalled_us: u32,
+    /// Likewise, a round trip since then that no delay of the peer's ACK is part of, in microseconds; 0
+    /// where there was none.
+    pub prompt_us: u32,
+    /// Zero.
+    pub reserved: u32,
 }

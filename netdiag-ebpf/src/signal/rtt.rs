@@ -88,6 +88,10 @@ unsafe fn describe<A: Access>(
     unsafe {
         // When the segment under way arrived: a clock for nothing.
         let now_us = field::<A, u64>(tp, Field::TcpMstamp)? as u32;
+        if round_trip.flags & flag::MAYBE_DELAYED == 0 {
+            slot.rtt.prompt_us = round_trip.rtt_us;
+            slot.rtt.prompt_at_us = now_us;
+        }
         if !may_be_told(&mut slot.rtt, now_us) {
             return Ok(None);
         }

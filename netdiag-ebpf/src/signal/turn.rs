@@ -171,6 +171,9 @@ impl Socket {
             left_out,
             kind: tale.kind,
             stalled_us: stalled_us(slot, tale, now_ns),
+            // SAFETY: passed on.
+            prompt_us: unsafe { prompt_us::<A>(sk, slot, tale, now_ns) },
+            reserved: 0,
         };
         counters.begun += 1;
         match batch_of(lane) {
@@ -205,6 +208,29 @@ fn stalled_us(slot: &Slot, tale: &Tale, now_ns: u64) -> u32 {
         return 0;
     }
     ((slot.sent_again_ns - asked_ns) / 1_000) as u32
+}
+
+/// What a round trip took since this end asked. That of the segment which brings the answer is none of
+/// them: it contains what the peer thought.
+///
+/// # Safety
+/// `sk` is a full TCP socket.
+#[inline(always)]
+unsafe fn prompt_us<A: Access>(sk: Pointer, slot: &Slot, tale: &Tale, now_ns: u64) -> u32 {
+    let asked_us = (now_ns.wrapping_sub(tale.latency_ns) / 1_000) as u32;
+    let at_us = slot.rtt.prompt_at_us;
+    if tale.kind != kind::RESPONSE || at_us.wrapping_sub(asked_us) as i32 <= 0 {
+        return 0;
+    }
+    let tp = A::tcp_sock(sk);
+    if tp.is_null() {
+        return 0;
+    }
+    // SAFETY: passed on.
+    match unsafe { field::<A, u64>(tp, Field::TcpMstamp) } {
+        Ok(segment_us) if segment_us as u32 != at_us => slot.rtt.prompt_us,
+        _ => 0,
+    }
 }
 
 /// # Safety

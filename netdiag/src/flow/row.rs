@@ -57,8 +57,6 @@ pub(super) struct Row {
     pub(super) rtt_min_ns: Option<u64>,
     /// When those two were so.
     pub(super) path_ns: u64,
-    /// The smallest round trip without a delay of the peer's since the last freeze.
-    pub(super) prompt_ns: Option<u64>,
     pub(super) cwnd: Option<u32>,
     pub(super) readings: Readings,
     /// When all that the kernel tells was read last.
@@ -93,7 +91,6 @@ impl Row {
     /// Takes out what happened since the last freeze and adds it to the past.
     pub(super) fn freeze(&mut self) -> Frozen {
         let fresh = mem::take(&mut self.fresh);
-        self.prompt_ns = None;
         if self.past.is_empty() {
             self.past = fresh.clone();
         } else {
@@ -320,11 +317,10 @@ impl Fold for Row {
             self.srtt_ns = path.srtt_ns.or(self.srtt_ns);
             self.rtt_min_ns = path.rtt_min_ns.or(self.rtt_min_ns);
         }
-        self.prompt_ns = [self.prompt_ns, path.prompt_ns].into_iter().flatten().min();
     }
 
-    fn known_path(&self) -> Path {
-        Path { srtt_ns: self.srtt_ns, rtt_min_ns: self.rtt_min_ns, prompt_ns: self.prompt_ns }
+    fn rtt_min_ns(&self) -> Option<u64> {
+        self.rtt_min_ns
     }
 
     fn seen(&mut self, time_ns: u64, pid: Option<u32>, tcp: Option<&TcpCounters>) {

@@ -134,8 +134,7 @@ impl Event {
 
     pub(super) fn fold(&self, row: &mut impl Fold) {
         row.latency(RTT, self.rtt_ns);
-        let prompt_ns = (!self.delayed).then_some(self.rtt_ns);
-        row.path(self.time_ns, Path { prompt_ns, ..self.path });
+        row.path(self.time_ns, self.path);
         if self.delayed {
             row.count(DELAYED, 1);
         }
@@ -204,7 +203,7 @@ mod tests {
         assert_eq!((event.flow, event.rtt_ns, event.delayed), (3, 12_000, true));
         assert_eq!(event.path, Path::default());
         let event = decoded(1 << 40, Sample { srtt_us: 9, rtt_min_us: 8, ..Sample::default() });
-        assert_eq!(event.path, Path { prompt_ns: None, ..Path::of(9, 8) });
+        assert_eq!(event.path, Path::of(9, 8));
         assert!(!event.delayed);
     }
 

@@ -110,7 +110,7 @@ pub const DEFINITION: Definition = Definition {
 
 /// What makes a turn.
 const SEQUENCES: &[Field] =
-    &[Field::TcpWriteSeq, Field::TcpSndUna, Field::TcpCopiedSeq, Field::TcpRcvNxt];
+    &[Field::TcpWriteSeq, Field::TcpSndUna, Field::TcpCopiedSeq, Field::TcpRcvNxt, Field::TcpMstamp];
 
 /// Both ends of each send call under the socket's lock.
 const FEXIT: Source = Source {
@@ -208,6 +208,9 @@ pub enum What {
         since_first_ns: u64,
         /// From its last one to the last time that some of it was sent again; 0 where none was.
         stalled_ns: u64,
+        /// A round trip since its last byte that no delay of the peer's ACK is part of; 0 where there was
+        /// none.
+        prompt_ns: u64,
     },
     /// This end answered.
     Service {
@@ -257,11 +260,12 @@ impl Event {
                 row.count(READ_WAIT_NS, nanoseconds + self.left_out);
                 row.count(LOCAL_APPLICATION, nanoseconds + self.left_out);
             }
-            What::Response { latency_ns, stalled_ns, .. } if asks == Some(true) => {
+            What::Response { latency_ns, stalled_ns, prompt_ns, .. } if asks == Some(true) => {
                 row.latency(RESPONSE, latency_ns);
                 let all_ns = latency_ns + self.left_out;
                 row.count(RESPONSE_NS, all_ns);
-                if let Some(parts) = Parts::of(latency_ns, stalled_ns, row.known_path()) {
+                if let Some(rtt_min_ns) = row.rtt_min_ns() {
+                    let parts = Parts::of(latency_ns, rtt_min_ns, stalled_ns, prompt_ns);
                     parts.scaled(latency_ns, all_ns).count(row);
                 }
             }
@@ -289,10 +293,10 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
     if samples.iter().any(|sample| sample.kind as usize >= kind::COUNT) {
         return Err(Malformed::Value("kind"));
     }
-    for &Sample { flow, latency_ns, other_ns, left_out, kind, stalled_us } in samples {
-        let stalled_ns = u64::from(stalled_us) * 1_000;
+    for &Sample { flow, latency_ns, other_ns, left_out, kind, stalled_us, prompt_us, .. } in samples {
+        let [stalled_ns, prompt_ns] = [stalled_us, prompt_us].map(|us| u64::from(us) * 1_000);
         let what = match kind {
-            kind::RESPONSE => What::Response { latency_ns, since_first_ns: other_ns, stalled_ns },
+            kind::RESPONSE => What::Response { latency_ns, since_first_ns: other_ns, stalled_ns, prompt_ns },
             kind::SERVICE => What::Service { latency_ns, since_read_ns: other_ns },
             kind::READ_WAIT => What::ReadWait(latency_ns),
             kind::ASKED => What::Asked,

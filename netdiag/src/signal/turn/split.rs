@@ -6,7 +6,7 @@
 //! is left of the response.
 
 use super::{PATH, PEER_APPLICATION, QUEUEING, STALLS};
-use crate::signal::{Fold, Path};
+use crate::signal::Fold;
 
 /// Parts of a response, in nanoseconds; they add up to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,20 +22,20 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Of a response that took `latency_ns`, for `stalled_ns` of which something was lost; none while the
-    /// kernel knows no round trip.
-    pub(super) fn of(latency_ns: u64, stalled_ns: u64, path: Path) -> Option<Self> {
+    /// Of a response that took `latency_ns` on a path whose smallest round trip is `rtt_min_ns`. For
+    /// `stalled_ns` of it something was lost, and a round trip in it without the peer's delay took
+    /// `prompt_ns`, 0 where there was none.
+    pub(super) fn of(latency_ns: u64, rtt_min_ns: u64, stalled_ns: u64, prompt_ns: u64) -> Self {
         let mut left = latency_ns;
         let mut take = |most: u64| {
             let taken = most.min(left);
             left -= taken;
             taken
         };
-        let rtt_min_ns = path.rtt_min_ns?;
         let path_ns = take(rtt_min_ns);
         let stalls_ns = take(stalled_ns);
-        let queueing_ns = take(path.prompt_ns.map_or(0, |now| now.saturating_sub(rtt_min_ns)));
-        Some(Self { path_ns, queueing_ns, stalls_ns, peer_ns: left })
+        let queueing_ns = take(prompt_ns.saturating_sub(rtt_min_ns));
+        Self { path_ns, queueing_ns, stalls_ns, peer_ns: left }
     }
 
     /// Adds them to what a flow spent.
@@ -69,41 +69,32 @@ mod tests {
 
     use super::*;
 
-    fn path(rtt_min_ns: u64, prompt_ns: Option<u64>) -> Path {
-        Path { srtt_ns: None, rtt_min_ns: Some(rtt_min_ns), prompt_ns }
-    }
-
-    fn parts(latency_ns: u64, stalled_ns: u64, path: Path) -> [u64; 4] {
-        let parts = Parts::of(latency_ns, stalled_ns, path).expect("a round trip is known");
+    fn parts(latency_ns: u64, stalled_ns: u64, prompt_ns: u64) -> [u64; 4] {
+        let parts = Parts::of(latency_ns, 10, stalled_ns, prompt_ns);
         [parts.path_ns, parts.queueing_ns, parts.stalls_ns, parts.peer_ns]
     }
 
     #[test]
     fn a_response_is_the_path_and_what_comes_on_top() {
-        assert_eq!(parts(100, 0, path(10, None)), [10, 0, 0, 90]);
-        assert_eq!(parts(100, 0, path(10, Some(30))), [10, 20, 0, 70]);
-        assert_eq!(parts(100, 60, path(10, Some(30))), [10, 20, 60, 10]);
+        assert_eq!(parts(100, 0, 0), [10, 0, 0, 90]);
+        assert_eq!(parts(100, 0, 30), [10, 20, 0, 70]);
+        assert_eq!(parts(100, 60, 30), [10, 20, 60, 10]);
     }
 
     #[test]
     fn no_part_is_more_than_what_is_left() {
-        assert_eq!(parts(100, 95, path(10, Some(30))), [10, 0, 90, 0]);
-        assert_eq!(parts(5, 0, path(10, None)), [5, 0, 0, 0]);
-        assert_eq!(parts(100, 0, path(10, Some(9))), [10, 0, 0, 90]);
-    }
-
-    #[test]
-    fn nothing_is_said_of_a_path_that_is_not_known() {
-        assert_eq!(Parts::of(100, 0, Path::default()), None);
+        assert_eq!(parts(100, 95, 30), [10, 0, 90, 0]);
+        assert_eq!(parts(5, 0, 0), [5, 0, 0, 0]);
+        assert_eq!(parts(100, 0, 9), [10, 0, 0, 90]);
     }
 
     proptest! {
         #[test]
         fn parts_add_up(
-            latency_ns in 1..u64::MAX >> 8, others_ns in 0..u64::MAX >> 8, stalled_ns: u64,
-            rtt_min_ns: u64, prompt_ns: Option<u64>,
+            latency_ns in 1..u64::MAX >> 8, others_ns in 0..u64::MAX >> 8, rtt_min_ns: u64,
+            stalled_ns: u64, prompt_ns: u64,
         ) {
-            let parts = Parts::of(latency_ns, stalled_ns, path(rtt_min_ns, prompt_ns)).unwrap();
+            let parts = Parts::of(latency_ns, rtt_min_ns, stalled_ns, prompt_ns);
             let sum = |parts: Parts| {
                 parts.path_ns + parts.queueing_ns + parts.stalls_ns + parts.peer_ns
             };

@@ -6,7 +6,6 @@ use proptest::{collection::vec, prelude::*};
 use zerocopy::IntoBytes as _;
 
 use super::*;
-use crate::signal::Path;
 
 const MS: u64 = 1_000_000;
 const THREAD: u32 = 7;
@@ -364,7 +363,7 @@ fn decoded(samples: &[Sample]) -> Result<Vec<Event>, Malformed> {
 
 #[test]
 fn each_kind_is_decoded_and_no_other() {
-    let sample = |kind| Sample { flow: 3, latency_ns: 9, other_ns: 5, left_out: 2, kind, stalled_us: 3 };
+    let sample = |kind| Sample { flow: 3, latency_ns: 9, other_ns: 5, left_out: 2, kind, stalled_us: 3, prompt_us: 4, reserved: 0 };
     let events = decoded(&[
         sample(kind::RESPONSE),
         sample(kind::SERVICE),
@@ -374,7 +373,7 @@ fn each_kind_is_decoded_and_no_other() {
         sample(kind::OVERLAP),
     ]);
     let expected = [
-        What::Response { latency_ns: 9, since_first_ns: 5, stalled_ns: 3_000 },
+        What::Response { latency_ns: 9, since_first_ns: 5, stalled_ns: 3_000, prompt_ns: 4_000 },
         What::Service { latency_ns: 9, since_read_ns: 5 },
         What::ReadWait(9),
         What::Asked,
@@ -390,7 +389,7 @@ fn each_kind_is_decoded_and_no_other() {
 #[derive(Debug, Default, PartialEq)]
 struct Row {
     asks: Option<bool>,
-    path: Path,
+    rtt_min_ns: Option<u64>,
     counts: Vec<(CountId, u64)>,
     latencies: Vec<(MetricId, u64)>,
 }
@@ -408,14 +407,14 @@ impl Fold for Row {
         self.asks
     }
 
-    fn known_path(&self) -> Path {
-        self.path
+    fn rtt_min_ns(&self) -> Option<u64> {
+        self.rtt_min_ns
     }
 }
 
 #[test]
 fn a_client_has_responses_and_a_server_services() {
-    let response = What::Response { latency_ns: 9, since_first_ns: 10, stalled_ns: 0 };
+    let response = What::Response { latency_ns: 9, since_first_ns: 10, stalled_ns: 0, prompt_ns: 0 };
     let service = What::Service { latency_ns: 8, since_read_ns: 5 };
     let waited = vec![(READ_WAIT_NS, 6), (LOCAL_APPLICATION, 6)];
     let (client, server, unknown) = (Some(true), Some(false), None);
@@ -442,9 +441,8 @@ fn a_client_has_responses_and_a_server_services() {
 
 #[test]
 fn a_response_is_split_by_what_is_known_of_the_path() {
-    let path = Path { rtt_min_ns: Some(10), prompt_ns: Some(15), srtt_ns: None };
-    let mut row = Row { asks: Some(true), path, ..Row::default() };
-    let what = What::Response { latency_ns: 100, since_first_ns: 0, stalled_ns: 40 };
+    let mut row = Row { asks: Some(true), rtt_min_ns: Some(10), ..Row::default() };
+    let what = What::Response { latency_ns: 100, since_first_ns: 0, stalled_ns: 40, prompt_ns: 15 };
     Event { flow: 3, what, left_out: 100 }.fold(&mut row);
     let parts = [(PATH, 20), (QUEUEING, 10), (STALLS, 80), (PEER_APPLICATION, 90)];
     assert_eq!(row.counts, [&[(RESPONSE_NS, 200)][..], &parts].concat());
