@@ -45,19 +45,37 @@ pub struct Count {
     pub column: bool,
     /// Whether it stands in the line below, where it has no column and is not zero.
     pub below: bool,
+    /// Signals without which it is not known, beside its own.
+    pub needs: &'static [Signal],
 }
 
 impl Count {
     /// A count that starts at zero.
     #[must_use]
     pub const fn new(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: true, labelled: false, column: true, below: true }
+        Self {
+            name,
+            help,
+            absent_is_zero: true,
+            labelled: false,
+            column: true,
+            below: true,
+            needs: &[],
+        }
     }
 
     /// A reading of the kernel's counter, unknown until the kernel was asked.
     #[must_use]
     pub const fn reading(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: false, labelled: false, column: true, below: true }
+        Self {
+            name,
+            help,
+            absent_is_zero: false,
+            labelled: false,
+            column: true,
+            below: true,
+            needs: &[],
+        }
     }
 
     /// What the kernel holds at a time, the last that was told; not to be added up, unknown until the
@@ -70,7 +88,15 @@ impl Count {
     /// A group of counts that start at zero, by keys that only the running kernel knows.
     #[must_use]
     pub const fn labelled(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, absent_is_zero: true, labelled: true, column: true, below: true }
+        Self {
+            name,
+            help,
+            absent_is_zero: true,
+            labelled: true,
+            column: true,
+            below: true,
+            needs: &[],
+        }
     }
 
     /// The same for a group that needs no column.
@@ -89,6 +115,12 @@ impl Count {
     #[must_use]
     pub const fn below(self) -> Self {
         Self { below: true, ..self }
+    }
+
+    /// The same for what is made of other signals' events, too.
+    #[must_use]
+    pub const fn needing(self, needs: &'static [Signal]) -> Self {
+        Self { needs, ..self }
     }
 
     /// The group that it stands in, if any.

@@ -9,17 +9,17 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use netdiag::snapshot::{CountValue, Flow};
+use netdiag::snapshot::Flow;
 use netdiag_tests::{
     facts::Facts,
-    machine,
+    fault, machine,
     netdiag::Netdiag,
     network::{Pair, RIGHT_V4},
-    outcome::{flow_of, metric},
+    outcome::{count, flow_of, metric},
     random::Random,
     requirement::alone,
     source,
-    traffic::End,
+    traffic::{Connection, End, Family, read_bytes, send_once},
 };
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -97,13 +97,18 @@ fn ask(to: SocketAddr) -> Result<(TcpStream, Said)> {
     Ok((socket, Said { connect, responses }))
 }
 
-/// Shares of a flow's time, in nanoseconds.
-fn spent(flow: &Flow, key: &str) -> Duration {
-    let ns = match flow.counts.get("spent_ns") {
-        Some(CountValue::Group(keys)) => keys.get(key).copied().flatten(),
-        _ => None,
-    };
-    Duration::from_nanos(ns.unwrap_or_default())
+/// A share of a flow's time.
+fn spent(flow: &Flow, key: &str) -> Option<Duration> {
+    count(flow, &format!("spent_ns.{key}")).map(Duration::from_nanos)
+}
+
+/// That a response is the sum of its parts.
+fn adds_up(facts: &mut Facts, client: &Flow) {
+    const PARTS: [&str; 4] =
+        ["network_path", "network_queueing", "network_stalls", "peer_application"];
+    let sum: Option<Duration> = PARTS.into_iter().map(|key| spent(client, key)).sum();
+    let all = count(client, "response_ns").map(Duration::from_nanos);
+    facts.equal("the parts of all responses", sum, all);
 }
 
 /// That a time is what was set, within 5 % or 1 ms, or what clocks of our own say where the machine was busy:
@@ -157,8 +162,9 @@ fn conversation(plan: Plan, arguments: &[&str]) -> Result<()> {
 
     // Whose time it was, as either end sees it, in the mean of all turns.
     let mut share = |what: &str, flow: &Flow, key: &str, set: Duration, most: Duration| {
-        let ns = spent(flow, key).as_nanos() / u128::from(TURNS);
-        holds(&mut facts, &format!("{what}: {key}"), u64::try_from(ns).ok(), set, most);
+        let mean = spent(flow, key).map(|all| all / TURNS);
+        let ns = mean.and_then(|mean| u64::try_from(mean.as_nanos()).ok());
+        holds(&mut facts, &format!("{what}: {key}"), ns, set, most);
     };
     let mean = said.responses.iter().sum::<Duration>() / TURNS;
     // The first request waits to be accepted with its connection.
@@ -166,7 +172,20 @@ fn conversation(plan: Plan, arguments: &[&str]) -> Result<()> {
     share("client", client, "network_path", path, mean.saturating_sub(application));
     share("client", client, "peer_application", application, mean.saturating_sub(path));
     share("server", server, "local_application", application, mean.saturating_sub(path));
-    facts.equal("a server waits for nobody", spent(server, "peer_application"), Duration::ZERO);
+    adds_up(&mut facts, client);
+    facts.equal("stalls", spent(client, "network_stalls"), Some(Duration::ZERO));
+    facts.equal(
+        "a server waits for nobody",
+        spent(server, "peer_application"),
+        Some(Duration::ZERO),
+    );
+    for (end, key) in
+        [(client, "local_application"), (client, "local_send"), (server, "local_send")]
+    {
+        let (own, most) = (spent(end, key), mean.saturating_sub(path + application) * TURNS);
+        let most = most + TURNS * Duration::from_millis(1);
+        facts.holds(format_args!("{key}: {own:?}, at most {most:?}"), own <= Some(most));
+    }
     facts.at_rest(total);
     facts.finish();
     Ok(())
@@ -192,6 +211,44 @@ fn neither_a_slow_server_nor_a_slow_link_is_taken_for_the_other() -> Result<()> 
     let quick = slow / 20;
     for (one_way, think) in [(quick, slow), (slow, quick)] {
         conversation(Plan { one_way, accept: quick, read: Duration::ZERO, think }, &[])?;
+    }
+    Ok(())
+}
+
+/// A request that is lost on its way: neither application has anything to do with what that costs.
+#[test]
+fn what_is_lost_is_a_stall_of_the_network() -> Result<()> {
+    let _alone = alone();
+    for forced in source::loading("turn")? {
+        let pair = Pair::new()?;
+        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
+        let lost = fault::drop_incoming(&pair.right, "meta l4proto tcp drop")?;
+        let began = Instant::now();
+        send_once(&connection.client, b"request")?;
+        // Past two retransmissions at least; the third or a later one arrives.
+        thread::sleep(Duration::from_millis(machine::amount(700, 1_500)));
+        lost.end()?;
+        let held = began.elapsed();
+        read_bytes(&connection.server, 7)?;
+        send_once(&connection.server, b"answer")?;
+        read_bytes(&connection.client, 6)?;
+        let all = began.elapsed();
+        let end = connection.client_end()?;
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let client = flow_of(total, &end)?;
+        let mut facts = Facts::new();
+        facts.note(format_args!("{forced}: {client:?}"));
+        let stalled = spent(client, "network_stalls").unwrap_or_default();
+        facts.holds(format_args!("{held:?} <= {stalled:?} <= {all:?}"), {
+            held <= stalled && stalled <= all
+        });
+        let peer = spent(client, "peer_application").unwrap_or_default();
+        facts.holds(format_args!("{peer:?} is the rest"), peer <= all - stalled);
+        adds_up(&mut facts, client);
+        facts.at_rest(total);
+        facts.finish();
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     icount: bool,
 
     /// Compare the throughput of requests and answers on this machine
-    #[arg(long, group = "what")]
+    #[arg(long, group = "what", conflicts_with_all = ["kernel", "source", "arguments"])]
     turns: bool,
 
     /// Series of the kernel: 5.10, 6.1, 6.12, or the newest that Debian has

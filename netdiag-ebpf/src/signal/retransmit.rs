@@ -3,6 +3,7 @@
 pub(crate) mod synacks;
 
 use aya_ebpf::{
+    helpers::bpf_ktime_get_ns,
     macros::{btf_tracepoint, fentry, fexit, raw_tracepoint},
     programs::{
         BtfTracePointContext, FEntryContext, FExitContext, RawTracePointContext,
@@ -74,10 +75,13 @@ fn observe<A: Access>(ctx: &impl StackIdContext, sk: Pointer, attempt: &Attempt,
     let Some((counters, slot)) = (unsafe { socket::admit::<A>(sk, lane) }) else { return };
     // Not the socket's address: verifiers let no program take a pointer apart.
     debug!(ctx, "flow {:x}: segment sent again, error {}", slot.flow, attempt.error);
+    if attempt.error == 0 && attempt.origin == origin::SEGMENT {
+        // SAFETY: no precondition.
+        slot.sent_again_ns = unsafe { bpf_ktime_get_ns() };
+    }
     let stack = stack::of(ctx);
     let submitted = ring::submit::<Record>(ring::Into::Events, counters, |record| {
         record.header = socket::header(Signal::Retransmit, 1);
-        slot.sent_again_ns = record.header.time_ns;
         record.origin = attempt.origin;
         record.stack = stack;
         record.error = attempt.error;

@@ -33,7 +33,7 @@ pub const DEFINITION: Definition = Definition {
         Count::new("sends", "send calls"),
         Count::new("send_bytes", "bytes that send calls handed to the kernel"),
         Count::new("sends_failed", "send calls that returned an error"),
-        Count::new("send_ns", "nanoseconds that all send calls took"),
+        Count::new("send_ns", "nanoseconds that all send calls took").not_below(),
     ],
     cost: Cost::Call,
     sources: &[FEXIT, TRACEPOINTS, KPROBE],
@@ -168,7 +168,7 @@ impl Event {
 
     pub(super) fn fold(&self, row: &mut impl Fold) {
         row.latency(SEND, self.latency_ns);
-        row.count(turn::LOCAL_KERNEL, self.latency_ns);
+        row.count(turn::LOCAL_SEND, self.latency_ns);
         row.count(SENDS, 1);
         row.count(SEND_NS, self.latency_ns);
         match u64::try_from(self.result) {

@@ -33,7 +33,7 @@ pub const READ_WAIT_NS: CountId = count_id(Signal::Turn, 3);
 /// Of [`Count`]s `spent_ns`: what this end's application took.
 const LOCAL_APPLICATION: CountId = count_id(Signal::Turn, 4);
 /// What send calls took.
-pub(super) const LOCAL_KERNEL: CountId = count_id(Signal::Turn, 5);
+pub(super) const LOCAL_SEND: CountId = count_id(Signal::Turn, 5);
 const PATH: CountId = count_id(Signal::Turn, 6);
 const QUEUEING: CountId = count_id(Signal::Turn, 7);
 const STALLS: CountId = count_id(Signal::Turn, 8);
@@ -77,26 +77,33 @@ pub const DEFINITION: Definition = Definition {
              read_wait_ns",
         )
         .without_column(),
-        Count::new("spent_ns.local_kernel", "nanoseconds of all send calls: copying and waiting for room")
-            .without_column(),
+        Count::new(
+            "spent_ns.local_send",
+            "nanoseconds in send calls: copying, and waiting for room in the send buffer",
+        )
+        .without_column()
+        .needing(&[Signal::Send]),
         Count::new(
             "spent_ns.network_path",
-            "nanoseconds of all responses that the path takes at its best (rtt_min)",
+            "nanoseconds of responses that the path takes at its best (rtt_min)",
         )
         .without_column(),
         Count::new(
             "spent_ns.network_queueing",
-            "nanoseconds that it took beyond that, by samples of rtt without the peer's delay",
+            "nanoseconds that it took beyond that, by round trips in the same turn that no delay of the \
+             peer is part of",
         )
-        .without_column(),
+        .without_column()
+        .needing(&[Signal::Rtt]),
         Count::new(
             "spent_ns.network_stalls",
-            "nanoseconds until the last segment of a request was sent again",
+            "nanoseconds of responses until some of the request was sent again for the last time",
         )
-        .without_column(),
+        .without_column()
+        .needing(&[Signal::Retransmit]),
         Count::new(
             "spent_ns.peer_application",
-            "what is left of all responses: the peer's application",
+            "the rest of responses: the peer's application, and what of the network was not seen",
         )
         .without_column(),
     ],

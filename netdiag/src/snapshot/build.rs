@@ -19,7 +19,7 @@ use super::{
 use crate::{
     flow::{Frozen, Interval, latency::Latency, tuples::address},
     labels::Labels,
-    signal::{CountId, counts, metrics},
+    signal::{Count, CountId, counts, metrics},
 };
 
 /// Which flows are listed and in which order.
@@ -233,7 +233,7 @@ pub(super) fn values(
 ) -> BTreeMap<String, CountValue> {
     let mut values = BTreeMap::new();
     for (id, signal, count) in counts() {
-        let seen = is_seen(signal, count.name, signals);
+        let seen = is_seen(signal, count, signals);
         if count.labelled {
             let value = if seen { by_label(flow, id, labels) } else { CountValue::Number(None) };
             values.insert(count.name.to_owned(), value);
@@ -267,12 +267,13 @@ fn by_label(flow: &Frozen, count: CountId, labels: &Labels) -> CountValue {
     CountValue::Group(keys)
 }
 
-fn is_seen(signal: Signal, count: &str, signals: &[SignalStatus]) -> bool {
-    signals.iter().any(|status| {
-        status.signal == signal.name()
-            && status.status != Status::Off
-            && !status.unseen_counts.contains(&count)
-    })
+/// Whether a count of a signal could be seen: that signal and those that it needs are on.
+fn is_seen(signal: Signal, count: &Count, signals: &[SignalStatus]) -> bool {
+    let is_on = |signal: Signal| {
+        signals.iter().find(|status| status.signal == signal.name() && status.status != Status::Off)
+    };
+    is_on(signal).is_some_and(|status| !status.unseen_counts.contains(&count.name))
+        && count.needs.iter().all(|&needed| is_on(needed).is_some())
 }
 
 #[cfg(test)]

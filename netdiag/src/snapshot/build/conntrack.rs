@@ -32,7 +32,7 @@ pub(super) fn build(
         .any(|account| account.lost() > 0);
     let ends_are_seen = !lost && seen(conntrack::DESTROYED, 0, signals).is_some();
     let is_seen =
-        counts_of(Rows::Entries).any(|(_, signal, count)| is_seen(signal, count.name, signals));
+        counts_of(Rows::Entries).any(|(_, signal, count)| is_seen(signal, count, signals));
     is_seen.then(|| Conntrack {
         entries: entries.rows.iter().map(|row| entry(row, signals, ends_are_seen)).collect(),
         other: Sum { counts: values(&entries.other, signals) },
@@ -58,7 +58,7 @@ fn values(counts: &[(CountId, u64)], signals: &[SignalStatus]) -> BTreeMap<Strin
     counts_of(Rows::Entries)
         .map(|(id, signal, count)| {
             let n = counts.iter().find(|(other, _)| *other == id).map_or(0, |&(_, n)| n);
-            (count.name.to_owned(), is_seen(signal, count.name, signals).then_some(n))
+            (count.name.to_owned(), is_seen(signal, count, signals).then_some(n))
         })
         .collect()
 }
@@ -79,7 +79,7 @@ fn creator(top: &entries::TopCreator, signals: &[SignalStatus]) -> TopCreator {
 /// A number, where some source sees what it counts.
 fn seen(wanted: CountId, n: u64, signals: &[SignalStatus]) -> Option<u64> {
     let (_, signal, count) = counts_of(Rows::Entries).find(|&(id, ..)| id == wanted)?;
-    is_seen(signal, count.name, signals).then_some(n)
+    is_seen(signal, count, signals).then_some(n)
 }
 
 /// IANA protocol numbers; none where it is not known.

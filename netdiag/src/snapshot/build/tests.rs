@@ -292,3 +292,22 @@ fn labelled_counts_have_the_kernels_names() {
     let off = [status(Signal::Drop, Status::Off)];
     assert_eq!(json_of(Frozen::default(), &off)["counts"]["drops"], json!(null));
 }
+
+#[test]
+fn what_is_made_of_two_signals_is_unknown_without_either() {
+    let without = |missing: &[Signal]| {
+        let mut signals = all_on();
+        for &signal in missing {
+            signals[signal as usize].status = Status::Off;
+        }
+        json_of(frozen(1, &[], &[]), &signals)["counts"]["spent_ns"].clone()
+    };
+    let all = without(&[]);
+    assert_eq!((&all["network_stalls"], &all["local_send"]), (&json!(0), &json!(0)));
+    let few = without(&[Signal::Retransmit, Signal::Send, Signal::Rtt]);
+    for key in ["network_stalls", "local_send", "network_queueing"] {
+        assert_eq!(few[key], json!(null), "{key}");
+    }
+    assert_eq!(few["network_path"], json!(0));
+    assert_eq!(without(&[Signal::Turn])["network_path"], json!(null));
+}
