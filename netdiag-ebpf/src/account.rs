@@ -55,9 +55,18 @@ impl Lane {
     }
 }
 
-/// The counters of a lane on this CPU.
+/// 1 from when all programs are attached: then all signals begin to count at once, though loading takes one
+/// after the other. The only global that userspace writes while programs run.
+#[unsafe(no_mangle)]
+static mut BEGUN: u32 = 0;
+
+/// The counters of a lane on this CPU; none before the beginning, when nothing is to be told.
 #[inline(always)]
 fn of(lane: Lane) -> Option<&'static mut counters::Lane> {
+    // SAFETY: a word that programs only read; volatile, since userspace writes it.
+    if unsafe { core::ptr::read_volatile(&raw const BEGUN) } == 0 {
+        return None;
+    }
     let lanes = opaque(COUNTERS.get_ptr_mut(lane.signal as u32)?);
     // SAFETY: the element of this CPU lives as long as the map, and only this lane's program writes
     // these counters on this CPU.

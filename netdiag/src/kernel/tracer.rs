@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, os::fd::AsFd as _};
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData},
+    maps::{Array, HashMap, MapData},
     programs::{ProgramFd, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use aya_log::EbpfLogger;
@@ -83,6 +83,7 @@ impl Tracer {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
         };
+        let mut begun = Array::<_, u32>::try_from(take(".bss")?).context("map .bss")?;
         let counting = Counting::new(take("COUNTERS")?, take("BATCHES")?)?;
         let samples = Ring::new(take("SAMPLES")?, "SAMPLES")?;
         let sockets = Ring::new(take("SOCKETS")?, "SOCKETS")?;
@@ -97,6 +98,7 @@ impl Tracer {
             flush.load().context("the kernel refused a program that empties the batches")?;
         }
         let labels = drops::labels(&kernel);
+        begun.set(0, 1, 0).context("the programs cannot be told to begin")?;
         Ok(Self {
             ebpf,
             attached: outcome.attached,
