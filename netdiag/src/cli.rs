@@ -28,7 +28,7 @@ Exit status: 0 ran, 1 failed while running, 2 wrong usage, 3 cannot observe,
 const FILTERS: &str = "Filters (AND between flags, OR between the values of one)";
 const KERNEL: &str = "Kernel";
 
-/// Says why this node's network is slow: send latency, retransmits and drops per flow
+/// Says why this node's network is slow: whose time each flow takes, what it loses and why
 #[derive(Clone, Debug, Parser)]
 #[command(name = "netdiag", version, max_term_width = 80, after_help = EXAMPLES)]
 #[command(subcommand_required = true)]
