@@ -122,8 +122,8 @@ pub struct SignalStatus {
     pub refused: Vec<Refusal>,
     /// What cannot be seen, one line each.
     pub missing: Vec<String>,
-    /// Once per what its programs run, the rarest first: loss, connection, call, segment, packet. Told by
-    /// `doctor`.
+    /// Once per what the dearest of its programs runs, the cheapest first: loss, connection, call, segment,
+    /// packet, system call, each of which takes longer then. Told by `doctor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runs_per: Option<String>,
     /// Counts that cannot be seen: null in every flow.

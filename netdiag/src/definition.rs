@@ -230,13 +230,15 @@ pub struct Alternative {
     pub fields: &'static [Field],
     /// What it cannot see, one line each.
     pub blind: &'static [&'static str],
+    /// How often its programs run, where that is more often than those of its source.
+    pub cost: Option<Cost>,
 }
 
 impl Alternative {
     /// By programs that see all of it.
     #[must_use]
     pub const fn programs(attachments: &'static [Attachment]) -> Self {
-        Self { by: By::Programs(attachments), fields: &[], blind: &[] }
+        Self { by: By::Programs(attachments), fields: &[], blind: &[], cost: None }
     }
 
     /// The same, with what it cannot see.
@@ -249,6 +251,12 @@ impl Alternative {
     #[must_use]
     pub const fn reading(self, fields: &'static [Field]) -> Self {
         Self { fields, ..self }
+    }
+
+    /// The same, with how often its programs run.
+    #[must_use]
+    pub const fn costing(self, cost: Cost) -> Self {
+        Self { cost: Some(cost), ..self }
     }
 }
 
@@ -286,6 +294,8 @@ pub struct Source {
     pub skips_when_preempted: bool,
     /// What it cannot see, one line each; empty for a full source.
     pub blind: &'static [&'static str],
+    /// How often its programs run, where that differs from the signal's.
+    pub cost: Option<Cost>,
     /// The kernel module that its functions may be part of. Without it there is nothing to see until
     /// it is loaded.
     pub module: Option<&'static str>,
@@ -304,7 +314,7 @@ pub struct Definition {
     pub metrics: &'static [Metric],
     /// What it counts.
     pub counts: &'static [Count],
-    /// How often its programs run, which is what it costs.
+    /// How often its programs run, which is what it costs; those of most sources.
     pub cost: Cost,
     /// Sources, in order of preference.
     pub sources: &'static [Source],
@@ -318,7 +328,7 @@ pub struct Definition {
     pub kinds: &'static [&'static Kind],
 }
 
-/// How often a signal's programs run, from the rarest to the most frequent.
+/// How often a signal's programs run, from the cheapest to the dearest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cost {
     /// When something is lost or sent again.
@@ -331,6 +341,9 @@ pub enum Cost {
     Segment,
     /// At each packet of the node.
     Packet,
+    /// At a few system calls, but every other one of the node takes longer by it, too: some 30 ns
+    /// (`syscall_regfunc`, kernel/tracepoint.c).
+    SystemCall,
 }
 
 impl Cost {
@@ -343,6 +356,7 @@ impl Cost {
             Self::Call => "call",
             Self::Segment => "segment",
             Self::Packet => "packet",
+            Self::SystemCall => "system call",
         }
     }
 }

@@ -17,6 +17,7 @@ use netdiag_tests::{
     netdiag::Netdiag,
     network::Pair,
     outcome::{flow_of, flows_of, in_namespaces, metric},
+    random::Random,
     requirement::alone,
     source,
     traffic::{End, Family, address, end_by_reset, listen},
@@ -108,18 +109,25 @@ fn accept_late(
     waiting.into_iter().map(one).collect()
 }
 
-/// Pauses over a tenfold range, by a seed that is said.
-fn pauses(facts: &mut Facts) -> impl FnMut() -> Duration + use<> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let mut state = now.map_or(1, |now| now.as_nanos() as u64) | 1;
-    facts.note(format_args!("seed of the pauses: {state}"));
-    move || {
-        // xorshift64 (Marsaglia, 2003).
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        Duration::from_millis(5).mul_f64(10_f64.powf((state >> 11) as f64 / (1_u64 << 53) as f64))
+/// A netdiag among those that watch the same traffic.
+struct Watching<'a> {
+    forced: String,
+    arguments: &'a [&'a str],
+    netdiag: Netdiag,
+}
+
+/// netdiag by every source, with each of these arguments; where all takes a multiple, only the first source
+/// has others than the first.
+fn watch<'a>(variants: &[&'a [&'a str]]) -> Result<Vec<Watching<'a>>> {
+    let mut all = Vec::new();
+    for (nth, forced) in source::loading("socket")?.into_iter().enumerate() {
+        let most = if nth == 0 { variants.len() } else { machine::amount(variants.len(), 1) };
+        for &arguments in &variants[..most] {
+            let netdiag = Netdiag::live_by(&forced, arguments)?;
+            all.push(Watching { forced: forced.clone(), arguments, netdiag });
+        }
     }
+    Ok(all)
 }
 
 /// One sample each, as long as the server's clock says.
@@ -140,45 +148,88 @@ fn check(facts: &mut Facts, total: &Snapshot, accepted: &[Accepted]) -> Result<(
         };
         facts.holds(format_args!("{found:?} is in {least:?} to {most:?}"), inside);
     }
-    let samples: u64 =
-        total.flows.iter().map(|flow| metric(flow, "accept_wait").count).sum::<u64>()
-            + metric(&total.other, "accept_wait").count;
-    facts.equal("samples of all flows", samples, accepted.len() as u64);
     Ok(())
 }
 
-/// Every way to accept by every source, with and without filters that decide late.
+/// Samples of all flows.
+fn samples(total: &Snapshot) -> u64 {
+    total.flows.iter().map(|flow| metric(flow, "accept_wait").count).sum::<u64>()
+        + metric(&total.other, "accept_wait").count
+}
+
+/// Every way to accept by every source, with and without filters that decide late: one sample for each
+/// connection. A call of accept that is older than the programs returns one that is not, and it has its
+/// sample, too. Neither a connection that nobody accepts nor one that a filter leaves out has one, and
+/// nothing is wrong or pending for it.
 #[test]
 fn a_connection_waits_as_long_as_its_server_lets_it() -> Result<()> {
     let _alone = alone();
-    let own = std::process::id().to_string();
-    for forced in source::loading("socket")? {
-        for filter in ["--netns", "--pid"] {
-            let mut facts = Facts::new();
-            facts.note(format_args!("{forced} {filter}"));
-            let pair = Pair::new()?;
-            let right = pair.right.inode().to_string();
-            let by = if filter == "--pid" { &own } else { &right };
-            let netdiag = Netdiag::live(&["--source", &forced, filter, by])?;
-            let mut pause = pauses(&mut facts);
-            let mut all = Vec::new();
-            for (family, way) in
-                WAYS.into_iter().flat_map(|way| [(Family::V4, way), (Family::V6, way)])
-            {
-                let (listener, port) = listen(&pair.right, family)?;
-                let to = address(family, false, port);
-                let waiting = (0..machine::amount(5, 2))
-                    .map(|_| connect(&pair.left, &pair.right, to))
-                    .collect::<Result<_>>()?;
-                all.extend(accept_late(way, &listener, waiting, &mut pause)?);
-            }
-            let outcome = netdiag.stop()?;
-            let total = outcome.total()?;
+    let pair = Pair::new()?;
+    let (calling, calling_port) = listen(&pair.right, Family::V4)?;
+    let server = thread::spawn(move || {
+        let accepted = calling.accept();
+        (accepted, Instant::now())
+    });
+    let (idle, idle_port) = listen(&pair.right, Family::V4)?;
+    thread::sleep(Duration::from_millis(100));
+    let (own, right) = (std::process::id().to_string(), pair.right.inode().to_string());
+    let filters = [["--pid", &own], ["--netns", &right], ["--pid", "1"]];
+    let [of_own, of_right, of_another] = filters.each_ref().map(<[_; 2]>::as_slice);
+    let watching = watch(&[&[], of_own, of_right, of_another])?;
+
+    let at_once = connect(&pair.left, &pair.right, address(Family::V4, false, calling_port))?;
+    let (accepted, returned) = server.join().expect("the server panicked");
+    let took = returned - at_once.between[0];
+    let (socket, _) = accepted?;
+    end_by_reset([&at_once.client, &socket])?;
+    drop(socket);
+
+    let to = address(Family::V4, false, idle_port);
+    let left = (0..machine::amount(10, 3))
+        .map(|_| connect(&pair.left, &pair.right, to))
+        .collect::<Result<Vec<_>>>()?;
+
+    let mut random = Random::default();
+    let mut all = Vec::new();
+    for (family, way) in WAYS.into_iter().flat_map(|way| [(Family::V4, way), (Family::V6, way)]) {
+        let (listener, port) = listen(&pair.right, family)?;
+        let to = address(family, false, port);
+        let waiting = (0..machine::amount(5, 2))
+            .map(|_| connect(&pair.left, &pair.right, to))
+            .collect::<Result<_>>()?;
+        all.extend(accept_late(way, &listener, waiting, || random.pause())?);
+    }
+    drop(idle);
+
+    for Watching { forced, arguments, netdiag } in watching {
+        let mut facts = Facts::new();
+        facts.note(format_args!("{forced} {arguments:?}"));
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let of_pair: u64 = in_namespaces(total, &[pair.left.inode(), pair.right.inode()])
+            .map(|flow| metric(flow, "accept_wait").count)
+            .sum();
+        if arguments == of_another {
+            facts.equal("samples", of_pair, 0);
+        } else {
             check(&mut facts, total, &all)?;
-            facts.at_rest(total);
-            facts.lossless(total);
-            facts.finish();
+            let wait = metric(flow_of(total, &at_once.end)?, "accept_wait");
+            facts.equal("samples of who was waiting already", wait.count, 1);
+            let found = Duration::from_nanos(wait.max_ns.unwrap_or_default());
+            facts.holds(format_args!("{found:?} of at most {took:?}"), found <= took.mul_f64(1.02));
+            // Without a filter others of the node may accept, too.
+            let found = if arguments.is_empty() { of_pair } else { samples(total) };
+            facts.equal("samples of all flows", found, all.len() as u64 + 1);
         }
+        // Whose it will be is not known under a filter by owner.
+        for connected in left.iter().filter(|_| arguments != of_own) {
+            let found = flows_of(total, &connected.end);
+            let is_shown = arguments != of_another;
+            facts.equal("one that waits is shown", found.len(), usize::from(is_shown));
+        }
+        facts.at_rest(total);
+        facts.lossless(total);
+        facts.finish();
     }
     Ok(())
 }
@@ -191,90 +242,19 @@ fn many_wait_at_once() -> Result<()> {
     let pair = Pair::new()?;
     let (listener, port) = listen(&pair.right, Family::V4)?;
     let filter = port.to_string();
-    let netdiag = Netdiag::live(&["--local-port", &filter])?;
+    let netdiag = Netdiag::live(&["--signals", "socket", "--local-port", &filter])?;
     let to = address(Family::V4, false, port);
-    let waiting =
-        (0..64).map(|_| connect(&pair.left, &pair.right, to)).collect::<Result<Vec<_>>>()?;
-    let pause = pauses(&mut facts);
-    let accepted = accept_late(By::Accept4, &listener, waiting, pause)?;
+    let waiting = (0..machine::amount(64, 12))
+        .map(|_| connect(&pair.left, &pair.right, to))
+        .collect::<Result<Vec<_>>>()?;
+    let mut random = Random::default();
+    let accepted = accept_late(By::Accept4, &listener, waiting, || random.pause())?;
     let outcome = netdiag.stop()?;
     let total = outcome.total()?;
     check(&mut facts, total, &accepted)?;
+    facts.equal("samples of all flows", samples(total), accepted.len() as u64);
     facts.at_rest(total);
     facts.lossless(total);
     facts.finish();
-    Ok(())
-}
-
-/// A call of accept that is older than the programs returns a connection that is not: where the hook is
-/// inside the call or at its end, it has its sample.
-#[test]
-fn a_server_that_was_waiting_already() -> Result<()> {
-    let _alone = alone();
-    for forced in source::loading("socket")? {
-        let mut facts = Facts::new();
-        facts.note(&forced);
-        let pair = Pair::new()?;
-        let (listener, port) = listen(&pair.right, Family::V4)?;
-        let server = thread::spawn(move || listener.accept());
-        thread::sleep(Duration::from_millis(100));
-        let netdiag = Netdiag::live(&["--source", &forced])?;
-        let connected = connect(&pair.left, &pair.right, address(Family::V4, false, port))?;
-        let (socket, _) = server.join().expect("the server panicked")?;
-        let took = connected.between[0].elapsed();
-        end_by_reset([&connected.client, &socket])?;
-        drop(socket);
-        let outcome = netdiag.stop()?;
-        let total = outcome.total()?;
-        let wait = metric(flow_of(total, &connected.end)?, "accept_wait");
-        facts.equal("samples", wait.count, 1);
-        let found = Duration::from_nanos(wait.max_ns.unwrap_or_default());
-        facts.holds(format_args!("{found:?} of at most {took:?}"), found <= took.mul_f64(1.02));
-        facts.at_rest(total);
-        facts.finish();
-    }
-    Ok(())
-}
-
-/// Neither a connection that nobody accepts nor one that a filter leaves out has a sample, and nothing is
-/// wrong or pending for it.
-#[test]
-fn what_is_never_accepted_has_no_sample() -> Result<()> {
-    let _alone = alone();
-    for forced in source::loading("socket")? {
-        for filter in [vec![], vec!["--pid", "1"]] {
-            let mut facts = Facts::new();
-            facts.note(format_args!("{forced} {filter:?}"));
-            let pair = Pair::new()?;
-            let (idle, idle_port) = listen(&pair.right, Family::V4)?;
-            let (busy, busy_port) = listen(&pair.right, Family::V6)?;
-            let mut arguments = vec!["--source", &forced];
-            arguments.extend(&filter);
-            let netdiag = Netdiag::live(&arguments)?;
-            let mut left = Vec::new();
-            for _ in 0..10 {
-                let to = address(Family::V4, false, idle_port);
-                left.push(connect(&pair.left, &pair.right, to)?);
-            }
-            let to = address(Family::V6, false, busy_port);
-            let waiting = vec![connect(&pair.left, &pair.right, to)?];
-            let accepted = accept_late(By::Accept4, &busy, waiting, || Duration::ZERO)?;
-            drop(idle);
-            let outcome = netdiag.stop()?;
-            let total = outcome.total()?;
-            let of_pair: u64 = in_namespaces(total, &[pair.left.inode(), pair.right.inode()])
-                .map(|flow| metric(flow, "accept_wait").count)
-                .sum();
-            facts.equal("samples", of_pair, u64::from(filter.is_empty()));
-            for connected in &left {
-                let found = flows_of(total, &connected.end);
-                facts.equal("its flow is shown", found.len(), usize::from(filter.is_empty()));
-            }
-            facts.equal("accepted", accepted.len(), 1);
-            facts.at_rest(total);
-            facts.lossless(total);
-            facts.finish();
-        }
-    }
     Ok(())
 }

@@ -9,6 +9,20 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{flow::FlowKey, header::Header};
 
+/// Numbers of the lanes of this signal.
+pub mod lane {
+    /// This end resets.
+    pub const SENT: usize = 0;
+    /// The other end has reset.
+    pub const RECEIVED: usize = 1;
+    /// `tcp_v4_send_reset` begins.
+    pub const SENT_V4: usize = 2;
+    /// `tcp_v6_send_reset` begins.
+    pub const SENT_V6: usize = 3;
+    /// Userspace empties the table.
+    pub const FLUSH: usize = 4;
+}
+
 /// Who reset the connection.
 pub mod direction {
     /// This end.

@@ -11,7 +11,7 @@ use netdiag_common::{
     flow::FlowKey,
     signal::{
         Signal,
-        reset::{NO_REASON, Record, SAMPLES, direction},
+        reset::{NO_REASON, Record, SAMPLES, direction, lane},
     },
     table::Table,
 };
@@ -23,14 +23,14 @@ use crate::{
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     numbers::state::{LISTEN, NEW_SYN_RECV, TIME_WAIT},
     packet,
-    table::{self, Counted},
+    table::{self, Counted, Counting},
 };
 
-const SENT: Lane = Lane::new(Signal::Reset, 0);
-const RECEIVED: Lane = Lane::new(Signal::Reset, 1);
-const SENT_V4: Lane = Lane::new(Signal::Reset, 2);
-const SENT_V6: Lane = Lane::new(Signal::Reset, 3);
-const FLUSH: Lane = Lane::new(Signal::Reset, 4);
+const SENT: Lane = Lane::new(Signal::Reset, lane::SENT);
+const RECEIVED: Lane = Lane::new(Signal::Reset, lane::RECEIVED);
+const SENT_V4: Lane = Lane::new(Signal::Reset, lane::SENT_V4);
+const SENT_V6: Lane = Lane::new(Signal::Reset, lane::SENT_V6);
+const FLUSH: Lane = Lane::new(Signal::Reset, lane::FLUSH);
 
 #[btf_map]
 static RESETS: PerCpuArray<Table<Record>, 1> = PerCpuArray::new();
@@ -109,6 +109,31 @@ unsafe fn by_packet<A: Access>(
     Ok(())
 }
 
+/// Reads whose connection it is that this end resets.
+///
+/// A function of its own, as are [`end`] and [`is_reset`]: the stack has no room for all of them at once,
+/// only for one after the other.
+///
+/// # Safety
+/// `sk` is null or starts with a `sock_common`, `skb` is null or an `sk_buff`.
+#[inline(never)]
+unsafe fn conversation<A: Access>(
+    sk: Pointer,
+    skb: Pointer,
+    key: &mut FlowKey,
+) -> Result<(), Refused> {
+    // SAFETY: passed on.
+    unsafe {
+        if !sk.is_null() && is_an_end::<A>(sk) == Ok(true) {
+            by_socket::<A>(sk, key)
+        } else if !skb.is_null() {
+            by_packet::<A>(sk, skb, key)
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// This end resets. The socket is null for a port that nobody listens on, the packet where none is answered.
 ///
 /// # Safety
@@ -118,15 +143,7 @@ unsafe fn sent<A: Access>(sk: Pointer, skb: Pointer, reason: u32, lane: Lane) {
     count(lane, |reset| {
         (reset.direction, reset.reason) = (direction::SENT, reason);
         // SAFETY: passed on.
-        unsafe {
-            if !sk.is_null() && is_an_end::<A>(sk) == Ok(true) {
-                by_socket::<A>(sk, &mut reset.key)
-            } else if !skb.is_null() {
-                by_packet::<A>(sk, skb, &mut reset.key)
-            } else {
-                Ok(())
-            }
-        }
+        unsafe { conversation::<A>(sk, skb, &mut reset.key) }
     });
 }
 
@@ -149,8 +166,24 @@ fn count(lane: Lane, describe: impl FnOnce(&mut Record) -> Result<(), Refused>) 
     let record = |lane: Lane| IN_HAND.get_ptr_mut(lane.nth() as u32);
     table::with_own(lane, record, |table, reset: &mut Record| {
         let described = describe(reset);
-        table.count(reset, described.map(|()| !filter::active() || filter::accepts(&reset.key)));
+        end(table, reset, described);
     });
+}
+
+/// Accounts for a reset that was described, see [`conversation`].
+#[inline(never)]
+fn end(table: Counting<Record>, reset: &mut Record, described: Result<(), Refused>) {
+    table.count(reset, described.map(|()| !filter::active() || filter::accepts(&reset.key)));
+}
+
+/// Whether a packet is a reset, which none answers; see [`conversation`].
+///
+/// # Safety
+/// `skb` is an `sk_buff`.
+#[inline(never)]
+unsafe fn is_reset<A: Access>(skb: Pointer) -> bool {
+    // SAFETY: passed on.
+    unsafe { packet::header::<A>(skb) }.is_ok_and(packet::is_reset)
 }
 
 /// Before 6.10 the tracepoint is silent where there is no full socket. What it tells is left to it.
@@ -167,8 +200,7 @@ unsafe fn sent_without_socket(sk: Pointer, skb: Pointer, lane: Lane) {
                 return;
             }
         }
-        // A reset is not answered by one.
-        if packet::header::<Typed>(skb).is_ok_and(packet::is_reset) {
+        if is_reset::<Typed>(skb) {
             return;
         }
         sent::<Typed>(sk, skb, NO_REASON, lane);

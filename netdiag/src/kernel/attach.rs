@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     coverage::{Refusal, SignalStatus, Status},
-    signal::{Attachment, By, DEFINITIONS, Definition, Extra, Role, Source, When},
+    signal::{Attachment, By, Cost, DEFINITIONS, Definition, Extra, Role, Source, When},
 };
 
 /// What is wanted.
@@ -44,6 +44,8 @@ pub(super) struct Attached {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) statuses: Vec<SignalStatus>,
+    /// How often the programs of each signal run that is not off, by the dearest of them.
+    pub(super) costs: Vec<Option<Cost>>,
     pub(super) attached: Vec<Attached>,
     /// Signals whose functions come and go with a module.
     pub(super) modular: Vec<Follow>,
@@ -73,6 +75,7 @@ pub(super) fn attach(
             definition.signal == Signal::Socket || wishes.signals.contains(&definition.signal);
         if !wanted {
             outcome.statuses.push(off(definition, Vec::new(), "not asked for"));
+            outcome.costs.push(None);
             continue;
         }
         let mut refused = Vec::new();
@@ -96,15 +99,17 @@ pub(super) fn attach(
                     outcome.modular.extend(Follow::new(definition.signal, source, presence));
                     outcome.attached.extend(working.attached);
                     outcome.listening = outcome.listening.or(working.listening);
-                    chosen = Some((source, working.blind));
+                    let cost = source.cost.unwrap_or(definition.cost);
+                    chosen = Some((source, working.blind, working.cost.max(Some(cost))));
                     break;
                 }
                 Err(error) => refused
                     .push(Refusal { source: source.name.to_owned(), reason: one_line(&error) }),
             }
         }
+        outcome.costs.push(chosen.as_ref().and_then(|(_, _, cost)| *cost));
         outcome.statuses.push(match chosen {
-            Some((source, blind)) => SignalStatus {
+            Some((source, blind, _)) => SignalStatus {
                 signal: definition.signal.name().to_owned(),
                 status: if blind.missing.is_empty() { Status::Full } else { Status::Degraded },
                 source: Some(source.name.to_owned()),
@@ -188,6 +193,8 @@ struct Working {
     attached: Vec<Attached>,
     listening: Option<Ctnetlink>,
     blind: Blind,
+    /// Of what is beside its programs and says so, the dearest.
+    cost: Option<Cost>,
 }
 
 /// Trying out what a signal can be had by.
@@ -272,6 +279,7 @@ impl Trial<'_> {
                 }
             }
             to.blind.lines(alternative.blind);
+            to.cost = to.cost.max(alternative.cost);
             return;
         }
         to.blind.missing.push(format!("{}{refused}", extra.lost));

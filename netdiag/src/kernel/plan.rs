@@ -95,10 +95,14 @@ pub fn examine(options: &Options) -> Result<Report> {
             });
         }
     };
+    let mut signals = outcome.statuses;
+    for (status, cost) in signals.iter_mut().zip(outcome.costs) {
+        status.runs_per = cost.map(|cost| cost.name().to_owned());
+    }
     Ok(Report {
         btf: kernel.aya_btf.is_some(),
-        refusal: refusal(&outcome.statuses, &options.wishes),
-        signals: outcome.statuses,
+        refusal: refusal(&signals, &options.wishes),
+        signals,
         facts: kernel.facts,
     })
 }

@@ -10,17 +10,13 @@ use crate::{
     exit::Status,
     kernel::{facts::Preemption, plan},
     run::watch::options,
-    signal::DEFINITIONS,
-    snapshot::{Doctor, Status as On},
+    snapshot::Doctor,
     view,
 };
 
 /// Runs the command.
 pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
-    let mut report = plan::examine(&options(kernel, None))?;
-    for (status, definition) in report.signals.iter_mut().zip(DEFINITIONS) {
-        status.runs_per = (status.status != On::Off).then(|| definition.cost.name().to_owned());
-    }
+    let report = plan::examine(&options(kernel, None))?;
     let facts = &report.facts;
     let preemption = match facts.preemption {
         Preemption::Unknown => None,

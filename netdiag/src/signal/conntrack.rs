@@ -116,6 +116,7 @@ const KPROBE: Source = Source {
     reads_memory: true,
     skips_when_preempted: false,
     blind: &[],
+    cost: None,
     module: Some("nf_conntrack"),
     when_preempted: None,
 };
@@ -156,6 +157,7 @@ const PACKETS: Source = Source {
          insert_failed, also where a rule of iptables-legacy did it (node.conntrack has the kernel's \
          own count)",
     ],
+    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -171,6 +173,7 @@ const CTNETLINK: Source = Source {
     reads_memory: false,
     skips_when_preempted: false,
     blind: &[],
+    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -194,6 +197,7 @@ const TOLD: Extra = Extra {
             "the end of entries that were made before netdiag began to listen, or that go with their \
              namespace, and the first second of a new namespace",
         ],
+        cost: None,
     }],
     lost: "entries that are put into the table or destroyed",
     counts: &["confirmed", "destroyed"],

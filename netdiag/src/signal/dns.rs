@@ -110,6 +110,7 @@ const TP_BTF: Source = Source {
     // Both run with bottom halves off.
     skips_when_preempted: false,
     blind: &[],
+    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -128,6 +129,7 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: false,
     blind: &["messages whose bytes lie in pages: over TCP nearly all"],
+    cost: None,
     module: None,
     when_preempted: None,
 };

@@ -83,6 +83,7 @@ const TP_BTF: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
+    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -98,6 +99,7 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
+    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -114,6 +116,7 @@ const SOCKETS: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &["the conversations of packets that no socket holds (they count in the last row)"],
+    cost: None,
     module: None,
     when_preempted: None,
 };

@@ -120,6 +120,7 @@ const TP_BTF: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
+    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -139,6 +140,7 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
+    cost: None,
     module: None,
     when_preempted: None,
 };

@@ -56,6 +56,7 @@ const FEXIT: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
+    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -85,6 +86,7 @@ const TP_BTF: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: ESTIMATOR_BLIND,
+    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -103,6 +105,7 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: ESTIMATOR_BLIND,
+    cost: None,
     module: None,
     when_preempted: None,
 };

@@ -65,6 +65,7 @@ const FEXIT: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
+    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -84,6 +85,7 @@ const TRACEPOINTS: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: TRACEPOINTS_BLIND,
+    cost: None,
     module: None,
     when_preempted: Some(&TRACEPOINTS_PREEMPTED),
 };
@@ -113,6 +115,7 @@ const TRACEPOINTS_PREEMPTED: Source = Source {
         TRACEPOINTS_BLIND[1],
         "time before a later copy where the kernel skipped the first run (counted as missed)",
     ],
+    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -141,6 +144,7 @@ const KPROBE: Source = Source {
     reads_memory: true,
     skips_when_preempted: false,
     blind: &[],
+    cost: None,
     module: None,
     when_preempted: None,
 };

@@ -112,6 +112,7 @@ const TP_BTF: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
+    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -129,6 +130,7 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
+    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -159,6 +161,7 @@ const TRACEPOINT: Source = Source {
     fields: &COUNTERS_AND_DESCRIPTOR,
     reads_memory: true,
     blind: &[NOT_BY_CALL],
+    cost: Some(Cost::SystemCall),
     ..TP_BTF
 };
 
@@ -211,18 +214,22 @@ const ACCEPT: Extra = Extra {
             "socket_accept_fexit_4",
             Hook::FexitWith("inet_csk_accept", 4),
         )]),
-        Alternative::programs(&[ACCEPT_KPROBE, FIRST_RECEIVE]),
+        Alternative::programs(&[ACCEPT_KPROBE, FIRST_RECEIVE]).costing(Cost::Call),
         Alternative::programs(&[ACCEPT_KPROBE]),
         Alternative::programs(&[ACCEPT_EXIT, ACCEPT4_EXIT, FIRST_RECEIVE])
             .reading(DESCRIPTOR)
-            .blind_to(&[NOT_BY_CALL]),
+            .blind_to(&[NOT_BY_CALL])
+            .costing(Cost::SystemCall),
         Alternative::programs(&[ACCEPT_EXIT, ACCEPT4_EXIT])
             .reading(DESCRIPTOR)
-            .blind_to(&[NOT_BY_CALL]),
-        Alternative::programs(&[FIRST_RECEIVE]).blind_to(&[
-            "accept_wait",
-            "owner of an accepted socket before it first receives or sends",
-        ]),
+            .blind_to(&[NOT_BY_CALL])
+            .costing(Cost::SystemCall),
+        Alternative::programs(&[FIRST_RECEIVE])
+            .blind_to(&[
+                "accept_wait",
+                "owner of an accepted socket before it first receives or sends",
+            ])
+            .costing(Cost::Call),
     ],
     lost: "accept_wait, and the owner of an accepted socket before it first sends",
     counts: &[],
@@ -231,7 +238,7 @@ const ACCEPT: Extra = Extra {
 /// Who a connection belongs to, for programs that do not reach what is remembered of it.
 const RECEIVE: Extra = Extra {
     when: When::TracepointExists("sock_recv_length"),
-    alternatives: &[Alternative::programs(&[FIRST_RECEIVE])],
+    alternatives: &[Alternative::programs(&[FIRST_RECEIVE]).costing(Cost::Call)],
     lost: "under `--pid`, what an accepted socket did before it first sent",
     counts: &[],
 };

@@ -95,6 +95,34 @@ fn a_number_of_samples_that_cannot_be_is_refused() {
     }
 }
 
+/// Whatever a source attaches to, it says no less than what that costs.
+#[test]
+fn dear_hooks_are_told() {
+    let least = |attachments: &[Attachment]| {
+        let costs = attachments.iter().filter_map(|attachment| match attachment.hook {
+            Hook::Tracepoint("syscalls", _) => Some(Cost::SystemCall),
+            Hook::Tracepoint("sock", _) | Hook::TpBtf("sock_recv_length" | "sock_send_length") => {
+                Some(Cost::Call)
+            }
+            _ => None,
+        });
+        costs.max()
+    };
+    for definition in DEFINITIONS {
+        let sources = definition.sources.iter();
+        for source in sources.flat_map(|source| [Some(source), source.when_preempted]).flatten() {
+            let name = (definition.signal, source.name);
+            let cost = Some(source.cost.unwrap_or(definition.cost));
+            assert!(least(source.attachments) <= cost, "{name:?}");
+            for way in source.extras.iter().flat_map(|extra| extra.alternatives) {
+                if let By::Programs(attachments) = way.by {
+                    assert!(least(attachments) <= way.cost.max(cost), "{name:?}: {attachments:?}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn drops_without_a_known_conversation_have_none() {
     let key = FlowKey { netns: 5, protocol: 6, ..FlowKey::default() };
