@@ -17,3 +17,4 @@ pub mod signal;
 pub mod stack;
 pub mod table;
 pub mod turn;
+pub mod window;

@@ -87,6 +87,15 @@ pub enum Ended {
     Overlapped,
 }
 
+/// How long data had waited that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waited {
+    /// Nanoseconds since it came.
+    pub latency_ns: u64,
+    /// Nanoseconds of it since data was read before: no time is part of two waits.
+    pub other_ns: u64,
+}
+
 /// What is remembered of a connection's turns; all zero of one of which nothing was seen.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,6 +106,8 @@ pub struct Turns {
     begun_ns: u64,
     /// When the last one that sent something ended; written without the lock. 0 where that is not seen.
     ended_ns: u64,
+    /// When the last one ended, whatever it did; likewise.
+    returned_ns: u64,
     /// When the peer began to say what it says.
     heard_ns: u64,
     /// When the last of it came.
@@ -121,7 +132,7 @@ pub struct Turns {
     reserved: u32,
     /// 1 when the sequence numbers below are known.
     known: u32,
-    /// Thread whose call is under way, 0 none.
+    /// Thread whose call began last, 0 none.
     caller: u32,
     /// `written` as the last send call began.
     begun: u32,
@@ -142,6 +153,7 @@ impl Turns {
             first_ns: 0,
             begun_ns: 0,
             ended_ns: 0,
+            returned_ns: 0,
             heard_ns: 0,
             heard_last_ns: 0,
             unread_ns: 0,
@@ -187,7 +199,7 @@ impl Turns {
     }
 
     /// A send call begins, of a thread whose number is not 0. Where this is told `repeatedly` in a call,
-    /// the first time counts.
+    /// the first time counts: any call that returned since may have been this one.
     ///
     /// An answer ends what the peer asked: `latency_ns` from its first byte, `other_ns` from the last or
     /// from when it was read.
@@ -200,7 +212,8 @@ impl Turns {
         repeatedly: bool,
     ) -> Ended {
         self.begin(look, look.received);
-        if repeatedly && self.caller == thread && self.phase == phase::SPOKE {
+        let goes_on = self.caller == thread && self.returned_ns < self.begun_ns;
+        if repeatedly && goes_on && self.phase == phase::SPOKE {
             return Ended::Nothing;
         }
         self.prove(look);
@@ -245,12 +258,11 @@ impl Turns {
         ended
     }
 
-    /// A send call ends, which took that many bytes or failed with a negative errno. Not under the lock.
+    /// A send call ends, which took that many bytes or failed with a negative errno. Not under the lock, so
+    /// it writes what nobody else does.
     #[inline(always)]
-    pub fn send_ends(&mut self, now_ns: u64, thread: u32, result: i32) {
-        if self.caller == thread {
-            self.caller = 0;
-        }
+    pub fn send_ends(&mut self, now_ns: u64, result: i32) {
+        self.returned_ns = now_ns;
         if result > 0 {
             self.ended_ns = now_ns;
         }
@@ -320,10 +332,9 @@ impl Turns {
         if may_be_inside { self.begun_ns } else { ended_ns }
     }
 
-    /// Data was read, or looked at. Returns how many nanoseconds it had waited, once for what one call
-    /// reads.
+    /// Data was read, or looked at. Returns how long it had waited, once for what one call reads.
     #[inline(always)]
-    pub fn data_is_read(&mut self, now_ns: u64, look: &Look) -> Option<u64> {
+    pub fn data_is_read(&mut self, now_ns: u64, look: &Look) -> Option<Waited> {
         if self.known == 0 {
             self.begin(look, look.received);
             self.phase = if self.phase == phase::UNSEEN { phase::QUIT } else { self.phase };
@@ -333,18 +344,22 @@ impl Turns {
             return None; // MSG_PEEK
         }
         self.read = look.read;
-        let paused_ns = now_ns.saturating_sub(self.read_ns);
+        let before_ns = self.read_ns;
         self.read_ns = now_ns;
+        let since = |came_ns: u64| Waited {
+            latency_ns: now_ns.saturating_sub(came_ns),
+            other_ns: now_ns.saturating_sub(came_ns.max(before_ns)),
+        };
         let mut waited = None;
         if is_behind(look.read, self.told) {
             if self.unread_ns != 0 {
-                waited = Some(now_ns.saturating_sub(self.unread_ns));
+                waited = Some(since(self.unread_ns));
             }
             self.unread_ns = 0;
             self.told = look.received;
             self.left_ns = self.heard_last_ns;
-        } else if self.left_ns != 0 && paused_ns >= SAME_READ_NS {
-            waited = Some(now_ns.saturating_sub(self.left_ns));
+        } else if self.left_ns != 0 && now_ns.saturating_sub(before_ns) >= SAME_READ_NS {
+            waited = Some(since(self.left_ns));
         }
         if look.is_read() {
             self.left_ns = 0;

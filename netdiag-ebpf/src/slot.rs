@@ -11,7 +11,9 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, generated::bpf_sk_storage_get},
     macros::btf_map,
 };
-use netdiag_common::{estimator::Estimator, flow::FlowId, signal::turn::kind, turn::Turns};
+use netdiag_common::{
+    estimator::Estimator, flow::FlowId, signal::turn::kind, turn::Turns, window::Window,
+};
 
 use crate::{
     account::Lane,
@@ -63,15 +65,13 @@ pub(crate) struct Slot {
 pub(crate) struct Told {
     /// What was left out, by kind, see [`netdiag_common::signal::turn::Sample::left_out`].
     pub(crate) left_out: [u64; kind::COUNT],
-    /// When the window began that `samples` is for.
-    pub(crate) window_ns: u64,
-    /// Samples told in it.
-    pub(crate) samples: u64,
+    /// Samples of late, by nanoseconds.
+    pub(crate) window: Window,
 }
 
 impl Told {
     /// Nothing yet.
-    pub(crate) const NOTHING: Self = Self { left_out: [0; kind::COUNT], window_ns: 0, samples: 0 };
+    pub(crate) const NOTHING: Self = Self { left_out: [0; kind::COUNT], window: Window::new() };
 }
 
 /// Of one socket, what the next look at its estimator is held against, and how much was told.
@@ -82,14 +82,14 @@ pub(crate) struct RoundTrips {
     pub(crate) known: u32,
     /// What the estimator held.
     pub(crate) estimator: Estimator,
-    /// When the window began that `told` is for, the low bits of microseconds.
-    pub(crate) window_us: u32,
-    /// Samples told in it.
-    pub(crate) told: u32,
-    /// The last one that no delay of the peer's ACK is part of, in microseconds; 0 none.
+    /// Samples of late, by microseconds.
+    pub(crate) window: Window,
+    /// When the last one was that no delay of the peer's ACK is part of, in microseconds.
+    pub(crate) prompt_at_us: u64,
+    /// What it took, likewise; 0 none.
     pub(crate) prompt_us: u32,
-    /// When it was, the low bits of microseconds.
-    pub(crate) prompt_at_us: u32,
+    /// Zero.
+    pub(crate) reserved: u32,
 }
 
 impl RoundTrips {
@@ -97,10 +97,10 @@ impl RoundTrips {
     pub(crate) const NONE: Self = Self {
         known: 1,
         estimator: Estimator { srtt: 0, mdev: 0, una: 0 },
-        window_us: 0,
-        told: 0,
-        prompt_us: 0,
+        window: Window::new(),
         prompt_at_us: 0,
+        prompt_us: 0,
+        reserved: 0,
     };
 }
 

@@ -36,7 +36,8 @@ pub mod kind {
     /// This end answered. `latency_ns` from the first byte of the request, `other_ns` from when it had
     /// all of it: the last byte was there and data was read.
     pub const SERVICE: u32 = 1;
-    /// Data was read that had waited for `latency_ns`.
+    /// Data was read that had waited for `latency_ns`, `other_ns` of it since data was read before: what
+    /// is read bit by bit waits at once.
     pub const READ_WAIT: u32 = 2;
     /// A turn of the end that asks, which may have been several.
     pub const ASKED: u32 = 3;
@@ -62,8 +63,8 @@ pub struct Sample {
     /// Likewise.
     pub other_ns: u64,
     /// What the samples of this kind add up to that were left out since the last one that was told:
-    /// nanoseconds of [`kind::RESPONSE`] by `latency_ns`, of [`kind::SERVICE`] by `other_ns`, of
-    /// [`kind::READ_WAIT`] by `latency_ns`; of the others, how many there were.
+    /// nanoseconds of [`kind::RESPONSE`] by `latency_ns`, of [`kind::SERVICE`] and [`kind::READ_WAIT`] by
+    /// `other_ns`; of the others, how many there were.
     pub left_out: u64,
     /// One of [`kind`].
     pub kind: u32,

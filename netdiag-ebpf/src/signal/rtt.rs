@@ -25,7 +25,7 @@ use crate::{
     nested,
     numbers::state::ESTABLISHED,
     signal::socket,
-    slot::{self, RoundTrips, Slot},
+    slot::{self, Slot},
 };
 
 const ACK: Lane = Lane::new(Signal::Rtt, lane::ACK);
@@ -87,12 +87,12 @@ unsafe fn describe<A: Access>(
     // SAFETY: passed on.
     unsafe {
         // When the segment under way arrived: a clock for nothing.
-        let now_us = field::<A, u64>(tp, Field::TcpMstamp)? as u32;
+        let now_us = field::<A, u64>(tp, Field::TcpMstamp)?;
         if round_trip.flags & flag::MAYBE_DELAYED == 0 {
             slot.rtt.prompt_us = round_trip.rtt_us;
             slot.rtt.prompt_at_us = now_us;
         }
-        if !may_be_told(&mut slot.rtt, now_us) {
+        if !slot.rtt.window.admits(now_us, u64::from(WINDOW_US), MOST) {
             return Ok(None);
         }
         Ok(Some(Sample {
@@ -100,22 +100,11 @@ unsafe fn describe<A: Access>(
             rtt_us: round_trip.rtt_us,
             rtt_min_us: kernel::rtt_min::<A>(tp)?,
             srtt_us: field::<A, u32>(tp, Field::TcpSrtt)? >> 3,
-            time_us: now_us,
+            time_us: now_us as u32,
             flags: round_trip.flags,
             reserved: 0,
         }))
     }
-}
-
-/// Whether a flow may tell of one more.
-#[inline(always)]
-fn may_be_told(rtt: &mut RoundTrips, now_us: u32) -> bool {
-    if now_us.wrapping_sub(rtt.window_us) >= WINDOW_US {
-        rtt.window_us = now_us;
-        rtt.told = 0;
-    }
-    rtt.told += 1;
-    rtt.told <= MOST
 }
 
 /// `tcp_ack_update_rtt` returned: `true` where it gave the estimator a sample. That is the round trip

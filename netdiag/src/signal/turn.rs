@@ -27,7 +27,7 @@ const AMBIGUOUS: CountId = count_id(Signal::Turn, 0);
 pub const RESPONSE_NS: CountId = count_id(Signal::Turn, 1);
 /// Nanoseconds of all that its peer waited for this end, which had all that was asked.
 pub const SERVICE_NS: CountId = count_id(Signal::Turn, 2);
-/// Nanoseconds of all that what came waited to be read.
+/// Nanoseconds in which what came waited to be read.
 pub const READ_WAIT_NS: CountId = count_id(Signal::Turn, 3);
 
 /// Of [`Count`]s `spent_ns`: what this end's application took.
@@ -70,7 +70,7 @@ pub const DEFINITION: Definition = Definition {
             "nanoseconds from a request received and read to the first byte of the reply sent, all of \
              them",
         ).not_below(),
-        Count::new("read_wait_ns", "nanoseconds that all data waited that was read").not_below(),
+        Count::new("read_wait_ns", "nanoseconds in which data waited that was read then").not_below(),
         Count::new(
             "spent_ns.local_application",
             "nanoseconds in which this end's application had to answer or to read: service_ns and \
@@ -229,8 +229,13 @@ pub enum What {
         /// From when this end had it whole and had read.
         since_read_ns: u64,
     },
-    /// Data was read, which had waited for so many nanoseconds.
-    ReadWait(u64),
+    /// Data was read.
+    ReadWait {
+        /// From when it came.
+        latency_ns: u64,
+        /// From then, or from when data was read before.
+        since_read_ns: u64,
+    },
     /// A turn of the end that asks may have been several.
     Asked,
     /// Likewise, of the end that answers.
@@ -247,7 +252,7 @@ pub struct Event {
     /// What it tells.
     pub what: What,
     /// What the samples of the same kind add up to that were left out before it: nanoseconds of those
-    /// that have some (of [`What::Service`] since it was read), else how many.
+    /// that have some (`since_read_ns` where there is one), else how many.
     pub left_out: u64,
 }
 
@@ -265,10 +270,10 @@ impl Event {
     pub(super) fn fold(&self, row: &mut impl Fold) {
         let asks = row.asks();
         match self.what {
-            What::ReadWait(nanoseconds) => {
-                row.latency(READ_WAIT, nanoseconds);
-                row.count(READ_WAIT_NS, nanoseconds + self.left_out);
-                row.count(LOCAL_APPLICATION, nanoseconds + self.left_out);
+            What::ReadWait { latency_ns, since_read_ns } => {
+                row.latency(READ_WAIT, latency_ns);
+                row.count(READ_WAIT_NS, since_read_ns + self.left_out);
+                row.count(LOCAL_APPLICATION, since_read_ns + self.left_out);
             }
             What::Response { latency_ns, stalled_ns, prompt_ns, .. } if asks == Some(true) => {
                 row.latency(RESPONSE, latency_ns);
@@ -308,7 +313,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         let what = match kind {
             kind::RESPONSE => What::Response { latency_ns, since_first_ns: other_ns, stalled_ns, prompt_ns },
             kind::SERVICE => What::Service { latency_ns, since_read_ns: other_ns },
-            kind::READ_WAIT => What::ReadWait(latency_ns),
+            kind::READ_WAIT => What::ReadWait { latency_ns, since_read_ns: other_ns },
             kind::ASKED => What::Asked,
             kind::SERVED => What::Served,
             _ => What::Overlap,

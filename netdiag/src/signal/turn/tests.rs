@@ -1,11 +1,7 @@
-use netdiag_common::{
-    header::{Header, VERSION},
-    turn::{Ended, Look, QUICK_CALL_NS, QUIET_NS, SAME_READ_NS, SUSPECT, Turns},
-};
+use netdiag_common::turn::{Ended, Look, QUICK_CALL_NS, QUIET_NS, SAME_READ_NS, SUSPECT, Turns};
 use proptest::{collection::vec, prelude::*};
-use zerocopy::IntoBytes as _;
 
-use super::*;
+mod rows;
 
 const MS: u64 = 1_000_000;
 const THREAD: u32 = 7;
@@ -20,6 +16,8 @@ struct Socket {
     responses: Vec<u64>,
     services: Vec<u64>,
     waits: Vec<u64>,
+    /// What all waits took together.
+    waited_ns: u64,
     ambiguous: usize,
 }
 
@@ -34,6 +32,7 @@ impl Socket {
             responses: Vec::new(),
             services: Vec::new(),
             waits: Vec::new(),
+            waited_ns: 0,
             ambiguous: 0,
         }
     }
@@ -54,7 +53,7 @@ impl Socket {
 
     fn end(&mut self, result: i32) -> &mut Self {
         self.look.written = self.look.written.wrapping_add(result.max(0) as u32);
-        self.turns.send_ends(self.now_ns, THREAD, result);
+        self.turns.send_ends(self.now_ns, result);
         self
     }
 
@@ -76,7 +75,10 @@ impl Socket {
 
     fn read(&mut self, bytes: u32) -> &mut Self {
         self.look.read = self.look.read.wrapping_add(bytes);
-        self.waits.extend(self.turns.data_is_read(self.now_ns, &self.look));
+        if let Some(waited) = self.turns.data_is_read(self.now_ns, &self.look) {
+            self.waits.push(waited.latency_ns);
+            self.waited_ns += waited.other_ns;
+        }
         self
     }
 
@@ -182,6 +184,39 @@ fn a_hook_in_the_loop_of_a_call_tells_of_it_once() {
     }
     server.end(1).after(10 * MS).hear(10, 0);
     assert_eq!((server.services, server.responses), (vec![MS], vec![10 * MS]));
+}
+
+#[test]
+fn a_call_begins_anew_once_one_has_returned() {
+    const EAGAIN: i32 = -11;
+    let mut client = Socket::new();
+    let loops = |client: &mut Socket| {
+        let Socket { now_ns, look, .. } = *client;
+        assert_eq!(client.turns.send_begins(now_ns, &look, THREAD, true), Ended::Nothing);
+    };
+    // What a call without room asked for is asked for by the next one.
+    loops(&mut client);
+    client.after(9 * MS).end(EAGAIN).after(9 * MS);
+    loops(&mut client);
+    client.after(QUICK_CALL_NS / 2).end(10).after(100).hear(10, 0);
+    assert_eq!(client.responses, [QUICK_CALL_NS / 2 + 100]);
+}
+
+#[test]
+fn what_is_read_bit_by_bit_waits_at_once() {
+    let mut reader = Socket::new();
+    reader.hear(16_000, 0);
+    let came_ns = reader.now_ns;
+    for nth in 1..=16 {
+        reader.after(5 * MS).read(1_000);
+        assert_eq!(reader.waits.last(), Some(&(nth * 5 * MS)));
+    }
+    assert_eq!(reader.waited_ns, reader.now_ns - came_ns);
+    // What comes behind what is left, while that waits.
+    reader.after(MS).hear(10, 0).after(2 * MS).read(5).after(2 * MS).hear(10, 0).after(2 * MS);
+    reader.read(5).after(2 * MS).read(10);
+    assert_eq!(reader.waits[16..], [2 * MS, 6 * MS, 4 * MS]);
+    assert_eq!(reader.waited_ns, reader.now_ns - came_ns - MS);
 }
 
 #[test]
@@ -321,6 +356,26 @@ proptest! {
         prop_assert_eq!(socket.responses.len() + socket.services.len(), 0, "{:?}", socket);
     }
 
+    /// However data comes and is read: no moment is counted twice, and none without data.
+    #[test]
+    fn waits_add_up_to_no_more_than_what_passed(
+        steps in vec((1_u64..5_000, any::<bool>(), 1_u32..9_000), 0..200),
+    ) {
+        let mut socket = Socket::new();
+        let mut waiting_ns = 0;
+        for (us, comes, bytes) in steps {
+            let left = socket.look.received.wrapping_sub(socket.look.read);
+            waiting_ns += if left > 0 { us * 1_000 } else { 0 };
+            socket.after(us * 1_000);
+            if comes {
+                socket.hear(bytes, 0);
+            } else {
+                socket.read(bytes.min(left));
+            }
+            prop_assert!(socket.waited_ns <= waiting_ns, "{} of {waiting_ns}", socket.waited_ns);
+        }
+    }
+
     /// Every wait is real: no longer than since the first byte came that was not read, or was left.
     #[test]
     fn waits_are_bounded_by_what_came(
@@ -351,99 +406,4 @@ proptest! {
             }
         }
     }
-}
-
-fn decoded(samples: &[Sample]) -> Result<Vec<Event>, Malformed> {
-    let n = samples.len() as u32;
-    let header = Header { version: VERSION, signal: Signal::Turn as u16, samples: n, time_ns: 1 };
-    let bytes = [header.as_bytes(), samples.as_bytes()].concat();
-    let mut events = Vec::new();
-    decode(&bytes, &mut |event| events.push(event)).map(|()| events)
-}
-
-#[test]
-fn each_kind_is_decoded_and_no_other() {
-    let sample = |kind| Sample { flow: 3, latency_ns: 9, other_ns: 5, left_out: 2, kind, stalled_us: 3, prompt_us: 4, reserved: 0 };
-    let events = decoded(&[
-        sample(kind::RESPONSE),
-        sample(kind::SERVICE),
-        sample(kind::READ_WAIT),
-        sample(kind::ASKED),
-        sample(kind::SERVED),
-        sample(kind::OVERLAP),
-    ]);
-    let expected = [
-        What::Response { latency_ns: 9, since_first_ns: 5, stalled_ns: 3_000, prompt_ns: 4_000 },
-        What::Service { latency_ns: 9, since_read_ns: 5 },
-        What::ReadWait(9),
-        What::Asked,
-        What::Served,
-        What::Overlap,
-    ];
-    assert_eq!(events, Ok(expected.map(|what| Event { flow: 3, what, left_out: 2 }).to_vec()));
-    let unknown = decoded(&[sample(kind::COUNT as u32)]);
-    assert_eq!(unknown, Err(Malformed::Value("kind")));
-}
-
-/// What a row was told.
-#[derive(Debug, Default, PartialEq)]
-struct Row {
-    asks: Option<bool>,
-    rtt_min_ns: Option<u64>,
-    counts: Vec<(CountId, u64)>,
-    latencies: Vec<(MetricId, u64)>,
-}
-
-impl Fold for Row {
-    fn count(&mut self, count: CountId, n: u64) {
-        self.counts.push((count, n));
-    }
-
-    fn latency(&mut self, metric: MetricId, nanoseconds: u64) {
-        self.latencies.push((metric, nanoseconds));
-    }
-
-    fn asks(&self) -> Option<bool> {
-        self.asks
-    }
-
-    fn rtt_min_ns(&self) -> Option<u64> {
-        self.rtt_min_ns
-    }
-}
-
-#[test]
-fn a_client_has_responses_and_a_server_services() {
-    let response = What::Response { latency_ns: 9, since_first_ns: 10, stalled_ns: 0, prompt_ns: 0 };
-    let service = What::Service { latency_ns: 8, since_read_ns: 5 };
-    let waited = vec![(READ_WAIT_NS, 6), (LOCAL_APPLICATION, 6)];
-    let (client, server, unknown) = (Some(true), Some(false), None);
-    for (what, asks, latencies, counts) in [
-        (response, client, vec![(RESPONSE, 9)], vec![(RESPONSE_NS, 11)]),
-        (response, server, vec![], vec![]),
-        (response, unknown, vec![], vec![(AMBIGUOUS, 1)]),
-        (service, client, vec![], vec![]),
-        (service, server, vec![(SERVICE, 8)], vec![(SERVICE_NS, 7), (LOCAL_APPLICATION, 7)]),
-        (service, unknown, vec![], vec![(AMBIGUOUS, 1)]),
-        (What::ReadWait(4), unknown, vec![(READ_WAIT, 4)], waited),
-        (What::Asked, client, vec![], vec![(AMBIGUOUS, 3)]),
-        (What::Asked, server, vec![], vec![]),
-        (What::Served, client, vec![], vec![]),
-        (What::Served, server, vec![], vec![(AMBIGUOUS, 3)]),
-        (What::Overlap, client, vec![], vec![(AMBIGUOUS, 3)]),
-    ] {
-        let mut row = Row { asks, ..Row::default() };
-        Event { flow: 3, what, left_out: 2 }.fold(&mut row);
-        let expected = Row { asks, counts, latencies, ..Row::default() };
-        assert_eq!(row, expected, "{what:?} {asks:?}");
-    }
-}
-
-#[test]
-fn a_response_is_split_by_what_is_known_of_the_path() {
-    let mut row = Row { asks: Some(true), rtt_min_ns: Some(10), ..Row::default() };
-    let what = What::Response { latency_ns: 100, since_first_ns: 0, stalled_ns: 40, prompt_ns: 15 };
-    Event { flow: 3, what, left_out: 100 }.fold(&mut row);
-    let parts = [(PATH, 20), (QUEUEING, 10), (STALLS, 80), (PEER_APPLICATION, 90)];
-    assert_eq!(row.counts, [&[(RESPONSE_NS, 200)][..], &parts].concat());
 }
