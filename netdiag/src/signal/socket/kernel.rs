@@ -20,27 +20,34 @@ pub struct Reading {
     /// Whether the kernel leaves it as it is when the socket connects again (`tcp_disconnect`,
     /// net/ipv4/tcp.c).
     pub lasts: bool,
+    /// Whether a report in which it fell is older than the one before. All that moves a socket moves
+    /// one of these, each in a single store.
+    pub tells_age: bool,
 }
 
 impl Reading {
     const fn new(read: fn(&TcpCounters, Option<&TcpDetail>) -> Option<u64>, bits: u32) -> Self {
-        Self { read, bits, unit: 1, lasts: false }
+        Self { read, bits, unit: 1, lasts: false, tells_age: false }
     }
 
     const fn microseconds(read: fn(&TcpCounters, Option<&TcpDetail>) -> Option<u64>) -> Self {
-        Self { read, bits: 64, unit: 1_000, lasts: true }
+        Self { unit: 1_000, lasts: true, ..Self::new(read, 64) }
+    }
+
+    const fn telling_age(self) -> Self {
+        Self { tells_age: true, ..self }
     }
 }
 
 /// Counters: a flow has their growth.
 pub const READINGS: [Reading; 18] = [
-    Reading::new(|tcp, _| Some(tcp.bytes_sent), 64),
-    Reading::new(|tcp, _| Some(tcp.bytes_received), 64),
-    Reading::new(|tcp, _| Some(tcp.segs_out.into()), 32),
+    Reading::new(|tcp, _| Some(tcp.bytes_sent), 64).telling_age(),
+    Reading::new(|tcp, _| Some(tcp.bytes_received), 64).telling_age(),
+    Reading::new(|tcp, _| Some(tcp.segs_out.into()), 32).telling_age(),
     Reading { lasts: true, ..Reading::new(|tcp, _| Some(tcp.drops.into()), 32) },
-    Reading::new(|tcp, _| Some(tcp.bytes_acked), 64),
-    Reading::new(|tcp, _| Some(tcp.bytes_retrans), 64),
-    Reading::new(|tcp, _| Some(tcp.segs_in.into()), 32),
+    Reading::new(|tcp, _| Some(tcp.bytes_acked), 64).telling_age(),
+    Reading::new(|tcp, _| Some(tcp.bytes_retrans), 64).telling_age(),
+    Reading::new(|tcp, _| Some(tcp.segs_in.into()), 32).telling_age(),
     Reading::microseconds(|_, detail| detail?.get(Detail::Busy)),
     Reading::microseconds(|_, detail| detail?.get(Detail::RwndLimited)),
     Reading::microseconds(|_, detail| detail?.get(Detail::SndbufLimited)),
