@@ -104,7 +104,10 @@ pub(super) const COUNTS: [Count; ALL] = [
     Count::reading("segments_sent", "segments sent, retransmissions included"),
     Count::reading("socket_drops", "packets that the socket counted as dropped on receipt"),
     Count::reading("bytes_acked", "bytes acknowledged, SYN and FIN are one each").not_below(),
-    Count::reading("bytes_retransmitted", "payload bytes sent again"),
+    Count::reading(
+        "bytes_retransmitted",
+        "payload bytes sent again, by the socket's own counter: all of them",
+    ),
     Count::reading("segments_received", "segments received").not_below(),
     Count::reading("busy_ns", "time with data to send, that of both limits included").not_below(),
     Count::reading("rwnd_limited_ns", "time in which the peer's receive window held data back"),
