@@ -25,6 +25,7 @@ pub mod random;
 pub mod reader;
 pub mod requirement;
 pub mod source;
+pub mod ss;
 pub mod stream;
 pub mod tool;
 pub mod traffic;

@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use netdiag_tests::{
     facts::Facts,
     machine,
@@ -12,7 +12,7 @@ use netdiag_tests::{
     outcome::{count, flow_of, flows_of, metric, status},
     require,
     requirement::{Feature, alone},
-    source, tool,
+    source, ss, tool,
     traffic::{
         Connection, End, FAMILIES, Family, read_bytes,
         request::{Exchange, exchange},
@@ -27,30 +27,18 @@ struct Said {
     rtt_min: u64,
 }
 
-/// The line of a socket in `ss -tin`, found by its two ports.
-fn line_of(namespace: &Namespace, end: &End) -> Result<String> {
-    let ports = [format!(":{}", end.local.port()), format!(":{}", end.peer.port())];
-    let filter = ["sport", "=", &ports[0], "and", "dport", "=", &ports[1]];
-    let output = namespace.command("ss")?.arg("-tinH").args(filter).output()?;
-    tool::finish("ss -tin", &output)
-}
-
 /// Waits until everything that it sent is acknowledged, and asks.
-fn said_of(namespace: &Namespace, end: &End) -> Result<Said> {
-    let mut line = String::new();
+fn acknowledged(namespace: &Namespace, end: &End) -> Result<Said> {
+    let mut said = None;
     let quiet = machine::wait_until(|| {
-        line = line_of(namespace, end).unwrap_or_default();
-        line.contains(" rtt:") && !line.contains(" unacked:")
+        said = ss::said_of(namespace, end).ok();
+        said.as_ref().is_some_and(|said| said.contains_key("rtt") && !said.contains_key("unacked"))
     });
-    anyhow::ensure!(quiet, "{end:?} is never acknowledged: {line:?}");
-    let microseconds = |name: &str| -> Result<u64> {
-        let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
-        let milliseconds = word.and_then(|word| word.split('/').next());
-        let milliseconds: f64 =
-            milliseconds.with_context(|| format!("{name} in {line}"))?.parse()?;
-        Ok((milliseconds * 1_000.0).round() as u64)
-    };
-    Ok(Said { rtt: microseconds("rtt:")?, rtt_min: microseconds("minrtt:")? })
+    ensure!(quiet, "{end:?} is never acknowledged: {said:?}");
+    let said = said.context("nothing was said")?;
+    let microseconds =
+        |name: &str| Ok::<_, anyhow::Error>(said.get(name).context(name.to_owned())? / 1_000);
+    Ok(Said { rtt: microseconds("rtt")?, rtt_min: microseconds("minrtt")? })
 }
 
 /// Both ends of connections, each with what `ss` says of it.
@@ -60,7 +48,7 @@ fn ends(pair: &Pair, connections: &[Connection]) -> Result<Vec<(End, Said)>> {
         for (namespace, end) in
             [(&pair.left, connection.client_end()?), (&pair.right, connection.server_end()?)]
         {
-            ends.push((end, said_of(namespace, &end)?));
+            ends.push((end, acknowledged(namespace, &end)?));
         }
     }
     Ok(ends)

@@ -2,7 +2,6 @@
 //! held back.
 
 use std::{
-    collections::BTreeMap,
     io::{self, Write},
     os::fd::AsFd,
     thread,
@@ -21,54 +20,16 @@ use netdiag_tests::{
     outcome::{count, flow_of, flows_of},
     require,
     requirement::{Feature, alone},
-    source, tool,
+    source,
+    ss::{self, Said},
+    tool,
     traffic::{
-        Connection, End, FAMILIES, Family,
-        blocked::BUFFER_BYTES,
-        read_bytes,
+        Connection, End, FAMILIES, Family, read_bytes,
         request::{Exchange, exchange},
         send_once,
     },
 };
 use rustix::net::sockopt;
-
-/// What `ss -tinm` says of a socket, by its own words: numbers, those in milliseconds in nanoseconds.
-type Said = BTreeMap<String, u64>;
-
-fn said_of(namespace: &Namespace, end: &End) -> Result<Said> {
-    let ports = [format!(":{}", end.local.port()), format!(":{}", end.peer.port())];
-    let filter = ["sport", "=", &ports[0], "and", "dport", "=", &ports[1]];
-    let output = namespace.command("ss")?.arg("-tinmOH").args(filter).output()?;
-    let line = tool::finish("ss -tinmOH", &output)?;
-    parse(&line).with_context(|| line.clone())
-}
-
-fn parse(line: &str) -> Result<Said> {
-    let mut said = Said::new();
-    let mut words = line.split_whitespace();
-    words.next().context("no such socket")?;
-    for name in ["recv_q", "send_q"] {
-        said.insert(name.to_owned(), words.next().context("no queue")?.parse()?);
-    }
-    for word in words {
-        let Some((name, value)) = word.split_once(':') else { continue };
-        if name == "skmem" {
-            for part in value.trim_matches(['(', ')']).split(',') {
-                let digits = part.find(|c: char| c.is_ascii_digit()).context("skmem")?;
-                said.insert(format!("skmem_{}", &part[..digits]), part[digits..].parse()?);
-            }
-            continue;
-        }
-        // `busy:104ms(100.0%)`, `retrans:0/3`, `rtt:0.05/0.02`
-        let value = value.split(['(', '/']).next().unwrap_or_default();
-        if let Some(ms) = value.strip_suffix("ms") {
-            said.insert(name.to_owned(), ms.parse::<u64>()? * 1_000_000);
-        } else if let Ok(value) = value.parse() {
-            said.insert(name.to_owned(), value);
-        }
-    }
-    Ok(said)
-}
 
 /// Counts by the name that `ss` has for them; what is 0 it leaves out.
 const AS_SS: [(&str, &str); 21] = [
@@ -132,11 +93,11 @@ fn compare(facts: &mut Facts, flow: &Flow, said: &Said) {
 
 /// What `ss` says when nothing moves any more.
 fn at_rest(namespace: &Namespace, end: &End) -> Result<Said> {
-    let mut last = said_of(namespace, end)?;
+    let mut last = ss::said_of(namespace, end)?;
     let moving = |said: &Said| said.contains_key("unacked") || said.contains_key("notsent");
     let quiet = machine::wait_until(|| {
         thread::sleep(Duration::from_millis(50));
-        let now = said_of(namespace, end).unwrap_or_default();
+        let now = ss::said_of(namespace, end).unwrap_or_default();
         let same = |name: &str| now.get(name) == last.get(name);
         let still =
             !moving(&now) && ["segs_in", "segs_out", "busy", "skmem_w"].iter().all(|n| same(n));
@@ -280,7 +241,7 @@ fn a_reader_that_stands_still_limits_the_sender() -> Result<()> {
         told >= stalled
     })?;
     let began = Instant::now();
-    let stuck = said_of(&pair.left, &end)?;
+    let stuck = ss::said_of(&pair.left, &end)?;
     read_bytes(&connection.server, filled)?;
     let read = began.elapsed();
     let said = at_rest(&pair.left, &end)?;
@@ -313,10 +274,12 @@ fn a_reader_that_stands_still_limits_the_sender() -> Result<()> {
     Ok(())
 }
 
-/// A send buffer smaller than what is on its way holds the sender back, for as long as the kernel says
-/// so: while the congestion window grows it calls that the limit.
+/// A send buffer smaller than what could be on its way holds the sender back, for as long as the kernel
+/// says so. To the kernel the congestion window is the limit until it is twice what is on its way
+/// (`tcp_is_cwnd_limited`, include/net/tcp.h), so the buffer has room for a few segments.
 #[test]
 fn a_small_send_buffer_limits_the_sender() -> Result<()> {
+    const BYTES: usize = 4_096;
     let _alone = alone();
     require!(Feature::Netem);
     let pair = Pair::new()?;
@@ -325,15 +288,12 @@ fn a_small_send_buffer_limits_the_sender() -> Result<()> {
     tool::line(&delay)?;
     let netdiag = Netdiag::live(&["--netns", &both(&pair)])?;
     let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
-    sockopt::set_socket_send_buffer_size(connection.client.as_fd(), BUFFER_BYTES)?;
-    // Until the congestion window is far beyond it.
-    let bytes = 300 * BUFFER_BYTES;
+    sockopt::set_socket_send_buffer_size(connection.client.as_fd(), BYTES)?;
+    let bytes = 60 * BYTES;
     thread::scope(|scope| -> Result<()> {
         let reader = scope.spawn(|| read_bytes(&connection.server, bytes));
-        let mut client = &connection.client;
-        for _ in 0..bytes / 1_024 {
-            client.write_all(&[b'b'; 1_024])?;
-        }
+        // In one call: the kernel begins to count when a call that waits for room has sent all it took.
+        (&connection.client).write_all(&vec![b'b'; bytes])?;
         reader.join().expect("the reader panicked")
     })?;
     let end = connection.client_end()?;
@@ -342,6 +302,12 @@ fn a_small_send_buffer_limits_the_sender() -> Result<()> {
     let flow = flow_of(outcome.total()?, &end)?;
     let mut facts = Facts::new();
     compare(&mut facts, flow, &said);
+    let (limited, busy) = (count(flow, "sndbuf_limited_ns"), count(flow, "busy_ns"));
+    facts.note(format_args!("{limited:?} of {busy:?}"));
+    // In slow machines the kernel tells `ss` of none.
+    if !machine::emulated() {
+        facts.holds("it is most of the time", limited > busy.map(|busy| busy / 2));
+    }
     facts.finish();
     Ok(())
 }

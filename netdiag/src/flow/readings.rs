@@ -54,18 +54,32 @@ impl Reading {
     }
 
     /// None when this one is older than `before`. Counters wrap when they are full. What only one of
-    /// the two knows has not grown.
+    /// the two knows has not grown; nor has what fell without telling age, as a time does that was read
+    /// while it changed.
     fn since(&self, before: &Self) -> Option<Growth> {
         let mut growth = [None; COUNTERS];
         for (nth, counter) in READINGS.iter().enumerate() {
             let Some(now) = self.get(nth) else { continue };
-            let grown = match before.get(nth) {
-                Some(before) => grown(now, before, counter.bits)?,
+            let grown = match before.get(nth).map(|before| grown(now, before, counter.bits)) {
+                Some(None) if counter.tells_age => return None,
+                Some(grown) => grown.unwrap_or(0),
                 None => 0,
             };
             growth[nth] = Some(grown * counter.unit);
         }
         Some(growth)
+    }
+
+    /// The same with what rose in `newer`; what fell stays until that is passed.
+    fn advanced(&self, newer: &Self) -> Self {
+        let mut advanced = *self;
+        for (nth, counter) in READINGS.iter().enumerate() {
+            let Some(now) = newer.get(nth) else { continue };
+            if self.get(nth).is_none_or(|last| grown(now, last, counter.bits).is_some()) {
+                advanced.set(nth, now);
+            }
+        }
+        advanced
     }
 
     /// The same with what `newer` knows.
@@ -109,7 +123,7 @@ impl Readings {
         let growth = now.since(&self.last)?;
         // Of what is told for the first time counting begins now.
         self.base = Some(now.updated(&base));
-        self.last = self.last.updated(&now);
+        self.last = self.last.advanced(&now);
         Some(growth)
     }
 
@@ -139,6 +153,7 @@ impl Readings {
         };
         let growth = own.since(&counted)?;
         self.base = Some(own.updated(&base));
+        self.last = counted.advanced(&self.last);
         has_grown(&growth).then_some(growth)
     }
 
@@ -151,7 +166,7 @@ impl Readings {
             Some(base) => {
                 let growth = base.since(at)?;
                 self.base = Some(base.updated(at));
-                self.last = at.updated(&self.last);
+                self.last = at.advanced(&self.last);
                 has_grown(&growth).then_some(growth)
             }
         }
@@ -250,7 +265,32 @@ mod tests {
         let growth = readings.report(&at, Some(&detail(6, 7)));
         assert_eq!(of_detail(growth), Some((Some(1), Some(0))));
         assert!(has_grown(&growth.unwrap()));
-        assert_eq!(readings.report(&at, Some(&detail(6, 6))), None, "older");
+    }
+
+    #[test]
+    fn a_time_that_falls_stays_until_it_is_passed_and_holds_up_nothing() {
+        let mut readings = Readings::default();
+        readings.begin_at_zero();
+        let mut report = |sent, time| {
+            let growth = readings.report(&tcp(sent, 1, 1), Some(&detail(1, time)))?;
+            Some((growth[0]?, growth[8]?))
+        };
+        assert_eq!(report(10, 900), Some((10, 900_000)), "a span of 400 twice");
+        assert_eq!(report(20, 500), Some((10, 0)));
+        assert_eq!(report(30, 800), Some((10, 0)));
+        assert_eq!(report(29, 2_000), None, "older");
+        assert_eq!(report(40, 1_000), Some((10, 100_000)));
+    }
+
+    #[test]
+    fn a_time_that_falls_stays_where_two_names_meet() {
+        let (mut first, mut second) = (Readings::default(), Readings::default());
+        first.begin_at_zero();
+        first.report(&tcp(10, 1, 1), Some(&detail(1, 900)));
+        second.report(&tcp(20, 1, 1), Some(&detail(1, 500)));
+        assert_eq!(of_detail(second.begin_with(&first)), Some((Some(0), Some(0))));
+        let growth = second.report(&tcp(20, 1, 1), Some(&detail(1, 1_000)));
+        assert_eq!(of_detail(growth), Some((Some(0), Some(100_000))));
     }
 
     #[test]

@@ -83,6 +83,9 @@ struct Batch {
     flaws: Flaws,
 }
 
+/// What it means to those who ask for the first time that not all sockets are told.
+const OLDER_UNKNOWN: &str = "sockets older than the start may be unknown until they are used";
+
 /// Times a dump is begun when the kernel breaks it off.
 const ATTEMPTS: u32 = 4;
 
@@ -90,7 +93,8 @@ const ATTEMPTS: u32 = 4;
 #[must_use]
 pub fn dump_all(namespaces: &[Namespace], states: &StateFlags) -> Dump {
     let mut all = Dump::default();
-    let dumps = netns::enter_all(namespaces, |namespace| dump(namespace.inode, states));
+    let dumps =
+        netns::enter_all(namespaces, |namespace| dump(namespace.inode, states, OLDER_UNKNOWN));
     for dumped in dumps {
         match dumped {
             Ok(mut one) => {
@@ -98,9 +102,7 @@ pub fn dump_all(namespaces: &[Namespace], states: &StateFlags) -> Dump {
                 all.listeners.append(&mut one.listeners);
                 all.problems.append(&mut one.problems);
             }
-            Err(problem) => all.problems.push(format!(
-                "{problem}: its sockets older than the start are unknown until they are used"
-            )),
+            Err(problem) => all.problems.push(format!("{problem}: {OLDER_UNKNOWN}")),
         }
     }
     // What the kernel lacks, it lacks in every namespace.
@@ -110,8 +112,9 @@ pub fn dump_all(namespaces: &[Namespace], states: &StateFlags) -> Dump {
 }
 
 /// Dumps the TCP sockets of the calling thread's network namespace, whose inode number is `netns`.
+/// Problems end with what it means that sockets are not told.
 #[must_use]
-pub fn dump(netns: u32, states: &StateFlags) -> Dump {
+pub fn dump(netns: u32, states: &StateFlags, consequence: &str) -> Dump {
     let mut dump = Dump::default();
     let mut seen = HashSet::new();
     for family in [AF_INET, AF_INET6] {
@@ -121,14 +124,13 @@ pub fn dump(netns: u32, states: &StateFlags) -> Dump {
                 if batch.flaws.interrupted {
                     dump.problems.push(format!(
                         "the {name} socket table of namespace {netns} changed during each of \
-                         {ATTEMPTS} dumps: some sockets older than the start may be unknown until \
-                         they are used"
+                         {ATTEMPTS} dumps: {consequence}"
                     ));
                 }
                 if batch.flaws.malformed > 0 {
                     dump.problems.push(format!(
                         "{} messages of the {name} socket dump of namespace {netns} made no sense: \
-                         so many sockets older than the start are unknown until they are used",
+                         {consequence}",
                         batch.flaws.malformed
                     ));
                 }
@@ -145,7 +147,7 @@ pub fn dump(netns: u32, states: &StateFlags) -> Dump {
                 }
             }
             Err(error) => {
-                let line = problem(&error, name, netns);
+                let line = problem(&error, name, netns, consequence);
                 if !dump.problems.contains(&line) {
                     dump.problems.push(line);
                 }
@@ -155,17 +157,17 @@ pub fn dump(netns: u32, states: &StateFlags) -> Dump {
     dump
 }
 
-fn problem(error: &io::Error, family: &str, netns: u32) -> String {
+fn problem(error: &io::Error, family: &str, netns: u32, consequence: &str) -> String {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT) => {
-            "the kernel has no TCP socket dump (inet_diag, tcp_diag): sockets older than the start \
-             are unknown until they are used; run `modprobe tcp_diag`"
-                .to_owned()
+            format!(
+                "the kernel has no TCP socket dump (inet_diag, tcp_diag): {consequence}; run \
+                 `modprobe tcp_diag`"
+            )
         }
-        _ => format!(
-            "the {family} socket dump of namespace {netns} failed: {error}: its sockets older than \
-             the start are unknown until they are used"
-        ),
+        _ => {
+            format!("the {family} socket dump of namespace {netns} failed: {error}: {consequence}")
+        }
     }
 }
 
@@ -232,7 +234,7 @@ mod tests {
             .into_iter()
             .flat_map(|errno| [("IPv4", 1, errno), ("IPv6", 2, errno)])
             .map(|(family, netns, errno)| {
-                problem(&io::Error::from_raw_os_error(errno), family, netns)
+                problem(&io::Error::from_raw_os_error(errno), family, netns, OLDER_UNKNOWN)
             })
             .collect();
         assert_eq!(lines.len(), 1, "{lines:?}");
@@ -241,7 +243,8 @@ mod tests {
 
     #[test]
     fn another_failure_names_family_and_namespace() {
-        let line = problem(&io::Error::from_raw_os_error(libc::EPERM), "IPv6", 42);
+        let error = io::Error::from_raw_os_error(libc::EPERM);
+        let line = problem(&error, "IPv6", 42, OLDER_UNKNOWN);
         assert!(line.contains("IPv6") && line.contains("42") && line.contains("os error 1"));
     }
 

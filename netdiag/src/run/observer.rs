@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, future::Future, pin::pin, time::Duration};
 use anyhow::{Context as _, Result};
 use netdiag_common::globals::Filters;
 use tokio::{
-    task::{JoinError, JoinHandle, spawn_blocking},
+    task::JoinHandle,
     time::{self, Instant, MissedTickBehavior, sleep, sleep_until},
 };
 
@@ -17,7 +17,6 @@ use super::{
     diagnostics::Diagnostics,
     intake::Intake,
     pace::Pace,
-    refresh::Refresher,
     reporter::{Cut, Worker},
     stop::{End, Stop},
     voice::say,
@@ -25,7 +24,7 @@ use super::{
 };
 use crate::{
     config::Watch,
-    flow::{Fresh, Interval},
+    flow::Interval,
     kernel::{
         clock::monotonic_ns,
         tracer::{Detached, Tracer},
@@ -34,7 +33,10 @@ use crate::{
     snapshot::{Account, SignalStatus, Stream},
 };
 
+mod asking;
 mod tell;
+
+pub(super) use asking::Asking;
 
 /// How long the last samples may take to arrive after the programs were detached.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -42,23 +44,16 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Between two looks at the kernel's modules.
 const MODULES: Duration = Duration::from_secs(1);
 
-/// How long the kernel may take to tell the last counters.
-const LAST_ANSWER: Duration = Duration::from_secs(5);
-
 /// Attached programs, and what was taken in from them.
 pub(super) struct Observer {
     tracer: Tracer,
     intake: Intake,
     diagnostics: Diagnostics,
-    refresher: Option<Refresher>,
-    /// What it was asked and has not answered.
+    /// Nobody asks where only events are told.
     asking: Option<Asking>,
     began: Wall,
     interval_began: Wall,
 }
-
-/// An answer that is on its way, and who gives it.
-type Asking = JoinHandle<(Refresher, Vec<Fresh>)>;
 
 impl Observer {
     /// Begins to take in what the programs submit.
@@ -66,18 +61,10 @@ impl Observer {
         tracer: Tracer,
         intake: Intake,
         diagnostics: Diagnostics,
-        refresher: Option<Refresher>,
+        asking: Option<Asking>,
     ) -> Self {
         let now = Wall::now();
-        Self {
-            tracer,
-            intake,
-            diagnostics,
-            refresher,
-            asking: None,
-            began: now,
-            interval_began: now,
-        }
+        Self { tracer, intake, diagnostics, asking, began: now, interval_began: now }
     }
 
     /// Takes in and puts out until it is time to end; then detaches, and puts out the rest and the
@@ -94,7 +81,7 @@ impl Observer {
             Some(end) => end,
             None => self.watch(watch, &mut worker, stop).await?,
         };
-        self.finish(end, worker, stop).await
+        self.finish(end, watch.interval, worker, stop).await
     }
 
     /// Seeds the table with what was there before, and says that everything is seen from now on.
@@ -184,13 +171,8 @@ impl Observer {
                 }
             }
             if pace.is_due() && worker.is_idle() {
-                let since_ns = monotonic_ns().saturating_sub(tenth_ns(watch.interval));
-                if let Some(mut asking) = self.ask(since_ns) {
-                    let Some(answer) = self.beside(stop, &mut asking).await? else {
-                        self.asking = Some(asking);
-                        return Ok(End::Asked);
-                    };
-                    self.answered(answer);
+                if self.refresh(watch.interval, stop).await?.is_none() {
+                    return Ok(End::Asked);
                 }
                 let flows = self.intake.table.interval(monotonic_ns());
                 let accounting =
@@ -201,44 +183,19 @@ impl Observer {
         }
     }
 
-    async fn finish(mut self, end: End, worker: Worker, stop: &mut Stop) -> Result<bool> {
-        let _unanswered = time::timeout(LAST_ANSWER, self.ask_last()).await;
+    async fn finish(
+        mut self,
+        end: End,
+        interval: Duration,
+        worker: Worker,
+        stop: &mut Stop,
+    ) -> Result<bool> {
+        self.refresh_last(interval).await;
         let (mut intake, run) = self.detach().await?;
         let last = run.cut(run.interval_began, intake.table.last_interval(monotonic_ns()));
         let total = move || run.cut(run.began, intake.table.total());
         let progress = worker.progress().clone();
         stop.last(end, worker.end(last, total), &progress).await
-    }
-
-    /// Begins to ask the kernel for the counters that were not told since then.
-    fn ask(&mut self, since_ns: u64) -> Option<Asking> {
-        let mut refresher = self.refresher.take()?;
-        // What was told is not asked for.
-        self.drain();
-        let wanted = self.intake.table.untold(since_ns);
-        Some(spawn_blocking(move || {
-            let answers = refresher.ask(wanted);
-            (refresher, answers)
-        }))
-    }
-
-    /// Asks for all counters once more, and waits for the answer.
-    async fn ask_last(&mut self) {
-        if let Some(asking) = self.asking.take() {
-            self.answered(asking.await);
-        }
-        if let Some(asking) = self.ask(u64::MAX) {
-            self.answered(asking.await);
-        }
-    }
-
-    fn answered(&mut self, answer: Result<(Refresher, Vec<Fresh>), JoinError>) {
-        let Ok((refresher, answers)) = answer else { return };
-        self.refresher = Some(refresher);
-        // What ended meanwhile is known to have ended.
-        self.drain();
-        let now_ns = monotonic_ns();
-        answers.iter().for_each(|fresh| self.intake.table.refresh(fresh, now_ns));
     }
 
     /// Takes the programs out, and takes in the last of what they submitted.
@@ -288,11 +245,6 @@ impl Observer {
         let (signals, stream) = (self.tracer.signals().to_vec(), self.intake.stream());
         Cut { start, end: end.time(), flows, signals, accounting, stream }
     }
-}
-
-/// A tenth of an interval: counters that were told since then are new enough.
-fn tenth_ns(interval: Duration) -> u64 {
-    u64::try_from(interval.as_nanos() / 10).unwrap_or(u64::MAX)
 }
 
 /// A run that has ended.

@@ -5,7 +5,8 @@
 //! namespaces; where there are many in one, the dump is cheaper.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
+    mem,
     path::{Path, PathBuf},
 };
 
@@ -16,12 +17,26 @@ use crate::{
     kernel::clock::monotonic_ns,
     node::{
         netns::{self, Depth, Namespace},
-        sockets,
+        sockets::{self, Socket},
     },
 };
 
 /// Sockets of one namespace that are asked for one by one.
 const MANY: usize = 1_000;
+
+/// What it means that the kernel did not answer.
+pub(super) const CONSEQUENCE: &str =
+    "flows that no program told of lack what they counted since, and their states are unknown";
+
+/// What the kernel said.
+#[derive(Default)]
+pub(super) struct Answers {
+    pub(super) fresh: Vec<Fresh>,
+    /// Sockets of which it said nothing.
+    pub(super) unanswered: Vec<FlowKey>,
+    /// What could not be had, one line each.
+    pub(super) problems: Vec<String>,
+}
 
 /// Asks in every namespace.
 pub(super) struct Refresher {
@@ -29,46 +44,69 @@ pub(super) struct Refresher {
     namespaces: Vec<Namespace>,
     /// Those that no search found.
     unknown: HashSet<u32>,
+    /// Those that could not be asked the last time.
+    failed: BTreeSet<u32>,
 }
 
 impl Refresher {
     pub(super) fn new(host_root: &Path) -> Self {
-        let (namespaces, unknown) = (Vec::new(), HashSet::new());
-        Self { host_root: host_root.to_owned(), namespaces, unknown }
+        Self {
+            host_root: host_root.to_owned(),
+            namespaces: Vec::new(),
+            unknown: HashSet::new(),
+            failed: BTreeSet::new(),
+        }
     }
 
-    /// What the kernel says of these sockets; those that are gone, or in a namespace that cannot be
-    /// entered, are left out. Blocks.
-    pub(super) fn ask(&mut self, wanted: Vec<(FlowKey, u64)>) -> Vec<Fresh> {
+    /// What the kernel says of these sockets. Blocks.
+    pub(super) fn ask(&mut self, wanted: &[(FlowKey, u64)]) -> Answers {
         let mut by_netns: BTreeMap<u32, Vec<(FlowKey, u64)>> = BTreeMap::new();
-        for one in wanted {
+        for &one in wanted {
             by_netns.entry(one.0.netns).or_default().push(one);
         }
         self.find(&by_netns);
+        let mut failed = BTreeMap::new();
+        for &inode in by_netns.keys().filter(|inode| self.unknown.contains(inode)) {
+            let line = format!("network namespace {inode} has neither a process nor a mount");
+            failed.insert(inode, line);
+        }
         let wanted_in = |namespace: &&Namespace| by_netns.contains_key(&namespace.inode);
         let namespaces: Vec<_> = self.namespaces.iter().filter(wanted_in).cloned().collect();
-        let answers = netns::enter_all(&namespaces, |namespace| {
-            let time_ns = monotonic_ns();
-            let wanted = &by_netns[&namespace.inode];
-            let found = if wanted.len() > MANY {
-                sockets::dump(namespace.inode, &sockets::FULL).sockets
-            } else {
-                sockets::ask(wanted).unwrap_or_default()
-            };
-            found.into_iter().filter_map(move |socket| {
+        let found = netns::enter_all(&namespaces, |namespace| {
+            let (time_ns, mut problems) = (monotonic_ns(), Vec::new());
+            let sockets = ask_in(namespace.inode, &by_netns[&namespace.inode], &mut problems);
+            let fresh = sockets.into_iter().filter_map(move |socket| {
                 let (key, cookie, detail) = (socket.key, socket.cookie, socket.detail);
                 Some(Fresh { time_ns, key, cookie, tcp: socket.tcp?, detail })
-            })
+            });
+            (fresh, problems)
         });
-        let mut fresh = Vec::new();
-        for (answer, namespace) in answers.into_iter().zip(&namespaces) {
-            match answer {
-                Ok(found) => fresh.extend(found),
+        let mut answers = Answers::default();
+        for (found, namespace) in found.into_iter().zip(&namespaces) {
+            match found {
+                Ok((fresh, mut problems)) => {
+                    answers.fresh.extend(fresh);
+                    answers.problems.append(&mut problems);
+                }
                 // Gone, or to be found another way the next time.
-                Err(_) => self.namespaces.retain(|known| known.inode != namespace.inode),
+                Err(problem) => {
+                    self.namespaces.retain(|known| known.inode != namespace.inode);
+                    failed.insert(namespace.inode, problem);
+                }
             }
         }
-        fresh
+        answers.problems.extend(self.lasting(failed));
+        let told: HashSet<FlowKey> = answers.fresh.iter().map(|fresh| fresh.key).collect();
+        let keys = wanted.iter().map(|(key, _)| *key);
+        answers.unanswered = keys.filter(|key| !told.contains(key)).collect();
+        answers
+    }
+
+    /// Lines about the namespaces that failed the last time as well: one that ends does so once.
+    fn lasting(&mut self, failed: BTreeMap<u32, String>) -> Vec<String> {
+        let before = mem::replace(&mut self.failed, failed.keys().copied().collect());
+        let lasting = failed.into_iter().filter(|(inode, _)| before.contains(inode));
+        lasting.map(|(_, problem)| format!("{problem}: {CONSEQUENCE}")).collect()
     }
 
     /// Searches the namespaces again when one is not known; one that was not found then is not
@@ -81,5 +119,50 @@ impl Refresher {
             let found: HashSet<u32> = self.namespaces.iter().map(|found| found.inode).collect();
             self.unknown = wanted.keys().filter(|inode| !found.contains(inode)).copied().collect();
         }
+    }
+}
+
+/// Asks the calling thread's network namespace, whose inode number is `netns`.
+fn ask_in(netns: u32, wanted: &[(FlowKey, u64)], problems: &mut Vec<String>) -> Vec<Socket> {
+    if wanted.len() > MANY {
+        let mut dump = sockets::dump(netns, &sockets::FULL, CONSEQUENCE);
+        problems.append(&mut dump.problems);
+        return dump.sockets;
+    }
+    let mut found = Vec::with_capacity(wanted.len());
+    if let Err(error) = sockets::ask(wanted, &mut found) {
+        problems.push(format!(
+            "cannot ask network namespace {netns} for its sockets: {error}: {CONSEQUENCE}; see \
+             whether `ss -ti` tells them there"
+        ));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_told_of_when_it_fails_again() {
+        let mut refresher = Refresher::new(Path::new("/"));
+        let failed = |inodes: &[u32]| {
+            inodes.iter().map(|&inode| (inode, format!("{inode} is shut"))).collect()
+        };
+        assert!(refresher.lasting(failed(&[1])).is_empty());
+        assert_eq!(refresher.lasting(failed(&[1, 2])), [format!("1 is shut: {CONSEQUENCE}")]);
+        assert!(refresher.lasting(failed(&[])).is_empty());
+        assert!(refresher.lasting(failed(&[1])).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_answered_is_named() {
+        let nowhere = FlowKey { netns: 1, ..FlowKey::default() };
+        let mut refresher = Refresher::new(Path::new("/"));
+        let first = refresher.ask(&[(nowhere, 0)]);
+        assert_eq!((first.unanswered, first.problems.len()), (vec![nowhere], 0));
+        let second = refresher.ask(&[(nowhere, 0)]);
+        assert_eq!(second.problems.len(), 1, "{:?}", second.problems);
+        assert!(second.problems[0].contains("network namespace 1 "), "{:?}", second.problems);
     }
 }

@@ -10,9 +10,8 @@ use super::{
     diagnostics::Diagnostics,
     intake::Intake,
     node::Readings,
-    observer::Observer,
+    observer::{Asking, Observer},
     output::Outputs,
-    refresh::Refresher,
     reporter::{About, Reporter, Worker},
     stop::Stop,
     voice::say,
@@ -114,8 +113,8 @@ pub(super) async fn run(
     let diagnostics = Diagnostics::new(&mut tracer, kernel.log_level)?;
     let table = flow_table(watch, &filters);
     let intake = Intake::new(table, &kernel.host_root, None);
-    let observer =
-        Observer::new(tracer, intake, diagnostics, Some(Refresher::new(&kernel.host_root)));
+    let asking = Asking::new(&kernel.host_root);
+    let observer = Observer::new(tracer, intake, diagnostics, Some(asking));
     let complete = observer.run(watch, &filters, seeding, worker, &mut stop).await?;
     Ok(if watch.strict && !complete { Status::Incomplete } else { Status::Ran })
 }

@@ -39,7 +39,10 @@ pub const DEFINITION: Definition = Definition {
             "segments sent again for another reason, or that no program saw",
         ),
         Count::new("retransmits_failed", "segments whose retransmission failed on this node"),
-        Count::new("retransmit_bytes", "payload bytes sent again"),
+        Count::new(
+            "retransmit_bytes",
+            "payload bytes of the segments that programs saw sent again",
+        ),
     ],
     cost: Cost::Loss,
     sources: &[TP_BTF, RAW_TP],

@@ -108,6 +108,10 @@ unsafe fn running<A: Access>(tp: Pointer) -> Result<(u8, u32), Refused> {
 /// Reads how long the socket was busy and what held it back, up to now
 /// (`tcp_get_info_chrono_stats`, net/ipv4/tcp.c).
 ///
+/// `tcp_chrono_set` adds a span to its sum just before it begins the next one. A reading between these
+/// two stores has the span twice, and the next one is lower: whoever takes growth from them has to
+/// bear that.
+///
 /// # Safety
 /// As for [`running`].
 #[inline(always)]

@@ -52,4 +52,14 @@ impl FlowTable {
             self.recency.promote(slot, Place::Live);
         }
     }
+
+    /// The kernel was asked for a socket and said nothing: its states are not known any more, unless a
+    /// program told them since then.
+    pub fn unanswered(&mut self, key: &FlowKey, since_ns: u64) {
+        let Some(slot) = self.tuples.find(key) else { return };
+        let row = &mut self.rows[slot as usize];
+        if !row.closed && row.reported_ns < since_ns {
+            row.gauges.clear();
+        }
+    }
 }

@@ -22,16 +22,17 @@ const AT_ONCE: usize = 32;
 const NO_COOKIE: [u8; 8] = [0xff; 8];
 
 /// Asks the calling thread's network namespace for these sockets, each with its cookie, 0 where that
-/// is not known. One that is gone is not among the answers; nor is one that is bound to an interface
-/// (`SO_BINDTODEVICE`), which is found by that alone.
+/// is not known, and adds them to `found`. One that is gone is not among the answers; nor is one that
+/// is bound to an interface (`SO_BINDTODEVICE`), which is found by that alone.
 ///
 /// # Errors
-/// Those of the socket, and a time-out.
-pub fn ask(wanted: &[(FlowKey, u64)]) -> io::Result<Vec<Socket>> {
-    let mut found = Vec::with_capacity(wanted.len());
+/// Those of the socket, a time-out, and the first that the kernel answered with instead of a socket,
+/// unless it was that there is none. What came besides is in `found`.
+pub fn ask(wanted: &[(FlowKey, u64)], found: &mut Vec<Socket>) -> io::Result<()> {
     if wanted.is_empty() {
-        return Ok(found);
+        return Ok(());
     }
+    let mut result = Ok(());
     let socket = netlink::open(NETLINK_SOCK_DIAG)?;
     let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
     for (sequence, some) in (1..).zip(wanted.chunks(AT_ONCE)) {
@@ -48,10 +49,20 @@ pub fn ask(wanted: &[(FlowKey, u64)]) -> io::Result<Vec<Socket>> {
                 found.extend(socket.filter(|s| some.iter().any(|(key, _)| *key == s.key)));
                 true
             };
-            let _gone = netlink::read(&datagram, sequence, &mut Flaws::default(), &mut each);
+            match netlink::read(&datagram, sequence, &mut Flaws::default(), &mut each) {
+                Err(error) if !is_gone(&error) && result.is_ok() => result = Err(error),
+                _ => {}
+            }
         }
     }
-    Ok(found)
+    result
+}
+
+/// Whether the kernel says that there is no such socket, or that another has its conversation
+/// (`inet_diag_find_one_icsk`, net/ipv4/inet_diag.c). Where it has no socket dump it says the same: that
+/// was told at the start.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE))
 }
 
 fn request(key: &FlowKey, cookie: u64, sequence: u32) -> Vec<u8> {
@@ -83,6 +94,12 @@ mod tests {
 
     use super::*;
     use crate::{flow::tuples::TCP, node::netns};
+
+    fn found(wanted: &[(FlowKey, u64)]) -> Vec<Socket> {
+        let mut found = Vec::new();
+        ask(wanted, &mut found).unwrap();
+        found
+    }
 
     /// The words lie as the kernel has them (`sock_diag_save_cookie`, net/core/sock_diag.c).
     #[test]
@@ -118,10 +135,10 @@ mod tests {
             ..key
         };
         let wanted = vec![(key, 0), (gone, 0), (FlowKey { local_port: 1, ..key }, 0)];
-        let found = ask(&wanted).unwrap();
+        let found = found(&wanted);
         let [one] = &found[..] else { panic!("{found:?}") };
         assert_eq!((one.key, one.tcp.is_some(), one.detail.is_some()), (key, true, true));
-        assert_eq!(ask(&[(key, one.cookie)]).unwrap().len(), 1);
-        assert_eq!(ask(&[(key, one.cookie + 1)]).unwrap(), [], "another socket");
+        assert_eq!(self::found(&[(key, one.cookie)]).len(), 1);
+        assert_eq!(self::found(&[(key, one.cookie + 1)]), [], "another socket");
     }
 }

@@ -20,27 +20,34 @@ pub struct Reading {
     /// Whether the kernel leaves it as it is when the socket connects again (`tcp_disconnect`,
     /// net/ipv4/tcp.c).
     pub lasts: bool,
+    /// Whether a report in which it fell is older than the one before. All that moves a socket moves
+    /// one of these, each in a single store.
+    pub tells_age: bool,
 }
 
 impl Reading {
     const fn new(read: fn(&TcpCounters, Option<&TcpDetail>) -> Option<u64>, bits: u32) -> Self {
-        Self { read, bits, unit: 1, lasts: false }
+        Self { read, bits, unit: 1, lasts: false, tells_age: false }
     }
 
     const fn microseconds(read: fn(&TcpCounters, Option<&TcpDetail>) -> Option<u64>) -> Self {
-        Self { read, bits: 64, unit: 1_000, lasts: true }
+        Self { unit: 1_000, lasts: true, ..Self::new(read, 64) }
+    }
+
+    const fn telling_age(self) -> Self {
+        Self { tells_age: true, ..self }
     }
 }
 
 /// Counters: a flow has their growth.
 pub const READINGS: [Reading; 18] = [
-    Reading::new(|tcp, _| Some(tcp.bytes_sent), 64),
-    Reading::new(|tcp, _| Some(tcp.bytes_received), 64),
-    Reading::new(|tcp, _| Some(tcp.segs_out.into()), 32),
+    Reading::new(|tcp, _| Some(tcp.bytes_sent), 64).telling_age(),
+    Reading::new(|tcp, _| Some(tcp.bytes_received), 64).telling_age(),
+    Reading::new(|tcp, _| Some(tcp.segs_out.into()), 32).telling_age(),
     Reading { lasts: true, ..Reading::new(|tcp, _| Some(tcp.drops.into()), 32) },
-    Reading::new(|tcp, _| Some(tcp.bytes_acked), 64),
-    Reading::new(|tcp, _| Some(tcp.bytes_retrans), 64),
-    Reading::new(|tcp, _| Some(tcp.segs_in.into()), 32),
+    Reading::new(|tcp, _| Some(tcp.bytes_acked), 64).telling_age(),
+    Reading::new(|tcp, _| Some(tcp.bytes_retrans), 64).telling_age(),
+    Reading::new(|tcp, _| Some(tcp.segs_in.into()), 32).telling_age(),
     Reading::microseconds(|_, detail| detail?.get(Detail::Busy)),
     Reading::microseconds(|_, detail| detail?.get(Detail::RwndLimited)),
     Reading::microseconds(|_, detail| detail?.get(Detail::SndbufLimited)),
@@ -97,7 +104,10 @@ pub(super) const COUNTS: [Count; ALL] = [
     Count::reading("segments_sent", "segments sent, retransmissions included"),
     Count::reading("socket_drops", "packets that the socket counted as dropped on receipt"),
     Count::reading("bytes_acked", "bytes acknowledged, SYN and FIN are one each").not_below(),
-    Count::reading("bytes_retransmitted", "payload bytes sent again"),
+    Count::reading(
+        "bytes_retransmitted",
+        "payload bytes sent again, by the socket's own counter: all of them",
+    ),
     Count::reading("segments_received", "segments received").not_below(),
     Count::reading("busy_ns", "time with data to send, that of both limits included").not_below(),
     Count::reading("rwnd_limited_ns", "time in which the peer's receive window held data back"),

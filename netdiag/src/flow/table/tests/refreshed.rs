@@ -50,6 +50,19 @@ fn another_sockets_answer_is_nobodys() {
 }
 
 #[test]
+fn the_states_of_a_socket_that_is_not_answered_for_are_unknown() {
+    let mut table = FlowTable::new(config(10));
+    apply(&mut table, &[opened(1, key(1), What::Connect)]);
+    table.refresh(&fresh(10, 5, 3, 100), 10);
+    table.unanswered(&key(2), 20);
+    assert_eq!(told(&table.interval(20)), [(Some(5), Some(3_000), Some(100))]);
+    table.unanswered(&key(1), 30);
+    assert_eq!(told(&table.total()), [(Some(5), Some(3_000), None)]);
+    table.refresh(&fresh(40, 6, 3, 90), 40);
+    assert_eq!(told(&table.total()), [(Some(6), Some(3_000), Some(90))]);
+}
+
+#[test]
 fn what_cannot_be_added_up_is_unknown_of_several() {
     let mut table = FlowTable::new(config(10));
     apply(&mut table, &[opened(1, key(1), What::Connect)]);
