@@ -82,7 +82,9 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::{flow::tuples::TCP, node::netns};
+    use netdiag_common::flow::TCP;
+
+    use crate::node::netns;
 
     /// The words lie as the kernel has them (`sock_diag_save_cookie`, net/core/sock_diag.c).
     #[test]
