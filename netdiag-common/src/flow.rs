@@ -6,6 +6,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// 0 means none: the packet had no full socket, or the socket could not be remembered.
 pub type FlowId = u64;
 
+/// `IPPROTO_TCP` (`include/uapi/linux/in.h`).
+pub const TCP: u16 = 6;
+/// `IPPROTO_UDP`.
+pub const UDP: u16 = 17;
+
 /// One end of a conversation as the kernel knows it.
 ///
 /// Addresses are 16 bytes, IPv4 as v4-mapped (RFC 4291 section 2.5.5.2); ports in host order.
@@ -36,7 +41,7 @@ pub struct FlowKey {
     pub peer_port: u16,
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// `IPPROTO_TCP` (6) or `IPPROTO_UDP` (17).
+    /// [`TCP`] or [`UDP`].
     pub protocol: u16,
     /// Zero.
     pub reserved: u16,

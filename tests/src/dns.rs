@@ -119,6 +119,8 @@ struct Shared {
     seen: Mutex<BTreeSet<u16>>,
     /// Answers sent, by result code.
     answered: Mutex<BTreeMap<u8, u64>>,
+    /// From having the last query that was answered to answering it.
+    took: Mutex<Duration>,
 }
 
 /// A server over UDP and TCP, on one address; gone when dropped.
@@ -167,6 +169,12 @@ impl Server {
     pub fn answered(&self) -> BTreeMap<u8, u64> {
         self.shared.answered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// How long it had the query that it answered last, by its own clock.
+    #[must_use]
+    pub fn took(&self) -> Duration {
+        *self.shared.took.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Server {
@@ -184,8 +192,8 @@ impl Shared {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Whether a query is to be answered; waits until it is time to.
-    fn decide(&self, query: &Query) -> bool {
+    /// Whether a query, received then, is to be answered; waits until it is time to.
+    fn decide(&self, query: &Query, received: Instant) -> bool {
         match query.deed {
             Deed::Answer(0) | Deed::Long => {}
             Deed::Answer(delay) => thread::sleep(Duration::from_millis(delay.into())),
@@ -204,6 +212,7 @@ impl Shared {
         }
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         *answered.entry(query.rcode).or_default() += 1;
+        *self.took.lock().unwrap_or_else(PoisonError::into_inner) = received.elapsed();
         true
     }
 }
@@ -212,10 +221,11 @@ fn datagrams(socket: &Arc<UdpSocket>, shared: &Arc<Shared>) {
     let mut message = [0; 512];
     while !shared.is_over() {
         let Ok((length, client)) = socket.recv_from(&mut message) else { continue };
+        let received = Instant::now();
         let Some(query) = Query::parse(&message[..length]) else { continue };
         let (socket, shared) = (Arc::clone(socket), Arc::clone(shared));
         let respond = move || {
-            if shared.decide(&query) {
+            if shared.decide(&query, received) {
                 // A client that is gone misses it.
                 let _ = socket.send_to(&query.answer(512), client);
             }
@@ -250,8 +260,9 @@ fn serve(mut connection: TcpStream, shared: &Shared) -> io::Result<()> {
     connection.set_nodelay(true)?;
     loop {
         let message = receive(&mut connection)?;
+        let received = Instant::now();
         if let Some(query) = Query::parse(&message)
-            && shared.decide(&query)
+            && shared.decide(&query, received)
         {
             connection.write_all(&framed(&query.answer(LONG)))?;
         }

@@ -30,8 +30,6 @@ pub mod flag {
     /// The packet follows the record, from its first byte to what [`super::Record::head`] is for: programs
     /// cannot read what lies in pages, and the kernel copies it.
     pub const PACKET: u32 = 8;
-    /// Before it some were not told of, on the same CPU and way.
-    pub const GAP: u32 = 16;
 }
 
 /// Messages that a CPU tells of in [`WINDOW_NS`] at most, in and out each.

@@ -47,8 +47,6 @@ struct Kept {
     /// When the window began that `told` counts in.
     window_ns: u64,
     told: u64,
-    /// 1 when the last one was not told of.
-    gap: u64,
     /// Packets that went into the ring that wakes nobody.
     packets: u64,
 }
@@ -169,21 +167,16 @@ unsafe fn submit<A: Access>(skb: Pointer, kept: &mut Kept, counters: &mut Counte
     const WAKE_EVERY: u64 = 64;
     counters.seen += 1;
     let header = socket::header(Signal::Dns, 1);
-    if header.time_ns.wrapping_sub(kept.window_ns) > WINDOW_NS {
+    if header.time_ns.wrapping_sub(kept.window_ns) >= WINDOW_NS {
         kept.window_ns = header.time_ns;
         kept.told = 0;
     }
     kept.told += 1;
     if kept.told > MOST {
         counters.rate_limited += 1;
-        kept.gap = 1;
         return;
     }
-    if kept.gap != 0 {
-        kept.record.flags |= flag::GAP;
-    }
     kept.record.header = header;
-    let no_room = counters.ring_full;
     let (record, len) = ((&raw const kept.record).cast(), size_of::<Record>() as u64);
     // SAFETY: initialised, without padding.
     unsafe {
@@ -198,7 +191,6 @@ unsafe fn submit<A: Access>(skb: Pointer, kept: &mut Kept, counters: &mut Counte
             ring::submit_batch(record, len, 1, counters);
         }
     }
-    kept.gap = counters.ring_full - no_room;
 }
 
 /// Whether the filters let a message pass. Whose it is nobody knows.

@@ -116,8 +116,8 @@ pub struct Queries {
     next_number: u64,
     /// Messages whose turn has not come.
     held: Vec<Passage>,
-    /// Before that, messages are missing.
-    gap_ns: u64,
+    /// Up to then messages are missing.
+    missed_ns: u64,
 }
 
 /// Messages that became of no query.
@@ -142,7 +142,7 @@ impl Queries {
             heard: HashSet::new(),
             next_number: 0,
             held: Vec::new(),
-            gap_ns: 0,
+            missed_ns: 0,
         }
     }
 
@@ -151,10 +151,9 @@ impl Queries {
         self.held.push(passage);
     }
 
-    /// The time of the newest message that is held.
-    #[must_use]
-    pub fn newest_ns(&self) -> Option<u64> {
-        self.held.iter().map(|passage| passage.time_ns).max()
+    /// Messages passed that nobody tells of, the last of them before `now_ns`: an answer may be among them.
+    pub fn miss(&mut self, now_ns: u64) {
+        self.missed_ns = self.missed_ns.max(now_ns);
     }
 
     /// Deals with what happened up to then, now that all of it is known.
@@ -165,9 +164,6 @@ impl Queries {
         let known = held.partition_point(|passage| passage.time_ns <= now_ns);
         for passage in held.drain(..known) {
             self.expire(passage.time_ns, emit);
-            if passage.gap {
-                self.gap_ns = passage.time_ns;
-            }
             match self.see(&passage, emit) {
                 Fate::Taken => {}
                 Fate::Unmatched => lost.unmatched += 1,
@@ -181,7 +177,8 @@ impl Queries {
 
     /// Nothing more comes: what is known by now stands.
     pub fn end(&mut self, now_ns: u64, emit: &mut dyn FnMut(Query)) -> Lost {
-        let now_ns = now_ns.max(self.newest_ns().unwrap_or(0));
+        let newest_ns = self.held.iter().map(|passage| passage.time_ns).max();
+        let now_ns = now_ns.max(newest_ns.unwrap_or(0));
         let lost = self.advance(now_ns, emit);
         let slots: Vec<_> = self.pending.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
@@ -288,7 +285,7 @@ impl Queries {
         match pending.state {
             State::Waiting if pending.asked_ns + PATIENCE_NS <= now_ns => {
                 pending.state = State::Overdue;
-                let may_be_missing = pending.asked_ns < self.gap_ns;
+                let may_be_missing = pending.asked_ns < self.missed_ns;
                 let what = if may_be_missing { What::Unknown } else { What::Unanswered };
                 emit(pending.tell(pending.asked_ns + PATIENCE_NS, what));
                 self.idle.push_back((slot, pending.number));

@@ -29,7 +29,7 @@ pub(super) struct Row {
     /// All zero until a record introduces the socket.
     pub(super) key: FlowKey,
     /// It is of all that one end asks a server, whatever its ports.
-    pub(super) asks: bool,
+    pub(super) is_asker: bool,
     /// Number of the other end's row.
     pub(super) pair: Option<u64>,
     /// The socket is gone.
@@ -72,7 +72,7 @@ pub(super) struct Row {
 impl Row {
     /// Whether it can stand in an interval under its own name.
     pub(super) fn is_shown(&self) -> bool {
-        self.asks || is_complete(&self.key)
+        self.is_asker || is_complete(&self.key)
     }
 
     /// Whether a record has introduced the socket.

@@ -2,13 +2,8 @@
 
 use std::{collections::HashMap, net::Ipv6Addr};
 
-use netdiag_common::flow::FlowKey;
+use netdiag_common::flow::{FlowKey, TCP, UDP};
 use smallvec::SmallVec;
-
-/// `IPPROTO_TCP` (`include/uapi/linux/in.h`).
-pub const TCP: u16 = 6;
-/// `IPPROTO_UDP`.
-pub const UDP: u16 = 17;
 
 /// The address of a key; IPv4 comes as v4-mapped and leaves as IPv4.
 #[must_use]

@@ -84,6 +84,14 @@ impl Counting {
         Ok(reading)
     }
 
+    /// Samples of a signal that were seen and lost, for want of room, because of their number or unreadable.
+    pub(super) fn untold(&self, signal: Signal) -> Result<u64> {
+        let cpus = self.counters.get(&(signal as u32), 0).context("reading a signal's counters")?;
+        let lanes = cpus.iter().flat_map(|Raw(lanes)| &lanes.lanes);
+        let untold = |own: &Counters| own.ring_full + own.rate_limited + own.read_failed;
+        Ok(lanes.map(|lane| untold(&lane.own)).sum())
+    }
+
     fn read_once(&self) -> Result<Reading> {
         let mut reading = Reading::default();
         for (signal, sums) in reading.lanes.iter_mut().enumerate() {

@@ -40,6 +40,8 @@ pub struct Taken {
     pub sockets: Records,
     /// Rare events.
     pub events: Records,
+    /// Records with packets. Of these nothing is left.
+    pub packets: Records,
     /// Batches of samples.
     pub samples: Records,
 }
@@ -204,7 +206,7 @@ impl Tracer {
     /// the introduction of whatever was read before them is among them.
     pub fn take(&mut self, into: &mut Taken) -> bool {
         if let Some(packets) = &mut self.packets {
-            packets.take(&mut into.samples);
+            packets.take(&mut into.packets);
         }
         let samples = self.samples.take(&mut into.samples);
         let events = self.events.take(&mut into.events);
@@ -236,6 +238,13 @@ impl Tracer {
             }
         }
         Ok(none)
+    }
+
+    /// How many samples of a signal were seen so far and will never be told of.
+    #[must_use]
+    pub fn untold(&self, signal: Signal) -> u64 {
+        // Where that is not known there may be any number.
+        self.counting.untold(signal).unwrap_or(u64::MAX)
     }
 
     /// Fates of all samples so far, by signal.
@@ -318,6 +327,11 @@ impl Detached {
     /// See [`Tracer::take`].
     pub fn take(&mut self, into: &mut Taken) -> bool {
         self.tracer.take(into)
+    }
+
+    /// See [`Tracer::untold`].
+    pub fn untold(&self, signal: Signal) -> u64 {
+        self.tracer.untold(signal)
     }
 
     /// See [`Tracer::flush`].

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fs,
+    fs, mem,
     path::{Path, PathBuf},
 };
 
@@ -42,6 +42,10 @@ pub(super) struct Intake {
     fates: [Fates; Signal::COUNT],
     /// Queries of the domain name system.
     queries: Queries,
+    /// The newest message of those that came in batches.
+    newest_ns: u64,
+    /// Messages that were not told of so far.
+    untold: u64,
     taken: Taken,
     /// Where processes have names, none where they have other numbers there.
     proc: Option<PathBuf>,
@@ -104,27 +108,51 @@ impl Closed {
 }
 
 impl Intake {
+    /// The signal of whose samples one tells what becomes of another.
+    pub(super) const PAIRED: Signal = dns::DEFINITION.signal;
+
     pub(super) fn new(table: FlowTable, host_root: &Path, teller: Option<Teller>) -> Self {
         let proc = proc::is_of_node(host_root).then(|| host_root.join("proc"));
         let (stream, taken, names) = (Stream::default(), Taken::default(), HashMap::new());
         let (unseen, fates) = ([0; Signal::COUNT], [Fates::default(); Signal::COUNT]);
         let (queries, closed) = (Queries::new(QUERIES), Some(Closed::default()));
-        Self { table, stream, teller, unseen, fates, queries, taken, proc, names, closed }
+        let (newest_ns, untold) = (0, 0);
+        Self {
+            table,
+            stream,
+            teller,
+            unseen,
+            fates,
+            queries,
+            newest_ns,
+            untold,
+            taken,
+            proc,
+            names,
+            closed,
+        }
     }
 
     /// Takes in what the rings hold; `take` copies a part of it out and says whether it was all. Nothing
-    /// older than `now_ns` comes later than that.
-    pub(super) fn drain(&mut self, now_ns: u64, mut take: impl FnMut(&mut Taken) -> bool) {
+    /// older than `now_ns` comes later than that. `untold` is how many samples of [`Self::PAIRED`] will never come,
+    /// of those from before `now_ns`.
+    pub(super) fn drain(
+        &mut self,
+        now_ns: u64,
+        untold: u64,
+        mut take: impl FnMut(&mut Taken) -> bool,
+    ) {
+        if mem::replace(&mut self.untold, untold) != untold {
+            self.queries.miss(now_ns);
+        }
         let all = (0..ROUNDS).any(|_| {
             let all = take(&mut self.taken);
             self.fold(now_ns);
             all
         });
-        // Of what is left nothing is older than the newest of what was read.
-        let known_ns = if all { Some(now_ns) } else { self.queries.newest_ns() };
-        if let Some(known_ns) = known_ns {
-            self.conclude(known_ns, Queries::advance);
-        }
+        // Of the batches that are left none is older than the newest that was read; nothing else is left.
+        let known_ns = if all { now_ns } else { now_ns.min(self.newest_ns) };
+        self.conclude(known_ns, Queries::advance);
         if let Some(teller) = &mut self.teller {
             teller.pass_on(&self.table);
         }
@@ -152,10 +180,24 @@ impl Intake {
 
     /// Folds what was copied out.
     fn fold(&mut self, now_ns: u64) {
-        let Self { table, stream, teller, unseen, fates, queries, taken, proc, names, closed } =
-            self;
-        let records = taken.sockets.drain().chain(taken.events.drain());
-        for record in records.chain(taken.samples.drain()) {
+        let Self {
+            table,
+            stream,
+            teller,
+            unseen,
+            fates,
+            queries,
+            newest_ns,
+            taken,
+            proc,
+            names,
+            closed,
+            ..
+        } = self;
+        let Taken { sockets, events, packets, samples } = taken;
+        let singly = sockets.drain().chain(events.drain()).chain(packets.drain());
+        let records = singly.map(|record| (record, false));
+        for (record, batched) in records.chain(samples.drain().map(|record| (record, true))) {
             let samples = signal::samples(&record);
             stream.received += samples;
             let mut outside = Fates::default();
@@ -178,7 +220,12 @@ impl Intake {
                 }
                 // A record of what has a fate here is one event.
                 match &event {
-                    Event::Dns(dns::Event::Passage(passage)) => queries.hold(*passage),
+                    Event::Dns(dns::Event::Passage(passage)) => {
+                        if batched {
+                            *newest_ns = passage.time_ns.max(*newest_ns);
+                        }
+                        queries.hold(*passage);
+                    }
                     Event::Dns(dns::Event::Other) => outside.unmatched = samples,
                     _ => {
                         if fold_one(table, teller, &event, now_ns) == Whose::LeftOut {

@@ -235,7 +235,9 @@ impl Observer {
     }
 
     fn drain(&mut self) {
-        self.intake.drain(monotonic_ns(), |taken| self.tracer.take(taken));
+        let now_ns = monotonic_ns();
+        let untold = self.tracer.untold(Intake::PAIRED);
+        self.intake.drain(now_ns, untold, |taken| self.tracer.take(taken));
     }
 
     /// An interval that ends now, and the next one begins.
@@ -273,7 +275,9 @@ async fn settle(detached: &mut Detached, intake: &mut Intake) -> Result<BTreeMap
     loop {
         let flushed = detached.flush()?;
         let received = intake.received();
-        intake.drain(monotonic_ns(), |taken| detached.take(taken));
+        let now_ns = monotonic_ns();
+        let untold = detached.untold(Intake::PAIRED);
+        intake.drain(now_ns, untold, |taken| detached.take(taken));
         if received != intake.received() {
             until = Instant::now() + SETTLE; // as long as something arrives
         }

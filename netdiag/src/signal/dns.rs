@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use netdiag_common::{
     field::Field,
-    flow::FlowKey,
+    flow::{FlowKey, TCP},
     message::{HEAD, Message},
     signal::{
         Signal,
@@ -49,7 +49,7 @@ pub const DEFINITION: Definition = Definition {
         Count::new("dns.queries", "queries, each once however often it was sent or forwarded")
             .without_column(),
         Count::new("dns.unanswered", "queries without an answer for 5 s").without_column(),
-        Count::new("dns.retried", "queries that were sent again while they waited")
+        Count::new("dns.retried", "times that queries were sent again, also after 5 s")
             .without_column(),
         Count::new("dns.late", "answers that came after 5 s").without_column(),
         Count::new("dns.unknown", "queries whose answer may be among messages that were not told of")
@@ -166,8 +166,6 @@ pub struct Passage {
     pub asked: Option<FlowKey>,
     /// What its header says.
     pub message: Message,
-    /// Some before it were not told of.
-    pub gap: bool,
 }
 
 /// Something became of a query.
@@ -296,14 +294,12 @@ pub fn rcode_name(rcode: u8) -> Cow<'static, str> {
 
 /// Decodes one record.
 pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), Malformed> {
-    const TCP: u16 = 6;
     let (mut record, rest) = Record::read_from_prefix(bytes).map_err(|_| Malformed::Short)?;
     if record.header.samples != 1 {
         return Err(Malformed::Value("number of samples"));
     }
     let is = |flag| record.flags & flag != 0;
     let (to_server, out, tracked) = (is(flag::TO_SERVER), is(flag::OUT), is(flag::TRACKED));
-    let gap = is(flag::GAP);
     if is(flag::PACKET) {
         let message = rest.get(record.before as usize..).ok_or(Malformed::Short)?;
         let known = message.len().min(HEAD);
@@ -323,7 +319,6 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
             seen: record.key,
             asked: tracked.then_some(record.asked),
             message,
-            gap,
         })
     }));
     Ok(())

@@ -53,7 +53,6 @@ impl Talk {
                 is_answer: answer.is_some(),
                 rcode: answer.unwrap_or(0),
             },
-            gap: false,
         }
     }
 
@@ -187,9 +186,12 @@ fn what_is_not_answered_in_time_or_never() {
 /// Where messages are missing an answer may be among them.
 #[test]
 fn what_was_not_seen_is_not_said_to_be_missing() {
-    let before = Talk::new(4_000, 7).asks(10, WAY[0]);
-    let gap = Passage { gap: true, ..Talk::new(4_000, 8).asks(20, WAY[0]) };
-    let (told, _) = told(&[before, gap], 20 + PATIENCE_NS);
+    let asks = [(7, 10), (8, 20)].map(|(id, time)| Talk::new(4_000, id).asks(time, WAY[0]));
+    let mut queries = Queries::new(10);
+    queries.miss(20);
+    // What was not told of later is still not told of.
+    queries.miss(15);
+    let (told, _) = run(&mut queries, &asks, 20 + PATIENCE_NS);
     assert_eq!(
         told[2..],
         [(10 + PATIENCE_NS, What::Unknown), (20 + PATIENCE_NS, What::Unanswered)]

@@ -112,7 +112,7 @@ impl FlowTable {
             return None;
         }
         let role = Some(Role::Client);
-        Some(self.insert_stray(Row { key: *key, asks: true, role, ..Row::default() }))
+        Some(self.insert_stray(Row { key: *key, is_asker: true, role, ..Row::default() }))
     }
 
     fn insert_stray(&mut self, row: Row) -> u32 {

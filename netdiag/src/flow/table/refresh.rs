@@ -1,10 +1,10 @@
 //! The counters of sockets of which no program told them of late: those of a socket move without a
 //! send, when it waits for its peer or only receives.
 
-use netdiag_common::flow::{FlowKey, TcpCounters, TcpDetail};
+use netdiag_common::flow::{FlowKey, TCP, TcpCounters, TcpDetail};
 
 use super::FlowTable;
-use crate::flow::{recency::Place, row::Row, table::join::same_cookie, tuples::TCP};
+use crate::flow::{recency::Place, row::Row, table::join::same_cookie};
 
 /// What the kernel said of a socket when it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

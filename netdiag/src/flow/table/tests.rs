@@ -1,11 +1,11 @@
 use std::net::Ipv4Addr;
 
-use netdiag_common::flow::{FlowKey, SocketRef, TcpCounters};
+use netdiag_common::flow::{FlowKey, SocketRef, TCP, TcpCounters};
 
 use super::*;
 use crate::{
     event::Stack,
-    flow::tuples::{TCP, reversed},
+    flow::tuples::reversed,
     signal::{
         CountId, counts, drop, metrics,
         retransmit::{self, Kind},

@@ -93,7 +93,9 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::{flow::tuples::TCP, node::netns};
+    use netdiag_common::flow::TCP;
+
+    use crate::node::netns;
 
     fn found(wanted: &[(FlowKey, u64)]) -> Vec<Socket> {
         let mut found = Vec::new();

@@ -1,13 +1,11 @@
 use std::{net::Ipv4Addr, sync::LazyLock, time::Duration};
 
+use netdiag_common::flow::TCP;
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{
-    flow::tuples::TCP,
-    signal::{CountId, Label},
-};
+use crate::signal::{CountId, Label};
 
 fn status(signal: Signal, status: Status) -> SignalStatus {
     SignalStatus {

@@ -1,7 +1,9 @@
 //! Dropped packets, which have no number: whose row they fall to.
 
 use super::*;
-use crate::{flow::tuples::UDP, signal::Label};
+use netdiag_common::flow::UDP;
+
+use crate::signal::Label;
 
 /// The rows that these drops of one packet each fall to, by local port; none for `other`.
 fn rows_of_drops(table: &mut FlowTable, drops: &[Event]) -> Vec<Option<u16>> {

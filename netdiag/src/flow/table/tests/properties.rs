@@ -6,7 +6,7 @@ use netdiag_common::flow::FlowId;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::flow::tuples::UDP;
+use netdiag_common::flow::UDP;
 
 #[derive(Clone, Debug)]
 enum Step {
