@@ -6,7 +6,7 @@ use netdiag_common::{
     signal::Signal,
 };
 
-use crate::assembly::opaque;
+use crate::{assembly::opaque, globals};
 
 /// By signal.
 #[btf_map]
@@ -55,16 +55,10 @@ impl Lane {
     }
 }
 
-/// 1 from when all programs are attached: then all signals begin to count at once, though loading takes one
-/// after the other. The only global that userspace writes while programs run.
-#[unsafe(no_mangle)]
-static mut BEGUN: u32 = 0;
-
 /// The counters of a lane on this CPU; none before the beginning, when nothing is to be told.
 #[inline(always)]
 fn of(lane: Lane) -> Option<&'static mut counters::Lane> {
-    // SAFETY: a word that programs only read; volatile, since userspace writes it.
-    if unsafe { core::ptr::read_volatile(&raw const BEGUN) } == 0 {
+    if !globals::has_begun() {
         return None;
     }
     let lanes = opaque(COUNTERS.get_ptr_mut(lane.signal as u32)?);

@@ -1,6 +1,6 @@
-//! What userspace decided before the programs were loaded.
+//! What userspace decided before the programs were loaded, and when they begin.
 //!
-//! The values are frozen, so to the verifier they are constants: branches that this run does not
+//! The values but one are frozen, so to the verifier they are constants: branches that this run does not
 //! need are removed, and offsets made of them may be added to typed pointers.
 
 use aya_ebpf::Global;
@@ -50,6 +50,18 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     hooks_to: 0,
     tick_us: 0,
 });
+
+/// 1 from when all programs are attached: then all signals begin to count at once, though loading takes one
+/// after the other. The only global that userspace writes while programs run.
+#[unsafe(no_mangle)]
+static mut BEGUN: u32 = 0;
+
+/// Whether anything is to be told yet.
+#[inline(always)]
+pub(crate) fn has_begun() -> bool {
+    // SAFETY: a word that programs only read; volatile, since userspace writes it.
+    unsafe { core::ptr::read_volatile(&raw const BEGUN) != 0 }
+}
 
 /// Reads one word of a global. A copy of a whole struct would hide its constants from the verifier.
 macro_rules! constant {
