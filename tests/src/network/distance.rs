@@ -6,6 +6,7 @@ use std::{
     io::{ErrorKind, Read as _, Write as _},
     mem,
     os::fd::AsRawFd as _,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,8 +22,10 @@ use rustix::{
     fs::{Mode, OFlags},
 };
 
-use crate::namespace::Namespace;
+use crate::{namespace::Namespace, tool};
 
+/// Where tun devices are made.
+const TUN: &str = "/dev/net/tun";
 /// How often threads look whether the link is gone.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// More than any packet has.
@@ -39,6 +42,10 @@ impl Distance {
     /// Makes a device `wire` in both namespaces, and begins to carry packets from each to the other,
     /// which takes `one_way`.
     pub(super) fn between(ends: [&Namespace; 2], one_way: Duration) -> Result<Self> {
+        if !Path::new(TUN).exists() {
+            // A module that nothing has asked for yet.
+            tool::line("modprobe tun")?;
+        }
         let [left, right] = ends.map(device);
         let (left, right) = (left?, right?);
         let gone = Arc::new(AtomicBool::new(false));
@@ -71,7 +78,7 @@ fn device(namespace: &Namespace) -> Result<File> {
     const SET: libc::Ioctl = 0x4004_54ca;
     namespace.run(|| {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::open("/dev/net/tun", flags, Mode::empty())?;
+        let file = rustix::fs::open(TUN, flags, Mode::empty())?;
         // SAFETY: plain data, for which zeros are valid.
         let mut request: libc::ifreq = unsafe { mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(b"wire") {
