@@ -92,8 +92,8 @@ pub(crate) fn first(lane: Lane, what: Pointer, body: impl FnOnce()) {
     }
 }
 
-/// The program that stands in for that of `lane`, and counts in `own`. It runs after it on the same
-/// hook.
+/// The program that stands in for that of `lane`, and counts in `own`. It must run after it on the same
+/// hook (`Source::attachments` in netdiag/src/definition.rs).
 ///
 /// The kernel also skips the first one where it interrupts it before its first instruction or behind
 /// its last, and no flag is up. In a softirq nothing comes between the two, so there it is enough that

@@ -278,7 +278,11 @@ pub struct Extra {
 pub struct Source {
     /// Name in `--source SIGNAL=NAME` and outputs.
     pub name: &'static str,
-    /// Its programs, all or nothing; one without any has what stands beside them.
+    /// Its programs, all or nothing; one without any has what stands beside them. The last is attached
+    /// first. On one hook a trampoline runs first what was attached last
+    /// (`bpf_trampoline_link_prog`, kernel/bpf/trampoline.c), a tracepoint what was attached first: so one
+    /// that stands in for another, and is to run behind it, stands behind it for the former, before it for
+    /// the latter.
     pub attachments: &'static [Attachment],
     /// What it has beside them.
     pub extras: &'static [Extra],

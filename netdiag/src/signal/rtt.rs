@@ -46,8 +46,8 @@ pub const DEFINITION: Definition = Definition {
 const FEXIT: Source = Source {
     name: "fexit",
     attachments: &[
-        Attachment::aside("rtt_second_fexit", Hook::FexitWith("tcp_ack_update_rtt", 6)),
         Attachment::new("rtt_fexit", Hook::FexitWith("tcp_ack_update_rtt", 6)),
+        Attachment::aside("rtt_second_fexit", Hook::FexitWith("tcp_ack_update_rtt", 6)),
     ],
     extras: &[],
     fields: &[Field::TcpSrtt, Field::TcpMstamp, Field::RateRtt],

@@ -206,3 +206,19 @@ proptest! {
         prop_assert!((1..=u64::from(drops::SAMPLES)).contains(&samples(&bytes)));
     }
 }
+
+/// One that stands in for another looks at what that one left; see [`Source::attachments`].
+#[test]
+fn who_stands_in_runs_behind_the_first() {
+    let sources = DEFINITIONS.iter().flat_map(|definition| definition.sources);
+    for source in sources.flat_map(|source| [Some(source), source.when_preempted]).flatten() {
+        let at = |name: &str| source.attachments.iter().position(|it| it.program == name);
+        for second in source.attachments.iter().filter(|it| it.program.contains("_second")) {
+            let (own, first) = (at(second.program), at(&second.program.replace("_second", "")));
+            let trampoline =
+                matches!(second.hook, Hook::Fentry(_) | Hook::Fexit(_) | Hook::FexitWith(..));
+            assert!(first.is_some(), "{} stands in for nobody", second.program);
+            assert_eq!(own > first, trampoline, "{} of {}", second.program, source.name);
+        }
+    }
+}

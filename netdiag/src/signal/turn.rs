@@ -125,8 +125,8 @@ const FEXIT: Source = Source {
     attachments: &[
         Attachment::new("turn_send_fentry", Hook::Fentry("tcp_sendmsg_locked")),
         Attachment::aside("turn_send_fexit", Hook::Fexit("tcp_sendmsg_locked")),
-        Attachment::aside("turn_ready_second_fentry", Hook::Fentry("tcp_data_ready")),
         Attachment::new("turn_ready_fentry", Hook::Fentry("tcp_data_ready")),
+        Attachment::aside("turn_ready_second_fentry", Hook::Fentry("tcp_data_ready")),
         Attachment::new("turn_read_tp_btf", Hook::TpBtf("tcp_rcv_space_adjust")),
     ],
     extras: &[Extra {
