@@ -12,17 +12,26 @@ use crate::{
     numbers::state::SYN_RECV,
 };
 
-/// One of them.
+/// One of them; all zero for none. No `Option`: what it leaves undefined where there is none, some verifiers
+/// take for read.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct Handshake {
-    /// When it was done.
+    /// When it was done, 0 for none.
     done_ns: u64,
     /// The socket's number, 0 where it has none yet.
     pub(super) flow: FlowId,
 }
 
 impl Handshake {
+    pub(super) const NONE: Self = Self { done_ns: 0, flow: 0 };
+
+    /// Whether there is one.
+    #[inline(always)]
+    pub(super) const fn is_known(&self) -> bool {
+        self.done_ns != 0
+    }
+
     /// Nanoseconds from its end until now, at least 1.
     #[inline(always)]
     pub(super) fn age_ns(&self) -> u64 {
@@ -58,12 +67,14 @@ pub(super) unsafe fn done<A: Access>(sk: Pointer, flow: FlowId, lane: Lane) {
 
 /// Takes the handshake of a socket out, if it waits for accept.
 #[inline(always)]
-pub(super) fn take(sk: Pointer) -> Option<Handshake> {
+pub(super) fn take(sk: Pointer) -> Handshake {
     let key = sk as u64;
     // SAFETY: entries are preallocated, and nobody else takes this one: accept returns a socket once.
-    let handshake = unsafe { HANDSHAKES.get(&key) }.copied()?;
+    let Some(&handshake) = (unsafe { HANDSHAKES.get(&key) }) else {
+        return Handshake::NONE;
+    };
     let _was_destroyed = HANDSHAKES.remove(&key);
-    Some(handshake)
+    handshake
 }
 
 /// A socket is destroyed that accept may never have returned.
@@ -77,12 +88,11 @@ pub(super) fn forget(sk: Pointer) {
 /// # Safety
 /// `sk` points to a full socket.
 #[inline(always)]
-pub(super) unsafe fn waited_ns<A: Access>(sk: Pointer, handshake: Option<&Handshake>) -> u64 {
-    match handshake {
-        Some(handshake) => handshake.age_ns(),
-        // accept is faster than the end of the handshake.
-        // SAFETY: passed on.
-        None if unsafe { kernel::state::<A>(sk) } == Ok(SYN_RECV) => 1,
-        None => 0,
+pub(super) unsafe fn waited_ns<A: Access>(sk: Pointer, handshake: &Handshake) -> u64 {
+    if handshake.is_known() {
+        return handshake.age_ns();
     }
+    // accept is faster than the end of the handshake.
+    // SAFETY: passed on.
+    u64::from(unsafe { kernel::state::<A>(sk) } == Ok(SYN_RECV))
 }

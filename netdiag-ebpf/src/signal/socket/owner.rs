@@ -51,19 +51,19 @@ fn accepted<A: Access>(sk: Pointer) {
 /// The same where the program does not reach the socket's slot: userspace joins it by number or key, and
 /// the slot has its owner from the next program that sees the task use it.
 #[inline(always)]
-fn accepted_out_of_reach<A: Access>(sk: Pointer, handshake: Option<Handshake>) {
+fn accepted_out_of_reach<A: Access>(sk: Pointer, handshake: Handshake) {
     let owner = current_process();
     // SAFETY: see `accepted`.
     if unsafe { filter::passes::<A>(sk, owner) } != Ok(true) {
         return; // it was counted as it opened
     }
-    let flow = handshake.map_or(0, |handshake| handshake.flow);
-    let what = if handshake.is_some() { what::ACCEPT } else { what::TAKEN };
+    let flow = handshake.flow;
+    let what = if handshake.is_known() { what::ACCEPT } else { what::TAKEN };
     slot::with_unknown(flow, ACCEPT, |slot| {
         slot.owner = owner;
         // SAFETY: as above.
         unsafe {
-            let waited_ns = handshake::waited_ns::<A>(sk, handshake.as_ref());
+            let waited_ns = handshake::waited_ns::<A>(sk, &handshake);
             report_accepted::<A>(sk, slot, what, Context::Owner, waited_ns, ACCEPT);
         }
     });
@@ -71,9 +71,9 @@ fn accepted_out_of_reach<A: Access>(sk: Pointer, handshake: Option<Handshake>) {
 
 /// The current task uses a TCP socket in its own context: if no owner is known, it is the owner.
 #[inline(always)]
-fn used<A: Access>(sk: Pointer, how: Use, handshake: Option<Handshake>, lane: Lane) {
+fn used<A: Access>(sk: Pointer, how: Use, handshake: Handshake, lane: Lane) {
     let known = slot::find::<A>(sk);
-    let older = known.is_none() && handshake.is_none();
+    let older = known.is_none() && !handshake.is_known();
     match &known {
         Some(slot) if slot.owner != 0 => return,
         Some(_) => {}
@@ -107,7 +107,7 @@ fn used<A: Access>(sk: Pointer, how: Use, handshake: Option<Handshake>, lane: La
     if how == Use::Accepted {
         slot.flags |= SERVER;
         // SAFETY: as above.
-        waited_ns = unsafe { handshake::waited_ns::<A>(sk, handshake.as_ref()) };
+        waited_ns = unsafe { handshake::waited_ns::<A>(sk, &handshake) };
     }
     slot.owner = owner;
     // SAFETY: as above.
@@ -191,7 +191,7 @@ fn socket_recv_tp_btf(ctx: BtfTracePointContext) -> i32 {
     let sk: Pointer = ctx.arg(0);
     // SAFETY: the hook gives a full socket, of any family.
     if unsafe { kernel::is_tcp::<Typed>(sk) } == Ok(true) {
-        used::<Typed>(sk, Use::Received, None, RECEIVE);
+        used::<Typed>(sk, Use::Received, Handshake::NONE, RECEIVE);
     }
     0
 }
