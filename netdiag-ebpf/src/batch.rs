@@ -39,11 +39,23 @@ pub(crate) trait Sample: Copy {
 /// sample alone.
 #[inline(always)]
 pub(crate) fn append<S: Sample>(sample: S, batch: *mut Batch<S>, counters: &mut Counters) {
+    append_by(sample, batch, || Some(counters));
+}
+
+/// The same for who needs no counters but those of a full batch.
+#[inline(always)]
+pub(crate) fn append_by<'a, S: Sample>(
+    sample: S,
+    batch: *mut Batch<S>,
+    counters: impl FnOnce() -> Option<&'a mut Counters>,
+) {
     // SAFETY: the element of this CPU lives as long as the map; `busy` keeps the flush out, and
     // other lanes and CPUs have their own. Volatile: an interrupt may run the flush at any point.
     unsafe {
         if core::ptr::read_volatile(&raw const (*batch).busy) != 0 {
-            alone(sample, counters);
+            if let Some(counters) = counters() {
+                alone(sample, counters);
+            }
             return;
         }
         core::ptr::write_volatile(&raw mut (*batch).busy, 1);
@@ -54,7 +66,9 @@ pub(crate) fn append<S: Sample>(sample: S, batch: *mut Batch<S>, counters: &mut 
             to.write(sample);
             core::ptr::write_volatile(&raw mut (*batch).len, len as u32 + 1);
         }
-        if len + 1 >= BATCH {
+        if len + 1 >= BATCH
+            && let Some(counters) = counters()
+        {
             flush(batch, counters);
         }
         compiler_fence(Ordering::SeqCst);

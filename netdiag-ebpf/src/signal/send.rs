@@ -131,7 +131,6 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, function
         Function::Sendmsg => END,
         Function::Sendpage => SENDPAGE_END,
     };
-    let Some(counters) = counters(lane) else { return };
     let thread = bpf_get_current_pid_tgid();
     let slot = slot::find::<A>(sk);
     let (flow, start_ns) = match slot {
@@ -139,7 +138,9 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, function
         None => (0, None),
     };
     let Some(start_ns) = start_ns else {
-        unmatched::<A>(sk, (thread >> 32) as u32, again, counters);
+        if let Some(counters) = counters(lane) {
+            unmatched::<A>(sk, (thread >> 32) as u32, again, counters);
+        }
         return;
     };
     let sample =
@@ -152,7 +153,7 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, function
             Function::Sendpage => &raw mut (*batches).pages,
         }
     };
-    batch::append(sample, batch, counters);
+    batch::append_by(sample, batch, || counters(lane));
 }
 
 /// An end without a beginning: filtered then, or begun before the attach, or out of the sight of
