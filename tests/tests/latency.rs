@@ -189,7 +189,10 @@ fn conversation(plan: Plan, arguments: &[&str]) -> Result<()> {
     {
         let (own, most) = (spent(end, key), mean.saturating_sub(path + application) * TURNS);
         let most = most + TURNS * Duration::from_millis(1);
-        facts.holds(format_args!("{key}: {own:?}, at most {most:?}"), own <= Some(most));
+        facts.holds(
+            format_args!("{key}: {own:?}, at most {most:?}"),
+            own.is_some_and(|own| own <= most),
+        );
     }
     facts.at_rest(total);
     facts.finish();
