@@ -8,7 +8,17 @@ use crate::watched::Watched;
 mod advice;
 mod told;
 
+pub mod backend_outlier;
+pub mod connection_churn;
+pub mod dns_failing;
+pub mod dns_slow;
+pub mod dns_unanswered;
+pub mod local_not_reading;
 pub mod packet_loss;
+pub mod peer_not_reading;
+pub mod periodic_latency;
+pub mod send_buffer_limited;
+pub mod slow_local_application;
 pub mod slow_peer_application;
 
 pub use told::{Evidence, Finding, Scope, ScopeKind, Severity, Unit};
@@ -72,8 +82,20 @@ pub struct Definition {
 }
 
 /// All of them, causes before what they cause.
-pub const DEFINITIONS: &[&Definition] =
-    &[&packet_loss::DEFINITION, &slow_peer_application::DEFINITION];
+pub const DEFINITIONS: &[&Definition] = &[
+    &packet_loss::DEFINITION,
+    &connection_churn::DEFINITION,
+    &dns_unanswered::DEFINITION,
+    &dns_failing::DEFINITION,
+    &dns_slow::DEFINITION,
+    &local_not_reading::DEFINITION,
+    &peer_not_reading::DEFINITION,
+    &send_buffer_limited::DEFINITION,
+    &periodic_latency::DEFINITION,
+    &slow_local_application::DEFINITION,
+    &backend_outlier::DEFINITION,
+    &slow_peer_application::DEFINITION,
+];
 
 /// The finding of that id.
 #[must_use]

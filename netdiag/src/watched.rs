@@ -5,7 +5,10 @@
 //! intervals are those of their [`Distribution`]s, each sample taken for the next percentile above it: so
 //! they are never below the true ones, and the same where one interval is all there is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
@@ -18,13 +21,18 @@ use crate::{
     },
 };
 
+mod extent;
 mod group;
 #[cfg(test)]
 pub(crate) mod kit;
+pub mod period;
+pub mod series;
 #[cfg(test)]
 mod tests;
 
+pub use extent::Extent;
 pub use group::{Backend, Group, Peer};
+pub use series::Series;
 
 /// Flows told apart; what more there are is in [`Watched::other`].
 pub const MOST_FLOWS: usize = 8_192;
@@ -213,6 +221,7 @@ pub struct Seen {
     pub intervals: u32,
     /// What it counted.
     pub sums: Sums,
+    extents: BTreeMap<String, Extent>,
 }
 
 impl Seen {
@@ -232,10 +241,18 @@ impl Seen {
             cwnd: None,
             intervals: 0,
             sums: Sums::default(),
+            extents: BTreeMap::new(),
         }
     }
 
     fn take(&mut self, flow: &Flow) {
+        for (name, value) in &flow.counts {
+            if let CountValue::Number(Some(value)) = value
+                && !adds_up(name)
+            {
+                self.extents.entry(name.clone()).or_default().take(*value);
+            }
+        }
         self.role = flow.role.or(self.role);
         if flow.owner.pid.is_some() {
             self.owner = flow.owner.clone();
@@ -261,6 +278,12 @@ impl Seen {
         self.cwnd = later.cwnd.or(self.cwnd);
         self.intervals += later.intervals;
         self.sums.add(&later.sums);
+    }
+
+    /// Between what a state was; none where it was never told.
+    #[must_use]
+    pub fn extent(&self, state: &str) -> Option<Extent> {
+        self.extents.get(state).copied()
     }
 
     /// As snapshots have it.
@@ -329,6 +352,8 @@ pub struct Watched {
     pub creators: Vec<TopCreator>,
     /// The intervals, in order.
     pub intervals: Vec<Interval>,
+    /// Latencies interval by interval, also of the windows before this one.
+    pub series: Arc<Series>,
     lost_before: HashMap<String, u64>,
 }
 
@@ -337,7 +362,7 @@ impl Watched {
     #[must_use]
     pub fn next(&self) -> Self {
         let lost_before = self.lost_before.clone();
-        Self { lost_before, ..Self::default() }
+        Self { lost_before, series: Arc::clone(&self.series), ..Self::default() }
     }
 
     /// Adds an interval. Times that make no sense count as no time.
@@ -367,6 +392,7 @@ impl Watched {
             }
         }
         self.other.take(&snapshot.other);
+        Arc::make_mut(&mut self.series).take(snapshot, seconds);
         let creators = snapshot.conntrack.as_ref().map_or(&[][..], |told| &told.creators);
         creators.iter().for_each(|creator| self.creator(creator));
     }

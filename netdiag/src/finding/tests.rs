@@ -37,9 +37,7 @@ const PLANNED: &[&str] = &[
     "firewall-drop",
     "softnet-drop",
     "bufferbloat",
-    "slow-local-application",
     "cpu-starved",
-    "peer-not-reading",
     "window-limited",
     "high-rtt",
     "reordering",
@@ -55,17 +53,9 @@ const PLANNED: &[&str] = &[
     "interface-saturated",
     "mtu-mismatch",
     "tcp-memory-pressure",
-    "send-buffer-limited",
-    "local-not-reading",
-    "connection-churn",
     "close-wait-leak",
     "time-wait-buildup",
     "fin-wait-buildup",
-    "backend-outlier",
-    "periodic-latency",
-    "dns-slow",
-    "dns-failing",
-    "dns-unanswered",
 ];
 
 #[test]
