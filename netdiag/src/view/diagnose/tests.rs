@@ -15,7 +15,7 @@ fn report(lost: u64) -> Report {
             .count("data_segments_sent", 1_000)
             .count("retransmits.rto", 0)
             .count("retransmits.fast", lost);
-        diagnosis.take(kit::snapshot(second, vec![flow]));
+        diagnosis.take(&kit::snapshot(second, vec![flow]));
     }
     diagnosis.report().expect("a report")
 }
