@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     finding::{self, Definition, Finding, Limits, Scope, ScopeKind, Severity},
     snapshot::{Account, Flow, SignalStatus, Snapshot},
-    watched::Watched,
+    watched::{Watched, seconds},
 };
 
 mod order;
@@ -75,6 +75,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Seconds from its start to its end.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        seconds(&self.start, &self.end).unwrap_or(0.0)
+    }
+
     /// Of the worst finding, none without any.
     #[must_use]
     pub fn worst_severity(&self) -> Option<Severity> {

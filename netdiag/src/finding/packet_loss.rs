@@ -142,7 +142,7 @@ mod tests {
             .count("retransmits.rto", 0)
             .count("retransmits.tlp", 50)
             .count("retransmits.fast", 50);
-        check(&DEFINITION, &kit::watched(&[flow.clone()]), Some(Severity::Critical));
+        check(&DEFINITION, &kit::watched(std::slice::from_ref(&flow)), Some(Severity::Critical));
         check(&DEFINITION, &kit::watched(&[flow.count("dsacks", 50)]), None);
     }
 
