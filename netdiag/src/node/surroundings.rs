@@ -129,7 +129,8 @@ impl Surroundings {
         let visits = netns::enter_all(namespaces, |namespace| {
             let links = links::read().map(Some);
             let before = thread_time();
-            let census = counts.then(census::read);
+            let settled = || census::read().map(|census| census.map(Census::settle));
+            let census = counts.then(settled);
             let counted = thread_time();
             let told = (rarely || is_new(namespace))
                 .then(|| Rare::read(may_ask, links.as_ref().is_ok_and(Self::have_hardware)));
