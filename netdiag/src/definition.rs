@@ -41,6 +41,8 @@ pub struct Count {
     pub absent_is_zero: bool,
     /// Whether it is a group whose keys are the kernel's: one number for each [`Label`] that came.
     pub labelled: bool,
+    /// Whether what several intervals or flows counted adds up; otherwise it is the state at a time.
+    pub adds_up: bool,
     /// Whether a group has a column in the plain table; otherwise it stands in the line below.
     pub column: bool,
     /// Whether it stands in the line below, where it has no column and is not zero.
@@ -58,6 +60,7 @@ impl Count {
             help,
             absent_is_zero: true,
             labelled: false,
+            adds_up: true,
             column: true,
             below: true,
             needs: &[],
@@ -72,6 +75,7 @@ impl Count {
             help,
             absent_is_zero: false,
             labelled: false,
+            adds_up: true,
             column: true,
             below: true,
             needs: &[],
@@ -82,7 +86,7 @@ impl Count {
     /// kernel was asked.
     #[must_use]
     pub const fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self::reading(name, help).not_below()
+        Self { adds_up: false, ..Self::reading(name, help).not_below() }
     }
 
     /// A group of counts that start at zero, by keys that only the running kernel knows.
@@ -93,6 +97,7 @@ impl Count {
             help,
             absent_is_zero: true,
             labelled: true,
+            adds_up: true,
             column: true,
             below: true,
             needs: &[],

@@ -26,6 +26,23 @@ pub fn count(count: u64) -> String {
     scaled(count, 1_000, &["", "k", "M", "G", "T"])
 }
 
+/// A part of a whole in percent with two significant digits: `0.034 %`, `2.7 %`, `100 %`.
+#[must_use]
+pub fn percent(ratio: f64) -> String {
+    let percent = ratio * 100.0;
+    let decimals = match percent.abs() {
+        10.0.. => 0,
+        1.0.. => 1,
+        0.1.. => 2,
+        0.01.. => 3,
+        _ => 4,
+    };
+    let text = format!("{percent:.decimals$}");
+    let text =
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text} %")
+}
+
 /// `format(value)`, or [`MISSING`].
 #[must_use]
 pub fn or_missing<T>(value: Option<T>, format: impl FnOnce(T) -> String) -> String {
@@ -145,6 +162,24 @@ pub fn wrapped(words: &[String], columns: usize, indent: &str) -> Vec<String> {
     lines
 }
 
+/// Fills lines of at most `columns` with the words of a text, `first` before the first line, `others` before
+/// each further one; a word that is longer stands alone on its line.
+#[must_use]
+pub fn paragraph(text: &str, columns: usize, first: &str, others: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if width(line) + 1 + width(word) <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) => lines.push(format!("{others}{word}")),
+            None => lines.push(format!("{first}{word}")),
+        }
+    }
+    lines
+}
+
 /// Lines of one word, broken at blanks where it is wider than a line.
 fn broken(start: &str, word: &str, columns: usize, indent: &str) -> Vec<String> {
     let mut lines = Vec::new();
@@ -193,6 +228,22 @@ mod tests {
         ];
         for (value, expected) in cases {
             assert_eq!(duration(value), expected, "{value} ns");
+        }
+    }
+
+    #[test]
+    fn percentages() {
+        let cases = [
+            (0.0, "0 %"),
+            (0.000_34, "0.034 %"),
+            (0.001, "0.1 %"),
+            (0.027, "2.7 %"),
+            (0.0304, "3 %"),
+            (0.104, "10 %"),
+            (1.0, "100 %"),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(percent(value), expected, "{value}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! What leaves the process: one file per view, and one line here.
 
+pub mod diagnose;
 pub mod doctor;
 pub mod dump;
 pub mod events;

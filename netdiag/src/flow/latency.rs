@@ -95,6 +95,18 @@ impl Latency {
         }
     }
 
+    /// Adds `n` samples of one value, which is in range or counted apart.
+    pub fn record_n(&mut self, nanoseconds: u64, n: u64) {
+        if n == 0 {
+            return;
+        }
+        if (LOWEST_NS..=HIGHEST_NS).contains(&nanoseconds) {
+            self.add(bucket_of(nanoseconds), n);
+        } else {
+            self.out_of_range = self.out_of_range.saturating_add(n);
+        }
+    }
+
     /// Adds all samples of another one.
     pub fn merge(&mut self, other: &Self) {
         self.out_of_range = self.out_of_range.saturating_add(other.out_of_range);

@@ -3,11 +3,12 @@
 use std::io::{self, Write};
 
 use crate::{
-    format::{MISSING, left, sanitised, width},
+    format::{MISSING, left, paragraph, sanitised, width},
     snapshot::{Doctor, SignalStatus, Status},
 };
 
 const INDENT: &str = "    ";
+const DEEPER: &str = "      ";
 
 /// Writes the report for people, `columns` wide.
 ///
@@ -57,29 +58,17 @@ fn one(signal: &SignalStatus, names: usize, columns: usize) -> Vec<String> {
             .to_owned(),
     ];
     for missing in &signal.missing {
-        lines.extend(paragraph(&format!("not seen: {missing}"), columns));
+        lines.extend(indented(&format!("not seen: {missing}"), columns));
     }
     for refusal in &signal.refused {
         let text = format!("refused {}: {}", refusal.source, refusal.reason);
-        lines.extend(paragraph(&text, columns));
+        lines.extend(indented(&text, columns));
     }
     lines
 }
 
-/// Fills lines with the words of a text, indented.
-fn paragraph(text: &str, columns: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in sanitised(text).split(' ') {
-        match lines.last_mut() {
-            Some(line) if width(line) + 1 + width(word) <= columns => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            Some(_) => lines.push(format!("{INDENT}  {word}")),
-            None => lines.push(format!("{INDENT}{word}")),
-        }
-    }
-    lines
+fn indented(text: &str, columns: usize) -> Vec<String> {
+    paragraph(&sanitised(text), columns, INDENT, DEEPER)
 }
 
 fn verdict(doctor: &Doctor) -> String {

@@ -1,0 +1,272 @@
+//! From snapshots to ranked findings: windows, what is withheld, causes before symptoms. Pure.
+//!
+//! A run is cut into windows, so that what was wrong for a minute of a day is not thinned out by the rest.
+//! What the rules find in several windows about the same is one finding.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    finding::{self, Definition, Finding, Limits, Scope, ScopeKind, Severity},
+    snapshot::{Account, Flow, SignalStatus, Snapshot},
+    watched::{Watched, seconds},
+};
+
+mod order;
+#[cfg(test)]
+mod tests;
+mod worst;
+
+/// Seconds of a window: enough for rates, short enough for what comes and goes.
+const WINDOW_S: f64 = 60.0;
+/// Findings of one id that are told one by one; where there are more, the worst are.
+const MOST_OF_ONE: usize = 20;
+
+/// Value of `schema`.
+pub const SCHEMA: &str = "netdiag.diagnose/1";
+
+/// A finding of which nothing can be said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Withheld {
+    /// Its id.
+    pub id: String,
+    /// Why, and what to do about that.
+    pub reason: String,
+}
+
+/// Thresholds by the id of their finding.
+pub type Thresholds = BTreeMap<&'static str, Limits>;
+
+/// All that `diagnose` says: `netdiag.diagnose/1`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Report {
+    /// `netdiag.diagnose/1`.
+    pub schema: String,
+    /// Name of the node.
+    pub host: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// When watching began, RFC 3339 UTC.
+    pub start: String,
+    /// When it ended.
+    pub end: String,
+    /// Intervals that were looked at.
+    pub intervals: u64,
+    /// How each signal was observed.
+    pub signals: Vec<SignalStatus>,
+    /// Fates of samples by signal.
+    pub accounting: BTreeMap<String, Account>,
+    /// True when nothing was lost or missed.
+    pub complete: bool,
+    /// Whether filters narrowed the flows (never the node counters).
+    pub filtered: bool,
+    /// The findings: the first is the one to act on, symptoms come after their cause.
+    pub findings: Vec<Finding>,
+    /// Findings that were left out, since there were many of one id.
+    pub left_out: u64,
+    /// What could not be concluded.
+    pub withheld: Vec<Withheld>,
+    /// What could not be seen at all, a line each.
+    pub not_observable: Vec<String>,
+    /// The flows that took the most time, with whose time it was.
+    pub worst: Vec<Flow>,
+}
+
+impl Report {
+    /// Seconds from its start to its end.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        seconds(&self.start, &self.end).unwrap_or(0.0)
+    }
+
+    /// Of the worst finding, none without any.
+    #[must_use]
+    pub fn worst_severity(&self) -> Option<Severity> {
+        self.findings.iter().map(|finding| finding.severity).max()
+    }
+}
+
+/// What the last snapshot said of its circumstances.
+#[derive(Debug)]
+struct Last {
+    host: String,
+    kernel: String,
+    end: String,
+    signals: Vec<SignalStatus>,
+    accounting: BTreeMap<String, Account>,
+    filtered: bool,
+}
+
+impl Last {
+    fn of(snapshot: &Snapshot) -> Self {
+        Self {
+            host: snapshot.host.clone(),
+            kernel: snapshot.kernel.clone(),
+            end: snapshot.end.clone(),
+            signals: snapshot.signals.clone(),
+            accounting: snapshot.accounting.clone(),
+            filtered: snapshot.filtered,
+        }
+    }
+}
+
+/// Follows a run.
+#[derive(Debug, Default)]
+pub struct Diagnosis {
+    thresholds: Thresholds,
+    window: Watched,
+    findings: Vec<Finding>,
+    withheld: BTreeMap<&'static str, String>,
+    worst: worst::Worst,
+    last: Option<Last>,
+    start: String,
+    intervals: u64,
+    complete: bool,
+}
+
+impl Diagnosis {
+    /// Of a run that begins now.
+    #[must_use]
+    pub fn new(thresholds: Thresholds) -> Self {
+        Self { thresholds, complete: true, ..Self::default() }
+    }
+
+    /// An interval has passed.
+    pub fn take(&mut self, snapshot: &Snapshot) {
+        if self.intervals == 0 {
+            self.start.clone_from(&snapshot.start);
+        }
+        // Another run began, whose flows have the same ids, or nothing was recorded for a while.
+        if self.last.as_ref().is_some_and(|last| last.end != snapshot.start) {
+            self.close();
+        }
+        self.intervals += 1;
+        self.complete &= snapshot.complete;
+        self.window.take(snapshot);
+        self.last = Some(Last::of(snapshot));
+        if self.window.seconds >= WINDOW_S {
+            self.close();
+        }
+    }
+
+    /// A window is over.
+    fn close(&mut self) {
+        let next = self.window.next();
+        let full = std::mem::replace(&mut self.window, next);
+        self.worst.take(&full);
+        let found = self.conclude(&full, true);
+        merge(&mut self.findings, found);
+    }
+
+    /// The findings as they stand, ranked.
+    #[must_use]
+    pub fn findings(&mut self) -> Vec<Finding> {
+        let mut findings = self.findings.clone();
+        // A window that is not over may still change its mind.
+        let window = std::mem::take(&mut self.window);
+        let found = self.conclude(&window, false);
+        self.window = window;
+        merge(&mut findings, found);
+        order::rank(findings)
+    }
+
+    fn conclude(&mut self, watched: &Watched, is_over: bool) -> Vec<Finding> {
+        let mut found = Vec::new();
+        if watched.intervals.is_empty() {
+            return found;
+        }
+        let host = self.last.as_ref().map_or("", |last| &last.host);
+        for definition in finding::DEFINITIONS {
+            if let Some(reason) = finding::withheld(definition, watched) {
+                if is_over {
+                    self.withheld.insert(definition.id, reason);
+                }
+                continue;
+            }
+            let limits = self.thresholds.get(definition.id).cloned().unwrap_or_default();
+            let of_one = (definition.rule)(watched, &limits).into_iter();
+            found.extend(of_one.map(|finding| identified(finding, definition, host)));
+        }
+        found
+    }
+
+    /// The run is over: all that there is to say. None where there was no interval.
+    #[must_use]
+    pub fn report(mut self) -> Option<Report> {
+        self.close();
+        let findings = std::mem::take(&mut self.findings);
+        let last = self.last?;
+        let (findings, left_out) = few(order::rank(findings));
+        let withheld = self.withheld.into_iter();
+        Some(Report {
+            schema: SCHEMA.to_owned(),
+            host: last.host,
+            kernel: last.kernel,
+            start: self.start,
+            end: last.end,
+            intervals: self.intervals,
+            not_observable: not_observable(&last.signals),
+            signals: last.signals,
+            accounting: last.accounting,
+            complete: self.complete,
+            filtered: last.filtered,
+            findings,
+            left_out,
+            withheld: withheld.map(|(id, reason)| Withheld { id: id.to_owned(), reason }).collect(),
+            worst: self.worst.flows(),
+        })
+    }
+}
+
+/// What the definition and the run know of a finding, which its rule does not say.
+fn identified(finding: Finding, definition: &Definition, host: &str) -> Finding {
+    let scope = match finding.scope.kind {
+        ScopeKind::Node => Scope { name: host.to_owned(), ..finding.scope },
+        _ => finding.scope,
+    };
+    Finding { id: definition.id.to_owned(), scope, ..finding }
+}
+
+/// Adds findings of a later window: of one about the same, the worse is kept.
+fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>) {
+    for new in later {
+        let same = |old: &&mut Finding| old.id == new.id && old.scope == new.scope;
+        match findings.iter_mut().find(same) {
+            None => findings.push(new),
+            Some(old) => {
+                let (start, end) = (old.start.clone(), new.end.clone());
+                let windows = old.windows + new.windows;
+                if new.rank(old).is_lt() {
+                    *old = new;
+                }
+                (old.start, old.end, old.windows) = (start, end, windows);
+            }
+        }
+    }
+}
+
+/// Not more of one id than anybody reads, and how many were left out.
+fn few(findings: Vec<Finding>) -> (Vec<Finding>, u64) {
+    let mut told: BTreeMap<String, usize> = BTreeMap::new();
+    let mut left_out = 0;
+    let mut kept = Vec::new();
+    for finding in findings {
+        let n = told.entry(finding.id.clone()).or_default();
+        *n += 1;
+        if *n <= MOST_OF_ONE {
+            kept.push(finding);
+        } else {
+            left_out += 1;
+        }
+    }
+    (kept, left_out)
+}
+
+fn not_observable(signals: &[SignalStatus]) -> Vec<String> {
+    let each = signals.iter().flat_map(|signal| {
+        signal.missing.iter().map(move |missing| format!("{}: {missing}", signal.signal))
+    });
+    each.collect()
+}

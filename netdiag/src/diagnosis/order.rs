@@ -1,0 +1,53 @@
+//! Causes before symptoms, and of each the worse first.
+
+use std::collections::BTreeSet;
+
+use crate::finding::{self, Finding};
+
+/// Fills in what explains what, and puts the findings in the order in which to act on them.
+pub(super) fn rank(mut findings: Vec<Finding>) -> Vec<Finding> {
+    findings
+        .sort_by(|one, other| one.rank(other).then_with(|| place(&one.id).cmp(&place(&other.id))));
+    let causes: Vec<BTreeSet<usize>> = findings.iter().map(|one| causes(one, &findings)).collect();
+    for (finding, causes) in std::iter::zip(0.., &causes) {
+        let mut ids: Vec<String> = causes.iter().map(|&cause| findings[cause].id.clone()).collect();
+        ids.dedup();
+        findings[finding].caused_by = ids;
+    }
+    let mut order = Vec::new();
+    for finding in 0..findings.len() {
+        visit(finding, &causes, &mut order, &mut BTreeSet::new());
+    }
+    let mut findings: Vec<_> = findings.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|at| findings[at].take()).collect()
+}
+
+/// Where a finding stands in the list of them: causes stand before what they cause.
+fn place(id: &str) -> usize {
+    finding::DEFINITIONS.iter().position(|definition| definition.id == id).unwrap_or(usize::MAX)
+}
+
+/// The findings that explain one.
+fn causes(one: &Finding, all: &[Finding]) -> BTreeSet<usize> {
+    let ids = finding::definition(&one.id).map_or(&[][..], |definition| definition.causes);
+    let explains = |other: &Finding| {
+        ids.contains(&other.id.as_str()) && other.id != one.id && other.scope.meets(&one.scope)
+    };
+    all.iter().enumerate().filter(|(_, other)| explains(other)).map(|(at, _)| at).collect()
+}
+
+/// Puts the causes of a finding before it, whatever their severity.
+fn visit(
+    at: usize,
+    causes: &[BTreeSet<usize>],
+    order: &mut Vec<usize>,
+    under: &mut BTreeSet<usize>,
+) {
+    if order.contains(&at) || !under.insert(at) {
+        return;
+    }
+    for &cause in &causes[at] {
+        visit(cause, causes, order, under);
+    }
+    order.push(at);
+}

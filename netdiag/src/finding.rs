@@ -1,0 +1,107 @@
+//! Findings: what is wrong and why, concluded from a window of snapshots. Each is one file in `finding/`
+//! and one line here: a pure rule with its thresholds, wording and tests.
+
+use netdiag_common::signal::Signal;
+
+use crate::watched::Watched;
+
+mod advice;
+mod told;
+
+pub mod packet_loss;
+pub mod slow_peer_application;
+
+pub use told::{Evidence, Finding, Scope, ScopeKind, Severity, Unit};
+
+#[cfg(test)]
+mod tests;
+
+/// A number above or below which something is worth a finding.
+#[derive(Debug, PartialEq)]
+pub struct Threshold {
+    /// As in `--threshold ID.NAME=VALUE`.
+    pub name: &'static str,
+    /// What it is unless it is given.
+    pub value: f64,
+    /// Its unit.
+    pub unit: Unit,
+    /// What is compared with it, one line.
+    pub help: &'static str,
+    /// Where the value comes from.
+    pub source: &'static str,
+}
+
+/// The thresholds of one finding as they were given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Limits {
+    given: Vec<(&'static str, f64)>,
+}
+
+impl Limits {
+    /// These, and the defaults for the others.
+    #[must_use]
+    pub const fn new(given: Vec<(&'static str, f64)>) -> Self {
+        Self { given }
+    }
+
+    /// Sets one; the last that is given counts.
+    pub fn give(&mut self, name: &'static str, value: f64) {
+        self.given.push((name, value));
+    }
+
+    /// The value of a threshold.
+    #[must_use]
+    pub fn of(&self, threshold: &Threshold) -> f64 {
+        let given = self.given.iter().rev().find(|(name, _)| *name == threshold.name);
+        given.map_or(threshold.value, |(_, value)| *value)
+    }
+}
+
+/// What the rest of netdiag knows of a finding.
+#[derive(Debug)]
+pub struct Definition {
+    /// Its id, as in outputs.
+    pub id: &'static str,
+    /// What it says, one line.
+    pub help: &'static str,
+    /// What `--threshold` can set.
+    pub thresholds: &'static [&'static Threshold],
+    /// Signals without which nothing can be concluded: where one is off the finding is withheld.
+    pub needs: &'static [Signal],
+    /// Signals of which every sample counts: where some were lost the finding is withheld.
+    pub exact: &'static [Signal],
+    /// Findings that explain this one where both concern the same.
+    pub causes: &'static [&'static str],
+    /// What is found in a window. It returns nothing where samples are too few.
+    pub rule: fn(&Watched, &Limits) -> Vec<Finding>,
+}
+
+/// All of them, causes before what they cause.
+pub const DEFINITIONS: &[&Definition] =
+    &[&packet_loss::DEFINITION, &slow_peer_application::DEFINITION];
+
+/// The finding of that id.
+#[must_use]
+pub fn definition(id: &str) -> Option<&'static Definition> {
+    DEFINITIONS.iter().find(|definition| definition.id == id).copied()
+}
+
+/// Why nothing is concluded of what a definition is about; none where something can be.
+#[must_use]
+pub fn withheld(definition: &Definition, watched: &Watched) -> Option<String> {
+    let off = definition.needs.iter().find(|signal| !watched.sees(signal.name()));
+    if let Some(signal) = off {
+        return Some(format!(
+            "needs the signal `{0}`, which is off; `netdiag doctor` says why",
+            signal.name()
+        ));
+    }
+    let lost = |signal: &&Signal| watched.lost.get(signal.name()).is_some_and(|lost| *lost > 0);
+    let signal = definition.exact.iter().find(lost)?;
+    Some(format!(
+        "{} samples of `{}` were lost or missed, which could make it untrue; raise --ring-size or \
+         narrow it by filters",
+        watched.lost[signal.name()],
+        signal.name()
+    ))
+}

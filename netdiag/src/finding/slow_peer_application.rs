@@ -1,0 +1,144 @@
+//! A server that this node asks takes long to answer, and the path does not explain it.
+
+use netdiag_common::signal::Signal;
+
+use super::{Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice::ss_of};
+use crate::{
+    format,
+    watched::{Backend, Group, Watched},
+};
+
+const RESPONSE: Threshold = Threshold {
+    name: "response",
+    value: 500e6,
+    unit: Unit::Ns,
+    help: "90th percentile of a server's responses",
+    source: "field practice: a first byte after more than 500 ms is the application, if the path is short",
+};
+const CRITICAL: Threshold = Threshold {
+    name: "critical",
+    value: 5e9,
+    unit: Unit::Ns,
+    help: "the same, from which on clients give up",
+    source: "common client timeouts are 5 s to 30 s",
+};
+const SHARE: Threshold = Threshold {
+    name: "share",
+    value: 0.5,
+    unit: Unit::Ratio,
+    help: "part of the responses' time that neither the path, queues nor stalls explain",
+    source: "the larger part decides whom to ask",
+};
+const LEAST: Threshold = Threshold {
+    name: "least_responses",
+    value: 5.0,
+    unit: Unit::Count,
+    help: "responses in a window, fewer say nothing",
+    source: "a percentile of fewer is one of them",
+};
+
+/// What the rest of netdiag knows of it.
+pub const DEFINITION: Definition = Definition {
+    id: "slow-peer-application",
+    help: "a server that this node asks answers late, and not for the network's sake",
+    thresholds: &[&RESPONSE, &CRITICAL, &SHARE, &LEAST],
+    needs: &[Signal::Turn],
+    exact: &[],
+    causes: &["slow-local-application", "cpu-starved", "peer-not-reading"],
+    rule,
+};
+
+fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
+    let backends = watched.by_backend();
+    backends.iter().filter_map(|(at, group)| of_backend(watched, limits, *at, group)).collect()
+}
+
+fn of_backend(
+    watched: &Watched,
+    limits: &Limits,
+    (netns, ip, port): Backend,
+    group: &Group<'_>,
+) -> Option<Finding> {
+    let sums = &group.sums;
+    let p90 = sums.quantile("response", 0.9, limits.of(&LEAST) as u64)?;
+    let peer = sums.count("spent_ns.peer_application")?;
+    let parts = ["network_path", "network_queueing", "network_stalls"];
+    let [path, queueing, stalls] = parts.map(|part| sums.at_least(&format!("spent_ns.{part}")));
+    let share = peer as f64 / (peer + path + queueing + stalls).max(1) as f64;
+    if (p90 as f64) < limits.of(&RESPONSE) || share < limits.of(&SHARE) {
+        return None;
+    }
+    let (severity, threshold) = if p90 as f64 >= limits.of(&CRITICAL) {
+        (Severity::Critical, &CRITICAL)
+    } else {
+        (Severity::Warning, &RESPONSE)
+    };
+    let scope = Scope::backend(netns, ip, port);
+    let title = format!(
+        "{} takes {} to answer (p90), {} of that in its application",
+        scope.name,
+        format::duration(p90),
+        format::percent(share)
+    );
+    let finding = Finding::new(watched, severity, scope, title)
+        .because(
+            "Of the time from the last byte of a request to the first byte of its answer, only the smaller \
+             part is the path, what was queued on it, or segments that were lost. The rest is the server.",
+        )
+        .beyond(watched, "response p90", p90 as f64, threshold, limits)
+        .beyond(watched, "the peer application's part of it", share, &SHARE, limits)
+        .with(watched, "responses", sums.samples("response") as f64, Unit::Count)
+        .ruling_out(format!(
+            "the network: path {}, queueing {}, stalls after loss {} of all responses",
+            format::duration(path),
+            format::duration(queueing),
+            format::duration(stalls)
+        ))
+        .not_seeing("queues in which only small requests wait, and loss of answers on their way back")
+        .advise(match group.comm() {
+            Some(comm) => format!(
+                "ask the owner of {ip}:{port}: what it waits for itself (locks, disk, its own servers); {comm} \
+                 is not to blame"
+            ),
+            None => format!("ask the owner of {ip}:{port}: what it waits for itself"),
+        })
+        .advise("run netdiag diagnose on that node: it tells slow-local-application from cpu-starved there")
+        .confirm_by(ss_of(ip))
+        .confirm_by(format!("netdiag live --peer {ip} --peer-port {port} --sort response.p99"));
+    Some(match group.rtt_min_ns() {
+        Some(path) => finding.with(watched, "path (rtt_min)", path as f64, Unit::Ns),
+        None => finding.confidence(0.6).not_seeing("how long the path takes (rtt_min)"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{finding::tests::check, watched::kit};
+
+    /// Ten responses an interval, of which the peer's application takes a part in a hundred.
+    fn of(ms: u64, part: u64) -> Watched {
+        let ns = ms * 1_000_000;
+        kit::watched(&[kit::flow("f1")
+            .latency("response", 10, ns)
+            .path(200_000)
+            .count("spent_ns.peer_application", ns / 100 * part)
+            .count("spent_ns.network_path", 200_000)
+            .count("spent_ns.network_queueing", ns - ns / 100 * part - 200_000)
+            .count("spent_ns.network_stalls", 0)])
+    }
+
+    #[test]
+    fn thresholds() {
+        check(&DEFINITION, &of(500, 90), Some(Severity::Warning));
+        check(&DEFINITION, &of(490, 90), None);
+        check(&DEFINITION, &of(5_100, 90), Some(Severity::Critical));
+        check(&DEFINITION, &of(800, 50), Some(Severity::Warning));
+        check(&DEFINITION, &of(800, 49), None);
+    }
+
+    #[test]
+    fn wording() {
+        insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &of(800, 95)));
+    }
+}

@@ -1,0 +1,146 @@
+//! What holds of every finding, and what their tests share.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::{diagnosis, view, watched::kit};
+
+/// Holds what a rule finds in a window against what is expected: a finding that bad, or none.
+#[track_caller]
+pub(super) fn check(definition: &Definition, watched: &Watched, expected: Option<Severity>) {
+    let found = (definition.rule)(watched, &Limits::default());
+    let severities: Vec<_> = found.iter().map(|finding| finding.severity).collect();
+    assert_eq!(severities, Vec::from_iter(expected), "{}: {found:#?}", definition.id);
+}
+
+/// The first finding of a window as people read it, 80 columns wide. Its last line says what to do next.
+pub(super) fn wording(definition: &Definition, watched: &Watched) -> String {
+    let found = (definition.rule)(watched, &Limits::default());
+    let first = found.into_iter().next().expect("a finding");
+    let finding = Finding { id: definition.id.to_owned(), ..first };
+    let lines = view::diagnose::finding(&finding, 80);
+    for line in &lines {
+        assert!(crate::format::width(line) <= 80, "{line}");
+    }
+    let last = lines.iter().rfind(|line| !line.starts_with("    ")).expect("a line");
+    assert!(last.starts_with("  next: "), "{last}");
+    lines.join("\n")
+}
+
+/// Ids that have no rule yet.
+const PLANNED: &[&str] = &[
+    "pmtu-black-hole",
+    "half-open-peer",
+    "peer-unreachable",
+    "qdisc-drop",
+    "interface-errors",
+    "firewall-drop",
+    "softnet-drop",
+    "bufferbloat",
+    "slow-local-application",
+    "cpu-starved",
+    "peer-not-reading",
+    "window-limited",
+    "high-rtt",
+    "reordering",
+    "connection-refused",
+    "connection-reset",
+    "listen-overflow",
+    "syn-backlog-overflow",
+    "conntrack-full",
+    "conntrack-pressure",
+    "conntrack-insert-failed",
+    "ephemeral-ports-exhausted",
+    "heavy-netfilter",
+    "interface-saturated",
+    "mtu-mismatch",
+    "tcp-memory-pressure",
+    "send-buffer-limited",
+    "local-not-reading",
+    "connection-churn",
+    "close-wait-leak",
+    "time-wait-buildup",
+    "fin-wait-buildup",
+    "backend-outlier",
+    "periodic-latency",
+    "dns-slow",
+    "dns-failing",
+    "dns-unanswered",
+];
+
+#[test]
+fn ids_are_unique_and_causes_exist() {
+    let ids: BTreeSet<_> = DEFINITIONS.iter().map(|definition| definition.id).collect();
+    assert_eq!(ids.len(), DEFINITIONS.len());
+    for (at, definition) in DEFINITIONS.iter().enumerate() {
+        for cause in definition.causes {
+            let place = DEFINITIONS.iter().position(|other| other.id == *cause);
+            let Some(place) = place else {
+                assert!(PLANNED.contains(cause), "{}: no finding {cause}", definition.id);
+                continue;
+            };
+            assert!(
+                place < at,
+                "{}: its cause {cause} stands behind it in the list",
+                definition.id
+            );
+        }
+    }
+}
+
+#[test]
+fn thresholds_are_described() {
+    for definition in DEFINITIONS {
+        assert!(
+            !definition.help.is_empty() && !definition.thresholds.is_empty(),
+            "{}",
+            definition.id
+        );
+        let names: BTreeSet<_> = definition.thresholds.iter().map(|one| one.name).collect();
+        assert_eq!(names.len(), definition.thresholds.len(), "{}", definition.id);
+        for threshold in definition.thresholds {
+            assert!(threshold.value.is_finite(), "{}.{}", definition.id, threshold.name);
+            assert!(!threshold.help.is_empty() && !threshold.source.is_empty());
+            let given = Limits::new(vec![(threshold.name, 42.0)]);
+            assert!((given.of(threshold) - 42.0).abs() < 1e-9);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_found_where_nothing_is_seen() {
+    for definition in DEFINITIONS {
+        check(definition, &Watched::default(), None);
+        check(definition, &kit::watched(&[]), None);
+        check(definition, &kit::watched(&[kit::flow("f1")]), None);
+    }
+}
+
+#[test]
+fn what_is_off_or_lost_withholds() {
+    for definition in DEFINITIONS {
+        for signal in definition.needs {
+            let mut watched = kit::watched(&[]);
+            assert_eq!(withheld(definition, &watched), None, "{}", definition.id);
+            watched.signals.retain(|status| status.signal != signal.name());
+            let reason = withheld(definition, &watched).expect("withheld");
+            assert!(reason.contains(signal.name()), "{}: {reason}", definition.id);
+        }
+        for signal in definition.exact {
+            let mut watched = kit::watched(&[]);
+            watched.lost.insert(signal.name().to_owned(), 3);
+            assert!(withheld(definition, &watched).is_some(), "{}", definition.id);
+        }
+    }
+}
+
+#[test]
+fn a_quiet_node_has_no_finding() {
+    let mut diagnosis = diagnosis::Diagnosis::new(diagnosis::Thresholds::new());
+    for second in 0..30 {
+        diagnosis.take(&kit::snapshot(second, vec![kit::flow("f1")]));
+    }
+    let report = diagnosis.report().expect("a report");
+    assert_eq!(report.findings, []);
+    assert!(report.withheld.is_empty(), "{:?}", report.withheld);
+}

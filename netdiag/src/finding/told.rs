@@ -1,0 +1,338 @@
+//! What a finding tells.
+
+use std::{cmp::Ordering, net::IpAddr};
+
+use clap::ValueEnum;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Limits, Threshold};
+use crate::{snapshot::Owner, watched::Watched};
+
+/// How bad it is.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing; nothing has to be done.
+    Info,
+    /// It makes something slow, or soon will.
+    Warning,
+    /// Something fails, or hardly works.
+    Critical,
+}
+
+impl Severity {
+    /// As in outputs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// Unit of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// Nanoseconds.
+    Ns,
+    /// Seconds.
+    S,
+    /// A part of a whole, 0 to 1.
+    Ratio,
+    /// So many times another value.
+    Times,
+    /// Bytes.
+    Bytes,
+    /// Bytes each second.
+    BytesPerSecond,
+    /// So many.
+    Count,
+    /// So many each second.
+    PerSecond,
+}
+
+/// What a finding concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ScopeKind {
+    /// One end of one conversation.
+    Flow,
+    /// An address, and all that this node has with it.
+    Peer,
+    /// A server that this node asks, by address and port.
+    Backend,
+    /// A process of this node.
+    Process,
+    /// A network namespace of this node.
+    Namespace,
+    /// A network interface of this node.
+    Interface,
+    /// The whole node.
+    Node,
+}
+
+/// What a finding concerns, by name and by what it has in common with others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Scope {
+    /// Of what kind it is.
+    pub kind: ScopeKind,
+    /// Its name: an address, address and port, process name and id, inode of a namespace, interface.
+    pub name: String,
+    /// Inode number of the network namespace, null where it is no single one.
+    pub netns: Option<u32>,
+    /// The process, as far as it is a single one.
+    pub owner: Owner,
+    /// The address of the other end, where it is a single one.
+    pub peer: Option<IpAddr>,
+    /// The port of the server, where it is a single one.
+    pub port: Option<u16>,
+}
+
+impl Scope {
+    fn new(kind: ScopeKind, name: String, netns: Option<u32>) -> Self {
+        Self { kind, name, netns, owner: Owner::default(), peer: None, port: None }
+    }
+
+    /// An address.
+    #[must_use]
+    pub fn peer(netns: Option<u32>, ip: IpAddr) -> Self {
+        Self { peer: Some(ip), ..Self::new(ScopeKind::Peer, ip.to_string(), netns) }
+    }
+
+    /// A server that this node asks.
+    #[must_use]
+    pub fn backend(netns: Option<u32>, ip: IpAddr, port: u16) -> Self {
+        let name = std::net::SocketAddr::new(ip, port).to_string();
+        let scope = Self::new(ScopeKind::Backend, name, netns);
+        Self { peer: Some(ip), port: Some(port), ..scope }
+    }
+
+    /// A process.
+    #[must_use]
+    pub fn process(netns: Option<u32>, owner: &Owner) -> Self {
+        let name = match (&owner.comm, owner.pid) {
+            (Some(comm), Some(pid)) => format!("{comm}/{pid}"),
+            (None, Some(pid)) => pid.to_string(),
+            (comm, None) => comm.clone().unwrap_or_else(|| "unknown".to_owned()),
+        };
+        Self { owner: owner.clone(), ..Self::new(ScopeKind::Process, name, netns) }
+    }
+
+    /// A network namespace, by its inode number.
+    #[must_use]
+    pub fn namespace(netns: u32) -> Self {
+        Self::new(ScopeKind::Namespace, netns.to_string(), Some(netns))
+    }
+
+    /// A network interface of a namespace.
+    #[must_use]
+    pub fn interface(netns: u32, name: &str) -> Self {
+        Self::new(ScopeKind::Interface, name.to_owned(), Some(netns))
+    }
+
+    /// The node.
+    #[must_use]
+    pub fn node(host: &str) -> Self {
+        Self::new(ScopeKind::Node, host.to_owned(), None)
+    }
+
+    /// The same, by this process.
+    #[must_use]
+    pub fn by(self, owner: &Owner) -> Self {
+        Self { owner: owner.clone(), ..self }
+    }
+
+    /// The same, with this server's port.
+    #[must_use]
+    pub fn at(self, port: u16) -> Self {
+        Self { port: Some(port), ..self }
+    }
+
+    /// Whether both may concern the same: what one says and the other says, too, is equal.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        fn agree<T: PartialEq + Copy>(one: Option<T>, other: Option<T>) -> bool {
+            one.is_none() || other.is_none() || one == other
+        }
+        agree(self.netns, other.netns)
+            && agree(self.peer, other.peer)
+            && agree(self.port, other.port)
+            && agree(self.owner.pid, other.owner.pid)
+    }
+}
+
+/// A number that speaks for a finding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Evidence {
+    /// What it is.
+    pub metric: String,
+    /// How much.
+    pub value: f64,
+    /// Of what.
+    pub unit: Unit,
+    /// What it was compared with, null where it only goes with the others.
+    pub threshold: Option<f64>,
+    /// The time that it is from, in seconds.
+    pub window_s: f64,
+}
+
+/// A conclusion with its evidence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Finding {
+    /// What kind of conclusion it is.
+    pub id: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// How sure it is, 0 to 1.
+    pub confidence: f64,
+    /// The claim, one line.
+    pub title: String,
+    /// Why that is so, and what it does.
+    pub explanation: String,
+    /// What it concerns.
+    pub scope: Scope,
+    /// The numbers, the one that decided first.
+    pub evidence: Vec<Evidence>,
+    /// What it is not, and what shows that.
+    pub ruled_out: Vec<String>,
+    /// What could not be seen and might change it.
+    pub not_observable: Vec<String>,
+    /// Ids of the findings that explain it.
+    pub caused_by: Vec<String>,
+    /// What to do, in the order in which to try.
+    pub advice: Vec<String>,
+    /// What to run to confirm it.
+    pub commands: Vec<String>,
+    /// When it was seen first, RFC 3339.
+    pub start: String,
+    /// When it was seen last.
+    pub end: String,
+    /// Windows in which it held.
+    pub windows: u32,
+}
+
+impl Finding {
+    /// A claim about a scope, seen in the whole window. The id comes from the definition.
+    #[must_use]
+    pub fn new(
+        watched: &Watched,
+        severity: Severity,
+        scope: Scope,
+        title: impl Into<String>,
+    ) -> Self {
+        Self {
+            id: String::new(),
+            severity,
+            confidence: 0.9,
+            title: title.into(),
+            explanation: String::new(),
+            scope,
+            evidence: Vec::new(),
+            ruled_out: Vec::new(),
+            not_observable: Vec::new(),
+            caused_by: Vec::new(),
+            advice: Vec::new(),
+            commands: Vec::new(),
+            start: watched.start.clone(),
+            end: watched.end.clone(),
+            windows: 1,
+        }
+    }
+
+    /// How sure it is, 0 to 1; 0.9 unless said.
+    #[must_use]
+    pub fn confidence(self, confidence: f64) -> Self {
+        Self { confidence: confidence.clamp(0.0, 1.0), ..self }
+    }
+
+    /// Why it is so, and what it does.
+    #[must_use]
+    pub fn because(self, explanation: impl Into<String>) -> Self {
+        Self { explanation: explanation.into(), ..self }
+    }
+
+    /// A number that goes with it.
+    #[must_use]
+    pub fn with(mut self, watched: &Watched, metric: &str, value: f64, unit: Unit) -> Self {
+        self.evidence.push(Evidence {
+            metric: metric.to_owned(),
+            value,
+            unit,
+            threshold: None,
+            window_s: watched.seconds,
+        });
+        self
+    }
+
+    /// A number that decided, in the unit of the threshold that it was compared with.
+    #[must_use]
+    pub fn beyond(
+        mut self,
+        watched: &Watched,
+        metric: &str,
+        value: f64,
+        threshold: &Threshold,
+        limits: &Limits,
+    ) -> Self {
+        self.evidence.push(Evidence {
+            metric: metric.to_owned(),
+            value,
+            unit: threshold.unit,
+            threshold: Some(limits.of(threshold)),
+            window_s: watched.seconds,
+        });
+        self
+    }
+
+    /// What it is not, and what shows that.
+    #[must_use]
+    pub fn ruling_out(mut self, what: impl Into<String>) -> Self {
+        self.ruled_out.push(what.into());
+        self
+    }
+
+    /// What could not be seen and might change it.
+    #[must_use]
+    pub fn not_seeing(mut self, what: impl Into<String>) -> Self {
+        self.not_observable.push(what.into());
+        self
+    }
+
+    /// What to do next, after what was said before.
+    #[must_use]
+    pub fn advise(mut self, what: impl Into<String>) -> Self {
+        self.advice.push(what.into());
+        self
+    }
+
+    /// What to run to confirm it.
+    #[must_use]
+    pub fn confirm_by(mut self, command: impl Into<String>) -> Self {
+        self.commands.push(command.into());
+        self
+    }
+
+    /// The worse first, the surer of equally bad ones.
+    #[must_use]
+    pub fn rank(&self, other: &Self) -> Ordering {
+        let severity = other.severity.cmp(&self.severity);
+        severity.then(other.confidence.total_cmp(&self.confidence))
+    }
+}

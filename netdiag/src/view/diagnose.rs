@@ -1,0 +1,221 @@
+//! What `diagnose` found, for people: the finding to act on first, and what could not be seen last.
+
+use std::io::{self, Write};
+
+use crate::{
+    diagnosis::Report,
+    finding::{Evidence, Finding, Severity, Unit},
+    format::{self, paragraph, sanitised},
+    snapshot::{CountValue, Endpoint, Flow},
+};
+
+/// Before what belongs to a finding.
+const INDENT: &str = "  ";
+/// Before the second line of it.
+const DEEPER: &str = "    ";
+/// Lines of what cannot be seen; all of them are in JSON and told by `doctor`.
+const UNSEEN: usize = 12;
+
+/// Writes the report, `columns` wide.
+///
+/// # Errors
+/// What the writer says; a closed pipe among it.
+pub fn text(report: &Report, columns: usize, out: &mut impl Write) -> io::Result<()> {
+    let mut text = lines(report, columns).join("\n");
+    text.push('\n');
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// A finding in one line, as it forms.
+#[must_use]
+pub fn headline(finding: &Finding) -> String {
+    let Finding { severity, id, scope, title, .. } = finding;
+    sanitised(&format!("{} {id} ({}): {title}", severity.name(), scope.name))
+}
+
+fn lines(report: &Report, columns: usize) -> Vec<String> {
+    let mut lines = head(report, columns);
+    for one in &report.findings {
+        lines.push(String::new());
+        lines.extend(finding(one, columns));
+    }
+    if report.left_out > 0 {
+        lines.push(String::new());
+        lines.push(format!("{} more of the same ids are in -o json", report.left_out));
+    }
+    lines.extend(worst(report, columns));
+    lines.extend(unseen(report, columns));
+    lines
+}
+
+fn head(report: &Report, columns: usize) -> Vec<String> {
+    let count = |severity| report.findings.iter().filter(|one| one.severity == severity).count();
+    let head = format!(
+        "{}  {}  {} to {}, {}{}",
+        report.host,
+        report.kernel,
+        moment(&report.start),
+        moment(&report.end),
+        seconds(report.seconds()),
+        if report.filtered { "  filtered" } else { "" }
+    );
+    let mut lines = paragraph(&sanitised(&head), columns, "", INDENT);
+    if report.findings.is_empty() {
+        lines.push("nothing is wrong as far as could be seen".to_owned());
+        return lines;
+    }
+    let counts = [Severity::Critical, Severity::Warning, Severity::Info]
+        .map(|severity| format!("{} {}", count(severity), severity.name()));
+    lines.push(format!("findings: {}", counts.join(", ")));
+    lines
+}
+
+/// RFC 3339 to the second.
+fn moment(time: &str) -> String {
+    time.get(..19).map_or_else(|| time.to_owned(), |second| format!("{second}Z"))
+}
+
+fn seconds(seconds: f64) -> String {
+    format::duration((seconds * 1e9) as u64)
+}
+
+/// One finding; its last line says what to do next.
+#[must_use]
+pub fn finding(finding: &Finding, columns: usize) -> Vec<String> {
+    let Finding { severity, id, scope, confidence, .. } = finding;
+    let whose = scope.owner.comm.as_deref().zip(scope.owner.pid);
+    let whose = whose.filter(|_| !scope.name.contains('/') || scope.peer.is_some());
+    let whose = whose.map(|(comm, pid)| format!(" of {comm}/{pid}")).unwrap_or_default();
+    let netns = scope.netns.filter(|netns| scope.name != netns.to_string());
+    let netns = netns.map(|netns| format!(" in netns {netns}")).unwrap_or_default();
+    let kind = serde_json::to_value(scope.kind).ok();
+    let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default();
+    let head = format!(
+        "{} {id}  {kind} {}{whose}{netns}  ({} sure)",
+        severity.name().to_uppercase(),
+        scope.name,
+        format::percent(*confidence)
+    );
+    let mut lines = paragraph(&sanitised(&head), columns, "", DEEPER);
+    let mut say = |label: &str, text: &str| {
+        lines.extend(paragraph(&format!("{label}{}", sanitised(text)), columns, INDENT, DEEPER));
+    };
+    say("", &finding.title);
+    if !finding.caused_by.is_empty() {
+        say("caused by: ", &finding.caused_by.join(", "));
+    }
+    say("why: ", &finding.explanation);
+    let numbers: Vec<_> = finding.evidence.iter().map(shown).collect();
+    if let Some(first) = finding.evidence.first() {
+        say("evidence: ", &format!("{}; in {}", numbers.join("; "), seconds(first.window_s)));
+    }
+    for text in &finding.ruled_out {
+        say("ruled out: ", text);
+    }
+    for text in &finding.not_observable {
+        say("not seen: ", text);
+    }
+    for text in &finding.advice {
+        say("do: ", text);
+    }
+    let (next, also) =
+        finding.commands.split_first().map_or((None, &[][..]), |(n, a)| (Some(n), a));
+    for command in also {
+        say("also: ", command);
+    }
+    if let Some(command) = next {
+        say("next: ", command);
+    }
+    lines
+}
+
+fn shown(evidence: &Evidence) -> String {
+    let threshold = evidence
+        .threshold
+        .map(|threshold| format!(" (threshold {})", valued(threshold, evidence.unit)));
+    let value = valued(evidence.value, evidence.unit);
+    format!("{} {value}{}", evidence.metric, threshold.unwrap_or_default())
+}
+
+/// A value with its unit.
+#[must_use]
+pub fn valued(value: f64, unit: Unit) -> String {
+    match unit {
+        Unit::Ns => format::duration(value as u64),
+        Unit::S => format::duration((value * 1e9) as u64),
+        Unit::Ratio => format::percent(value),
+        Unit::Times => format!("{value:.1} times"),
+        Unit::Bytes => format::bytes(value as u64),
+        Unit::BytesPerSecond => format!("{}/s", format::bytes(value as u64)),
+        Unit::Count => format::count(value as u64),
+        Unit::PerSecond if value < 10.0 => format!("{value:.1}/s"),
+        Unit::PerSecond => format!("{}/s", format::count(value as u64)),
+    }
+}
+
+fn worst(report: &Report, columns: usize) -> Vec<String> {
+    if report.worst.is_empty() {
+        return Vec::new();
+    }
+    let mut lines =
+        vec![String::new(), "flows that took the most time, and whose it was".to_owned()];
+    for flow in &report.worst {
+        lines.extend(paragraph(&sanitised(&split(flow)), columns, INDENT, DEEPER));
+    }
+    lines
+}
+
+/// One flow with its split in a line.
+fn split(flow: &Flow) -> String {
+    let end = |end: &Endpoint| {
+        let ip = end.ip.map_or_else(|| format::MISSING.to_owned(), |ip| ip.to_string());
+        format!("{ip}:{}", format::or_missing(end.port, |port| port.to_string()))
+    };
+    let mut words = vec![format!("{} > {}", end(&flow.local), end(&flow.peer))];
+    if let (Some(comm), Some(pid)) = (&flow.owner.comm, flow.owner.pid) {
+        words.push(format!("{comm}/{pid}"));
+    }
+    let mut said = Vec::new();
+    let groups = flow.counts.iter().filter(|(name, _)| name.ends_with("_ns"));
+    let groups = groups.filter_map(|(_, value)| match value {
+        CountValue::Group(spent) => Some(spent),
+        CountValue::Number(_) => None,
+    });
+    for spent in groups {
+        let all: u64 = spent.values().flatten().sum();
+        let mut parts: Vec<_> = spent.iter().filter_map(|(part, n)| Some((part, (*n)?))).collect();
+        parts.sort_by_key(|&(part, n)| (std::cmp::Reverse(n), part));
+        let shown = |(part, n): &(&String, u64)| {
+            format!("{part} {}", format::percent((*n as f64 / all as f64 * 100.0).round() / 100.0))
+        };
+        let large = parts.iter().filter(|(_, n)| all > 0 && *n * 100 >= all).map(shown);
+        said.push(format!("{}: {}", format::duration(all), large.collect::<Vec<_>>().join(", ")));
+    }
+    for (metric, told) in &flow.metrics {
+        let value = |value| format::or_missing(value, format::duration);
+        said.push(format!("{metric} p50 {} p99 {}", value(told.p50_ns), value(told.p99_ns)));
+    }
+    format!("{}  {}", words.join(" "), said.join("; "))
+}
+
+fn unseen(report: &Report, columns: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for withheld in &report.withheld {
+        let text = format!("withheld {}: {}", withheld.id, withheld.reason);
+        lines.extend(paragraph(&sanitised(&text), columns, "", INDENT));
+    }
+    for text in report.not_observable.iter().take(UNSEEN) {
+        lines.extend(paragraph(&sanitised(&format!("not seen {text}")), columns, "", INDENT));
+    }
+    if report.not_observable.len() > UNSEEN {
+        let more = report.not_observable.len() - UNSEEN;
+        lines.push(format!("not seen: {more} more, which `netdiag doctor` tells"));
+    }
+    let complete = if report.complete { "yes" } else { "no, samples were lost or missed" };
+    lines.push(format!("complete: {complete}"));
+    lines
+}
+
+#[cfg(test)]
+mod tests;

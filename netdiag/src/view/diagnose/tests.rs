@@ -1,0 +1,42 @@
+use super::*;
+use crate::{
+    diagnosis::{Diagnosis, Thresholds},
+    watched::kit,
+};
+
+fn report(lost: u64) -> Report {
+    let mut diagnosis = Diagnosis::new(Thresholds::new());
+    for second in 0..30 {
+        let flow = kit::flow("f1")
+            .path(200_000)
+            .latency("response", 10, 20_000_000)
+            .count("spent_ns.peer_application", 190_000_000)
+            .count("spent_ns.network_path", 10_000_000)
+            .count("data_segments_sent", 1_000)
+            .count("retransmits.rto", 0)
+            .count("retransmits.fast", lost);
+        diagnosis.take(&kit::snapshot(second, vec![flow]));
+    }
+    diagnosis.report().expect("a report")
+}
+
+fn shown(report: &Report) -> String {
+    let mut out = Vec::new();
+    text(report, 80, &mut out).expect("memory");
+    String::from_utf8(out).expect("UTF-8")
+}
+
+#[test]
+fn reports_look_as_agreed() {
+    insta::assert_snapshot!("lossy", shown(&report(40)));
+    insta::assert_snapshot!("quiet", shown(&report(0)));
+}
+
+#[test]
+fn names_cannot_move_the_cursor() {
+    let mut report = report(40);
+    report.findings[0].title = "\u{1b}[2Jevil\n".to_owned();
+    report.findings[0].scope.name = "\u{202e}abc".to_owned();
+    let text = shown(&report);
+    assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{text}");
+}

@@ -1,0 +1,95 @@
+//! Flows that have something in common, added up.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use super::{Seen, Sums, Watched};
+
+/// Flows that share what they are grouped by.
+#[derive(Clone, Debug)]
+pub struct Group<'a> {
+    /// The flows, by id.
+    pub flows: Vec<&'a Seen>,
+    /// What all of them counted.
+    pub sums: Sums,
+}
+
+impl<'a> Group<'a> {
+    fn of(flows: Vec<&'a Seen>) -> Self {
+        let mut sums = Sums::default();
+        flows.iter().for_each(|flow| sums.add(&flow.sums));
+        Self { flows, sums }
+    }
+
+    /// What the path takes at its best, by the flow that tells the least; none where none tells.
+    #[must_use]
+    pub fn rtt_min_ns(&self) -> Option<u64> {
+        self.flows.iter().filter_map(|flow| flow.rtt_min_ns).min()
+    }
+
+    /// The first flow: groups have at least one.
+    #[must_use]
+    pub fn first(&self) -> &'a Seen {
+        self.flows[0]
+    }
+
+    /// The name of the process that holds all of them, where it is one.
+    #[must_use]
+    pub fn comm(&self) -> Option<&'a str> {
+        let comm = self.first().owner.comm.as_deref()?;
+        self.flows.iter().all(|flow| flow.owner.comm.as_deref() == Some(comm)).then_some(comm)
+    }
+
+    /// Whether all of them have both their ends on this node.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.flows.iter().all(|flow| flow.is_local())
+    }
+}
+
+/// Namespace and address of a peer.
+pub type Peer = (Option<u32>, IpAddr);
+/// Namespace, address and port of a server that this node asks.
+pub type Backend = (Option<u32>, IpAddr, u16);
+
+impl Watched {
+    /// Flows by what `key` says of them; those of which it says nothing are left out.
+    pub fn by<K: Ord>(&self, key: impl Fn(&Seen) -> Option<K>) -> BTreeMap<K, Group<'_>> {
+        let mut groups: BTreeMap<K, Vec<&Seen>> = BTreeMap::new();
+        for flow in self.flows.values() {
+            if let Some(key) = key(flow) {
+                groups.entry(key).or_default().push(flow);
+            }
+        }
+        groups.into_iter().map(|(key, flows)| (key, Group::of(flows))).collect()
+    }
+
+    /// TCP flows by the address of the other end.
+    #[must_use]
+    pub fn by_peer(&self) -> BTreeMap<Peer, Group<'_>> {
+        self.by(|flow| is_tcp(flow).then_some((flow.netns, flow.peer.ip?)))
+    }
+
+    /// TCP flows of clients by the server that they ask.
+    #[must_use]
+    pub fn by_backend(&self) -> BTreeMap<Backend, Group<'_>> {
+        let asks = |flow: &Seen| is_tcp(flow) && flow.is_client();
+        self.by(|flow| asks(flow).then_some((flow.netns, flow.peer.ip?, flow.peer.port?)))
+    }
+
+    /// TCP flows of servers by namespace and port.
+    #[must_use]
+    pub fn by_service(&self) -> BTreeMap<(Option<u32>, u16), Group<'_>> {
+        let serves = |flow: &Seen| is_tcp(flow) && flow.role == Some(crate::snapshot::Role::Server);
+        self.by(|flow| serves(flow).then_some((flow.netns, flow.local.port?)))
+    }
+
+    /// Flows by process id.
+    #[must_use]
+    pub fn by_process(&self) -> BTreeMap<u32, Group<'_>> {
+        self.by(|flow| flow.owner.pid)
+    }
+}
+
+fn is_tcp(flow: &Seen) -> bool {
+    flow.protocol.as_deref() == Some("tcp")
+}

@@ -1,0 +1,160 @@
+//! Windows for the tests of rules, built piece by piece.
+
+use std::collections::BTreeMap;
+
+use super::Watched;
+use crate::snapshot::{
+    Account, CountValue, Distribution, Endpoint, Flow, Node, Owner, Role, SignalStatus, Snapshot,
+    Status, Stream,
+};
+use netdiag_common::signal::Signal;
+
+/// Network namespace of everything here.
+pub(crate) const NETNS: u32 = 4_026_532_177;
+
+/// A flow of process `shop` (812) from 10.0.0.1:40000 to 10.0.0.2:443, a client.
+pub(crate) fn flow(id: &str) -> Flow {
+    Flow {
+        id: id.to_owned(),
+        local: end("10.0.0.1", 40_000),
+        peer: end("10.0.0.2", 443),
+        netns: Some(NETNS),
+        protocol: Some("tcp".to_owned()),
+        role: Some(Role::Client),
+        owner: Owner { pid: Some(812), comm: Some("shop".to_owned()), ..Owner::default() },
+        pair: None,
+        closed: false,
+        srtt_ns: None,
+        rtt_min_ns: None,
+        cwnd: None,
+        metrics: BTreeMap::new(),
+        counts: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn end(ip: &str, port: u16) -> Endpoint {
+    Endpoint { ip: Some(ip.parse().expect("an address")), port: Some(port) }
+}
+
+impl Flow {
+    /// The other end.
+    pub(crate) fn to(mut self, ip: &str, port: u16) -> Self {
+        self.peer = end(ip, port);
+        self
+    }
+
+    /// A server's end: at 10.0.0.1:`port`, with clients at 10.0.0.2.
+    pub(crate) fn serving(mut self, port: u16) -> Self {
+        self.role = Some(Role::Server);
+        self.local = end("10.0.0.1", port);
+        self.peer = end("10.0.0.2", 40_000);
+        self
+    }
+
+    /// The process.
+    pub(crate) fn of(mut self, pid: u32, comm: &str) -> Self {
+        self.owner = Owner { pid: Some(pid), comm: Some(comm.to_owned()), ..Owner::default() };
+        self
+    }
+
+    /// A count, or one of a group by `group.key`.
+    pub(crate) fn count(mut self, name: &str, n: u64) -> Self {
+        match name.split_once('.') {
+            None => {
+                self.counts.insert(name.to_owned(), CountValue::Number(Some(n)));
+            }
+            Some((group, key)) => {
+                let entry = self.counts.entry(group.to_owned());
+                let entry = entry.or_insert_with(|| CountValue::Group(BTreeMap::new()));
+                if let CountValue::Group(keys) = entry {
+                    keys.insert(key.to_owned(), Some(n));
+                }
+            }
+        }
+        self
+    }
+
+    /// So many samples of a metric, all the same.
+    pub(crate) fn latency(mut self, metric: &str, count: u64, ns: u64) -> Self {
+        let ns = Some(ns);
+        let distribution = Distribution {
+            count,
+            min_ns: ns,
+            p50_ns: ns,
+            p90_ns: ns,
+            p99_ns: ns,
+            p999_ns: ns,
+            max_ns: ns,
+            out_of_range: 0,
+        };
+        self.metrics.insert(metric.to_owned(), distribution);
+        self
+    }
+
+    /// The path.
+    pub(crate) fn path(mut self, rtt_min_ns: u64) -> Self {
+        self.rtt_min_ns = Some(rtt_min_ns);
+        self.srtt_ns = Some(rtt_min_ns);
+        self
+    }
+}
+
+/// A snapshot of an interval that begins at that second and takes one, with every signal on.
+pub(crate) fn snapshot(second: u64, flows: Vec<Flow>) -> Snapshot {
+    let at = |second: u64| {
+        format!("2026-11-28T14:{:02}:{:02}.000000000Z", second / 60 % 60, second % 60)
+    };
+    let status = |signal: &Signal| SignalStatus {
+        signal: signal.name().to_owned(),
+        status: Status::Full,
+        source: Some("tp_btf".to_owned()),
+        refused: Vec::new(),
+        missing: Vec::new(),
+        runs_per: None,
+        unseen_counts: Vec::new(),
+    };
+    let nowhere = Endpoint { ip: None, port: None };
+    Snapshot {
+        schema: "netdiag.snapshot/1".to_owned(),
+        start: at(second),
+        end: at(second + 1),
+        host: "node-1".to_owned(),
+        kernel: "6.12.0".to_owned(),
+        signals: Signal::ALL.iter().map(status).collect(),
+        flows,
+        other: Flow {
+            local: nowhere.clone(),
+            peer: nowhere,
+            netns: None,
+            protocol: None,
+            role: None,
+            owner: Owner::default(),
+            ..flow("other")
+        },
+        conntrack: None,
+        filtered: false,
+        node: Node::default(),
+        accounting: Signal::ALL
+            .iter()
+            .map(|signal| (signal.name().to_owned(), Account::default()))
+            .collect(),
+        stream: Stream::default(),
+        complete: true,
+    }
+}
+
+/// A window of these flows in ten intervals of a second, in each of which they count all that again.
+pub(crate) fn watched(flows: &[Flow]) -> Watched {
+    with_node(flows, |_| {})
+}
+
+/// The same, with what the node says of itself in each interval.
+pub(crate) fn with_node(flows: &[Flow], node: impl Fn(&mut Node)) -> Watched {
+    let mut watched = Watched::default();
+    for second in 0..10 {
+        let mut snapshot = snapshot(second, flows.to_vec());
+        node(&mut snapshot.node);
+        watched.take(&snapshot);
+    }
+    watched
+}
