@@ -3,6 +3,7 @@
 
 mod ask;
 mod crowd;
+mod flood;
 mod names;
 mod serve;
 mod stream;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     ask::{Ask, End},
     crowd::{Accept, Each, Open, Then},
+    flood::{Races, Syns},
     names::{Bad, Dns, Resolve},
     serve::Serve,
     stream::{Datagrams, Receive, Send},
@@ -67,6 +69,10 @@ pub enum Act {
     Resolve(Resolve),
     /// Sends datagrams.
     Datagrams(Datagrams),
+    /// Floods a listener.
+    Syns(Syns),
+    /// Lets datagrams race for a place in a table.
+    Races(Races),
 }
 
 /// Does what the environment says and never returns, if it says anything. For the first lines of a program
@@ -105,6 +111,8 @@ fn play(part: &Part) -> Result<()> {
         Act::Dns(act) => act.begin()?,
         Act::Resolve(act) => act.begin()?,
         Act::Datagrams(act) => act.begin()?,
+        Act::Syns(act) => act.begin()?,
+        Act::Races(act) => act.begin()?,
     }
     tell(READY);
     io::stdin().read_to_end(&mut Vec::new())?;

@@ -67,6 +67,8 @@ impl Reading {
 pub struct Readings {
     sides: [Reading; 2],
     carried: [Carried; 2],
+    /// Packets for which no processor's backlog had room.
+    softnet: u64,
 }
 
 impl Readings {
@@ -79,7 +81,12 @@ impl Readings {
         let sides =
             [Reading::take(&stage.client, &device)?, Reading::take(&stage.server, &device)?];
         let carried = stage.relay().map(crate::network::relay::Relay::carried).unwrap_or_default();
-        Ok(Self { sides, carried })
+        // Its second column, in hexadecimal (net/core/net-procfs.c).
+        let softnet = std::fs::read_to_string("/proc/net/softnet_stat")?;
+        let dropped = softnet
+            .lines()
+            .filter_map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok());
+        Ok(Self { sides, carried, softnet: dropped.sum() })
     }
 }
 
@@ -101,6 +108,18 @@ impl Seen {
         let at = side as usize;
         let rise = self.after.sides[at].counters[name] - self.before.sides[at].counters[name];
         u64::try_from(rise).unwrap_or_default()
+    }
+
+    /// A counter at the end, since the namespace was made.
+    #[must_use]
+    pub fn total(&self, side: Side, name: &str) -> u64 {
+        u64::try_from(self.after.sides[side as usize].counters[name]).unwrap_or_default()
+    }
+
+    /// Packets of the machine that found no room in a processor's backlog.
+    #[must_use]
+    pub const fn softnet_drops(&self) -> u64 {
+        self.after.softnet - self.before.softnet
     }
 
     /// Sockets in a state at the end, as `CLOSE-WAIT`.

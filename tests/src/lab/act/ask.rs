@@ -45,6 +45,8 @@ pub struct Ask {
     pub patience: Duration,
     /// Requests in all, by each connection; 0: without end.
     pub times: u64,
+    /// Whom it asks when a connection has failed, if somebody else.
+    pub then: Option<SocketAddr>,
 }
 
 impl Ask {
@@ -60,6 +62,7 @@ impl Ask {
             end: End::Keeps,
             patience: Duration::from_secs(60),
             times: 0,
+            then: None,
         }
     }
 
@@ -71,7 +74,7 @@ impl Ask {
     }
 
     fn go_on(&self, number: usize) {
-        let to = self.to[number % self.to.len()];
+        let mut to = self.to[number % self.to.len()];
         let each = self.per_second / f64::from(self.connections);
         // Not all at once.
         let offset =
@@ -93,6 +96,7 @@ impl Ask {
                 Err(error) => {
                     failed(&error);
                     kept = None;
+                    to = self.then.unwrap_or(to);
                     thread::sleep(Duration::from_millis(20));
                 }
             }

@@ -34,6 +34,8 @@ pub struct Serve {
     pub burns: bool,
     /// Resets one of so many connections instead of an answer; 0: none.
     pub resets_one_in: u64,
+    /// After this time it answers no more, and resets who asks.
+    pub ends_after: Option<Duration>,
     /// Keeps its end when the client has closed: it leaks.
     pub leaks: bool,
     /// Connections that may wait for it.
@@ -52,12 +54,14 @@ impl Serve {
             long: Duration::ZERO,
             burns: false,
             resets_one_in: 0,
+            ends_after: None,
             leaks: false,
             backlog: 1024,
         }
     }
 
     pub(super) fn begin(&self) -> Result<()> {
+        let begun = Instant::now();
         for &at in &self.at {
             let listener = listen(at, self.backlog, None)?;
             let this = self.clone();
@@ -67,7 +71,9 @@ impl Serve {
                     let this = this.clone();
                     thread::spawn(move || {
                         let resets = this.resets_one_in > 0 && number % this.resets_one_in == 0;
-                        let _ended = this.answer(&stream, number, resets);
+                        let _ended = this.answer(&stream, number, || {
+                            resets || this.ends_after.is_some_and(|end| begun.elapsed() > end)
+                        });
                         if this.leaks {
                             std::mem::forget(stream);
                         }
@@ -79,7 +85,12 @@ impl Serve {
     }
 
     /// Answers a connection until it ends.
-    fn answer(&self, mut stream: &TcpStream, number: u64, resets: bool) -> io::Result<()> {
+    fn answer(
+        &self,
+        mut stream: &TcpStream,
+        number: u64,
+        resets: impl Fn() -> bool,
+    ) -> io::Result<()> {
         sockopt::set_tcp_nodelay(stream, true)?;
         let mut random = Random::of(number);
         loop {
@@ -88,7 +99,7 @@ impl Serve {
             let [request, reply] = [&header[..4], &header[4..]]
                 .map(|bytes| bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)));
             stream.read_exact(&mut vec![0; request.saturating_sub(HEADER)])?;
-            if resets {
+            if resets() {
                 count("resets");
                 sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
                 return Ok(());

@@ -135,11 +135,40 @@ pub struct Datagrams {
     pub bytes: usize,
     /// Each from another port.
     pub from_many: bool,
+    /// How many at once each time.
+    pub burst: u64,
+    /// Their type of service.
+    pub tos: u8,
+    /// What is in them, if not so many bytes of no meaning.
+    pub payload: Vec<u8>,
 }
 
 impl Datagrams {
+    /// Small ones at a pace.
+    #[must_use]
+    pub fn to(to: SocketAddr, per_second: f64) -> Self {
+        let any = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+        Self { to: Some(to), per_second, ..Self::taker(any) }
+    }
+
+    /// Takes them, and sends none.
+    #[must_use]
+    pub const fn taker(from: SocketAddr) -> Self {
+        Self {
+            from,
+            to: None,
+            per_second: 0.0,
+            bytes: 100,
+            from_many: false,
+            burst: 1,
+            tos: 0,
+            payload: Vec::new(),
+        }
+    }
+
     pub(super) fn begin(&self) -> Result<()> {
         let socket = UdpSocket::bind(self.from)?;
+        sockopt::set_ip_tos(&socket, self.tos)?;
         let taking = socket.try_clone()?;
         thread::spawn(move || {
             let mut room = vec![0; 1 << 16];
@@ -157,9 +186,12 @@ impl Datagrams {
         let this = self.clone();
         thread::spawn(move || {
             let mut pace = Pace::new(this.per_second);
-            let datagram = vec![b'd'; this.bytes];
-            loop {
-                pace.wait();
+            let datagram =
+                if this.payload.is_empty() { vec![b'd'; this.bytes] } else { this.payload };
+            for number in 0_u64.. {
+                if number.is_multiple_of(this.burst) {
+                    pace.wait();
+                }
                 let sent = if this.from_many {
                     UdpSocket::bind((this.from.ip(), 0)).and_then(|one| one.send_to(&datagram, to))
                 } else {
