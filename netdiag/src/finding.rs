@@ -6,20 +6,31 @@ use netdiag_common::signal::Signal;
 use crate::watched::Watched;
 
 mod advice;
+mod stalled;
 mod told;
 
 pub mod backend_outlier;
+pub mod bufferbloat;
 pub mod connection_churn;
+pub mod connection_refused;
+pub mod connection_reset;
 pub mod dns_failing;
 pub mod dns_slow;
 pub mod dns_unanswered;
+pub mod firewall_drop;
+pub mod half_open_peer;
+pub mod high_rtt;
 pub mod local_not_reading;
 pub mod packet_loss;
 pub mod peer_not_reading;
+pub mod peer_unreachable;
 pub mod periodic_latency;
+pub mod pmtu_black_hole;
+pub mod reordering;
 pub mod send_buffer_limited;
 pub mod slow_local_application;
 pub mod slow_peer_application;
+pub mod window_limited;
 
 pub use told::{Evidence, Finding, Scope, ScopeKind, Severity, Unit};
 
@@ -42,7 +53,7 @@ pub struct Threshold {
 }
 
 /// The thresholds of one finding as they were given.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Limits {
     given: Vec<(&'static str, f64)>,
 }
@@ -52,6 +63,11 @@ impl Limits {
     #[must_use]
     pub const fn new(given: Vec<(&'static str, f64)>) -> Self {
         Self { given }
+    }
+
+    /// Sets one; the last that is given counts.
+    pub fn give(&mut self, name: &'static str, value: f64) {
+        self.given.push((name, value));
     }
 
     /// The value of a threshold.
@@ -83,6 +99,15 @@ pub struct Definition {
 
 /// All of them, causes before what they cause.
 pub const DEFINITIONS: &[&Definition] = &[
+    &firewall_drop::DEFINITION,
+    &pmtu_black_hole::DEFINITION,
+    &half_open_peer::DEFINITION,
+    &peer_unreachable::DEFINITION,
+    &connection_refused::DEFINITION,
+    &connection_reset::DEFINITION,
+    &bufferbloat::DEFINITION,
+    &high_rtt::DEFINITION,
+    &reordering::DEFINITION,
     &packet_loss::DEFINITION,
     &connection_churn::DEFINITION,
     &dns_unanswered::DEFINITION,
@@ -90,6 +115,7 @@ pub const DEFINITIONS: &[&Definition] = &[
     &dns_slow::DEFINITION,
     &local_not_reading::DEFINITION,
     &peer_not_reading::DEFINITION,
+    &window_limited::DEFINITION,
     &send_buffer_limited::DEFINITION,
     &periodic_latency::DEFINITION,
     &slow_local_application::DEFINITION,

@@ -6,8 +6,8 @@
 //! they are never below the true ones, and the same where one interval is all there is.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, LazyLock},
 };
 
 use jiff::Timestamp;
@@ -21,6 +21,7 @@ use crate::{
     },
 };
 
+mod course;
 mod extent;
 mod group;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub mod series;
 #[cfg(test)]
 mod tests;
 
+pub use course::{Course, Seconds, Stall, Windows};
 pub use extent::Extent;
 pub use group::{Backend, Group, Peer};
 pub use series::Series;
@@ -164,7 +166,11 @@ impl Sums {
 
 /// Whether a count is no state. What no signal defines was counted by a newer netdiag, and adds up.
 fn adds_up(name: &str) -> bool {
-    signal::counts().all(|(_, _, count)| count.name != name || count.adds_up)
+    static STATES: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+        let states = signal::counts().filter(|(_, _, count)| !count.adds_up);
+        states.map(|(_, _, count)| count.name).collect()
+    });
+    !STATES.contains(name)
 }
 
 /// A distribution with these percentiles: each sample is taken for the next one above it.
@@ -222,6 +228,8 @@ pub struct Seen {
     /// What it counted.
     pub sums: Sums,
     extents: BTreeMap<String, Extent>,
+    /// How it went.
+    pub course: Course,
 }
 
 impl Seen {
@@ -241,11 +249,13 @@ impl Seen {
             cwnd: None,
             intervals: 0,
             sums: Sums::default(),
+            course: Course::default(),
             extents: BTreeMap::new(),
         }
     }
 
-    fn take(&mut self, flow: &Flow) {
+    /// Adds an interval that began at `at` seconds of the window.
+    fn take(&mut self, flow: &Flow, at: f64, seconds: f64) {
         for (name, value) in &flow.counts {
             if let CountValue::Number(Some(value)) = value
                 && !adds_up(name)
@@ -264,6 +274,7 @@ impl Seen {
         self.cwnd = flow.cwnd.or(self.cwnd);
         self.intervals += 1;
         self.sums.take(flow);
+        self.course.take(flow, at, seconds);
     }
 
     /// Adds a later window of the same flow.
@@ -278,6 +289,7 @@ impl Seen {
         self.cwnd = later.cwnd.or(self.cwnd);
         self.intervals += later.intervals;
         self.sums.add(&later.sums);
+        self.course = later.course;
     }
 
     /// Between what a state was; none where it was never told.
@@ -372,6 +384,7 @@ impl Watched {
         }
         self.end.clone_from(&snapshot.end);
         let seconds = seconds(&snapshot.start, &snapshot.end).unwrap_or(0.0);
+        let at = self.seconds;
         self.seconds += seconds;
         self.signals.clone_from(&snapshot.signals);
         self.filtered = snapshot.filtered;
@@ -382,10 +395,10 @@ impl Watched {
         for flow in &snapshot.flows {
             let has_room = self.flows.len() < MOST_FLOWS;
             match self.flows.get_mut(&flow.id) {
-                Some(seen) => seen.take(flow),
+                Some(seen) => seen.take(flow, at, seconds),
                 None if has_room => {
                     let mut seen = Seen::new(flow);
-                    seen.take(flow);
+                    seen.take(flow, at, seconds);
                     self.flows.insert(flow.id.clone(), seen);
                 }
                 None => self.other.take(flow),

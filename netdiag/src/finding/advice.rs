@@ -6,7 +6,7 @@ use super::Finding;
 use crate::{
     format,
     snapshot::Endpoint,
-    watched::{Seen, Watched},
+    watched::{Group, Seen, Watched},
 };
 
 /// What `ss` tells of the connections to an address.
@@ -16,12 +16,15 @@ pub(super) fn ss_of(ip: IpAddr) -> String {
 
 /// The same, of the sockets in a process's network namespace that `filter` lets through.
 pub(super) fn ss_by(pid: Option<u32>, filter: &str) -> String {
-    format!("{}ss -tinmp {filter}", inside(pid))
+    inside_of(pid, &format!("ss -tinmp {filter}"))
 }
 
-/// Before a command that is to run in a process's network namespace.
-fn inside(pid: Option<u32>) -> String {
-    pid.map_or_else(String::new, |pid| format!("nsenter --net=/proc/{pid}/ns/net "))
+/// A command in a process's network namespace.
+fn inside_of(pid: Option<u32>, command: &str) -> String {
+    match pid {
+        Some(pid) => format!("nsenter --net=/proc/{pid}/ns/net {command}"),
+        None => command.to_owned(),
+    }
 }
 
 /// An address as `ss` takes it in a filter.
@@ -44,7 +47,7 @@ pub(super) fn end(end: &Endpoint) -> String {
 pub(super) fn dig(watched: &Watched, netns: Option<u32>, ip: IpAddr) -> String {
     let lives = |flow: &&Seen| flow.netns == netns && !flow.closed;
     let pid = watched.flows.values().filter(lives).find_map(|flow| flow.owner.pid);
-    format!("{}dig @{ip} +tries=1 +time=5 . NS", inside(pid))
+    inside_of(pid, &format!("dig @{ip} +tries=1 +time=5 . NS"))
 }
 
 /// Findings of servers of names without those of a stub on this node, where there is one of a server that
@@ -55,4 +58,49 @@ pub(super) fn without_stubs(mut found: Vec<Finding>) -> Vec<Finding> {
         found.retain(|one| !is_stub(one));
     }
     found
+}
+
+/// A command in the network namespace of these flows, where a process in it is known.
+pub(super) fn inside(group: &Group<'_>, command: &str) -> String {
+    inside_of(group.pid(), command)
+}
+
+/// Netdiag's own events of a kind with an address.
+pub(super) fn events(kind: &str, netns: Option<u32>, ip: IpAddr) -> String {
+    let netns = netns.map(|netns| format!(" --netns {netns}")).unwrap_or_default();
+    format!("netdiag events --kind {kind} --peer {ip}{netns}")
+}
+
+/// Whether an address is one that no router of the Internet carries on: private, of this link or this node.
+pub(super) fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [first, second, ..] = ip.octets();
+            // 100.64.0.0/10 is for carriers' own networks (RFC 6598), and many clusters'.
+            let is_shared = first == 100 && second & 0xc0 == 64;
+            ip.is_private() || ip.is_loopback() || ip.is_link_local() || is_shared
+        }
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+/// So many of something, `1 connection`, `2 connections`.
+pub(super) fn many(n: usize, one: &str) -> String {
+    format!("{n} {one}{}", if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for ip in ["10.1.2.3", "192.168.0.1", "127.0.0.1", "100.100.0.1", "fd00::1", "fe80::1"] {
+            assert!(is_private(ip.parse().expect("an address")), "{ip}");
+        }
+        for ip in ["8.8.8.8", "100.128.0.1", "172.32.0.1", "2001:db8::1"] {
+            assert!(!is_private(ip.parse().expect("an address")), "{ip}");
+        }
+        assert_eq!(ss_of("::1".parse().expect("an address")), "ss -tinm dst [::1]");
+    }
 }
