@@ -61,7 +61,7 @@ pub(super) enum Wanted {
 enum Purpose {
     Show,
     Record(Recorder),
-    Diagnose(Diagnosing),
+    Diagnose(Box<Diagnosing>),
 }
 
 /// Everything that leaves the process.
@@ -91,7 +91,7 @@ impl Outputs {
                 Purpose::Record(recorder)
             }
             Wanted::Diagnose(diagnose) => {
-                Purpose::Diagnose(Diagnosing::new(&diagnose.thresholds, form))
+                Purpose::Diagnose(Box::new(Diagnosing::new(&diagnose.thresholds, form)))
             }
         };
         Ok(Self { form, purpose, progress: Progress::default() })
