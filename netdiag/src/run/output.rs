@@ -60,7 +60,7 @@ pub(super) enum Wanted {
 /// What becomes of them.
 enum Purpose {
     Show,
-    Record(Recorder),
+    Record(Box<Recorder>),
     Diagnose(Box<Diagnosing>),
 }
 
@@ -88,7 +88,7 @@ impl Outputs {
             Wanted::Record(dump) => {
                 let (recorder, said) = Recorder::open(dump, node)?;
                 said.iter().for_each(|line| say(line));
-                Purpose::Record(recorder)
+                Purpose::Record(Box::new(recorder))
             }
             Wanted::Diagnose(diagnose) => {
                 Purpose::Diagnose(Box::new(Diagnosing::new(&diagnose.thresholds, form)))
