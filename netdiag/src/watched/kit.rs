@@ -32,6 +32,16 @@ pub(crate) fn flow(id: &str) -> Flow {
     }
 }
 
+/// What 10.0.0.1 asks of a server of names.
+pub(crate) fn asker(ip: &str) -> Flow {
+    Flow {
+        local: Endpoint { port: None, ..end("10.0.0.1", 0) },
+        protocol: Some("udp".to_owned()),
+        owner: Owner::default(),
+        ..flow(ip).to(ip, 53)
+    }
+}
+
 pub(crate) fn end(ip: &str, port: u16) -> Endpoint {
     Endpoint { ip: Some(ip.parse().expect("an address")), port: Some(port) }
 }
