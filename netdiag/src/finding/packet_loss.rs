@@ -70,6 +70,7 @@ pub const DEFINITION: Definition = Definition {
         "firewall-drop",
         "softnet-drop",
         "interface-saturated",
+        "tcp-memory-pressure",
         "bufferbloat",
         "reordering",
     ],
@@ -260,7 +261,7 @@ mod tests {
             .count("retransmits.rto", 0)
             .count("retransmits.tlp", 50)
             .count("retransmits.fast", 50);
-        check(&DEFINITION, &kit::watched(&[flow.clone()]), Some(Severity::Critical));
+        check(&DEFINITION, &kit::watched(std::slice::from_ref(&flow)), Some(Severity::Critical));
         check(&DEFINITION, &kit::watched(&[flow.count("dsacks", 50)]), None);
     }
 

@@ -156,7 +156,7 @@ impl Scope {
     /// Whether both may concern the same: what one says and the other says, too, is equal.
     #[must_use]
     pub fn meets(&self, other: &Self) -> bool {
-        fn agree<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
+        fn agree<T: PartialEq + Copy>(one: Option<T>, other: Option<T>) -> bool {
             one.is_none() || other.is_none() || one == other
         }
         agree(self.netns, other.netns)
