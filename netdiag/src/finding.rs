@@ -43,7 +43,7 @@ pub struct Threshold {
 }
 
 /// The thresholds of one finding as they were given.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Limits {
     given: Vec<(&'static str, f64)>,
 }
@@ -53,6 +53,11 @@ impl Limits {
     #[must_use]
     pub const fn new(given: Vec<(&'static str, f64)>) -> Self {
         Self { given }
+    }
+
+    /// Sets one; the last that is given counts.
+    pub fn give(&mut self, name: &'static str, value: f64) {
+        self.given.push((name, value));
     }
 
     /// The value of a threshold.

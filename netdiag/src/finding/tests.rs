@@ -128,7 +128,7 @@ fn what_is_off_or_lost_withholds() {
 fn a_quiet_node_has_no_finding() {
     let mut diagnosis = diagnosis::Diagnosis::new(diagnosis::Thresholds::new());
     for second in 0..30 {
-        diagnosis.take(kit::snapshot(second, vec![kit::flow("f1")]));
+        diagnosis.take(&kit::snapshot(second, vec![kit::flow("f1")]));
     }
     let report = diagnosis.report().expect("a report");
     assert_eq!(report.findings, []);
