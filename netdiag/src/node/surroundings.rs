@@ -101,7 +101,7 @@ impl Surroundings {
         .concat();
         self.last.protocols.follow(now.protocols);
         self.last.links.follow(now.links);
-        self.last.queues.follow(now.queues);
+        qdiscs::follow(&mut self.last.queues, now.queues);
         self.last.load = now.load;
         node.throttled = self.cgroups.advance();
         self.stand(node);
