@@ -5,7 +5,10 @@
 //! intervals are those of their [`Distribution`]s, each sample taken for the next percentile above it: so
 //! they are never below the true ones, and the same where one interval is all there is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::LazyLock,
+};
 
 use jiff::Timestamp;
 
@@ -156,7 +159,11 @@ impl Sums {
 
 /// Whether a count is no state. What no signal defines was counted by a newer netdiag, and adds up.
 fn adds_up(name: &str) -> bool {
-    signal::counts().all(|(_, _, count)| count.name != name || count.adds_up)
+    static STATES: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+        let states = signal::counts().filter(|(_, _, count)| !count.adds_up);
+        states.map(|(_, _, count)| count.name).collect()
+    });
+    !STATES.contains(name)
 }
 
 /// A distribution with these percentiles: each sample is taken for the next one above it.

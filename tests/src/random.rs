@@ -45,7 +45,7 @@ impl Random {
 
     /// Over a range of ten times its least, which is longer where everything takes longer.
     pub fn pause(&mut self) -> Duration {
-        let least = machine::amount(3_000, 80_000);
+        let least = machine::amount(3_000, 20_000);
         Duration::from_micros(least + self.below(9 * least))
     }
 }
