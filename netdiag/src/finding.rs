@@ -6,10 +6,21 @@ use netdiag_common::signal::Signal;
 use crate::watched::Watched;
 
 mod advice;
+mod stalled;
 mod told;
 
+pub mod bufferbloat;
+pub mod connection_refused;
+pub mod connection_reset;
+pub mod firewall_drop;
+pub mod half_open_peer;
+pub mod high_rtt;
 pub mod packet_loss;
+pub mod peer_unreachable;
+pub mod pmtu_black_hole;
+pub mod reordering;
 pub mod slow_peer_application;
+pub mod window_limited;
 
 pub use told::{Evidence, Finding, Scope, ScopeKind, Severity, Unit};
 
@@ -77,8 +88,20 @@ pub struct Definition {
 }
 
 /// All of them, causes before what they cause.
-pub const DEFINITIONS: &[&Definition] =
-    &[&packet_loss::DEFINITION, &slow_peer_application::DEFINITION];
+pub const DEFINITIONS: &[&Definition] = &[
+    &firewall_drop::DEFINITION,
+    &pmtu_black_hole::DEFINITION,
+    &half_open_peer::DEFINITION,
+    &peer_unreachable::DEFINITION,
+    &connection_refused::DEFINITION,
+    &connection_reset::DEFINITION,
+    &bufferbloat::DEFINITION,
+    &high_rtt::DEFINITION,
+    &reordering::DEFINITION,
+    &packet_loss::DEFINITION,
+    &window_limited::DEFINITION,
+    &slow_peer_application::DEFINITION,
+];
 
 /// The finding of that id.
 #[must_use]

@@ -21,12 +21,14 @@ use crate::{
     },
 };
 
+mod course;
 mod group;
 #[cfg(test)]
 pub(crate) mod kit;
 #[cfg(test)]
 mod tests;
 
+pub use course::{Course, Seconds, Stall, Windows};
 pub use group::{Backend, Group, Peer};
 
 /// Flows told apart; what more there are is in [`Watched::other`].
@@ -220,6 +222,8 @@ pub struct Seen {
     pub intervals: u32,
     /// What it counted.
     pub sums: Sums,
+    /// How it went.
+    pub course: Course,
 }
 
 impl Seen {
@@ -239,10 +243,12 @@ impl Seen {
             cwnd: None,
             intervals: 0,
             sums: Sums::default(),
+            course: Course::default(),
         }
     }
 
-    fn take(&mut self, flow: &Flow) {
+    /// Adds an interval that began at `at` seconds of the window.
+    fn take(&mut self, flow: &Flow, at: f64, seconds: f64) {
         self.role = flow.role.or(self.role);
         if flow.owner.pid.is_some() {
             self.owner = flow.owner.clone();
@@ -254,6 +260,7 @@ impl Seen {
         self.cwnd = flow.cwnd.or(self.cwnd);
         self.intervals += 1;
         self.sums.take(flow);
+        self.course.take(flow, at, seconds);
     }
 
     /// Adds a later window of the same flow.
@@ -268,6 +275,7 @@ impl Seen {
         self.cwnd = later.cwnd.or(self.cwnd);
         self.intervals += later.intervals;
         self.sums.add(&later.sums);
+        self.course = later.course;
     }
 
     /// As snapshots have it.
@@ -354,6 +362,7 @@ impl Watched {
         }
         self.end.clone_from(&snapshot.end);
         let seconds = seconds(&snapshot.start, &snapshot.end).unwrap_or(0.0);
+        let at = self.seconds;
         self.seconds += seconds;
         self.signals.clone_from(&snapshot.signals);
         self.filtered = snapshot.filtered;
@@ -364,10 +373,10 @@ impl Watched {
         for flow in &snapshot.flows {
             let has_room = self.flows.len() < MOST_FLOWS;
             match self.flows.get_mut(&flow.id) {
-                Some(seen) => seen.take(flow),
+                Some(seen) => seen.take(flow, at, seconds),
                 None if has_room => {
                     let mut seen = Seen::new(flow);
-                    seen.take(flow);
+                    seen.take(flow, at, seconds);
                     self.flows.insert(flow.id.clone(), seen);
                 }
                 None => self.other.take(flow),

@@ -29,22 +29,12 @@ pub(super) fn wording(definition: &Definition, watched: &Watched) -> String {
 
 /// Ids that have no rule yet.
 const PLANNED: &[&str] = &[
-    "pmtu-black-hole",
-    "half-open-peer",
-    "peer-unreachable",
     "qdisc-drop",
     "interface-errors",
-    "firewall-drop",
     "softnet-drop",
-    "bufferbloat",
     "slow-local-application",
     "cpu-starved",
     "peer-not-reading",
-    "window-limited",
-    "high-rtt",
-    "reordering",
-    "connection-refused",
-    "connection-reset",
     "listen-overflow",
     "syn-backlog-overflow",
     "conntrack-full",

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{Seen, Sums, Watched};
+use super::{Course, Seconds, Seen, Sums, Watched};
+use crate::snapshot::Owner;
 
 /// Flows that share what they are grouped by.
 #[derive(Clone, Debug)]
@@ -24,6 +25,34 @@ impl<'a> Group<'a> {
     #[must_use]
     pub fn rtt_min_ns(&self) -> Option<u64> {
         self.flows.iter().filter_map(|flow| flow.rtt_min_ns).min()
+    }
+
+    /// Those of them that are so; none where no one is.
+    #[must_use]
+    pub fn only(&self, is_so: impl Fn(&Seen) -> bool) -> Option<Self> {
+        let flows: Vec<_> = self.flows.iter().copied().filter(|flow| is_so(flow)).collect();
+        (!flows.is_empty()).then(|| Self::of(flows))
+    }
+
+    /// Seconds of the window in which any of them had that.
+    #[must_use]
+    pub fn seconds(&self, of: impl Fn(&Course) -> Seconds) -> Seconds {
+        self.flows.iter().fold(Seconds::default(), |all, flow| all.or(of(&flow.course)))
+    }
+
+    /// The process that holds all of them; nobody where that is not one.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        let owner = &self.first().owner;
+        let is_one =
+            owner.pid.is_some() && self.flows.iter().all(|flow| flow.owner.pid == owner.pid);
+        if is_one { owner.clone() } else { Owner::default() }
+    }
+
+    /// A process in their network namespace, where one is known.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.flows.iter().find_map(|flow| flow.owner.pid)
     }
 
     /// The first flow: groups have at least one.

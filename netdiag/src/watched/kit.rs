@@ -148,6 +148,15 @@ pub(crate) fn watched(flows: &[Flow]) -> Watched {
     with_node(flows, |_| {})
 }
 
+/// A window of ten intervals of a second, in each of which these flows count that.
+pub(crate) fn series(flows: impl Fn(u64) -> Vec<Flow>) -> Watched {
+    let mut watched = Watched::default();
+    for second in 0..10 {
+        watched.take(&snapshot(second, flows(second)));
+    }
+    watched
+}
+
 /// The same, with what the node says of itself in each interval.
 pub(crate) fn with_node(flows: &[Flow], node: impl Fn(&mut Node)) -> Watched {
     let mut watched = Watched::default();
