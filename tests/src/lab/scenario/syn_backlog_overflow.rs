@@ -13,8 +13,8 @@ pub(super) static SCENARIO: Scenario = Scenario {
     ],
     set: |stage, it| {
         stage.link_alike(Way::delayed(MS))?;
-        stage.sysctl(Side::Server, "ipv4/tcp_max_syn_backlog", it["syn_backlog"])?;
-        stage.sysctl(Side::Server, "ipv4/tcp_syncookies", it["cookies"])?;
+        stage.sysctl(Side::Server, "ipv4/tcp_max_syn_backlog", &it["syn_backlog"])?;
+        stage.sysctl(Side::Server, "ipv4/tcp_syncookies", &it["cookies"])?;
         let at = stage.at(443);
         let serve = Serve { backlog: it["backlog"] as i32, ..Serve::at(vec![at]) };
         stage.start(Side::Server, "proxy", Act::Serve(serve))?;
