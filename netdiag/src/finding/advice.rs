@@ -3,22 +3,20 @@
 use std::net::IpAddr;
 
 use super::Finding;
-use crate::{format, snapshot::Endpoint, watched::Group};
+use crate::{
+    format,
+    snapshot::Endpoint,
+    watched::{Group, Seen, Watched},
+};
 
 /// What `ss` tells of the connections to an address.
 pub(super) fn ss_of(ip: IpAddr) -> String {
-    match ip {
-        IpAddr::V4(ip) => format!("ss -tinm dst {ip}"),
-        IpAddr::V6(ip) => format!("ss -tinm dst [{ip}]"),
-    }
+    format!("ss -tinm dst {}", host(ip))
 }
 
 /// A command in the network namespace of these flows, where a process in it is known.
 pub(super) fn inside(group: &Group<'_>, command: &str) -> String {
-    match group.pid() {
-        Some(pid) => format!("nsenter --net=/proc/{pid}/ns/net {command}"),
-        None => command.to_owned(),
-    }
+    format!("{}{command}", within(group.pid()))
 }
 
 /// Netdiag's own events of a kind with an address.
@@ -45,12 +43,19 @@ pub(super) fn many(n: usize, one: &str) -> String {
     format!("{n} {one}{}", if n == 1 { "" } else { "s" })
 }
 
-/// The same, of the sockets in a process's network namespace.
-pub(super) fn ss_by(pid: Option<u32>, what: &str) -> String {
-    match pid {
-        Some(pid) => format!("nsenter --net=/proc/{pid}/ns/net ss -tinmp {what}"),
-        None => format!("ss -tinmp {what}"),
-    }
+/// The same, of the sockets in a process's network namespace that `filter` lets through.
+pub(super) fn ss_by(pid: Option<u32>, filter: &str) -> String {
+    format!("{}ss -tinmp {filter}", within(pid))
+}
+
+/// Before a command that is to run in a process's network namespace.
+fn within(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!("nsenter --net=/proc/{pid}/ns/net "))
+}
+
+/// An address as `ss` takes it in a filter.
+pub(super) fn host(ip: IpAddr) -> String {
+    if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
 }
 
 /// What the threads of a process do, and what those that sleep wait for.
@@ -60,14 +65,15 @@ pub(super) fn threads_of(pid: u32) -> String {
 
 /// An address with its port.
 pub(super) fn end(end: &Endpoint) -> String {
-    let ip = end.ip.map(|ip| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() });
-    let ip = ip.unwrap_or_else(|| format::MISSING.to_owned());
+    let ip = end.ip.map_or_else(|| format::MISSING.to_owned(), host);
     end.port.map_or_else(|| ip.clone(), |port| format!("{ip}:{port}"))
 }
 
-/// Asks a server of names for a name that it should know.
-pub(super) fn dig(ip: IpAddr) -> String {
-    format!("dig @{ip} +tries=1 +time=5 . NS")
+/// Asks a server of names for a name that it should know, from that namespace.
+pub(super) fn dig(watched: &Watched, netns: Option<u32>, ip: IpAddr) -> String {
+    let lives = |flow: &&Seen| flow.netns == netns && !flow.closed;
+    let pid = watched.flows.values().filter(lives).find_map(|flow| flow.owner.pid);
+    format!("{}dig @{ip} +tries=1 +time=5 . NS", within(pid))
 }
 
 /// Findings of servers of names without those of a stub on this node, where there is one of a server that

@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{end, ss_by},
+    advice::{end, host, ss_by},
 };
 use crate::{
     format,
@@ -170,8 +170,8 @@ fn outlier(
         .advise(format!("take {at} out of the balancer, or let it drain, and see whether that helps"))
         .advise("compare that node with its siblings: CPU quota, disk, cache, version, neighbours")
         .advise("let the balancer choose by requests under way or by latency instead of by turns")
-        .confirm_by(format!("netdiag live --peer-port {port} --sort response.p90"))
-        .confirm_by(ss_by(owner.pid, &format!("dst {} dport = :{port}", one.ip)));
+        .confirm_by(format!("netdiag live --peer-port {port} --sort response.p50"))
+        .confirm_by(ss_by(owner.pid, &format!("dst {} dport = :{port}", host(one.ip))));
     Some(match farther {
         Some(farther) => finding.ruling_out(format!(
             "its path: it is longer than those of the others by {} at its best",

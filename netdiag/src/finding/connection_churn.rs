@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use netdiag_common::signal::Signal;
 
-use super::{Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice::ss_by};
+use super::{
+    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    advice::{host, ss_by},
+};
 use crate::{
     snapshot::Owner,
     watched::{Group, Seen, Watched},
@@ -162,7 +165,7 @@ fn evidence(finding: Finding, watched: &Watched, group: &Group<'_>, seen: u64) -
         return finding;
     }
     let each = answers as f64 / seen as f64;
-    finding.with(watched, "answers per connection", each, Unit::Times)
+    finding.with(watched, "answers per connection", each, Unit::Count)
 }
 
 fn told(finding: Finding, owner: &Owner, name: &str, ip: IpAddr, port: u16) -> Finding {
@@ -171,7 +174,7 @@ fn told(finding: Finding, owner: &Owner, name: &str, ip: IpAddr, port: u16) -> F
         .advise("if it has a pool: its idle limit may be below the number of requests under way at once")
         .advise("if the server closes: look for Connection: close, or its limits of requests or idle time")
         .advise("only then think of net.ipv4.ip_local_port_range, tcp_tw_reuse or nf_conntrack_max")
-        .confirm_by(ss_by(owner.pid, &format!("state time-wait dst {ip} dport = :{port} | wc -l")))
+        .confirm_by(ss_by(owner.pid, &format!("state time-wait dst {} dport = :{port} | wc -l", host(ip))))
         .confirm_by(format!("netdiag events --kind connect --peer {ip} --peer-port {port}"))
 }
 

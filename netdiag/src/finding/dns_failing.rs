@@ -96,7 +96,7 @@ fn of_server(
         .advise(advise(most))
         .advise("see whether all names fail or those of one domain: then that domain's servers are the cause")
         .advise("name a second server in resolv.conf that does not depend on the same ones")
-        .confirm_by(advice::dig(ip))
+        .confirm_by(advice::dig(watched, netns, ip))
         .confirm_by(format!("netdiag events --kind dns --peer {ip}")))
 }
 

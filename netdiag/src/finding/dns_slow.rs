@@ -85,6 +85,7 @@ fn of_server(
         (_, p90) if p90 >= limits.of(&NOTICED) => (Severity::Info, "p90", p90, &NOTICED),
         _ => return None,
     };
+    let other = if which == "p50" { p90 } else { p50 } as f64;
     let title =
         format!("{ip} takes {} to answer for a name ({which})", format::duration(value as u64));
     let retried = sums.at_least("dns.retried");
@@ -94,7 +95,7 @@ fn of_server(
              their own do so for each connection, and once more for each domain of the search list.",
         )
         .beyond(watched, &format!("dns {which}"), value, threshold, limits)
-        .with(watched, "dns p50", p50 as f64, Unit::Ns)
+        .with(watched, if which == "p50" { "dns p90" } else { "dns p50" }, other, Unit::Ns)
         .with(watched, "dns p99", at(0.99)? as f64, Unit::Ns)
         .with(watched, "answers", sums.samples("dns") as f64, Unit::Count)
         .with(watched, "queries sent again", retried as f64, Unit::Count)
@@ -111,7 +112,7 @@ fn of_server(
         .advise("ask it for a name that it surely has in its cache: slow then is the server or the path, else what it asks")
         .advise("use a cache on the node (NodeLocal DNSCache, systemd-resolved), and names with a dot at the end where search lists are long")
         .advise("look at the server itself: CPU limit, number of clients, its own forwarders")
-        .confirm_by(advice::dig(ip))
+        .confirm_by(advice::dig(watched, netns, ip))
         .confirm_by(format!("netdiag events --kind dns --peer {ip}")))
 }
 

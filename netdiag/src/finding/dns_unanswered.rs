@@ -117,7 +117,7 @@ fn of_server(
         .advise("ask it yourself from the same network namespace, also over TCP (dig +tcp): that tells a drop of datagrams from a server that is stuck")
         .advise("look for drops on the way: firewall rules, a full connection tracking table, two queries at once from one port (conntrack-insert-failed)")
         .advise("look at the server: limits of queries per client, its queue, its CPU")
-        .confirm_by(advice::dig(ip))
+        .confirm_by(advice::dig(watched, netns, ip))
         .confirm_by(format!("netdiag events --kind drop,dns --peer {ip}")))
 }
 

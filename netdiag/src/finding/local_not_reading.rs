@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{end, ss_by, threads_of},
+    advice::{end, host, ss_by, threads_of},
 };
 use crate::{
     format,
@@ -185,7 +185,7 @@ fn name(group: &Group<'_>) -> String {
 }
 
 fn ip(flow: &Seen) -> String {
-    flow.peer.ip.map_or_else(String::new, |ip| ip.to_string())
+    flow.peer.ip.map_or_else(String::new, host)
 }
 
 fn mean(flow: &Seen, state: &str) -> u64 {

@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{end, ss_by},
+    advice::{end, host, ss_by},
 };
 use crate::{
     format,
@@ -130,8 +130,8 @@ fn of_peer(
     let finding = ruled(finding, worst);
     Some(
         told(finding, &at, here, &owner)
-            .confirm_by(ss_by(owner.pid, &format!("dst {ip}")))
-            .confirm_by(format!("netdiag live --peer {ip} --sort rwnd_limited_ns")),
+            .confirm_by(ss_by(owner.pid, &format!("dst {}", host(ip))))
+            .confirm_by(format!("netdiag live --peer {ip}")),
     )
 }
 

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::{Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice::ss_by};
+use super::{
+    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    advice::{host, ss_by},
+};
 use crate::{
     format,
     snapshot::Owner,
     watched::{
-        Series, Watched,
+        Group, Series, Watched,
         period::{self, Period, Spiky},
         series::Of,
     },
@@ -45,18 +48,34 @@ const SHARE: Threshold = Threshold {
     name: "share",
     value: 0.1,
     unit: Unit::Ratio,
-    help: "part of the answers that a spike holds up; with less it is an info: a slow request now and then",
+    help: "part of the answers that a spike holds up; with less it is an info",
     source: "a job that asks for something slow each minute is no spike for the others",
 };
+const ANSWERS: Threshold = Threshold {
+    name: "answers",
+    value: 3.0,
+    unit: Unit::Count,
+    help: "answers that a spike holds up; with fewer it is an info: a slow request now and then",
+    source: "a job that asks for something slow each minute is no spike for the others",
+};
+/// What ACKs may be delayed by, which is no latency of anything (`TCP_DELACK_MAX`, include/net/tcp.h).
+const DELAYED_ACK_NS: f64 = 200e6;
 
 /// What the rest of netdiag knows of it. It needs no single signal: it takes those that tell a latency.
 pub const DEFINITION: Definition = Definition {
     id: "periodic-latency",
     help: "latency is high again and again at regular times",
-    thresholds: &[&TIMES, &MORE, &CHANCE, &CYCLES, &SHARE],
+    thresholds: &[&TIMES, &MORE, &CHANCE, &CYCLES, &SHARE, &ANSWERS],
     needs: &[],
     exact: &[],
-    causes: &["cpu-starved", "tcp-memory-pressure"],
+    causes: &[
+        "packet-loss",
+        "qdisc-drop",
+        "bufferbloat",
+        "interface-saturated",
+        "cpu-starved",
+        "tcp-memory-pressure",
+    ],
     rule,
 };
 
@@ -64,7 +83,11 @@ pub const DEFINITION: Definition = Definition {
 #[must_use]
 pub fn not_observable(series: &Series) -> String {
     let longest = format::duration((series.seconds() / CYCLES.value * 1e9) as u64);
-    format!("periodic-latency: periods over {longest}, a quarter of the time watched")
+    let shortest = format::duration((series.every() * 2e9) as u64);
+    format!(
+        "periodic-latency: periods over {longest}, a quarter of the time watched, and under {shortest}, two \
+         intervals"
+    )
 }
 
 /// Whose latency it is, which, and how it comes again.
@@ -72,9 +95,12 @@ type Found = (Of, &'static str, Period);
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     let series = &watched.series;
-    let spiky = Spiky { times: limits.of(&TIMES), above_ns: limits.of(&MORE) };
+    let spiky = |metric| {
+        let delay = if metric == "rtt" { DELAYED_ACK_NS } else { 0.0 };
+        Spiky { times: limits.of(&TIMES), above_ns: limits.of(&MORE) + delay }
+    };
     let all = series.lines().filter_map(|(of, metric, line)| {
-        Some((of, metric, period::period(&series.cells(line), spiky)?))
+        Some((of, metric, period::period(&series.cells(line), spiky(metric))?))
     });
     let all: Vec<Found> = all.collect();
     let tried = all.len() as f64;
@@ -89,7 +115,8 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
             found.push((of, metric, period));
         }
     }
-    common(found).into_iter().map(|found| tell(watched, limits, &found)).collect()
+    let (found, is_common) = common(found);
+    found.iter().map(|found| tell(watched, limits, found, is_common)).collect()
 }
 
 fn agree(one: &Period, other: &Period) -> bool {
@@ -106,25 +133,25 @@ fn is_known(found: &[Found], of: Of, period: &Period) -> bool {
 }
 
 /// What many servers have in common is the node's or its network's.
-fn common(found: Vec<Found>) -> Vec<Found> {
+fn common(found: Vec<Found>) -> (Vec<Found>, bool) {
     const MANY: usize = 3;
-    let Some(first) = found.first().cloned() else { return found };
+    let Some(first) = found.first().cloned() else { return (found, false) };
     let is_common = found.len() >= MANY && found.iter().all(|(_, _, one)| agree(&first.2, one));
-    if is_common { vec![(Of::Node, first.1, first.2)] } else { found }
+    if is_common { (vec![(Of::Node, first.1, first.2)], true) } else { (found, false) }
 }
 
 fn scope(watched: &Watched, of: Of) -> (Scope, Owner) {
     match of {
         Of::Backend((netns, ip, port)) => {
             let groups = watched.by_backend();
-            let owner = groups.get(&(netns, ip, port)).map(|group| group.owner());
+            let owner = groups.get(&(netns, ip, port)).map(Group::owner);
             let owner = owner.unwrap_or_default();
             // Who asks may change from window to window; what is slow does not.
             (Scope::backend(netns, ip, port), owner)
         }
         Of::Service(netns, port) => {
             let groups = watched.by_service();
-            let owner = groups.get(&(netns, port)).map(|group| group.owner());
+            let owner = groups.get(&(netns, port)).map(Group::owner);
             let owner = owner.unwrap_or_default();
             match (owner.pid, netns) {
                 (None, Some(netns)) => (Scope::namespace(netns).at(port), owner),
@@ -135,19 +162,28 @@ fn scope(watched: &Watched, of: Of) -> (Scope, Owner) {
     }
 }
 
-fn tell(watched: &Watched, limits: &Limits, (of, metric, period): &Found) -> Finding {
-    let Period { fit, lasts, height_ns, usual_ns, share } = period;
+fn tell(
+    watched: &Watched,
+    limits: &Limits,
+    (of, metric, period): &Found,
+    is_common: bool,
+) -> Finding {
+    let Period { fit, lasts, height_ns, usual_ns, share, answers } = period;
     let (scope, owner) = scope(watched, *of);
     let seconds = |seconds: f64| format::duration((seconds.max(0.0) * 1e9) as u64);
     let (every, long) = (seconds(fit.seconds), seconds(*lasts));
     let (height, usual) = (format::duration(*height_ns), format::duration(*usual_ns));
     let whose = match of {
-        Of::Node => "many servers".to_owned(),
+        Of::Node if is_common => "many servers".to_owned(),
+        Of::Node => "this node".to_owned(),
         _ => scope.name.clone(),
     };
     let title =
         format!("{metric} of {whose} goes from {usual} to {height} every {every} for {long}");
-    let severity = if *share >= limits.of(&SHARE) { Severity::Warning } else { Severity::Info };
+    // All together it may be one kind of request that is always slow.
+    let is_mixed = *of == Of::Node && !is_common;
+    let holds_up = *share >= limits.of(&SHARE) && *answers >= limits.of(&ANSWERS);
+    let severity = if holds_up && !is_mixed { Severity::Warning } else { Severity::Info };
     let time = |at: f64| watched.series.time(at).unwrap_or_else(|| format::MISSING.to_owned());
     let explanation = format!(
         "{} spikes lie on one grid of {every}: the last began at {}, the next is due at {}. Something that is \
@@ -167,6 +203,7 @@ fn tell(watched: &Watched, limits: &Limits, (of, metric, period): &Found) -> Fin
         .with(watched, "phase (last spike, after the start)", fit.last, Unit::S)
         .with(watched, "duration", *lasts, Unit::S)
         .with(watched, "height", *height_ns as f64, Unit::Ns)
+        .with(watched, "answers that each holds up, at least", *answers, Unit::Count)
         .with(watched, "spikes", fit.on.len() as f64, Unit::Count)
         .with(watched, "periods without one", (fit.places - fit.on.len()) as f64, Unit::Count)
         .with(watched, "jitter of their beginnings", fit.jitter, Unit::Ratio);
@@ -187,7 +224,7 @@ fn commands(finding: Finding, of: Of, metric: &str, owner: &Owner) -> Finding {
     match of {
         Of::Backend((_, ip, port)) => finding
             .confirm_by(format!("netdiag live --peer {ip} --peer-port {port} --sort {metric}.max"))
-            .confirm_by(ss_by(owner.pid, &format!("dst {ip} dport = :{port}"))),
+            .confirm_by(ss_by(owner.pid, &format!("dst {} dport = :{port}", host(ip)))),
         Of::Service(_, port) => {
             finding.confirm_by(format!("netdiag live --local-port {port} --sort {metric}.max"))
         }
@@ -270,6 +307,27 @@ mod tests {
             if count > 0 { vec![quick, slow] } else { vec![quick] }
         };
         check(&DEFINITION, &run(240, 30, 500, slow), Some(Severity::Info));
+    }
+
+    #[test]
+    fn a_server_that_is_always_slow_is_no_alarm_of_the_node() {
+        let other = |flow: Flow| {
+            let ns = flow.metrics["response"].max_ns;
+            let quick = kit::flow("f1").latency("response", 20, 5_000_000);
+            let slow = kit::flow("f2").to("10.0.0.3", 80).latency("response", 8, 500_000_000);
+            if ns > Some(400_000_000) { vec![quick, slow] } else { vec![quick] }
+        };
+        check(&DEFINITION, &run(240, 30, 500, other), Some(Severity::Info));
+    }
+
+    #[test]
+    fn delayed_acks_are_none() {
+        let rtt = |flow: Flow| {
+            let ns = flow.metrics["response"].max_ns.map_or(0, |ns| ns / 5);
+            vec![kit::flow("f1").latency("rtt", 100, ns)]
+        };
+        check(&DEFINITION, &run(240, 30, 900, rtt), None);
+        check(&DEFINITION, &run(240, 30, 1_200, rtt), Some(Severity::Warning));
     }
 
     #[test]

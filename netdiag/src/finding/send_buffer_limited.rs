@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{end, ss_by},
+    advice::{end, host, ss_by},
 };
 use crate::{
     format,
@@ -128,7 +128,7 @@ fn of_peer(
         .advise(format!("let {name} not set SO_SNDBUF: the kernel then grows the buffer by itself"))
         .advise("else set it to twice the bandwidth times the round trip, or raise the third of net.ipv4.tcp_wmem")
         .advise("raise net.core.wmem_max where the process asks for more and is not given it")
-        .confirm_by(ss_by(pid, &format!("dst {ip}")))
+        .confirm_by(ss_by(pid, &format!("dst {}", host(ip))))
         .confirm_by("sysctl net.ipv4.tcp_wmem net.core.wmem_max"))
 }
 

@@ -4,7 +4,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{end, ss_by},
+    advice::{end, host, ss_by},
 };
 use crate::{
     format,
@@ -119,7 +119,7 @@ fn of_backend(
         );
     let finding =
         if held { poll(finding, &format!("{ip}:{port}")) } else { ask(finding, group, here) }
-            .confirm_by(ss_by(group.owner().pid, &format!("dst {ip} dport = :{port}")))
+            .confirm_by(ss_by(group.owner().pid, &format!("dst {} dport = :{port}", host(ip))))
             .confirm_by(format!("netdiag live --peer {ip} --peer-port {port} --sort response.p99"));
     Some(match group.rtt_min_ns() {
         Some(path) => finding.with(watched, "path (rtt_min)", path as f64, Unit::Ns),

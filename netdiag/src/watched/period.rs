@@ -31,6 +31,8 @@ pub struct Spike {
     pub height_ns: u64,
     /// Part of all answers in its intervals that were slow, or did not come.
     pub share: f64,
+    /// Answers that were slow, or did not come, at least.
+    pub answers: f64,
 }
 
 /// Spikes that come again and again.
@@ -46,12 +48,14 @@ pub struct Period {
     pub usual_ns: u64,
     /// Part of all answers in their intervals that were slow, or did not come.
     pub share: f64,
+    /// Answers of each that were slow, or did not come, at least.
+    pub answers: f64,
 }
 
 /// Intervals between which slow ones are still one spike, if all are quick in them: what is tried.
 const BRIDGES: [usize; 3] = [0, 2, 5];
 /// Which of [`QUANTILES`] are looked at: the slow tenth, and the slowest.
-const LEVELS: [usize; 2] = [3, 5];
+const LEVELS: [usize; 2] = [3, QUANTILES.len() - 1];
 /// Fewest answers of an interval from which on missing ones tell anything.
 const STEADY: f64 = 8.0;
 
@@ -84,6 +88,7 @@ fn regular(cells: &[Cell], level: usize, bridge: usize, spiky: Spiky) -> Option<
         height_ns,
         usual_ns: watch.usual_ns,
         share: of(|spike| spike.share)?,
+        answers: of(|spike| spike.answers)?,
         fit,
     })
 }
@@ -123,17 +128,35 @@ impl<'a> Watch<'a> {
         self.cells[at].point.is_some_and(|point| f64::from(point.at[self.level]) >= self.slow)
     }
 
+    /// The first of [`QUANTILES`] that is slow in an interval.
+    fn slow_from(&self, at: usize) -> Option<usize> {
+        self.cells[at].point?.at.iter().position(|&us| f64::from(us) >= self.slow)
+    }
+
+    fn count(&self, at: usize) -> f64 {
+        self.cells[at].point.map_or(0.0, |point| f64::from(point.count))
+    }
+
     /// Answers of an interval that were not slow.
     fn quick(&self, at: usize) -> f64 {
-        let Some(point) = self.cells[at].point else { return 0.0 };
-        let above = point.at.iter().position(|&us| f64::from(us) >= self.slow);
-        let part = match above {
+        let part = match self.slow_from(at) {
             None => 1.0,
             Some(0) => 0.0,
             // Somewhere between two that are known.
             Some(nth) => f64::midpoint(QUANTILES[nth - 1], QUANTILES[nth]),
         };
-        f64::from(point.count) * part
+        self.count(at) * part
+    }
+
+    /// Answers of an interval that were slow, at least.
+    fn slow_answers(&self, at: usize) -> f64 {
+        let least = self.slow_from(at).map(|nth| self.count(at) * (1.0 - QUANTILES[nth]));
+        least.map_or(0.0, |least| least.max(1.0))
+    }
+
+    /// Quick answers that were due in an interval and did not come.
+    fn due(&self, at: usize) -> f64 {
+        self.steady.map_or(0.0, |(rate, _)| self.missing(at) * rate * self.cells[at].seconds)
     }
 
     /// Part of an interval in which quick answers did not come as they do.
@@ -146,7 +169,7 @@ impl<'a> Watch<'a> {
 
     /// Part of an interval's answers that were slow; all where there is none.
     fn slow_part(&self, at: usize) -> f64 {
-        let count = self.cells[at].point.map_or(0.0, |point| f64::from(point.count));
+        let count = self.count(at);
         if count > 0.0 { 1.0 - self.quick(at) / count } else { 1.0 }
     }
 
@@ -182,7 +205,10 @@ impl<'a> Watch<'a> {
             let (start, end) = self.edges(first, last, &|at| self.slow_part(at));
             (start - late, end - late)
         });
-        Spike { start, seconds: (end - start).max(0.0), height_ns, share }
+        let slow_answers: f64 = (first..=last).map(|at| self.slow_answers(at)).sum();
+        let due: f64 = (first..=last).map(|at| self.due(at)).sum();
+        let answers = slow_answers.max(due);
+        Spike { start, seconds: (end - start).max(0.0), height_ns, share, answers }
     }
 
     /// Beginning and end by the quick answers that did not come: that long before the slow ones came, or since.

@@ -31,7 +31,7 @@ pub enum Of {
 }
 
 /// Parts of the samples that [`Point::at`] tells of.
-pub const QUANTILES: [f64; 6] = [0.25, 0.5, 0.75, 0.9, 0.99, 1.0];
+pub const QUANTILES: [f64; 7] = [0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0];
 
 /// The samples of an interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +136,12 @@ impl Series {
             return 0.0;
         };
         last.0 + last.1 - first.0
+    }
+
+    /// Seconds of an interval, in the mean; 0 before there was one.
+    #[must_use]
+    pub fn every(&self) -> f64 {
+        self.seconds() / self.intervals.len().max(1) as f64
     }
 
     /// When the last interval ended, in seconds since the first of the run began.

@@ -11,6 +11,9 @@ const MOSTLY: f64 = 0.75;
 /// Candidates for the period, and for the first time on the grid.
 const CANDIDATES: usize = 32;
 const ANCHORS: usize = 6;
+/// Times that are held against a grid in all, about: of many a few candidates are enough, since nearly all
+/// steps of a period are its own.
+const WORK: usize = 24_000;
 
 /// A grid, and how well times lie on it.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +40,8 @@ pub(super) fn grid(times: &[f64], resolution: f64) -> Option<Fit> {
     let mut steps: Vec<_> = times.windows(2).map(|two| two[1] - two[0]).collect();
     steps.retain(|step| *step >= 2.0 * resolution);
     steps.sort_unstable_by(f64::total_cmp);
-    let every = steps.len().div_ceil(CANDIDATES).max(1);
+    let candidates = (WORK / ANCHORS / times.len()).clamp(4, CANDIDATES);
+    let every = steps.len().div_ceil(candidates).max(1);
     let candidates: Vec<_> = steps.iter().step_by(every).copied().collect();
     let fits = candidates.iter().flat_map(|&step| {
         (0..times.len().min(ANCHORS)).filter_map(move |anchor| fit(times, anchor, step, resolution))
@@ -105,5 +109,5 @@ fn regression(points: impl Iterator<Item = (f64, f64)> + Clone) -> Option<(f64, 
         alone += (at - x).powi(2);
     }
     let slope = together / alone;
-    (alone > 0.0 && slope > 0.0).then(|| (y - slope * x, slope))
+    (alone > 0.0 && slope > 0.0).then_some((y - slope * x, slope))
 }
