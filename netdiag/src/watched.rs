@@ -227,9 +227,9 @@ pub struct Seen {
     pub intervals: u32,
     /// What it counted.
     pub sums: Sums,
-    extents: BTreeMap<String, Extent>,
     /// How it went.
     pub course: Course,
+    extents: BTreeMap<String, Extent>,
 }
 
 impl Seen {

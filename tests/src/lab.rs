@@ -41,6 +41,8 @@ pub enum Expect {
     /// `{client}` and `{server}` stand for their address, `{client-netns}` and `{server-netns}` for their
     /// namespace, `{link}` for the device, and `{name}` for the process of that name.
     Fault(&'static [&'static str]),
+    /// Findings of these ids, whichever is first, each with one of its scopes.
+    Faults(&'static [(&'static str, &'static [&'static str])]),
     /// Nothing above info.
     Healthy,
 }
@@ -144,6 +146,21 @@ impl Scenario {
     #[must_use]
     pub const fn fault(name: &'static str, scope: &'static [&'static str]) -> Self {
         Self { name, expect: Expect::Fault(scope), ..Self::healthy(name) }
+    }
+
+    /// Several faults at once, seen from the client's end.
+    #[must_use]
+    pub const fn faults(
+        name: &'static str,
+        all: &'static [(&'static str, &'static [&'static str])],
+    ) -> Self {
+        Self { expect: Expect::Faults(all), ..Self::healthy(name) }
+    }
+
+    /// Whether it has a twin.
+    #[must_use]
+    pub const fn has_twin(&self) -> bool {
+        matches!(self.expect, Expect::Fault(_))
     }
 
     /// A workload that nothing is wrong with, seen from both ends.

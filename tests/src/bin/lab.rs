@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use netdiag_tests::{
     lab::{
-        Expect, act,
+        act,
         run::{Case, Manner, batch, batches},
         scenario::SCENARIOS,
         table,
@@ -64,14 +64,14 @@ fn main() -> Result<()> {
         together: arguments.together,
         diagnose: !arguments.prove,
     };
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut strays) = (Vec::new(), 0_u64);
     let _alone = alone();
     for run in 0..arguments.runs {
         let seed = random.below(u64::MAX);
         let mut cases = Vec::new();
         for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
             cases.push(Case::draw(scenario, false, seed));
-            if matches!(scenario.expect, Expect::Fault(_)) && !arguments.no_twins {
+            if scenario.has_twin() && !arguments.no_twins {
                 cases.push(Case::draw(scenario, true, seed));
             }
         }
@@ -86,9 +86,14 @@ fn main() -> Result<()> {
             bail!("--only names no scenario that can be had here");
         }
         for some in batches(cases, manner.together) {
-            for outcome in batch(some, manner)? {
+            let played = batch(some, manner)?;
+            for outcome in played.outcomes {
                 print!("{}", table::story(&outcome));
                 outcomes.push(outcome);
+            }
+            for stray in played.strays {
+                println!("of none of these: {}", table::line(&stray));
+                strays += u64::from(stray.counts);
             }
         }
     }
@@ -99,8 +104,9 @@ fn main() -> Result<()> {
             || judged.is_some_and(|it| !it.right || !it.scoped || !it.others.is_empty())
     };
     let wrong = outcomes.iter().filter(bad).count();
-    if wrong > 0 {
-        bail!("{wrong} of {} runs are not as they must be", outcomes.len());
+    if wrong > 0 || strays > 0 {
+        let runs = outcomes.len();
+        bail!("{wrong} of {runs} runs are not as they must be, {strays} findings are of none");
     }
     Ok(())
 }

@@ -2,8 +2,6 @@
 
 use serde_json::Value;
 
-use super::Expect;
-
 /// A finding as far as it is judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -86,24 +84,31 @@ pub struct Judgement {
     pub symptoms: Vec<String>,
 }
 
-/// Judges the findings of one scenario, `id` by name.
+/// What must be found: an id, and scopes of which it must have one.
+pub type Wanted = (String, Vec<(String, Vec<String>)>);
+
+/// Judges the findings of one scenario: each of the wanted ones must be there with its scope, before all others
+/// above info; of several it does not matter which is first. Where none is wanted, none must be there.
 #[must_use]
-pub fn judge(
-    id: &str,
-    expect: Expect,
-    scopes: &[(String, Vec<String>)],
-    found: &[&Found],
-) -> Judgement {
+pub fn judge(wanted: &[Wanted], found: &[&Found]) -> Judgement {
     let counting: Vec<_> = found.iter().filter(|found| found.counts).collect();
-    let Expect::Fault(_) = expect else {
-        let others: Vec<_> = counting.iter().map(|found| found.id.clone()).collect();
-        return Judgement { right: others.is_empty(), scoped: true, others, symptoms: vec![] };
+    let is_wanted = |id: &str| wanted.iter().any(|(wanted, _)| wanted == id);
+    let is_there = |(id, scopes): &Wanted| {
+        counting.iter().any(|found| found.id == *id && found.has_scope(scopes))
     };
-    let right = counting.first().is_some_and(|first| first.id == id);
-    let scoped = right && counting.first().is_some_and(|first| first.has_scope(scopes));
-    let mut judgement = Judgement { right, scoped, ..Judgement::default() };
-    for found in counting.iter().filter(|found| found.id != id) {
-        let explained = found.caused_by.iter().any(|cause| cause == id);
+    let first = counting.first().is_none_or(|first| is_wanted(&first.id));
+    let named = wanted.iter().all(|(id, _)| counting.iter().any(|found| found.id == *id));
+    let mut judgement = Judgement {
+        right: first && named,
+        scoped: wanted.iter().all(is_there),
+        ..Judgement::default()
+    };
+    // The finding to act on is the right one in all that it says.
+    if let ([(_, scopes)], Some(first)) = (wanted, counting.first()) {
+        judgement.scoped &= first.has_scope(scopes);
+    }
+    for found in counting.iter().filter(|found| !is_wanted(&found.id)) {
+        let explained = found.caused_by.iter().any(|cause| is_wanted(cause));
         if explained { &mut judgement.symptoms } else { &mut judgement.others }
             .push(found.id.clone());
     }
@@ -153,17 +158,25 @@ mod tests {
     fn the_first_above_info_counts_and_what_it_explains_is_no_other() {
         let all = diagnosis();
         let mine = of(&all, &["10.77.1.", "web-1"]);
-        let expect = Expect::Fault(&["peer:{server}"]);
-        let scopes = |name: &str| vec![("peer".to_owned(), vec![name.to_owned()])];
-        let judged = judge("packet-loss", expect, &scopes("10.77.1.2"), &mine);
+        let wanted = |id: &str, name: &str| -> Wanted {
+            (id.to_owned(), vec![("peer".to_owned(), vec![name.to_owned()])])
+        };
+        let judged = judge(&[wanted("packet-loss", "10.77.1.2")], &mine);
         assert!(judged.right && judged.scoped && judged.others.is_empty(), "{judged:?}");
         assert_eq!(judged.symptoms, ["slow-peer-application"]);
-        assert!(!judge("packet-loss", expect, &scopes("10.77.1.1"), &mine).scoped);
-        let wrong = judge("reordering", expect, &scopes("10.77.1.2"), &mine);
+        assert!(!judge(&[wanted("packet-loss", "10.77.1.1")], &mine).scoped);
+        let wrong = judge(&[wanted("reordering", "10.77.1.2")], &mine);
         assert!(!wrong.right);
         assert_eq!(wrong.others, ["packet-loss", "slow-peer-application"]);
-        let healthy = judge("idle", Expect::Healthy, &[], &mine);
-        assert!(!healthy.right);
-        assert!(judge("idle", Expect::Healthy, &[], &[]).right);
+        assert!(!judge(&[], &mine).right);
+        assert!(judge(&[], &[]).right);
+        let process = ("process".to_owned(), vec!["web-1".to_owned()]);
+        let both = [
+            ("slow-peer-application".to_owned(), vec![process]),
+            wanted("packet-loss", "10.77.1.2"),
+        ];
+        let judged = judge(&both, &mine);
+        assert!(judged.right && judged.scoped && judged.others.is_empty(), "{judged:?}");
+        assert!(!judge(&[both[0].clone(), wanted("high-rtt", "10.77.1.2")], &mine).right);
     }
 }

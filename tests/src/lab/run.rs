@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Expect, Needs, Scenario, Values,
-    judge::{Found, Judgement, findings, judge},
+    judge::{Found, Judgement, Wanted, findings, judge},
     stage::Stage,
     witness::{Claims, Readings, Seen},
 };
@@ -79,6 +79,15 @@ pub struct Outcome {
     pub seen: Seen,
 }
 
+/// What came of scenarios that played side by side.
+#[derive(Debug)]
+pub struct Batch {
+    /// Each of them.
+    pub outcomes: Vec<Outcome>,
+    /// What was found that concerns none of them.
+    pub strays: Vec<Found>,
+}
+
 /// How to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Manner {
@@ -119,7 +128,7 @@ pub fn batches(cases: Vec<Case>, together: usize) -> Vec<Vec<Case>> {
 ///
 /// # Panics
 /// When a thread does.
-pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Vec<Outcome>> {
+pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
     /// Until streams have found their pace and sockets their states.
     const SETTLE: Duration = Duration::from_millis(1500);
     let mut stages = set(&cases)?;
@@ -134,24 +143,28 @@ pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Vec<Outcome>> {
             None
         }
     };
-    let found = diagnosis.as_ref().map(findings);
+    let found = diagnosis.as_ref().map(findings).unwrap_or_default();
+    let marks: Vec<_> = stages.iter().map(Stage::marks).collect();
+    let wanted: Vec<_> =
+        cases.iter().zip(&stages).map(|(case, stage)| wanted(case, stage)).collect();
+    let (shares, strays) = share(&found, &marks, &wanted);
+    let after = stages.iter().map(Readings::take).collect::<Result<Vec<_>>>()?;
+    let readings = before.into_iter().zip(after);
     let mut outcomes = Vec::new();
-    for ((case, mut stage), before) in cases.into_iter().zip(stages).zip(before) {
-        let after = Readings::take(&stage)?;
-        let (marks, scopes) = (stage.marks(), scopes(&case, &stage));
+    for (((case, mut stage), (before, after)), (found, wanted)) in
+        cases.into_iter().zip(stages).zip(readings).zip(shares.into_iter().zip(wanted))
+    {
         let said = stage.end().with_context(|| case.name())?;
         let seen = Seen { before, after, said };
         let mut claims = Claims::default();
         if !case.twin {
             (case.scenario.proof)(&case.values, &seen, &mut claims);
         }
-        let mine: Vec<_> = found.iter().flatten().filter(|found| found.is_of(&marks)).collect();
-        let judgement =
-            found.as_ref().map(|_| judge(case.scenario.name, case.expect(), &scopes, &mine));
-        let found = mine.into_iter().cloned().collect();
+        let judged = || judge(&wanted, &found.iter().collect::<Vec<_>>());
+        let judgement = manner.diagnose.then(judged);
         outcomes.push(Outcome { case, claims, judgement, found, seen });
     }
-    Ok(outcomes)
+    Ok(Batch { outcomes, strays })
 }
 
 fn set(cases: &[Case]) -> Result<Vec<Stage>> {
@@ -172,11 +185,37 @@ fn set(cases: &[Case]) -> Result<Vec<Stage>> {
     })
 }
 
-fn scopes(case: &Case, stage: &Stage) -> Vec<(String, Vec<String>)> {
-    match case.scenario.expect {
-        Expect::Fault(scopes) => scopes.iter().map(|scope| stage.scope(scope)).collect(),
+/// What netdiag must find.
+fn wanted(case: &Case, stage: &Stage) -> Vec<Wanted> {
+    let of = |id: &str, scopes: &[&str]| -> Wanted {
+        (id.to_owned(), scopes.iter().map(|scope| stage.scope(scope)).collect())
+    };
+    match case.expect() {
+        Expect::Fault(scopes) => vec![of(case.scenario.name, scopes)],
+        Expect::Faults(all) => all.iter().map(|(id, scopes)| of(id, scopes)).collect(),
         Expect::Healthy => Vec::new(),
     }
+}
+
+/// Findings of the whole node go to who expects such a one. Returns those of nobody.
+fn share(
+    found: &[Found],
+    marks: &[Vec<String>],
+    wanted: &[Vec<Wanted>],
+) -> (Vec<Vec<Found>>, Vec<Found>) {
+    let mut shares = vec![Vec::new(); marks.len()];
+    let mut strays = Vec::new();
+    for one in found {
+        let whose = marks.iter().position(|marks| one.is_of(marks)).or_else(|| {
+            let wants = |(id, scopes): &Wanted| *id == one.id && one.has_scope(scopes);
+            wanted.iter().position(|wanted| wanted.iter().any(wants))
+        });
+        match whose {
+            Some(whose) => shares[whose].push(one.clone()),
+            None => strays.push(one.clone()),
+        }
+    }
+    (shares, strays)
 }
 
 fn begin(cases: &[Case], stages: &[Stage], time: Duration) -> Result<Netdiag> {
@@ -206,6 +245,24 @@ mod tests {
 
     static PLAIN: Scenario = Scenario::healthy("plain");
     static GREEDY: Scenario = Scenario { takes: Some("table"), ..Scenario::healthy("greedy") };
+
+    #[test]
+    fn what_is_the_nodes_is_of_who_expects_it() {
+        let found = |id: &str, name: &str| Found {
+            id: id.to_owned(),
+            counts: true,
+            kind: "node".to_owned(),
+            name: name.to_owned(),
+            caused_by: vec![],
+            title: String::new(),
+        };
+        let all = [found("a", "10.77.1.2"), found("b", "host"), found("c", "host")];
+        let marks = [vec!["10.77.1.".to_owned()], vec!["10.77.2.".to_owned()]];
+        let wanted = [vec![], vec![("b".to_owned(), vec![("node".to_owned(), vec![])])]];
+        let (shares, strays) = share(&all, &marks, &wanted);
+        assert_eq!(shares, [vec![all[0].clone()], vec![all[1].clone()]]);
+        assert_eq!(strays, [all[2].clone()]);
+    }
 
     #[test]
     fn no_two_take_the_same() {

@@ -46,6 +46,9 @@ scenarios! {
     qdisc_drop
     reordering
     send_buffer_limited
+    several_causes
+    several_peers
+    several_symptoms
     slow_local_application
     slow_peer_application
     softnet_drop

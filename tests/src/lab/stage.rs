@@ -177,7 +177,7 @@ impl Stage {
     ///
     /// # Errors
     /// When there is no such setting.
-    pub fn sysctl(&self, side: Side, name: &str, value: impl ToString) -> Result<()> {
+    pub fn sysctl(&self, side: Side, name: &str, value: &impl ToString) -> Result<()> {
         let path = format!("/proc/sys/net/{name}");
         let value = value.to_string();
         self.side(side).run(|| fs::write(&path, &value)).context(path)

@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
 };
 
-use super::run::Outcome;
+use super::{judge::Found, run::Outcome};
 
 #[derive(Default)]
 struct Row {
@@ -101,20 +101,7 @@ pub fn story(outcome: &Outcome) -> String {
         let _ = writeln!(text, "  NOT THERE: {claim}");
     }
     for found in &outcome.found {
-        let severity = if found.counts { "finding" } else { "info" };
-        let _ = writeln!(
-            text,
-            "  {severity}: {} {}:{} {} {}",
-            found.id,
-            found.kind,
-            found.name,
-            found.title,
-            if found.caused_by.is_empty() {
-                String::new()
-            } else {
-                format!("<- {:?}", found.caused_by)
-            }
-        );
+        let _ = writeln!(text, "  {}", line(found));
     }
     if let Some(judgement) =
         outcome.judgement.as_ref().filter(|judgement| !judgement.right || !judgement.scoped)
@@ -123,4 +110,13 @@ pub fn story(outcome: &Outcome) -> String {
     }
     let _ = writeln!(text, "  {}", outcome.seen.summary());
     text
+}
+
+/// A finding in one line.
+#[must_use]
+pub fn line(found: &Found) -> String {
+    let severity = if found.counts { "finding" } else { "info" };
+    let Found { id, kind, name, title, caused_by, .. } = found;
+    let causes = if caused_by.is_empty() { String::new() } else { format!(" <- {caused_by:?}") };
+    format!("{severity}: {id} {kind}:{name} {title}{causes}")
 }

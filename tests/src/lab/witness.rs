@@ -6,7 +6,11 @@ use anyhow::Result;
 
 use super::{Side, stage::Stage};
 use crate::{
-    conntrack::table, counters::TcpCounters, namespace::Namespace, network::link::Carried, tool,
+    conntrack::table::{self, Statistics},
+    counters::TcpCounters,
+    namespace::Namespace,
+    network::link::Carried,
+    tool,
 };
 
 /// Readings of one side.
@@ -22,6 +26,8 @@ struct Reading {
     errors: u64,
     /// Entries of connection tracking.
     tracked: u64,
+    /// What connection tracking counts of itself, where it can be asked.
+    tracking: Option<Statistics>,
 }
 
 impl Reading {
@@ -58,6 +64,7 @@ impl Reading {
             queue: queue.unwrap_or_default(),
             errors,
             tracked: table::count(side).unwrap_or_default(),
+            tracking: Statistics::read(side).ok(),
         })
     }
 }
@@ -169,6 +176,15 @@ impl Seen {
     #[must_use]
     pub fn tracked(&self, side: Side) -> u64 {
         self.after.sides[side as usize].tracked
+    }
+
+    /// Rise of a counter of connection tracking, as `insert_failed`.
+    #[must_use]
+    pub fn tracking(&self, side: Side, name: &str) -> u64 {
+        let [before, after] = [&self.before, &self.after]
+            .map(|readings| readings.sides[side as usize].tracking.as_ref());
+        let (Some(before), Some(after)) = (before, after) else { return 0 };
+        after.since(before)[name]
     }
 
     /// What the link made of the packets that a side sent, in all its life.

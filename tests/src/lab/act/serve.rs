@@ -117,7 +117,7 @@ impl Serve {
         let work = least + Duration::from_micros(spread);
         if self.burns {
             // The work itself, however long that takes: turns of a loop, not time.
-            let turns = work.as_nanos() as u64;
+            let turns = 3 * work.as_nanos() as u64;
             std::hint::black_box(
                 (0..turns).fold(0_u64, |sum, turn| std::hint::black_box(sum ^ turn)),
             );

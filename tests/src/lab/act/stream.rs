@@ -1,8 +1,9 @@
 //! Streams of bytes and datagrams, at a pace or as fast as it goes.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
     thread,
     time::Duration,
 };
@@ -24,13 +25,15 @@ pub struct Send {
     pub chunk: usize,
     /// Bytes of its send buffer, where it sets one.
     pub send_buffer: Option<usize>,
+    /// Bytes a second that the kernel lets out at most, where it sets that.
+    pub pacing: Option<u32>,
 }
 
 impl Send {
     /// As fast as it goes.
     #[must_use]
     pub const fn to(to: Vec<SocketAddr>) -> Self {
-        Self { to, per_second: 0.0, chunk: 64 << 10, send_buffer: None }
+        Self { to, per_second: 0.0, chunk: 64 << 10, send_buffer: None, pacing: None }
     }
 
     /// So many bytes a second.
@@ -52,10 +55,13 @@ impl Send {
         }
     }
 
-    fn go_on(&self, to: SocketAddr) -> std::io::Result<()> {
+    fn go_on(&self, to: SocketAddr) -> io::Result<()> {
         let mut stream = TcpStream::connect(to)?;
         if let Some(bytes) = self.send_buffer {
             sockopt::set_socket_send_buffer_size(&stream, bytes)?;
+        }
+        if let Some(bytes) = self.pacing {
+            pace_by_kernel(&stream, bytes)?;
         }
         let chunk = vec![b'z'; self.chunk];
         let mut pace = Pace::new(self.per_second);
@@ -67,6 +73,16 @@ impl Send {
             count("sends");
         }
     }
+}
+
+/// Sets `SO_MAX_PACING_RATE` (socket(7)).
+fn pace_by_kernel(socket: &TcpStream, bytes_per_second: u32) -> io::Result<()> {
+    let length = size_of_val(&bytes_per_second) as libc::socklen_t;
+    let value = (&raw const bytes_per_second).cast();
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE);
+    // SAFETY: `value` points to as many bytes as `length` says.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value, length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Takes streams.

@@ -23,6 +23,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
     },
     proof: |it, seen, claims| {
         claims.least("entries", seen.tracked(Side::Client), it["limit"] * 95 / 100);
+        claims.least("packets dropped for it", seen.tracking(Side::Client, "drop"), 50);
         claims.least("datagrams not let out", seen.said("metrics", "unsent"), 100);
     },
     ..Scenario::fault("conntrack-full", &["namespace:{client-netns}", "node:"])

@@ -29,6 +29,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
         Ok(())
     },
     proof: |_, seen, claims| {
+        claims.least("entries without a place", seen.tracking(Side::Client, "insert_failed"), 20);
         claims.least("datagrams not let out", seen.said("resolver", "unsent"), 20);
     },
     ..Scenario::fault("conntrack-insert-failed", &["namespace:{client-netns}", "process:{resolver}"])

@@ -6,8 +6,8 @@ use crate::lab::cgroup::Cgroup;
 pub(super) static SCENARIO: Scenario = Scenario {
     watch: &[Side::Server],
     parameters: &[
-        Parameter::new("quota_percent", [4, 12], [60, 90]),
-        Parameter::any("work_ms", [4, 8]),
+        Parameter::new("quota_percent", [3, 8], [60, 90]),
+        Parameter::any("work_ms", [6, 10]),
     ],
     set: |stage, it| {
         stage.link_alike(Way::delayed(MS))?;

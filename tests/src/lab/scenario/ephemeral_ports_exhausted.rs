@@ -10,7 +10,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
     set: |stage, it| {
         stage.link_alike(Way::delayed(MS))?;
         let range = format!("40000 {}", 40_000 + it["ports"] - 1);
-        stage.sysctl(Side::Client, "ipv4/ip_local_port_range", range)?;
+        stage.sysctl(Side::Client, "ipv4/ip_local_port_range", &range)?;
         let at = stage.at(3306);
         stage.start(Side::Server, "db", Act::Accept(Accept::at(vec![at], Each::Keeps)))?;
         let open = Open::at_once(vec![at], it["ports"] * it["percent"] / 100, Then::Keeps);

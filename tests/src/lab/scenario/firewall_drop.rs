@@ -12,7 +12,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.link_alike(Way::delayed(MS))?;
         let (good, bad) = (stage.at(80), stage.at(it["port"] as u16));
         stage.nft(Side::Server, &format!(
-            "table inet policy {{\n chain input {{\n type filter hook input priority 0;\n \
+            "table inet guard {{\n chain input {{\n type filter hook input priority 0;\n \
              tcp dport {} drop\n }}\n}}\n", bad.port()
         ))?;
         stage.start(Side::Server, "api", Act::Serve(Serve::at(vec![good, bad])))?;

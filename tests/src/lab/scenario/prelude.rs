@@ -73,7 +73,7 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Sets `/proc/sys/NAME`.
-    pub(super) fn set(name: &str, value: impl ToString) -> Result<Self> {
+    pub(super) fn set(name: &str, value: &impl ToString) -> Result<Self> {
         let path = PathBuf::from("/proc/sys").join(name);
         let before = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let setting = Self { path, before };

@@ -18,7 +18,10 @@ pub(super) static SCENARIO: Scenario = Scenario {
             pace => Send::paced(vec![at], pace * 1000),
         };
         let send_buffer = Some(it["send_buffer_kb"] as usize * 1024);
-        stage.start(Side::Client, "rsync", Act::Send(Send { send_buffer, ..send }))?;
+        // Paced, or the kernel does not see it: a full buffer counts from when its last segment leaves.
+        let send = Send { send_buffer, pacing: Some(5_000_000), ..send };
+        stage.client.ip(&format!("link set {} gso_max_segs 1", stage.device()))?;
+        stage.start(Side::Client, "rsync", Act::Send(send))?;
         Ok(())
     },
     proof: |_, seen, claims| {

@@ -6,7 +6,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
     parameters: &[Parameter::new("closed", [12_000, 24_000], [1_000, 4_000])],
     set: |stage, it| {
         stage.veth([1500; 2])?;
-        stage.sysctl(Side::Client, "ipv4/tcp_max_tw_buckets", 100_000)?;
+        stage.sysctl(Side::Client, "ipv4/tcp_max_tw_buckets", &100_000)?;
         // Not one destination's ports alone.
         let to = vec![stage.at(80), stage.at(81), stage.at(82)];
         stage.start(Side::Server, "api", Act::Accept(Accept::at(to.clone(), Each::Closes)))?;
