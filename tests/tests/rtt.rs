@@ -195,7 +195,7 @@ fn a_slow_server_is_not_a_slow_path() -> Result<()> {
         let pair = Pair::new()?;
         let netdiag = Netdiag::live_by(&forced, &["--netns", pair.left.name()])?;
         let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
-        for _ in 0..30 {
+        for _ in 0..machine::amount(30, 10) {
             request(&connection, 100, think)?;
         }
         let connections = [connection];
@@ -238,7 +238,7 @@ fn a_slow_path_is_as_slow_as_its_link() -> Result<()> {
             pair.left.name(),
         ])?;
         let connections = [Connection::open(&pair.left, &pair.right, Family::V4)?];
-        for _ in 0..20 {
+        for _ in 0..machine::amount(20, 8) {
             request(&connections[0], 100, Duration::ZERO)?;
         }
         let (end, said) = ends(&pair, &connections)?[0];

@@ -40,8 +40,9 @@ const NATIVE: [&str; 4] = ["applications", "architecture", "docs", "still"];
 /// Tests of what netdiag does with whatever it sees, by programs of every kind: a kernel between the
 /// oldest, where sockets are remembered in the hash, and the newest adds nothing to these two and the
 /// native run. What a hook, a field or a file of the kernel tells is tested on each.
-const BETWEEN: [&str; 9] = [
+const BETWEEN: [&str; 10] = [
     "diagnose",
+    "events",
     "filters",
     "harness",
     "lab",
