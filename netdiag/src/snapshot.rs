@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 
 pub mod build;
 mod conntrack;
+pub mod node;
 pub mod told;
 
 pub use conntrack::{Conntrack, Entry, Sum, TopCreator, Tuple};
+pub use node::{ConntrackTable, Listener, Node};
 
 pub use crate::{
     coverage::{Account, Refusal, SignalStatus, Status, Stream},
@@ -142,64 +144,6 @@ pub struct Snapshot {
     pub stream: Stream,
     /// True when nothing was lost or missed.
     pub complete: bool,
-}
-
-/// What the node says of itself in the interval; whole, whatever the filters.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Node {
-    /// Increase of the kernel's TCP counters (`/proc/net/snmp`, `/proc/net/netstat`) by network
-    /// namespace inode, then counter name.
-    pub tcp: BTreeMap<u32, BTreeMap<String, u64>>,
-    /// Listeners that dropped connection requests, those of which the kernel told.
-    pub listeners: Vec<Listener>,
-    /// Connection tracking, in the namespaces where anything is tracked or was ever counted.
-    pub conntrack: Vec<ConntrackTable>,
-    /// CPU time of this process in the interval, in nanoseconds; null when unreadable.
-    pub own_cpu_ns: Option<u64>,
-    /// Resident memory of this process, in bytes; null when unreadable.
-    pub own_resident_bytes: Option<u64>,
-}
-
-/// A listener that dropped connection requests.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Listener {
-    /// Inode number of its network namespace.
-    pub netns: u32,
-    /// Where it listens.
-    pub local: Endpoint,
-    /// The process that holds it.
-    pub owner: Owner,
-    /// Connection requests that it dropped in the interval, for a full accept queue or another reason.
-    pub drops: u64,
-    /// Connections that waited to be accepted when it was asked.
-    pub accept_queue: u32,
-    /// How many may wait; one more is let in.
-    pub accept_queue_limit: u32,
-}
-
-/// What connection tracking says of itself in one network namespace. Increases are those of the
-/// interval; null is what this kernel does not count.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ConntrackTable {
-    /// Inode number of the network namespace.
-    pub netns: u32,
-    /// Connections in the table at the end.
-    pub entries: u64,
-    /// How many may be, at the end (`nf_conntrack_max`); null where there is no limit.
-    pub max: Option<u64>,
-    /// Increase of connections that could not be put in. Their packets were dropped.
-    pub insert_failed: Option<u64>,
-    /// Increase of packets that were dropped, because the table was full or, most of `insert_failed`,
-    /// because their connection could not be put in.
-    pub drop: Option<u64>,
-    /// Increase of connections that were thrown out before their time, to make room in a full table.
-    pub early_drop: Option<u64>,
-    /// Increase of clashes that were settled: two packets at once began the same connection.
-    pub clash_resolve: Option<u64>,
-    /// Increase of packets that are part of no connection and cannot begin one.
-    pub invalid: Option<u64>,
-    /// Increase of connections that could not be put in because their hash chain was too long.
-    pub chaintoolong: Option<u64>,
 }
 
 /// `netdiag.doctor/1`.
