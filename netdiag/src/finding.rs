@@ -6,10 +6,28 @@ use netdiag_common::signal::Signal;
 use crate::watched::Watched;
 
 mod advice;
+mod node;
 mod told;
 
+pub mod close_wait_leak;
+pub mod conntrack_full;
+pub mod conntrack_insert_failed;
+pub mod conntrack_pressure;
+pub mod cpu_starved;
+pub mod ephemeral_ports_exhausted;
+pub mod fin_wait_buildup;
+pub mod heavy_netfilter;
+pub mod interface_errors;
+pub mod interface_saturated;
+pub mod listen_overflow;
+pub mod mtu_mismatch;
 pub mod packet_loss;
+pub mod qdisc_drop;
 pub mod slow_peer_application;
+pub mod softnet_drop;
+pub mod syn_backlog_overflow;
+pub mod tcp_memory_pressure;
+pub mod time_wait_buildup;
 
 pub use told::{Evidence, Finding, Scope, ScopeKind, Severity, Unit};
 
@@ -72,8 +90,27 @@ pub struct Definition {
 }
 
 /// All of them, causes before what they cause.
-pub const DEFINITIONS: &[&Definition] =
-    &[&packet_loss::DEFINITION, &slow_peer_application::DEFINITION];
+pub const DEFINITIONS: &[&Definition] = &[
+    &cpu_starved::DEFINITION,
+    &softnet_drop::DEFINITION,
+    &interface_errors::DEFINITION,
+    &interface_saturated::DEFINITION,
+    &qdisc_drop::DEFINITION,
+    &mtu_mismatch::DEFINITION,
+    &heavy_netfilter::DEFINITION,
+    &tcp_memory_pressure::DEFINITION,
+    &listen_overflow::DEFINITION,
+    &syn_backlog_overflow::DEFINITION,
+    &time_wait_buildup::DEFINITION,
+    &conntrack_full::DEFINITION,
+    &conntrack_pressure::DEFINITION,
+    &conntrack_insert_failed::DEFINITION,
+    &ephemeral_ports_exhausted::DEFINITION,
+    &close_wait_leak::DEFINITION,
+    &fin_wait_buildup::DEFINITION,
+    &packet_loss::DEFINITION,
+    &slow_peer_application::DEFINITION,
+];
 
 /// The finding of that id.
 #[must_use]

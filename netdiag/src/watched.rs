@@ -21,10 +21,12 @@ use crate::{
 mod group;
 #[cfg(test)]
 pub(crate) mod kit;
+mod node;
 #[cfg(test)]
 mod tests;
 
 pub use group::{Backend, Group, Peer};
+pub use node::{Queues, Tracked};
 
 /// Flows told apart; what more there are is in [`Watched::other`].
 pub const MOST_FLOWS: usize = 8_192;
