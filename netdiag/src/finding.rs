@@ -6,30 +6,48 @@ use netdiag_common::signal::Signal;
 use crate::watched::Watched;
 
 mod advice;
+mod node;
 mod stalled;
 mod told;
 
 pub mod backend_outlier;
 pub mod bufferbloat;
+pub mod close_wait_leak;
 pub mod connection_churn;
 pub mod connection_refused;
 pub mod connection_reset;
+pub mod conntrack_full;
+pub mod conntrack_insert_failed;
+pub mod conntrack_pressure;
+pub mod cpu_starved;
 pub mod dns_failing;
 pub mod dns_slow;
 pub mod dns_unanswered;
+pub mod ephemeral_ports_exhausted;
+pub mod fin_wait_buildup;
 pub mod firewall_drop;
 pub mod half_open_peer;
+pub mod heavy_netfilter;
 pub mod high_rtt;
+pub mod interface_errors;
+pub mod interface_saturated;
+pub mod listen_overflow;
 pub mod local_not_reading;
+pub mod mtu_mismatch;
 pub mod packet_loss;
 pub mod peer_not_reading;
 pub mod peer_unreachable;
 pub mod periodic_latency;
 pub mod pmtu_black_hole;
+pub mod qdisc_drop;
 pub mod reordering;
 pub mod send_buffer_limited;
 pub mod slow_local_application;
 pub mod slow_peer_application;
+pub mod softnet_drop;
+pub mod syn_backlog_overflow;
+pub mod tcp_memory_pressure;
+pub mod time_wait_buildup;
 pub mod window_limited;
 
 pub use told::{Evidence, Finding, Scope, ScopeKind, Severity, Unit};
@@ -99,28 +117,45 @@ pub struct Definition {
 
 /// All of them, causes before what they cause.
 pub const DEFINITIONS: &[&Definition] = &[
+    &cpu_starved::DEFINITION,
+    &softnet_drop::DEFINITION,
+    &interface_errors::DEFINITION,
+    &interface_saturated::DEFINITION,
+    &qdisc_drop::DEFINITION,
+    &mtu_mismatch::DEFINITION,
+    &heavy_netfilter::DEFINITION,
+    &tcp_memory_pressure::DEFINITION,
+    &connection_churn::DEFINITION,
+    &time_wait_buildup::DEFINITION,
+    &conntrack_full::DEFINITION,
+    &conntrack_pressure::DEFINITION,
+    &conntrack_insert_failed::DEFINITION,
+    &ephemeral_ports_exhausted::DEFINITION,
     &firewall_drop::DEFINITION,
+    &close_wait_leak::DEFINITION,
+    &fin_wait_buildup::DEFINITION,
     &pmtu_black_hole::DEFINITION,
     &half_open_peer::DEFINITION,
-    &peer_unreachable::DEFINITION,
-    &connection_refused::DEFINITION,
-    &connection_reset::DEFINITION,
     &bufferbloat::DEFINITION,
-    &high_rtt::DEFINITION,
     &reordering::DEFINITION,
     &packet_loss::DEFINITION,
-    &connection_churn::DEFINITION,
-    &dns_unanswered::DEFINITION,
-    &dns_failing::DEFINITION,
-    &dns_slow::DEFINITION,
+    &high_rtt::DEFINITION,
     &local_not_reading::DEFINITION,
     &peer_not_reading::DEFINITION,
-    &send_buffer_limited::DEFINITION,
-    &window_limited::DEFINITION,
     &periodic_latency::DEFINITION,
-    &slow_local_application::DEFINITION,
     &backend_outlier::DEFINITION,
+    &slow_local_application::DEFINITION,
+    &listen_overflow::DEFINITION,
+    &syn_backlog_overflow::DEFINITION,
+    &connection_refused::DEFINITION,
+    &connection_reset::DEFINITION,
+    &dns_failing::DEFINITION,
+    &peer_unreachable::DEFINITION,
+    &dns_unanswered::DEFINITION,
+    &dns_slow::DEFINITION,
+    &send_buffer_limited::DEFINITION,
     &slow_peer_application::DEFINITION,
+    &window_limited::DEFINITION,
 ];
 
 /// The finding of that id.

@@ -26,6 +26,7 @@ mod extent;
 mod group;
 #[cfg(test)]
 pub(crate) mod kit;
+mod node;
 pub mod period;
 pub mod series;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod tests;
 pub use course::{Course, Seconds, Stall, Windows};
 pub use extent::Extent;
 pub use group::{Backend, Group, Peer};
+pub use node::{Queues, Tracked};
 pub use series::Series;
 
 /// Flows told apart; what more there are is in [`Watched::other`].

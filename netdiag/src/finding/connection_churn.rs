@@ -66,7 +66,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&RATE, &NOTICED, &CRITICAL, &SHORT, &SHARE, &LEAST],
     needs: &[Signal::Socket],
     exact: &[],
-    causes: &["connection-reset"],
+    causes: &[],
     rule,
 };
 

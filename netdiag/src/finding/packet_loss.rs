@@ -64,7 +64,6 @@ pub const DEFINITION: Definition = Definition {
     causes: &[
         "pmtu-black-hole",
         "half-open-peer",
-        "peer-unreachable",
         "qdisc-drop",
         "interface-errors",
         "firewall-drop",

@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     io::{self, IsTerminal as _, Write},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -25,7 +26,11 @@ pub(super) struct Diagnosing {
     form: Output,
     /// What was told as it formed, by id and scope; none where nobody looks on.
     told: Option<HashSet<(String, String, Severity)>>,
+    looked: Instant,
 }
+
+/// Between two looks at what there is to be told: rules cost more than an interval's snapshot.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Diagnosing {
     pub(super) fn new(thresholds: &Thresholds, form: Output) -> Self {
@@ -34,6 +39,7 @@ impl Diagnosing {
             diagnosis: Diagnosis::new(thresholds.clone()),
             form,
             told: looked_at.then(HashSet::new),
+            looked: Instant::now(),
         }
     }
 
@@ -41,6 +47,10 @@ impl Diagnosing {
     pub(super) fn take(&mut self, snapshot: &Snapshot) {
         self.diagnosis.take(snapshot);
         let Some(told) = &mut self.told else { return };
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
         for finding in self.diagnosis.findings() {
             let key = (finding.id.clone(), finding.scope.name.clone(), finding.severity);
             if told.insert(key) {

@@ -175,11 +175,26 @@ pub(crate) fn once(flows: impl IntoIterator<Item = Flow>) -> Watched {
 
 /// As [`watched`], with what the node says of itself in each interval.
 pub(crate) fn with_node(flows: &[Flow], node: impl Fn(&mut Node)) -> Watched {
+    with_nodes(flows, |_, told| node(told))
+}
+
+/// The same, by the second in which the interval begins.
+pub(crate) fn with_nodes(flows: &[Flow], node: impl Fn(u64, &mut Node)) -> Watched {
     let mut watched = Watched::default();
     for second in 0..10 {
         let mut snapshot = snapshot(second, flows.to_vec());
-        node(&mut snapshot.node);
+        node(second, &mut snapshot.node);
         watched.take(&snapshot);
     }
     watched
+}
+
+/// What the kernel's TCP counted in an interval.
+pub(crate) fn tcp(node: &mut Node, counter: &str, n: u64) {
+    node.tcp.entry(NETNS).or_default().insert(counter.to_owned(), n);
+}
+
+/// Process `name` with id 812.
+pub(crate) fn owner(name: &str) -> Owner {
+    Owner { pid: Some(812), comm: Some(name.to_owned()), ..Owner::default() }
 }

@@ -1,0 +1,127 @@
+//! The connection tracking table is nearly full.
+
+use super::{
+    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    conntrack_full::{advised, dropped},
+    node::with_creators,
+};
+use crate::{
+    format,
+    watched::{Tracked, Watched},
+};
+
+const FILL: Threshold = Threshold {
+    name: "fill",
+    value: 0.8,
+    unit: Unit::Ratio,
+    help: "part of the table that is taken, at most",
+    source: "field practice: from 80 % on it is worth a look",
+};
+const FULL: Threshold = Threshold {
+    name: "full",
+    value: 0.95,
+    unit: Unit::Ratio,
+    help: "the same, from which on it is conntrack-full",
+    source: "field practice: 95 % and more is bad",
+};
+
+/// What the rest of netdiag knows of it.
+pub const DEFINITION: Definition = Definition {
+    id: "conntrack-pressure",
+    help: "the connection tracking table is nearly full",
+    thresholds: &[&FILL, &FULL],
+    needs: &[],
+    exact: &[],
+    causes: &["connection-churn"],
+    rule,
+};
+
+fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
+    let tables = watched.tracked();
+    tables.iter().filter_map(|table| of_table(watched, limits, table)).collect()
+}
+
+fn of_table(watched: &Watched, limits: &Limits, tracked: &Tracked) -> Option<Finding> {
+    let table = &tracked.table;
+    let max = table.max.filter(|max| *max > 0)?;
+    let fill = tracked.fill?;
+    let is_full = fill >= limits.of(&FULL) || dropped(watched, tracked) > 0;
+    if fill < limits.of(&FILL) || is_full {
+        return None;
+    }
+    let title = format!(
+        "connection tracking is nearly full: {} of {max} entries ({})",
+        tracked.peak,
+        format::percent(fill)
+    );
+    let finding =
+        Finding::new(watched, Severity::Warning, Scope::namespace(table.netns), title)
+            .because(
+                "A burst of new connections fills the rest. What finds no room is dropped without a word; \
+                 clients see timeouts.",
+            )
+            .beyond(watched, "part of the table taken, at most", fill, &FILL, limits)
+            .with(watched, "entries at the end", table.entries as f64, Unit::Count)
+            .with(watched, "room (nf_conntrack_max)", max as f64, Unit::Count);
+    let grows = table.entries as f64 - tracked.first as f64;
+    let rate = grows / watched.seconds.max(1e-9);
+    let finding = if rate >= 1.0 {
+        let left = max.saturating_sub(table.entries) as f64 / rate;
+        finding.with(watched, "full at this growth after", left, Unit::S)
+    } else {
+        finding
+    };
+    let finding = with_creators(finding, watched, table.netns);
+    let finding = finding.ruling_out("packets dropped for want of room: none in the window");
+    Some(advised(finding, watched, table.netns, max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        finding::tests::check,
+        snapshot::ConntrackTable,
+        watched::kit::{self, NETNS},
+    };
+
+    /// A table of ten thousand, with so many entries at first and at the end.
+    fn of(first: u64, last: u64, drop: u64) -> Watched {
+        kit::with_nodes(&[], |second, node| {
+            node.conntrack.push(ConntrackTable {
+                netns: NETNS,
+                entries: first + (last - first) * second / 9,
+                max: Some(10_000),
+                insert_failed: Some(0),
+                drop: Some(drop),
+                early_drop: Some(0),
+                clash_resolve: None,
+                invalid: Some(0),
+                chaintoolong: None,
+            });
+        })
+    }
+
+    #[test]
+    fn thresholds() {
+        check(&DEFINITION, &of(7_000, 7_999, 0), None);
+        check(&DEFINITION, &of(7_000, 8_000, 0), Some(Severity::Warning));
+        check(&DEFINITION, &of(7_000, 9_499, 0), Some(Severity::Warning));
+        check(&DEFINITION, &of(7_000, 9_500, 0), None);
+    }
+
+    #[test]
+    fn a_full_one_is_told_of_once() {
+        check(&DEFINITION, &of(9_100, 9_100, 5), None);
+        check(
+            &super::super::conntrack_full::DEFINITION,
+            &of(9_100, 9_100, 5),
+            Some(Severity::Critical),
+        );
+    }
+
+    #[test]
+    fn wording() {
+        insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &of(8_000, 8_900, 0)));
+    }
+}

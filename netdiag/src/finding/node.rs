@@ -1,0 +1,104 @@
+//! What findings of the node share: how bad a number is, whose it is, and what to run.
+
+use super::{Finding, Limits, Scope, Severity, Threshold, Unit};
+use crate::{
+    format,
+    snapshot::{Endpoint, Owner, TopCreator},
+    watched::Watched,
+};
+
+/// Creators that are told as evidence.
+const CREATORS: usize = 3;
+
+/// How bad a value is by thresholds, the worst first; none where it is below all of them.
+pub(super) fn graded(
+    value: f64,
+    limits: &Limits,
+    steps: &[(Severity, &'static Threshold)],
+) -> Option<(Severity, &'static Threshold)> {
+    steps.iter().find(|(_, threshold)| value >= limits.of(threshold)).copied()
+}
+
+/// Part of it in both, 0 where there is nothing.
+pub(super) fn part(of: u64, rest: u64) -> f64 {
+    of as f64 / (of + rest).max(1) as f64
+}
+
+/// Name of a process, or what to call it.
+pub(super) fn name(owner: &Owner) -> String {
+    owner.comm.clone().unwrap_or_else(|| "its process".to_owned())
+}
+
+/// A process, or its namespace where it is not known.
+pub(super) fn holder(netns: u32, owner: &Owner) -> Scope {
+    match (owner.pid, &owner.comm) {
+        (None, None) => Scope::namespace(netns),
+        _ => Scope::process(Some(netns), owner),
+    }
+}
+
+/// A command in the network namespace of this process, or of any that is known to be there.
+pub(super) fn inside(watched: &Watched, netns: u32, owner: &Owner, command: &str) -> String {
+    match owner.pid.or_else(|| watched.inhabitant(netns)) {
+        Some(pid) => format!("nsenter --net=/proc/{pid}/ns/net {command}"),
+        None => command.to_owned(),
+    }
+}
+
+/// An address with its port.
+pub(super) fn at(end: &Endpoint) -> String {
+    let ip = match end.ip {
+        Some(ip) if ip.is_ipv6() && end.port.is_some() => format!("[{ip}]"),
+        Some(ip) => ip.to_string(),
+        None => "*".to_owned(),
+    };
+    end.port.map_or_else(|| ip.clone(), |port| format!("{ip}:{port}"))
+}
+
+/// Who makes entries of a namespace's connection tracking table, the most first.
+pub(super) fn creators(watched: &Watched, netns: u32) -> Vec<&TopCreator> {
+    watched.creators.iter().filter(|one| one.netns == Some(netns) && made(one) > 0).collect()
+}
+
+/// Entries that one made, or would have.
+pub(super) fn made(one: &TopCreator) -> u64 {
+    one.new.max(one.confirmed).max(one.table_full).unwrap_or(0)
+}
+
+/// `php/812 to 10.0.0.2:9200`.
+pub(super) fn creator(one: &TopCreator) -> String {
+    let who = match &one.creator {
+        Some(Owner { comm: Some(comm), pid: Some(pid), .. }) => format!("{comm}/{pid}"),
+        Some(Owner { comm: Some(comm), .. }) => comm.clone(),
+        Some(Owner { pid: Some(pid), .. }) => format!("process {pid}"),
+        _ => "others".to_owned(),
+    };
+    format!("{who} to {}", at(&one.destination))
+}
+
+/// Says who makes the entries, and how fast.
+pub(super) fn with_creators(finding: Finding, watched: &Watched, netns: u32) -> Finding {
+    let creators = creators(watched, netns);
+    if creators.is_empty() {
+        return finding.not_seeing(match watched.sees("conntrack") {
+            true => "who makes the entries: nobody made any in the window that could be told",
+            false => "who makes the entries: the signal `conntrack` is off",
+        });
+    }
+    creators.into_iter().take(CREATORS).fold(finding, |finding, one| {
+        let rate = made(one) as f64 / watched.seconds.max(1e-9);
+        finding.with(watched, &format!("entries made by {}", creator(one)), rate, Unit::PerSecond)
+    })
+}
+
+/// What a table of connections that is twice as large costs.
+pub(super) fn doubled(max: u64) -> String {
+    /// Field practice: 262,144 entries take about 75 MB.
+    const ENTRY_BYTES: u64 = 300;
+    format!(
+        "only then raise net.netfilter.nf_conntrack_max: {} instead of {max} cost up to {} more of kernel \
+         memory (about {ENTRY_BYTES} bytes an entry), and nf_conntrack_buckets has to grow with it",
+        max * 2,
+        format::bytes(max * ENTRY_BYTES)
+    )
+}
