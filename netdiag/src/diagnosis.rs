@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    finding::{self, Definition, Finding, Limits, Scope, ScopeKind, Severity},
+    finding::{self, Definition, Finding, Limits, Scope, ScopeKind, Severity, periodic_latency},
     snapshot::{Account, Flow, SignalStatus, Snapshot},
-    watched::{Watched, seconds},
+    watched::{Series, Watched, seconds},
 };
 
 mod order;
@@ -207,7 +207,7 @@ impl Diagnosis {
             start: self.start,
             end: last.end,
             intervals: self.intervals,
-            not_observable: not_observable(&last.signals),
+            not_observable: not_observable(&last.signals, &self.window.series),
             signals: last.signals,
             accounting: last.accounting,
             complete: self.complete,
@@ -264,9 +264,10 @@ fn few(findings: Vec<Finding>) -> (Vec<Finding>, u64) {
     (kept, left_out)
 }
 
-fn not_observable(signals: &[SignalStatus]) -> Vec<String> {
+fn not_observable(signals: &[SignalStatus], series: &Series) -> Vec<String> {
+    let periods = [periodic_latency::not_observable(series)];
     let each = signals.iter().flat_map(|signal| {
         signal.missing.iter().map(move |missing| format!("{}: {missing}", signal.signal))
     });
-    each.collect()
+    periods.into_iter().chain(each).collect()
 }

@@ -9,16 +9,26 @@ mod advice;
 mod stalled;
 mod told;
 
+pub mod backend_outlier;
 pub mod bufferbloat;
+pub mod connection_churn;
 pub mod connection_refused;
 pub mod connection_reset;
+pub mod dns_failing;
+pub mod dns_slow;
+pub mod dns_unanswered;
 pub mod firewall_drop;
 pub mod half_open_peer;
 pub mod high_rtt;
+pub mod local_not_reading;
 pub mod packet_loss;
+pub mod peer_not_reading;
 pub mod peer_unreachable;
+pub mod periodic_latency;
 pub mod pmtu_black_hole;
 pub mod reordering;
+pub mod send_buffer_limited;
+pub mod slow_local_application;
 pub mod slow_peer_application;
 pub mod window_limited;
 
@@ -99,7 +109,17 @@ pub const DEFINITIONS: &[&Definition] = &[
     &high_rtt::DEFINITION,
     &reordering::DEFINITION,
     &packet_loss::DEFINITION,
+    &connection_churn::DEFINITION,
+    &dns_unanswered::DEFINITION,
+    &dns_failing::DEFINITION,
+    &dns_slow::DEFINITION,
+    &local_not_reading::DEFINITION,
+    &peer_not_reading::DEFINITION,
+    &send_buffer_limited::DEFINITION,
     &window_limited::DEFINITION,
+    &periodic_latency::DEFINITION,
+    &slow_local_application::DEFINITION,
+    &backend_outlier::DEFINITION,
     &slow_peer_application::DEFINITION,
 ];
 

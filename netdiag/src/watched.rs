@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
 use jiff::Timestamp;
@@ -22,14 +22,19 @@ use crate::{
 };
 
 mod course;
+mod extent;
 mod group;
 #[cfg(test)]
 pub(crate) mod kit;
+pub mod period;
+pub mod series;
 #[cfg(test)]
 mod tests;
 
 pub use course::{Course, Seconds, Stall, Windows};
+pub use extent::Extent;
 pub use group::{Backend, Group, Peer};
+pub use series::Series;
 
 /// Flows told apart; what more there are is in [`Watched::other`].
 pub const MOST_FLOWS: usize = 8_192;
@@ -224,6 +229,7 @@ pub struct Seen {
     pub sums: Sums,
     /// How it went.
     pub course: Course,
+    extents: BTreeMap<String, Extent>,
 }
 
 impl Seen {
@@ -244,11 +250,19 @@ impl Seen {
             intervals: 0,
             sums: Sums::default(),
             course: Course::default(),
+            extents: BTreeMap::new(),
         }
     }
 
     /// Adds an interval that began at `at` seconds of the window.
     fn take(&mut self, flow: &Flow, at: f64, seconds: f64) {
+        for (name, value) in &flow.counts {
+            if let CountValue::Number(Some(value)) = value
+                && !adds_up(name)
+            {
+                self.extents.entry(name.clone()).or_default().take(*value);
+            }
+        }
         self.role = flow.role.or(self.role);
         if flow.owner.pid.is_some() {
             self.owner = flow.owner.clone();
@@ -276,6 +290,12 @@ impl Seen {
         self.intervals += later.intervals;
         self.sums.add(&later.sums);
         self.course = later.course;
+    }
+
+    /// Between what a state was; none where it was never told.
+    #[must_use]
+    pub fn extent(&self, state: &str) -> Option<Extent> {
+        self.extents.get(state).copied()
     }
 
     /// As snapshots have it.
@@ -344,6 +364,8 @@ pub struct Watched {
     pub creators: Vec<TopCreator>,
     /// The intervals, in order.
     pub intervals: Vec<Interval>,
+    /// Latencies interval by interval, also of the windows before this one.
+    pub series: Arc<Series>,
     lost_before: HashMap<String, u64>,
 }
 
@@ -352,7 +374,7 @@ impl Watched {
     #[must_use]
     pub fn next(&self) -> Self {
         let lost_before = self.lost_before.clone();
-        Self { lost_before, ..Self::default() }
+        Self { lost_before, series: Arc::clone(&self.series), ..Self::default() }
     }
 
     /// Adds an interval. Times that make no sense count as no time.
@@ -383,6 +405,7 @@ impl Watched {
             }
         }
         self.other.take(&snapshot.other);
+        Arc::make_mut(&mut self.series).take(snapshot, seconds);
         let creators = snapshot.conntrack.as_ref().map_or(&[][..], |told| &told.creators);
         creators.iter().for_each(|creator| self.creator(creator));
     }

@@ -147,8 +147,9 @@ fn each_reset_belongs_to_its_end() -> Result<()> {
             let spaces = [&pair.left, &pair.right];
             let read = || spaces.map(TcpCounters::read).into_iter().collect::<Result<Vec<_>>>();
             let before = read()?;
-            let netdiag = Netdiag::live(&["--source", &forced])?;
-            let events = stream::start(&["--kind", "reset", "--source", &forced])?;
+            let netdiag = Netdiag::live_by(&forced, &[])?;
+            let events =
+                stream::start(&["--signals", "reset", "--kind", "reset", "--source", &forced])?;
             let mut provoked = Vec::new();
             for family in [Family::V4, Family::V6] {
                 for case in CASES {

@@ -2,22 +2,21 @@
 
 use std::net::IpAddr;
 
-use crate::watched::Group;
+use super::Finding;
+use crate::{
+    format,
+    snapshot::Endpoint,
+    watched::{Group, Seen, Watched},
+};
 
 /// What `ss` tells of the connections to an address.
 pub(super) fn ss_of(ip: IpAddr) -> String {
-    match ip {
-        IpAddr::V4(ip) => format!("ss -tinm dst {ip}"),
-        IpAddr::V6(ip) => format!("ss -tinm dst [{ip}]"),
-    }
+    format!("ss -tinm dst {}", host(ip))
 }
 
 /// A command in the network namespace of these flows, where a process in it is known.
 pub(super) fn inside(group: &Group<'_>, command: &str) -> String {
-    match group.pid() {
-        Some(pid) => format!("nsenter --net=/proc/{pid}/ns/net {command}"),
-        None => command.to_owned(),
-    }
+    format!("{}{command}", within(group.pid()))
 }
 
 /// Netdiag's own events of a kind with an address.
@@ -42,6 +41,49 @@ pub(super) fn is_private(ip: IpAddr) -> bool {
 /// So many of something, `1 connection`, `2 connections`.
 pub(super) fn many(n: usize, one: &str) -> String {
     format!("{n} {one}{}", if n == 1 { "" } else { "s" })
+}
+
+/// The same, of the sockets in a process's network namespace that `filter` lets through.
+pub(super) fn ss_by(pid: Option<u32>, filter: &str) -> String {
+    format!("{}ss -tinmp {filter}", within(pid))
+}
+
+/// Before a command that is to run in a process's network namespace.
+fn within(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!("nsenter --net=/proc/{pid}/ns/net "))
+}
+
+/// An address as `ss` takes it in a filter.
+pub(super) fn host(ip: IpAddr) -> String {
+    if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
+}
+
+/// What the threads of a process do, and what those that sleep wait for.
+pub(super) fn threads_of(pid: u32) -> String {
+    format!("ps -L -o tid,stat,wchan:32,pcpu,comm -p {pid}")
+}
+
+/// An address with its port.
+pub(super) fn end(end: &Endpoint) -> String {
+    let ip = end.ip.map_or_else(|| format::MISSING.to_owned(), host);
+    end.port.map_or_else(|| ip.clone(), |port| format!("{ip}:{port}"))
+}
+
+/// Asks a server of names for a name that it should know, from that namespace.
+pub(super) fn dig(watched: &Watched, netns: Option<u32>, ip: IpAddr) -> String {
+    let lives = |flow: &&Seen| flow.netns == netns && !flow.closed;
+    let pid = watched.flows.values().filter(lives).find_map(|flow| flow.owner.pid);
+    format!("{}dig @{ip} +tries=1 +time=5 . NS", within(pid))
+}
+
+/// Findings of servers of names without those of a stub on this node, where there is one of a server that
+/// it asks itself.
+pub(super) fn without_stubs(mut found: Vec<Finding>) -> Vec<Finding> {
+    let is_stub = |one: &Finding| one.scope.peer.is_some_and(|ip| ip.is_loopback());
+    if !found.iter().all(is_stub) {
+        found.retain(|one| !is_stub(one));
+    }
+    found
 }
 
 #[cfg(test)]

@@ -56,7 +56,13 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&LEAST, &SHARE, &CRITICAL_SHARE, &LEAST_SECONDS, &LONG_SECONDS],
     needs: &[Signal::Reset],
     exact: &[],
-    causes: &["conntrack-full", "listen-overflow", "firewall-drop", "half-open-peer"],
+    causes: &[
+        "conntrack-full",
+        "listen-overflow",
+        "firewall-drop",
+        "half-open-peer",
+        "tcp-memory-pressure",
+    ],
     rule,
 };
 

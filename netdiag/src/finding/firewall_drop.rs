@@ -1,6 +1,9 @@
 //! This node's own firewall drops what somebody needs.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use netdiag_common::signal::Signal;
 
@@ -62,16 +65,35 @@ fn is_to_all(ip: IpAddr) -> bool {
     ip.is_multicast() || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast() || is_directed(ip))
 }
 
+/// Namespaces where connection tracking accounts for most of the drops: it is a hook of netfilter, too, and
+/// the kernel's reason is the same.
+fn by_tracking(watched: &Watched) -> BTreeSet<Option<u32>> {
+    let mut tracked: BTreeMap<u32, u64> = BTreeMap::new();
+    for table in watched.intervals.iter().flat_map(|interval| &interval.node.conntrack) {
+        *tracked.entry(table.netns).or_default() += table.drop.unwrap_or(0);
+    }
+    let drops = watched.by(|flow| Some(flow.netns));
+    let drops = drops.iter().map(|(netns, group)| (*netns, all(group)));
+    let of_tracking = |netns: Option<u32>| netns.and_then(|netns| tracked.get(&netns)).copied();
+    let is_most =
+        |&(netns, n): &(Option<u32>, u64)| of_tracking(netns).is_some_and(|of| of * 2 > n);
+    drops.filter(is_most).map(|(netns, _)| netns).collect()
+}
+
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
+    let tracked = by_tracking(watched);
     let own = watched.by(|flow| {
-        let is_so = dropped(flow) > 0 && is_own(flow);
+        let is_so = dropped(flow) > 0 && is_own(flow) && !tracked.contains(&flow.netns);
         // Of a server's connections the port is its own.
         let port = if flow.is_client() { flow.peer.port } else { flow.local.port };
         is_so.then_some((flow.netns, flow.peer.ip?, port))
     });
     let own = own.iter().filter_map(|(at, group)| of_own(watched, limits, *at, group));
     let asked = watched.by(|flow| {
-        let is_so = dropped(flow) > 0 && !is_own(flow) && !is_to_all(flow.local.ip?);
+        let is_so = dropped(flow) > 0
+            && !is_own(flow)
+            && !is_to_all(flow.local.ip?)
+            && !tracked.contains(&flow.netns);
         is_so.then_some((flow.netns, flow.local.ip?, flow.local.port?))
     });
     let asked = asked.iter().filter_map(|(at, group)| of_clients(watched, limits, *at, group));
@@ -185,16 +207,12 @@ mod tests {
     use super::*;
     use crate::{
         finding::tests::check,
-        snapshot::{Flow, Owner},
+        snapshot::{ConntrackTable, Flow, Owner},
         watched::kit,
     };
 
-    fn once(flows: Vec<Flow>) -> Watched {
-        kit::series(|second| if second == 0 { flows.clone() } else { vec![] })
-    }
-
     fn own(packets: u64, label: &str) -> Watched {
-        once(vec![kit::flow("f1").count(&format!("drops.{label}"), packets)])
+        kit::once([kit::flow("f1").count(&format!("drops.{label}"), packets)])
     }
 
     /// So many conversations of a client for a port of this node.
@@ -216,40 +234,59 @@ mod tests {
         check(&DEFINITION, &own(10, "NETFILTER_DROP"), Some(Severity::Warning));
         check(&DEFINITION, &own(10, "at:nf_hook_slow"), Some(Severity::Warning));
         check(&DEFINITION, &own(10, "NO_SOCKET"), None);
-        check(&DEFINITION, &once(asked(9, "10.0.0.2")), None);
-        check(&DEFINITION, &once(asked(10, "10.0.0.2")), Some(Severity::Warning));
+        check(&DEFINITION, &kit::once(asked(9, "10.0.0.2")), None);
+        check(&DEFINITION, &kit::once(asked(10, "10.0.0.2")), Some(Severity::Warning));
     }
 
     #[test]
     fn what_the_internet_sends_or_all_get_is_dropped_everywhere() {
-        check(&DEFINITION, &once(asked(50, "203.0.113.9")), Some(Severity::Info));
+        check(&DEFINITION, &kit::once(asked(50, "203.0.113.9")), Some(Severity::Info));
         let udp = |flow: Flow| Flow { protocol: Some("udp".to_owned()), ..flow };
         check(
             &DEFINITION,
-            &once(asked(50, "10.0.0.2").into_iter().map(udp).collect()),
+            &kit::once(asked(50, "10.0.0.2").into_iter().map(udp)),
             Some(Severity::Info),
         );
         let to = |ip: &'static str| move |flow: Flow| Flow { local: kit::end(ip, 8080), ..flow };
         for ip in ["224.0.0.251", "10.0.0.255", "ff02::fb"] {
-            check(
-                &DEFINITION,
-                &once(asked(50, "10.0.0.2").into_iter().map(to(ip)).collect()),
-                None,
-            );
+            check(&DEFINITION, &kit::once(asked(50, "10.0.0.2").into_iter().map(to(ip))), None);
         }
+    }
+
+    #[test]
+    fn what_connection_tracking_drops_is_its_own_finding() {
+        let with = |drop| {
+            let flow = kit::flow("f1").count("drops.NETFILTER_DROP", 10);
+            kit::with_node(&[flow], |node| {
+                node.conntrack = vec![ConntrackTable {
+                    netns: kit::NETNS,
+                    entries: 1_000,
+                    max: Some(1_000),
+                    insert_failed: None,
+                    drop,
+                    early_drop: None,
+                    clash_resolve: None,
+                    invalid: None,
+                    chaintoolong: None,
+                }];
+            })
+        };
+        check(&DEFINITION, &with(Some(10)), None);
+        check(&DEFINITION, &with(Some(5)), Some(Severity::Warning));
+        check(&DEFINITION, &with(None), Some(Severity::Warning));
     }
 
     #[test]
     fn many_clients_are_one_finding() {
         let flows = (0..30)
             .map(|n| Flow { id: format!("f{n}"), ..asked(1, &format!("10.0.1.{n}")).remove(0) });
-        let found = rule(&once(flows.collect()), &Limits::default());
+        let found = rule(&kit::once(flows), &Limits::default());
         assert_eq!((found.len(), found[0].scope.name.as_str()), (1, "4026532177"));
     }
 
     #[test]
     fn wording() {
-        let watched = once(asked(30, "10.0.0.2"));
+        let watched = kit::once(asked(30, "10.0.0.2"));
         insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &watched));
     }
 }

@@ -70,9 +70,12 @@ fn of_peer(
     let seconds = format::duration((worst.silent_s * 1e9) as u64);
     let count = silent.flows.len();
     let title = if is_there {
-        format!("{} to {ip} gets no answer for {seconds}, others do", many(count, "connection"))
+        format!(
+            "no answer from {ip} on {} for {seconds}, on others there is",
+            many(count, "connection")
+        )
     } else {
-        format!("{ip} is silent for {seconds}, {} to it wait", many(count, "connection"))
+        format!("{ip} is silent for {seconds}, data on {} waits", many(count, "connection"))
     };
     let waiting =
         |name| silent.flows.iter().map(|flow| flow.sums.at_least(name)).sum::<u64>() as f64;
@@ -155,7 +158,7 @@ mod tests {
         let watched = kit::watched(&[stalled("f1", 200, 0), sound("f2")]);
         check(&DEFINITION, &watched, Some(Severity::Warning));
         let found = rule(&watched, &Limits::default());
-        assert!(found[0].title.ends_with("others do"), "{}", found[0].title);
+        assert!(found[0].title.ends_with("others there is"), "{}", found[0].title);
         // Large segments alone: that is the path's MTU.
         check(&DEFINITION, &kit::watched(&[stalled("f1", 1_448, 0), sound("f2")]), None);
     }

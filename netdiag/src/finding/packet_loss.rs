@@ -70,6 +70,7 @@ pub const DEFINITION: Definition = Definition {
         "firewall-drop",
         "softnet-drop",
         "interface-saturated",
+        "tcp-memory-pressure",
         "bufferbloat",
         "reordering",
     ],

@@ -182,19 +182,15 @@ mod tests {
         (0..count).map(one).collect()
     }
 
-    fn once(flows: Vec<Flow>) -> Watched {
-        kit::series(|second| if second == 0 { flows.clone() } else { vec![] })
-    }
-
     #[test]
     fn thresholds() {
-        check(&DEFINITION, &once(unanswered(3, 2)), None);
-        check(&DEFINITION, &once(unanswered(4, 2)), Some(Severity::Critical));
-        check(&DEFINITION, &once(unanswered(4, 1)), None);
+        check(&DEFINITION, &kit::once(unanswered(3, 2)), None);
+        check(&DEFINITION, &kit::once(unanswered(4, 2)), Some(Severity::Critical));
+        check(&DEFINITION, &kit::once(unanswered(4, 1)), None);
         let closed = |flow: Flow| Flow { closed: true, ..flow };
         check(
             &DEFINITION,
-            &once(unanswered(4, 1).into_iter().map(closed).collect()),
+            &kit::once(unanswered(4, 1).into_iter().map(closed)),
             Some(Severity::Critical),
         );
         // One of 7 s.
@@ -212,7 +208,7 @@ mod tests {
         let with = |n| {
             let sound =
                 kit::flow("sound").latency("connect", n, 5_000_000).count("segments_received", 9);
-            once(unanswered(4, 2).into_iter().chain([sound]).collect())
+            kit::once(unanswered(4, 2).into_iter().chain([sound]))
         };
         check(&DEFINITION, &with(4), Some(Severity::Warning));
         check(&DEFINITION, &with(5), None);
@@ -222,8 +218,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_or_late_or_older_is_reached() {
-        let each =
-            |change: fn(Flow) -> Flow| once(unanswered(9, 2).into_iter().map(change).collect());
+        let each = |change: fn(Flow) -> Flow| kit::once(unanswered(9, 2).into_iter().map(change));
         check(
             &DEFINITION,
             &each(|flow| {
@@ -243,12 +238,12 @@ mod tests {
                 ..flow.to("10.0.0.9", port)
             })
         };
-        check(&DEFINITION, &once(ports(80).chain(ports(443)).collect()), Some(Severity::Critical));
+        check(&DEFINITION, &kit::once(ports(80).chain(ports(443))), Some(Severity::Critical));
     }
 
     #[test]
     fn wording() {
-        let watched = once(unanswered(20, 3));
+        let watched = kit::once(unanswered(20, 3));
         insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &watched));
     }
 }

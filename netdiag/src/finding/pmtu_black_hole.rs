@@ -4,13 +4,10 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{events, inside, many},
+    advice::{events, inside},
     stalled::{LARGE_BYTES, is_too_large},
 };
-use crate::{
-    format,
-    watched::{Group, Peer, Watched},
-};
+use crate::watched::{Group, Peer, Watched};
 
 const STALL: Threshold = Threshold {
     name: "stall",
@@ -85,10 +82,9 @@ fn of_peer(
             .beyond(watched, "connections that hang", count as f64, threshold, limits)
             .with(watched, "payload of a segment sent again", size as f64, Unit::Bytes)
             .with(watched, "segments sent again after a timeout", timeouts as f64, Unit::Count)
-            .ruling_out(format!("a peer that is gone: it is heard meanwhile, {} to it included", many(rest, "other connection")))
+            .ruling_out("a peer that is gone: segments of its own came meanwhile")
             .ruling_out(format!(
-                "loss of every kind of segment: none of {} bytes or more was acknowledged, small ones were",
-                format::bytes(LARGE_BYTES)
+                "loss of every kind of segment: none of {LARGE_BYTES} bytes or more was acknowledged"
             ))
             .not_seeing("which hop drops them, and what ICMP messages were filtered before this node")
             .advise("let ICMP type 3 code 4 (IPv6: type 2, packet too big) through every firewall on the path")

@@ -133,7 +133,7 @@ mod tests {
     fn loss_is_none() {
         let lossy =
             kit::flow("f1").count("data_segments_sent", 1_000).count("retransmits.fast", 50);
-        check(&DEFINITION, &kit::watched(&[lossy.clone()]), None);
+        check(&DEFINITION, &kit::watched(std::slice::from_ref(&lossy)), None);
         check(&DEFINITION, &kit::watched(&[lossy.count("reordering", 0)]), None);
     }
 

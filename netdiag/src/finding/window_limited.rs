@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     format,
-    watched::{Group, Seen, Watched},
+    watched::{Group, Peer, Seen, Watched},
 };
 
 const SHARE: Threshold = Threshold {
@@ -59,8 +59,7 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
         let limited = group.only(|flow| Limited::of(flow, limits).is_some())?;
         let worst = limited.flows.iter().filter_map(|flow| Limited::of(flow, limits));
         let worst = worst.min_by(|one, other| one.bound().total_cmp(&other.bound()))?;
-        let scope = Scope::peer(netns, ip).by(&limited.owner());
-        Some(told(watched, limits, &limited, &worst, scope))
+        Some(told(watched, limits, &limited, &worst, (netns, ip)))
     });
     limited.collect()
 }
@@ -103,10 +102,9 @@ fn told(
     limits: &Limits,
     group: &Group<'_>,
     limited: &Limited,
-    scope: Scope,
+    (netns, ip): Peer,
 ) -> Finding {
     let Limited { share, window, rtt_ns, rate, filled } = *limited;
-    let ip = scope.name.clone();
     let rtt = format::duration(rtt_ns);
     let title = format!(
         "{ip}'s receive window of {} lets through {}/s at a distance of {rtt}",
@@ -115,6 +113,7 @@ fn told(
     );
     let needed = limits.of(&BANDWIDTH) * rtt_ns as f64 / 1e9;
     let first = group.first();
+    let scope = Scope::peer(netns, ip).by(&group.owner());
     Finding::new(watched, Severity::Warning, scope, title)
         .because(
             "No more than one window can be on its way in a round trip. The sender had more to send and \
@@ -145,7 +144,7 @@ fn told(
             format::bytes(2 * needed as u64)
         ))
         .advise("several connections at once, or a server that is nearer, help without that")
-        .confirm_by(inside(group, &ss_of(first.peer.ip.unwrap_or([0, 0, 0, 0].into()))))
+        .confirm_by(inside(group, &ss_of(ip)))
         .confirm_by(format!("netdiag live --peer {ip} -o json | jq '.flows[].counts.rwnd_limited_ns'"))
 }
 

@@ -26,6 +26,9 @@ const TBF_RATE64: u16 = 4;
 /// Those that a snapshot lists.
 const LISTED: usize = 1_000;
 
+/// Those of one namespace that are remembered.
+const REMEMBERED: usize = 4_096;
+
 /// By interface, parent and handle; counts are since each was made.
 pub type Queues = BTreeMap<(u32, u32, u32), Qdisc>;
 
@@ -136,6 +139,21 @@ fn since(now: &Qdisc, then: Option<&Qdisc>) -> Qdisc {
     }
 }
 
+/// Takes over a later reading. The kernel may skip some in a dump during which others go, and does not
+/// tell: what was not found keeps its numbers, since it would be new the next time, and have counted from
+/// zero.
+pub fn follow(last: &mut Reading<Queues>, mut now: Reading<Queues>) {
+    for (netns, queues) in &mut now.namespaces {
+        let before = last.namespaces.remove(netns).unwrap_or_default();
+        let room = REMEMBERED.saturating_sub(queues.len());
+        let gone: Vec<_> =
+            before.into_iter().filter(|(key, _)| !queues.contains_key(key)).take(room).collect();
+        let emptied = |queue| Qdisc { backlog_bytes: 0, backlog_packets: 0, ..queue };
+        queues.extend(gone.into_iter().map(|(key, queue)| (key, emptied(queue))));
+    }
+    last.follow(now);
+}
+
 /// What is worth telling of what was counted between two readings, the earlier first.
 #[must_use]
 pub fn increase(
@@ -229,6 +247,19 @@ mod tests {
         let options = [attribute(TBF_PARAMETERS, &words(&[0, 0, u32::MAX])), large].concat();
         assert_eq!(tbf_rate(&options), Some(100_000_000_000));
         assert_eq!(tbf_rate(&[]), None);
+    }
+
+    #[test]
+    fn one_that_was_skipped_is_not_new() {
+        let one = |bytes| ((1, ROOT, 0), Qdisc { bytes, drops: bytes, ..Qdisc::default() });
+        let reading = |queues: &[((u32, u32, u32), Qdisc)]| Reading {
+            namespaces: BTreeMap::from([(5, queues.iter().cloned().collect())]),
+            ..Reading::default()
+        };
+        let mut last = reading(&[one(70)]);
+        follow(&mut last, reading(&[]));
+        let told = increase(&last, &reading(&[one(72)]), &[]);
+        assert_eq!((told.len(), told[0].drops), (1, 2));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! lets them; rules, routes, settings and speeds change rarely, and are read rarely.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -40,6 +40,8 @@ struct Counted {
     links: Reading<Links>,
     queues: Reading<Queues>,
     load: Load,
+    /// Namespaces that could not be entered.
+    unvisited: BTreeSet<u32>,
 }
 
 /// What one namespace said in a visit.
@@ -94,14 +96,14 @@ impl Surroundings {
         let now = self.read(namespaces);
         rose(&self.last, &now, node);
         self.problems = [
-            now.protocols.lasting_problems(&self.last.protocols),
-            now.links.lasting_problems(&self.last.links),
-            now.queues.lasting_problems(&self.last.queues),
+            lasting(&self.last.protocols, &now.protocols, &now.unvisited),
+            lasting(&self.last.links, &now.links, &now.unvisited),
+            lasting(&self.last.queues, &now.queues, &now.unvisited),
         ]
         .concat();
         self.last.protocols.follow(now.protocols);
         self.last.links.follow(now.links);
-        self.last.queues.follow(now.queues);
+        qdiscs::follow(&mut self.last.queues, now.queues);
         self.last.load = now.load;
         node.throttled = self.cgroups.advance();
         self.stand(node);
@@ -114,7 +116,8 @@ impl Surroundings {
         self.stand(node);
     }
 
-    /// Why namespaces cannot be read, one line each.
+    /// Why namespaces cannot be read, one line each. Those that cannot even be entered have no TCP
+    /// counters either, and are told of by these.
     #[must_use]
     pub fn problems(&self) -> &[String] {
         &self.problems
@@ -160,6 +163,7 @@ impl Surroundings {
     /// Takes apart what namespaces said.
     fn sort(&mut self, namespaces: &[Namespace], visits: Vec<Result<Visit, String>>) -> Counted {
         let (mut protocols, mut links, mut queues) = (Vec::new(), Vec::new(), Vec::new());
+        let mut unvisited = BTreeSet::new();
         let there = |inode: &u32| namespaces.iter().any(|namespace| namespace.inode == *inode);
         self.censuses.retain(|inode, _| there(inode));
         self.rare.retain(|inode, _| there(inode));
@@ -182,6 +186,7 @@ impl Surroundings {
                     self.rare.extend(visit.rare.map(|rare| (namespace.inode, rare)));
                 }
                 Err(problem) => {
+                    unvisited.insert(namespace.inode);
                     protocols.push(Err(problem.clone()));
                     links.push(Err(problem.clone()));
                     queues.push(Err(problem));
@@ -193,6 +198,7 @@ impl Surroundings {
             links: reading::collect(namespaces, "interfaces", links),
             queues: reading::collect(namespaces, "queueing disciplines", queues),
             load: cpu::read(&self.host_root),
+            unvisited,
         }
     }
 
@@ -208,6 +214,13 @@ impl Surroundings {
             rare.tell(*netns, node);
         }
     }
+}
+
+/// Problems of namespaces that were entered and could not be read, twice.
+fn lasting<T>(then: &Reading<T>, now: &Reading<T>, unvisited: &BTreeSet<u32>) -> Vec<String> {
+    let lasts = |inode| then.unread.contains_key(inode) && !unvisited.contains(inode);
+    let unread = now.unread.iter().filter(|(inode, _)| lasts(inode));
+    unread.map(|(_, problem)| problem.clone()).collect()
 }
 
 /// What happened between two readings, the earlier first.

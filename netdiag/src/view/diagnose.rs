@@ -149,6 +149,7 @@ pub fn valued(value: f64, unit: Unit) -> String {
         Unit::Bytes => format::bytes(value as u64),
         Unit::BytesPerSecond => format!("{}/s", format::bytes(value as u64)),
         Unit::Count => format::count(value as u64),
+        Unit::PerSecond if value < 1.0 => format!("{value:.2}/s"),
         Unit::PerSecond if value < 10.0 => format!("{value:.1}/s"),
         Unit::PerSecond => format!("{}/s", format::count(value as u64)),
     }

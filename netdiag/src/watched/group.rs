@@ -15,7 +15,9 @@ pub struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn of(flows: Vec<&'a Seen>) -> Self {
+    /// These, at least one.
+    #[must_use]
+    pub fn of(flows: Vec<&'a Seen>) -> Self {
         let mut sums = Sums::default();
         flows.iter().for_each(|flow| sums.add(&flow.sums));
         Self { flows, sums }
@@ -40,15 +42,6 @@ impl<'a> Group<'a> {
         self.flows.iter().fold(Seconds::default(), |all, flow| all.or(of(&flow.course)))
     }
 
-    /// The process that holds all of them; nobody where that is not one.
-    #[must_use]
-    pub fn owner(&self) -> Owner {
-        let owner = &self.first().owner;
-        let is_one =
-            owner.pid.is_some() && self.flows.iter().all(|flow| flow.owner.pid == owner.pid);
-        if is_one { owner.clone() } else { Owner::default() }
-    }
-
     /// A process in their network namespace, where one is known.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
@@ -66,6 +59,17 @@ impl<'a> Group<'a> {
     pub fn comm(&self) -> Option<&'a str> {
         let comm = self.first().owner.comm.as_deref()?;
         self.flows.iter().all(|flow| flow.owner.comm.as_deref() == Some(comm)).then_some(comm)
+    }
+
+    /// The process that holds all of them; without an id where several of that name do, and unknown where
+    /// they differ.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        let first = &self.first().owner;
+        if self.flows.iter().all(|flow| flow.owner.pid == first.pid) {
+            return first.clone();
+        }
+        Owner { comm: self.comm().map(str::to_owned), ..Owner::default() }
     }
 
     /// Whether all of them have both their ends on this node.
@@ -110,6 +114,18 @@ impl Watched {
     pub fn by_service(&self) -> BTreeMap<(Option<u32>, u16), Group<'_>> {
         let serves = |flow: &Seen| is_tcp(flow) && flow.role == Some(crate::snapshot::Role::Server);
         self.by(|flow| serves(flow).then_some((flow.netns, flow.local.port?)))
+    }
+
+    /// What was asked of servers of names, by namespace and address of the server.
+    #[must_use]
+    pub fn by_resolver(&self) -> BTreeMap<Peer, Group<'_>> {
+        let asked = |flow: &Seen| flow.sums.count("dns.queries").is_some_and(|n| n > 0);
+        self.by(|flow| {
+            let heard = flow.sums.samples("dns") > 0 || asked(flow);
+            // Nobody else has a row without a port of its own.
+            let is_asker = flow.local.port.is_none() || flow.peer.port == Some(53);
+            (heard && is_asker).then_some((flow.netns, flow.peer.ip?))
+        })
     }
 
     /// Flows by process id.

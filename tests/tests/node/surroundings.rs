@@ -19,6 +19,7 @@ use netdiag::{
 use rustix::{
     io::Errno,
     net::{self, AddressFamily, SocketType, sockopt},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use serde_json::Value;
 
@@ -304,7 +305,7 @@ fn counters_of_protocols_equal_to_nstat() {
         let watch = Watch::begin(&[&here, &there]);
         (first == nstat()).then_some((watch, first))
     });
-    here.run(|| {
+    let _open = here.run(|| {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.send_to(&[1], "127.0.0.1:9").unwrap();
         let full = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -314,6 +315,7 @@ fn counters_of_protocols_equal_to_nstat() {
         }
         // Nobody routes that.
         let _unreachable = socket.send_to(&[1], "192.0.2.1:9");
+        (socket, full)
     });
     let (total, after) = until("the counters come to rest", || {
         let first = nstat();
@@ -435,6 +437,10 @@ fn a_group_that_is_held_back() {
 fn twenty_namespaces_and_a_thousand_sockets() {
     let made: Vec<_> = (0..20).map(|number| make(&format!("s{number}"))).collect();
     let pairs = std::env::var("NETDIAG_PAIRS").ok().map_or(500, |pairs| pairs.parse().unwrap());
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.current.max(Some(2 * pairs as u64 + 500));
+    let maximum = limit.maximum.max(wanted);
+    setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum }).unwrap();
     let held = made[0].run(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let there = listener.local_addr().unwrap();
@@ -451,5 +457,6 @@ fn twenty_namespaces_and_a_thousand_sockets() {
         std::thread::sleep(Duration::from_millis(500));
     }
     let node = watch.advance();
+    assert_eq!(node.settings.len(), made.len());
     assert_eq!(node.sockets[0].states.established, 2 * held.len() as u64);
 }

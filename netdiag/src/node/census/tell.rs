@@ -242,11 +242,9 @@ mod tests {
             let peer = format!("10.0.1.{server}");
             census.add(&socket(state::SYN_SENT, ("10.0.0.1", 40_050), (&peer, 443), 0));
         }
-        let mut owners = Owners::default();
-        owners.found =
-            [(2, "late"), (100, "a"), (101, "a"), (102, "b"), (200, "client"), (1, "web")]
-                .map(|(inode, comm)| (inode, (comm.len() as u32, comm.to_owned())))
-                .into();
+        let found = [(2, "late"), (100, "a"), (101, "a"), (102, "b"), (200, "client"), (1, "web")]
+            .map(|(inode, comm)| (inode, (comm.len() as u32, comm.to_owned())));
+        let mut owners = Owners { found: found.into(), ..Owners::default() };
         let census = census.settle();
         let all = [(5, Instant::now(), &census)];
         let told = tell(all.into_iter(), &mut owners, Path::new("/nowhere"));
