@@ -45,7 +45,7 @@ pub fn findings(diagnosis: &Value) -> Vec<Found> {
 
 /// Whether a name has this in it, not as a part of a longer word.
 fn names(name: &str, mark: &str) -> bool {
-    let continues = |c: char| c.is_ascii_alphanumeric();
+    let continues = |c: char| c.is_ascii_alphanumeric() || c == '-';
     name.match_indices(mark).any(|(at, _)| {
         let before = name[..at].chars().next_back();
         let after = name[at + mark.len()..].chars().next();
