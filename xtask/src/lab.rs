@@ -42,7 +42,7 @@ pub(crate) struct Args {
     seed: Option<u64>,
 
     /// Seconds that each is watched
-    #[arg(long, value_name = "N", default_value_t = 15)]
+    #[arg(long, value_name = "N", default_value_t = 18)]
     seconds: u64,
 
     /// Scenarios side by side

@@ -31,7 +31,7 @@ struct Arguments {
     #[arg(long)]
     seed: Option<u64>,
     /// Seconds that each is watched
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 18)]
     seconds: u64,
     /// Scenarios side by side
     #[arg(long, default_value_t = 6)]

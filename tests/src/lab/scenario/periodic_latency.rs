@@ -4,7 +4,7 @@ use super::prelude::*;
 
 pub(super) static SCENARIO: Scenario = Scenario {
     parameters: &[
-        Parameter::any("every_ms", [2_000, 3_500]),
+        Parameter::any("every_ms", [2_500, 4_000]),
         Parameter::any("lasts_ms", [250, 400]),
         Parameter::new("extra_ms", [100, 500], [0, 1]),
     ],
