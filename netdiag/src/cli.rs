@@ -8,8 +8,10 @@ use netdiag_common::signal::Signal;
 
 use crate::{event::Kind, exit, snapshot::build::Sort};
 
+mod diagnose;
 pub mod value;
 
+pub use diagnose::Diagnose;
 use value::{NetnsName, Prefix, SourceChoice};
 
 const EXAMPLES: &str = "\
@@ -17,13 +19,14 @@ Examples:
   netdiag                            what the flows of this node do
   netdiag --peer-port 5432 -i 5s     only connections to PostgreSQL servers
   netdiag live -d 30s -o json        30 lines of JSON, then the total
+  netdiag diagnose                   what is wrong here, and what to do about it
   netdiag record --out /var/lib/netdiag -i 10s
   netdiag events --kind drop --stack what is dropped where, as it happens
   netdiag doctor                     what this kernel allows
 
 Without a command it is `live`; its flags: `netdiag live --help`.
 Exit status: 0 ran, 1 failed while running, 2 wrong usage, 3 cannot observe,
-4 --strict and samples were lost.";
+4 --strict and samples were lost, 10 --fail-on and something is that bad.";
 
 const FILTERS: &str = "Filters (AND between flags, OR between the values of one)";
 const KERNEL: &str = "Kernel";
@@ -43,6 +46,8 @@ pub struct Cli {
 pub enum Command {
     /// Show what each flow does, every interval (the default)
     Live(Live),
+    /// Watch for a while, then say what is wrong, why, and what to do
+    Diagnose(Diagnose),
     /// Write the latency histograms of each interval to files
     Record(Record),
     /// Tell of single events as they happen: retransmits, drops, connects, …

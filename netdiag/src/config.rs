@@ -14,8 +14,10 @@ use crate::{
     snapshot::build::Sort,
 };
 
+pub use self::diagnose::Diagnose;
 pub use self::targets::{Lookup, Process, Targets, filters};
 
+mod diagnose;
 mod events;
 pub mod host;
 mod targets;
@@ -30,7 +32,7 @@ const ROTATE_SIZE: u64 = 64 << 20;
 const ROTATED_AT_LEAST: u64 = 4;
 
 /// Everything that decides what a run does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// What to do.
     pub command: Command,
@@ -39,10 +41,14 @@ pub struct Config {
 }
 
 /// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// A table or an object every interval.
     Live(Watch),
+    /// Findings at the end.
+    Diagnose(Watch, Diagnose),
+    /// Findings from a directory of recordings.
+    DiagnoseFrom(PathBuf, Output, Diagnose),
     /// Histograms of every interval to files.
     Record(Watch, Dump),
     /// Single events as they happen.
@@ -138,6 +144,14 @@ impl Config {
                 let command =
                     Command::Record(watch(&record.watch, Some(TOP_RECORD))?, dump(record)?);
                 Ok(Self { command, kernel: kernel(&record.kernel)? })
+            }
+            cli::Command::Diagnose(flags) => {
+                let diagnose = diagnose::diagnose(flags);
+                let command = match &flags.from {
+                    Some(from) => Command::DiagnoseFrom(from.clone(), flags.output, diagnose),
+                    None => Command::Diagnose(diagnose::watch(flags)?, diagnose),
+                };
+                Ok(Self { command, kernel: kernel(&flags.kernel)? })
             }
             cli::Command::Events(flags) => {
                 let tell = events::tell(flags);

@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    finding::{self, Definition, Finding, Limits, Scope, ScopeKind},
+    finding::{self, Definition, Finding, Limits, Scope, ScopeKind, Severity, periodic_latency},
     snapshot::{Account, Flow, SignalStatus, Snapshot},
-    watched::Watched,
+    watched::{Series, Watched, seconds},
 };
 
 mod order;
@@ -74,6 +74,44 @@ pub struct Report {
     pub worst: Vec<Flow>,
 }
 
+impl Report {
+    /// Seconds from its start to its end.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        seconds(&self.start, &self.end).unwrap_or(0.0)
+    }
+
+    /// Of the worst finding, none without any.
+    #[must_use]
+    pub fn worst_severity(&self) -> Option<Severity> {
+        self.findings.iter().map(|finding| finding.severity).max()
+    }
+}
+
+/// What the last snapshot said of its circumstances.
+#[derive(Debug)]
+struct Last {
+    host: String,
+    kernel: String,
+    end: String,
+    signals: Vec<SignalStatus>,
+    accounting: BTreeMap<String, Account>,
+    filtered: bool,
+}
+
+impl Last {
+    fn of(snapshot: &Snapshot) -> Self {
+        Self {
+            host: snapshot.host.clone(),
+            kernel: snapshot.kernel.clone(),
+            end: snapshot.end.clone(),
+            signals: snapshot.signals.clone(),
+            accounting: snapshot.accounting.clone(),
+            filtered: snapshot.filtered,
+        }
+    }
+}
+
 /// Follows a run.
 #[derive(Debug, Default)]
 pub struct Diagnosis {
@@ -82,7 +120,7 @@ pub struct Diagnosis {
     findings: Vec<Finding>,
     withheld: BTreeMap<&'static str, String>,
     worst: worst::Worst,
-    last: Option<Snapshot>,
+    last: Option<Last>,
     start: String,
     intervals: u64,
     complete: bool,
@@ -96,21 +134,30 @@ impl Diagnosis {
     }
 
     /// An interval has passed.
-    pub fn take(&mut self, snapshot: Snapshot) {
+    pub fn take(&mut self, snapshot: &Snapshot) {
         if self.intervals == 0 {
             self.start.clone_from(&snapshot.start);
         }
+        // Another run began, whose flows have the same ids, or nothing was recorded for a while.
+        if self.last.as_ref().is_some_and(|last| last.end != snapshot.start) {
+            self.close();
+        }
         self.intervals += 1;
         self.complete &= snapshot.complete;
-        self.window.take(&snapshot);
-        self.last = Some(Snapshot { flows: Vec::new(), ..snapshot });
+        self.window.take(snapshot);
+        self.last = Some(Last::of(snapshot));
         if self.window.seconds >= WINDOW_S {
-            let next = self.window.next();
-            let full = std::mem::replace(&mut self.window, next);
-            self.worst.take(&full);
-            let found = self.conclude(&full, true);
-            merge(&mut self.findings, found);
+            self.close();
         }
+    }
+
+    /// A window is over.
+    fn close(&mut self) {
+        let next = self.window.next();
+        let full = std::mem::replace(&mut self.window, next);
+        self.worst.take(&full);
+        let found = self.conclude(&full, true);
+        merge(&mut self.findings, found);
     }
 
     /// The findings as they stand, ranked.
@@ -148,11 +195,8 @@ impl Diagnosis {
     /// The run is over: all that there is to say. None where there was no interval.
     #[must_use]
     pub fn report(mut self) -> Option<Report> {
-        let window = std::mem::take(&mut self.window);
-        self.worst.take(&window);
-        let found = self.conclude(&window, true);
-        let mut findings = std::mem::take(&mut self.findings);
-        merge(&mut findings, found);
+        self.close();
+        let findings = std::mem::take(&mut self.findings);
         let last = self.last?;
         let (findings, left_out) = few(order::rank(findings));
         let withheld = self.withheld.into_iter();
@@ -163,7 +207,7 @@ impl Diagnosis {
             start: self.start,
             end: last.end,
             intervals: self.intervals,
-            not_observable: not_observable(&last.signals),
+            not_observable: not_observable(&last.signals, &self.window.series),
             signals: last.signals,
             accounting: last.accounting,
             complete: self.complete,
@@ -220,9 +264,10 @@ fn few(findings: Vec<Finding>) -> (Vec<Finding>, u64) {
     (kept, left_out)
 }
 
-fn not_observable(signals: &[SignalStatus]) -> Vec<String> {
+fn not_observable(signals: &[SignalStatus], series: &Series) -> Vec<String> {
+    let periods = [periodic_latency::not_observable(series)];
     let each = signals.iter().flat_map(|signal| {
         signal.missing.iter().map(move |missing| format!("{}: {missing}", signal.signal))
     });
-    each.collect()
+    periods.into_iter().chain(each).collect()
 }

@@ -7,27 +7,48 @@ use crate::watched::Watched;
 
 mod advice;
 mod node;
+mod stalled;
 mod told;
 
+pub mod backend_outlier;
+pub mod bufferbloat;
 pub mod close_wait_leak;
+pub mod connection_churn;
+pub mod connection_refused;
+pub mod connection_reset;
 pub mod conntrack_full;
 pub mod conntrack_insert_failed;
 pub mod conntrack_pressure;
 pub mod cpu_starved;
+pub mod dns_failing;
+pub mod dns_slow;
+pub mod dns_unanswered;
 pub mod ephemeral_ports_exhausted;
 pub mod fin_wait_buildup;
+pub mod firewall_drop;
+pub mod half_open_peer;
 pub mod heavy_netfilter;
+pub mod high_rtt;
 pub mod interface_errors;
 pub mod interface_saturated;
 pub mod listen_overflow;
+pub mod local_not_reading;
 pub mod mtu_mismatch;
 pub mod packet_loss;
+pub mod peer_not_reading;
+pub mod peer_unreachable;
+pub mod periodic_latency;
+pub mod pmtu_black_hole;
 pub mod qdisc_drop;
+pub mod reordering;
+pub mod send_buffer_limited;
+pub mod slow_local_application;
 pub mod slow_peer_application;
 pub mod softnet_drop;
 pub mod syn_backlog_overflow;
 pub mod tcp_memory_pressure;
 pub mod time_wait_buildup;
+pub mod window_limited;
 
 pub use told::{Evidence, Finding, Scope, ScopeKind, Severity, Unit};
 
@@ -50,7 +71,7 @@ pub struct Threshold {
 }
 
 /// The thresholds of one finding as they were given.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Limits {
     given: Vec<(&'static str, f64)>,
 }
@@ -60,6 +81,11 @@ impl Limits {
     #[must_use]
     pub const fn new(given: Vec<(&'static str, f64)>) -> Self {
         Self { given }
+    }
+
+    /// Sets one; the last that is given counts.
+    pub fn give(&mut self, name: &'static str, value: f64) {
+        self.given.push((name, value));
     }
 
     /// The value of a threshold.
@@ -99,16 +125,36 @@ pub const DEFINITIONS: &[&Definition] = &[
     &mtu_mismatch::DEFINITION,
     &heavy_netfilter::DEFINITION,
     &tcp_memory_pressure::DEFINITION,
+    &connection_churn::DEFINITION,
+    &conntrack_full::DEFINITION,
+    &conntrack_insert_failed::DEFINITION,
+    &firewall_drop::DEFINITION,
+    &pmtu_black_hole::DEFINITION,
+    &half_open_peer::DEFINITION,
+    &peer_unreachable::DEFINITION,
+    &bufferbloat::DEFINITION,
+    &reordering::DEFINITION,
+    &packet_loss::DEFINITION,
+    &periodic_latency::DEFINITION,
+    &slow_local_application::DEFINITION,
     &listen_overflow::DEFINITION,
     &syn_backlog_overflow::DEFINITION,
     &time_wait_buildup::DEFINITION,
-    &conntrack_full::DEFINITION,
     &conntrack_pressure::DEFINITION,
-    &conntrack_insert_failed::DEFINITION,
     &ephemeral_ports_exhausted::DEFINITION,
     &close_wait_leak::DEFINITION,
     &fin_wait_buildup::DEFINITION,
-    &packet_loss::DEFINITION,
+    &connection_refused::DEFINITION,
+    &connection_reset::DEFINITION,
+    &high_rtt::DEFINITION,
+    &dns_unanswered::DEFINITION,
+    &dns_failing::DEFINITION,
+    &dns_slow::DEFINITION,
+    &local_not_reading::DEFINITION,
+    &peer_not_reading::DEFINITION,
+    &send_buffer_limited::DEFINITION,
+    &window_limited::DEFINITION,
+    &backend_outlier::DEFINITION,
     &slow_peer_application::DEFINITION,
 ];
 

@@ -18,15 +18,28 @@ use netdiag_common::{
 
 use self::{netns::Depth, sockets::Socket};
 
+pub mod census;
+pub mod cgroups;
 pub mod conntrack;
+pub mod cpu;
+pub mod ethtool;
+pub mod links;
 pub mod listeners;
+pub mod memory;
 mod netlink;
 pub mod netns;
 pub mod own;
 pub mod owners;
+pub mod pace;
 pub mod proc;
+pub mod protocols;
+pub mod qdiscs;
 pub mod reading;
+pub mod routes;
+pub mod ruleset;
+pub mod settings;
 pub mod sockets;
+pub mod surroundings;
 pub mod tcp_counters;
 
 /// A socket that was there before the first program was attached.

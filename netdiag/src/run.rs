@@ -7,12 +7,14 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+use self::output::Wanted;
 use crate::{
     cli::{self, Asked},
     config::{Command, Config},
     exit::{self, Status},
 };
 
+mod diagnose;
 mod diagnostics;
 mod doctor;
 mod events;
@@ -23,6 +25,7 @@ mod node;
 mod observer;
 mod output;
 mod pace;
+mod recordings;
 mod refresh;
 mod reporter;
 mod stop;
@@ -66,8 +69,14 @@ fn run() -> Result<Status> {
         match &config.command {
             Command::Doctor(form) => doctor::run(&config.kernel, *form),
             Command::Events(watch, tell) => events::run(&config.kernel, watch, tell).await,
-            Command::Live(watch) => watch::run(&config.kernel, watch, None).await,
-            Command::Record(watch, dump) => watch::run(&config.kernel, watch, Some(dump)).await,
+            Command::Live(watch) => watch::run(&config.kernel, watch, Wanted::Show).await,
+            Command::Record(watch, dump) => {
+                watch::run(&config.kernel, watch, Wanted::Record(dump.clone())).await
+            }
+            Command::Diagnose(watch, diagnose) => {
+                watch::run(&config.kernel, watch, Wanted::Diagnose(diagnose.clone())).await
+            }
+            Command::DiagnoseFrom(from, form, diagnose) => diagnose::from(from, *form, diagnose),
         }
     });
     // A thread that waits for an output that stands still must not keep the process.

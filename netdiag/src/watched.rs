@@ -5,7 +5,10 @@
 //! intervals are those of their [`Distribution`]s, each sample taken for the next percentile above it: so
 //! they are never below the true ones, and the same where one interval is all there is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, LazyLock},
+};
 
 use jiff::Timestamp;
 
@@ -18,15 +21,22 @@ use crate::{
     },
 };
 
+mod course;
+mod extent;
 mod group;
 #[cfg(test)]
 pub(crate) mod kit;
 mod node;
+pub mod period;
+pub mod series;
 #[cfg(test)]
 mod tests;
 
+pub use course::{Course, Seconds, Stall, Windows};
+pub use extent::Extent;
 pub use group::{Backend, Group, Peer};
 pub use node::{Queues, Tracked};
+pub use series::Series;
 
 /// Flows told apart; what more there are is in [`Watched::other`].
 pub const MOST_FLOWS: usize = 8_192;
@@ -158,7 +168,11 @@ impl Sums {
 
 /// Whether a count is no state. What no signal defines was counted by a newer netdiag, and adds up.
 fn adds_up(name: &str) -> bool {
-    signal::counts().all(|(_, _, count)| count.name != name || count.adds_up)
+    static STATES: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+        let states = signal::counts().filter(|(_, _, count)| !count.adds_up);
+        states.map(|(_, _, count)| count.name).collect()
+    });
+    !STATES.contains(name)
 }
 
 /// A distribution with these percentiles: each sample is taken for the next one above it.
@@ -215,6 +229,9 @@ pub struct Seen {
     pub intervals: u32,
     /// What it counted.
     pub sums: Sums,
+    /// How it went.
+    pub course: Course,
+    extents: BTreeMap<String, Extent>,
 }
 
 impl Seen {
@@ -234,10 +251,20 @@ impl Seen {
             cwnd: None,
             intervals: 0,
             sums: Sums::default(),
+            course: Course::default(),
+            extents: BTreeMap::new(),
         }
     }
 
-    fn take(&mut self, flow: &Flow) {
+    /// Adds an interval that began at `at` seconds of the window.
+    fn take(&mut self, flow: &Flow, at: f64, seconds: f64) {
+        for (name, value) in &flow.counts {
+            if let CountValue::Number(Some(value)) = value
+                && !adds_up(name)
+            {
+                self.extents.entry(name.clone()).or_default().take(*value);
+            }
+        }
         self.role = flow.role.or(self.role);
         if flow.owner.pid.is_some() {
             self.owner = flow.owner.clone();
@@ -249,6 +276,7 @@ impl Seen {
         self.cwnd = flow.cwnd.or(self.cwnd);
         self.intervals += 1;
         self.sums.take(flow);
+        self.course.take(flow, at, seconds);
     }
 
     /// Adds a later window of the same flow.
@@ -263,6 +291,13 @@ impl Seen {
         self.cwnd = later.cwnd.or(self.cwnd);
         self.intervals += later.intervals;
         self.sums.add(&later.sums);
+        self.course = later.course;
+    }
+
+    /// Between what a state was; none where it was never told.
+    #[must_use]
+    pub fn extent(&self, state: &str) -> Option<Extent> {
+        self.extents.get(state).copied()
     }
 
     /// As snapshots have it.
@@ -331,6 +366,8 @@ pub struct Watched {
     pub creators: Vec<TopCreator>,
     /// The intervals, in order.
     pub intervals: Vec<Interval>,
+    /// Latencies interval by interval, also of the windows before this one.
+    pub series: Arc<Series>,
     lost_before: HashMap<String, u64>,
 }
 
@@ -339,7 +376,7 @@ impl Watched {
     #[must_use]
     pub fn next(&self) -> Self {
         let lost_before = self.lost_before.clone();
-        Self { lost_before, ..Self::default() }
+        Self { lost_before, series: Arc::clone(&self.series), ..Self::default() }
     }
 
     /// Adds an interval. Times that make no sense count as no time.
@@ -349,6 +386,7 @@ impl Watched {
         }
         self.end.clone_from(&snapshot.end);
         let seconds = seconds(&snapshot.start, &snapshot.end).unwrap_or(0.0);
+        let at = self.seconds;
         self.seconds += seconds;
         self.signals.clone_from(&snapshot.signals);
         self.filtered = snapshot.filtered;
@@ -359,16 +397,17 @@ impl Watched {
         for flow in &snapshot.flows {
             let has_room = self.flows.len() < MOST_FLOWS;
             match self.flows.get_mut(&flow.id) {
-                Some(seen) => seen.take(flow),
+                Some(seen) => seen.take(flow, at, seconds),
                 None if has_room => {
                     let mut seen = Seen::new(flow);
-                    seen.take(flow);
+                    seen.take(flow, at, seconds);
                     self.flows.insert(flow.id.clone(), seen);
                 }
                 None => self.other.take(flow),
             }
         }
         self.other.take(&snapshot.other);
+        Arc::make_mut(&mut self.series).take(snapshot, seconds);
         let creators = snapshot.conntrack.as_ref().map_or(&[][..], |told| &told.creators);
         creators.iter().for_each(|creator| self.creator(creator));
     }

@@ -1,6 +1,6 @@
 //! Packets that a kernel drops, each for a reason that is known beforehand.
 
-mod raw;
+pub(crate) mod raw;
 
 use std::{
     fs,

@@ -294,8 +294,17 @@ impl Netdiag {
     ///
     /// # Errors
     /// When it does not end.
-    pub fn stop_text(mut self) -> Result<(ExitStatus, Vec<String>, Vec<String>)> {
+    pub fn stop_text(self) -> Result<(ExitStatus, Vec<String>, Vec<String>)> {
         self.signal(Signal::INT)?;
+        self.wait_text()
+    }
+
+    /// Waits until it ends by itself and returns its lines as they are: how it ended, standard output,
+    /// standard error.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn wait_text(mut self) -> Result<(ExitStatus, Vec<String>, Vec<String>)> {
         self.wait_for("its end", |this| this.ended)?;
         let status = self.child.wait()?;
         Ok((status, std::mem::take(&mut self.out), std::mem::take(&mut self.err)))

@@ -1,6 +1,7 @@
 //! Two namespaces and the link between them.
 
-mod distance;
+pub mod link;
+pub mod relay;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
@@ -11,11 +12,13 @@ use std::{
 use anyhow::{Result, ensure};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use self::distance::Distance;
+use self::{link::Way, relay::Relay};
 use crate::{
     machine,
     namespace::Namespace,
-    processor, tool,
+    processor,
+    random::Random,
+    tool,
     traffic::{Connection, Family},
 };
 
@@ -37,7 +40,7 @@ pub struct Pair {
     /// Where servers live.
     pub right: Namespace,
     /// What joins them, where it is no veth link.
-    _distance: Option<Distance>,
+    _relay: Option<Relay>,
 }
 
 impl Pair {
@@ -58,18 +61,19 @@ impl Pair {
     /// When there are no tun devices, `ip` fails or nothing passes.
     pub fn distant(one_way: Duration) -> Result<Self> {
         let [left, right] = Namespace::all(["left", "right"], &[])?;
-        let distance = Distance::between([&left, &right], one_way)?;
-        Self::with(left, right, Some(distance))
+        let ways = [Way::delayed(one_way); 2];
+        let relay = Relay::between([&left, &right], "wire", ways, &mut Random::of(1))?;
+        Self::with(left, right, Some(relay))
     }
 
-    fn with(left: Namespace, right: Namespace, distance: Option<Distance>) -> Result<Self> {
+    fn with(left: Namespace, right: Namespace, relay: Option<Relay>) -> Result<Self> {
         for (end, v4, v6) in [(&left, LEFT_V4, LEFT_V6), (&right, RIGHT_V4, RIGHT_V6)] {
             let addresses =
                 [format!("addr add {v4}/24 dev wire"), format!("addr add {v6}/64 dev wire nodad")];
             let [v4, v6] = addresses.each_ref().map(String::as_str);
             tool::ip_batch(Some(end.name()), &["link set lo up", v4, v6, "link set wire up"])?;
         }
-        let pair = Self { left, right, _distance: distance };
+        let pair = Self { left, right, _relay: relay };
         for family in [Family::V4, Family::V6] {
             Connection::open(&pair.left, &pair.right, family)?;
         }

@@ -14,15 +14,26 @@ pub struct Random(u64);
 impl Default for Random {
     /// Says with what it begins.
     fn default() -> Self {
-        let given = env::var("NETDIAG_SEED").ok().and_then(|seed| seed.parse().ok());
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |it| it.as_secs());
-        let seed = given.unwrap_or_else(clock);
+        let seed = Self::given().unwrap_or_else(clock);
         eprintln!("NETDIAG_SEED={seed}");
         Self(seed)
     }
 }
 
 impl Random {
+    /// Begins with this, in silence.
+    #[must_use]
+    pub const fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// What the environment says to begin with.
+    #[must_use]
+    pub fn given() -> Option<u64> {
+        env::var("NETDIAG_SEED").ok()?.parse().ok()
+    }
+
     /// At least 0 and below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -34,7 +45,7 @@ impl Random {
 
     /// Over a range of ten times its least, which is longer where everything takes longer.
     pub fn pause(&mut self) -> Duration {
-        let least = machine::amount(3_000, 80_000);
+        let least = machine::amount(3_000, 20_000);
         Duration::from_micros(least + self.below(9 * least))
     }
 }

@@ -44,6 +44,10 @@ pub enum Feature {
     Setpriv,
     /// The Java, Python and JavaScript readers of histogram logs.
     Readers,
+    /// A server of Redis and its benchmark.
+    Redis,
+    /// A server of HTTP/2 and a client that loads it.
+    Http2,
 }
 
 /// Whether a kernel or machine is known to have something.
@@ -74,7 +78,9 @@ pub fn expectation(feature: Feature) -> Expectation {
         Feature::Netem | Feature::OwnModules => machine::amount(May, Must),
         Feature::Nft | Feature::Conntrack | Feature::Bpftool | Feature::Setpriv => Must,
         Feature::Bpftrace => machine::amount(Must, May),
-        Feature::Compiler | Feature::Readers => machine::amount(Must, Absent),
+        Feature::Compiler | Feature::Readers | Feature::Redis | Feature::Http2 => {
+            machine::amount(Must, Absent)
+        }
     }
 }
 
@@ -102,6 +108,8 @@ pub fn available(feature: Feature) -> bool {
         Feature::Compiler => tool::find("cc").is_some() && tool::find("objcopy").is_some(),
         Feature::Setpriv => tool::find("setpriv").is_some(),
         Feature::Readers => reader::all().is_ok(),
+        Feature::Redis => tool::find("redis-benchmark").is_some(),
+        Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),
     }
 }
 

@@ -13,7 +13,6 @@ use netdiag::snapshot::Snapshot;
 use netdiag_tests::{
     facts::Facts,
     machine,
-    namespace::Namespace,
     netdiag::Netdiag,
     network::Pair,
     outcome::{flow_of, flows_of, in_namespaces, metric},
@@ -43,7 +42,7 @@ struct Connected {
     client: TcpStream,
     /// The end that is to be accepted.
     end: End,
-    /// The client's clock before and after connect.
+    /// The client's clock before connect, and when the server's end had the last of the handshake.
     between: [Instant; 2],
 }
 
@@ -56,22 +55,23 @@ struct Accepted {
 }
 
 impl Accepted {
-    /// It waited no less than that, but for how late the last segment of its handshake came, and no more.
+    /// It waited no less than that and no more.
     fn bounds(&self) -> [Duration; 2] {
         let Self { connected, between, .. } = self;
         [between[0] - connected.between[1], between[1] - connected.between[0]]
     }
 }
 
-fn connect(from: &Namespace, to: &Namespace, server: SocketAddr) -> Result<Connected> {
+fn connect(pair: &Pair, server: SocketAddr) -> Result<Connected> {
     let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
-    let (client, between) = from.run(|| {
+    let (client, began) = pair.left.run(|| {
         let began = Instant::now();
-        let client = TcpStream::connect(server)?;
-        io::Result::Ok((client, [began, Instant::now()]))
+        io::Result::Ok((TcpStream::connect(server)?, began))
     })?;
+    pair.wait_until_received()?;
+    let between = [began, Instant::now()];
     let peer = canonical(client.local_addr()?);
-    let end = End { netns: to.inode(), local: canonical(server), peer };
+    let end = End { netns: pair.right.inode(), local: canonical(server), peer };
     Ok(Connected { client, end, between })
 }
 
@@ -139,13 +139,8 @@ fn check(facts: &mut Facts, total: &Snapshot, accepted: &[Accepted]) -> Result<(
         facts.equal("it is the end that was accepted", server.peer_addr()?.port(), end.peer.port());
         let found = Duration::from_nanos(wait.max_ns.unwrap_or_default());
         let [least, most] = one.bounds();
-        let inside = if machine::emulated() {
-            // A segment may be late by many milliseconds.
-            found <= most.mul_f64(1.02) && found + Duration::from_millis(50) >= least.mul_f64(0.98)
-        } else {
-            let bound = most.mul_f64(0.05).max(Duration::from_millis(1));
-            found <= most + bound && found + bound >= least
-        };
+        // A histogram has two significant digits.
+        let inside = found <= most.mul_f64(1.01) && found >= least.mul_f64(0.99);
         facts.holds(format_args!("{found:?} is in {least:?} to {most:?}"), inside);
     }
     Ok(())
@@ -177,7 +172,7 @@ fn a_connection_waits_as_long_as_its_server_lets_it() -> Result<()> {
     let [of_own, of_right, of_another] = filters.each_ref().map(<[_; 2]>::as_slice);
     let watching = watch(&[&[], of_own, of_right, of_another])?;
 
-    let at_once = connect(&pair.left, &pair.right, address(Family::V4, false, calling_port))?;
+    let at_once = connect(&pair, address(Family::V4, false, calling_port))?;
     let (accepted, returned) = server.join().expect("the server panicked");
     let took = returned - at_once.between[0];
     let (socket, _) = accepted?;
@@ -185,18 +180,16 @@ fn a_connection_waits_as_long_as_its_server_lets_it() -> Result<()> {
     drop(socket);
 
     let to = address(Family::V4, false, idle_port);
-    let left = (0..machine::amount(10, 3))
-        .map(|_| connect(&pair.left, &pair.right, to))
-        .collect::<Result<Vec<_>>>()?;
+    let left =
+        (0..machine::amount(10, 3)).map(|_| connect(&pair, to)).collect::<Result<Vec<_>>>()?;
 
     let mut random = Random::default();
     let mut all = Vec::new();
     for (family, way) in WAYS.into_iter().flat_map(|way| [(Family::V4, way), (Family::V6, way)]) {
         let (listener, port) = listen(&pair.right, family)?;
         let to = address(family, false, port);
-        let waiting = (0..machine::amount(5, 2))
-            .map(|_| connect(&pair.left, &pair.right, to))
-            .collect::<Result<_>>()?;
+        let waiting =
+            (0..machine::amount(5, 2)).map(|_| connect(&pair, to)).collect::<Result<_>>()?;
         all.extend(accept_late(way, &listener, waiting, || random.pause())?);
     }
     drop(idle);
@@ -244,9 +237,8 @@ fn many_wait_at_once() -> Result<()> {
     let filter = port.to_string();
     let netdiag = Netdiag::live(&["--signals", "socket", "--local-port", &filter])?;
     let to = address(Family::V4, false, port);
-    let waiting = (0..machine::amount(64, 12))
-        .map(|_| connect(&pair.left, &pair.right, to))
-        .collect::<Result<Vec<_>>>()?;
+    let waiting =
+        (0..machine::amount(64, 12)).map(|_| connect(&pair, to)).collect::<Result<Vec<_>>>()?;
     let mut random = Random::default();
     let accepted = accept_late(By::Accept4, &listener, waiting, || random.pause())?;
     let outcome = netdiag.stop()?;

@@ -73,7 +73,7 @@ fn a_connect_takes_as_long_as_its_client_says() -> Result<()> {
     let _alone = alone();
     for forced in source::loading("socket")? {
         let pair = Pair::new()?;
-        let netdiag = Netdiag::live(&["--source", &forced, "--netns", pair.left.name()])?;
+        let netdiag = Netdiag::live_by(&forced, &["--netns", pair.left.name()])?;
         let mut made = Vec::new();
         for family in FAMILIES.into_iter().cycle().take(machine::amount(60, 15)) {
             let (listener, port) = listen(&pair.right, family)?;
@@ -122,7 +122,7 @@ fn lost_syns_are_steps_of_a_second() -> Result<()> {
     let pair = Pair::new()?;
     // 1 s, then twice as long each time: from 6.5 on only where this is 0.
     set_if_there(&pair.left, "net.ipv4.tcp_syn_linear_timeouts", 0)?;
-    let netdiag = Netdiag::live(&["--netns", pair.left.name()])?;
+    let netdiag = Netdiag::live(&["--signals", "socket,retransmit", "--netns", pair.left.name()])?;
     let mut made = Vec::new();
     for (lost, least, most) in [(0, 0.0, 1.0), (1, 1.0, 3.0), (2, 3.0, 7.0)] {
         let (listener, port) = listen(&pair.right, Family::V4)?;
@@ -180,7 +180,7 @@ fn failed_connects_have_their_errno() -> Result<()> {
         set_if_there(&pair.right, "net.ipv4.ip_forward", 1)?;
         pair.left.ip(&format!("route add {NOWHERE} via {RIGHT_V4}"))?;
         pair.right.ip(&format!("route add unreachable {NOWHERE}"))?;
-        let netdiag = Netdiag::live(&["--source", &forced, "--netns", pair.left.name()])?;
+        let netdiag = Netdiag::live_by(&forced, &["--netns", pair.left.name()])?;
         let rule = format!("tcp dport {}-{} drop", SILENT_PORTS[0], SILENT_PORTS[2]);
         let lost = fault::drop_incoming(&pair.right, &rule)?;
         let [unanswered, timed, given_up] = SILENT_PORTS.map(|port| (RIGHT_V4, port).into());
@@ -256,7 +256,7 @@ fn connects_without_a_port_are_failures() -> Result<()> {
     let path = format!("/proc/sys/{}", range.replace('.', "/"));
     pair.left.run(|| fs::write(&path, "50000 50001")).with_context(|| path.clone())?;
     let (listener, port) = listen(&pair.right, Family::V4)?;
-    let netdiag = Netdiag::live(&["--netns", pair.left.name()])?;
+    let netdiag = Netdiag::live(&["--signals", "socket", "--netns", pair.left.name()])?;
     let mut open = Vec::new();
     let mut failed = Vec::new();
     for _ in 0..5 {
@@ -296,7 +296,7 @@ fn a_connect_that_is_older_has_no_latency() -> Result<()> {
                 .is_ok_and(|text| text.lines().any(|l| l.split_whitespace().nth(3) == Some("02")))
         };
         facts.holds("it asks for a connection", machine::wait_until(asks));
-        let netdiag = Netdiag::live(&[])?;
+        let netdiag = Netdiag::live(&["--signals", "socket"])?;
         lost.end()?;
         let (socket, took) = client.join().expect("the client panicked")?;
         facts.note(format_args!("connected after {took:?}"));

@@ -13,8 +13,10 @@ use anyhow::{Context, Result};
 use clap::CommandFactory as _;
 use netdiag::{
     cli::{self, Asked, Cli},
+    finding::{self, Threshold},
     signal::{self, Attachment, DEFINITIONS, Hook, Rows, Source},
     snapshot::told::kinds,
+    view::diagnose::valued,
 };
 use netdiag_tests::{
     machine::Series,
@@ -127,6 +129,20 @@ fn table_of_events() -> Result<()> {
         }
     }
     generated("README.md", "events", &table)
+}
+
+#[test]
+fn table_of_findings() -> Result<()> {
+    let mut table = String::from("| finding | what it says | thresholds |\n|---|---|---|\n");
+    for definition in finding::DEFINITIONS {
+        let shown = |one: &&Threshold| {
+            let value = valued(one.value, one.unit);
+            format!("`{}` {value}: {}", one.name, one.help)
+        };
+        let thresholds = cell(definition.thresholds.iter().map(shown));
+        writeln!(table, "| `{}` | {} | {thresholds} |", definition.id, definition.help)?;
+    }
+    generated("README.md", "findings", &table)
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn another_tracer_counts_the_same() -> Result<()> {
     require!(Feature::Bpftrace);
     let _alone = alone();
     let other = Bpftrace::start("tracepoint:skb:kfree_skb { @[args->reason] = count(); }")?;
-    let netdiag = Netdiag::live(&[])?;
+    let netdiag = Netdiag::live(&["--signals", "drop"])?;
     // Nobody else has packets dropped for these.
     let wanted = ["NETFILTER_DROP", "SOCKET_RCVBUFF", "TCP_CSUM", "UDP_CSUM"];
     for case in CASES.iter().filter(|case| wanted.contains(&case.reason(machine::series()))) {
@@ -180,8 +180,10 @@ fn without_addresses(
     command: impl Fn(&[&str]) -> Result<Command>,
 ) -> Result<()> {
     let restricted = Restricted::to(restriction)?;
-    let doctor = source::doctor_by(command(&["doctor", "-o", "json"])?)?;
-    let netdiag = Netdiag::start_by(command(&["live", "-o", "json", "-i", "1s", "-d", "10h"])?)?;
+    let some = ["--signals", "drop,conntrack"];
+    let doctor = source::doctor_by(command(&[&["doctor", "-o", "json"][..], &some].concat())?)?;
+    let live = ["live", "-o", "json", "-i", "1s", "-d", "10h"];
+    let netdiag = Netdiag::start_by(command(&[&live[..], &some].concat())?)?;
     let (_pair, dropped) = CASES[0].provoke()?;
     let outcome = netdiag.stop()?;
     drop(restricted);
@@ -210,7 +212,7 @@ fn a_full_accept_queue_is_told_by_its_listener() -> Result<()> {
     let _alone = alone();
     let pair = Pair::new()?;
     let (before, _older) = dropping::overflowed(&pair)?;
-    let netdiag = Netdiag::live(&[])?;
+    let netdiag = Netdiag::live(&["--signals", "drop"])?;
     // Open until netdiag has asked it.
     let (dropped, _listener) = dropping::overflowed(&pair)?;
     let outcome = netdiag.stop()?;
@@ -241,7 +243,7 @@ fn a_full_accept_queue_is_told_by_its_listener() -> Result<()> {
 fn a_receive_buffer_that_overflows() -> Result<()> {
     let _alone = alone();
     let pair = Pair::new()?;
-    let netdiag = Netdiag::live(&[])?;
+    let netdiag = Netdiag::live(&["--signals", "drop"])?;
     let (dropped, connection) = dropping::pruned(&pair)?;
     // The socket's counters are looked at when it is used, at most once a second.
     thread::sleep(Duration::from_millis(1500));

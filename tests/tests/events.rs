@@ -90,7 +90,8 @@ fn each_drop_is_told_with_its_place() -> Result<()> {
     require!(Feature::Nft);
     let _alone = alone();
     for forced in source::loading("drop")?.iter().filter(|source| *source != "drop=sockets") {
-        let netdiag = stream::start(&["--kind", "drop", "--stack", "--source", forced])?;
+        let netdiag =
+            stream::start(&["--signals", "drop", "--kind", "drop", "--stack", "--source", forced])?;
         let mut provoked = Vec::new();
         let began = Instant::now();
         for case in CASES.iter().filter(|case| case.name.starts_with("nftables in")) {
@@ -150,8 +151,9 @@ fn a_retransmission_has_its_stack() -> Result<()> {
     for forced in source::loading("retransmit")? {
         let pair = Pair::new()?;
         let netns = pair.left.name();
-        let arguments = ["--kind", "retransmit", "--stack", "--source", &forced, "--netns", netns];
-        let netdiag = stream::start(&arguments)?;
+        let kind = ["--signals", "retransmit", "--kind", "retransmit", "--stack"];
+        let netdiag =
+            stream::start(&[&kind[..], &["--source", &forced, "--netns", netns]].concat())?;
         let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
         let before = TcpCounters::read(&pair.left)?;
         let lost = fault::drop_incoming(&pair.right, "meta l4proto tcp drop")?;
@@ -203,7 +205,7 @@ fn a_line_comes_at_once() -> Result<()> {
     require!(Feature::Nft);
     let _alone = alone();
     let pair = Pair::new()?;
-    let mut netdiag = stream::start(&["--kind", "drop", "--port", "83"])?;
+    let mut netdiag = stream::start(&["--signals", "drop", "--kind", "drop", "--port", "83"])?;
     let fault = fault::drop_incoming(&pair.right, "udp dport 83 drop")?;
     let socket = pair.left.run(|| std::net::UdpSocket::bind("0.0.0.0:0"))?;
     let mut late = Vec::new();
@@ -315,7 +317,7 @@ fn filters_narrow_events() -> Result<()> {
         (&["--pid", &own, "--port", "83,84"], 0, 0),
     ];
     for (arguments, to_83, to_84) in cases {
-        let mut all = vec!["--kind", "drop"];
+        let mut all = vec!["--signals", "drop", "--kind", "drop"];
         all.extend(arguments);
         let netdiag = stream::start(&all)?;
         let fault = fault::drop_incoming(&pair.right, "udp dport { 83, 84 } counter drop")?;

@@ -1,5 +1,5 @@
-//! What the node says of itself, against the tools that everybody trusts: `ip`, `ss`, `nstat`,
-//! `conntrack`. Needs root, iproute2, nftables, conntrack and util-linux; fails without them.
+//! What the node says of itself, against the tools that everybody trusts: `ip`, `tc`, `ss`, `nstat`,
+//! `nft`, `conntrack`. Needs root, iproute2, nftables, conntrack and util-linux; fails without them.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,6 +15,8 @@ mod namespaces;
 mod scale;
 #[path = "node/sockets.rs"]
 mod sockets;
+#[path = "node/surroundings.rs"]
+mod surroundings;
 
 use std::{
     fs,

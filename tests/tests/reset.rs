@@ -4,8 +4,6 @@ use std::{
     collections::BTreeMap,
     io::{ErrorKind, Read as _},
     net::{SocketAddr, TcpStream},
-    thread,
-    time::Duration,
 };
 
 use anyhow::{Result, ensure};
@@ -88,9 +86,12 @@ impl Case {
         }
         let mut client = pair.left.run(|| TcpStream::connect(to))?;
         if matches!(self, Self::Unaccepted) {
+            let before = TcpCounters::read(&pair.right)?;
             end_by_reset([&client])?;
             drop(client);
-            thread::sleep(Duration::from_millis(50));
+            let resets = |now: TcpCounters| now.since(&before)["EstabResets"];
+            let is_reset = || TcpCounters::read(&pair.right).is_ok_and(|now| resets(now) > 0);
+            ensure!(machine::wait_until(is_reset), "nothing is reset");
             return Ok(port);
         }
         let (mut server, _) = listener.accept()?;
@@ -103,7 +104,7 @@ impl Case {
             }
             Self::Unread => {
                 send_once(&client, b"unread")?;
-                thread::sleep(Duration::from_millis(machine::amount(20, 300)));
+                server.peek(&mut [0])?;
                 drop(server);
                 ensure!(end_of(&mut client) == Err(ErrorKind::ConnectionReset));
             }
@@ -111,7 +112,8 @@ impl Case {
                 drop(server);
                 ensure!(end_of(&mut client) == Ok(0));
                 send_once(&client, b"late")?;
-                thread::sleep(Duration::from_millis(machine::amount(20, 300)));
+                let is_reset = || client.take_error().is_ok_and(|error| error.is_some());
+                ensure!(machine::wait_until(is_reset), "nothing is reset");
             }
             Self::Orderly => {
                 drop(client);
@@ -145,8 +147,9 @@ fn each_reset_belongs_to_its_end() -> Result<()> {
             let spaces = [&pair.left, &pair.right];
             let read = || spaces.map(TcpCounters::read).into_iter().collect::<Result<Vec<_>>>();
             let before = read()?;
-            let netdiag = Netdiag::live(&["--source", &forced])?;
-            let events = stream::start(&["--kind", "reset", "--source", &forced])?;
+            let netdiag = Netdiag::live_by(&forced, &[])?;
+            let events =
+                stream::start(&["--signals", "reset", "--kind", "reset", "--source", &forced])?;
             let mut provoked = Vec::new();
             for family in [Family::V4, Family::V6] {
                 for case in CASES {

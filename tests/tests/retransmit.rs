@@ -213,7 +213,7 @@ fn unanswered_syns_belong_to_a_flow() -> Result<()> {
     require!(Feature::Nft);
     let _alone = alone();
     let pair = Pair::new()?;
-    let netdiag = Netdiag::live(&[])?;
+    let netdiag = Netdiag::live(&["--signals", "retransmit"])?;
     let before = TcpCounters::read(&pair.left)?;
     let lost = fault::drop_incoming(&pair.right, "meta l4proto tcp drop")?;
     let address = (RIGHT_V4, 9).into();

@@ -69,7 +69,7 @@ fn every_sample_is_seen_once() -> Result<()> {
             // Nothing of theirs is on its way any more.
             ends(&pair, &connections)?;
             let spaces = format!("{},{}", pair.left.name(), pair.right.name());
-            let netdiag = Netdiag::live(&["--source", &forced, "--netns", &spaces])?;
+            let netdiag = Netdiag::live_by(&forced, &["--netns", &spaces])?;
             for family in FAMILIES {
                 connections.push(Connection::open(&pair.left, &pair.right, family)?);
             }
@@ -128,10 +128,8 @@ fn all_sources_see_the_same() -> Result<()> {
     let sources = source::loading("rtt")?;
     source::until_unskipped(|| {
         let pair = Pair::new()?;
-        let tracers: Vec<_> = sources
-            .iter()
-            .map(|forced| Netdiag::live(&["--source", forced]))
-            .collect::<Result<_>>()?;
+        let tracers: Vec<_> =
+            sources.iter().map(|forced| Netdiag::live_by(forced, &[])).collect::<Result<_>>()?;
         let connections: Vec<_> = FAMILIES
             .into_iter()
             .map(|family| Connection::open(&pair.left, &pair.right, family))
@@ -195,9 +193,9 @@ fn a_slow_server_is_not_a_slow_path() -> Result<()> {
     let think = Duration::from_millis(machine::amount(30, 200));
     for forced in source::loading("rtt")? {
         let pair = Pair::new()?;
-        let netdiag = Netdiag::live(&["--source", &forced, "--netns", pair.left.name()])?;
+        let netdiag = Netdiag::live_by(&forced, &["--netns", pair.left.name()])?;
         let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
-        for _ in 0..30 {
+        for _ in 0..machine::amount(30, 10) {
             request(&connection, 100, think)?;
         }
         let connections = [connection];
@@ -231,9 +229,16 @@ fn a_slow_path_is_as_slow_as_its_link() -> Result<()> {
         let pair = Pair::new()?;
         let set = format!("qdisc add dev wire root netem delay {}ms", delay.as_millis());
         tool::line(&format!("tc -n {} {set}", pair.left.name()))?;
-        let netdiag = Netdiag::live(&["--source", &forced, "--netns", pair.left.name()])?;
+        let netdiag = Netdiag::live(&[
+            "--signals",
+            "rtt,socket",
+            "--source",
+            &forced,
+            "--netns",
+            pair.left.name(),
+        ])?;
         let connections = [Connection::open(&pair.left, &pair.right, Family::V4)?];
-        for _ in 0..20 {
+        for _ in 0..machine::amount(20, 8) {
             request(&connections[0], 100, Duration::ZERO)?;
         }
         let (end, said) = ends(&pair, &connections)?[0];
@@ -263,7 +268,7 @@ fn filters_narrow_samples() -> Result<()> {
         let wanted = Connection::open(&pair.left, &pair.right, Family::V4)?;
         let other = Connection::open(&pair.left, &pair.right, Family::V4)?;
         let port = wanted.client_end()?.local.port().to_string();
-        let netdiag = Netdiag::live(&["--source", &forced, "--port", &port])?;
+        let netdiag = Netdiag::live_by(&forced, &["--port", &port])?;
         for connection in [&wanted, &other] {
             for _ in 0..20 {
                 request(connection, 100, Duration::from_millis(1))?;

@@ -71,7 +71,9 @@ fn twenty_connections(forced: &str) -> Result<()> {
     let before = Exchange { sends: SENDS_BEFORE, bytes: 1, echo: true };
     exchange(connections.iter().map(|connection| (connection, before)))?;
 
-    let netdiag = Netdiag::live(&["--source", forced])?;
+    let signal = forced.split('=').next().unwrap_or_default();
+    let signals = if signal == "send" { signal.to_owned() } else { format!("send,{signal}") };
+    let netdiag = Netdiag::live(&["--signals", &signals, "--source", forced])?;
 
     let younger = Pair::new()?;
     for family in [Family::V4, Family::Mapped] {
@@ -178,7 +180,7 @@ fn an_accepted_end_belongs_to_who_accepts_it() -> Result<()> {
     name_process(COMM)?;
     for forced in source::loading("socket")? {
         let pair = Pair::new()?;
-        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let netdiag = Netdiag::live(&["--signals", "send", "--source", &forced])?;
         let shell = Shell::connect_unasked(&pair.left, &pair.right, SENDS_BEFORE)?;
         let unread = Shell::connect_unasked(&pair.left, &pair.right, SENDS_BEFORE)?;
         shell.receive()?;
@@ -219,7 +221,7 @@ fn a_socket_that_connects_again_is_another_flow() -> Result<()> {
     name_process(COMM)?;
     for forced in source::loading("socket")? {
         let pair = Pair::new()?;
-        let netdiag = Netdiag::live(&["--source", &forced])?;
+        let netdiag = Netdiag::live(&["--signals", "send", "--source", &forced])?;
         let (listener, port) = listen(&pair.right, Family::V4)?;
         let mut expected = Vec::new();
         let mut open = Vec::new();

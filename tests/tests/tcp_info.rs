@@ -123,7 +123,7 @@ fn a_flow_at_rest_is_what_ss_says() -> Result<()> {
     let _alone = alone();
     for forced in source::loading("socket")? {
         let pair = Pair::new()?;
-        let netdiag = Netdiag::live(&["--source", &forced, "--netns", &both(&pair)])?;
+        let netdiag = Netdiag::live_by(&forced, &["--netns", &both(&pair)])?;
         let mut connections = Vec::new();
         for family in FAMILIES {
             connections.push(Connection::open(&pair.left, &pair.right, family)?);
@@ -167,7 +167,7 @@ fn an_older_flow_counts_from_the_start_on() -> Result<()> {
         .iter()
         .map(|(namespace, end)| at_rest(namespace, end))
         .collect::<Result<_>>()?;
-    let netdiag = Netdiag::live(&["--netns", &both(&pair), "--all"])?;
+    let netdiag = Netdiag::live(&["--signals", "socket", "--netns", &both(&pair), "--all"])?;
     exchange([(&connection, plan)])?;
     let ends = ends(&pair, &connection)?;
     let mut after = Vec::new();
@@ -228,7 +228,7 @@ fn overfill(connection: &Connection) -> Result<usize> {
 fn a_reader_that_stands_still_limits_the_sender() -> Result<()> {
     let _alone = alone();
     let pair = Pair::new()?;
-    let mut netdiag = Netdiag::live(&["--netns", &both(&pair)])?;
+    let mut netdiag = Netdiag::live(&["--signals", "socket", "--netns", &both(&pair)])?;
     let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
     let filled = overfill(&connection)?;
     let end = connection.client_end()?;
@@ -286,7 +286,7 @@ fn a_small_send_buffer_limits_the_sender() -> Result<()> {
     pair.without_offload()?;
     let delay = format!("tc -n {} qdisc replace dev wire root netem delay 20ms", pair.right.name());
     tool::line(&delay)?;
-    let netdiag = Netdiag::live(&["--netns", &both(&pair)])?;
+    let netdiag = Netdiag::live(&["--signals", "socket", "--netns", &both(&pair)])?;
     let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
     sockopt::set_socket_send_buffer_size(connection.client.as_fd(), BYTES)?;
     let bytes = 60 * BYTES;
@@ -323,7 +323,7 @@ fn reordering_and_duplicates_are_the_kernels() -> Result<()> {
         tool::line(&format!("tc -n {} qdisc replace dev wire root netem {what}", pair.left.name()))
     };
     netem("delay 10ms 8ms duplicate 20%")?;
-    let netdiag = Netdiag::live(&["--netns", &both(&pair)])?;
+    let netdiag = Netdiag::live(&["--signals", "socket", "--netns", &both(&pair)])?;
     let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
     let before = TcpCounters::read(&pair.left)?;
     for _ in 0..machine::amount(20, 10) {
@@ -358,7 +358,7 @@ fn reordering_and_duplicates_are_the_kernels() -> Result<()> {
 fn timeouts_are_counted_where_the_kernel_does() -> Result<()> {
     let _alone = alone();
     let pair = Pair::new()?;
-    let netdiag = Netdiag::live(&["--netns", &both(&pair)])?;
+    let netdiag = Netdiag::live(&["--signals", "socket", "--netns", &both(&pair)])?;
     let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
     let before = TcpCounters::read(&pair.left)?;
     let deaf = fault::drop_incoming(&pair.right, "meta l4proto tcp drop")?;
@@ -385,7 +385,7 @@ fn timeouts_are_counted_where_the_kernel_does() -> Result<()> {
 fn a_closed_flow_tells_how_long_it_lived() -> Result<()> {
     let _alone = alone();
     let pair = Pair::new()?;
-    let netdiag = Netdiag::live(&["--netns", &both(&pair)])?;
+    let netdiag = Netdiag::live(&["--signals", "socket", "--netns", &both(&pair)])?;
     let before = Instant::now();
     let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
     let opened = Instant::now();

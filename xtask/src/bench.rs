@@ -4,7 +4,7 @@
 mod cost;
 mod turns;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
@@ -12,7 +12,7 @@ use self::{
     cost::{Bounds, Cost},
     turns::Turns,
 };
-use crate::{build, process, setup, vm, workspace};
+use crate::{build, process, setup, vm};
 
 /// Most instructions that a send may cost more than untraced, by series of the kernel and source.
 const BOUNDS: &str = include_str!("../../benches/icount.json");
@@ -74,7 +74,7 @@ fn conversation(args: &Args) -> Result<ExitCode> {
     let netdiag = build::netdiag(true)?;
     let mut command = process::as_root("env")?;
     command.arg(format!("NETDIAG_BIN={}", netdiag.display()));
-    command.arg(load("turn_load")?);
+    command.arg(build::load("turn_load")?);
     command.args([args.rounds, args.sends].map(|number| number.to_string()));
     let turns = Turns::parse(&process::output(&mut command)?)?;
     eprint!("{}", turns.table());
@@ -86,7 +86,7 @@ fn conversation(args: &Args) -> Result<ExitCode> {
 fn send(args: &Args) -> Result<ExitCode> {
     setup::vm_tools()?;
     let netdiag = build::netdiag(true)?;
-    let load = load("send_load")?;
+    let load = build::load("send_load")?;
     let bounds = Bounds::parse(BOUNDS).context("benches/icount.json")?;
     let mut command =
         vec!["./send_load".to_owned(), args.rounds.to_string(), args.sends.to_string()];
@@ -106,12 +106,4 @@ fn send(args: &Args) -> Result<ExitCode> {
         bail!("a send costs more than benches/icount.json allows: make the programs cheaper");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Builds a load; its own speed is in every figure alike, so it needs no optimization.
-fn load(name: &str) -> Result<PathBuf> {
-    let mut command = process::cargo();
-    command.args(["build", "--quiet", "--package", "netdiag-tests", "--bin", name]);
-    process::run(&mut command)?;
-    Ok(workspace::host_target()?.join("debug").join(name))
 }

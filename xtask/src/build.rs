@@ -77,6 +77,14 @@ fn is_static(elf: &[u8]) -> bool {
             .all(|i| number(start + i * size, 4).is_some_and(|kind| kind != PT_INTERP as usize))
 }
 
+/// Builds a program of the tests; its own speed is in every figure alike, so it needs no optimization.
+pub(crate) fn load(name: &str) -> Result<PathBuf> {
+    let mut command = process::cargo();
+    command.args(["build", "--quiet", "--package", "netdiag-tests", "--bin", name]);
+    process::run(&mut command)?;
+    Ok(workspace::host_target()?.join("debug").join(name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod ebpf;
+mod lab;
 mod packages;
 mod process;
 mod run;
@@ -37,6 +38,7 @@ enum Command {
     Test(test::Args),
     Vm(vm::Args),
     Bench(bench::Args),
+    Lab(lab::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,5 +59,6 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Test(args) => test::main(&args),
         Command::Vm(args) => vm::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Lab(args) => lab::main(&args),
     }
 }

@@ -14,6 +14,7 @@ use std::{
     process::{Command, ExitCode},
     sync::{Mutex, PoisonError},
     thread,
+    time::Instant,
 };
 
 use anyhow::{Result, bail};
@@ -153,7 +154,9 @@ fn native(built: &[Binary], arguments: &[OsString], output: &mut Output) -> Resu
             .arg(&binary.path)
             .arg("--show-output")
             .args(arguments);
+        let began = Instant::now();
         tally += runner::tests(&mut command, output)?;
+        tally.took.push((binary.name.clone(), began.elapsed().as_secs()));
     }
     Ok(tally)
 }

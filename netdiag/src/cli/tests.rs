@@ -20,7 +20,9 @@ fn watch(line: &str) -> Watch {
         Ok(Asked::Run(cli)) => match cli.command {
             Command::Live(live) => live.watch,
             Command::Record(record) => record.watch,
-            Command::Doctor(_) | Command::Events(_) => panic!("`{line}` watches nothing"),
+            Command::Doctor(_) | Command::Events(_) | Command::Diagnose(_) => {
+                panic!("`{line}` watches nothing")
+            }
         },
         other => panic!("`{line}`: {other:?}"),
     }

@@ -11,6 +11,7 @@ use netdiag_common::signal::Signal;
 
 use crate::{
     event::Kind,
+    finding::{self, Unit},
     signal,
     snapshot::{build::Sort, told::kinds},
 };
@@ -307,4 +308,44 @@ pub fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Vec<&'a 
     near.sort_unstable();
     near.dedup();
     near.into_iter().map(|(_, name)| name).take(5).collect()
+}
+
+/// A threshold set by `--threshold`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Given {
+    /// Id of the finding.
+    pub id: &'static str,
+    /// Name of its threshold.
+    pub name: &'static str,
+    /// In the threshold's unit.
+    pub value: f64,
+}
+
+/// `--threshold`.
+pub fn threshold(text: &str) -> Parsed<Given> {
+    let form = "write ID.NAME=VALUE, such as packet-loss.loss_ratio=0.02";
+    let (name, value) =
+        text.split_once('=').ok_or_else(|| format!("`{text}` sets nothing; {form}"))?;
+    let (id, name) =
+        name.split_once('.').ok_or_else(|| format!("`{name}` is no threshold; {form}"))?;
+    let definition = finding::definition(id).ok_or_else(|| {
+        let ids: Vec<_> = finding::DEFINITIONS.iter().map(|definition| definition.id).collect();
+        format!("no finding `{id}`; there are {}", ids.join(", "))
+    })?;
+    let known = definition.thresholds.iter().find(|known| known.name == name);
+    let known = known.ok_or_else(|| {
+        let of_it = definition.thresholds.iter();
+        let names: Vec<_> =
+            of_it.map(|known| format!("{} ({})", known.name, known.value)).collect();
+        format!("{id} has no threshold `{name}`; it has {}", names.join(", "))
+    })?;
+    let number = match known.unit {
+        // Written with its unit, or in nanoseconds.
+        Unit::Ns => time(value).map(|time| time.as_nanos() as f64).ok(),
+        _ => None,
+    };
+    let number = number.or_else(|| value.parse().ok()).filter(|number: &f64| number.is_finite());
+    let value =
+        number.ok_or_else(|| format!("`{value}` is no number; {}: {}", known.name, known.help))?;
+    Ok(Given { id: definition.id, name: known.name, value })
 }

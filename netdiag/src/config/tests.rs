@@ -66,7 +66,10 @@ fn targets(line: &str) -> Targets {
 fn defaults_depend_on_the_command() {
     let top = |line: &str| match config(line).expect(line).command {
         Command::Live(watch) | Command::Record(watch, _) => watch.top,
-        Command::Doctor(_) | Command::Events(..) => None,
+        Command::Doctor(_)
+        | Command::Events(..)
+        | Command::Diagnose(..)
+        | Command::DiagnoseFrom(..) => None,
     };
     assert_eq!(top("netdiag"), Some(20));
     assert_eq!(top("netdiag -o json"), None);
@@ -165,4 +168,35 @@ proptest! {
         prop_assert_eq!(matched, same);
         prop_assert_eq!(prefixes.accept(&address.to_be_bytes()), same);
     }
+}
+
+#[test]
+fn thresholds_are_looked_up() {
+    let line = "netdiag diagnose --threshold packet-loss.loss_ratio=0.02 --fail-on warning -d 1m";
+    let Command::Diagnose(watch, diagnose) = config(line).expect(line).command else {
+        panic!("{line}")
+    };
+    assert_eq!(watch.duration, Some(Duration::from_secs(60)));
+    assert_eq!(diagnose.fail_on, Some(crate::finding::Severity::Warning));
+    assert_eq!(diagnose.thresholds.keys().collect::<Vec<_>>(), [&"packet-loss"]);
+    for (line, says) in [
+        ("netdiag diagnose --threshold packet-loss=1", "write ID.NAME=VALUE"),
+        ("netdiag diagnose --threshold loss.x=1", "no finding `loss`"),
+        ("netdiag diagnose --threshold packet-loss.x=1", "it has loss_ratio (0.01)"),
+        ("netdiag diagnose --threshold packet-loss.loss_ratio=much", "is no number"),
+        ("netdiag diagnose --from dir --pid 1", "cannot be used with"),
+        ("netdiag diagnose -i 1m -d 1s", "--duration is shorter"),
+    ] {
+        let error = config(line).expect_err(line).to_string();
+        assert!(error.contains(says), "{line}: {error}");
+    }
+}
+
+#[test]
+fn recordings_are_not_watched() {
+    let line = "netdiag diagnose --from dumps -o json";
+    let Command::DiagnoseFrom(from, form, _) = config(line).expect(line).command else {
+        panic!("{line}")
+    };
+    assert_eq!((from, form), (PathBuf::from("dumps"), Output::Json));
 }

@@ -14,7 +14,7 @@ fn a_bad_minute_of_an_hour_is_found() {
     let mut diagnosis = Diagnosis::new(Thresholds::new());
     for second in 0..3_600 {
         let bad = (1_800..1_860).contains(&second);
-        diagnosis.take(lossy(second, if bad { 10 } else { 0 }));
+        diagnosis.take(&lossy(second, if bad { 10 } else { 0 }));
     }
     let report = diagnosis.report().expect("a report");
     assert_eq!(report.intervals, 3_600);
@@ -27,7 +27,7 @@ fn a_bad_minute_of_an_hour_is_found() {
 fn what_holds_on_is_one_finding() {
     let mut diagnosis = Diagnosis::new(Thresholds::new());
     for second in 0..150 {
-        diagnosis.take(lossy(second, 10));
+        diagnosis.take(&lossy(second, 10));
     }
     assert_eq!(diagnosis.findings().len(), 1);
     let report = diagnosis.report().expect("a report");
@@ -39,7 +39,7 @@ fn what_holds_on_is_one_finding() {
 fn thresholds_can_be_given() {
     let given = Limits::new(vec![("loss_ratio", 0.5), ("critical_ratio", 0.6)]);
     let mut diagnosis = Diagnosis::new(Thresholds::from([("packet-loss", given)]));
-    (0..10).for_each(|second| diagnosis.take(lossy(second, 10)));
+    (0..10).for_each(|second| diagnosis.take(&lossy(second, 10)));
     assert_eq!(diagnosis.report().expect("a report").findings[0].severity, Severity::Info);
 }
 
@@ -48,7 +48,7 @@ fn what_cannot_be_concluded_is_said() {
     let mut snapshot = lossy(0, 10);
     snapshot.signals.retain(|status| status.signal != "retransmit");
     let mut diagnosis = Diagnosis::new(Thresholds::new());
-    diagnosis.take(snapshot);
+    diagnosis.take(&snapshot);
     let report = diagnosis.report().expect("a report");
     assert_eq!(report.findings, []);
     assert!(report.withheld.iter().any(|withheld| withheld.id == "packet-loss"));

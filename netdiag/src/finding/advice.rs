@@ -2,7 +2,102 @@
 
 use std::net::IpAddr;
 
+use super::Finding;
+use crate::{
+    format,
+    snapshot::Endpoint,
+    watched::{Group, Seen, Watched},
+};
+
 /// What `ss` tells of the connections to an address.
 pub(super) fn ss_of(ip: IpAddr) -> String {
-    format!("ss -tinm dst {ip}")
+    format!("ss -tinm dst {}", host(ip))
+}
+
+/// A command in the network namespace of these flows, where a process in it is known.
+pub(super) fn inside(group: &Group<'_>, command: &str) -> String {
+    format!("{}{command}", within(group.pid()))
+}
+
+/// Netdiag's own events of a kind with an address.
+pub(super) fn events(kind: &str, netns: Option<u32>, ip: IpAddr) -> String {
+    let netns = netns.map(|netns| format!(" --netns {netns}")).unwrap_or_default();
+    format!("netdiag events --kind {kind} --peer {ip}{netns}")
+}
+
+/// Whether an address is one that no router of the Internet carries on: private, of this link or this node.
+pub(super) fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [first, second, ..] = ip.octets();
+            // 100.64.0.0/10 is for carriers' own networks (RFC 6598), and many clusters'.
+            let is_shared = first == 100 && second & 0xc0 == 64;
+            ip.is_private() || ip.is_loopback() || ip.is_link_local() || is_shared
+        }
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+/// So many of something, `1 connection`, `2 connections`.
+pub(super) fn many(n: usize, one: &str) -> String {
+    format!("{n} {one}{}", if n == 1 { "" } else { "s" })
+}
+
+/// The same, of the sockets in a process's network namespace that `filter` lets through.
+pub(super) fn ss_by(pid: Option<u32>, filter: &str) -> String {
+    format!("{}ss -tinmp {filter}", within(pid))
+}
+
+/// Before a command that is to run in a process's network namespace.
+fn within(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!("nsenter --net=/proc/{pid}/ns/net "))
+}
+
+/// An address as `ss` takes it in a filter.
+pub(super) fn host(ip: IpAddr) -> String {
+    if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
+}
+
+/// What the threads of a process do, and what those that sleep wait for.
+pub(super) fn threads_of(pid: u32) -> String {
+    format!("ps -L -o tid,stat,wchan:32,pcpu,comm -p {pid}")
+}
+
+/// An address with its port.
+pub(super) fn end(end: &Endpoint) -> String {
+    let ip = end.ip.map_or_else(|| format::MISSING.to_owned(), host);
+    end.port.map_or_else(|| ip.clone(), |port| format!("{ip}:{port}"))
+}
+
+/// Asks a server of names for a name that it should know, from that namespace.
+pub(super) fn dig(watched: &Watched, netns: Option<u32>, ip: IpAddr) -> String {
+    let lives = |flow: &&Seen| flow.netns == netns && !flow.closed;
+    let pid = watched.flows.values().filter(lives).find_map(|flow| flow.owner.pid);
+    format!("{}dig @{ip} +tries=1 +time=5 . NS", within(pid))
+}
+
+/// Findings of servers of names without those of a stub on this node, where there is one of a server that
+/// it asks itself.
+pub(super) fn without_stubs(mut found: Vec<Finding>) -> Vec<Finding> {
+    let is_stub = |one: &Finding| one.scope.peer.is_some_and(|ip| ip.is_loopback());
+    if !found.iter().all(is_stub) {
+        found.retain(|one| !is_stub(one));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for ip in ["10.1.2.3", "192.168.0.1", "127.0.0.1", "100.100.0.1", "fd00::1", "fe80::1"] {
+            assert!(is_private(ip.parse().expect("an address")), "{ip}");
+        }
+        for ip in ["8.8.8.8", "100.128.0.1", "172.32.0.1", "2001:db8::1"] {
+            assert!(!is_private(ip.parse().expect("an address")), "{ip}");
+        }
+        assert_eq!(ss_of("::1".parse().expect("an address")), "ss -tinm dst [::1]");
+    }
 }

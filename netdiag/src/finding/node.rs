@@ -118,7 +118,7 @@ mod tests {
         for second in 0..10 {
             let mut snapshot = kit::snapshot(second, vec![]);
             node(&mut snapshot.node);
-            diagnosis.take(snapshot);
+            diagnosis.take(&snapshot);
         }
         diagnosis.report().expect("a report").findings
     }

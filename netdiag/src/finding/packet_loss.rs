@@ -1,11 +1,17 @@
 //! Segments to a peer get lost.
 
+use std::collections::BTreeMap;
+
 use netdiag_common::signal::Signal;
 
-use super::{Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice::ss_of};
+use super::{
+    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    advice::{events, inside, ss_of},
+    stalled::hangs,
+};
 use crate::{
     format,
-    watched::{Group, Peer, Watched},
+    watched::{Group, Peer, Sums, Watched},
 };
 
 const LOSS_RATIO: Threshold = Threshold {
@@ -36,12 +42,23 @@ const LEAST_LOST: Threshold = Threshold {
     help: "segments lost in a window, fewer say nothing",
     source: "one accident has at most a few segments",
 };
+const LEAST_SECONDS: Threshold = Threshold {
+    name: "least_seconds",
+    value: 6.0,
+    unit: Unit::Count,
+    help: "seconds of a window with loss, for a warning; half of the intervals where these are fewer",
+    source: "a batch that fills a queue for some seconds, or a switch that starts anew, is no lossy path",
+};
+/// Data segments from which on a peer counts among those that could lose some.
+const BUSY: u64 = 100;
+/// Peers with loss that have a reason in common.
+const MANY: usize = 5;
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
     id: "packet-loss",
     help: "segments to a peer get lost on the way",
-    thresholds: &[&LOSS_RATIO, &NOTICED_RATIO, &CRITICAL_RATIO, &LEAST_LOST],
+    thresholds: &[&LOSS_RATIO, &NOTICED_RATIO, &CRITICAL_RATIO, &LEAST_LOST, &LEAST_SECONDS],
     needs: &[Signal::Retransmit],
     exact: &[],
     causes: &[
@@ -52,52 +69,148 @@ pub const DEFINITION: Definition = Definition {
         "interface-errors",
         "firewall-drop",
         "softnet-drop",
+        "interface-saturated",
+        "tcp-memory-pressure",
         "bufferbloat",
+        "reordering",
     ],
     rule,
 };
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     let peers = watched.by_peer();
-    peers.iter().filter_map(|(peer, group)| of_peer(watched, limits, *peer, group)).collect()
+    let losses = peers.iter().filter_map(|(&peer, group)| Loss::of(watched, limits, peer, group));
+    let mut by_netns: BTreeMap<Option<u32>, Vec<Loss<'_>>> = BTreeMap::new();
+    losses.for_each(|loss| by_netns.entry(loss.peer.0).or_default().push(loss));
+    let mut found = Vec::new();
+    for (netns, losses) in by_netns {
+        let busy = |(peer, group): &(&Peer, &Group<'_>)| {
+            peer.0 == netns && sent(&group.sums).is_some_and(|sent| sent >= BUSY)
+        };
+        let busy = peers.iter().filter(busy).count();
+        let bad = losses.iter().filter(|loss| loss.severity > Severity::Info).count();
+        match netns {
+            Some(netns) if bad >= MANY && bad * 2 > busy => {
+                found.push(of_many(watched, limits, netns, &losses));
+            }
+            _ => found.extend(losses.iter().map(|loss| loss.told(watched, limits))),
+        }
+    }
+    found
 }
 
-/// A tail-loss probe may be an answer to nothing but a late ACK, and what the peer got twice was not lost.
-fn of_peer(watched: &Watched, limits: &Limits, peer: Peer, group: &Group<'_>) -> Option<Finding> {
-    let sums = &group.sums;
-    let sent = sums.count("data_segments_sent").or(sums.count("segments_sent"))?;
-    let again = sums.count("retransmits.rto")? + sums.count("retransmits.fast")?;
-    let twice = sums.at_least("dsacks");
-    let lost = again.saturating_sub(twice);
-    let ratio = lost as f64 / sent.max(1) as f64;
-    // Where nothing arrives at all there is no path that loses some.
-    let arrives = sums.count("delivered").is_none_or(|delivered| delivered > 0);
-    if (lost as f64) < limits.of(&LEAST_LOST) || ratio < limits.of(&NOTICED_RATIO) || !arrives {
-        return None;
+fn sent(sums: &Sums) -> Option<u64> {
+    sums.count("data_segments_sent").or(sums.count("segments_sent"))
+}
+
+/// What is lost on the way to a peer.
+struct Loss<'a> {
+    peer: Peer,
+    group: Group<'a>,
+    lost: u64,
+    twice: u64,
+    sent: u64,
+    severity: Severity,
+    threshold: &'static Threshold,
+}
+
+impl<'a> Loss<'a> {
+    /// A tail-loss probe may be an answer to nothing but a late ACK, and what the peer got twice was not
+    /// lost. Connections that hang have another reason.
+    fn of(watched: &Watched, limits: &Limits, peer: Peer, group: &Group<'a>) -> Option<Self> {
+        let group = group.only(|flow| !hangs(flow))?;
+        let sums = &group.sums;
+        let sent = sent(sums)?;
+        let again = sums.count("retransmits.rto")? + sums.count("retransmits.fast")?;
+        let twice = sums.at_least("dsacks");
+        let lost = again.saturating_sub(twice);
+        let ratio = lost as f64 / sent.max(1) as f64;
+        // Where nothing arrives at all there is no path that loses some.
+        let arrives = sums.count("delivered").is_none_or(|delivered| delivered > 0);
+        if (lost as f64) < limits.of(&LEAST_LOST) || ratio < limits.of(&NOTICED_RATIO) || !arrives {
+            return None;
+        }
+        let seconds = f64::from(group.seconds(|course| course.lost).count());
+        let most = (watched.intervals.len() as f64 / 2.0).ceil();
+        let is_sustained = seconds >= limits.of(&LEAST_SECONDS).min(most);
+        // As much as that is only late.
+        let is_late = sums.at_least("reordering") >= lost;
+        let (severity, threshold) = match ratio {
+            ratio if ratio < limits.of(&LOSS_RATIO) => (Severity::Info, &NOTICED_RATIO),
+            _ if is_late || !is_sustained => (Severity::Info, &NOTICED_RATIO),
+            ratio if ratio >= limits.of(&CRITICAL_RATIO) => (Severity::Critical, &CRITICAL_RATIO),
+            _ => (Severity::Warning, &LOSS_RATIO),
+        };
+        Some(Self { peer, group, lost, twice, sent, severity, threshold })
     }
-    let (severity, threshold) = match ratio {
-        ratio if ratio >= limits.of(&CRITICAL_RATIO) => (Severity::Critical, &CRITICAL_RATIO),
-        ratio if ratio >= limits.of(&LOSS_RATIO) => (Severity::Warning, &LOSS_RATIO),
-        _ => (Severity::Info, &NOTICED_RATIO),
-    };
-    let (netns, ip) = peer;
-    let title = format!("{} of the segments to {ip} are lost", format::percent(ratio));
-    let finding = Finding::new(watched, severity, Scope::peer(netns, ip), title)
-        .confidence(if lost >= 20 { 0.95 } else { 0.8 })
+
+    fn ratio(&self) -> f64 {
+        self.lost as f64 / self.sent.max(1) as f64
+    }
+
+    fn told(&self, watched: &Watched, limits: &Limits) -> Finding {
+        let (netns, ip) = self.peer;
+        let sums = &self.group.sums;
+        let title = format!("{} of the segments to {ip} are lost", format::percent(self.ratio()));
+        let finding = evidence(watched, limits, Scope::peer(netns, ip), title, self);
+        let finding = ruled(finding, self.twice, sums.count("reordering"));
+        let finding = if self.group.is_local() {
+            finding.advise(
+                "both ends are on this node, so it loses them itself: netdiag events --kind drop --stack",
+            )
+        } else {
+            finding
+                .advise("look for drops on this node's side first: netdiag events --kind drop, tc -s qdisc, ip -s link")
+                .advise(format!("find the hop that loses: mtr -T -P PORT {ip}; loss must go on to the last hop"))
+                .advise("loss to one peer alone is its path or its receive side")
+        };
+        finding.confirm_by(inside(&self.group, &ss_of(ip))).confirm_by(events(
+            "retransmit",
+            netns,
+            ip,
+        ))
+    }
+}
+
+fn evidence(
+    watched: &Watched,
+    limits: &Limits,
+    scope: Scope,
+    title: String,
+    loss: &Loss<'_>,
+) -> Finding {
+    let sums = &loss.group.sums;
+    let seconds = f64::from(loss.group.seconds(|course| course.lost).count());
+    Finding::new(watched, loss.severity, scope, title)
+        .confidence(if loss.lost >= 20 { 0.95 } else { 0.8 })
         .because(
             "TCP had to send them again, and the peer did not have them. Each loss holds up what is behind \
              it, and shrinks the congestion window.",
         )
-        .beyond(watched, "segments lost / sent", ratio, threshold, limits)
-        .with(watched, "segments sent again after a timeout", sums.at_least("retransmits.rto") as f64, Unit::Count)
-        .with(watched, "segments sent again at once (fast)", sums.at_least("retransmits.fast") as f64, Unit::Count)
-        .with(watched, "data segments sent", sent as f64, Unit::Count)
-        .advise("look for drops on this node's side first: netdiag events --kind drop, tc -s qdisc, ip -s link")
-        .advise(format!("find the hop that loses: mtr -T -P PORT {ip}; loss must go on to the last hop"))
-        .advise("loss to many peers is this node or its uplink, loss to one is its path or its receive side")
-        .confirm_by(ss_of(ip))
-        .confirm_by(format!("netdiag events --kind retransmit --peer {ip}"));
-    Some(ruled(finding, twice, sums.count("reordering")))
+        .beyond(watched, "segments lost / sent", loss.ratio(), loss.threshold, limits)
+        .beyond(watched, "seconds with loss", seconds, &LEAST_SECONDS, limits)
+        .with(watched, "sent again after a timeout", sums.at_least("retransmits.rto") as f64, Unit::Count)
+        .with(watched, "sent again at once (fast)", sums.at_least("retransmits.fast") as f64, Unit::Count)
+        .with(watched, "data segments sent", loss.sent as f64, Unit::Count)
+}
+
+/// Many peers at once have one thing in common: this end.
+fn of_many(watched: &Watched, limits: &Limits, netns: u32, losses: &[Loss<'_>]) -> Finding {
+    let worst = |one: &&Loss<'_>, other: &&Loss<'_>| one.ratio().total_cmp(&other.ratio());
+    let bad = losses.iter().filter(|loss| loss.severity > Severity::Info);
+    let count = bad.clone().count();
+    let worst = bad.max_by(worst).expect("there are many");
+    let title = format!(
+        "segments to {count} peers are lost, {} of those to {}",
+        format::percent(worst.ratio()),
+        worst.peer.1
+    );
+    let finding = evidence(watched, limits, Scope::namespace(netns), title, worst)
+        .with(watched, "peers to which segments are lost", count as f64, Unit::Count)
+        .advise("most peers have it, so it is here or at this node's uplink: ip -s link, tc -s qdisc, ethtool -S")
+        .confirm_by(inside(&worst.group, "nstat -az TcpRetransSegs TcpOutSegs"))
+        .confirm_by(format!("netdiag events --kind drop --stack --netns {netns}"));
+    ruled(finding, worst.twice, worst.group.sums.count("reordering"))
 }
 
 fn ruled(finding: Finding, twice: u64, reordering: Option<u64>) -> Finding {
@@ -113,7 +226,13 @@ fn ruled(finding: Finding, twice: u64, reordering: Option<u64>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{finding::tests::check, watched::kit};
+    use crate::{
+        finding::{
+            stalled::kit::{sound, stalled},
+            tests::check,
+        },
+        watched::kit,
+    };
 
     fn of(lost: u64, sent: u64) -> Watched {
         kit::watched(&[kit::flow("f1")
@@ -142,8 +261,58 @@ mod tests {
             .count("retransmits.rto", 0)
             .count("retransmits.tlp", 50)
             .count("retransmits.fast", 50);
-        check(&DEFINITION, &kit::watched(&[flow.clone()]), Some(Severity::Critical));
+        check(&DEFINITION, &kit::watched(std::slice::from_ref(&flow)), Some(Severity::Critical));
         check(&DEFINITION, &kit::watched(&[flow.count("dsacks", 50)]), None);
+    }
+
+    #[test]
+    fn a_few_seconds_are_an_accident() {
+        let lossy = |seconds: u64| {
+            kit::series(|second| {
+                let lost = if second < seconds { 20 } else { 0 };
+                vec![
+                    kit::flow("f1")
+                        .count("data_segments_sent", 100)
+                        .count("retransmits.rto", 0)
+                        .count("retransmits.fast", lost),
+                ]
+            })
+        };
+        check(&DEFINITION, &lossy(4), Some(Severity::Info));
+        check(&DEFINITION, &lossy(5), Some(Severity::Critical));
+    }
+
+    #[test]
+    fn reordering_and_connections_that_hang_are_no_loss() {
+        let late = |times| {
+            kit::flow("f1")
+                .count("data_segments_sent", 1_000)
+                .count("reordering", times)
+                .count("retransmits.rto", 0)
+                .count("retransmits.fast", 20)
+        };
+        check(&DEFINITION, &kit::watched(&[late(19)]), Some(Severity::Warning));
+        check(&DEFINITION, &kit::watched(&[late(20)]), Some(Severity::Info));
+        let hangs = stalled("f2", 1_448, 0);
+        check(&DEFINITION, &kit::watched(&[hangs.clone(), sound("f1")]), None);
+        check(&DEFINITION, &kit::watched(&[hangs]), None);
+    }
+
+    #[test]
+    fn loss_to_most_peers_is_this_end() {
+        let peers = |lossy: u64, sound: u64| {
+            let one = |n: u64| {
+                let lost = if n < lossy { 20 } else { 0 };
+                kit::flow(&format!("f{n}"))
+                    .to(&format!("10.0.1.{n}"), 443)
+                    .count("data_segments_sent", 1_000)
+                    .count("retransmits.rto", 0)
+                    .count("retransmits.fast", lost)
+            };
+            let watched = kit::watched(&(0..lossy + sound).map(one).collect::<Vec<_>>());
+            rule(&watched, &Limits::default()).len()
+        };
+        assert_eq!((peers(4, 0), peers(5, 4), peers(5, 5)), (4, 1, 5));
     }
 
     #[test]

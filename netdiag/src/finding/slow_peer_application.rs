@@ -2,9 +2,13 @@
 
 use netdiag_common::signal::Signal;
 
-use super::{Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice::ss_of};
+use super::{
+    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    advice::{end, host, ss_by},
+};
 use crate::{
     format,
+    snapshot::Owner,
     watched::{Backend, Group, Watched},
 };
 
@@ -29,6 +33,13 @@ const SHARE: Threshold = Threshold {
     help: "part of the responses' time that neither the path, queues nor stalls explain",
     source: "the larger part decides whom to ask",
 };
+const HELD: Threshold = Threshold {
+    name: "held",
+    value: 8e9,
+    unit: Unit::Ns,
+    help: "what even the quickest tenth takes of a server that holds its answers back on purpose",
+    source: "long polls last 10 s to 60 s; who works that long on everything has no clients left",
+};
 const LEAST: Threshold = Threshold {
     name: "least_responses",
     value: 5.0,
@@ -41,10 +52,20 @@ const LEAST: Threshold = Threshold {
 pub const DEFINITION: Definition = Definition {
     id: "slow-peer-application",
     help: "a server that this node asks answers late, and not for the network's sake",
-    thresholds: &[&RESPONSE, &CRITICAL, &SHARE, &LEAST],
+    thresholds: &[&RESPONSE, &CRITICAL, &HELD, &SHARE, &LEAST],
     needs: &[Signal::Turn],
     exact: &[],
-    causes: &["slow-local-application", "cpu-starved", "peer-not-reading"],
+    causes: &[
+        "packet-loss",
+        "pmtu-black-hole",
+        "bufferbloat",
+        "cpu-starved",
+        "slow-local-application",
+        "local-not-reading",
+        "peer-not-reading",
+        "periodic-latency",
+        "backend-outlier",
+    ],
     rule,
 };
 
@@ -68,12 +89,15 @@ fn of_backend(
     if (p90 as f64) < limits.of(&RESPONSE) || share < limits.of(&SHARE) {
         return None;
     }
-    let (severity, threshold) = if p90 as f64 >= limits.of(&CRITICAL) {
-        (Severity::Critical, &CRITICAL)
-    } else {
-        (Severity::Warning, &RESPONSE)
+    let held = sums.quantile("response", 0.1, 1)? as f64 >= limits.of(&HELD);
+    let here = server(watched, group);
+    let (severity, threshold) = match p90 as f64 {
+        // What the server of this node takes is told of that one.
+        _ if held || here.is_some() => (Severity::Info, &RESPONSE),
+        p90 if p90 >= limits.of(&CRITICAL) => (Severity::Critical, &CRITICAL),
+        _ => (Severity::Warning, &RESPONSE),
     };
-    let scope = Scope::backend(netns, ip, port);
+    let scope = Scope::backend(netns, ip, port).by(&group.owner());
     let title = format!(
         "{} takes {} to answer (p90), {} of that in its application",
         scope.name,
@@ -81,10 +105,6 @@ fn of_backend(
         format::percent(share)
     );
     let finding = Finding::new(watched, severity, scope, title)
-        .because(
-            "Of the time from the last byte of a request to the first byte of its answer, only the smaller \
-             part is the path, what was queued on it, or segments that were lost. The rest is the server.",
-        )
         .beyond(watched, "response p90", p90 as f64, threshold, limits)
         .beyond(watched, "the peer application's part of it", share, &SHARE, limits)
         .with(watched, "responses", sums.samples("response") as f64, Unit::Count)
@@ -94,27 +114,64 @@ fn of_backend(
             format::duration(queueing),
             format::duration(stalls)
         ))
-        .not_seeing("queues in which only small requests wait, and loss of answers on their way back")
-        .advise(match group.comm() {
-            Some(comm) => format!(
-                "ask the owner of {ip}:{port}: what it waits for itself (locks, disk, its own servers); {comm} \
-                 is not to blame"
-            ),
-            None => format!("ask the owner of {ip}:{port}: what it waits for itself"),
-        })
-        .advise("run netdiag diagnose on that node: it tells slow-local-application from cpu-starved there")
-        .confirm_by(ss_of(ip))
-        .confirm_by(format!("netdiag live --peer {ip} --peer-port {port} --sort response.p99"));
+        .not_seeing(
+            "queues in which only small requests wait, and loss of answers on their way back",
+        );
+    let finding =
+        if held { poll(finding, &format!("{ip}:{port}")) } else { ask(finding, group, here) }
+            .confirm_by(ss_by(group.owner().pid, &format!("dst {} dport = :{port}", host(ip))))
+            .confirm_by(format!("netdiag live --peer {ip} --peer-port {port} --sort response.p99"));
     Some(match group.rtt_min_ns() {
         Some(path) => finding.with(watched, "path (rtt_min)", path as f64, Unit::Ns),
         None => finding.confidence(0.6).not_seeing("how long the path takes (rtt_min)"),
     })
 }
 
+/// The server's process where it is on this node and the only one.
+fn server<'a>(watched: &'a Watched, group: &Group<'_>) -> Option<&'a Owner> {
+    let ends = group.flows.iter().map(|flow| watched.flows.get(flow.pair.as_ref()?));
+    let ends: Vec<_> = ends.collect::<Option<_>>()?;
+    let owner = &ends.first()?.owner;
+    owner.pid?;
+    let is_alone =
+        ends.iter().all(|end| end.owner.pid == owner.pid && end.sums.samples("service") > 0);
+    is_alone.then_some(owner)
+}
+
+/// Of answers that are held back.
+fn poll(finding: Finding, at: &str) -> Finding {
+    finding
+        .because(
+            "Even its quickest answers take that long. That is how long polls look: the server waits for \
+             something to tell, and nobody minds.",
+        )
+        .confidence(0.5)
+        .advise(format!("if {at} is meant to answer at once, ask its owner what it waits for"))
+}
+
+/// Whom to ask, and what.
+fn ask(finding: Finding, group: &Group<'_>, here: Option<&Owner>) -> Finding {
+    let at = end(&group.first().peer);
+    let finding = finding.because(
+        "Of the time from the last byte of a request to the first byte of its answer, only the smaller part \
+         is the path, what was queued on it, or segments that were lost. The rest is the server.",
+    );
+    if let Some((comm, pid)) = here.and_then(|owner| owner.comm.as_ref().zip(owner.pid)) {
+        return finding
+            .advise(format!("{at} is {comm}/{pid} of this node: look at what is said of that"));
+    }
+    let blame = group.comm().map_or_else(String::new, |comm| format!("; {comm} is not to blame"));
+    finding
+        .advise(format!(
+            "ask the owner of {at}: what it waits for itself (locks, disk, its own servers){blame}"
+        ))
+        .advise("run netdiag diagnose on that node: it tells slow-local-application from cpu-starved there")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{finding::tests::check, watched::kit};
+    use crate::{finding::tests::check, snapshot::Flow, watched::kit};
 
     /// Ten responses an interval, of which the peer's application takes a part in a hundred.
     fn of(ms: u64, part: u64) -> Watched {
@@ -135,6 +192,26 @@ mod tests {
         check(&DEFINITION, &of(5_100, 90), Some(Severity::Critical));
         check(&DEFINITION, &of(800, 50), Some(Severity::Warning));
         check(&DEFINITION, &of(800, 49), None);
+    }
+
+    #[test]
+    fn a_long_poll_is_no_alarm() {
+        check(&DEFINITION, &of(8_100, 99), Some(Severity::Info));
+        check(&DEFINITION, &of(7_900, 99), Some(Severity::Critical));
+    }
+
+    #[test]
+    fn a_server_of_this_node_is_told_of_by_itself() {
+        let spent = |flow: Flow| {
+            flow.latency("response", 10, 800_000_000)
+                .count("spent_ns.peer_application", 790_000_000)
+                .count("spent_ns.network_path", 200_000)
+        };
+        let asks = Flow { pair: Some("f2".to_owned()), ..spent(kit::flow("f1")) };
+        let serves = kit::flow("f2").serving(443).of(9, "api");
+        let answers = serves.clone().latency("service", 10, 790_000_000);
+        check(&DEFINITION, &kit::watched(&[asks.clone(), answers]), Some(Severity::Info));
+        check(&DEFINITION, &kit::watched(&[asks, serves]), Some(Severity::Warning));
     }
 
     #[test]

@@ -4,8 +4,8 @@
 use std::{io, time::Duration};
 
 use netlink_packet_core::{
-    NLM_F_DUMP_INTR, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN,
-    NetlinkBuffer,
+    Emitable, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
+    NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader,
 };
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -61,6 +61,20 @@ pub(super) fn dump(
             return Ok(flaws);
         }
     }
+}
+
+/// A request with this fixed part.
+pub(super) fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+    const HEADER_BYTES: usize = 16;
+    let mut header = NetlinkHeader::default();
+    header.length = (HEADER_BYTES + body.len()) as u32;
+    header.message_type = kind;
+    header.flags = NLM_F_REQUEST | flags;
+    header.sequence_number = sequence;
+    let mut bytes = vec![0; HEADER_BYTES];
+    header.emit(&mut bytes);
+    bytes.extend_from_slice(body);
+    bytes
 }
 
 /// A socket to ask the kernel by, which does not wait for ever.

@@ -67,8 +67,16 @@ pub fn read_all<T: Send>(
     what: &str,
     mut read: impl FnMut() -> io::Result<Option<T>> + Send,
 ) -> Reading<T> {
+    collect(namespaces, what, netns::enter_all(namespaces, |_| read()))
+}
+
+/// What namespaces answered, in their order.
+pub(super) fn collect<T>(
+    namespaces: &[Namespace],
+    what: &str,
+    answers: impl IntoIterator<Item = Result<io::Result<Option<T>>, String>>,
+) -> Reading<T> {
     let mut reading = Reading::default();
-    let answers = netns::enter_all(namespaces, |_| read());
     for (namespace, answer) in namespaces.iter().zip(answers) {
         let answer = answer.and_then(|read| {
             read.map_err(|error| {

@@ -36,6 +36,31 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("TCPLostRetransmit", "segments sent again that were lost again"),
     ("TCPSpuriousRTOs", "timeouts that proved needless"),
     ("TCPDSACKRecv", "reports from the peer that it got a segment twice"),
+    ("TCPDSACKOldSent", "reports sent to the peer that its segment came twice"),
+    ("TCPDSACKUndo", "times that the window was restored, the peer having got segments twice"),
+    ("TCPFullUndo", "times that the window was restored, timestamps proving a recovery needless"),
+    ("TCPPartialUndo", "likewise, of a part of what was sent"),
+    ("TCPLossUndo", "likewise, after a timeout"),
+    ("TCPSACKReorder", "times that segments proved reordered, by selective acknowledgement"),
+    ("TCPTSReorder", "times that segments proved reordered, by timestamps"),
+    ("TCPSACKReneging", "times that a peer dropped what it had acknowledged selectively"),
+    ("TCPOFOQueue", "segments received out of order"),
+    ("TCPOFODrop", "segments received out of order and dropped for want of receive memory"),
+    ("OfoPruned", "times that segments received out of order were dropped to make room"),
+    ("PruneCalled", "times that a socket's receive queue was made smaller to make room"),
+    ("RcvPruned", "segments dropped because making room did not help"),
+    ("TCPMTUPFail", "probes for a larger MTU that were lost"),
+    ("TCPMTUPSuccess", "probes for a larger MTU that arrived"),
+    ("DelayedACKs", "acknowledgements that were delayed"),
+    ("DelayedACKLost", "segments received twice since the acknowledgement was late or lost"),
+    ("TCPChallengeACK", "acknowledgements sent to question a suspicious segment"),
+    ("PAWSEstab", "segments dropped because their timestamp was too old"),
+    ("EmbryonicRsts", "resets received for connection requests"),
+    ("SyncookiesSent", "SYN cookies sent"),
+    ("SyncookiesRecv", "SYN cookies received that were right"),
+    ("SyncookiesFailed", "SYN cookies received that were wrong"),
+    ("TCPTimeWaitOverflow", "sockets that found no room in TIME_WAIT"),
+    ("PFMemallocDrop", "packets dropped because memory for them is kept for emergencies"),
     ("TCPAbortOnTimeout", "connections given up after too many timeouts"),
     ("TCPAbortOnMemory", "connections given up for want of memory"),
     ("TCPAbortOnData", "connections reset because data came after the application had closed"),
@@ -45,6 +70,8 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("TCPZeroWindowDrop", "segments dropped because the window was closed"),
     ("TCPToZeroWindowAdv", "times a window was closed towards the peer"),
     ("TCPFromZeroWindowAdv", "times a closed window was opened towards the peer"),
+    ("TCPWantZeroWindowAdv", "times a window had to be closed towards the peer and could not"),
+    ("TCPMemoryPressuresChrono", "milliseconds that TCP was under memory pressure"),
     ("TCPMemoryPressures", "times that TCP came under memory pressure"),
     ("TCPReqQFullDrop", "connection requests dropped because the queue of requests was full"),
     ("TCPReqQFullDoCookies", "SYN cookies sent because the queue of requests was full"),
@@ -73,7 +100,7 @@ pub fn read() -> io::Result<Counters> {
 }
 
 /// Takes one group out of a file in which each group has a line of names and a line of values.
-fn parse(text: &str, group: &str) -> io::Result<Counters> {
+pub(super) fn parse(text: &str, group: &str) -> io::Result<Counters> {
     let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, format!("{group}: {what}"));
     let mut lines = text
         .lines()
@@ -103,13 +130,15 @@ fn parse(text: &str, group: &str) -> io::Result<Counters> {
 /// same number, and new as well. On those that are gone or were not read see [`reading`].
 #[must_use]
 pub fn increase(before: &Reading, after: &Reading) -> BTreeMap<u32, Counters> {
-    after.since(before, |then, now| {
-        let then = then.filter(|then| !fell(then, now));
-        let rise = |name: &String, now: u64| {
-            now - then.and_then(|then| then.get(name)).copied().unwrap_or(0)
-        };
-        now.iter().map(|(name, now)| (name.clone(), rise(name, *now))).collect()
-    })
+    after.since(before, rise)
+}
+
+/// By how much the counters of one namespace rose.
+pub(super) fn rise(then: Option<&Counters>, now: &Counters) -> Counters {
+    let then = then.filter(|then| !fell(then, now));
+    let rise =
+        |name: &String, now: u64| now - then.and_then(|then| then.get(name)).copied().unwrap_or(0);
+    now.iter().map(|(name, now)| (name.clone(), rise(name, *now))).collect()
 }
 
 fn fell(then: &Counters, now: &Counters) -> bool {

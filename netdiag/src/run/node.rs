@@ -1,4 +1,4 @@
-//! The node's own words: its TCP counters and what we cost it, as increases.
+//! The node's own words: its counters and states, and what we cost it.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -12,7 +12,9 @@ use crate::{
         conntrack::{Counter, Tables, Tracked},
         listeners::{Dropping, Listeners},
         netns::{self, Depth, Namespace},
-        own, tcp_counters,
+        own,
+        surroundings::Surroundings,
+        tcp_counters,
     },
     snapshot::{ConntrackTable, Listener, Node, Owner, build::endpoints},
 };
@@ -57,6 +59,7 @@ pub(super) struct Readings {
     cpu: Duration,
     first_cpu: Duration,
     conntrack: Tables,
+    surroundings: Surroundings,
     /// Problems that were told.
     told: HashSet<String>,
 }
@@ -79,6 +82,7 @@ impl Readings {
             cpu,
             first_cpu: cpu,
             conntrack,
+            surroundings: Surroundings::begin(&namespaces, host_root),
             told: HashSet::new(),
         }
     }
@@ -88,30 +92,35 @@ impl Readings {
         let namespaces = netns::find(&self.host_root, Depth::Processes).namespaces;
         let (increase, listeners) = self.overflows.advance(&namespaces, &self.host_root);
         let conntrack = self.conntrack.advance(&namespaces);
-        for problem in self.overflows.problems.iter().chain(self.conntrack.problems()) {
+        let mut node = Node::default();
+        self.surroundings.advance(&namespaces, &mut node);
+        let (overflows, conntracked) = (&self.overflows.problems, self.conntrack.problems());
+        for problem in overflows.iter().chain(conntracked).chain(self.surroundings.problems()) {
             if self.told.len() < TOLD && self.told.insert(problem.clone()) {
                 say(problem);
             }
         }
-        let node = Node {
-            tcp: tcp_counters::documented(increase),
-            listeners,
-            conntrack: conntrack.into_iter().map(table).collect(),
-            ..cost(self.cpu)
-        };
-        self.cpu = own::cpu_time();
+        node.tcp = tcp_counters::documented(increase);
+        node.listeners = listeners;
+        node.conntrack = conntrack.into_iter().map(table).collect();
+        let cpu = own::cpu_time();
+        cost(&mut node, cpu.saturating_sub(self.cpu));
+        self.cpu = cpu;
         node
     }
 
     /// What happened since the first time.
-    pub(super) fn total(&self) -> Node {
+    pub(super) fn total(&mut self) -> Node {
         let Overflows { tcp, listeners, .. } = &self.overflows;
-        Node {
+        let mut node = Node {
             tcp: tcp_counters::documented(tcp_counters::increase(&self.first, tcp)),
             listeners: listeners.total().into_iter().map(named).collect(),
             conntrack: self.conntrack.total().into_iter().map(table).collect(),
-            ..cost(self.first_cpu)
-        }
+            ..Node::default()
+        };
+        self.surroundings.total(&mut node);
+        cost(&mut node, own::cpu_time().saturating_sub(self.first_cpu));
+        node
     }
 }
 
@@ -151,11 +160,7 @@ fn table(tracked: Tracked) -> ConntrackTable {
     }
 }
 
-fn cost(before: Duration) -> Node {
-    let spent = own::cpu_time().saturating_sub(before);
-    Node {
-        own_cpu_ns: u64::try_from(spent.as_nanos()).ok(),
-        own_resident_bytes: own::resident_bytes(),
-        ..Node::default()
-    }
+fn cost(node: &mut Node, spent: Duration) {
+    node.own_cpu_ns = u64::try_from(spent.as_nanos()).ok();
+    node.own_resident_bytes = own::resident_bytes();
 }

@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     diagnostics::Diagnostics,
     intake::Intake,
+    output::Ended,
     pace::Pace,
     reporter::{Cut, Worker},
     stop::{End, Stop},
@@ -68,7 +69,7 @@ impl Observer {
     }
 
     /// Takes in and puts out until it is time to end; then detaches, and puts out the rest and the
-    /// sum. Returns whether nothing was lost or missed.
+    /// sum.
     pub(super) async fn run(
         mut self,
         watch: &Watch,
@@ -76,7 +77,7 @@ impl Observer {
         seeding: JoinHandle<Seeds>,
         mut worker: Worker,
         stop: &mut Stop,
-    ) -> Result<bool> {
+    ) -> Result<Ended> {
         let end = match self.seed(filters, seeding, worker.idle(), stop).await? {
             Some(end) => end,
             None => self.watch(watch, &mut worker, stop).await?,
@@ -189,7 +190,7 @@ impl Observer {
         interval: Duration,
         worker: Worker,
         stop: &mut Stop,
-    ) -> Result<bool> {
+    ) -> Result<Ended> {
         self.refresh_last(interval).await;
         let (mut intake, run) = self.detach().await?;
         let last = run.cut(run.interval_began, intake.table.last_interval(monotonic_ns()));

@@ -17,10 +17,11 @@ use rustix::{
     time::Timespec,
 };
 
-use super::voice::say;
+use super::{diagnose::Diagnosing, voice::say};
 use crate::{
     cli::Output,
     config, exit,
+    finding::Severity,
     flow::Interval,
     snapshot::Snapshot,
     view::{self, dump::Recorder, table::COLUMNS},
@@ -45,29 +46,55 @@ impl Progress {
     }
 }
 
+/// What is wanted of the snapshots of a run.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    /// To be shown.
+    Show,
+    /// To be kept.
+    Record(config::Dump),
+    /// To conclude from.
+    Diagnose(config::Diagnose),
+}
+
+/// What becomes of them.
+enum Purpose {
+    Show,
+    Record(Box<Recorder>),
+    Diagnose(Box<Diagnosing>),
+}
+
 /// Everything that leaves the process.
 pub(super) struct Outputs {
     form: Output,
-    recorder: Option<Recorder>,
+    purpose: Purpose,
     progress: Progress,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    /// Nothing was lost or missed.
+    pub(super) complete: bool,
+    /// The worst finding, where any was looked for and found.
+    pub(super) worst: Option<Severity>,
 }
 
 impl Outputs {
     /// Opens the files, if there shall be any.
-    pub(super) fn open(
-        form: Output,
-        dump: Option<&config::Dump>,
-        node: &str,
-    ) -> Result<Self, exit::Error> {
-        let recorder = match dump {
-            None => None,
-            Some(dump) => {
+    pub(super) fn open(form: Output, wanted: &Wanted, node: &str) -> Result<Self, exit::Error> {
+        let purpose = match wanted {
+            Wanted::Show => Purpose::Show,
+            Wanted::Record(dump) => {
                 let (recorder, said) = Recorder::open(dump, node)?;
                 said.iter().for_each(|line| say(line));
-                Some(recorder)
+                Purpose::Record(Box::new(recorder))
+            }
+            Wanted::Diagnose(diagnose) => {
+                Purpose::Diagnose(Box::new(Diagnosing::new(&diagnose.thresholds, form)))
             }
         };
-        Ok(Self { form, recorder, progress: Progress::default() })
+        Ok(Self { form, purpose, progress: Progress::default() })
     }
 
     /// How far it has come.
@@ -77,29 +104,42 @@ impl Outputs {
 
     /// Puts out one interval: into the files first, which are what a recording is for.
     pub(super) fn interval(&mut self, snapshot: &Snapshot, interval: &Interval) -> Result<()> {
-        let files = self.recorder.is_some();
-        if let Some(recorder) = &mut self.recorder {
-            if let Some(line) = recorder.write(snapshot, interval)? {
-                say(&line);
+        match &mut self.purpose {
+            Purpose::Show => self.show(snapshot),
+            Purpose::Record(recorder) => {
+                if let Some(line) = recorder.write(snapshot, interval)? {
+                    say(&line);
+                }
+                self.progress.step();
+                // On a terminal nobody wants a table beside the files.
+                if self.form == Output::Json { self.show(snapshot) } else { Ok(()) }
             }
-            self.progress.step();
+            Purpose::Diagnose(diagnosing) => {
+                diagnosing.take(snapshot);
+                self.progress.step();
+                Ok(())
+            }
         }
-        // On a terminal nobody wants a table beside the files.
-        if !files || self.form == Output::Json {
-            self.show(snapshot)?;
-        }
-        Ok(())
     }
 
     /// Puts out the whole run, and ends the files.
-    pub(super) fn total(mut self, snapshot: &Snapshot) -> Result<()> {
-        let closed = self.recorder.take().map_or(Ok(()), Recorder::close);
+    pub(super) fn total(mut self, snapshot: &Snapshot) -> Result<Ended> {
+        let complete = snapshot.complete;
+        let closed = match std::mem::replace(&mut self.purpose, Purpose::Show) {
+            Purpose::Diagnose(diagnosing) => {
+                let worst = diagnosing.end(snapshot, &mut self.stdout()).context(STDOUT)?;
+                return Ok(Ended { complete, worst });
+            }
+            Purpose::Record(recorder) => recorder.close(),
+            Purpose::Show => Ok(()),
+        };
         self.show(snapshot)?;
         if self.form == Output::Text {
             let out = &mut self.stdout();
             view::table::accounting(snapshot, COLUMNS, out).context(STDOUT)?;
         }
-        closed.context("the files could not be closed")
+        closed.context("the files could not be closed")?;
+        Ok(Ended { complete, worst: None })
     }
 
     /// Whether the form is text.

@@ -10,7 +10,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
     node::Readings,
-    output::{Outputs, Progress},
+    output::{Ended, Outputs, Progress},
 };
 use crate::{
     flow::Interval,
@@ -78,15 +78,13 @@ impl Reporter {
         self.outputs.interval(&snapshot, &flows)
     }
 
-    /// Returns whether nothing was lost or missed in the run.
-    fn total(mut self, cut: Cut) -> Result<bool> {
+    fn total(mut self, cut: Cut) -> Result<Ended> {
         // People asked for so many rows; a script gets every flow of the run.
         let top = self.listing.top.filter(|_| self.outputs.is_for_people());
         let listing = Listing { top, all: true, ..self.listing };
         let node = self.readings.total();
         let (snapshot, _) = self.build(Scope::Total, listing, node, cut);
-        self.outputs.total(&snapshot)?;
-        Ok(snapshot.complete)
+        self.outputs.total(&snapshot)
     }
 
     /// Asks for the names of places in the kernel's code that were not met before.
@@ -161,12 +159,11 @@ impl Worker {
         }
     }
 
-    /// Puts out the last interval and then the sum of all; returns whether nothing was lost or
-    /// missed.
+    /// Puts out the last interval and then the sum of all.
     ///
     /// # Errors
     /// What went wrong, with an earlier interval, too.
-    pub(super) async fn end(mut self, last: Cut, total: impl FnOnce() -> Cut) -> Result<bool> {
+    pub(super) async fn end(mut self, last: Cut, total: impl FnOnce() -> Cut) -> Result<Ended> {
         self.idle().await?;
         self.interval(last);
         self.idle().await?;

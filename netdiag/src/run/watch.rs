@@ -1,4 +1,4 @@
-//! `netdiag live` and `netdiag record`: from what was asked for to a run of the loop.
+//! `netdiag live`, `record` and `diagnose`: from what was asked for to a run of the loop.
 
 use std::{env, path::Path, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
     intake::Intake,
     node::Readings,
     observer::{Asking, Observer},
-    output::Outputs,
+    output::{Ended, Outputs, Wanted},
     reporter::{About, Reporter, Worker},
     stop::Stop,
     voice::say,
@@ -85,17 +85,18 @@ pub(super) fn node_name(kernel: &config::Kernel, flag: Option<&str>) -> String {
 }
 
 /// Runs the command.
-pub(super) async fn run(
-    kernel: &config::Kernel,
-    watch: &Watch,
-    dump: Option<&config::Dump>,
-) -> Result<Status> {
+pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) -> Result<Status> {
     let mut stop = Stop::new()?;
-    let node_name = node_name(kernel, dump.and_then(|dump| dump.node.as_deref()));
+    let (flag, fail_on) = match &wanted {
+        Wanted::Show => (None, None),
+        Wanted::Record(dump) => (dump.node.as_deref(), None),
+        Wanted::Diagnose(diagnose) => (None, diagnose.fail_on),
+    };
+    let node_name = node_name(kernel, flag);
     let Some(filters) = targets(watch, &kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };
-    let Some(outputs) = open(watch.output, dump, &node_name, &mut stop).await? else {
+    let Some(outputs) = open(watch.output, wanted, &node_name, &mut stop).await? else {
         return Ok(Status::Ran);
     };
     let mut tracer = Tracer::attach(&options(kernel, Some((watch, filters))))?;
@@ -115,19 +116,23 @@ pub(super) async fn run(
     let intake = Intake::new(table, &kernel.host_root, None);
     let asking = Asking::new(&kernel.host_root);
     let observer = Observer::new(tracer, intake, diagnostics, Some(asking));
-    let complete = observer.run(watch, &filters, seeding, worker, &mut stop).await?;
-    Ok(if watch.strict && !complete { Status::Incomplete } else { Status::Ran })
+    let ended = observer.run(watch, &filters, seeding, worker, &mut stop).await?;
+    Ok(match ended {
+        Ended { worst, .. } if fail_on.is_some_and(|least| worst >= Some(least)) => Status::Finding,
+        Ended { complete: false, .. } if watch.strict => Status::Incomplete,
+        _ => Status::Ran,
+    })
 }
 
 /// Opens the outputs, which may take a file server's time; `None` when stopped before.
 async fn open(
     form: Output,
-    dump: Option<&config::Dump>,
+    wanted: Wanted,
     node: &str,
     stop: &mut Stop,
 ) -> Result<Option<Outputs>> {
-    let (dump, node) = (dump.cloned(), node.to_owned());
-    let opening = spawn_blocking(move || Outputs::open(form, dump.as_ref(), &node));
+    let node = node.to_owned();
+    let opening = spawn_blocking(move || Outputs::open(form, &wanted, &node));
     tokio::select! {
         opened = opening => Ok(Some(opened.context("the thread that opens the files ended")??)),
         () = stop.asked() => Ok(None),

@@ -51,14 +51,13 @@ fn lines(report: &Report, columns: usize) -> Vec<String> {
 
 fn head(report: &Report, columns: usize) -> Vec<String> {
     let count = |severity| report.findings.iter().filter(|one| one.severity == severity).count();
-    let watched = crate::watched::seconds(&report.start, &report.end).unwrap_or(0.0);
     let head = format!(
         "{}  {}  {} to {}, {}{}",
         report.host,
         report.kernel,
         moment(&report.start),
         moment(&report.end),
-        seconds(watched),
+        seconds(report.seconds()),
         if report.filtered { "  filtered" } else { "" }
     );
     let mut lines = paragraph(&sanitised(&head), columns, "", INDENT);
@@ -140,7 +139,8 @@ fn shown(evidence: &Evidence) -> String {
 }
 
 /// A value with its unit.
-fn valued(value: f64, unit: Unit) -> String {
+#[must_use]
+pub fn valued(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Ns => format::duration(value as u64),
         Unit::S => format::duration((value * 1e9) as u64),
@@ -149,6 +149,7 @@ fn valued(value: f64, unit: Unit) -> String {
         Unit::Bytes => format::bytes(value as u64),
         Unit::BytesPerSecond => format!("{}/s", format::bytes(value as u64)),
         Unit::Count => format::count(value as u64),
+        Unit::PerSecond if value < 1.0 => format!("{value:.2}/s"),
         Unit::PerSecond if value < 10.0 => format!("{value:.1}/s"),
         Unit::PerSecond => format!("{}/s", format::count(value as u64)),
     }
@@ -177,7 +178,12 @@ fn split(flow: &Flow) -> String {
         words.push(format!("{comm}/{pid}"));
     }
     let mut said = Vec::new();
-    if let Some(CountValue::Group(spent)) = flow.counts.get("spent_ns") {
+    let groups = flow.counts.iter().filter(|(name, _)| name.ends_with("_ns"));
+    let groups = groups.filter_map(|(_, value)| match value {
+        CountValue::Group(spent) => Some(spent),
+        CountValue::Number(_) => None,
+    });
+    for spent in groups {
         let all: u64 = spent.values().flatten().sum();
         let mut parts: Vec<_> = spent.iter().filter_map(|(part, n)| Some((part, (*n)?))).collect();
         parts.sort_by_key(|&(part, n)| (std::cmp::Reverse(n), part));

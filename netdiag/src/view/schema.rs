@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{dump::Sidecar, sample};
 use crate::{
+    diagnosis::{self, Report},
     event::{Form, Kind},
     snapshot::{
         CountValue, Doctor, Endpoint, Owner, Snapshot, Tuple,
@@ -15,12 +16,13 @@ use crate::{
 };
 
 /// Files in `docs/schema` and the `schema` that objects of that form carry.
-const SCHEMAS: [(&str, &str); 5] = [
+const SCHEMAS: [(&str, &str); 6] = [
     ("snapshot-1.json", "netdiag.snapshot/1"),
     ("total-1.json", "netdiag.total/1"),
     ("doctor-1.json", "netdiag.doctor/1"),
     ("record-1.json", "netdiag.snapshot/1"),
     ("event-1.json", told::SCHEMA),
+    ("diagnose-1.json", diagnosis::SCHEMA),
 ];
 
 fn path(file: &str) -> PathBuf {
@@ -103,6 +105,7 @@ fn schema(file: &str, name: &str) -> Value {
         "doctor-1.json" => generated::<Doctor>("netdiag doctor -o json", name),
         "record-1.json" => generated::<Sidecar<'_>>("a line of netdiag record's .jsonl", name),
         "event-1.json" => events(name),
+        "diagnose-1.json" => generated::<Report>("netdiag diagnose -o json", name),
         "total-1.json" => generated::<Snapshot>("the last line of netdiag live -d -o json", name),
         _ => generated::<Snapshot>("a line of netdiag live -o json", name),
     }

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{Seen, Sums, Watched};
+use super::{Course, Seconds, Seen, Sums, Watched};
+use crate::snapshot::Owner;
 
 /// Flows that share what they are grouped by.
 #[derive(Clone, Debug)]
@@ -14,7 +15,9 @@ pub struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn of(flows: Vec<&'a Seen>) -> Self {
+    /// These, at least one.
+    #[must_use]
+    pub fn of(flows: Vec<&'a Seen>) -> Self {
         let mut sums = Sums::default();
         flows.iter().for_each(|flow| sums.add(&flow.sums));
         Self { flows, sums }
@@ -24,6 +27,25 @@ impl<'a> Group<'a> {
     #[must_use]
     pub fn rtt_min_ns(&self) -> Option<u64> {
         self.flows.iter().filter_map(|flow| flow.rtt_min_ns).min()
+    }
+
+    /// Those of them that are so; none where no one is.
+    #[must_use]
+    pub fn only(&self, is_so: impl Fn(&Seen) -> bool) -> Option<Self> {
+        let flows: Vec<_> = self.flows.iter().copied().filter(|flow| is_so(flow)).collect();
+        (!flows.is_empty()).then(|| Self::of(flows))
+    }
+
+    /// Seconds of the window in which any of them had that.
+    #[must_use]
+    pub fn seconds(&self, of: impl Fn(&Course) -> Seconds) -> Seconds {
+        self.flows.iter().fold(Seconds::default(), |all, flow| all.or(of(&flow.course)))
+    }
+
+    /// A process in their network namespace, where one is known.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.flows.iter().find_map(|flow| flow.owner.pid)
     }
 
     /// The first flow: groups have at least one.
@@ -37,6 +59,17 @@ impl<'a> Group<'a> {
     pub fn comm(&self) -> Option<&'a str> {
         let comm = self.first().owner.comm.as_deref()?;
         self.flows.iter().all(|flow| flow.owner.comm.as_deref() == Some(comm)).then_some(comm)
+    }
+
+    /// The process that holds all of them; without an id where several of that name do, and unknown where
+    /// they differ.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        let first = &self.first().owner;
+        if self.flows.iter().all(|flow| flow.owner.pid == first.pid) {
+            return first.clone();
+        }
+        Owner { comm: self.comm().map(str::to_owned), ..Owner::default() }
     }
 
     /// Whether all of them have both their ends on this node.
@@ -81,6 +114,18 @@ impl Watched {
     pub fn by_service(&self) -> BTreeMap<(Option<u32>, u16), Group<'_>> {
         let serves = |flow: &Seen| is_tcp(flow) && flow.role == Some(crate::snapshot::Role::Server);
         self.by(|flow| serves(flow).then_some((flow.netns, flow.local.port?)))
+    }
+
+    /// What was asked of servers of names, by namespace and address of the server.
+    #[must_use]
+    pub fn by_resolver(&self) -> BTreeMap<Peer, Group<'_>> {
+        let asked = |flow: &Seen| flow.sums.count("dns.queries").is_some_and(|n| n > 0);
+        self.by(|flow| {
+            let heard = flow.sums.samples("dns") > 0 || asked(flow);
+            // Nobody else has a row without a port of its own.
+            let is_asker = flow.local.port.is_none() || flow.peer.port == Some(53);
+            (heard && is_asker).then_some((flow.netns, flow.peer.ip?))
+        })
     }
 
     /// Flows by process id.

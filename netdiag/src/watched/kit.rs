@@ -32,6 +32,16 @@ pub(crate) fn flow(id: &str) -> Flow {
     }
 }
 
+/// What 10.0.0.1 asks of a server of names.
+pub(crate) fn asker(ip: &str) -> Flow {
+    Flow {
+        local: Endpoint { port: None, ..end("10.0.0.1", 0) },
+        protocol: Some("udp".to_owned()),
+        owner: Owner::default(),
+        ..flow(ip).to(ip, 53)
+    }
+}
+
 pub(crate) fn end(ip: &str, port: u16) -> Endpoint {
     Endpoint { ip: Some(ip.parse().expect("an address")), port: Some(port) }
 }
@@ -148,7 +158,22 @@ pub(crate) fn watched(flows: &[Flow]) -> Watched {
     with_node(flows, |_| {})
 }
 
-/// The same, with what the node says of itself in each interval.
+/// A window of ten intervals of a second, in each of which these flows count that.
+pub(crate) fn series(flows: impl Fn(u64) -> Vec<Flow>) -> Watched {
+    let mut watched = Watched::default();
+    for second in 0..10 {
+        watched.take(&snapshot(second, flows(second)));
+    }
+    watched
+}
+
+/// A window in whose first second these flows count that, and nothing does in the other nine.
+pub(crate) fn once(flows: impl IntoIterator<Item = Flow>) -> Watched {
+    let flows: Vec<_> = flows.into_iter().collect();
+    series(|second| if second == 0 { flows.clone() } else { vec![] })
+}
+
+/// As [`watched`], with what the node says of itself in each interval.
 pub(crate) fn with_node(flows: &[Flow], node: impl Fn(&mut Node)) -> Watched {
     with_nodes(flows, |_, told| node(told))
 }

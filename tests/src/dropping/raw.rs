@@ -13,16 +13,18 @@ use crate::namespace::Namespace;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// Header of a frame with an IPv4 packet.
+const ETHERNET: [u8; 14] = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x08, 0x00];
 
 /// Of TCP and UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Checksum {
+pub(crate) enum Checksum {
     Right,
     Wrong,
 }
 
 /// A UDP datagram without a payload (RFC 768).
-pub(super) fn udp(from: SocketAddrV4, to: SocketAddrV4, checksum: Checksum) -> Vec<u8> {
+pub(crate) fn udp(from: SocketAddrV4, to: SocketAddrV4, checksum: Checksum) -> Vec<u8> {
     let mut segment = Vec::new();
     for word in [from.port(), to.port(), 8, 0] {
         segment.extend(word.to_be_bytes());
@@ -31,13 +33,13 @@ pub(super) fn udp(from: SocketAddrV4, to: SocketAddrV4, checksum: Checksum) -> V
 }
 
 /// A TCP segment that asks for a connection (RFC 9293).
-pub(super) fn tcp_syn(from: SocketAddrV4, to: SocketAddrV4, checksum: Checksum) -> Vec<u8> {
+pub(crate) fn tcp_syn(from: SocketAddrV4, to: SocketAddrV4, checksum: Checksum) -> Vec<u8> {
     const SYN: u16 = 0x02;
     packet(from, to, TCP, tcp([from.port(), to.port()], 1, 0, SYN), 16, checksum)
 }
 
 /// A TCP segment with one byte.
-pub(super) fn tcp_byte(from: SocketAddrV4, to: SocketAddrV4, seq: u32, ack: u32) -> Vec<u8> {
+pub(crate) fn tcp_byte(from: SocketAddrV4, to: SocketAddrV4, seq: u32, ack: u32) -> Vec<u8> {
     const ACK_AND_PUSH: u16 = 0x18;
     let mut segment = tcp([from.port(), to.port()], seq, ack, ACK_AND_PUSH);
     segment.push(b'x');
@@ -57,7 +59,7 @@ fn tcp(ports: [u16; 2], seq: u32, ack: u32, flags: u16) -> Vec<u8> {
 
 /// The sequence numbers of the next bytes that a socket sends and receives, by its repair mode
 /// (`tcp_repair`, net/ipv4/tcp.c).
-pub(super) fn sequence_numbers(socket: &TcpStream) -> Result<[u32; 2]> {
+pub(crate) fn sequence_numbers(socket: &TcpStream) -> Result<[u32; 2]> {
     const ON: libc::c_int = 1;
     const OFF_IN_SILENCE: libc::c_int = -1;
     const RECEIVED: libc::c_int = 1;
@@ -95,7 +97,7 @@ fn option(socket: &TcpStream, name: libc::c_int) -> Result<u32> {
 
 /// How a packet is carried in another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tunnel {
+pub(crate) enum Tunnel {
     /// RFC 2003.
     IpInIp,
     /// RFC 7348.
@@ -106,7 +108,7 @@ pub(super) enum Tunnel {
 
 impl Tunnel {
     /// What nftables matches its packets by.
-    pub(super) const fn rule(self) -> &'static str {
+    pub(crate) const fn rule(self) -> &'static str {
         match self {
             Self::IpInIp => "meta l4proto 4",
             Self::Vxlan => "udp dport 4789",
@@ -115,8 +117,7 @@ impl Tunnel {
     }
 
     /// Puts a packet into another one.
-    pub(super) fn around(self, from: Ipv4Addr, to: Ipv4Addr, inner: &[u8]) -> Vec<u8> {
-        const ETHERNET: [u8; 14] = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x08, 0x00];
+    pub(crate) fn around(self, from: Ipv4Addr, to: Ipv4Addr, inner: &[u8]) -> Vec<u8> {
         let (port, header): (u16, &[u8]) = match self {
             Self::IpInIp => return [ipv4(from, to, 4).as_slice(), inner].concat(),
             Self::Vxlan => (4789, &[8, 0, 0, 0, 0, 0, 1, 0]),
@@ -163,15 +164,26 @@ fn internet_checksum(bytes: &[u8]) -> u16 {
     !(((folded & 0xffff) + (folded >> 16)) as u16)
 }
 
+/// What goes into a datagram to a VXLAN device: an empty datagram between two addresses.
+pub(crate) fn in_vxlan(from: Ipv4Addr, to: Ipv4Addr, network: u8) -> Vec<u8> {
+    let inner = udp(SocketAddrV4::new(from, 4000), SocketAddrV4::new(to, 4001), Checksum::Right);
+    [[8, 0, 0, 0, 0, 0, network, 0].as_slice(), &ETHERNET, &inner].concat()
+}
+
 /// A socket that sends whole packets.
-pub(super) fn socket(namespace: &Namespace) -> Result<OwnedFd> {
+pub(crate) fn socket(namespace: &Namespace) -> Result<OwnedFd> {
+    namespace.run(here)
+}
+
+/// The same in the namespace of this thread.
+pub(crate) fn here() -> Result<OwnedFd> {
     const RAW: u32 = 255;
     let protocol = RawProtocol::new(RAW).map(Protocol::from_raw);
-    Ok(namespace.run(|| net::socket(AddressFamily::INET, SocketType::RAW, protocol))?)
+    Ok(net::socket(AddressFamily::INET, SocketType::RAW, protocol)?)
 }
 
 /// Sends a packet `times` times.
-pub(super) fn send(socket: &OwnedFd, packet: &[u8], times: u64) -> Result<()> {
+pub(crate) fn send(socket: &OwnedFd, packet: &[u8], times: u64) -> Result<()> {
     let octets: [u8; 4] = packet[16..20].try_into()?;
     for _ in 0..times {
         net::sendto(socket, packet, SendFlags::empty(), &SocketAddrV4::new(octets.into(), 0))?;

@@ -1,8 +1,12 @@
 //! Conversations in which nobody waits, or in which it cannot be told who waits for what.
 
-use std::{sync::mpsc, thread};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, anyhow};
+use netdiag::snapshot::{Flow, Snapshot};
 use netdiag_tests::{
     facts::Facts,
     machine,
@@ -20,28 +24,72 @@ use netdiag_tests::{
 
 use super::none;
 
+/// Who speaks without waiting, on a link so long that several of its messages are on their way whenever
+/// something arrives: that is certain, however threads get to run, unless one of them stands still for
+/// the time of a round trip.
+struct Pace {
+    one_way: Duration,
+    every: Duration,
+}
+
+impl Pace {
+    fn of_this_machine() -> Self {
+        let [one_way, every] = machine::amount([5, 2], [60, 20]);
+        Self { one_way: Duration::from_millis(one_way), every: Duration::from_millis(every) }
+    }
+
+    /// Does it so many times, one after the other at the times set, or late.
+    fn keep(&self, times: u32, mut speak: impl FnMut() -> Result<()>) -> Result<()> {
+        let began = Instant::now();
+        (0..times).try_for_each(|nth| {
+            thread::sleep((began + nth * self.every).saturating_duration_since(Instant::now()));
+            speak()
+        })
+    }
+}
+
+/// That hardly anything seems a turn on either end, at most one in `share`, and that it is said why.
+/// Where one end was first and the other one had it all before it spoke, that is a turn as far as anybody
+/// can tell: at the beginning, or after a pause.
+fn hardly_any(
+    facts: &mut Facts,
+    total: &Snapshot,
+    ends: &(End, End),
+    (spoken, share): (u32, u32),
+) -> Result<()> {
+    for end in [&ends.0, &ends.1] {
+        let flow: &Flow = flow_of(total, end)?;
+        facts.note(format_args!("{flow:?}"));
+        let turns: u64 = ["response", "service"].map(|name| metric(flow, name).count).iter().sum();
+        let ambiguous = count(flow, "turns_ambiguous").unwrap_or_default();
+        facts.holds(
+            format_args!("{:?}: of {spoken}, {turns} seem turns, {ambiguous} do not", flow.role),
+            turns <= u64::from(spoken / share) && ambiguous > u64::from(spoken / share),
+        );
+    }
+    Ok(())
+}
+
 /// Streams in one direction have no turns, and those in both hardly any that seem so.
 #[test]
 fn who_does_not_wait_has_no_turn() -> Result<()> {
     let _alone = alone();
+    let pace = Pace::of_this_machine();
     for forced in source::loading("turn")? {
-        let pair = Pair::new()?;
+        let pair = Pair::distant(pace.one_way)?;
         let netdiag = Netdiag::live_by(&forced, &[])?;
         let one_way = Connection::open(&pair.left, &pair.right, Family::V4)?;
         let sends = machine::amount(2_000, 200);
         exchange([(&one_way, Exchange { sends, bytes: 5_000, echo: false })])?;
         let both_ways = Connection::open(&pair.left, &pair.right, Family::V4)?;
-        let calls = machine::amount(4_096, 128);
-        let bytes = calls * 16_384;
+        let (calls, bytes) = (machine::amount(512, 128), 4_096);
         thread::scope(|scope| {
             let mut threads = Vec::new();
             for socket in [&both_ways.client, &both_ways.server] {
-                threads.push(scope.spawn(move || {
-                    (0..calls)
-                        .try_for_each(|_| std::io::Write::write_all(&mut &*socket, &[7; 16_384]))?;
-                    Ok(())
-                }));
-                threads.push(scope.spawn(move || read_bytes(socket, bytes)));
+                let message = vec![7; bytes];
+                let pace = &pace;
+                threads.push(scope.spawn(move || pace.keep(calls, || send_once(socket, &message))));
+                threads.push(scope.spawn(move || read_bytes(socket, calls as usize * bytes)));
             }
             threads
                 .into_iter()
@@ -55,27 +103,13 @@ fn who_does_not_wait_has_no_turn() -> Result<()> {
         let outcome = netdiag.stop()?;
         let total = outcome.total()?;
         let mut facts = Facts::new();
-        let of = |ends: &(End, End)| -> Result<_> {
-            Ok([flow_of(total, &ends.0)?, flow_of(total, &ends.1)?])
-        };
-        for flow in of(&ends[0])? {
-            facts.note(format_args!("{forced}: {flow:?}"));
+        facts.note(&forced);
+        for end in [&ends[0].0, &ends[0].1] {
+            let flow = flow_of(total, end)?;
             none(&mut facts, flow, &["response", "service"]);
             facts.equal("ambiguous", count(flow, "turns_ambiguous"), Some(0));
         }
-        let mut ambiguous = 0;
-        for flow in of(&ends[1])? {
-            ambiguous += count(flow, "turns_ambiguous").unwrap_or_default();
-            facts.note(format_args!("{forced}: {flow:?}"));
-            // Where one end was first by chance and the other one had it all before it spoke, that is a
-            // turn as far as anybody can tell: at the beginning, after a pause, or many times in a row.
-            let turns = ["response", "service"].map(|name| metric(flow, name).count);
-            facts.holds(format_args!("{turns:?} of {calls} calls seem turns"), {
-                turns.iter().sum::<u64>() <= calls as u64 / 32
-            });
-        }
-        // Of the two ends, which may find that the other one began before it.
-        facts.holds(format_args!("{ambiguous} ambiguous ones"), ambiguous > 0);
+        hardly_any(&mut facts, total, &ends[1], (calls, 32))?;
         facts.at_rest(total);
         facts.finish();
     }
@@ -88,14 +122,13 @@ fn pipelined_commands_are_no_turns_of_their_own() -> Result<()> {
     const COMMAND: &[u8] = b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n";
     const REPLY: &[u8] = b"$5\r\nvalue\r\n";
     let _alone = alone();
-    let commands = machine::amount(3_000, 300);
+    let pace = Pace::of_this_machine();
+    let commands = machine::amount(500, 100);
     for forced in source::loading("turn")? {
-        let pair = Pair::new()?;
+        let pair = Pair::distant(pace.one_way)?;
         let netdiag = Netdiag::live_by(&forced, &[])?;
         let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
         let Connection { client, server, .. } = &connection;
-        // So many may be under way.
-        let (done, window) = mpsc::sync_channel::<()>(16);
         thread::scope(|scope| {
             let serves = scope.spawn(|| {
                 (0..commands).try_for_each(|_| {
@@ -103,16 +136,8 @@ fn pipelined_commands_are_no_turns_of_their_own() -> Result<()> {
                     send_once(server, REPLY)
                 })
             });
-            let asks = scope.spawn(move || {
-                (0..commands).try_for_each(|_| {
-                    done.send(())?;
-                    send_once(client, COMMAND)
-                })
-            });
-            for _ in 0..commands {
-                read_bytes(client, REPLY.len())?;
-                window.recv()?;
-            }
+            let asks = scope.spawn(|| pace.keep(commands, || send_once(client, COMMAND)));
+            read_bytes(client, commands as usize * REPLY.len())?;
             for thread in [serves, asks] {
                 thread.join().map_err(|_| anyhow!("an end panicked"))??;
             }
@@ -122,15 +147,9 @@ fn pipelined_commands_are_no_turns_of_their_own() -> Result<()> {
         connection.reset()?;
         let outcome = netdiag.stop()?;
         let total = outcome.total()?;
-        let client = flow_of(total, &ends.0)?;
         let mut facts = Facts::new();
-        facts.note(format_args!("{forced}: {client:?}\n{:?}", flow_of(total, &ends.1)?));
-        let responses = metric(client, "response").count;
-        let ambiguous = count(client, "turns_ambiguous").unwrap_or_default();
-        facts.holds(
-            format_args!("{responses} of {commands} seem turns, {ambiguous} are ambiguous"),
-            responses <= commands as u64 / 10 && ambiguous > 0,
-        );
+        facts.note(&forced);
+        hardly_any(&mut facts, total, &ends, (commands, 10))?;
         facts.at_rest(total);
         facts.finish();
     }

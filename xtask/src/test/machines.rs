@@ -33,15 +33,25 @@ pub(crate) enum Tests {
     Only(&'static [&'static str]),
 }
 
-/// Tests of the work tree, which is in no guest, and of what netdiag does when its reader stands still,
-/// which no kernel changes: natively only.
-const NATIVE: [&str; 3] = ["architecture", "docs", "still"];
+/// Tests of the work tree, which is in no guest, of conversations of programs that are in none either, and
+/// of what netdiag does when its reader stands still, which no kernel changes: natively only.
+const NATIVE: [&str; 4] = ["applications", "architecture", "docs", "still"];
 
 /// Tests of what netdiag does with whatever it sees, by programs of every kind: a kernel between the
 /// oldest, where sockets are remembered in the hash, and the newest adds nothing to these two and the
 /// native run. What a hook, a field or a file of the kernel tells is tested on each.
-const BETWEEN: [&str; 7] =
-    ["filters", "harness", "leave_no_trace", "preempt", "record", "refusals", "stall"];
+const BETWEEN: [&str; 10] = [
+    "diagnose",
+    "events",
+    "filters",
+    "harness",
+    "lab",
+    "leave_no_trace",
+    "preempt",
+    "record",
+    "refusals",
+    "stall",
+];
 
 impl Tests {
     /// Whether a kernel-facing binary is among them.

@@ -1,6 +1,7 @@
 //! The steps of a test run: which were asked for, how each went, and the table at the end.
 
 use std::{
+    cmp::Reverse,
     fmt::Write as _,
     io::{self, Write as _},
     process::ExitCode,
@@ -96,8 +97,11 @@ impl<'a> Steps<'a> {
     }
 }
 
+/// Binaries of a step that are named with what they took.
+const LONGEST: usize = 10;
+
 /// Steps in the order of their beginnings, then why tests were skipped or passed only when they ran again,
-/// and what failed ones said, then the sum.
+/// which took longest and what failed ones said, then the sum.
 fn table(done: &[Done], took: Duration) -> String {
     let mut text = String::new();
     let mut total = Tally::default();
@@ -140,6 +144,16 @@ fn table(done: &[Done], took: Duration) -> String {
             let _ = writeln!(text, "{step:<18} {count:>7}  {reason}");
         }
     }
+    if tallies().any(|(_, tally)| !tally.took.is_empty()) {
+        let _ = writeln!(text, "\n{:<18} {:>7}  by which binary", "longest", "seconds");
+    }
+    for (step, tally) in tallies() {
+        let mut took: Vec<_> = tally.took.iter().collect();
+        took.sort_by_key(|(_, seconds)| Reverse(*seconds));
+        for (binary, seconds) in took.into_iter().take(LONGEST) {
+            let _ = writeln!(text, "{step:<18} {seconds:>7}  {binary}");
+        }
+    }
     for (step, tally) in tallies() {
         for failure in &tally.failures {
             let _ = writeln!(text, "\n{step} failed: {failure}");
@@ -165,6 +179,7 @@ mod tests {
             skipped: 1,
             reasons: [("Nft is missing".to_owned(), 1)].into(),
             retries: [("the kernel skipped programs".to_owned(), 12)].into(),
+            took: [("drop", 3), ("rtt", 17)].map(|(name, s)| (name.to_owned(), s)).into(),
             ..Tally::default()
         };
         let expected = "\
@@ -178,6 +193,10 @@ native                   1  Nft is missing
 
 retried              times  why tests that passed ran again
 native                  12  the kernel skipped programs
+
+longest            seconds  by which binary
+native                  17  rtt
+native                   3  drop
 
 3 passed, 1 failed, 1 skipped";
         let table =

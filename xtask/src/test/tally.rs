@@ -16,6 +16,8 @@ pub(crate) struct Tally {
     pub(crate) retries: BTreeMap<String, u32>,
     /// What each failed test said, its name first.
     pub(crate) failures: Vec<String>,
+    /// Seconds that each binary took, by its name.
+    pub(crate) took: Vec<(String, u64)>,
 }
 
 /// Lines of a failed test that are kept, of whatever it said.
@@ -35,6 +37,7 @@ impl AddAssign for Tally {
             *self.retries.entry(reason).or_default() += count;
         }
         self.failures.extend(other.failures);
+        self.took.extend(other.took);
     }
 }
 
@@ -80,6 +83,8 @@ impl Reader {
             && self.in_successes
         {
             *self.total.retries.entry(in_general(reason)).or_default() += 1;
+        } else if let Some(took) = line.strip_prefix("== ").and_then(took) {
+            self.total.took.push(took);
         } else if let Some(counts) = line.strip_prefix("test result: ") {
             self.end_test();
             self.in_successes = false;
@@ -131,6 +136,12 @@ impl Reader {
     }
 }
 
+/// The binary and its seconds in `NAME on KERNEL took N s`.
+fn took(line: &str) -> Option<(String, u64)> {
+    let (what, seconds) = line.strip_suffix(" s")?.split_once(" took ")?;
+    Some((what.split(' ').next()?.to_owned(), seconds.parse().ok()?))
+}
+
 /// Behind a colon stands what differs from machine to machine.
 fn in_general(reason: &str) -> String {
     reason.split(": ").next().unwrap_or(reason).to_owned()
@@ -155,6 +166,12 @@ mod tests {
         let expected = Tally { passed: 5, failed: 1, skipped: 1, reasons, ..Tally::default() };
         assert_eq!(tally(output), expected);
         assert_eq!(tally("nothing"), Tally::default());
+    }
+
+    #[test]
+    fn each_binary_has_its_seconds() {
+        let output = "== rtt\ntest result: ok. 3 passed; 0 failed\n== rtt on 5.10.0-46 took 17 s\n";
+        assert_eq!(tally(output).took, [("rtt".to_owned(), 17)]);
     }
 
     #[test]

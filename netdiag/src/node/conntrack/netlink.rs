@@ -4,7 +4,7 @@
 
 use std::{fs, io};
 
-use netlink_packet_core::{Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NlasIterator};
+use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::{Counter, Statistics, statistics::Row};
@@ -13,8 +13,6 @@ use crate::node::netlink::{self, Flaws};
 /// `NFNL_SUBSYS_CTNETLINK` (`include/uapi/linux/netfilter/nfnetlink.h`) and
 /// `IPCTNL_MSG_CT_GET_STATS_CPU`.
 const GET_STATS_CPU: u16 = 1 << 8 | 4;
-
-const HEADER_BYTES: usize = 16;
 
 /// `struct nfgenmsg`: family, version, and in network order a number, here the processor's.
 const GENERIC_BYTES: usize = 4;
@@ -65,14 +63,7 @@ pub fn read() -> io::Result<Statistics> {
 }
 
 fn request(sequence: u32) -> Vec<u8> {
-    let mut header = NetlinkHeader::default();
-    header.length = (HEADER_BYTES + GENERIC_BYTES) as u32;
-    header.message_type = GET_STATS_CPU;
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    header.sequence_number = sequence;
-    let mut bytes = vec![0; HEADER_BYTES + GENERIC_BYTES];
-    header.emit(&mut bytes);
-    bytes
+    netlink::request(GET_STATS_CPU, NLM_F_DUMP, sequence, &[0; GENERIC_BYTES])
 }
 
 /// What was read of an answer so far.

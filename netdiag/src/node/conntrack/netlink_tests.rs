@@ -1,8 +1,11 @@
+use netlink_packet_core::{Emitable, NetlinkHeader};
 use proptest::prelude::*;
 
 use super::*;
 
 const SEQUENCE: u32 = 1;
+
+const HEADER_BYTES: usize = 16;
 
 /// The answer of a kernel 6.18 with two processors, as captured: 32 drops.
 const CAPTURED: &str = "\

@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
     diagnosis::{Diagnosis, Thresholds},
+    view::schema,
     watched::kit,
 };
 
@@ -15,7 +16,7 @@ fn report(lost: u64) -> Report {
             .count("data_segments_sent", 1_000)
             .count("retransmits.rto", 0)
             .count("retransmits.fast", lost);
-        diagnosis.take(kit::snapshot(second, vec![flow]));
+        diagnosis.take(&kit::snapshot(second, vec![flow]));
     }
     diagnosis.report().expect("a report")
 }
@@ -39,4 +40,13 @@ fn names_cannot_move_the_cursor() {
     report.findings[0].scope.name = "\u{202e}abc".to_owned();
     let text = shown(&report);
     assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{text}");
+}
+
+#[test]
+fn json_matches_its_schema() {
+    for lost in [0, 40] {
+        let value = serde_json::to_value(report(lost)).expect("JSON");
+        assert_eq!(schema::check("diagnose-1.json", &value), Ok(()));
+        assert_eq!(serde_json::from_value::<Report>(value).expect("a report"), report(lost));
+    }
 }

@@ -1,0 +1,221 @@
+//! A queue on the path to a peer is long, and full.
+
+use netdiag_common::signal::Signal;
+
+use super::{
+    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    advice::{inside, ss_of},
+};
+use crate::{
+    format,
+    watched::{Group, Peer, Seen, Watched},
+};
+
+const EXCESS: Threshold = Threshold {
+    name: "excess",
+    value: 50e6,
+    unit: Unit::Ns,
+    help: "median round trip less the smallest one",
+    source: "field practice: a queue of more than 50 ms is felt by everything else on the link",
+};
+const TIMES: Threshold = Threshold {
+    name: "times",
+    value: 3.0,
+    unit: Unit::Times,
+    help: "median round trip by the smallest one",
+    source: "jitter of a long path is a part of it, a queue is many times a short one",
+};
+const CRITICAL: Threshold = Threshold {
+    name: "critical",
+    value: 1e9,
+    unit: Unit::Ns,
+    help: "median round trip less the smallest one, from which on timeouts come before answers",
+    source: "the first retransmission timeout of a connection (RFC 6298)",
+};
+const LEAST_RATE: Threshold = Threshold {
+    name: "least_rate",
+    value: 20e3,
+    unit: Unit::BytesPerSecond,
+    help: "payload to and from the peer; with less nobody here fills a queue",
+    source: "a tenth of the slowest links in use",
+};
+const LEAST_SAMPLES: Threshold = Threshold {
+    name: "least_samples",
+    value: 20.0,
+    unit: Unit::Count,
+    help: "round trips in a window, fewer say nothing",
+    source: "a median of fewer is an accident",
+};
+/// The longest that Linux delays an ACK (`TCP_DELACK_MAX`, include/net/tcp.h).
+const DELAYED_ACK_NS: u64 = 200_000_000;
+
+/// What the rest of netdiag knows of it.
+pub const DEFINITION: Definition = Definition {
+    id: "bufferbloat",
+    help: "a queue on the path to a peer is long, and full",
+    thresholds: &[&EXCESS, &TIMES, &CRITICAL, &LEAST_RATE, &LEAST_SAMPLES],
+    needs: &[Signal::Rtt],
+    exact: &[],
+    causes: &["interface-saturated", "qdisc-drop"],
+    rule,
+};
+
+fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
+    let peers = watched.by_peer();
+    peers.iter().filter_map(|(peer, group)| of_peer(watched, limits, *peer, group)).collect()
+}
+
+/// Median round trip, of how many, and whether the peer's delays can be in it.
+struct Median {
+    ns: u64,
+    samples: u64,
+    is_prompt: bool,
+}
+
+/// By flows of which most samples have no delay of the peer's in them; by all where there are none.
+fn median(group: &Group<'_>, least: u64) -> Option<Median> {
+    let is_prompt = |flow: &Seen| {
+        flow.sums.count("rtt_delayed").is_some_and(|delayed| delayed * 2 < flow.sums.samples("rtt"))
+    };
+    let prompt = group.only(is_prompt);
+    let told = |group: &Group<'_>, is_prompt| {
+        let ns = group.sums.quantile("rtt", 0.5, least.max(1))?;
+        Some(Median { ns, samples: group.sums.samples("rtt"), is_prompt })
+    };
+    prompt.and_then(|prompt| told(&prompt, true)).or_else(|| told(group, false))
+}
+
+fn of_peer(
+    watched: &Watched,
+    limits: &Limits,
+    (netns, ip): Peer,
+    group: &Group<'_>,
+) -> Option<Finding> {
+    let rtt_min = group.rtt_min_ns()?;
+    let median = median(group, limits.of(&LEAST_SAMPLES) as u64)?;
+    let allowed = if median.is_prompt { 0 } else { DELAYED_ACK_NS };
+    let excess = median.ns.saturating_sub(rtt_min).saturating_sub(allowed);
+    let times = median.ns as f64 / rtt_min.max(1) as f64;
+    if (excess as f64) < limits.of(&EXCESS) || times < limits.of(&TIMES) {
+        return None;
+    }
+    let sums = &group.sums;
+    let bytes = sums.at_least("bytes_sent") + sums.at_least("bytes_received");
+    let rate = bytes as f64 / watched.seconds.max(1e-9);
+    let is_loaded = rate >= limits.of(&LEAST_RATE);
+    let (severity, threshold) = match excess as f64 {
+        _ if !is_loaded => (Severity::Info, &EXCESS),
+        excess if excess >= limits.of(&CRITICAL) => (Severity::Critical, &CRITICAL),
+        _ => (Severity::Warning, &EXCESS),
+    };
+    let title = format!(
+        "round trips to {ip} take {} (median), {:.0} times the path's {}",
+        format::duration(median.ns),
+        times,
+        format::duration(rtt_min)
+    );
+    let lost = sums.at_least("retransmits.rto") + sums.at_least("retransmits.fast");
+    let finding = Finding::new(watched, severity, Scope::peer(netns, ip), title)
+        .confidence(if median.is_prompt && is_loaded { 0.9 } else { 0.6 })
+        .because(
+            "The path can do better, and the peer's delays are not in this: packets stand in a queue that \
+             is kept full by what is sent. All that crosses that link waits as long, small requests too.",
+        )
+        .beyond(watched, "median rtt less rtt_min", excess as f64, threshold, limits)
+        .beyond(watched, "median rtt / rtt_min", times, &TIMES, limits)
+        .beyond(watched, "payload to and from the peer", rate, &LEAST_RATE, limits)
+        .with(watched, "round trips", median.samples as f64, Unit::Count)
+        .with(watched, "segments sent again after loss", lost as f64, Unit::Count)
+        .ruling_out(if median.is_prompt {
+            "delayed ACKs: only connections most of whose samples have none are taken"
+        } else {
+            "delayed ACKs: the 200ms that an ACK may be delayed are taken off"
+        })
+        .ruling_out(format!("a long path: rtt_min is {}", format::duration(rtt_min)))
+        .not_seeing("at which hop the queue is, and who else fills it")
+        .advise(format!(
+            "pace or limit the bulk senders ({}) below the link's rate",
+            busiest(group).unwrap_or("see netdiag live --sort bytes_sent")
+        ))
+        .advise("put fq_codel or cake with the link's rate on the interface before the slow link")
+        .advise("a sender that fills no queues helps too: tcp_congestion_control=bbr")
+        .confirm_by(inside(group, &ss_of(ip)))
+        .confirm_by(inside(group, "tc -s qdisc"));
+    Some(if is_loaded {
+        finding
+    } else {
+        finding.not_seeing("what fills the queue: this node sends and gets little")
+    })
+}
+
+/// Process of the flow that moves the most.
+fn busiest<'a>(group: &Group<'a>) -> Option<&'a str> {
+    let moved =
+        |flow: &Seen| flow.sums.at_least("bytes_sent") + flow.sums.at_least("bytes_received");
+    group.flows.iter().max_by_key(|flow| moved(flow))?.owner.comm.as_deref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{finding::tests::check, snapshot::Flow, watched::kit};
+
+    const MS: u64 = 1_000_000;
+
+    fn bulk(base: u64, median: u64, rate: u64) -> Flow {
+        kit::flow("f1")
+            .path(base * MS)
+            .latency("rtt", 100, median * MS)
+            .count("rtt_delayed", 1)
+            .count("bytes_sent", rate)
+            .count("bytes_received", 0)
+    }
+
+    #[track_caller]
+    fn check_of(flow: Flow, expected: Option<Severity>) {
+        check(&DEFINITION, &kit::watched(&[flow]), expected);
+    }
+
+    #[test]
+    fn thresholds() {
+        // Of 2 significant digits.
+        check_of(bulk(10, 61, 250_000), Some(Severity::Warning));
+        check_of(bulk(10, 58, 250_000), None);
+        check_of(bulk(100, 305, 250_000), Some(Severity::Warning));
+        check_of(bulk(100, 290, 250_000), None);
+        check_of(bulk(10, 1_030, 250_000), Some(Severity::Critical));
+        check_of(bulk(10, 980, 250_000), Some(Severity::Warning));
+        check_of(bulk(10, 100, 20_000), Some(Severity::Warning));
+        check_of(bulk(10, 100, 19_000), Some(Severity::Info));
+    }
+
+    #[test]
+    fn few_samples_say_nothing() {
+        let of = |samples| {
+            bulk(10, 100, 250_000).latency("rtt", samples, 100 * MS).count("rtt_delayed", 0)
+        };
+        check_of(of(2), Some(Severity::Warning));
+        check_of(of(1), None);
+    }
+
+    #[test]
+    fn delayed_acks_are_no_queue() {
+        let delayed = |median| bulk(10, median, 250_000).count("rtt_delayed", 100);
+        check_of(delayed(210), None);
+        check_of(delayed(270), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn a_connection_that_began_in_the_queue_has_the_peers_path() {
+        let young = Flow { id: "f2".to_owned(), ..bulk(100, 120, 250_000) };
+        let old = bulk(10, 120, 250_000);
+        check(&DEFINITION, &kit::watched(&[young.clone(), old]), Some(Severity::Warning));
+        check(&DEFINITION, &kit::watched(&[young]), None);
+    }
+
+    #[test]
+    fn wording() {
+        let watched = kit::watched(&[bulk(10, 640, 400_000)]);
+        insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &watched));
+    }
+}

@@ -1,0 +1,179 @@
+//! A peer refuses connections: nobody listens there.
+
+use netdiag_common::signal::Signal;
+
+use super::{
+    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    advice::{events, inside, many},
+};
+use crate::watched::{Backend, Group, Seen, Watched};
+
+const LEAST: Threshold = Threshold {
+    name: "least_refused",
+    value: 4.0,
+    unit: Unit::Count,
+    help: "connections refused in a window, fewer say nothing",
+    source: "a server that starts anew refuses a few",
+};
+const RATE: Threshold = Threshold {
+    name: "rate",
+    value: 0.15,
+    unit: Unit::PerSecond,
+    help: "the same each second, for a warning; fewer give an info",
+    source: "a probe every 10 s has less",
+};
+const CRITICAL_RATE: Threshold = Threshold {
+    name: "critical_rate",
+    value: 1.0,
+    unit: Unit::PerSecond,
+    help: "the same where none is accepted, from which on it is more than probes",
+    source: "what asks each second has work to do",
+};
+/// Seconds without a refusal after which a server that accepts is well again.
+const WELL_S: f64 = 5.0;
+
+/// What the rest of netdiag knows of it.
+pub const DEFINITION: Definition = Definition {
+    id: "connection-refused",
+    help: "a peer refuses connections: nobody listens at that port",
+    thresholds: &[&LEAST, &RATE, &CRITICAL_RATE],
+    needs: &[Signal::Socket],
+    exact: &[],
+    causes: &["firewall-drop", "listen-overflow", "syn-backlog-overflow"],
+    rule,
+};
+
+fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
+    let backends = watched.by_backend();
+    backends.iter().filter_map(|(at, group)| of_backend(watched, limits, *at, group)).collect()
+}
+
+fn is_refused(flow: &Seen) -> bool {
+    flow.sums.at_least("connects_failed.ECONNREFUSED") > 0
+}
+
+/// A process that asks for a name's addresses one by one, as for `localhost`, gets to another of them.
+fn is_tried_elsewhere(watched: &Watched, refused: &Group<'_>) -> bool {
+    let is_local = |flow: &Seen| flow.peer.ip.is_some_and(|ip| ip.is_loopback());
+    let first = refused.first();
+    let is_other = |flow: &&Seen| {
+        flow.owner.pid.is_some()
+            && flow.owner.pid == first.owner.pid
+            && flow.peer.port == first.peer.port
+            && flow.netns == first.netns
+            && is_local(flow)
+            && flow.sums.samples("connect") > 0
+    };
+    is_local(first) && watched.flows.values().any(|flow| is_other(&flow))
+}
+
+fn of_backend(
+    watched: &Watched,
+    limits: &Limits,
+    (netns, ip, port): Backend,
+    group: &Group<'_>,
+) -> Option<Finding> {
+    let refused = group.only(is_refused)?;
+    let count = refused.sums.at_least("connects_failed.ECONNREFUSED");
+    if (count as f64) < limits.of(&LEAST) {
+        return None;
+    }
+    let established = group.sums.samples("connect");
+    let rate = count as f64 / watched.seconds.max(1e-9);
+    let last = refused.seconds(|course| course.refused).last().unwrap_or(0);
+    let is_well = group.seconds(|course| course.established).after(last)
+        && watched.seconds - f64::from(last) > WELL_S;
+    let is_tried_elsewhere = is_tried_elsewhere(watched, &refused);
+    let (severity, threshold) = if is_well || is_tried_elsewhere || rate < limits.of(&RATE) {
+        (Severity::Info, &RATE)
+    } else if established == 0 && rate >= limits.of(&CRITICAL_RATE) {
+        (Severity::Critical, &CRITICAL_RATE)
+    } else {
+        (Severity::Warning, &RATE)
+    };
+    let scope = Scope::backend(netns, ip, port).by(&refused.owner());
+    let title = if established == 0 {
+        format!("{} refuses all of {}", scope.name, many(count as usize, "connection"))
+    } else {
+        format!(
+            "{} refuses {}, {established} got through",
+            scope.name,
+            many(count as usize, "connection")
+        )
+    };
+    let finding = Finding::new(watched, severity, scope, title)
+        .confidence(0.95)
+        .because(
+            "The answer to a SYN was a reset: the way there is open and the host is up, but no process \
+             listens at that port, or a firewall rejects it in its name.",
+        )
+        .beyond(watched, "connections refused", count as f64, &LEAST, limits)
+        .beyond(watched, "each second", rate, threshold, limits)
+        .with(watched, "connections established there", established as f64, Unit::Count)
+        .ruling_out("the network: each was answered at once")
+        .not_seeing("whether the reset is the peer's own, or that of a firewall before it")
+        .advise(match refused.comm() {
+            Some(comm) => format!("see whether {comm} asks for the right address and port: {ip}:{port}"),
+            None => format!("see whether {ip}:{port} is the right address and port"),
+        })
+        .advise(format!("on {ip}: is the service up, and does it listen at that address? ss -ltnp sport = :{port}"))
+        .confirm_by(inside(&refused, &format!("nc -zv {ip} {port}")))
+        .confirm_by(events("connect", netns, ip));
+    Some(match (is_well, is_tried_elsewhere) {
+        (true, _) => {
+            finding.advise("it accepts again: see whether it was started anew at that time")
+        }
+        (_, true) => {
+            finding.ruling_out("a failure: the process got through to another address of this node")
+        }
+        _ => finding,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{finding::tests::check, snapshot::Flow, watched::kit};
+
+    fn refused(id: &str) -> Flow {
+        Flow { closed: true, ..kit::flow(id).count("connects_failed.ECONNREFUSED", 1) }
+    }
+
+    /// One each second of so many, in as many seconds again.
+    fn of(refusals: u64, seconds: u64, also: impl Fn(u64) -> Vec<Flow>) -> Watched {
+        let mut watched = Watched::default();
+        for second in 0..seconds {
+            let one = (second < refusals).then(|| refused(&format!("f{second}")));
+            watched.take(&kit::snapshot(second, one.into_iter().chain(also(second)).collect()));
+        }
+        watched
+    }
+
+    #[test]
+    fn thresholds() {
+        check(&DEFINITION, &of(3, 10, |_| vec![]), None);
+        check(&DEFINITION, &of(4, 10, |_| vec![]), Some(Severity::Warning));
+        check(&DEFINITION, &of(4, 26, |_| vec![]), Some(Severity::Warning));
+        check(&DEFINITION, &of(4, 27, |_| vec![]), Some(Severity::Info));
+        check(&DEFINITION, &of(9, 10, |_| vec![]), Some(Severity::Warning));
+        check(&DEFINITION, &of(10, 10, |_| vec![]), Some(Severity::Critical));
+    }
+
+    #[test]
+    fn a_server_that_starts_anew_or_a_second_address_alarms_nobody() {
+        let sound = |second| vec![kit::flow(&format!("s{second}")).latency("connect", 1, 1_000)];
+        check(&DEFINITION, &of(10, 10, sound), Some(Severity::Warning));
+        check(&DEFINITION, &of(5, 30, sound), Some(Severity::Info));
+        let local = kit::watched(&[
+            refused("f1").to("::1", 5432),
+            kit::flow("f2").to("127.0.0.1", 5432).latency("connect", 1, 1_000),
+        ]);
+        check(&DEFINITION, &local, Some(Severity::Info));
+    }
+
+    #[test]
+    fn wording() {
+        let watched = kit::watched(&[refused("f1"), refused("f2")]);
+        insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &watched));
+    }
+}

@@ -1,0 +1,171 @@
+//! A peer went without a word, and connections to it stand.
+
+use netdiag_common::signal::Signal;
+
+use super::{
+    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    advice::{events, inside, many, ss_of},
+    stalled::{TIMEOUTS, is_heard, is_too_large},
+};
+use crate::{
+    format,
+    watched::{Group, Peer, Seen, Watched},
+};
+
+const SILENCE: Threshold = Threshold {
+    name: "silence",
+    value: 3.0,
+    unit: Unit::S,
+    help: "time in which nothing came from a peer that has to acknowledge data",
+    source: "four retransmission timeouts in a row (RFC 6298: 0.2, 0.4, 0.8 and 1.6 s on Linux)",
+};
+const CRITICAL: Threshold = Threshold {
+    name: "critical",
+    value: 8.0,
+    unit: Unit::S,
+    help: "the same, where no connection to the peer gets an answer any more",
+    source: "a reboot of a switch, or a new route, takes less; most clients have given up by then",
+};
+
+/// What the rest of netdiag knows of it.
+pub const DEFINITION: Definition = Definition {
+    id: "half-open-peer",
+    help: "a peer went without a word: connections to it stand, and get no answer",
+    thresholds: &[&SILENCE, &CRITICAL],
+    needs: &[Signal::Retransmit, Signal::Socket],
+    exact: &[],
+    causes: &["firewall-drop", "conntrack-full", "interface-errors", "qdisc-drop", "softnet-drop"],
+    rule,
+};
+
+fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
+    let peers = watched.by_peer();
+    peers.iter().filter_map(|(peer, group)| of_peer(watched, limits, *peer, group)).collect()
+}
+
+/// Whether a connection gets no answer since then.
+fn is_silent(flow: &Seen, limits: &Limits) -> bool {
+    let stall = flow.course.stall;
+    stall.timeouts >= TIMEOUTS && stall.silent_s >= limits.of(&SILENCE)
+}
+
+fn of_peer(
+    watched: &Watched,
+    limits: &Limits,
+    (netns, ip): Peer,
+    peer: &Group<'_>,
+) -> Option<Finding> {
+    let silent = peer.only(|flow| is_silent(flow, limits) && !is_too_large(flow, peer))?;
+    let stalls = silent.flows.iter().map(|flow| flow.course.stall);
+    let worst = stalls.clone().max_by(|one, other| one.silent_s.total_cmp(&other.silent_s))?;
+    let timeouts: u64 = stalls.clone().map(|stall| stall.timeouts).sum();
+    // A peer that is there has forgotten these alone.
+    let is_there = stalls.clone().all(|stall| is_heard(&stall, peer));
+    let severity = if !is_there && worst.silent_s >= limits.of(&CRITICAL) {
+        Severity::Critical
+    } else {
+        Severity::Warning
+    };
+    let threshold = if severity == Severity::Critical { &CRITICAL } else { &SILENCE };
+    let seconds = format::duration((worst.silent_s * 1e9) as u64);
+    let count = silent.flows.len();
+    let title = if is_there {
+        format!(
+            "no answer from {ip} on {} for {seconds}, on others there is",
+            many(count, "connection")
+        )
+    } else {
+        format!("{ip} is silent for {seconds}, data on {} waits", many(count, "connection"))
+    };
+    let waiting =
+        |name| silent.flows.iter().map(|flow| flow.sums.at_least(name)).sum::<u64>() as f64;
+    let finding = Finding::new(watched, severity, Scope::peer(netns, ip).by(&silent.owner()), title)
+        .confidence(if is_there { 0.75 } else { 0.9 })
+        .because(if is_there {
+            "The peer answers others, but nothing of these, not even a reset. What stands between has \
+             forgotten them (a firewall, a NAT, a load balancer) and drops their segments."
+        } else {
+            "Data is sent again at ever longer intervals, and neither an ACK nor a reset comes. The \
+             connections stay open until TCP gives up, after 15 minutes; idle ones until keepalive does, \
+             after 2 hours by default."
+        })
+        .beyond(watched, "nothing came for", worst.silent_s, threshold, limits)
+        .with(watched, "connections that wait", count as f64, Unit::Count)
+        .with(watched, "connections to the peer", peer.flows.len() as f64, Unit::Count)
+        .with(watched, "segments sent again after a timeout", timeouts as f64, Unit::Count)
+        .with(watched, "segments not acknowledged", waiting("unacknowledged"), Unit::Count)
+        .with(watched, "bytes not sent yet", waiting("unsent_bytes"), Unit::Bytes)
+        .ruling_out("a peer that does not read: it would acknowledge the probes of its closed window")
+        .ruling_out("a peer whose process ended: its system would send a reset")
+        .not_seeing("connections that are idle: they are half open, too, and show it with the next send");
+    let finding = if is_there {
+        finding
+            .advise("compare the idle timeout of what is between with the connections' keepalive time")
+            .advise("set keepalive below it: SO_KEEPALIVE with TCP_KEEPIDLE, or net.ipv4.tcp_keepalive_time")
+    } else {
+        finding
+            .advise(format!("see whether {ip} is up, and whether the way to it is (its switch, its route)"))
+            .advise("let the clients fail over: a timeout of their own, TCP_USER_TIMEOUT of some seconds")
+    };
+    Some(
+        finding
+            .confirm_by(inside(&silent, &ss_of(ip)))
+            .confirm_by(inside(&silent, &format!("ping -c 3 {ip}")))
+            .confirm_by(events("retransmit", netns, ip)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        finding::{stalled::kit::*, tests::check},
+        watched::kit,
+    };
+
+    /// One that goes silent so many seconds before the end.
+    fn silent(seconds: u64) -> Watched {
+        kit::series(|second| {
+            vec![if second < 10 - seconds { sound("f1") } else { stalled("f1", 200, 0) }]
+        })
+    }
+
+    #[test]
+    fn thresholds() {
+        check(&DEFINITION, &silent(2), None);
+        check(&DEFINITION, &silent(3), Some(Severity::Warning));
+        check(&DEFINITION, &silent(7), Some(Severity::Warning));
+        check(&DEFINITION, &silent(8), Some(Severity::Critical));
+    }
+
+    #[test]
+    fn a_peer_that_comes_back_is_well() {
+        let watched = kit::series(|second| {
+            vec![if second == 9 { sound("f1") } else { stalled("f1", 200, 0) }]
+        });
+        check(&DEFINITION, &watched, None);
+    }
+
+    #[test]
+    fn a_closed_window_is_answered_and_an_idle_connection_waits_for_nothing() {
+        check(&DEFINITION, &kit::watched(&[stalled("f1", 200, 1)]), None);
+        let idle = stalled("f1", 0, 0).count("unacknowledged", 0).count("retransmits.rto", 0);
+        check(&DEFINITION, &kit::watched(&[idle]), None);
+    }
+
+    #[test]
+    fn a_connection_alone_that_was_forgotten() {
+        let watched = kit::watched(&[stalled("f1", 200, 0), sound("f2")]);
+        check(&DEFINITION, &watched, Some(Severity::Warning));
+        let found = rule(&watched, &Limits::default());
+        assert!(found[0].title.ends_with("others there is"), "{}", found[0].title);
+        // Large segments alone: that is the path's MTU.
+        check(&DEFINITION, &kit::watched(&[stalled("f1", 1_448, 0), sound("f2")]), None);
+    }
+
+    #[test]
+    fn wording() {
+        let watched = kit::watched(&["f1", "f2"].map(|id| stalled(id, 1_448, 0)));
+        insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &watched));
+    }
+}

@@ -1,0 +1,243 @@
+//! A server of this node takes long to answer what it has read.
+
+use netdiag_common::signal::Signal;
+
+use super::{Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice};
+use crate::{
+    format,
+    watched::{Group, Seen, Watched},
+};
+
+const SERVICE: Threshold = Threshold {
+    name: "service",
+    value: 500e6,
+    unit: Unit::Ns,
+    help: "90th percentile of the times from a request to its answer",
+    source: "field practice: a first byte after more than 500 ms is the application, if the path is short",
+};
+const CRITICAL: Threshold = Threshold {
+    name: "critical",
+    value: 5e9,
+    unit: Unit::Ns,
+    help: "the same, from which on clients give up",
+    source: "common client timeouts are 5 s to 30 s",
+};
+const HELD: Threshold = Threshold {
+    name: "held",
+    value: 8e9,
+    unit: Unit::Ns,
+    help: "what even the quickest tenth takes of a service that holds its answers back on purpose",
+    source: "long polls last 10 s to 60 s; who works that long on everything has no clients left",
+};
+const SHARE: Threshold = Threshold {
+    name: "share",
+    value: 0.5,
+    unit: Unit::Ratio,
+    help: "part of that time after the request was read",
+    source: "the larger part decides whom to ask",
+};
+const ELSEWHERE: Threshold = Threshold {
+    name: "elsewhere",
+    value: 0.5,
+    unit: Unit::Ratio,
+    help: "time that its process waits for servers of its own, of that in which it has to answer",
+    source: "the larger part decides whom to ask",
+};
+const LEAST: Threshold = Threshold {
+    name: "least_answers",
+    value: 5.0,
+    unit: Unit::Count,
+    help: "answers in a window, fewer say nothing",
+    source: "a percentile of fewer is one of them",
+};
+
+/// What the rest of netdiag knows of it.
+pub const DEFINITION: Definition = Definition {
+    id: "slow-local-application",
+    help: "a server of this node answers late, and has the requests",
+    thresholds: &[&SERVICE, &CRITICAL, &HELD, &SHARE, &ELSEWHERE, &LEAST],
+    needs: &[Signal::Turn],
+    exact: &[],
+    causes: &["cpu-starved", "tcp-memory-pressure", "periodic-latency"],
+    rule,
+};
+
+fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
+    let services = watched.by_service();
+    services.iter().filter_map(|(at, group)| of_service(watched, limits, *at, group)).collect()
+}
+
+fn of_service(
+    watched: &Watched,
+    limits: &Limits,
+    (netns, port): (Option<u32>, u16),
+    group: &Group<'_>,
+) -> Option<Finding> {
+    let sums = &group.sums;
+    let least = limits.of(&LEAST) as u64;
+    let p90 = sums.quantile("service", 0.9, least)?;
+    let quickest = sums.quantile("service", 0.1, least)?;
+    let works = sums.count("service_ns")?;
+    let unread = sums.at_least("read_wait_ns");
+    let share = works as f64 / (works + unread).max(1) as f64;
+    if (p90 as f64) < limits.of(&SERVICE) || share < limits.of(&SHARE) {
+        return None;
+    }
+    let owner = group.owner();
+    let name = owner.comm.clone().unwrap_or_else(|| "the server".to_owned());
+    let waits = waits(watched, group);
+    let waits_for = waits.filter(|(_, ns)| *ns as f64 >= limits.of(&ELSEWHERE) * works as f64);
+    let held = quickest as f64 >= limits.of(&HELD);
+    let (severity, threshold) = match p90 as f64 {
+        _ if held => (Severity::Info, &SERVICE),
+        _ if waits_for.is_some() => (Severity::Info, &SERVICE),
+        p90 if p90 >= limits.of(&CRITICAL) => (Severity::Critical, &CRITICAL),
+        _ => (Severity::Warning, &SERVICE),
+    };
+    let scope = match (owner.pid, &owner.comm, netns) {
+        (None, None, Some(netns)) => Scope::namespace(netns).at(port),
+        _ => Scope::process(netns, &owner).at(port),
+    };
+    let title = format!("{name} takes {} to answer at port {port} (p90)", format::duration(p90));
+    let finding = Finding::new(watched, severity, scope, title)
+        .beyond(watched, "service p90", p90 as f64, threshold, limits)
+        .beyond(watched, "part of it after the request was read", share, &SHARE, limits)
+        .with(watched, "service p50", sums.quantile("service", 0.5, least)? as f64, Unit::Ns)
+        .with(watched, "answers", sums.samples("service") as f64, Unit::Count)
+        .ruling_out(format!(
+            "the network: the time is from the first byte of a request here to the first byte of its answer; \
+             requests waited {} to be read, all together",
+            format::duration(unread)
+        ));
+    let finding = told(finding, watched, waits, waits_for, held, &name);
+    let finding = match owner.pid {
+        Some(pid) => finding
+            .confirm_by(advice::threads_of(pid))
+            .confirm_by(format!("netdiag live --pid {pid} --sort service.p99")),
+        None => finding.confirm_by(format!("netdiag live --local-port {port} --sort service.p99")),
+    };
+    Some(finding)
+}
+
+fn told(
+    finding: Finding,
+    watched: &Watched,
+    waits: Option<(&Seen, u64)>,
+    waits_for: Option<(&Seen, u64)>,
+    held: bool,
+    name: &str,
+) -> Finding {
+    if held {
+        return finding
+            .because(
+                "Even its quickest answers take that long. That is how long polls look: the server waits \
+                 for something to tell, and nobody minds.",
+            )
+            .confidence(0.5)
+            .advise(format!("if {name} is meant to answer at once, look at what its threads wait for"));
+    }
+    if let Some((server, ns)) = waits_for {
+        let at = advice::end(&server.peer);
+        return finding
+            .because(format!(
+                "It passes on what its own servers take: meanwhile its process waited {} for {at}.",
+                format::duration(ns)
+            ))
+            .with(watched, "waiting for its own servers", ns as f64, Unit::Ns)
+            .advise(format!("look at {at} first: {name} cannot be quicker than what it asks"));
+    }
+    let finding = match waits {
+        Some((_, ns)) => finding.ruling_out(format!(
+            "its own servers: it waited {} for them, which does not explain it",
+            format::duration(ns)
+        )),
+        None if watched.sees("turn") => {
+            finding.ruling_out("its own servers over TCP: its process asks none of them")
+        }
+        None => finding,
+    };
+    finding
+        .because(
+            "It has the request, and the time until it answers is its own: computing, locks, disk, the garbage \
+             collector, or waiting for something that is no TCP.",
+        )
+        .not_seeing("what it waits for besides the network: disk, locks, UNIX sockets")
+        .advise(format!("see what the threads of {name} wait for while requests are under way"))
+        .advise("compare with its number of workers: requests queue inside when all of them are busy")
+        .advise("see whether it has the CPU that it needs: cpu.stat of its cgroup, cpu-starved here")
+}
+
+/// What the process of a service waits for its own servers, and the one that it waits for most.
+fn waits<'a>(watched: &'a Watched, group: &Group<'_>) -> Option<(&'a Seen, u64)> {
+    let pid = group.owner().pid?;
+    let is_asked = |flow: &&Seen| flow.owner.pid == Some(pid) && flow.is_client();
+    let waits = |flow: &Seen| flow.sums.at_least("response_ns");
+    let asked = watched.flows.values().filter(is_asked).filter(|flow| waits(flow) > 0);
+    let all: u64 = asked.clone().map(waits).sum();
+    asked.max_by_key(|flow| waits(flow)).map(|most| (most, all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{finding::tests::check, snapshot::Flow, watched::kit};
+
+    const MS: u64 = 1_000_000;
+
+    /// Ten answers an interval, for which requests waited before they were read for a part in a hundred.
+    fn flow(ms: u64, unread: u64) -> Flow {
+        let ns = ms * MS;
+        kit::flow("f1")
+            .serving(8080)
+            .of(77, "search")
+            .latency("service", 10, ns)
+            .count("service_ns", ns * 10 * (100 - unread) / 100)
+            .count("read_wait_ns", ns * 10 * unread / 100)
+    }
+
+    fn of(ms: u64, unread: u64) -> Watched {
+        kit::watched(&[flow(ms, unread)])
+    }
+
+    #[test]
+    fn thresholds() {
+        check(&DEFINITION, &of(500, 5), Some(Severity::Warning));
+        check(&DEFINITION, &of(490, 5), None);
+        check(&DEFINITION, &of(5_100, 5), Some(Severity::Critical));
+        check(&DEFINITION, &of(4_900, 5), Some(Severity::Warning));
+        check(&DEFINITION, &of(800, 50), Some(Severity::Warning));
+        check(&DEFINITION, &of(800, 51), None);
+    }
+
+    #[test]
+    fn four_answers_say_nothing() {
+        let few = |n| {
+            let mut watched = Watched::default();
+            watched.take(&kit::snapshot(0, vec![flow(800, 5).latency("service", n, 800 * MS)]));
+            watched
+        };
+        check(&DEFINITION, &few(5), Some(Severity::Warning));
+        check(&DEFINITION, &few(4), None);
+    }
+
+    #[test]
+    fn a_long_poll_is_no_alarm() {
+        check(&DEFINITION, &of(8_100, 0), Some(Severity::Info));
+        check(&DEFINITION, &of(7_900, 0), Some(Severity::Critical));
+    }
+
+    #[test]
+    fn who_waits_for_others_is_not_to_blame() {
+        let asks = |ms: u64| kit::flow("f2").of(77, "search").count("response_ns", ms * 10 * MS);
+        let window = |ms| kit::watched(&[flow(800, 0), asks(ms)]);
+        check(&DEFINITION, &window(400), Some(Severity::Info));
+        check(&DEFINITION, &window(390), Some(Severity::Warning));
+        let others = kit::flow("f2").of(78, "other").count("response_ns", 8_000 * MS);
+        check(&DEFINITION, &kit::watched(&[flow(800, 0), others]), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn wording() {
+        insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &of(800, 5)));
+    }
+}

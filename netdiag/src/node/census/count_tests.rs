@@ -1,0 +1,62 @@
+use super::*;
+
+fn socket(state: u8, local: (&str, u16), peer: (&str, u16)) -> Socket {
+    let end = |(ip, port): (&str, u16)| (ip.parse().unwrap(), port);
+    Socket { state, local: end(local), peer: end(peer), inode: 7, queue: (3, 4) }
+}
+
+#[test]
+fn ranges() {
+    for (range, reserved, expected) in [
+        ("32768\t60999\n", "\n", Some((32_768, 60_999, 28_232))),
+        ("1000 1009", "1001,1003-1004,900-1000,5000", Some((1_000, 1_009, 6))),
+        ("1 65535", "nonsense,2-x", Some((1, 65_535, 65_535))),
+        ("9 5", "", None),
+        ("", "", None),
+        ("70000 80000", "", None),
+    ] {
+        let range = Range::parse(range, reserved);
+        let found = range.map(|range| (range.first, range.last, range.available));
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn sockets_count_by_state_by_conversation_and_by_port() {
+    let mut census = Census::new(Some("32768 60999"), None);
+    let here = "10.0.0.1";
+    for one in [
+        socket(state::LISTEN, ("0.0.0.0", 80), ("0.0.0.0", 0)),
+        socket(state::SYN_RECV, (here, 80), ("10.0.0.9", 40_000)),
+        socket(state::TIME_WAIT, (here, 80), ("10.0.0.9", 40_001)),
+        socket(state::TIME_WAIT, (here, 80), ("10.0.0.9", 40_002)),
+        socket(state::TIME_WAIT, (here, 40_000), ("10.0.0.2", 443)),
+        socket(state::ESTABLISHED, (here, 40_001), ("10.0.0.2", 443)),
+        socket(state::ESTABLISHED, (here, 40_001), ("10.0.0.3", 443)),
+        socket(state::SYN_SENT, (here, 40_002), ("10.0.0.4", 50_000)),
+        socket(state::CLOSE_WAIT, (here, 80), ("10.0.0.9", 40_003)),
+        socket(7, (here, 80), ("10.0.0.9", 40_003)),
+    ] {
+        census.add(&one);
+    }
+    let expected = States {
+        listen: 1,
+        syn_recv: 1,
+        time_wait: 3,
+        established: 2,
+        syn_sent: 1,
+        close_wait: 1,
+        ..States::default()
+    };
+    assert_eq!((census.states, census.ports), (expected, 3));
+    assert_eq!(census.close_wait, [7]);
+    let end = |ip: &str, port: u16| -> End { (ip.parse().unwrap(), port) };
+    let [syn_sent, fin_wait2, time_wait] = &census.groups;
+    assert_eq!(syn_sent[&(end(here, 0), end("10.0.0.4", 50_000))], 1);
+    assert!(fin_wait2.is_empty());
+    assert_eq!(time_wait[&(end(here, 80), end("10.0.0.9", 0))], 2);
+    assert_eq!(time_wait[&(end(here, 0), end("10.0.0.2", 443))], 1);
+    assert_eq!(census.requests[&end(here, 80)], 1);
+    let taken = &census.taken[&(here.parse().unwrap(), end("10.0.0.2", 443))];
+    assert_eq!((taken.ports, taken.time_wait), (2, 1));
+}

@@ -1,0 +1,274 @@
+//! Control groups that their CPU limit holds back (`cpu.stat`, `kernel/sched/core.c`), of either version
+//! of control groups.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::pace::Pace;
+use crate::snapshot::node::Throttled;
+
+/// Groups that are looked at for a limit.
+const WALKED: usize = 10_000;
+
+/// How deep they lie at most.
+const DEPTH: usize = 12;
+
+/// Groups with a limit that are followed.
+const FOLLOWED: usize = 512;
+
+/// Those of a snapshot.
+const LISTED: usize = 20;
+
+/// New limits are looked for so rarely at most.
+const SEARCHED_EVERY: Duration = Duration::from_secs(15);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+/// What a group counted since it has its limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Stat {
+    periods: u64,
+    throttled: u64,
+    throttled_us: u64,
+}
+
+impl Stat {
+    /// What was counted since; where it fell the group is another one with the same name, and new.
+    fn since(self, then: Self) -> Self {
+        let rise = || {
+            Some(Self {
+                periods: self.periods.checked_sub(then.periods)?,
+                throttled: self.throttled.checked_sub(then.throttled)?,
+                throttled_us: self.throttled_us.checked_sub(then.throttled_us)?,
+            })
+        };
+        rise().unwrap_or(self)
+    }
+
+    fn plus(self, more: Self) -> Self {
+        Self {
+            periods: self.periods + more.periods,
+            throttled: self.throttled + more.throttled,
+            throttled_us: self.throttled_us + more.throttled_us,
+        }
+    }
+}
+
+/// Groups with a limit, followed from interval to interval.
+#[derive(Debug, Default)]
+pub struct Cgroups {
+    hierarchy: Option<(PathBuf, Version)>,
+    pace: Pace,
+    limited: Vec<String>,
+    last: BTreeMap<String, Stat>,
+    total: BTreeMap<String, Stat>,
+}
+
+impl Cgroups {
+    /// What was counted before the run does not count.
+    pub fn begin(&mut self, host_root: &Path) {
+        self.hierarchy = hierarchy(&host_root.join("sys/fs/cgroup"));
+        self.search();
+        self.last = self.read();
+    }
+
+    /// Those that were held back since they were read last.
+    pub fn advance(&mut self) -> Vec<Throttled> {
+        if self.pace.is_due() {
+            self.search();
+        }
+        let now = self.read();
+        let mut rose = BTreeMap::new();
+        for (path, stat) in &now {
+            let rise = stat.since(self.last.get(path).copied().unwrap_or_default());
+            if rise.throttled > 0 {
+                let room = self.total.len() < FOLLOWED || self.total.contains_key(path);
+                if room {
+                    let total = self.total.entry(path.clone()).or_default();
+                    *total = total.plus(rise);
+                }
+                rose.insert(path.clone(), rise);
+            }
+        }
+        self.last = now;
+        self.told(&rose)
+    }
+
+    /// Those that were held back in the run.
+    #[must_use]
+    pub fn total(&self) -> Vec<Throttled> {
+        self.told(&self.total)
+    }
+
+    fn search(&mut self) {
+        let Some((root, version)) = &self.hierarchy else { return };
+        let (root, version) = (root.clone(), *version);
+        self.limited = self.pace.run(SEARCHED_EVERY, || limited(&root, version));
+    }
+
+    fn read(&self) -> BTreeMap<String, Stat> {
+        let Some((root, version)) = &self.hierarchy else { return BTreeMap::new() };
+        let read = |path: &String| {
+            let text = fs::read_to_string(root.join(path).join("cpu.stat")).ok()?;
+            Some((path.clone(), parse(&text, *version)?))
+        };
+        self.limited.iter().filter_map(read).collect()
+    }
+
+    fn told(&self, rose: &BTreeMap<String, Stat>) -> Vec<Throttled> {
+        let mut rose: Vec<_> = rose.iter().collect();
+        rose.sort_by_key(|(path, stat)| (Reverse(stat.throttled_us), (*path).clone()));
+        let told = |(path, stat): (&String, &Stat)| {
+            let limit = self
+                .hierarchy
+                .as_ref()
+                .and_then(|(root, version)| limit(&root.join(path), *version));
+            Throttled {
+                cgroup: format!("/{path}"),
+                periods: stat.periods,
+                throttled_periods: stat.throttled,
+                throttled_us: stat.throttled_us,
+                quota_us: limit.map(|(quota, _)| quota),
+                period_us: limit.map(|(_, period)| period),
+            }
+        };
+        rose.into_iter().take(LISTED).map(told).collect()
+    }
+}
+
+/// Where the groups with CPU limits are.
+fn hierarchy(root: &Path) -> Option<(PathBuf, Version)> {
+    if root.join("cgroup.controllers").exists() {
+        return Some((root.to_owned(), Version::V2));
+    }
+    let v1 = ["cpu", "cpu,cpuacct"].map(|name| root.join(name));
+    v1.into_iter().find(|path| path.is_dir()).map(|path| (path, Version::V1))
+}
+
+/// Paths of the groups with a limit, below the root.
+fn limited(root: &Path, version: Version) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut walked = 0;
+    let mut next = vec![(root.to_owned(), 0)];
+    while let Some((path, depth)) = next.pop() {
+        walked += 1;
+        if walked > WALKED || found.len() == FOLLOWED {
+            break;
+        }
+        if depth > 0 && limit(&path, version).is_some() {
+            let name = path.strip_prefix(root).ok().and_then(Path::to_str);
+            found.extend(name.map(str::to_owned));
+        }
+        if depth < DEPTH {
+            let entries = fs::read_dir(&path).into_iter().flatten().flatten();
+            let groups = entries.filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir()));
+            next.extend(groups.map(|group| (group.path(), depth + 1)));
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+/// CPU time that a group may take in a period, and the period, in microseconds; none where it has no
+/// limit.
+fn limit(path: &Path, version: Version) -> Option<(u64, u64)> {
+    let text = |name: &str| fs::read_to_string(path.join(name)).ok();
+    match version {
+        Version::V2 => quota(&text("cpu.max")?),
+        Version::V1 => {
+            let quota = text("cpu.cfs_quota_us")?.trim_end().parse().ok()?;
+            Some((quota, text("cpu.cfs_period_us")?.trim_end().parse().ok()?))
+        }
+    }
+}
+
+/// `cpu.max`: `max 100000` is no limit. That of version 1 is -1 then.
+fn quota(max: &str) -> Option<(u64, u64)> {
+    let (quota, period) = max.trim_end().split_once(' ')?;
+    Some((quota.parse().ok()?, period.parse().ok()?))
+}
+
+fn parse(stat: &str, version: Version) -> Option<Stat> {
+    let value = |name: &str| {
+        let mut words = stat.lines().filter_map(|line| line.split_once(' '));
+        let (_, value) = words.find(|(one, _)| *one == name)?;
+        value.parse::<u64>().ok()
+    };
+    Some(Stat {
+        periods: value("nr_periods")?,
+        throttled: value("nr_throttled")?,
+        throttled_us: match version {
+            Version::V2 => value("throttled_usec")?,
+            // In nanoseconds.
+            Version::V1 => value("throttled_time")? / 1_000,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V2: &str = "usage_usec 500\nuser_usec 1\nsystem_usec 2\nnr_periods 10\nnr_throttled 4\n\
+                      throttled_usec 25000\nnr_bursts 0\nburst_usec 0\n";
+    const V1: &str = "nr_periods 10\nnr_throttled 4\nthrottled_time 25000999\n";
+
+    #[test]
+    fn both_versions() {
+        let expected = Stat { periods: 10, throttled: 4, throttled_us: 25_000 };
+        assert_eq!(parse(V2, Version::V2), Some(expected));
+        assert_eq!(parse(V1, Version::V1), Some(expected));
+        assert_eq!(parse("usage_usec 5\n", Version::V2), None, "no limit");
+        for text in ["", "nr_periods\n", "nr_periods x\nnr_throttled 1\nthrottled_usec 1\n"] {
+            assert_eq!(parse(text, Version::V2), None);
+        }
+        assert_eq!(quota("max 100000\n"), None);
+        assert_eq!(quota("50000 100000\n"), Some((50_000, 100_000)));
+        assert_eq!((quota(""), quota("5"), quota("5 x")), (None, None, None));
+    }
+
+    #[test]
+    fn groups_are_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let base = root.path().join("sys/fs/cgroup");
+        let group = |name: &str, max: &str, stat: &str| {
+            let path = base.join(name);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("cpu.max"), max).unwrap();
+            fs::write(path.join("cpu.stat"), stat).unwrap();
+        };
+        group("pods/one", "20000 100000\n", V2);
+        group("pods/free", "max 100000\n", V2);
+        fs::write(base.join("cgroup.controllers"), "cpu\n").unwrap();
+        let mut cgroups = Cgroups::default();
+        cgroups.begin(root.path());
+        assert_eq!(cgroups.limited, ["pods/one"]);
+        assert_eq!(cgroups.advance(), []);
+        group("pods/one", "20000 100000\n", &V2.replace("nr_throttled 4", "nr_throttled 6"));
+        group("pods/new", "20000 100000\n", V2);
+        let told = cgroups.advance();
+        let [one] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((one.cgroup.as_str(), one.throttled_periods), ("/pods/one", 2));
+        assert_eq!((one.quota_us, one.period_us), (Some(20_000), Some(100_000)));
+        cgroups.search();
+        assert_eq!(cgroups.advance()[0].cgroup, "/pods/new", "counted from zero");
+        assert_eq!(cgroups.total().len(), 2);
+    }
+
+    #[test]
+    fn without_groups_nothing_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let mut cgroups = Cgroups::default();
+        cgroups.begin(root.path());
+        assert_eq!((cgroups.advance(), cgroups.total()), (vec![], vec![]));
+    }
+}

@@ -1,0 +1,68 @@
+//! Memory that sockets take (`/proc/net/sockstat`, `net/ipv4/proc.c`), and its limits.
+
+use std::fs;
+
+use crate::snapshot::node::{MemoryUse, SocketMemory};
+
+/// Reads it; what cannot be read is unknown. The same in every namespace.
+#[must_use]
+pub fn read() -> SocketMemory {
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let sysctl = |name: &str| text(&format!("/proc/sys/net/ipv4/{name}"));
+    let sockstat = text("/proc/self/net/sockstat");
+    SocketMemory {
+        tcp: usage(value(&sockstat, "TCP:", "mem"), &sysctl("tcp_mem")),
+        udp: usage(value(&sockstat, "UDP:", "mem"), &sysctl("udp_mem")),
+        tcp_orphans: value(&sockstat, "TCP:", "orphan"),
+        tcp_max_orphans: sysctl("tcp_max_orphans").trim_end().parse().ok(),
+    }
+}
+
+/// The value after a name on the line of a group.
+pub(super) fn value(sockstat: &str, group: &str, name: &str) -> Option<u64> {
+    let line = sockstat.lines().find_map(|line| line.strip_prefix(group))?;
+    line.split_ascii_whitespace().skip_while(|word| *word != name).nth(1)?.parse().ok()
+}
+
+fn usage(pages: Option<u64>, limits: &str) -> MemoryUse {
+    let mut limits = limits.split_ascii_whitespace().map(|limit| limit.parse().ok());
+    MemoryUse {
+        pages,
+        low_pages: limits.next().flatten(),
+        pressure_pages: limits.next().flatten(),
+        high_pages: limits.next().flatten(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_and_limits() {
+        let sockstat =
+            "sockets: used 15\nTCP: inuse 1 orphan 2 tw 3 alloc 4 mem 29\nUDP: inuse 0 mem 6\n";
+        assert_eq!(value(sockstat, "TCP:", "orphan"), Some(2));
+        assert_eq!(value(sockstat, "UDP:", "mem"), Some(6));
+        for (text, group, name) in [
+            ("", "TCP:", "mem"),
+            (sockstat, "RAW:", "mem"),
+            (sockstat, "UDP:", "tw"),
+            ("TCP: mem", "TCP:", "mem"),
+            ("TCP: mem -1", "TCP:", "mem"),
+        ] {
+            assert_eq!(value(text, group, name), None, "{text} {name}");
+        }
+        let usage = usage(Some(5), "93063\t124085\t186126\n");
+        assert_eq!((usage.low_pages, usage.pressure_pages), (Some(93_063), Some(124_085)));
+        assert_eq!((usage.pages, usage.high_pages), (Some(5), Some(186_126)));
+        assert_eq!(self::usage(None, "7 x").pressure_pages, None);
+    }
+
+    #[test]
+    fn this_kernel_tells() {
+        let memory = read();
+        assert!(memory.tcp.pages.is_some() && memory.udp.high_pages.is_some(), "{memory:?}");
+        assert!(memory.tcp_orphans.is_some() && memory.tcp_max_orphans.is_some(), "{memory:?}");
+    }
+}

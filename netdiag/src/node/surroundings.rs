@@ -1,0 +1,236 @@
+//! All that each network namespace and the node as a whole say of themselves beyond TCP counters and
+//! connection tracking, read in one visit to each namespace.
+//!
+//! Counters and interfaces are read each time. Sockets are counted as often as a hundredth of one CPU
+//! lets them; rules, routes, settings and speeds change rarely, and are read rarely.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use super::{
+    census::{self, Census, Owners},
+    cgroups::Cgroups,
+    cpu::{self, Load},
+    links::{self, Links},
+    memory,
+    netns::{self, Namespace},
+    pace::{Pace, thread_time},
+    protocols::{self, Protocols},
+    qdiscs::{self, Queues},
+    reading::{self, Reading},
+    ruleset,
+};
+use crate::snapshot::node::Node;
+
+mod rare;
+
+use rare::Rare;
+
+/// What changes rarely is read so rarely at most.
+const RARELY: Duration = Duration::from_secs(30);
+
+/// What all namespaces counted by one time.
+#[derive(Clone, Default)]
+struct Counted {
+    protocols: Reading<Protocols>,
+    links: Reading<Links>,
+    queues: Reading<Queues>,
+    load: Load,
+    /// Namespaces that could not be entered.
+    unvisited: BTreeSet<u32>,
+}
+
+/// What one namespace said in a visit.
+struct Visit {
+    protocols: io::Result<Option<Protocols>>,
+    links: io::Result<Option<Links>>,
+    queues: io::Result<Option<Queues>>,
+    /// None where sockets were not counted.
+    census: Option<io::Result<Option<Census>>>,
+    rare: Option<Rare>,
+}
+
+/// Readings one interval apart.
+pub struct Surroundings {
+    host_root: PathBuf,
+    first: Counted,
+    last: Counted,
+    censuses: BTreeMap<u32, (Instant, Census)>,
+    counting: Pace,
+    owners: Owners,
+    rare: BTreeMap<u32, Rare>,
+    rarely: Pace,
+    cgroups: Cgroups,
+    problems: Vec<String>,
+}
+
+impl Surroundings {
+    /// Reads for the first time.
+    #[must_use]
+    pub fn begin(namespaces: &[Namespace], host_root: &Path) -> Self {
+        let mut cgroups = Cgroups::default();
+        cgroups.begin(host_root);
+        let mut all = Self {
+            host_root: host_root.to_owned(),
+            first: Counted::default(),
+            last: Counted::default(),
+            censuses: BTreeMap::new(),
+            counting: Pace::default(),
+            owners: Owners::default(),
+            rare: BTreeMap::new(),
+            rarely: Pace::default(),
+            cgroups,
+            problems: Vec::new(),
+        };
+        all.last = all.read(namespaces);
+        all.first = all.last.clone();
+        all
+    }
+
+    /// Adds what happened since the last time, and how things stand.
+    pub fn advance(&mut self, namespaces: &[Namespace], node: &mut Node) {
+        let now = self.read(namespaces);
+        rose(&self.last, &now, node);
+        self.problems = [
+            lasting(&self.last.protocols, &now.protocols, &now.unvisited),
+            lasting(&self.last.links, &now.links, &now.unvisited),
+            lasting(&self.last.queues, &now.queues, &now.unvisited),
+        ]
+        .concat();
+        self.last.protocols.follow(now.protocols);
+        self.last.links.follow(now.links);
+        qdiscs::follow(&mut self.last.queues, now.queues);
+        self.last.load = now.load;
+        node.throttled = self.cgroups.advance();
+        self.stand(node);
+    }
+
+    /// Adds what happened since the first time, and how things stood the last time.
+    pub fn total(&mut self, node: &mut Node) {
+        rose(&self.first, &self.last, node);
+        node.throttled = self.cgroups.total();
+        self.stand(node);
+    }
+
+    /// Why namespaces cannot be read, one line each. Those that cannot even be entered have no TCP
+    /// counters either, and are told of by these.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    fn read(&mut self, namespaces: &[Namespace]) -> Counted {
+        let (counts, rarely) = (self.counting.is_due(), self.rarely.is_due());
+        let known = &self.rare;
+        let is_new = |namespace: &Namespace| !known.contains_key(&namespace.inode);
+        let may_ask = (rarely || namespaces.iter().any(is_new)) && ruleset::may_ask();
+        let (mut counting, mut rare) = (Duration::ZERO, Duration::ZERO);
+        let visits = netns::enter_all(namespaces, |namespace| {
+            let links = links::read().map(Some);
+            let before = thread_time();
+            let settled = || census::read().map(|census| census.map(Census::settle));
+            let census = counts.then(settled);
+            let counted = thread_time();
+            let told = (rarely || is_new(namespace))
+                .then(|| Rare::read(may_ask, links.as_ref().is_ok_and(Self::have_hardware)));
+            counting += counted - before;
+            rare += thread_time() - counted;
+            Visit {
+                protocols: protocols::read().map(Some),
+                links,
+                queues: qdiscs::read().map(Some),
+                census,
+                rare: told,
+            }
+        });
+        if counts {
+            self.counting.spent(Duration::ZERO, counting);
+        }
+        if rarely {
+            self.rarely.spent(RARELY, rare);
+        }
+        self.sort(namespaces, visits)
+    }
+
+    fn have_hardware(links: &Option<Links>) -> bool {
+        links.iter().flat_map(BTreeMap::values).any(links::Link::is_hardware)
+    }
+
+    /// Takes apart what namespaces said.
+    fn sort(&mut self, namespaces: &[Namespace], visits: Vec<Result<Visit, String>>) -> Counted {
+        let (mut protocols, mut links, mut queues) = (Vec::new(), Vec::new(), Vec::new());
+        let mut unvisited = BTreeSet::new();
+        let there = |inode: &u32| namespaces.iter().any(|namespace| namespace.inode == *inode);
+        self.censuses.retain(|inode, _| there(inode));
+        self.rare.retain(|inode, _| there(inode));
+        for (namespace, visit) in namespaces.iter().zip(visits) {
+            match visit {
+                Ok(visit) => {
+                    protocols.push(Ok(visit.protocols));
+                    links.push(Ok(visit.links));
+                    queues.push(Ok(visit.queues));
+                    match visit.census {
+                        None => {}
+                        Some(Ok(Some(census))) => {
+                            self.censuses.insert(namespace.inode, (Instant::now(), census));
+                        }
+                        // That it cannot be had is told by those who ask for sockets at the start.
+                        Some(Ok(None) | Err(_)) => {
+                            self.censuses.remove(&namespace.inode);
+                        }
+                    }
+                    self.rare.extend(visit.rare.map(|rare| (namespace.inode, rare)));
+                }
+                Err(problem) => {
+                    unvisited.insert(namespace.inode);
+                    protocols.push(Err(problem.clone()));
+                    links.push(Err(problem.clone()));
+                    queues.push(Err(problem));
+                }
+            }
+        }
+        Counted {
+            protocols: reading::collect(namespaces, "IP, UDP and ICMP counters", protocols),
+            links: reading::collect(namespaces, "interfaces", links),
+            queues: reading::collect(namespaces, "queueing disciplines", queues),
+            load: cpu::read(&self.host_root),
+            unvisited,
+        }
+    }
+
+    /// How things stand.
+    fn stand(&mut self, node: &mut Node) {
+        let counted = self.censuses.iter().map(|(netns, (at, census))| (*netns, *at, census));
+        let told = census::tell(counted, &mut self.owners, &self.host_root);
+        node.sockets = told.sockets;
+        node.ports = told.ports;
+        node.listen_queues = told.listen_queues;
+        node.memory = memory::read();
+        for (netns, rare) in &self.rare {
+            rare.tell(*netns, node);
+        }
+    }
+}
+
+/// Problems of namespaces that were entered and could not be read, twice.
+fn lasting<T>(then: &Reading<T>, now: &Reading<T>, unvisited: &BTreeSet<u32>) -> Vec<String> {
+    let lasts = |inode| then.unread.contains_key(inode) && !unvisited.contains(inode);
+    let unread = now.unread.iter().filter(|(inode, _)| lasts(inode));
+    unread.map(|(_, problem)| problem.clone()).collect()
+}
+
+/// What happened between two readings, the earlier first.
+fn rose(then: &Counted, now: &Counted, node: &mut Node) {
+    let counted = now.protocols.since(&then.protocols, |then, now| now.since(then));
+    node.ip = protocols::of(&counted, |one| &one.ip);
+    node.udp = protocols::of(&counted, |one| &one.udp);
+    node.icmp = protocols::of(&counted, |one| &one.icmp);
+    (node.interfaces, node.interfaces_left_out) = links::increase(&then.links, &now.links);
+    node.qdiscs = qdiscs::increase(&then.queues, &now.queues, &node.interfaces);
+    node.softnet = cpu::taken(&then.load, &now.load);
+    node.cpu = cpu::busy(&then.load, &now.load);
+}

@@ -1,0 +1,107 @@
+//! `netdiag diagnose`: live, where findings are told as they form, or from recordings.
+
+use std::{
+    collections::HashSet,
+    io::{self, IsTerminal as _, Write},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{output::STDOUT, recordings, voice::say};
+use crate::{
+    cli::Output,
+    config::Diagnose,
+    diagnosis::{Diagnosis, Report, Thresholds},
+    exit::Status,
+    finding::Severity,
+    snapshot::Snapshot,
+    view::{self, table::COLUMNS},
+};
+
+/// Concludes while the run goes on.
+pub(super) struct Diagnosing {
+    diagnosis: Diagnosis,
+    form: Output,
+    /// What was told as it formed, by id and scope; none where nobody looks on.
+    told: Option<HashSet<(String, String, Severity)>>,
+}
+
+impl Diagnosing {
+    pub(super) fn new(thresholds: &Thresholds, form: Output) -> Self {
+        let looked_at = io::stderr().is_terminal();
+        Self {
+            diagnosis: Diagnosis::new(thresholds.clone()),
+            form,
+            told: looked_at.then(HashSet::new),
+        }
+    }
+
+    /// An interval has passed.
+    pub(super) fn take(&mut self, snapshot: &Snapshot) {
+        self.diagnosis.take(snapshot);
+        let Some(told) = &mut self.told else { return };
+        for finding in self.diagnosis.findings() {
+            let key = (finding.id.clone(), finding.scope.name.clone(), finding.severity);
+            if told.insert(key) {
+                say(&view::diagnose::headline(&finding));
+            }
+        }
+    }
+
+    /// The run is over: says it all. What is said of the samples is that of `total`.
+    pub(super) fn end(
+        self,
+        total: &Snapshot,
+        out: &mut impl Write,
+    ) -> io::Result<Option<Severity>> {
+        let Some(report) = self.diagnosis.report() else { return Ok(None) };
+        let report = Report {
+            signals: total.signals.clone(),
+            accounting: total.accounting.clone(),
+            complete: total.complete,
+            ..report
+        };
+        put_out(&report, self.form, out)?;
+        Ok(report.worst_severity())
+    }
+}
+
+fn put_out(report: &Report, form: Output, out: &mut impl Write) -> io::Result<()> {
+    match form {
+        Output::Text => view::diagnose::text(report, COLUMNS, out),
+        Output::Json => view::json::line(report, out),
+    }
+}
+
+/// Concludes from what was recorded, node by node.
+pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Result<Status> {
+    let nodes = recordings::find(directory)?;
+    let mut worst = None;
+    for (nth, (node, files)) in nodes.iter().enumerate() {
+        let mut diagnosis = Diagnosis::new(diagnose.thresholds.clone());
+        let mut unread = 0;
+        for file in files {
+            unread += recordings::read(file, |snapshot| diagnosis.take(&snapshot))?;
+        }
+        if unread > 0 {
+            say(&format!(
+                "{node}: {unread} lines are torn or no snapshots, and were left out; the rest counts"
+            ));
+        }
+        let Some(report) = diagnosis.report() else {
+            say(&format!(
+                "{node}: no interval was recorded; record for longer than one --interval"
+            ));
+            continue;
+        };
+        let mut out = io::stdout().lock();
+        if nth > 0 && form == Output::Text {
+            writeln!(out).context(STDOUT)?;
+        }
+        put_out(&report, form, &mut out).context(STDOUT)?;
+        worst = worst.max(report.worst_severity());
+    }
+    let failed = diagnose.fail_on.is_some_and(|least| worst >= Some(least));
+    Ok(if failed { Status::Finding } else { Status::Ran })
+}

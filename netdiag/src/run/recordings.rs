@@ -1,0 +1,92 @@
+//! What `netdiag record` wrote: which files a directory has of which node, and their snapshots.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    exit,
+    snapshot::{Snapshot, build::Scope},
+};
+
+/// Longer lines are none of ours: a snapshot of all flows that can be remembered has less.
+const LONGEST: u64 = 1 << 30;
+
+/// The sidecars of each node, the oldest first.
+///
+/// # Errors
+/// Wrong usage: there is no such directory, or no recording in it.
+pub(super) fn find(directory: &Path) -> Result<BTreeMap<String, Vec<PathBuf>>, exit::Error> {
+    let shown = directory.display();
+    let usage = |cause: String| {
+        exit::Error::usage(format!(
+            "--from {shown}: {cause}; name the directory that `netdiag record --out` wrote to"
+        ))
+    };
+    let entries = fs::read_dir(directory).map_err(|error| usage(error.to_string()))?;
+    let mut nodes: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for entry in entries {
+        let name = entry.map_err(|error| usage(error.to_string()))?.file_name();
+        let Some(node) = name.to_str().and_then(node_of) else { continue };
+        nodes.entry(node.to_owned()).or_default().push(directory.join(&name));
+    }
+    // Names end with the time at which they were begun.
+    nodes.values_mut().for_each(|files| files.sort());
+    if nodes.is_empty() {
+        return Err(usage("there is no netdiag-NODE-TIME.jsonl in it".to_owned()));
+    }
+    Ok(nodes)
+}
+
+/// `node-1` of `netdiag-node-1-20261121T041800Z.jsonl`.
+fn node_of(name: &str) -> Option<&str> {
+    Some(name.strip_prefix("netdiag-")?.strip_suffix(".jsonl")?.rsplit_once('-')?.0)
+}
+
+/// Hands over the snapshots of a file, and returns how many lines are none: a recording that is being
+/// written or was torn ends with one.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn read(file: &Path, mut take: impl FnMut(Snapshot)) -> Result<u64> {
+    let context =
+        || format!("{}: what was recorded cannot be read, so nothing is concluded", file.display());
+    let mut lines = BufReader::new(File::open(file).with_context(context)?);
+    let (mut line, mut unread) = (Vec::new(), 0);
+    while next(&mut lines, &mut line).with_context(context)? {
+        match serde_json::from_slice::<Snapshot>(&line) {
+            Ok(snapshot) if snapshot.schema == Scope::Interval.schema() => take(snapshot),
+            _ => unread += 1,
+        }
+    }
+    Ok(unread)
+}
+
+/// Reads a line into `line`; false at the end.
+fn next(lines: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    Ok(lines.by_ref().take(LONGEST).read_until(b'\n', line)? > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_the_node() {
+        let cases = [
+            ("netdiag-node-1-20261121T041800Z.jsonl", Some("node-1")),
+            ("netdiag-a-20261121T041800Z.hlog", None),
+            ("netdiag-20261121T041800Z.jsonl", None),
+            ("other.jsonl", None),
+        ];
+        for (name, node) in cases {
+            assert_eq!(node_of(name), node, "{name}");
+        }
+    }
+}

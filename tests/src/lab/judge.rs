@@ -1,0 +1,182 @@
+//! Whose finding it is, and whether it is the right one: pure.
+
+use serde_json::Value;
+
+/// A finding as far as it is judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its id.
+    pub id: String,
+    /// Whether it is a warning or worse.
+    pub counts: bool,
+    /// Kind of its scope.
+    pub kind: String,
+    /// Name of it, with the namespace where it has one.
+    pub name: String,
+    /// What explains it.
+    pub caused_by: Vec<String>,
+    /// Its one line.
+    pub title: String,
+}
+
+/// The findings of `netdiag.diagnose/1`, as ranked. What has another shape is none.
+#[must_use]
+pub fn findings(diagnosis: &Value) -> Vec<Found> {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    let of = |finding: &Value| {
+        let scope = &finding["scope"];
+        let caused_by = finding["caused_by"].as_array().into_iter().flatten();
+        Some(Found {
+            id: finding["id"].as_str()?.to_owned(),
+            counts: finding["severity"].as_str()? != "info",
+            kind: scope["kind"].as_str()?.to_owned(),
+            name: format!("{} {}", text(&scope["name"]), text(&scope["netns"])),
+            caused_by: caused_by.map(text).collect(),
+            title: text(&finding["title"]),
+        })
+    };
+    let all = diagnosis["findings"].as_array().into_iter().flatten();
+    all.filter_map(of).collect()
+}
+
+/// Whether a name has this in it, not as a part of a longer word.
+fn names(name: &str, mark: &str) -> bool {
+    let continues = |c: char| c.is_ascii_alphanumeric();
+    name.match_indices(mark).any(|(at, _)| {
+        let before = name[..at].chars().next_back();
+        let after = name[at + mark.len()..].chars().next();
+        // A mark that is the beginning of an address goes on.
+        let open = mark.ends_with(['.', ':']);
+        !before.is_some_and(continues) && (open || !after.is_some_and(continues))
+    })
+}
+
+impl Found {
+    /// Whether it concerns what has one of these marks.
+    #[must_use]
+    pub fn is_of(&self, marks: &[String]) -> bool {
+        marks.iter().any(|mark| names(&self.name, mark))
+    }
+
+    /// Whether its scope is one of these: a kind, and one of the names.
+    #[must_use]
+    pub fn has_scope(&self, scopes: &[(String, Vec<String>)]) -> bool {
+        scopes.iter().any(|(kind, any)| {
+            *kind == self.kind && (any.is_empty() || any.iter().any(|one| names(&self.name, one)))
+        })
+    }
+}
+
+/// What was made of a scenario.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whether the first finding above info is the one that was expected; of a healthy workload, whether there is none.
+    pub right: bool,
+    /// Whether its scope is, too.
+    pub scoped: bool,
+    /// Ids above info that the expected one does not explain.
+    pub others: Vec<String>,
+    /// Ids above info that it explains.
+    pub symptoms: Vec<String>,
+}
+
+/// What must be found: an id, and scopes of which it must have one.
+pub type Wanted = (String, Vec<(String, Vec<String>)>);
+
+/// Judges the findings of one scenario: each of the wanted ones must be there with its scope, before all others
+/// above info; of several it does not matter which is first. Where none is wanted, none must be there.
+#[must_use]
+pub fn judge(wanted: &[Wanted], found: &[&Found]) -> Judgement {
+    let counting: Vec<_> = found.iter().filter(|found| found.counts).collect();
+    let is_wanted = |id: &str| wanted.iter().any(|(wanted, _)| wanted == id);
+    let is_there = |(id, scopes): &Wanted| {
+        counting.iter().any(|found| found.id == *id && found.has_scope(scopes))
+    };
+    let first = counting.first().is_none_or(|first| is_wanted(&first.id));
+    let named = wanted.iter().all(|(id, _)| counting.iter().any(|found| found.id == *id));
+    let mut judgement = Judgement {
+        right: first && named,
+        scoped: wanted.iter().all(is_there),
+        ..Judgement::default()
+    };
+    // The finding to act on is the right one in all that it says.
+    if let ([(_, scopes)], Some(first)) = (wanted, counting.first()) {
+        judgement.scoped &= first.has_scope(scopes);
+    }
+    for found in counting.iter().filter(|found| !is_wanted(&found.id)) {
+        let explained = found.caused_by.iter().any(|cause| is_wanted(cause));
+        if explained { &mut judgement.symptoms } else { &mut judgement.others }
+            .push(found.id.clone());
+    }
+    judgement
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn diagnosis() -> Vec<Found> {
+        findings(&json!({"findings": [
+            {"id": "packet-loss", "severity": "warning", "title": "t",
+             "scope": {"kind": "peer", "name": "10.77.1.2", "netns": 4_026_532_000_u64}, "caused_by": []},
+            {"id": "high-rtt", "severity": "critical", "title": "t",
+             "scope": {"kind": "peer", "name": "10.77.12.2"}, "caused_by": []},
+            {"id": "slow-peer-application", "severity": "warning", "title": "t",
+             "scope": {"kind": "process", "name": "web-1 (pid 7)"}, "caused_by": ["packet-loss"]},
+            {"id": "reordering", "severity": "info", "title": "t",
+             "scope": {"kind": "flow", "name": "10.77.1.1:4000 10.77.1.2:80"}, "caused_by": []},
+            {"id": "broken"},
+        ]}))
+    }
+
+    fn of<'a>(all: &'a [Found], marks: &[&str]) -> Vec<&'a Found> {
+        let marks: Vec<_> = marks.iter().map(|mark| (*mark).to_owned()).collect();
+        all.iter().filter(|found| found.is_of(&marks)).collect()
+    }
+
+    #[test]
+    fn a_finding_is_of_whom_it_names() {
+        let all = diagnosis();
+        let ids = |marks: &[&str]| -> Vec<_> {
+            of(&all, marks).iter().map(|found| found.id.clone()).collect()
+        };
+        assert_eq!(all.len(), 4);
+        assert_eq!(ids(&["10.77.1."]), ["packet-loss", "reordering"]);
+        assert_eq!(ids(&["10.77.12.", "10.77.2."]), ["high-rtt"]);
+        assert_eq!(ids(&["web-1"]), ["slow-peer-application"]);
+        assert_eq!(ids(&["4026532000"]), ["packet-loss"]);
+        assert_eq!(ids(&["web", "wire1", "402653200"]), [""; 0]);
+    }
+
+    #[test]
+    fn the_first_above_info_counts_and_what_it_explains_is_no_other() {
+        let all = diagnosis();
+        let mine = of(&all, &["10.77.1.", "web-1"]);
+        let wanted = |id: &str, name: &str| -> Wanted {
+            (id.to_owned(), vec![("peer".to_owned(), vec![name.to_owned()])])
+        };
+        let judged = judge(&[wanted("packet-loss", "10.77.1.2")], &mine);
+        assert!(judged.right && judged.scoped && judged.others.is_empty(), "{judged:?}");
+        assert_eq!(judged.symptoms, ["slow-peer-application"]);
+        assert!(!judge(&[wanted("packet-loss", "10.77.1.1")], &mine).scoped);
+        let wrong = judge(&[wanted("reordering", "10.77.1.2")], &mine);
+        assert!(!wrong.right);
+        assert_eq!(wrong.others, ["packet-loss", "slow-peer-application"]);
+        assert!(!judge(&[], &mine).right);
+        assert!(judge(&[], &[]).right);
+        let process = ("process".to_owned(), vec!["web-1".to_owned()]);
+        let both = [
+            ("slow-peer-application".to_owned(), vec![process]),
+            wanted("packet-loss", "10.77.1.2"),
+        ];
+        let judged = judge(&both, &mine);
+        assert!(judged.right && judged.scoped && judged.others.is_empty(), "{judged:?}");
+        assert!(!judge(&[both[0].clone(), wanted("high-rtt", "10.77.1.2")], &mine).right);
+    }
+}

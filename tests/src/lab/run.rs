@@ -1,0 +1,277 @@
+//! Runs scenarios side by side under one netdiag.
+
+use std::{collections::VecDeque, thread, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::{
+    Expect, Needs, Scenario, Values,
+    judge::{Found, Judgement, Wanted, findings, judge},
+    stage::Stage,
+    witness::{Claims, Readings, Seen},
+};
+use crate::{
+    netdiag::Netdiag,
+    random::Random,
+    requirement::{Feature, available},
+};
+
+/// One run of a scenario, or of its twin.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The scenario.
+    pub scenario: &'static Scenario,
+    /// Whether it is the twin.
+    pub twin: bool,
+    /// Its parameters.
+    pub values: Values,
+    random: u64,
+}
+
+impl Case {
+    /// Draws the parameters of one run, always the same of one seed.
+    #[must_use]
+    pub fn draw(scenario: &'static Scenario, twin: bool, seed: u64) -> Self {
+        // FNV-1a
+        let name = scenario.name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let mut random = Random::of(seed ^ name ^ u64::from(twin));
+        let values = Values::draw(scenario.parameters, twin, &mut random);
+        Self { scenario, twin, values, random: random.below(u64::MAX) }
+    }
+
+    /// What netdiag must make of it.
+    #[must_use]
+    pub const fn expect(&self) -> Expect {
+        if self.twin { Expect::Healthy } else { self.scenario.expect }
+    }
+
+    /// Its name in tables.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}{}", self.scenario.name, if self.twin { " (twin)" } else { "" })
+    }
+
+    /// Why it cannot be had here, if so.
+    #[must_use]
+    pub fn missing(&self) -> Option<&'static str> {
+        match self.scenario.needs {
+            Needs::OwnMachine(why) if !available(Feature::OwnModules) => Some(why),
+            Needs::Nothing | Needs::OwnMachine(_) => None,
+        }
+    }
+}
+
+/// What came of a case.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Which it was.
+    pub case: Case,
+    /// Whether the fault was there.
+    pub claims: Claims,
+    /// What netdiag made of it, where it was asked.
+    pub judgement: Option<Judgement>,
+    /// All that it found here, as ranked.
+    pub found: Vec<Found>,
+    /// What the kernel and the actors said.
+    pub seen: Seen,
+}
+
+/// What came of scenarios that played side by side.
+#[derive(Debug)]
+pub struct Batch {
+    /// Each of them.
+    pub outcomes: Vec<Outcome>,
+    /// What was found that concerns none of them.
+    pub strays: Vec<Found>,
+}
+
+/// How to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// How long each is watched.
+    pub time: Duration,
+    /// How many play side by side.
+    pub together: usize,
+    /// Whether netdiag is asked; else only the faults are proven.
+    pub diagnose: bool,
+}
+
+/// Cases that can play side by side: at most so many, and no two that take the same.
+#[must_use]
+pub fn batches(cases: Vec<Case>, together: usize) -> Vec<Vec<Case>> {
+    let mut waiting = VecDeque::from(cases);
+    let mut batches = Vec::new();
+    while !waiting.is_empty() {
+        let mut batch: Vec<Case> = Vec::new();
+        for _ in 0..waiting.len() {
+            let Some(case) = waiting.pop_front() else { break };
+            let takes = case.scenario.takes;
+            let taken = batch.iter().any(|one| takes.is_some() && one.scenario.takes == takes);
+            if batch.len() < together && !taken {
+                batch.push(case);
+            } else {
+                waiting.push_back(case);
+            }
+        }
+        batches.push(batch);
+    }
+    batches
+}
+
+/// Runs cases side by side.
+///
+/// # Errors
+/// When a stage cannot be set or netdiag fails.
+///
+/// # Panics
+/// When a thread does.
+pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
+    /// Until streams have found their pace and sockets their states.
+    const SETTLE: Duration = Duration::from_millis(1500);
+    let mut stages = set(&cases)?;
+    thread::sleep(SETTLE);
+    let netdiag = if manner.diagnose { Some(begin(&cases, &stages, manner.time)?) } else { None };
+    let before = stages.iter().map(Readings::take).collect::<Result<Vec<_>>>()?;
+    stages.iter_mut().for_each(Stage::watched);
+    let diagnosis = match netdiag {
+        Some(netdiag) => Some(end(netdiag)?),
+        None => {
+            thread::sleep(manner.time);
+            None
+        }
+    };
+    let found = diagnosis.as_ref().map(findings).unwrap_or_default();
+    let marks: Vec<_> = stages.iter().map(Stage::marks).collect();
+    let wanted: Vec<_> =
+        cases.iter().zip(&stages).map(|(case, stage)| wanted(case, stage)).collect();
+    let (shares, strays) = share(&found, &marks, &wanted);
+    let after = stages.iter().map(Readings::take).collect::<Result<Vec<_>>>()?;
+    let readings = before.into_iter().zip(after);
+    let mut outcomes = Vec::new();
+    for (((case, mut stage), (before, after)), (found, wanted)) in
+        cases.into_iter().zip(stages).zip(readings).zip(shares.into_iter().zip(wanted))
+    {
+        let said = stage.end().with_context(|| case.name())?;
+        let seen = Seen { before, after, said };
+        let mut claims = Claims::default();
+        if !case.twin {
+            (case.scenario.proof)(&case.values, &seen, &mut claims);
+        }
+        let judged = || judge(&wanted, &found.iter().collect::<Vec<_>>());
+        let judgement = manner.diagnose.then(judged);
+        outcomes.push(Outcome { case, claims, judgement, found, seen });
+    }
+    Ok(Batch { outcomes, strays })
+}
+
+fn set(cases: &[Case]) -> Result<Vec<Stage>> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = (1_u8..)
+            .zip(cases)
+            .map(|(number, case)| {
+                scope.spawn(move || -> Result<Stage> {
+                    let mut stage = Stage::new(number, Random::of(case.random))?;
+                    (case.scenario.set)(&mut stage, &case.values)
+                        .with_context(|| format!("{} {}", case.name(), case.values))?;
+                    Ok(stage)
+                })
+            })
+            .collect();
+        let set = threads.into_iter().map(|thread| thread.join().expect("a stage panicked"));
+        set.collect()
+    })
+}
+
+/// What netdiag must find.
+fn wanted(case: &Case, stage: &Stage) -> Vec<Wanted> {
+    let of = |id: &str, scopes: &[&str]| -> Wanted {
+        (id.to_owned(), scopes.iter().map(|scope| stage.scope(scope)).collect())
+    };
+    match case.expect() {
+        Expect::Fault(scopes) => vec![of(case.scenario.name, scopes)],
+        Expect::Faults(all) => all.iter().map(|(id, scopes)| of(id, scopes)).collect(),
+        Expect::Healthy => Vec::new(),
+    }
+}
+
+/// Findings of the whole node go to who expects such a one. Returns those of nobody.
+fn share(
+    found: &[Found],
+    marks: &[Vec<String>],
+    wanted: &[Vec<Wanted>],
+) -> (Vec<Vec<Found>>, Vec<Found>) {
+    let mut shares = vec![Vec::new(); marks.len()];
+    let mut strays = Vec::new();
+    for one in found {
+        let whose = marks.iter().position(|marks| one.is_of(marks)).or_else(|| {
+            let wants = |(id, scopes): &Wanted| *id == one.id && one.has_scope(scopes);
+            wanted.iter().position(|wanted| wanted.iter().any(wants))
+        });
+        match whose {
+            Some(whose) => shares[whose].push(one.clone()),
+            None => strays.push(one.clone()),
+        }
+    }
+    (shares, strays)
+}
+
+fn begin(cases: &[Case], stages: &[Stage], time: Duration) -> Result<Netdiag> {
+    let time = format!("{}s", time.as_secs());
+    let mut arguments = vec!["diagnose", "-d", &time, "-o", "json"];
+    for (case, stage) in cases.iter().zip(stages) {
+        for side in case.scenario.watch {
+            arguments.extend(["--netns", stage.side(*side).name()]);
+        }
+    }
+    Netdiag::start(&arguments)
+}
+
+fn end(netdiag: Netdiag) -> Result<Value> {
+    let (status, out, err) = netdiag.wait_text()?;
+    let said = || format!("{status}: {out:?}\n{}", err.join("\n"));
+    if !status.success() {
+        bail!("netdiag failed: {}", said());
+    }
+    let last = out.iter().rev().find(|line| line.starts_with("{\"schema\":\"netdiag.diagnose/"));
+    Ok(serde_json::from_str(last.with_context(said)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static PLAIN: Scenario = Scenario::healthy("plain");
+    static GREEDY: Scenario = Scenario { takes: Some("table"), ..Scenario::healthy("greedy") };
+
+    #[test]
+    fn what_is_the_nodes_is_of_who_expects_it() {
+        let found = |id: &str, name: &str| Found {
+            id: id.to_owned(),
+            counts: true,
+            kind: "node".to_owned(),
+            name: name.to_owned(),
+            caused_by: vec![],
+            title: String::new(),
+        };
+        let all = [found("a", "10.77.1.2"), found("b", "host"), found("c", "host")];
+        let marks = [vec!["10.77.1.".to_owned()], vec!["10.77.2.".to_owned()]];
+        let wanted = [vec![], vec![("b".to_owned(), vec![("node".to_owned(), vec![])])]];
+        let (shares, strays) = share(&all, &marks, &wanted);
+        assert_eq!(shares, [vec![all[0].clone()], vec![all[1].clone()]]);
+        assert_eq!(strays, [all[2].clone()]);
+    }
+
+    #[test]
+    fn no_two_take_the_same() {
+        let cases = [&PLAIN, &GREEDY, &GREEDY, &PLAIN, &PLAIN];
+        let cases = cases.map(|scenario| Case::draw(scenario, false, 1)).to_vec();
+        let sizes: Vec<_> = batches(cases, 3)
+            .iter()
+            .map(|batch| batch.iter().filter(|case| case.scenario.takes.is_some()).count())
+            .collect();
+        assert_eq!(sizes, [1, 1]);
+    }
+}

@@ -1,0 +1,26 @@
+//! A server that its control group lets have less of the CPU than its requests take.
+
+use super::prelude::*;
+use crate::lab::cgroup::Cgroup;
+
+pub(super) static SCENARIO: Scenario = Scenario {
+    watch: &[Side::Server],
+    parameters: &[
+        Parameter::new("quota_percent", [3, 8], [60, 90]),
+        Parameter::any("work_ms", [6, 10]),
+    ],
+    set: |stage, it| {
+        stage.link_alike(Way::delayed(MS))?;
+        let at = stage.at(8080);
+        let serve = Serve { work: it.ms("work_ms"), burns: true, ..Serve::at(vec![at]) };
+        let pid = stage.start(Side::Server, "render", Act::Serve(serve))?;
+        stage.keep(Cgroup::with(&stage.comm("render"), it["quota_percent"], pid)?);
+        stage.start(Side::Client, "web", Act::Ask(Ask::to(vec![at; 8], 30.0)))?;
+        Ok(())
+    },
+    proof: |_, seen, claims| {
+        claims.least("slow answers, us", seen.said("web", "p90_us"), 60_000);
+        claims.least("answers", seen.said("web", "answers"), 10);
+    },
+    ..Scenario::fault("cpu-starved", &["process:{render}", "node:"])
+};

@@ -1,0 +1,19 @@
+//! Many queries for names, all answered, some with the news that there is no such name.
+
+use super::prelude::*;
+
+pub(super) static SCENARIO: Scenario = Scenario {
+    watch: &[Side::Client, Side::Server],
+    parameters: &[Parameter::any("per_s", [60, 300]), Parameter::any("work_ms", [0, 5])],
+    set: |stage, it| {
+        const NO_SUCH_NAME: u8 = 3;
+        let dns = Dns {
+            work: it.ms("work_ms"),
+            bad: 150,
+            how: Bad::Code(NO_SUCH_NAME),
+            ..Dns::at(stage.at(53))
+        };
+        names(stage, dns, it["per_s"])
+    },
+    ..Scenario::healthy("busy-dns")
+};

@@ -1,0 +1,22 @@
+//! A server that is replaced: it ends its old connections by resets, once, and clients connect anew.
+
+use super::prelude::*;
+
+pub(super) static SCENARIO: Scenario = Scenario {
+    watch: &[Side::Client, Side::Server],
+    parameters: &[Parameter::any("after_ms", [5_000, 9_000]), Parameter::any("connections", [4, 12])],
+    set: |stage, it| {
+        stage.link_alike(Way::delayed(MS))?;
+        let (old, new) = (stage.at(80), stage.at(81));
+        let serve = Serve { ends_after: Some(it.ms("after_ms")), ..Serve::at(vec![old]) };
+        stage.start(Side::Server, "api", Act::Serve(serve))?;
+        stage.start(Side::Server, "next", Act::Serve(Serve::at(vec![new])))?;
+        let connections = it["connections"] as usize;
+        let ask = Ask::to(vec![old; connections], 5.0 * connections as f64);
+        // What is sent to the one that ends is for the next.
+        let ask = Ask { then: Some(new), ..ask };
+        stage.start(Side::Client, "web", Act::Ask(ask))?;
+        Ok(())
+    },
+    ..Scenario::healthy("deploy")
+};

@@ -1,0 +1,92 @@
+//! What most scenarios need, and what some have in common.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+
+pub(super) use std::time::Duration;
+
+pub(super) use crate::{
+    conntrack::full::Setting,
+    dropping::raw,
+    lab::{
+        Needs, Parameter, Scenario, Side,
+        act::{
+            Accept, Act, Ask, Bad, Datagrams, Dns, Each, End, Open, Races, Receive, Resolve, Send,
+            Serve, Syns, Then,
+        },
+    },
+    network::link::{Rate, Spell, Way},
+};
+use crate::{
+    conntrack::{Rules, track_at},
+    lab::{Values, stage::Stage},
+};
+
+pub(super) const MS: Duration = Duration::from_millis(1);
+
+/// Lets a side track connections.
+pub(super) fn track(stage: &Stage, side: Side) -> Result<()> {
+    track_at(stage.side(side), Rules::Plain)
+}
+
+/// Fills a table with connections that stand: their entries give way to none.
+pub(super) fn crowd(stage: &mut Stage, connections: u64) -> Result<()> {
+    let at = stage.at(5222);
+    stage.start(Side::Server, "chat", Act::Accept(Accept::at(vec![at], Each::Keeps)))?;
+    let open = Open::at_once(vec![at], connections, Then::Keeps);
+    stage.start(Side::Client, "proxy", Act::Open(open))?;
+    Ok(())
+}
+
+/// A server of names that a resolver asks.
+pub(super) fn names(stage: &mut Stage, dns: Dns, per_second: u64) -> Result<()> {
+    stage.link_alike(Way::delayed(MS))?;
+    let to = dns.at;
+    stage.start(Side::Server, "named", Act::Dns(dns))?;
+    let resolve = Resolve { to, per_second: per_second as f64, patience: Duration::from_secs(5) };
+    stage.start(Side::Client, "resolver", Act::Resolve(resolve))?;
+    Ok(())
+}
+
+/// Of a stream that is read slower than it is sent.
+pub(super) const READING: &[Parameter] =
+    &[Parameter::new("reads_per_s", [0, 2], [100, 200]), Parameter::any("sends_per_s", [10, 40])];
+
+/// Sends it from the client to a server that reads so slowly.
+pub(super) fn reading(stage: &mut Stage, it: &Values) -> Result<()> {
+    stage.link_alike(Way::delayed(MS))?;
+    let at = stage.at(5672);
+    let receive =
+        Receive { per_second: Some(it["reads_per_s"] as f64), chunk: 8_000, ..Receive::at(at) };
+    stage.start(Side::Server, "consumer", Act::Receive(receive))?;
+    let send = Send::paced(vec![at], it["sends_per_s"] * 10_000);
+    stage.start(Side::Client, "producer", Act::Send(send))?;
+    Ok(())
+}
+
+/// A setting of the whole machine, set back on drop.
+pub(super) struct Machine {
+    path: PathBuf,
+    before: String,
+}
+
+impl Machine {
+    /// Sets `/proc/sys/NAME`.
+    pub(super) fn set(name: &str, value: &impl ToString) -> Result<Self> {
+        let path = PathBuf::from("/proc/sys").join(name);
+        let before = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let setting = Self { path, before };
+        fs::write(&setting.path, value.to_string())
+            .with_context(|| setting.path.display().to_string())?;
+        Ok(setting)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.path, self.before.trim()) {
+            eprintln!("{} does not get {} back: {error}", self.path.display(), self.before.trim());
+        }
+    }
+}

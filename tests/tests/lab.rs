@@ -1,0 +1,101 @@
+//! Some scenarios of the fault lab, once each: faults are named with their scope, and healthy workloads are
+//! found healthy. All of them many times: `cargo xtask lab`.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use netdiag::finding::{DEFINITIONS, definition};
+use netdiag_tests::{
+    facts::Facts,
+    lab::{
+        Expect, act,
+        run::{Case, Manner, batch, batches},
+        scenario::{SCENARIOS, named},
+        table,
+    },
+    machine,
+    random::Random,
+    requirement::alone,
+};
+
+/// Quick to be there, and of every kind: the path, the kernel, applications and names.
+const FAULTS: [&str; 6] = [
+    "packet-loss",
+    "connection-refused",
+    "slow-peer-application",
+    "close-wait-leak",
+    "listen-overflow",
+    "dns-failing",
+];
+
+/// The same where everything takes many times as long, and what only a machine of the test's own can have.
+const ON_OWN_MACHINE: [&str; 4] =
+    ["connection-refused", "close-wait-leak", "softnet-drop", "tcp-memory-pressure"];
+
+const HEALTHY: [&str; 5] =
+    ["request-response", "wide-area", "short-connections", "idle-connections", "deploy"];
+
+/// What the actors of the lab are: this very test, in a process of its own (`lab::act`).
+#[test]
+fn act() {
+    act::perform();
+}
+
+fn play(names: &[&str], twins: bool) -> Result<()> {
+    let manner =
+        Manner { time: Duration::from_secs(12), together: machine::amount(12, 2), diagnose: true };
+    let seed = Random::default().below(u64::MAX);
+    let mut cases = Vec::new();
+    for name in names {
+        let scenario = named(name).with_context(|| format!("no scenario {name}"))?;
+        if matches!(scenario.expect, Expect::Fault(_)) && definition(name).is_none() {
+            eprintln!("left out: {name}: there is no such finding yet");
+            continue;
+        }
+        let wanted = [true, twins && scenario.has_twin()];
+        for (twin, _) in [false, true].into_iter().zip(wanted).filter(|(_, wanted)| *wanted) {
+            let case = Case::draw(scenario, twin, seed);
+            match case.missing() {
+                Some(why) => eprintln!("left out: {}: {why}", case.name()),
+                None => cases.push(case),
+            }
+        }
+    }
+    let mut facts = Facts::new();
+    for some in batches(cases, manner.together) {
+        let played = batch(some, manner)?;
+        facts.note(format_args!("of none of these: {:?}", played.strays));
+        for outcome in played.outcomes {
+            facts.note(table::story(&outcome));
+            let name = outcome.case.name();
+            facts.equal(format_args!("{name}: not there"), outcome.claims.broken, vec![]);
+            let judgement = outcome.judgement.context("nothing was judged")?;
+            facts.holds(format_args!("{name}: the first finding is right"), judgement.right);
+            facts.holds(format_args!("{name}: its scope is right"), judgement.scoped);
+            facts.equal(format_args!("{name}: other findings"), judgement.others, vec![]);
+        }
+    }
+    facts.finish();
+    Ok(())
+}
+
+#[test]
+fn faults_are_named_and_twins_are_not() -> Result<()> {
+    let _alone = alone();
+    if machine::emulated() { play(&ON_OWN_MACHINE, false) } else { play(&FAULTS, true) }
+}
+
+#[test]
+fn healthy_workloads_are_healthy() -> Result<()> {
+    let _alone = alone();
+    play(&HEALTHY[..machine::amount(HEALTHY.len(), 2)], false)
+}
+
+/// Each finding has its fault, which bears its name.
+#[test]
+fn each_finding_has_its_fault() {
+    let is_shown = |id: &str| SCENARIOS.iter().any(|it| it.has_twin() && it.name == id);
+    let unshown: Vec<_> =
+        DEFINITIONS.iter().map(|definition| definition.id).filter(|id| !is_shown(id)).collect();
+    assert_eq!(unshown, [""; 0]);
+}

@@ -1,0 +1,106 @@
+//! `cargo xtask lab`: faults made on purpose, and what `netdiag diagnose` makes of them.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{build, process, setup, workspace};
+
+/// Make faults and healthy workloads many times, and tell what netdiag made of each
+#[derive(clap::Args)]
+#[command(
+    after_help = "Each scenario (tests/src/lab/scenario) plays in namespaces of its own, with parameters drawn from a
+seed that is printed. The table says of each in how many runs the fault was really there, was named
+first, and with the right scope, and what else was found. It fails when any run is not as it must be.
+
+Examples:
+  cargo xtask lab --runs 10                        all that this machine can have
+  cargo xtask lab --runs 3 --only dns --seed 7     some, with the parameters of that seed
+  cargo xtask lab --prove                          only whether the faults are there
+  cargo xtask lab --kernel 6.12 --only softnet     in a virtual machine"
+)]
+pub(crate) struct Args {
+    /// Runs of each scenario, each with other parameters
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    runs: u64,
+
+    /// Only scenarios whose name starts so
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+
+    /// Leave out the twins just below each threshold
+    #[arg(long)]
+    no_twins: bool,
+
+    /// What the parameters are drawn from; the time unless given
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// Seconds that each is watched
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    seconds: u64,
+
+    /// Scenarios side by side
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    together: usize,
+
+    /// Only prove the faults, without netdiag
+    #[arg(long)]
+    prove: bool,
+
+    /// In a virtual machine with this kernel: 5.10, 6.1, 6.12, or the newest that Debian has
+    #[arg(long, value_name = "SERIES")]
+    kernel: Option<String>,
+}
+
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    let netdiag = build::netdiag(true)?;
+    let lab = build::load("lab")?;
+    let mut command = match &args.kernel {
+        None => {
+            let mut command = process::as_root("env")?;
+            command.arg(format!("NETDIAG_BIN={}", netdiag.display())).arg(lab);
+            command
+        }
+        Some(kernel) => {
+            setup::vm_tools()?;
+            let directory = workspace::target().join("vm/lab");
+            fs::create_dir_all(&directory)?;
+            let strip = ["--strip-debug", "-o"];
+            process::run(Command::new("strip").args(strip).arg(directory.join("lab")).arg(lab))?;
+            let xtask = env::current_exe().context("cannot tell where this program stands")?;
+            let mut command = Command::new(xtask);
+            command.args(["vm", "--no-build", "--memory", "2048", "--kernel", kernel]);
+            command.arg(format!("--bring={}=/root/lab", directory.display()));
+            command.args(["--", "/root/lab/lab"]);
+            command
+        }
+    };
+    command.args(args.for_lab());
+    Ok(if command.status()?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Args {
+    /// The same for the lab itself.
+    fn for_lab(&self) -> Vec<OsString> {
+        let mut all: Vec<String> = Vec::new();
+        for (flag, number) in [
+            ("--runs", Some(self.runs)),
+            ("--seed", self.seed),
+            ("--seconds", Some(self.seconds)),
+            ("--together", Some(self.together as u64)),
+        ] {
+            all.extend(number.into_iter().flat_map(|number| [flag.to_owned(), number.to_string()]));
+        }
+        all.extend(self.only.iter().flat_map(|name| ["--only".to_owned(), name.clone()]));
+        for (flag, is_set) in [("--no-twins", self.no_twins), ("--prove", self.prove)] {
+            all.extend(is_set.then(|| flag.to_owned()));
+        }
+        all.into_iter().map(OsString::from).collect()
+    }
+}
