@@ -26,7 +26,7 @@ const DROPS: Threshold = Threshold {
 };
 
 /// Below this part of the table what is dropped is dropped for something else, unless it was seen why.
-const NEARLY: f64 = 0.9;
+pub(super) const NEARLY: f64 = 0.9;
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {

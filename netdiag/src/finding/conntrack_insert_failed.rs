@@ -2,6 +2,7 @@
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    conntrack_full::NEARLY,
     node::{creator, creators, inside},
 };
 use crate::{
@@ -71,10 +72,12 @@ fn of_table(watched: &Watched, limits: &Limits, tracked: &Tracked) -> Option<Fin
         None => finding,
     });
     let finding = match tracked.fill {
-        Some(fill) => finding
-            .with(watched, "part of the table taken, at most", fill, Unit::Ratio)
-            .ruling_out("a full table: what finds no room at all is counted apart"),
+        Some(fill) => finding.with(watched, "part of the table taken, at most", fill, Unit::Ratio),
         None => finding,
+    };
+    let finding = match tracked.fill {
+        Some(fill) if fill < NEARLY => finding.ruling_out("a full table: there was room in it"),
+        _ => finding,
     };
     let finding = finding.not_seeing("which of the connections lost: the kernel counts them only");
     Some(advised(finding, watched, table.netns, crowded))

@@ -165,14 +165,18 @@ fn advised(
         (Some(first), Some(last)) => format!(", here {first} to {last}"),
         _ => String::new(),
     };
+    let finding = if ports.age_ns > 2_000_000_000 {
+        finding.not_seeing(format!(
+            "how it is now: there are many sockets, and the last count is {} old",
+            format::duration(ports.age_ns)
+        ))
+    } else {
+        finding
+    };
     let dst = if ip.is_ipv6() { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
     finding
         .advise(format!("widen net.ipv4.ip_local_port_range{range}; 1024 to 65535 is the most"))
         .advise("more addresses at either end: each pair has ports of its own")
-        .not_seeing(format!(
-            "ports as they were between counts, the last was {} before the end",
-            format::duration(ports.age_ns)
-        ))
         .confirm_by(inside(watched, ports.netns, &to.owner, &format!("ss -tanp dst {dst}")))
         .confirm_by(inside(
             watched,

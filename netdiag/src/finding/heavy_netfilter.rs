@@ -92,7 +92,7 @@ fn of_namespace(
                 watched,
                 netns,
                 &owner,
-                if legacy { "iptables-legacy-save -c" } else { "nft list ruleset" },
+                if legacy { "iptables-legacy-save | grep -c -e ^-A" } else { "nft list ruleset | wc -l" },
             ))
             .confirm_by(format!("netdiag live --netns {netns} --sort rtt.p99")),
     )

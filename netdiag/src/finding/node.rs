@@ -39,10 +39,11 @@ pub(super) fn holder(netns: u32, owner: &Owner) -> Scope {
 
 /// A command in the network namespace of this process, or of any that is known to be there.
 pub(super) fn inside(watched: &Watched, netns: u32, owner: &Owner, command: &str) -> String {
-    match owner.pid.or_else(|| watched.inhabitant(netns)) {
-        Some(pid) => format!("nsenter --net=/proc/{pid}/ns/net {command}"),
-        None => command.to_owned(),
-    }
+    let pid = match owner.pid.or_else(|| watched.inhabitant(netns)) {
+        Some(pid) => pid.to_string(),
+        None => format!("$(lsns -nt net -o NS,PID | awk '$1=={netns}{{print $2}}')"),
+    };
+    format!("nsenter --net=/proc/{pid}/ns/net {command}")
 }
 
 /// An address with its port.
@@ -101,4 +102,66 @@ pub(super) fn doubled(max: u64) -> String {
         max * 2,
         format::bytes(max * ENTRY_BYTES)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        diagnosis::{Diagnosis, Thresholds},
+        finding::Finding,
+        snapshot::node::{Node, PortUse, Ports, SocketGroup, Sockets, States},
+        watched::kit::{self, NETNS, end},
+    };
+
+    fn diagnosed(node: impl Fn(&mut Node)) -> Vec<Finding> {
+        let mut diagnosis = Diagnosis::new(Thresholds::new());
+        for second in 0..10 {
+            let mut snapshot = kit::snapshot(second, vec![]);
+            node(&mut snapshot.node);
+            diagnosis.take(&snapshot);
+        }
+        diagnosis.report().expect("a report").findings
+    }
+
+    fn waiting(node: &mut Node, netns: u32) {
+        let states = States { time_wait: 23_000, ..States::default() };
+        let local = crate::snapshot::Endpoint { port: None, ..end("10.0.0.1", 1) };
+        let time_wait = vec![SocketGroup { local, peer: end("10.0.0.2", 3306), count: 15_000 }];
+        node.sockets.push(Sockets { netns, states, time_wait, ..Sockets::default() });
+    }
+
+    fn exhausted(node: &mut Node) {
+        node.ports.push(Ports {
+            netns: NETNS,
+            age_ns: 0,
+            first: None,
+            last: None,
+            available: Some(15_000),
+            taken: 15_000,
+            destinations: vec![PortUse {
+                local_ip: "10.0.0.1".parse().expect("an address"),
+                peer: end("10.0.0.2", 3306),
+                taken: 15_000,
+                time_wait: 15_000,
+                owner: kit::owner("worker"),
+            }],
+        });
+    }
+
+    /// What explains stands first though it is not as bad, and only within the namespace.
+    #[test]
+    fn causes_come_before_symptoms() {
+        let told = |netns| {
+            let found = diagnosed(|node| {
+                waiting(node, netns);
+                exhausted(node);
+            });
+            let told = found.into_iter().map(|one| (one.id, one.caused_by.join(" ")));
+            told.collect::<Vec<_>>()
+        };
+        let [waiting, exhausted] = ["time-wait-buildup", "ephemeral-ports-exhausted"];
+        let pair = |id: &str, cause: &str| (id.to_owned(), cause.to_owned());
+        assert_eq!(told(NETNS), [pair(waiting, ""), pair(exhausted, waiting)]);
+        assert_eq!(told(NETNS + 1), [pair(exhausted, ""), pair(waiting, "")]);
+    }
 }

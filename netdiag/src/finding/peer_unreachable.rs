@@ -45,8 +45,6 @@ pub const DEFINITION: Definition = Definition {
         "firewall-drop",
         "half-open-peer",
         "conntrack-full",
-        "listen-overflow",
-        "syn-backlog-overflow",
         "interface-errors",
         "qdisc-drop",
         "softnet-drop",

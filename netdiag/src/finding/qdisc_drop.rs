@@ -60,7 +60,7 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     for one in watched.qdiscs() {
         interfaces.entry((one.netns, one.index)).or_default().push(one);
     }
-    interfaces.into_values().filter_map(|all| of_interface(watched, limits, all)).collect()
+    interfaces.values().filter_map(|all| of_interface(watched, limits, all)).collect()
 }
 
 /// What leaves passes the root, which counts what those below it drop, too; what arrives does not.
@@ -78,8 +78,8 @@ fn counts(all: &[Qdisc]) -> (u64, u64) {
     (sum(|one| one.drops).max(below), sum(|one| one.packets))
 }
 
-fn of_interface(watched: &Watched, limits: &Limits, all: Vec<Qdisc>) -> Option<Finding> {
-    let (drops, packets) = counts(&all);
+fn of_interface(watched: &Watched, limits: &Limits, all: &[Qdisc]) -> Option<Finding> {
+    let (drops, packets) = counts(all);
     if (drops as f64) < limits.of(&LEAST) {
         return None;
     }

@@ -158,7 +158,7 @@ mod tests {
     }
 
     /// So many, of which so many are of one group.
-    fn of(time_wait: u64, local: Endpoint, peer: Endpoint, count: u64) -> Watched {
+    fn of(time_wait: u64, local: &Endpoint, peer: &Endpoint, count: u64) -> Watched {
         kit::with_node(&[kit::flow("f1")], |node| {
             let states = States { time_wait, ..States::default() };
             let group = SocketGroup { local: local.clone(), peer: peer.clone(), count };
@@ -168,7 +168,7 @@ mod tests {
     }
 
     fn asking(time_wait: u64) -> Watched {
-        of(time_wait, any_port("10.0.0.1"), end("10.0.0.2", 443), time_wait - 10)
+        of(time_wait, &any_port("10.0.0.1"), &end("10.0.0.2", 443), time_wait - 10)
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_server_has_ports_enough() {
-        let watched = of(30_000, end("10.0.0.1", 443), any_port("10.0.0.2"), 29_000);
+        let watched = of(30_000, &end("10.0.0.1", 443), &any_port("10.0.0.2"), 29_000);
         check(&DEFINITION, &watched, Some(Severity::Warning));
     }
 

@@ -236,7 +236,9 @@ impl Watched {
     #[must_use]
     pub fn inhabitant(&self, netns: u32) -> Option<u32> {
         let inside = self.flows.values().filter(|flow| flow.netns == Some(netns));
-        inside.filter_map(|flow| flow.owner.pid).next()
+        let makers = self.creators.iter().filter(|one| one.netns == Some(netns));
+        let makers = makers.filter_map(|one| one.creator.as_ref()?.pid);
+        inside.filter_map(|flow| flow.owner.pid).chain(makers).next()
     }
 }
 
