@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::{
-    Expect, Needs, Scenario, Values,
+    Expect, Needs, Scenario, Side, Values,
     judge::{Found, Judgement, Wanted, findings, judge},
     stage::Stage,
     witness::{Claims, Readings, Seen},
@@ -143,7 +143,10 @@ pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
             None
         }
     };
-    let found = diagnosis.as_ref().map(findings).unwrap_or_default();
+    let mut found = diagnosis.as_ref().map(findings).unwrap_or_default();
+    // What another node would say of itself.
+    let elsewhere = elsewhere(&cases, &stages);
+    found.retain(|one| !one.is_of(&elsewhere));
     let marks: Vec<_> = stages.iter().map(Stage::marks).collect();
     let wanted: Vec<_> =
         cases.iter().zip(&stages).map(|(case, stage)| wanted(case, stage)).collect();
@@ -165,6 +168,16 @@ pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
         outcomes.push(Outcome { case, claims, judgement, found, seen });
     }
     Ok(Batch { outcomes, strays })
+}
+
+/// The namespaces that stand for other nodes.
+fn elsewhere(cases: &[Case], stages: &[Stage]) -> Vec<String> {
+    let unwatched = cases.iter().zip(stages).flat_map(|(case, stage)| {
+        let sides = [Side::Client, Side::Server].into_iter();
+        let others = sides.filter(|side| !case.scenario.watch.contains(side));
+        others.map(|side| stage.side(side).inode().to_string())
+    });
+    unwatched.collect()
 }
 
 fn set(cases: &[Case]) -> Result<Vec<Stage>> {

@@ -139,8 +139,11 @@ impl Stage {
     /// When `ip` fails.
     pub fn veth(&mut self, mtu: [u32; 2]) -> Result<()> {
         let (device, client, server) = (self.device(), self.client.name(), self.server.name());
+        // Numbers of their own: where many devices have the same, nobody can tell which is whose other end.
+        let [one, other] = [0, 1].map(|end| 1_000 + 2 * u32::from(self.number) + end);
         tool::line(&format!(
-            "ip link add {device} mtu {} netns {client} type veth peer name {device} mtu {} netns {server}",
+            "ip link add {device} index {one} mtu {} netns {client} type veth \
+             peer name {device} index {other} mtu {} netns {server}",
             mtu[0], mtu[1]
         ))?;
         self.addresses()

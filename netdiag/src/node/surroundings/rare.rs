@@ -41,9 +41,20 @@ impl Rare {
         node.route_mtus.extend(routes.map(|route| RouteMtu { netns, ..route }));
         node.settings.push(Settings { netns, ..self.settings.clone() });
         let here = node.interfaces.iter_mut().filter(|one| one.netns == netns);
-        // What a virtual one says of its speed, nobody measured.
-        for one in here.filter(|one| one.kind.is_none() && !one.loopback) {
-            one.speed_bits = self.speeds.get(&one.index).copied();
+        for one in here.filter(|one| !one.loopback) {
+            let speed = self.speeds.get(&one.index).copied();
+            one.speed_bits = speed.filter(|&speed| is_meant(one.kind.as_deref(), speed));
         }
+    }
+}
+
+/// Whether a speed is one that something carries. A veth says what its driver was compiled with, and so does a
+/// tun that nobody told another one (`tun_net_init`, drivers/net/tun.c); a bond or VLAN says what those below it do.
+fn is_meant(kind: Option<&str>, speed: u64) -> bool {
+    const TUN_DEFAULTS: [u64; 2] = [10_000_000, 10_000_000_000];
+    match kind {
+        None | Some("bond" | "team" | "vlan") => true,
+        Some("tun") => !TUN_DEFAULTS.contains(&speed),
+        Some(_) => false,
     }
 }

@@ -3,6 +3,7 @@
 use super::prelude::*;
 
 pub(super) static SCENARIO: Scenario = Scenario {
+    takes: Some("conntrack limit"),
     parameters: &[Parameter::new("per_s", [200, 500], [0, 0])],
     set: |stage, it| {
         stage.link_alike(Way::delayed(MS))?;

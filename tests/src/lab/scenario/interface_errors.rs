@@ -30,5 +30,5 @@ pub(super) static SCENARIO: Scenario = Scenario {
     proof: |it, seen, claims| {
         claims.least("errors of devices", seen.errors(Side::Server), it["per_s"] * 7);
     },
-    ..Scenario::fault("interface-errors", &["interface:{overlay}"])
+    ..Scenario::fault("interface-errors", &["interface:overlay"])
 };

@@ -5,7 +5,7 @@ use crate::network::relay::set_speed;
 
 pub(super) static SCENARIO: Scenario = Scenario {
     parameters: &[
-        Parameter::any("mbit_per_s", [10, 30]),
+        Parameter::any("mbit_per_s", [12, 30]),
         Parameter::new("percent", [96, 99], [30, 60]),
     ],
     set: |stage, it| {
