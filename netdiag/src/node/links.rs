@@ -165,10 +165,12 @@ fn ends(reading: &Reading<Links>) -> Ends {
 }
 
 impl Link {
-    /// Whether it is of hardware, as far as the kernel tells.
+    /// Whether it may tell a speed that something carries: hardware, what stands above it, or a tun that was
+    /// told one.
     #[must_use]
-    pub const fn is_hardware(&self) -> bool {
-        self.interface.kind.is_none() && !self.interface.loopback
+    pub fn may_have_speed(&self) -> bool {
+        let kind = self.interface.kind.as_deref();
+        !self.interface.loopback && matches!(kind, None | Some("bond" | "team" | "vlan" | "tun"))
     }
 
     /// Where it leads to. In another namespace that is the one interface that leads back; where there are

@@ -136,7 +136,7 @@ impl Surroundings {
             let census = counts.then(settled);
             let counted = thread_time();
             let told = (rarely || is_new(namespace))
-                .then(|| Rare::read(may_ask, links.as_ref().is_ok_and(Self::have_hardware)));
+                .then(|| Rare::read(may_ask, links.as_ref().is_ok_and(Self::have_speeds)));
             counting += counted - before;
             rare += thread_time() - counted;
             Visit {
@@ -156,8 +156,8 @@ impl Surroundings {
         self.sort(namespaces, visits)
     }
 
-    fn have_hardware(links: &Option<Links>) -> bool {
-        links.iter().flat_map(BTreeMap::values).any(links::Link::is_hardware)
+    fn have_speeds(links: &Option<Links>) -> bool {
+        links.iter().flat_map(BTreeMap::values).any(links::Link::may_have_speed)
     }
 
     /// Takes apart what namespaces said.

@@ -270,7 +270,11 @@ impl Stage {
     #[must_use]
     pub fn scope(&self, pattern: &str) -> (String, Vec<String>) {
         let (kind, name) = pattern.split_once(':').unwrap_or((pattern, ""));
-        let names = match name.trim_matches(['{', '}']) {
+        let Some(name) = name.strip_prefix('{').and_then(|name| name.strip_suffix('}')) else {
+            let literal = (!name.is_empty()).then(|| name.to_owned());
+            return (kind.to_owned(), literal.into_iter().collect());
+        };
+        let names = match name {
             "client" => vec![self.address(1).to_string(), self.address_v6(1).to_string()],
             "server" => vec![self.address(2).to_string(), self.address_v6(2).to_string()],
             "client-netns" => vec![self.client.name().to_owned(), self.client.inode().to_string()],
@@ -279,7 +283,6 @@ impl Stage {
             host if host.parse::<u8>().is_ok() => {
                 vec![self.address(host.parse().unwrap_or_default()).to_string()]
             }
-            "" => Vec::new(),
             role => {
                 let actor = self.actors.iter().find(|actor| actor.role == role);
                 let pid = actor.map(|actor| actor.child.id().to_string());

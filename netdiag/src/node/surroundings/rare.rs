@@ -22,8 +22,8 @@ pub(super) struct Rare {
 
 impl Rare {
     /// Reads it in the calling thread's namespace.
-    pub(super) fn read(may_ask_rules: bool, has_hardware: bool) -> Self {
-        let speeds = if has_hardware { ethtool::read().unwrap_or_default() } else { Vec::new() };
+    pub(super) fn read(may_ask_rules: bool, has_speeds: bool) -> Self {
+        let speeds = if has_speeds { ethtool::read().unwrap_or_default() } else { Vec::new() };
         Self {
             rules: ruleset::read(may_ask_rules).unwrap_or_default(),
             routes: routes::read().unwrap_or_default(),
