@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::finding::{self, Finding};
+use crate::finding::{self, Finding, Scope, ScopeKind};
 
 /// Fills in what explains what, and puts the findings in the order in which to act on them.
 pub(super) fn rank(mut findings: Vec<Finding>) -> Vec<Finding> {
@@ -31,9 +31,17 @@ fn place(id: &str) -> usize {
 fn causes(one: &Finding, all: &[Finding]) -> BTreeSet<usize> {
     let ids = finding::definition(&one.id).map_or(&[][..], |definition| definition.causes);
     let explains = |other: &Finding| {
-        ids.contains(&other.id.as_str()) && other.id != one.id && other.scope.meets(&one.scope)
+        ids.contains(&other.id.as_str())
+            && other.id != one.id
+            && other.scope.meets(&one.scope)
+            && !is_too_narrow(&other.scope, &one.scope)
     };
     all.iter().enumerate().filter(|(_, other)| explains(other)).map(|(at, _)| at).collect()
+}
+
+/// What is wrong with one peer does not explain what is wrong with the whole node.
+fn is_too_narrow(cause: &Scope, symptom: &Scope) -> bool {
+    symptom.kind == ScopeKind::Node && cause.peer.is_some()
 }
 
 /// Puts the causes of a finding before it, whatever their severity.

@@ -79,6 +79,34 @@ fn worse_comes_first() {
 }
 
 #[test]
+fn causes_come_before_their_symptoms() {
+    let watched = kit::watched(&[]);
+    let (near, far) = ("10.0.0.2".parse().expect("an address"), "10.0.0.3".parse().expect("one"));
+    let of = |id: &str, severity, scope| Finding {
+        id: id.to_owned(),
+        ..Finding::new(&watched, severity, scope, "")
+    };
+    let peer = |ip| Scope::peer(Some(kit::NETNS), ip);
+    let slow = |ip| Scope::backend(Some(kit::NETNS), ip, 443);
+    let ranked = rank(vec![
+        of("slow-peer-application", Severity::Critical, slow(near)),
+        of("slow-peer-application", Severity::Critical, slow(far)),
+        of("periodic-latency", Severity::Critical, Scope::node("")),
+        of("packet-loss", Severity::Warning, peer(near)),
+    ]);
+    let told: Vec<_> =
+        ranked.iter().map(|one| (one.id.as_str(), one.scope.peer, one.caused_by.len())).collect();
+    // The loss of one peer explains neither the other one's delay nor the node's.
+    let slow_causes = |ip| usize::from(ip == near) + 1;
+    assert_eq!(told, [
+        ("periodic-latency", None, 0),
+        ("packet-loss", Some(near), 0),
+        ("slow-peer-application", Some(near), slow_causes(near)),
+        ("slow-peer-application", Some(far), slow_causes(far)),
+    ]);
+}
+
+#[test]
 fn no_run_no_report() {
     assert_eq!(Diagnosis::new(Thresholds::new()).report(), None);
 }
