@@ -3,14 +3,14 @@
 //! A run is cut into windows, so that what was wrong for a minute of a day is not thinned out by the rest.
 //! What the rules find in several windows about the same is one finding.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     finding::{self, Definition, Finding, Limits, Scope, ScopeKind, Severity, periodic_latency},
-    snapshot::{Account, Flow, SignalStatus, Snapshot},
+    snapshot::{Account, CountValue, Flow, SignalStatus, Snapshot},
     watched::{Series, Watched, seconds},
 };
 
@@ -120,6 +120,10 @@ pub struct Diagnosis {
     findings: Vec<Finding>,
     withheld: BTreeMap<&'static str, String>,
     worst: worst::Worst,
+    /// Which run of a recording it is: ids of flows begin anew in each.
+    run: u32,
+    /// Some flows of an interval were not told apart.
+    folded: bool,
     last: Option<Last>,
     start: String,
     intervals: u64,
@@ -141,8 +145,11 @@ impl Diagnosis {
         // Another run began, whose flows have the same ids, or nothing was recorded for a while.
         if self.last.as_ref().is_some_and(|last| last.end != snapshot.start) {
             self.close();
+            self.run += 1;
+            self.window.series = Arc::default();
         }
         self.intervals += 1;
+        self.folded |= is_active(&snapshot.other);
         self.complete &= snapshot.complete;
         self.window.take(snapshot);
         self.last = Some(Last::of(snapshot));
@@ -155,7 +162,7 @@ impl Diagnosis {
     fn close(&mut self) {
         let next = self.window.next();
         let full = std::mem::replace(&mut self.window, next);
-        self.worst.take(&full);
+        self.worst.take(&full, self.run);
         let found = self.conclude(&full, true);
         merge(&mut self.findings, found);
     }
@@ -207,7 +214,7 @@ impl Diagnosis {
             start: self.start,
             end: last.end,
             intervals: self.intervals,
-            not_observable: not_observable(&last.signals, &self.window.series),
+            not_observable: not_observable(&last.signals, &self.window.series, self.folded),
             signals: last.signals,
             accounting: last.accounting,
             complete: self.complete,
@@ -218,6 +225,15 @@ impl Diagnosis {
             worst: self.worst.flows(),
         })
     }
+}
+
+/// Whether anything was counted.
+fn is_active(flow: &Flow) -> bool {
+    let counted = flow.counts.values().any(|count| match count {
+        CountValue::Number(n) => n.is_some_and(|n| n > 0),
+        CountValue::Group(keys) => keys.values().flatten().any(|n| *n > 0),
+    });
+    counted || !flow.metrics.is_empty()
 }
 
 /// What the definition and the run know of a finding, which its rule does not say.
@@ -264,10 +280,13 @@ fn few(findings: Vec<Finding>) -> (Vec<Finding>, u64) {
     (kept, left_out)
 }
 
-fn not_observable(signals: &[SignalStatus], series: &Series) -> Vec<String> {
+fn not_observable(signals: &[SignalStatus], series: &Series, folded: bool) -> Vec<String> {
+    const FOLDED: &str = "flows of an interval beyond those with the most send calls, of which only the sum \
+        is known; narrow it by filters";
     let periods = [periodic_latency::not_observable(series)];
     let each = signals.iter().flat_map(|signal| {
         signal.missing.iter().map(move |missing| format!("{}: {missing}", signal.signal))
     });
-    periods.into_iter().chain(each).collect()
+    let folded = folded.then(|| FOLDED.to_owned());
+    folded.into_iter().chain(periods).chain(each).collect()
 }

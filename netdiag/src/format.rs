@@ -177,6 +177,8 @@ pub fn paragraph(text: &str, columns: usize, first: &str, others: &str) -> Vec<S
             None => lines.push(format!("{first}{word}")),
         }
     }
+    // Where a line ends between two blanks.
+    lines.iter_mut().for_each(|line| line.truncate(line.trim_end().len()));
     lines
 }
 

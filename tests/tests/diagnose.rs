@@ -69,7 +69,8 @@ fn a_slow_server_is_found_live_and_in_recordings() -> Result<()> {
     facts.equal("status of --from", from.status.code(), Some(0));
     let found = text.iter().position(|line| line.starts_with("WARNING slow-peer-application"));
     facts.holds("the finding stands in the text", found.is_some());
-    facts.holds("what to do next does", text.iter().any(|line| line.starts_with("  next: ss ")));
+    let is_next = |line: &String| line.starts_with("  next: ") && line.contains(" ss -tin");
+    facts.holds("what to do next does", text.iter().any(is_next));
     let widest = text.iter().map(|line| netdiag::format::width(line)).max();
     facts.holds("80 columns are enough", widest.is_some_and(|columns| columns <= 80));
     for (what, report) in [("live", &report(&json)?), ("recorded", &recorded)] {

@@ -10,8 +10,12 @@ pub(super) fn rank(mut findings: Vec<Finding>) -> Vec<Finding> {
         .sort_by(|one, other| one.rank(other).then_with(|| place(&one.id).cmp(&place(&other.id))));
     let causes: Vec<BTreeSet<usize>> = findings.iter().map(|one| causes(one, &findings)).collect();
     for (finding, causes) in std::iter::zip(0.., &causes) {
-        let mut ids: Vec<String> = causes.iter().map(|&cause| findings[cause].id.clone()).collect();
-        ids.dedup();
+        let mut ids: Vec<String> = Vec::new();
+        for &cause in causes {
+            if !ids.contains(&findings[cause].id) {
+                ids.push(findings[cause].id.clone());
+            }
+        }
         findings[finding].caused_by = ids;
     }
     let mut order = Vec::new();
@@ -35,6 +39,8 @@ fn causes(one: &Finding, all: &[Finding]) -> BTreeSet<usize> {
             && other.id != one.id
             && other.scope.meets(&one.scope)
             && !is_too_narrow(&other.scope, &one.scope)
+            && !is_elsewhere(&other.scope, &one.scope)
+            && !one.cleared.contains(&other.id.as_str())
     };
     all.iter().enumerate().filter(|(_, other)| explains(other)).map(|(at, _)| at).collect()
 }
@@ -42,6 +48,16 @@ fn causes(one: &Finding, all: &[Finding]) -> BTreeSet<usize> {
 /// What is wrong with one peer does not explain what is wrong with the whole node.
 fn is_too_narrow(cause: &Scope, symptom: &Scope) -> bool {
     symptom.kind == ScopeKind::Node && cause.peer.is_some()
+}
+
+/// What a service of this node does at its port does not explain what a server elsewhere does at a port of the
+/// same number: one port is this end's, the other one the peer's.
+fn is_elsewhere(cause: &Scope, symptom: &Scope) -> bool {
+    let is_service = cause.kind == ScopeKind::Process && cause.peer.is_none();
+    is_service
+        && cause.port.is_some()
+        && symptom.kind == ScopeKind::Backend
+        && !symptom.peer.is_some_and(|ip| ip.is_loopback())
 }
 
 /// Puts the causes of a finding before it, whatever their severity.

@@ -98,12 +98,15 @@ fn causes_come_before_their_symptoms() {
         ranked.iter().map(|one| (one.id.as_str(), one.scope.peer, one.caused_by.len())).collect();
     // The loss of one peer explains neither the other one's delay nor the node's.
     let slow_causes = |ip| usize::from(ip == near) + 1;
-    assert_eq!(told, [
-        ("periodic-latency", None, 0),
-        ("packet-loss", Some(near), 0),
-        ("slow-peer-application", Some(near), slow_causes(near)),
-        ("slow-peer-application", Some(far), slow_causes(far)),
-    ]);
+    assert_eq!(
+        told,
+        [
+            ("periodic-latency", None, 0),
+            ("packet-loss", Some(near), 0),
+            ("slow-peer-application", Some(near), slow_causes(near)),
+            ("slow-peer-application", Some(far), slow_causes(far)),
+        ]
+    );
 }
 
 #[test]

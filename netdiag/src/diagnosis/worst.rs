@@ -15,20 +15,21 @@ const REMEMBERED: usize = 512;
 /// What the flows of all windows took.
 #[derive(Debug, Default)]
 pub(super) struct Worst {
-    flows: HashMap<String, Seen>,
+    /// By run and id.
+    flows: HashMap<(u32, String), Seen>,
 }
 
 impl Worst {
     /// A window is over.
-    pub(super) fn take(&mut self, watched: &Watched) {
+    pub(super) fn take(&mut self, watched: &Watched, run: u32) {
         for (id, seen) in &watched.flows {
             if took(seen) == 0 {
                 continue;
             }
-            match self.flows.get_mut(id) {
+            match self.flows.get_mut(&(run, id.clone())) {
                 Some(known) => known.follow(seen),
                 None => {
-                    self.flows.insert(id.clone(), seen.clone());
+                    self.flows.insert((run, id.clone()), seen.clone());
                 }
             }
         }

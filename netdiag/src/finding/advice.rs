@@ -9,6 +9,15 @@ use crate::{
     watched::{Group, Seen, Watched},
 };
 
+/// A name that others chose, as a word of a shell's command line.
+pub(super) fn quoted(name: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.@/-".contains(c);
+    if !name.is_empty() && !name.starts_with('-') && name.chars().all(is_plain) {
+        return name.to_owned();
+    }
+    format!("'{}'", name.replace('\'', "'\\''"))
+}
+
 /// What `ss` tells of the connections to an address.
 pub(super) fn ss_of(ip: IpAddr) -> String {
     format!("ss -tinm dst {}", host(ip))
@@ -89,6 +98,21 @@ pub(super) fn without_stubs(mut found: Vec<Finding>) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_words_of_a_shell() {
+        for (name, word) in [
+            ("eth0.100", "eth0.100"),
+            ("/kubepods/pod1", "/kubepods/pod1"),
+            (";reboot", "';reboot'"),
+            ("$(id)", "'$(id)'"),
+            ("a'b", "'a'\\''b'"),
+            ("-h", "'-h'"),
+            ("", "''"),
+        ] {
+            assert_eq!(quoted(name), word);
+        }
+    }
 
     #[test]
     fn addresses() {

@@ -109,7 +109,11 @@ fn of_program(
     let owner = group.owner();
     // Of those that are not told apart the same part is its own.
     let all = netns.and_then(|netns| watched.tcp(netns, "ActiveOpens")).unwrap_or(0);
-    let scale = if all > of_all && of_all > 0 { all as f64 / of_all as f64 } else { 1.0 };
+    let failed = netns.and_then(|netns| watched.tcp(netns, "AttemptFails")).unwrap_or(0);
+    let all = all.saturating_sub(failed);
+    // Where filters leave some out, those are not its own.
+    let is_part = all > of_all && of_all > 0 && !watched.filtered;
+    let scale = if is_part { all as f64 / of_all as f64 } else { 1.0 };
     let tracked = tracked(watched, *netns, comm.as_deref(), *ip, *port);
     let count = (seen as f64 * scale).max(tracked as f64);
     let rate = count / watched.seconds.max(1e-9);

@@ -38,7 +38,8 @@ pub const DEFINITION: Definition = Definition {
     help: "a peer refuses connections: nobody listens at that port",
     thresholds: &[&LEAST, &RATE, &CRITICAL_RATE],
     needs: &[Signal::Socket],
-    exact: &[],
+    // A connection that was not seen to succeed would count as none.
+    exact: &[Signal::Socket],
     causes: &["firewall-drop", "listen-overflow", "syn-backlog-overflow"],
     rule,
 };

@@ -1,9 +1,14 @@
 //! Applications, or the kernel's own work for the network, do not get the CPU time that they need.
 
-use super::{Definition, Finding, Limits, Scope, Severity, Threshold, Unit, node::graded};
+use super::{
+    Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice::quoted, node::graded,
+};
 use crate::{
     format,
-    snapshot::node::{Cpu, CpuShare, Throttled},
+    snapshot::{
+        Owner,
+        node::{Cpu, CpuShare, Throttled},
+    },
     watched::{Seen, Watched},
 };
 
@@ -126,7 +131,7 @@ fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Fi
         Some(first) if flows.iter().all(|flow| flow.owner.pid == first.owner.pid) => {
             Scope::process(first.netns, &first.owner)
         }
-        _ => Scope::node(""),
+        _ => Scope::node("").by(&Owner { cgroup: Some(group.cgroup.clone()), ..Owner::default() }),
     };
     let cgroup = &group.cgroup;
     let title = format!(
@@ -163,8 +168,9 @@ fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Fi
             )
             .advise("cpu.max.burst lets it save up for bursts")
             .confirm_by(format!(
-                "cat /sys/fs/cgroup{0}/cpu.stat /sys/fs/cgroup{0}/cpu.max",
-                if cgroup.starts_with('/') { cgroup.clone() } else { format!("/{cgroup}") }
+                "cat {} {}",
+                quoted(&format!("/sys/fs/cgroup/{}/cpu.stat", cgroup.trim_matches('/'))),
+                quoted(&format!("/sys/fs/cgroup/{}/cpu.max", cgroup.trim_matches('/')))
             ))
             .confirm_by("systemd-cgtop -c"),
     )

@@ -44,7 +44,8 @@ pub const DEFINITION: Definition = Definition {
     help: "a server of names does not answer",
     thresholds: &[&UNANSWERED, &NOTICED, &CRITICAL, &LEAST],
     needs: &[Signal::Dns],
-    exact: &[],
+    // An answer that was not seen would count as none.
+    exact: &[Signal::Dns],
     causes: &[
         "peer-unreachable",
         "firewall-drop",

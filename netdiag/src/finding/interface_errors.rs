@@ -2,6 +2,7 @@
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    advice::quoted,
     node::{graded, inside, part},
 };
 use crate::{
@@ -113,7 +114,7 @@ fn told(finding: Finding, watched: &Watched, one: &Interface) -> Finding {
 }
 
 fn advised(finding: Finding, watched: &Watched, one: &Interface, is_card: bool) -> Finding {
-    let name = &one.name;
+    let word = quoted(&one.name);
     let damaged = one.rx_crc_errors.or(one.rx_errors).unwrap_or(0);
     let missed = one.rx_missed.unwrap_or(0) + one.rx_overruns.unwrap_or(0);
     let finding = match &one.kind {
@@ -128,7 +129,7 @@ fn advised(finding: Finding, watched: &Watched, one: &Interface, is_card: bool) 
                 "The card has packets faster than the node takes them out of its ring: bursts, a ring that is \
                  short, or CPUs that are busy. TCP sends them again, and slows down.",
             )
-            .advise(format!("a longer ring: ethtool -g {name}, then ethtool -G {name} rx N"))
+            .advise(format!("a longer ring: ethtool -g {word}, then ethtool -G {word} rx N"))
             .advise("spread queues over CPUs (RSS, irqbalance), look for CPUs that are starved"),
         None => finding
             .because(
@@ -136,17 +137,17 @@ fn advised(finding: Finding, watched: &Watched, one: &Interface, is_card: bool) 
                  slows down; all peers behind it are hit alike.",
             )
             .advise("change the cable or optic, then the port; compare with the counters of the switch's port")
-            .advise(format!("check that both ends agree on speed and duplex: ethtool {name}")),
+            .advise(format!("check that both ends agree on speed and duplex: ethtool {word}")),
     };
     let owner = Owner::default();
     let finding = finding.confirm_by(inside(
         watched,
         one.netns,
         &owner,
-        &format!("ip -s -s link show {name}"),
+        &format!("ip -s -s link show dev {word}"),
     ));
     if is_card {
-        finding.confirm_by(inside(watched, one.netns, &owner, &format!("ethtool -S {name}")))
+        finding.confirm_by(inside(watched, one.netns, &owner, &format!("ethtool -S {word}")))
     } else {
         finding
     }

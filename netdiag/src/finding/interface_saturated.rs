@@ -1,6 +1,8 @@
 //! An interface carries all that its link can.
 
-use super::{Definition, Finding, Limits, Scope, Severity, Threshold, Unit, node::inside};
+use super::{
+    Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice::quoted, node::inside,
+};
 use crate::{
     format,
     snapshot::{Owner, node::Interface},
@@ -121,7 +123,7 @@ fn of_interface(watched: &Watched, limits: &Limits, one: &Interface) -> Option<F
                 watched,
                 one.netns,
                 &owner,
-                &format!("tc -s qdisc show dev {}", one.name),
+                &format!("tc -s qdisc show dev {}", quoted(&one.name)),
             )),
     )
 }

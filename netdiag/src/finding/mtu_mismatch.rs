@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Definition, Finding, Limits, Scope, Severity, Threshold, Unit, node::inside};
+use super::{
+    Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice::quoted, node::inside,
+};
 use crate::{
     snapshot::{
         Owner,
@@ -130,8 +132,8 @@ fn found(
         })
         .advise("find who sets it: the configuration of the container network (CNI), netplan, or a script")
         .advise("until then net.ipv4.tcp_mtu_probing=1 lets TCP find its way around")
-        .confirm_by(inside(watched, one.netns, &owner, &format!("ip -d -s link show {big}")))
-        .confirm_by(inside(watched, other.netns, &owner, &format!("ip -d -s link show {small}")))
+        .confirm_by(inside(watched, one.netns, &owner, &format!("ip -d -s link show dev {}", quoted(big))))
+        .confirm_by(inside(watched, other.netns, &owner, &format!("ip -d -s link show dev {}", quoted(small))))
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ type To = (Option<u32>, IpAddr, Option<u16>);
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     let mut stuck: BTreeMap<To, Vec<&Seen>> = BTreeMap::new();
-    for flow in watched.flows.values().filter(|flow| is_stuck(watched, limits, flow)) {
+    for flow in watched.flows.values().filter(|flow| is_stuck(limits, flow)) {
         if let Some(ip) = flow.peer.ip {
             let port = flow.peer.port.filter(|_| flow.is_client());
             stuck.entry((flow.netns, ip, port)).or_default().push(flow);
@@ -75,7 +75,7 @@ fn share(flow: &Seen) -> f64 {
 }
 
 /// Held back, and not because what fits into the window is still on its way.
-fn is_stuck(watched: &Watched, limits: &Limits, flow: &Seen) -> bool {
+fn is_stuck(limits: &Limits, flow: &Seen) -> bool {
     let held = flow.sums.at_least("rwnd_limited_ns") as f64;
     let Some(window) = flow.extent("snd_wnd_bytes") else { return false };
     let unsent = flow.extent("unsent_bytes").map_or(0, |unsent| unsent.most);
@@ -85,7 +85,9 @@ fn is_stuck(watched: &Watched, limits: &Limits, flow: &Seen) -> bool {
     const SEGMENT: u64 = 1_448;
     let Some(rtt_ns) = flow.rtt_min_ns.or(flow.srtt_ns) else { return window.mean() < SEGMENT };
     let passed = flow.sums.count("bytes_acked").or_else(|| flow.sums.count("bytes_sent"));
-    let each_trip = passed.unwrap_or(0) as f64 / watched.seconds.max(1e-9) * rtt_ns as f64 / 1e9;
+    // While there was something to send, however short that is of the window.
+    let busy_ns = flow.sums.at_least("busy_ns").max(flow.sums.at_least("rwnd_limited_ns")).max(1);
+    let each_trip = passed.unwrap_or(0) as f64 / busy_ns as f64 * rtt_ns as f64;
     each_trip < limits.of(&USED) * window.most.max(SEGMENT) as f64
 }
 

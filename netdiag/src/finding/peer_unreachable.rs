@@ -40,7 +40,8 @@ pub const DEFINITION: Definition = Definition {
     help: "connections to a peer are asked for, and nothing answers",
     thresholds: &[&LEAST, &RATE, &SHARE],
     needs: &[Signal::Socket],
-    exact: &[],
+    // A connection that was not seen to succeed would count as none.
+    exact: &[Signal::Socket],
     causes: &[
         "firewall-drop",
         "half-open-peer",

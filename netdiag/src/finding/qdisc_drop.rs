@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    advice::quoted,
     node::{graded, inside, part},
 };
 use crate::{
@@ -78,8 +79,18 @@ fn counts(all: &[Qdisc]) -> (u64, u64) {
     (sum(|one| one.drops).max(below), sum(|one| one.packets))
 }
 
+/// Packets of the interface in the whole window: a queue is told of only where something happened to it.
+fn passed(watched: &Watched, all: &[Qdisc]) -> u64 {
+    let Some(first) = all.first() else { return 0 };
+    let arrives = all.iter().all(|one| matches!(&*one.kind, "ingress" | "clsact"));
+    let interfaces = watched.intervals.iter().flat_map(|interval| &interval.node.interfaces);
+    let here = interfaces.filter(|one| (one.netns, one.index) == (first.netns, first.index));
+    here.filter_map(|one| if arrives { one.rx_packets } else { one.tx_packets }).sum()
+}
+
 fn of_interface(watched: &Watched, limits: &Limits, all: &[Qdisc]) -> Option<Finding> {
     let (drops, packets) = counts(all);
+    let packets = packets.max(passed(watched, all));
     if (drops as f64) < limits.of(&LEAST) {
         return None;
     }
@@ -143,9 +154,10 @@ fn advised(
               node."
         }
     };
+    let word = quoted(name);
     let finding = finding.because(format!("{why} TCP sends it again, and slows down."));
     let finding = match (worst.kind.as_str(), rate) {
-        ("netem", _) => finding.advise(format!("take it away: tc qdisc del dev {name} root")),
+        ("netem", _) => finding.advise(format!("take it away: tc qdisc del dev {word} root")),
         (_, Some(bits)) => finding
             .advise("find who sends more than the limit is meant for, and have it pace itself")
             .advise(format!(
@@ -153,6 +165,9 @@ fn advised(
                 bits as f64 / 1e6
             ))
             .advise("a longer queue trades loss for waiting: tens of ms of the rate, no more"),
+        ("ingress" | "clsact", _) => finding
+            .advise("find whose filter or policer it is: a network policy, a rate limit, a CNI")
+            .advise("raise its limit, or correct its rule"),
         _ => finding
             .advise("find who sends that much: netdiag live --sort bytes_sent")
             .advise(
@@ -161,12 +176,22 @@ fn advised(
             .advise("a longer queue trades loss for waiting: tens of ms of the rate, no more"),
     };
     let owner = Owner::default();
+    let finding = match worst.kind.as_str() {
+        "ingress" | "clsact" => {
+            finding.ruling_out("the path: these packets had arrived").confirm_by(inside(
+                watched,
+                worst.netns,
+                &owner,
+                &format!("tc -s filter show dev {word} ingress"),
+            ))
+        }
+        _ => finding.ruling_out("the path: these packets never left this node"),
+    };
     finding
-        .ruling_out("the path: these packets never left this node")
         .not_seeing(
             "which flows the packets belonged to, unless drops are observed with their reasons",
         )
-        .confirm_by(inside(watched, worst.netns, &owner, &format!("tc -s qdisc show dev {name}")))
+        .confirm_by(inside(watched, worst.netns, &owner, &format!("tc -s qdisc show dev {word}")))
         .confirm_by(format!("netdiag events --kind drop --netns {}", worst.netns))
 }
 

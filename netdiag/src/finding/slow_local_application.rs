@@ -1,5 +1,7 @@
 //! A server of this node takes long to answer what it has read.
 
+use std::collections::BTreeSet;
+
 use netdiag_common::signal::Signal;
 
 use super::{Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice};
@@ -109,7 +111,7 @@ fn of_service(
              requests waited {} to be read, all together",
             format::duration(unread)
         ));
-    let finding = told(finding, watched, waits, waits_for, held, &name);
+    let finding = told(finding, watched, waits, waits_for, held, pids(group).is_some(), &name);
     let finding = match owner.pid {
         Some(pid) => finding
             .confirm_by(advice::threads_of(pid))
@@ -125,6 +127,7 @@ fn told(
     waits: Option<(&Seen, u64)>,
     waits_for: Option<(&Seen, u64)>,
     held: bool,
+    is_known: bool,
     name: &str,
 ) -> Finding {
     if held {
@@ -140,7 +143,7 @@ fn told(
         let at = advice::end(&server.peer);
         return finding
             .because(format!(
-                "It passes on what its own servers take: meanwhile its process waited {} for {at}.",
+                "It passes on what its own servers take: meanwhile it waited {} for them, most for {at}.",
                 format::duration(ns)
             ))
             .with(watched, "waiting for its own servers", ns as f64, Unit::Ns)
@@ -151,10 +154,10 @@ fn told(
             "its own servers: it waited {} for them, which does not explain it",
             format::duration(ns)
         )),
-        None if watched.sees("turn") => {
-            finding.ruling_out("its own servers over TCP: its process asks none of them")
+        None if watched.sees("turn") && is_known => {
+            finding.ruling_out("its own servers over TCP: its processes ask none of them")
         }
-        None => finding,
+        None => finding.not_seeing("whether it waits for its own servers"),
     };
     finding
         .because(
@@ -167,10 +170,16 @@ fn told(
         .advise("see whether it has the CPU that it needs: cpu.stat of its cgroup, cpu-starved here")
 }
 
+/// The processes of a service, where all of them are known.
+fn pids(group: &Group<'_>) -> Option<BTreeSet<u32>> {
+    group.flows.iter().map(|flow| flow.owner.pid).collect()
+}
+
 /// What the process of a service waits for its own servers, and the one that it waits for most.
 fn waits<'a>(watched: &'a Watched, group: &Group<'_>) -> Option<(&'a Seen, u64)> {
-    let pid = group.owner().pid?;
-    let is_asked = |flow: &&Seen| flow.owner.pid == Some(pid) && flow.is_client();
+    let pids = pids(group)?;
+    let is_own = |flow: &Seen| flow.owner.pid.is_some_and(|pid| pids.contains(&pid));
+    let is_asked = |flow: &&Seen| is_own(flow) && flow.is_client();
     let waits = |flow: &Seen| flow.sums.at_least("response_ns");
     let asked = watched.flows.values().filter(is_asked).filter(|flow| waits(flow) > 0);
     let all: u64 = asked.clone().map(waits).sum();

@@ -121,10 +121,30 @@ fn of_backend(
         if held { poll(finding, &format!("{ip}:{port}")) } else { ask(finding, group, here) }
             .confirm_by(ss_by(group.owner().pid, &format!("dst {} dport = :{port}", host(ip))))
             .confirm_by(format!("netdiag live --peer {ip} --peer-port {port} --sort response.p99"));
+    let network = (path + queueing + stalls) as f64;
+    let finding = cleared(finding, group, network / (network + peer as f64).max(1.0));
     Some(match group.rtt_min_ns() {
         Some(path) => finding.with(watched, "path (rtt_min)", path as f64, Unit::Ns),
         None => finding.confidence(0.6).not_seeing("how long the path takes (rtt_min)"),
     })
+}
+
+/// What does not explain it: what is wrong with a network that has no part in it, and with a node that the
+/// server is not on.
+fn cleared(finding: Finding, group: &Group<'_>, network: f64) -> Finding {
+    /// Above it, an answer may be lost where the split does not see that.
+    const NO_PART: f64 = 0.1;
+    let again = ["rto", "fast", "tlp"].map(|kind| group.sums.count(&format!("retransmits.{kind}")));
+    let is_quiet = network < NO_PART && again.iter().all(|n| *n == Some(0));
+    let finding = if is_quiet {
+        finding.clearing(&["packet-loss", "pmtu-black-hole", "bufferbloat"])
+    } else {
+        finding
+    };
+    if group.flows.iter().any(|flow| flow.is_local()) {
+        return finding;
+    }
+    finding.clearing(&["cpu-starved", "slow-local-application"])
 }
 
 /// The server's process where it is on this node and the only one.
@@ -192,6 +212,27 @@ mod tests {
         check(&DEFINITION, &of(5_100, 90), Some(Severity::Critical));
         check(&DEFINITION, &of(800, 50), Some(Severity::Warning));
         check(&DEFINITION, &of(800, 49), None);
+    }
+
+    #[test]
+    fn a_network_that_has_no_part_explains_nothing() {
+        let flow = |again| {
+            kit::flow("f1")
+                .latency("response", 10, 800_000_000)
+                .path(200_000)
+                .count("spent_ns.peer_application", 800_000_000)
+                .count("spent_ns.network_path", 200_000)
+                .count("spent_ns.network_queueing", 0)
+                .count("spent_ns.network_stalls", 0)
+                .count("retransmits.rto", again)
+                .count("retransmits.fast", 0)
+                .count("retransmits.tlp", 0)
+        };
+        for (again, is_cleared) in [(0, true), (1, false)] {
+            let found = rule(&kit::watched(&[flow(again)]), &Limits::default());
+            assert_eq!(found[0].cleared.contains(&"packet-loss"), is_cleared, "{again}");
+            assert!(found[0].cleared.contains(&"cpu-starved"));
+        }
     }
 
     #[test]

@@ -226,6 +226,9 @@ pub struct Finding {
     pub end: String,
     /// Windows in which it held.
     pub windows: u32,
+    /// Ids of findings that its rule knows not to explain it, although they may concern the same.
+    #[serde(skip)]
+    pub cleared: Vec<&'static str>,
 }
 
 impl Finding {
@@ -253,6 +256,7 @@ impl Finding {
             start: watched.start.clone(),
             end: watched.end.clone(),
             windows: 1,
+            cleared: Vec::new(),
         }
     }
 
@@ -305,6 +309,13 @@ impl Finding {
     #[must_use]
     pub fn ruling_out(mut self, what: impl Into<String>) -> Self {
         self.ruled_out.push(what.into());
+        self
+    }
+
+    /// Findings that do not explain it, whatever their scope.
+    #[must_use]
+    pub fn clearing(mut self, ids: &[&'static str]) -> Self {
+        self.cleared.extend(ids);
         self
     }
 

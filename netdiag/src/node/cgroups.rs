@@ -81,7 +81,7 @@ impl Cgroups {
         self.last = self.read();
     }
 
-    /// Those that were held back since they were read last.
+    /// Those that were held back in the run: what happened since they were read last.
     pub fn advance(&mut self) -> Vec<Throttled> {
         if self.pace.is_due() {
             self.search();
@@ -89,8 +89,11 @@ impl Cgroups {
         let now = self.read();
         let mut rose = BTreeMap::new();
         for (path, stat) in &now {
-            let rise = stat.since(self.last.get(path).copied().unwrap_or_default());
-            if rise.throttled > 0 {
+            // What one that was not read before has counted may be of long ago.
+            let Some(last) = self.last.get(path) else { continue };
+            let rise = stat.since(*last);
+            // Of one that was ever held back, the periods in which it was not count, too.
+            if rise.throttled > 0 || self.total.contains_key(path) {
                 let room = self.total.len() < FOLLOWED || self.total.contains_key(path);
                 if room {
                     let total = self.total.entry(path.clone()).or_default();
@@ -260,7 +263,13 @@ mod tests {
         assert_eq!((one.cgroup.as_str(), one.throttled_periods), ("/pods/one", 2));
         assert_eq!((one.quota_us, one.period_us), (Some(20_000), Some(100_000)));
         cgroups.search();
-        assert_eq!(cgroups.advance()[0].cgroup, "/pods/new", "counted from zero");
+        let told = cgroups.advance();
+        let [one] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((one.cgroup.as_str(), one.throttled_periods), ("/pods/one", 0), "still told");
+        group("pods/new", "20000 100000\n", &V2.replace("nr_throttled 4", "nr_throttled 9"));
+        let told = cgroups.advance();
+        let new = told.iter().find(|one| one.cgroup == "/pods/new").expect("it");
+        assert_eq!(new.throttled_periods, 5, "from where it was met");
         assert_eq!(cgroups.total().len(), 2);
     }
 

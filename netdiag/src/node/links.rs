@@ -136,15 +136,14 @@ fn counts(one: &mut Interface) -> [&mut Option<u64>; 14] {
     ]
 }
 
-/// What was counted since. An interface of which any count fell is another one with the same index,
-/// and new, as one that was not there.
+/// What was counted since. What fell is not known: a driver added up other queues, or it is another
+/// interface with the same index.
 fn since(now: &Interface, then: Option<&Interface>) -> Interface {
     let Some(mut then) = then.cloned() else { return now.clone() };
     let mut rose = now.clone();
     for (value, then) in counts(&mut rose).into_iter().zip(counts(&mut then)) {
         let Some((is, was)) = value.zip(*then) else { continue };
-        let Some(rise) = is.checked_sub(was) else { return now.clone() };
-        *value = Some(rise);
+        *value = is.checked_sub(was);
     }
     rose
 }

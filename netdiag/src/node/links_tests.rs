@@ -99,19 +99,16 @@ fn counts_are_increases_and_ends_find_each_other() {
     let (all, left_out) = increase(&before, &after);
     let told: Vec<_> = all
         .iter()
-        .map(|one| {
-            let packets = one.rx_packets.unwrap();
-            (one.netns, one.index, packets, one.peer.and_then(|peer| peer.netns))
-        })
+        .map(|one| (one.netns, one.index, one.rx_packets, one.peer.and_then(|peer| peer.netns)))
         .collect();
     let expected = [
-        (1, 2, 5, Some(8)),
-        (1, 4, 5, Some(8)),
-        (1, 9, 0, None),
-        (8, 2, 0, Some(1)),
-        (8, 3, 7, Some(1)),
-        (9, 2, 1, Some(1)),
-        (10, 2, 2, Some(1)),
+        (1, 2, Some(5), Some(8)),
+        (1, 4, None, Some(8)),
+        (1, 9, Some(0), None),
+        (8, 2, Some(0), Some(1)),
+        (8, 3, Some(7), Some(1)),
+        (9, 2, Some(1), Some(1)),
+        (10, 2, Some(2), Some(1)),
     ];
     assert_eq!((&told[..], left_out), (&expected[..], 0));
 }

@@ -128,7 +128,11 @@ fn since(now: &Qdisc, then: Option<&Qdisc>) -> Qdisc {
     else {
         return now.clone();
     };
-    let rise = |now: u64, then: u64| u64::from((now as u32).wrapping_sub(then as u32));
+    // A rise of half the range is a fall: a queue below it was replaced, and its sum with it.
+    let rise = |now: u64, then: u64| match (now as u32).wrapping_sub(then as u32) {
+        rise if rise < 1 << 31 => u64::from(rise),
+        _ => 0,
+    };
     Qdisc {
         bytes,
         packets: rise(now.packets, then.packets),

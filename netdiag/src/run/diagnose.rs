@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use netdiag_common::globals::Filters;
 
 use super::{output::STDOUT, recordings, voice::say};
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     config::Diagnose,
     diagnosis::{Diagnosis, Report, Thresholds},
     exit::Status,
-    finding::Severity,
+    finding::{Finding, Scope, Severity},
     snapshot::Snapshot,
     view::{self, table::COLUMNS},
 };
@@ -24,6 +25,7 @@ use crate::{
 pub(super) struct Diagnosing {
     diagnosis: Diagnosis,
     form: Output,
+    filters: Filters,
     /// What was told as it formed, by id and scope; none where nobody looks on.
     told: Option<HashSet<(String, String, Severity)>>,
     looked: Instant,
@@ -33,11 +35,12 @@ pub(super) struct Diagnosing {
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Diagnosing {
-    pub(super) fn new(thresholds: &Thresholds, form: Output) -> Self {
+    pub(super) fn new(thresholds: &Thresholds, form: Output, filters: Filters) -> Self {
         let looked_at = io::stderr().is_terminal();
         Self {
             diagnosis: Diagnosis::new(thresholds.clone()),
             form,
+            filters,
             told: looked_at.then(HashSet::new),
             looked: Instant::now(),
         }
@@ -52,6 +55,9 @@ impl Diagnosing {
         }
         self.looked = Instant::now();
         for finding in self.diagnosis.findings() {
+            if !is_wanted(&finding, &self.filters) {
+                continue;
+            }
             let key = (finding.id.clone(), finding.scope.name.clone(), finding.severity);
             if told.insert(key) {
                 say(&view::diagnose::headline(&finding));
@@ -66,15 +72,24 @@ impl Diagnosing {
         out: &mut impl Write,
     ) -> io::Result<Option<Severity>> {
         let Some(report) = self.diagnosis.report() else { return Ok(None) };
-        let report = Report {
+        let mut report = Report {
             signals: total.signals.clone(),
             accounting: total.accounting.clone(),
             complete: total.complete,
             ..report
         };
+        report.findings.retain(|finding| is_wanted(finding, &self.filters));
         put_out(&report, self.form, out)?;
         Ok(report.worst_severity())
     }
+}
+
+/// The node's counters stay whole whatever the filters, but what is known to be another namespace's or process's
+/// was not asked for.
+fn is_wanted(finding: &Finding, filters: &Filters) -> bool {
+    let Scope { netns, owner, .. } = &finding.scope;
+    netns.is_none_or(|netns| filters.netns.accept(netns))
+        && owner.pid.is_none_or(|pid| filters.pid.accept(pid))
 }
 
 fn put_out(report: &Report, form: Output, out: &mut impl Write) -> io::Result<()> {

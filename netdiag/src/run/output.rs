@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use netdiag_common::globals::Filters;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     time::Timespec,
@@ -82,7 +83,12 @@ pub(super) struct Ended {
 
 impl Outputs {
     /// Opens the files, if there shall be any.
-    pub(super) fn open(form: Output, wanted: &Wanted, node: &str) -> Result<Self, exit::Error> {
+    pub(super) fn open(
+        form: Output,
+        wanted: &Wanted,
+        node: &str,
+        filters: &Filters,
+    ) -> Result<Self, exit::Error> {
         let purpose = match wanted {
             Wanted::Show => Purpose::Show,
             Wanted::Record(dump) => {
@@ -91,7 +97,7 @@ impl Outputs {
                 Purpose::Record(Box::new(recorder))
             }
             Wanted::Diagnose(diagnose) => {
-                Purpose::Diagnose(Box::new(Diagnosing::new(&diagnose.thresholds, form)))
+                Purpose::Diagnose(Box::new(Diagnosing::new(&diagnose.thresholds, form, *filters)))
             }
         };
         Ok(Self { form, purpose, progress: Progress::default() })

@@ -14,6 +14,8 @@ use std::{
     time::Duration,
 };
 
+use crate::format;
+
 /// Lines that may wait to be written.
 const QUEUE: usize = 1024;
 /// How long the end of the process waits for the last of them.
@@ -35,6 +37,8 @@ pub(super) fn say(line: &str) {
 
 /// Says a line that already tells who speaks.
 pub(super) fn say_whole(line: String) {
+    // Names in it may be others': of files, processes, namespaces.
+    let line = format::sanitised(&line);
     let mut voice = VOICE.lock().unwrap_or_else(PoisonError::into_inner);
     voice.get_or_insert_with(|| Voice::start(write)).say(line);
 }

@@ -96,7 +96,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let Some(filters) = targets(watch, &kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };
-    let Some(outputs) = open(watch.output, wanted, &node_name, &mut stop).await? else {
+    let Some(outputs) = open(watch.output, wanted, &node_name, filters, &mut stop).await? else {
         return Ok(Status::Ran);
     };
     let mut tracer = Tracer::attach(&options(kernel, Some((watch, filters))))?;
@@ -129,10 +129,11 @@ async fn open(
     form: Output,
     wanted: Wanted,
     node: &str,
+    filters: Filters,
     stop: &mut Stop,
 ) -> Result<Option<Outputs>> {
     let node = node.to_owned();
-    let opening = spawn_blocking(move || Outputs::open(form, &wanted, &node));
+    let opening = spawn_blocking(move || Outputs::open(form, &wanted, &node, &filters));
     tokio::select! {
         opened = opening => Ok(Some(opened.context("the thread that opens the files ended")??)),
         () = stop.asked() => Ok(None),

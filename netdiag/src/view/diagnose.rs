@@ -42,7 +42,7 @@ fn lines(report: &Report, columns: usize) -> Vec<String> {
     }
     if report.left_out > 0 {
         lines.push(String::new());
-        lines.push(format!("{} more of the same ids are in -o json", report.left_out));
+        lines.push(format!("{} more of the same ids, none worse, are left out", report.left_out));
     }
     lines.extend(worst(report, columns));
     lines.extend(unseen(report, columns));
