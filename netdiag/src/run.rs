@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let (status, line) = exit::explain(&error);
             if let Some(line) = line {
-                voice::say_whole(line);
+                voice::say_whole(&line);
             }
             status.into()
         }

@@ -32,13 +32,13 @@ struct Voice {
 
 /// Says something, in one line, without waiting for anybody to read it.
 pub(super) fn say(line: &str) {
-    say_whole(format!("netdiag: {line}"));
+    say_whole(&format!("netdiag: {line}"));
 }
 
 /// Says a line that already tells who speaks.
-pub(super) fn say_whole(line: String) {
+pub(super) fn say_whole(line: &str) {
     // Names in it may be others': of files, processes, namespaces.
-    let line = format::sanitised(&line);
+    let line = format::sanitised(line);
     let mut voice = VOICE.lock().unwrap_or_else(PoisonError::into_inner);
     voice.get_or_insert_with(|| Voice::start(write)).say(line);
 }
