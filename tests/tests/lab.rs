@@ -28,9 +28,9 @@ const FAULTS: [&str; 6] = [
     "dns-failing",
 ];
 
-/// The same where everything takes many times as long, and what only a machine of the test's own can have.
-const ON_OWN_MACHINE: [&str; 4] =
-    ["connection-refused", "close-wait-leak", "softnet-drop", "tcp-memory-pressure"];
+/// The same where everything takes many times as long, and what only a machine of the test's own can have; but for
+/// softnet-drop, which takes a machine that sends quicker than it receives, and not all are.
+const ON_OWN_MACHINE: [&str; 3] = ["connection-refused", "close-wait-leak", "tcp-memory-pressure"];
 
 const HEALTHY: [&str; 5] =
     ["request-response", "wide-area", "short-connections", "idle-connections", "deploy"];

@@ -172,7 +172,10 @@ fn conversation(plan: Plan, arguments: &[&str]) -> Result<()> {
     share("client", client, "network_path", path, mean.saturating_sub(application));
     // Where the machine is busy a round trip takes longer than planned, and that is known for what it is.
     let queueing = spent(client, "network_queueing").unwrap_or_default() / TURNS;
-    let peer = application.saturating_sub(queueing);
+    // So is a path that was never as short as planned: its smallest round trip is what each turn is held to take.
+    let beyond =
+        client.rtt_min_ns.map_or(Duration::ZERO, Duration::from_nanos).saturating_sub(path);
+    let peer = application.saturating_sub(queueing + beyond);
     share("client", client, "peer_application", peer, mean.saturating_sub(path));
     let most = mean.saturating_sub(path + application);
     share("client", client, "network_queueing", Duration::ZERO, most);

@@ -213,8 +213,16 @@ fn unseen(report: &Report, columns: usize) -> Vec<String> {
         let more = report.not_observable.len() - UNSEEN;
         lines.push(format!("not seen: {more} more, which `netdiag doctor` tells"));
     }
-    let complete = if report.complete { "yes" } else { "no, samples were lost or missed" };
-    lines.push(format!("complete: {complete}"));
+    let lost = report.accounting.iter().filter(|(_, account)| account.lost() > 0);
+    let lost: Vec<_> = lost
+        .map(|(signal, account)| format!("{signal} {}", format::count(account.lost())))
+        .collect();
+    let complete = match (report.complete, lost.is_empty()) {
+        (true, _) => "yes".to_owned(),
+        (false, true) => "no, samples were lost or missed".to_owned(),
+        (false, false) => format!("no, lost or missed samples: {}", lost.join(", ")),
+    };
+    lines.extend(paragraph(&format!("complete: {complete}"), columns, "", INDENT));
     lines
 }
 
