@@ -198,7 +198,7 @@ fn a_summary_is_the_first_sentence() {
 fn flags(document: &str) -> BTreeSet<&str> {
     document
         .lines()
-        .filter(|line| !line.contains("cargo "))
+        .filter(|line| !["cargo ", "nsenter "].iter().any(|other| line.contains(other)))
         .flat_map(|line| line.split(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c))))
         .filter_map(|word| word.strip_prefix("--"))
         .filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase()))
