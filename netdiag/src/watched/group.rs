@@ -127,12 +127,6 @@ impl Watched {
             (heard && is_asker).then_some((flow.netns, flow.peer.ip?))
         })
     }
-
-    /// Flows by process id.
-    #[must_use]
-    pub fn by_process(&self) -> BTreeMap<u32, Group<'_>> {
-        self.by(|flow| flow.owner.pid)
-    }
 }
 
 fn is_tcp(flow: &Seen) -> bool {
