@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use netdiag_common::signal::Signal;
 use netdiag_tests::{
     lab::{
         act,
@@ -39,6 +40,9 @@ struct Arguments {
     /// Only prove the faults, without netdiag
     #[arg(long)]
     prove: bool,
+    /// Beside it once without each signal
+    #[arg(long, conflicts_with = "prove")]
+    blind: bool,
     /// Names of the scenarios, and nothing else
     #[arg(long)]
     list: bool,
@@ -63,6 +67,7 @@ fn main() -> Result<()> {
         time: Duration::from_secs(arguments.seconds),
         together: arguments.together,
         diagnose: !arguments.prove,
+        without: if arguments.blind { Signal::ALL } else { &[] },
     };
     let (mut outcomes, mut strays) = (Vec::new(), 0_u64);
     let _alone = alone();
@@ -101,6 +106,7 @@ fn main() -> Result<()> {
     let bad = |outcome: &&netdiag_tests::lab::run::Outcome| {
         let judged = outcome.judgement.as_ref();
         !outcome.claims.broken.is_empty()
+            || !outcome.blind.is_empty()
             || judged.is_some_and(|it| !it.right || !it.scoped || !it.others.is_empty())
     };
     let wrong = outcomes.iter().filter(bad).count();
