@@ -38,6 +38,10 @@ pub(crate) struct Args {
     #[arg(long)]
     no_twins: bool,
 
+    /// Only twins and healthy workloads, in which nothing must be found
+    #[arg(long, conflicts_with_all = ["no_twins", "prove"])]
+    no_faults: bool,
+
     /// What the parameters are drawn from; the time unless given
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -103,9 +107,12 @@ impl Args {
             all.extend(number.into_iter().flat_map(|number| [flag.to_owned(), number.to_string()]));
         }
         all.extend(self.only.iter().flat_map(|name| ["--only".to_owned(), name.clone()]));
-        for (flag, is_set) in
-            [("--no-twins", self.no_twins), ("--prove", self.prove), ("--blind", self.blind)]
-        {
+        for (flag, is_set) in [
+            ("--no-twins", self.no_twins),
+            ("--no-faults", self.no_faults),
+            ("--prove", self.prove),
+            ("--blind", self.blind),
+        ] {
             all.extend(is_set.then(|| flag.to_owned()));
         }
         all.into_iter().map(OsString::from).collect()

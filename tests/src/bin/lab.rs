@@ -8,7 +8,7 @@ use clap::Parser;
 use netdiag_common::signal::Signal;
 use netdiag_tests::{
     lab::{
-        act,
+        Expect, act,
         run::{Case, Manner, batch, batches},
         scenario::SCENARIOS,
         table,
@@ -28,6 +28,9 @@ struct Arguments {
     /// Faults without their twins
     #[arg(long)]
     no_twins: bool,
+    /// Only twins and healthy workloads
+    #[arg(long, conflicts_with_all = ["no_twins", "prove"])]
+    no_faults: bool,
     /// What the parameters are drawn from
     #[arg(long)]
     seed: Option<u64>,
@@ -75,7 +78,9 @@ fn main() -> Result<()> {
         let seed = random.below(u64::MAX);
         let mut cases = Vec::new();
         for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
-            cases.push(Case::draw(scenario, false, seed));
+            if scenario.expect == Expect::Healthy || !arguments.no_faults {
+                cases.push(Case::draw(scenario, false, seed));
+            }
             if scenario.has_twin() && !arguments.no_twins {
                 cases.push(Case::draw(scenario, true, seed));
             }
