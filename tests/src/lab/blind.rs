@@ -3,7 +3,11 @@
 //! What depends on that signal must be withheld and say so; the rest must stand as it does with all signals on.
 
 use anyhow::{Context as _, Result};
-use netdiag::{diagnosis::Report, finding};
+use netdiag::{
+    coverage::{SignalStatus, Status},
+    diagnosis::Report,
+    finding,
+};
 use netdiag_common::signal::Signal;
 
 use super::judge::{Found, Wanted, findings};
@@ -19,6 +23,8 @@ pub(super) struct Blind {
 #[derive(Clone, Debug)]
 pub(super) struct Said {
     signal: Signal,
+    /// Whether it can be done without at all: `socket` carries the others.
+    is_off: bool,
     found: Vec<Found>,
     withheld: Vec<String>,
 }
@@ -39,8 +45,12 @@ impl Blind {
         let said = || format!("without {}: {status}: {}", self.signal.name(), err.join("\n"));
         let last = out.last().with_context(said)?;
         let report: Report = serde_json::from_str(last).with_context(said)?;
+        let is_off = |status: &SignalStatus| {
+            status.signal == self.signal.name() && status.status == Status::Off
+        };
         Ok(Said {
             signal: self.signal,
+            is_off: report.signals.iter().any(is_off),
             found: findings(&serde_json::from_str(last)?),
             withheld: report.withheld.into_iter().map(|withheld| withheld.id).collect(),
         })
@@ -61,7 +71,8 @@ impl Said {
     pub(super) fn problems(&self, wanted: &[Wanted], full: &[Found]) -> Vec<String> {
         let without = format!("without {}", self.signal.name());
         let mut problems = Vec::new();
-        for (id, _) in wanted {
+        let is_there = |id: &str| full.iter().any(|found| found.counts && found.id == *id);
+        for (id, _) in wanted.iter().filter(|(id, _)| self.is_off && is_there(id)) {
             let needs = finding::definition(id).is_some_and(|it| it.needs.contains(&self.signal));
             let is_found = self.found.iter().any(|found| found.counts && found.id == *id);
             let is_withheld = self.withheld.contains(id);
@@ -106,7 +117,7 @@ mod tests {
 
     fn problems(found: Vec<Found>, withheld: &[&str]) -> usize {
         let withheld = withheld.iter().map(|&id| id.to_owned()).collect();
-        let said = Said { signal: Signal::Retransmit, found, withheld };
+        let said = Said { signal: Signal::Retransmit, is_off: true, found, withheld };
         let full = [
             self::found("packet-loss", &[]),
             self::found("slow-peer-application", &["packet-loss"]),
