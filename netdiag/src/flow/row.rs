@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use netdiag_common::flow::{FlowId, FlowKey, TcpCounters, TcpDetail};
+use netdiag_common::flow::{Detail, FlowId, FlowKey, TcpCounters, TcpDetail};
 
 use crate::{
     flow::{
@@ -194,7 +194,8 @@ impl Row {
         }
     }
 
-    /// The kernel was asked, and no program told it. Returns whether anything came of it.
+    /// The kernel was asked, and no program told it. Returns whether anything came of it: something moved,
+    /// or something waits that does not move, which is worse.
     pub(super) fn refresh(
         &mut self,
         time_ns: u64,
@@ -211,7 +212,7 @@ impl Row {
             self.report_path(time_ns, tcp);
             self.report_gauges(detail);
         }
-        grown
+        grown || detail.is_some_and(has_waiting)
     }
 
     fn report_gauges(&mut self, detail: &TcpDetail) {
@@ -247,6 +248,15 @@ impl Row {
         }
         self.owner(None, pid, comm);
     }
+}
+
+/// Whether data waits on the socket: to be read, to be sent or to be acknowledged. A FIN counts as one byte
+/// (`tcp_diag_get_info`, net/ipv4/tcp_diag.c), and is no data.
+fn has_waiting(detail: &TcpDetail) -> bool {
+    let more_than = |what, n| detail.get(what).is_some_and(|amount| amount > n);
+    more_than(Detail::Unread, 1)
+        || more_than(Detail::Unsent, 1)
+        || more_than(Detail::Unacknowledged, 0)
 }
 
 impl Fold for Row {
