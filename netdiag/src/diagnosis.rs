@@ -23,6 +23,8 @@ mod worst;
 const WINDOW_S: f64 = 60.0;
 /// Findings of one id that are told one by one; where there are more, the worst are.
 const MOST_OF_ONE: usize = 20;
+/// The same while the run goes on: of processes that come and go there is no end.
+const MOST_KEPT: usize = 256;
 
 /// Value of `schema`.
 pub const SCHEMA: &str = "netdiag.diagnose/1";
@@ -64,8 +66,9 @@ pub struct Report {
     pub filtered: bool,
     /// The findings: the first is the one to act on, symptoms come after their cause.
     pub findings: Vec<Finding>,
-    /// Findings that were left out, since there were many of one id.
-    pub left_out: u64,
+    /// Findings that were left out since there were many of one id, by id; one that comes and goes in a
+    /// long run may be counted each time.
+    pub left_out: BTreeMap<String, u64>,
     /// What could not be concluded.
     pub withheld: Vec<Withheld>,
     /// What could not be seen at all, a line each.
@@ -118,6 +121,7 @@ pub struct Diagnosis {
     thresholds: Thresholds,
     window: Watched,
     findings: Vec<Finding>,
+    left_out: BTreeMap<String, u64>,
     withheld: BTreeMap<&'static str, String>,
     worst: worst::Worst,
     /// Which run of a recording it is: ids of flows begin anew in each.
@@ -165,6 +169,7 @@ impl Diagnosis {
         self.worst.take(&full, self.run);
         let found = self.conclude(&full, true);
         merge(&mut self.findings, found);
+        keep(&mut self.findings, MOST_KEPT, &mut self.left_out);
     }
 
     /// The findings as they stand, ranked.
@@ -203,9 +208,10 @@ impl Diagnosis {
     #[must_use]
     pub fn report(mut self) -> Option<Report> {
         self.close();
-        let findings = std::mem::take(&mut self.findings);
+        let mut left_out = self.left_out;
         let last = self.last?;
-        let (findings, left_out) = few(order::rank(findings));
+        let mut findings = order::rank(self.findings);
+        keep(&mut findings, MOST_OF_ONE, &mut left_out);
         let withheld = self.withheld.into_iter();
         Some(Report {
             schema: SCHEMA.to_owned(),
@@ -245,39 +251,39 @@ fn identified(finding: Finding, definition: &Definition, host: &str) -> Finding 
     Finding { id: definition.id.to_owned(), scope, ..finding }
 }
 
-/// Adds findings of a later window: of one about the same, the worse is kept.
+/// Adds the findings of a later window: of one about the same, the worse is kept. What one window tells
+/// several times are several.
 fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>) {
+    let mut earlier: Vec<usize> = (0..findings.len()).collect();
     for new in later {
-        let same = |old: &&mut Finding| old.id == new.id && old.scope == new.scope;
-        match findings.iter_mut().find(same) {
-            None => findings.push(new),
-            Some(old) => {
-                let (start, end) = (old.start.clone(), new.end.clone());
-                let windows = old.windows + new.windows;
-                if new.rank(old).is_lt() {
-                    *old = new;
-                }
-                (old.start, old.end, old.windows) = (start, end, windows);
-            }
+        let Some(at) = earlier.iter().position(|&at| new.is_again(&findings[at])) else {
+            findings.push(new);
+            continue;
+        };
+        let old = &mut findings[earlier.remove(at)];
+        let (start, end) = (old.start.clone(), new.end.clone());
+        let windows = old.windows + new.windows;
+        if new.rank(old).is_lt() {
+            *old = new;
         }
+        (old.start, old.end, old.windows) = (start, end, windows);
     }
 }
 
-/// Not more of one id than anybody reads, and how many were left out.
-fn few(findings: Vec<Finding>) -> (Vec<Finding>, u64) {
-    let mut told: BTreeMap<String, usize> = BTreeMap::new();
-    let mut left_out = 0;
-    let mut kept = Vec::new();
-    for finding in findings {
-        let n = told.entry(finding.id.clone()).or_default();
-        *n += 1;
-        if *n <= MOST_OF_ONE {
-            kept.push(finding);
-        } else {
-            left_out += 1;
-        }
+/// Keeps not more of one id than so many, the worst of them, in the order in which they stand.
+fn keep(findings: &mut Vec<Finding>, most: usize, left_out: &mut BTreeMap<String, u64>) {
+    let mut of_one: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, finding) in findings.iter().enumerate() {
+        of_one.entry(&finding.id).or_default().push(at);
     }
-    (kept, left_out)
+    let mut is_kept = vec![true; findings.len()];
+    for (id, mut all) in of_one.into_iter().filter(|(_, all)| all.len() > most) {
+        all.sort_by(|&one, &other| findings[one].rank(&findings[other]));
+        *left_out.entry(id.to_owned()).or_default() += (all.len() - most) as u64;
+        all.iter().skip(most).for_each(|&at| is_kept[at] = false);
+    }
+    let mut is_kept = is_kept.into_iter();
+    findings.retain(|_| is_kept.next().unwrap_or(true));
 }
 
 fn not_observable(signals: &[SignalStatus], series: &Series, folded: bool) -> Vec<String> {

@@ -109,6 +109,7 @@ fn of_destination(watched: &Watched, limits: &Limits, worst: &Worst<'_>) -> Opti
         ),
     };
     let finding = Finding::new(watched, severity, scope, title)
+        .about(to.local_ip.to_string())
         .confidence(0.95)
         .because(
             "A connection to one address and port needs a local port that no other one to it has; one that \

@@ -103,6 +103,7 @@ fn found(
     let settings = settings.and_then(|node| node.settings.iter().find(|one| one.netns == netns));
     let timeout = settings.and_then(|settings| settings.tcp_fin_timeout_s);
     let finding = Finding::new(watched, Severity::Warning, scope, title)
+        .about(group.map_or_else(String::new, |group| at(&group.local)))
         .because(format!(
             "The peer's kernel has acknowledged the end and its application has not closed. What a process of this \
              node has let go is forgotten after {} s, what it still holds (it has shut down one way) never.",

@@ -40,9 +40,11 @@ fn lines(report: &Report, columns: usize) -> Vec<String> {
         lines.push(String::new());
         lines.extend(finding(one, columns));
     }
-    if report.left_out > 0 {
+    if !report.left_out.is_empty() {
+        let each = report.left_out.iter().map(|(id, n)| format!("{} of {id}", format::count(*n)));
+        let text = format!("left out, none worse: {}", each.collect::<Vec<_>>().join(", "));
         lines.push(String::new());
-        lines.push(format!("{} more of the same ids, none worse, are left out", report.left_out));
+        lines.extend(paragraph(&sanitised(&text), columns, "", INDENT));
     }
     lines.extend(worst(report, columns));
     lines.extend(unseen(report, columns));
