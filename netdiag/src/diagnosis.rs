@@ -3,7 +3,7 @@
 //! A run is cut into windows, so that what was wrong for a minute of a day is not thinned out by the rest.
 //! What the rules find in several windows about the same is one finding.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,10 @@ pub struct Diagnosis {
     worst: worst::Worst,
     /// Which run of a recording it is: ids of flows begin anew in each.
     run: u32,
+    /// Intervals without a gap, and the most of these; the most of a window.
+    in_a_row: usize,
+    most_in_a_row: usize,
+    most_of_window: usize,
     /// Some flows of an interval were not told apart.
     folded: bool,
     last: Option<Last>,
@@ -150,12 +154,16 @@ impl Diagnosis {
         if self.last.as_ref().is_some_and(|last| last.end != snapshot.start) {
             self.close();
             self.run += 1;
-            self.window.series = Arc::default();
+            self.window.forget();
+            self.in_a_row = 0;
         }
         self.intervals += 1;
+        self.in_a_row += 1;
+        self.most_in_a_row = self.most_in_a_row.max(self.in_a_row);
         self.folded |= is_active(&snapshot.other);
         self.complete &= snapshot.complete;
         self.window.take(snapshot);
+        self.most_of_window = self.most_of_window.max(self.window.intervals.len());
         self.last = Some(Last::of(snapshot));
         if self.window.seconds >= WINDOW_S {
             self.close();
@@ -201,7 +209,18 @@ impl Diagnosis {
             let of_one = (definition.rule)(watched, &limits).into_iter();
             found.extend(of_one.map(|finding| identified(finding, definition, host)));
         }
-        found
+        // What says more of the same stands before it in the list.
+        let is_said = |one: &Finding, told: &[Finding]| {
+            let more = |other: &Finding| one.unless.contains(&other.id.as_str());
+            told.iter().any(|other| more(other) && other.scope == one.scope)
+        };
+        let mut told: Vec<Finding> = Vec::new();
+        for one in found {
+            if !is_said(&one, &told) {
+                told.push(one);
+            }
+        }
+        told
     }
 
     /// The run is over: all that there is to say. None where there was no interval.
@@ -213,6 +232,8 @@ impl Diagnosis {
         let mut findings = order::rank(self.findings);
         keep(&mut findings, MOST_OF_ONE, &mut left_out);
         let withheld = self.withheld.into_iter();
+        let mut not_observable = not_observable(&last.signals, &self.window.series, self.folded);
+        not_observable.extend(too_long(self.most_in_a_row, self.most_of_window));
         Some(Report {
             schema: SCHEMA.to_owned(),
             host: last.host,
@@ -220,7 +241,7 @@ impl Diagnosis {
             start: self.start,
             end: last.end,
             intervals: self.intervals,
-            not_observable: not_observable(&last.signals, &self.window.series, self.folded),
+            not_observable,
             signals: last.signals,
             accounting: last.accounting,
             complete: self.complete,
@@ -284,6 +305,20 @@ fn keep(findings: &mut Vec<Finding>, most: usize, left_out: &mut BTreeMap<String
     }
     let mut is_kept = is_kept.into_iter();
     findings.retain(|_| is_kept.next().unwrap_or(true));
+}
+
+/// What intervals are too long for, by how many there were in a row and in a window.
+fn too_long(in_a_row: usize, of_window: usize) -> Option<String> {
+    let least = if in_a_row < 2 {
+        "close-wait-leak, fin-wait-buildup, local-not-reading: what stays takes two intervals; give \
+         --interval half of --duration at most"
+    } else if of_window < 2 {
+        "local-not-reading: sockets that stay full take two intervals in a minute; give --interval 30s at \
+         most"
+    } else {
+        return None;
+    };
+    Some(least.to_owned())
 }
 
 fn not_observable(signals: &[SignalStatus], series: &Series, folded: bool) -> Vec<String> {

@@ -229,6 +229,9 @@ pub struct Finding {
     /// What of its scope it is about, where a rule may find several of one scope.
     #[serde(skip)]
     pub part: String,
+    /// Ids of findings that say more of the same: where there is one this is not told.
+    #[serde(skip)]
+    pub unless: Vec<&'static str>,
     /// Ids of findings that its rule knows not to explain it, although they may concern the same.
     #[serde(skip)]
     pub cleared: Vec<&'static str>,
@@ -260,6 +263,7 @@ impl Finding {
             end: watched.end.clone(),
             windows: 1,
             part: String::new(),
+            unless: Vec::new(),
             cleared: Vec::new(),
         }
     }
@@ -332,6 +336,13 @@ impl Finding {
     #[must_use]
     pub fn clearing(mut self, ids: &[&'static str]) -> Self {
         self.cleared.extend(ids);
+        self
+    }
+
+    /// Findings of the same scope that say more of it: where there is one this is not told.
+    #[must_use]
+    pub fn unless(mut self, ids: &[&'static str]) -> Self {
+        self.unless.extend(ids);
         self
     }
 
