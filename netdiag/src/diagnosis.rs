@@ -3,7 +3,7 @@
 //! A run is cut into windows, so that what was wrong for a minute of a day is not thinned out by the rest.
 //! What the rules find in several windows about the same is one finding.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,8 @@ pub struct Report {
     pub accounting: BTreeMap<String, Account>,
     /// True when nothing was lost or missed.
     pub complete: bool,
+    /// Whether it was concluded from recordings: processes that are named may be gone.
+    pub recorded: bool,
     /// Whether filters narrowed the flows (never the node counters).
     pub filtered: bool,
     /// The findings: the first is the one to act on, symptoms come after their cause.
@@ -130,6 +132,14 @@ pub struct Diagnosis {
     in_a_row: usize,
     most_in_a_row: usize,
     most_of_window: usize,
+    /// The most interfaces of an interval that were not listed.
+    interfaces_left_out: u64,
+    /// A list of queueing disciplines was full.
+    queues_left_out: bool,
+    /// Fates of samples in the runs before this one.
+    accounting: BTreeMap<String, Account>,
+    /// Namespaces of flows.
+    namespaces: BTreeSet<u32>,
     /// Some flows of an interval were not told apart.
     folded: bool,
     last: Option<Last>,
@@ -157,6 +167,17 @@ impl Diagnosis {
             self.window.forget();
             self.in_a_row = 0;
         }
+        if let Some(last) = self.last.as_ref().filter(|last| has_restarted(last, snapshot)) {
+            for (signal, account) in &last.accounting {
+                let sum = self.accounting.entry(signal.clone()).or_default();
+                *sum = sum.plus(account);
+            }
+        }
+        let node = &snapshot.node;
+        let left_out = node.interfaces_left_out.unwrap_or(0);
+        self.interfaces_left_out = self.interfaces_left_out.max(left_out);
+        self.queues_left_out |= node.qdiscs.len() >= MOST_QUEUES;
+        self.namespaces.extend(snapshot.flows.iter().filter_map(|flow| flow.netns));
         self.intervals += 1;
         self.in_a_row += 1;
         self.most_in_a_row = self.most_in_a_row.max(self.in_a_row);
@@ -223,6 +244,23 @@ impl Diagnosis {
         told
     }
 
+    /// The same of recordings. Which flows were wanted is not recorded: of filtered ones no finding is told of
+    /// a namespace that no flow is in.
+    #[must_use]
+    pub fn recorded(mut self) -> Option<Report> {
+        let namespaces = std::mem::take(&mut self.namespaces);
+        let mut report = Report { recorded: true, ..self.report()? };
+        if report.filtered {
+            let is_wanted = |netns: u32| namespaces.contains(&netns);
+            report.findings.retain(|finding| finding.scope.netns.is_none_or(is_wanted));
+            report.not_observable.push(
+                "recorded with filters: findings of namespaces that no flow is in are not told"
+                    .to_owned(),
+            );
+        }
+        Some(report)
+    }
+
     /// The run is over: all that there is to say. None where there was no interval.
     #[must_use]
     pub fn report(mut self) -> Option<Report> {
@@ -233,6 +271,7 @@ impl Diagnosis {
         keep(&mut findings, MOST_OF_ONE, &mut left_out);
         let withheld = self.withheld.into_iter();
         let mut not_observable = not_observable(&last.signals, &self.window.series, self.folded);
+        not_observable.extend(unlisted(self.interfaces_left_out, self.queues_left_out));
         not_observable.extend(too_long(self.most_in_a_row, self.most_of_window));
         Some(Report {
             schema: SCHEMA.to_owned(),
@@ -243,7 +282,8 @@ impl Diagnosis {
             intervals: self.intervals,
             not_observable,
             signals: last.signals,
-            accounting: last.accounting,
+            accounting: together(self.accounting, last.accounting),
+            recorded: false,
             complete: self.complete,
             filtered: last.filtered,
             findings,
@@ -252,6 +292,37 @@ impl Diagnosis {
             worst: self.worst.flows(),
         })
     }
+}
+
+/// Queueing disciplines that a node lists at most.
+const MOST_QUEUES: usize = 1_000;
+
+/// Whether the accounts begin anew: they are told since the start of a run.
+fn has_restarted(last: &Last, snapshot: &Snapshot) -> bool {
+    let fell = |(signal, account): (&String, &Account)| {
+        snapshot.accounting.get(signal).is_none_or(|now| now.seen < account.seen)
+    };
+    last.end != snapshot.start && last.accounting.iter().any(fell)
+}
+
+/// The accounts of several runs.
+fn together(
+    mut accounts: BTreeMap<String, Account>,
+    last: BTreeMap<String, Account>,
+) -> BTreeMap<String, Account> {
+    for (signal, account) in last {
+        let sum = accounts.entry(signal).or_default();
+        *sum = sum.plus(&account);
+    }
+    accounts
+}
+
+/// What of the node was not listed.
+fn unlisted(interfaces: u64, queues: bool) -> Vec<String> {
+    let interfaces =
+        (interfaces > 0).then(|| format!("{interfaces} network interfaces beyond those listed"));
+    let queues = queues.then(|| format!("queueing disciplines beyond the first {MOST_QUEUES}"));
+    interfaces.into_iter().chain(queues).collect()
 }
 
 /// Whether anything was counted.

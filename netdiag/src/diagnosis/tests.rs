@@ -174,3 +174,26 @@ fn however_long_a_run_is_its_findings_are_bounded() {
     assert_eq!(report.findings[0].severity, Severity::Critical, "the worst are kept");
     assert_eq!(report.left_out, BTreeMap::from([("close-wait-leak".to_owned(), 300 - 20)]));
 }
+
+#[test]
+fn recordings_of_several_runs_are_accounted_for_together() {
+    let mut diagnosis = Diagnosis::new(Thresholds::new());
+    for (second, seen) in [(0, 5), (1, 9), (10, 2), (11, 3)] {
+        let mut snapshot = lossy(second, 10);
+        snapshot.accounting.entry("rtt".to_owned()).or_default().seen = seen;
+        snapshot.filtered = true;
+        snapshot.node.interfaces_left_out = Some(7);
+        let states = States { time_wait: 30_000, ..States::default() };
+        for netns in [kit::NETNS, kit::NETNS + 1] {
+            snapshot.node.sockets.push(Sockets { netns, states, ..Sockets::default() });
+        }
+        diagnosis.take(&snapshot);
+    }
+    let report = diagnosis.recorded().expect("a report");
+    assert_eq!((report.accounting["rtt"].seen, report.recorded), (12, true));
+    let waits = report.findings.iter().filter(|one| one.id == "time-wait-buildup");
+    let waits: Vec<_> = waits.map(|one| one.scope.netns).collect();
+    assert_eq!(waits, [Some(kit::NETNS)], "no flow is in the other one");
+    let said = |what: &str| report.not_observable.iter().any(|line| line.contains(what));
+    assert!(said("recorded with filters") && said("7 network interfaces"));
+}

@@ -118,7 +118,7 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
                 "{node}: {unread} lines are torn or no snapshots, and were left out; the rest counts"
             ));
         }
-        let Some(report) = diagnosis.report() else {
+        let Some(report) = diagnosis.recorded() else {
             say(&format!(
                 "{node}: no interval was recorded; record for longer than one --interval"
             ));

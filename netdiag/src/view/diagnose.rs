@@ -224,6 +224,11 @@ fn unseen(report: &Report, columns: usize) -> Vec<String> {
         (false, true) => "no, samples were lost or missed".to_owned(),
         (false, false) => format!("no, lost or missed samples: {}", lost.join(", ")),
     };
+    if report.recorded && !report.findings.is_empty() {
+        let text = "recorded: processes that commands name may be gone; `lsns -t net` tells who is in a \
+                    network namespace now";
+        lines.extend(paragraph(text, columns, "", INDENT));
+    }
     lines.extend(paragraph(&format!("complete: {complete}"), columns, "", INDENT));
     lines
 }
