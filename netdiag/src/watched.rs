@@ -366,6 +366,8 @@ pub struct Watched {
     pub creators: Vec<TopCreator>,
     /// The intervals, in order.
     pub intervals: Vec<Interval>,
+    /// The last interval of the window before this one.
+    before: Option<Box<Interval>>,
     /// Latencies interval by interval, also of the windows before this one.
     pub series: Arc<Series>,
     lost_before: HashMap<String, u64>,
@@ -375,8 +377,25 @@ impl Watched {
     /// A window that follows on this one.
     #[must_use]
     pub fn next(&self) -> Self {
-        let lost_before = self.lost_before.clone();
-        Self { lost_before, series: Arc::clone(&self.series), ..Self::default() }
+        let before = self.intervals.last().cloned().map(Box::new);
+        Self {
+            before: before.or_else(|| self.before.clone()),
+            lost_before: self.lost_before.clone(),
+            series: Arc::clone(&self.series),
+            ..Self::default()
+        }
+    }
+
+    /// Forgets the windows before this one: another run begins, or time has passed unseen.
+    pub fn forget(&mut self) {
+        self.before = None;
+        self.series = Arc::default();
+    }
+
+    /// Seconds of an interval, in the mean; 0 before there was one.
+    #[must_use]
+    pub fn every(&self) -> f64 {
+        self.seconds / self.intervals.len().max(1) as f64
     }
 
     /// Adds an interval. Times that make no sense count as no time.

@@ -140,6 +140,7 @@ fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Fi
     );
     let per_period = group.throttled_us as f64 * 1e3 / group.throttled_periods.max(1) as f64;
     let finding = Finding::new(watched, severity, scope, title)
+        .about(cgroup.as_str())
         .because(
             "When it has used its CPU time of a period, all its threads stop until the next one begins: requests \
              that it has are answered late, connections are accepted late, and the network is not to blame.",

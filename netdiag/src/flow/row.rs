@@ -272,6 +272,10 @@ impl Fold for Row {
         self.fresh.labelled(count, label, n);
     }
 
+    fn state(&mut self, count: CountId, value: u64) {
+        self.gauge(count, value);
+    }
+
     fn socket(&mut self, event: &socket::Event) {
         let opened = match event.what {
             What::Connect | What::Connected => Some(Role::Client),

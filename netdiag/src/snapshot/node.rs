@@ -50,8 +50,8 @@ pub struct Node {
     pub listen_queues: Vec<ListenQueue>,
     /// Network interfaces, by namespace and index.
     pub interfaces: Vec<Interface>,
-    /// Interfaces beyond those listed.
-    pub interfaces_left_out: u64,
+    /// Interfaces beyond those listed; null when unknown.
+    pub interfaces_left_out: Option<u64>,
     /// Queueing disciplines that hold packets or refused any, and those that limit a rate.
     pub qdiscs: Vec<Qdisc>,
     /// Routes that set an MTU of their own, at most a hundred.
