@@ -1,11 +1,14 @@
 //! Flows: the table that events are folded into, and what is taken out of it each interval.
 
+use std::sync::Arc;
+
 use netdiag_common::flow::FlowKey;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     flow::latency::Latency,
+    owner::Place,
     signal::{CountId, Label, MetricId},
 };
 
@@ -46,6 +49,8 @@ pub struct Frozen {
     pub pid: Option<u32>,
     /// Name of the owner.
     pub comm: Option<String>,
+    /// Where the owner lives.
+    pub place: Option<Arc<Place>>,
     /// Number of the flow that is the other end, where it is on this node and known.
     pub pair: Option<u64>,
     /// Whether the socket is gone.

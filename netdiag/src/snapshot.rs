@@ -41,6 +41,10 @@ pub struct Owner {
     pub cgroup: Option<String>,
     /// Container id.
     pub container: Option<String>,
+    /// Name of that container in its pod.
+    pub container_name: Option<String>,
+    /// Uid of its pod.
+    pub pod_uid: Option<String>,
     /// Name of its pod.
     pub pod: Option<String>,
     /// Kubernetes namespace of its pod.

@@ -1,6 +1,6 @@
 //! One row of the table.
 
-use std::mem;
+use std::{mem, sync::Arc};
 
 use netdiag_common::flow::{FlowId, FlowKey, TcpCounters, TcpDetail};
 
@@ -11,6 +11,7 @@ use crate::{
         tally::Tally,
         tuples::is_complete,
     },
+    owner::Place,
     signal::{
         CountId, Fold, Label, MetricId, Path,
         socket::{self, CONNECT_LATENCY, GAUGES, LIFETIME, What, gauge_id, reading_id},
@@ -53,6 +54,7 @@ pub(super) struct Row {
     pub(super) role: Option<Role>,
     pub(super) pid: Option<u32>,
     pub(super) comm: Option<String>,
+    pub(super) place: Option<Arc<Place>>,
     pub(super) srtt_ns: Option<u64>,
     pub(super) rtt_min_ns: Option<u64>,
     /// When those two were so.
@@ -113,6 +115,7 @@ impl Row {
             role: self.role,
             pid: self.pid,
             comm: self.comm.clone(),
+            place: self.place.clone(),
             pair: self.pair,
             closed: self.closed,
             idle,

@@ -57,6 +57,8 @@ pub(super) fn socket(flow: FlowId, key: FlowKey, what: What) -> socket::Event {
         pid: None,
         tid: None,
         comm: None,
+        cgroup: None,
+        place: None,
         tcp: None,
         detail: None,
         accept_wait_ns: None,

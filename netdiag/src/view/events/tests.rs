@@ -81,6 +81,8 @@ fn tellings() -> Vec<Telling> {
             tid: None,
             accept_wait_ns: None,
             comm: None,
+            cgroup: None,
+            place: None,
             tcp: None,
             detail: None,
         })

@@ -1,0 +1,12 @@
+//! Whom a socket belongs to, beyond its process: cgroup, container and pod.
+
+/// Where a process lives, as far as the path of its cgroup tells: pure text, no names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Path of the cgroup below the root of its hierarchy, as the node sees it; `/` for the root.
+    pub cgroup: String,
+    /// Container id, whole (64 hexadecimal digits with the usual runtimes).
+    pub container: Option<String>,
+    /// Kubernetes' uid of the pod, in the form of RFC 4122 (a static pod's is 32 digits without dashes).
+    pub pod_uid: Option<String>,
+}
