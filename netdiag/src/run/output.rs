@@ -4,7 +4,9 @@
 //! the rings.
 
 use std::{
+    fs,
     io::{self, Write},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -24,6 +26,7 @@ use crate::{
     config, exit,
     finding::Severity,
     flow::Interval,
+    node::{mounts, vantage},
     snapshot::Snapshot,
     view::{self, dump::Recorder, table::COLUMNS},
 };
@@ -87,6 +90,7 @@ impl Outputs {
         form: Output,
         wanted: &Wanted,
         node: &str,
+        host_root: &Path,
         filters: &Filters,
     ) -> Result<Self, exit::Error> {
         let purpose = match wanted {
@@ -94,6 +98,9 @@ impl Outputs {
             Wanted::Record(dump) => {
                 let (recorder, said) = Recorder::open(dump, node)?;
                 said.iter().for_each(|line| say(line));
+                if let Some(line) = ends_with_container(&dump.out, host_root) {
+                    say(&line);
+                }
                 Purpose::Record(Box::new(recorder))
             }
             Wanted::Diagnose(diagnose) => {
@@ -165,6 +172,21 @@ impl Outputs {
     fn stdout(&self) -> Pieces<'_, io::StdoutLock<'static>> {
         Pieces { to: io::stdout().lock(), progress: &self.progress }
     }
+}
+
+/// A warning where the files of a recording end with the container that writes them.
+fn ends_with_container(directory: &Path, host_root: &Path) -> Option<String> {
+    if !vantage::in_container(host_root) {
+        return None;
+    }
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let reason = mounts::short_lived(&mountinfo, &fs::canonicalize(directory).ok()?)?;
+    Some(format!(
+        "--out {}: the files are gone with this container, for {reason}; give a directory of the node: \
+         a hostPath volume, or one below {}",
+        directory.display(),
+        vantage::USUAL
+    ))
 }
 
 /// What is said of standard output when it cannot be written to.

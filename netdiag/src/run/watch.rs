@@ -96,7 +96,9 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let Some(filters) = targets(watch, &kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };
-    let Some(outputs) = open(watch.output, wanted, &node_name, filters, &mut stop).await? else {
+    let Some(outputs) =
+        open(watch.output, wanted, &node_name, &kernel.host_root, filters, &mut stop).await?
+    else {
         return Ok(Status::Ran);
     };
     let mut tracer = Tracer::attach(&options(kernel, Some((watch, filters))))?;
@@ -129,11 +131,12 @@ async fn open(
     form: Output,
     wanted: Wanted,
     node: &str,
+    host_root: &Path,
     filters: Filters,
     stop: &mut Stop,
 ) -> Result<Option<Outputs>> {
-    let node = node.to_owned();
-    let opening = spawn_blocking(move || Outputs::open(form, &wanted, &node, &filters));
+    let (node, host_root) = (node.to_owned(), host_root.to_owned());
+    let opening = spawn_blocking(move || Outputs::open(form, &wanted, &node, &host_root, &filters));
     tokio::select! {
         opened = opening => Ok(Some(opened.context("the thread that opens the files ended")??)),
         () = stop.asked() => Ok(None),
