@@ -143,6 +143,18 @@ pub enum SlotPlace {
     Storage = 1,
 }
 
+/// Hierarchies of control groups.
+pub mod hierarchy {
+    /// None: no cgroup is told.
+    pub const NONE: u32 = 0;
+    /// The unified one (version 2).
+    pub const UNIFIED: u32 = 1;
+    /// That of the first subsystem (version 1); those of the others follow by their numbers.
+    pub const FIRST_SUBSYSTEM: u32 = 2;
+    /// Subsystems that a kernel has at most (`CGROUP_SUBSYS_COUNT`, 14 in Linux 7.2).
+    pub const SUBSYSTEMS: u32 = 32;
+}
+
 /// Settings of a run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
@@ -174,8 +186,8 @@ pub struct Settings {
     pub stacks: u32,
     /// Entries of `no_losses` that count.
     pub no_losses_len: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Which hierarchy a task's cgroup is told of: one of [`hierarchy`].
+    pub hierarchy: u32,
     /// What is no drop.
     pub no_losses: [NoLoss; NO_LOSSES],
     /// First address of `nf_hook_slow`, where netfilter's hooks drop; 0 where that is not known.

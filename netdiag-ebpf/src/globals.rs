@@ -7,7 +7,8 @@ use aya_ebpf::Global;
 use netdiag_common::{
     field::{Field, Location},
     globals::{
-        Filters, Locations, NO_LOSSES, NoLoss, Numbers, Prefixes, Settings, SlotPlace, no_loss,
+        Filters, Locations, NO_LOSSES, NoLoss, Numbers, Prefixes, Settings, SlotPlace, hierarchy,
+        no_loss,
     },
     signal::Signal,
 };
@@ -44,7 +45,7 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     alone: 0,
     stacks: 0,
     no_losses_len: 0,
-    reserved: 0,
+    hierarchy: hierarchy::NONE,
     no_losses: [NoLoss { from: 0, to: 0, reason: 0, when: no_loss::REASON }; NO_LOSSES],
     hooks_from: 0,
     hooks_to: 0,
@@ -140,6 +141,12 @@ pub(crate) mod settings {
     #[inline(always)]
     pub(crate) fn tick_us() -> u64 {
         constant!(SETTINGS as Settings, tick_us)
+    }
+
+    /// See [`Settings::hierarchy`].
+    #[inline(always)]
+    pub(crate) fn hierarchy() -> u32 {
+        constant!(SETTINGS as Settings, hierarchy)
     }
 
     #[inline(always)]

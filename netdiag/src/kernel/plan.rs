@@ -13,7 +13,7 @@ use netdiag_common::{
 use super::{
     attach::{self, Outcome, Verdict, Wishes},
     btf::Btf,
-    clock, drops,
+    cgroups, clock, drops,
     facts::Facts,
     hooks::Kernel,
     memlock,
@@ -136,6 +136,7 @@ pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)
             Verdict::Done(outcome) if place == SlotPlace::Storage && lacks_sockets(&outcome) => {}
             Verdict::Done(mut outcome) => {
                 drops::amend(kernel, &mut outcome.statuses);
+                cgroups::amend(kernel, options, &mut outcome.statuses);
                 if options.filters.pid.len > 0 {
                     leave_out_the_ownerless(&mut outcome.statuses);
                 }
@@ -224,6 +225,7 @@ fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
         ..Settings::default()
     };
     drops::configure(kernel, &mut settings);
+    cgroups::configure(kernel, options, &mut settings);
     settings
 }
 
@@ -309,6 +311,12 @@ mod tests {
             Field::SkWmemQueued,
             Field::CtZone,
             Field::ZoneId,
+            // These only where userspace says so.
+            Field::TaskCgroups,
+            Field::CgroupsSubsys,
+            Field::SubsysCgroup,
+            Field::CgroupNode,
+            Field::NodeId,
         ];
         let sources = DEFINITIONS.iter().flat_map(|definition| definition.sources);
         let sources = sources.flat_map(|source| [Some(source), source.when_preempted]).flatten();

@@ -21,6 +21,7 @@ use crate::{
     ring,
     signal::retransmit,
     slot::{self, ANNOUNCED, CLIENT, SERVER, Slot},
+    task,
 };
 
 /// A header for a record of one sample.
@@ -131,6 +132,7 @@ pub(crate) unsafe fn report_accepted<A: Access>(
             if let Ok(comm) = bpf_get_current_comm() {
                 record.comm = comm;
             }
+            record.cgroup = task::cgroup();
         }
         Ok(())
     });
