@@ -32,6 +32,7 @@ pub mod netns;
 pub mod own;
 pub mod owners;
 pub mod pace;
+pub mod places;
 pub mod proc;
 pub mod protocols;
 pub mod qdiscs;
