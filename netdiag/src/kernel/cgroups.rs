@@ -1,4 +1,4 @@
-//! Which cgroup of a task the programs tell, and why none.
+//! What the programs tell of tasks, and why it may be less than there is.
 
 use netdiag_common::{
     field::Field,
@@ -6,14 +6,14 @@ use netdiag_common::{
     signal::Signal,
 };
 
-use super::{facts::Lockdown, hooks::Kernel, plan::Options};
+use super::hooks::Kernel;
 use crate::{
     coverage::{SignalStatus, Status},
-    node::hierarchy::{self as mounted, Hierarchy},
+    node::places::{Hierarchy, Kind},
 };
 
 /// What the programs read to find a task's cgroup in a hierarchy of version 1.
-const FIELDS: [Field; 5] = [
+const OF_CGROUP: [Field; 5] = [
     Field::TaskCgroups,
     Field::CgroupsSubsys,
     Field::SubsysCgroup,
@@ -21,36 +21,60 @@ const FIELDS: [Field; 5] = [
     Field::NodeId,
 ];
 
-/// Tells the programs which hierarchy to look into. Without one there, it is that of version 2, which every
-/// kernel has.
-pub(super) fn configure(kernel: &Kernel, options: &Options, settings: &mut Settings) {
-    let hierarchy = mounted::find(&options.host_root);
-    settings.hierarchy = number(kernel, hierarchy.as_ref()).unwrap_or(hierarchy::NONE);
+/// The same for the name of a thread's process.
+const OF_NAME: [Field; 2] = [Field::TaskLeader, Field::TaskComm];
+
+/// Tells the programs which hierarchy to look into, and whether they may look at tasks at all. Without one that is
+/// mounted it is that of version 2, which every kernel has.
+pub(super) fn configure(
+    kernel: &Kernel,
+    hierarchy: Option<&Hierarchy>,
+    reads_memory: bool,
+    settings: &mut Settings,
+) {
+    settings.hierarchy = number(kernel, hierarchy, reads_memory).unwrap_or(hierarchy::NONE);
+    settings.reads_tasks = u32::from(reads_memory && locate(kernel, &OF_NAME).is_ok());
 }
 
 /// Says that cgroups are not told.
-pub(super) fn amend(kernel: &Kernel, options: &Options, statuses: &mut [SignalStatus]) {
-    let Err(reason) = number(kernel, mounted::find(&options.host_root).as_ref()) else { return };
+pub(super) fn amend(
+    kernel: &Kernel,
+    hierarchy: Option<&Hierarchy>,
+    reads_memory: bool,
+    statuses: &mut [SignalStatus],
+) {
+    let Err(reason) = number(kernel, hierarchy, reads_memory) else { return };
     let status = &mut statuses[Signal::Socket as usize];
     if status.status != Status::Off {
         status.status = Status::Degraded;
-        status.missing.push(format!("cgroups of processes that end at once: {reason}"));
+        status
+            .missing
+            .push(format!("cgroups of processes that end before they are looked up: {reason}"));
     }
 }
 
-fn number(kernel: &Kernel, hierarchy: Option<&Hierarchy>) -> Result<u32, String> {
-    let Some(subsystem) = hierarchy.and_then(Hierarchy::subsystem) else {
+fn number(
+    kernel: &Kernel,
+    hierarchy: Option<&Hierarchy>,
+    reads_memory: bool,
+) -> Result<u32, String> {
+    let Some(Kind::V1(controller)) = hierarchy.map(|hierarchy| hierarchy.kind) else {
         return Ok(hierarchy::UNIFIED);
     };
-    if kernel.facts.lockdown == Some(Lockdown::Confidentiality) {
+    if !reads_memory {
         return Err("lockdown forbids to read those of version 1".to_owned());
     }
-    for field in FIELDS {
-        kernel.btf.locate(field).map_err(|error| error.to_string())?;
-    }
-    let number = kernel.btf.enum_value("cgroup_subsys_id", &subsystem);
+    locate(kernel, &OF_CGROUP)?;
+    // As `enum cgroup_subsys_id` calls it.
+    let name = format!("{}_cgrp_id", if controller == "blkio" { "io" } else { controller });
+    let number = kernel.btf.enum_value("cgroup_subsys_id", &name);
     let number = number.and_then(|number| u32::try_from(number).ok());
     let number = number.filter(|&number| number < hierarchy::SUBSYSTEMS);
-    let number = number.ok_or_else(|| format!("this kernel has no subsystem {subsystem}"))?;
+    let number = number.ok_or_else(|| format!("this kernel has no {name}"))?;
     Ok(hierarchy::FIRST_SUBSYSTEM + number)
+}
+
+fn locate(kernel: &Kernel, fields: &[Field]) -> Result<(), String> {
+    let located = fields.iter().map(|&field| kernel.btf.locate(field).map(drop));
+    located.collect::<Result<(), _>>().map_err(|error| error.to_string())
 }

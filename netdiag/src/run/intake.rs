@@ -6,9 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use netdiag_common::{flow::FlowKey, signal::Signal};
+use netdiag_common::{flow::FlowKey, globals::Filters, signal::Signal};
 
-use super::teller::Teller;
+use super::{sieve::Sieve, teller::Teller};
 use crate::{
     flow::{
         Role,
@@ -16,7 +16,7 @@ use crate::{
         table::{FlowTable, Seed, Whose},
     },
     kernel::tracer::Taken,
-    node::{SeededSocket, proc},
+    node::{SeededSocket, places::Places, proc},
     signal::{
         self, Event, dns,
         socket::{self, What},
@@ -51,6 +51,10 @@ pub(super) struct Intake {
     proc: Option<PathBuf>,
     /// Names of processes that were looked up since the last interval.
     names: HashMap<u32, Option<String>>,
+    /// Where processes live.
+    places: Places,
+    /// Filters that the programs cannot decide on alone, where there are any.
+    sieve: Option<Sieve>,
     /// Sockets that closed before the seeds came; none any more once they did.
     closed: Option<Closed>,
 }
@@ -111,7 +115,13 @@ impl Intake {
     /// The signal of whose samples one tells what becomes of another.
     pub(super) const PAIRED: Signal = dns::DEFINITION.signal;
 
-    pub(super) fn new(table: FlowTable, host_root: &Path, teller: Option<Teller>) -> Self {
+    pub(super) fn new(
+        table: FlowTable,
+        host_root: &Path,
+        places: Places,
+        sieve: Option<Sieve>,
+        teller: Option<Teller>,
+    ) -> Self {
         let proc = proc::is_of_node(host_root).then(|| host_root.join("proc"));
         let (stream, taken, names) = (Stream::default(), Taken::default(), HashMap::new());
         let (unseen, fates) = ([0; Signal::COUNT], [Fates::default(); Signal::COUNT]);
@@ -129,6 +139,8 @@ impl Intake {
             taken,
             proc,
             names,
+            places,
+            sieve,
             closed,
         }
     }
@@ -191,6 +203,8 @@ impl Intake {
             taken,
             proc,
             names,
+            places,
+            sieve,
             closed,
             ..
         } = self;
@@ -201,6 +215,7 @@ impl Intake {
             let samples = signal::samples(&record);
             stream.received += samples;
             let mut outside = Fates::default();
+            let (mut events, mut left_out) = (0_u64, 0);
             let decoded = signal::decode(&record, &mut |mut event| {
                 if let Event::Socket(event) = &mut event {
                     name_process(event, |pid| {
@@ -218,7 +233,6 @@ impl Intake {
                 if let Some((signal, samples)) = event.unseen() {
                     unseen[signal as usize] += samples;
                 }
-                // A record of what has a fate here is one event.
                 match &event {
                     Event::Dns(dns::Event::Passage(passage)) => {
                         if batched {
@@ -228,12 +242,18 @@ impl Intake {
                     }
                     Event::Dns(dns::Event::Other) => outside.unmatched = samples,
                     _ => {
-                        if fold_one(table, teller, &event, now_ns) == Whose::LeftOut {
-                            outside.filtered = samples;
+                        let passes = sieve
+                            .as_mut()
+                            .is_none_or(|sieve| sieve.passes(&mut event, places, table));
+                        events += 1;
+                        if !passes || fold_one(table, teller, &event, now_ns) == Whose::LeftOut {
+                            left_out += 1;
                         }
                     }
                 }
             });
+            // A batch has one event for each of its samples.
+            outside.filtered = if events == 1 { left_out * samples } else { left_out };
             match decoded {
                 Ok(header) => {
                     stream.decoded += samples;
@@ -241,6 +261,35 @@ impl Intake {
                 }
                 Err(_) => stream.malformed += samples,
             }
+        }
+    }
+
+    /// What the programs have to know of cgroups that were not known before.
+    pub(super) fn verdicts(&mut self) -> Vec<(u64, bool)> {
+        let Self { sieve, places, .. } = self;
+        sieve.as_mut().map(|sieve| sieve.verdicts(places)).unwrap_or_default()
+    }
+
+    /// Looks for cgroups that appeared, where filters ask for those.
+    pub(super) fn look_for_cgroups(&mut self) {
+        if self.sieve.as_ref().is_some_and(Sieve::asks_for_place) {
+            self.places.look();
+        }
+    }
+
+    /// Whether the filters by owner let pass what a dump of sockets says of one.
+    pub(super) fn wants_owner(
+        &mut self,
+        socket: &SeededSocket,
+        filters: &Filters,
+        now_ns: u64,
+    ) -> bool {
+        match &mut self.sieve {
+            Some(sieve) => {
+                let place = self.places.of(socket.pid, None, now_ns);
+                sieve.wants(socket.pid, socket.comm.as_deref(), place.as_deref())
+            }
+            None => filters.pid.accept(socket.pid.unwrap_or(0)),
         }
     }
 
