@@ -1,7 +1,7 @@
 //! The flow table: events in, intervals and the total of a run out. Bounded, and exact for ever:
 //! what a row counted stays in the interval and in the total when the row goes.
 
-use std::{collections::HashMap, mem};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use foldhash::fast::RandomState;
 use netdiag_common::flow::{FlowId, FlowKey, TcpCounters, TcpDetail};
@@ -16,6 +16,7 @@ use crate::{
         tally::Tally,
         tuples::{Tuples, is_complete},
     },
+    owner,
     signal::{Event, Subject, socket::What},
 };
 
@@ -70,6 +71,8 @@ pub struct Seed {
     pub pid: Option<u32>,
     /// Name of the owner, where known.
     pub comm: Option<String>,
+    /// Where the owner lives, where known.
+    pub place: Option<Arc<owner::Place>>,
     /// The socket's counters, where known.
     pub tcp: Option<TcpCounters>,
     /// What else the kernel tells of it.
@@ -210,7 +213,7 @@ impl FlowTable {
         };
         let row = &mut self.rows[slot as usize];
         row.owner_seeded = row.pid.is_none();
-        row.owner(seed.role, seed.pid, seed.comm.as_deref());
+        row.owner(seed.role, seed.pid, seed.comm.as_deref(), seed.place.as_ref());
         row.cookie = if row.cookie == 0 { seed.cookie } else { row.cookie };
         if let Some(tcp) = &seed.tcp {
             row.begin_at(tcp, seed.detail.as_ref());

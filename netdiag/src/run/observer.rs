@@ -231,7 +231,7 @@ impl Observer {
         self.tracer.flush()?;
         self.diagnostics.say();
         self.drain();
-        self.intake.forget_names();
+        self.intake.forget_processes();
         Ok(())
     }
 

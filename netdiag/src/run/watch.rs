@@ -22,7 +22,7 @@ use crate::{
     exit::Status,
     flow::table::{self, FlowTable},
     kernel::{attach::Wishes, plan::Options, tracer::Tracer},
-    node,
+    node::{self, pace::Pace},
     snapshot::build::Listing,
 };
 
@@ -69,12 +69,14 @@ pub(super) fn flow_table(watch: &Watch, filters: &Filters) -> FlowTable {
 }
 
 /// What every output of a run says of its circumstances.
-pub(super) fn about(node: String, tracer: &Tracer, filters: &Filters) -> About {
+pub(super) fn about(node: String, tracer: &Tracer, filters: &Filters, host_root: &Path) -> About {
     About {
         node,
         kernel: tracer.facts().release.clone(),
         labels: tracer.labels().clone(),
         filtered: !filters.is_empty(),
+        host_root: host_root.to_owned(),
+        names: Pace::default(),
     }
 }
 
@@ -102,7 +104,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let mut tracer = Tracer::attach(&options(kernel, Some((watch, filters))))?;
     let host_root = kernel.host_root.clone();
     let seeding = spawn_blocking(move || node::seed(&host_root));
-    let about = about(node_name, &tracer, &filters);
+    let about = about(node_name, &tracer, &filters, &kernel.host_root);
     let listing = Listing { sort: watch.sort, top: watch.top, all: watch.all };
     let host_root = kernel.host_root.clone();
     let worker = Worker::start(outputs.progress().clone(), move || Reporter {
