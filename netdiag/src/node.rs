@@ -8,12 +8,14 @@ use std::{
     net::Ipv6Addr,
     ops::RangeInclusive,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use netdiag_common::flow::{FlowKey, TcpCounters, TcpDetail};
 
-use self::{netns::Depth, sockets::Socket};
+use self::{netns::Depth, places::Places, sockets::Socket};
+use crate::owner::Place;
 
 pub mod census;
 pub mod cgroups;
@@ -53,6 +55,8 @@ pub struct SeededSocket {
     pub pid: Option<u32>,
     /// Name of that process.
     pub comm: Option<String>,
+    /// Where it lives.
+    pub place: Option<Arc<Place>>,
     /// Its counters; none for listeners and where the kernel does not tell.
     pub tcp: Option<TcpCounters>,
     /// What else the kernel tells of it.
@@ -131,6 +135,8 @@ fn asks(listeners: &HashSet<FlowKey>, key: &FlowKey) -> Option<bool> {
 #[must_use]
 pub fn seed(host_root: &Path) -> Seeds {
     let start = Instant::now();
+    // A process that began later is not the one that was found to hold a socket.
+    let began_ns = places::monotonic_ns();
     let netns::Found { namespaces, mut problems } = netns::find(host_root, Depth::Everything);
     let mut dump = sockets::dump_all(&namespaces, &sockets::FULL);
     problems.append(&mut dump.problems);
@@ -141,22 +147,26 @@ pub fn seed(host_root: &Path) -> Seeds {
         owners::Owners::default()
     });
     problems.extend(owners.problem());
+    let mut places = Places::begin(host_root);
+    problems.extend(places.problem());
     let listeners = dump.listeners.iter().map(|listener| anywhere(listener.key)).collect();
-    let seeded = |socket: Socket| {
+    let mut seeded = |socket: Socket| {
         let owner = owners.by_inode.get(&socket.inode);
+        let place = owner.and_then(|owner| places.of(Some(owner.pid), None, began_ns));
         SeededSocket {
             key: socket.key,
             cookie: socket.cookie,
             state: socket.state,
             pid: owner.map(|owner| owner.pid),
             comm: owner.map(|owner| owner.comm.clone()).filter(|comm| !comm.is_empty()),
+            place,
             tcp: socket.tcp,
             detail: socket.detail,
             asks: asks(&listeners, &socket.key),
         }
     };
     Seeds {
-        sockets: dump.sockets.into_iter().map(seeded).collect(),
+        sockets: dump.sockets.into_iter().map(&mut seeded).collect(),
         listeners: dump.listeners.into_iter().map(seeded).collect(),
         problems,
         took: start.elapsed(),

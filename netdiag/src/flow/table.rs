@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     mem,
+    sync::Arc,
 };
 
 use foldhash::fast::RandomState;
@@ -19,6 +20,7 @@ use crate::{
         tally::Tally,
         tuples::{Tuples, is_complete},
     },
+    owner,
     signal::{Event, Subject, socket::What},
 };
 
@@ -74,6 +76,8 @@ pub struct Seed {
     pub pid: Option<u32>,
     /// Name of the owner, where known.
     pub comm: Option<String>,
+    /// Where the owner lives, where known.
+    pub place: Option<Arc<owner::Place>>,
     /// The socket's counters, where known.
     pub tcp: Option<TcpCounters>,
     /// What else the kernel tells of it.
@@ -220,7 +224,7 @@ impl FlowTable {
         };
         let row = &mut self.rows[slot as usize];
         row.owner_seeded = row.pid.is_none();
-        row.owner(seed.role, seed.pid, seed.comm.as_deref());
+        row.owner(seed.role, seed.pid, seed.comm.as_deref(), seed.place.as_ref());
         row.cookie = if row.cookie == 0 { seed.cookie } else { row.cookie };
         if let Some(tcp) = &seed.tcp {
             row.begin_at(tcp, seed.detail.as_ref());

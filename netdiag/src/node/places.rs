@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::time::ClockId;
+
 pub use self::hierarchy::{Hierarchy, Kind};
 use self::{process::Process, tree::Tree};
 use super::{pace::Pace, proc};
@@ -38,6 +40,12 @@ pub struct Places {
     tree: Tree,
     pace: Pace,
     processes: HashMap<u32, Process>,
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, the clock of events.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    process::now(ClockId::Monotonic)
 }
 
 impl Places {
@@ -113,6 +121,29 @@ impl Places {
     /// Name of a process that did something at `time_ns`, if it is there and was then.
     pub fn comm(&mut self, pid: u32, time_ns: u64) -> Option<&str> {
         self.process(pid, time_ns).map(|process| process.comm.as_str())
+    }
+
+    /// Where a process is whose name is known, if it was there at `time_ns` and has that name.
+    pub fn of_named(&mut self, pid: u32, comm: &str, time_ns: u64) -> Option<Arc<Place>> {
+        let process = self.process(pid, time_ns)?;
+        process.place.clone().filter(|_| process.comm == comm)
+    }
+
+    /// What is missing, in one line.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        if self.hierarchy.is_none() {
+            return Some(
+                "no file system of cgroups is mounted below the host's root: owners that ended before they were \
+                 looked up have no cgroup, container and pod; mount /sys/fs/cgroup there"
+                    .to_owned(),
+            );
+        }
+        self.base.is_none().then(|| {
+            "the own cgroup was not found among the node's: processes whose cgroup the kernel does not tell have \
+             no cgroup, and no pod unless they are in another one; run in the node's cgroup namespace"
+                .to_owned()
+        })
     }
 
     /// Forgets processes, which it remembers only so that procfs is not read for every event.

@@ -12,6 +12,7 @@ fn socket(local: &str, local_port: u16, peer_port: u16, pid: u32, comm: &str) ->
         state: 1,
         pid: (pid != 0).then_some(pid),
         comm: (pid != 0).then(|| comm.to_owned()),
+        place: None,
         tcp: None,
         detail: None,
         asks: None,

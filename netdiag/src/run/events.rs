@@ -50,7 +50,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let seeding = spawn_blocking(move || node::seed(&host_root));
     let listening = tell.kinds.contains(&&LISTEN_OVERFLOW);
     let listening = listening.then(|| Listening::start(&kernel.host_root));
-    let about = about(node_name(kernel, None), &tracer, &filters);
+    let about = about(node_name(kernel, None), &tracer, &filters, &kernel.host_root);
     let (writing, lines) = Writing::start(about, tracer.signals().to_vec(), watch.output);
     let stacks = if tell.stack { Some(tracer.stacks()?) } else { None };
     let diagnostics = Diagnostics::new(&mut tracer, kernel.log_level)?;
@@ -58,7 +58,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let teller = Teller::new(tell, &filters, owners.clone(), stacks, lines);
     let table = flow_table(watch, &filters);
     let sieve = Sieve::new(&filters, owners, &kernel.host_root);
-    let intake = Intake::new(table, &kernel.host_root, places, sieve, Some(teller));
+    let intake = Intake::new(table, places, sieve, Some(teller));
     let observer = Observer::new(tracer, intake, diagnostics, None);
     let complete = observer.tell(watch, &filters, seeding, writing, listening, &mut stop).await?;
     Ok(if watch.strict && !complete { Status::Incomplete } else { Status::Ran })

@@ -99,8 +99,7 @@ impl Observer {
         seeds.problems.iter().for_each(|problem| say(problem));
         seeds.sockets.retain(|socket| filters.accept(&socket.key));
         if filters.by_owner() {
-            let now_ns = monotonic_ns();
-            let mut is_wanted = |one: &SeededSocket| self.intake.wants_owner(one, filters, now_ns);
+            let mut is_wanted = |one: &SeededSocket| self.intake.wants_owner(one, filters);
             seeds.sockets.retain(&mut is_wanted);
             seeds.listeners.retain(is_wanted);
             let no_room = self.tracer.seed_owners(seeds.owners())?;
@@ -238,7 +237,7 @@ impl Observer {
         self.tracer.flush()?;
         self.diagnostics.say();
         self.drain();
-        self.intake.forget_names();
+        self.intake.forget_processes();
         self.decide_on_cgroups()
     }
 

@@ -92,26 +92,19 @@ impl Sieve {
 
     /// Whether an event is of a process that is wanted, as far as it tells of one; from then on, and until it tells of
     /// another one, what the same socket does counts or does not.
-    pub(super) fn passes(
-        &mut self,
-        event: &mut Event,
-        places: &mut Places,
-        table: &mut FlowTable,
-    ) -> bool {
+    pub(super) fn passes(&mut self, event: &Event, table: &mut FlowTable) -> bool {
         match event {
             Event::Socket(event) if event.tid.is_some() => {
-                let (pid, time_ns) = (event.pid, event.time_ns);
-                let place = event.place.clone();
-                let place = place.or_else(|| places.of(pid, event.cgroup, time_ns));
-                let is_wanted = self.wants(pid, event.comm.as_deref(), place.as_deref());
+                let is_wanted =
+                    self.wants(event.pid, event.comm.as_deref(), event.place.as_deref());
                 table.admit(event.socket.flow, is_wanted);
                 is_wanted
             }
-            Event::Conntrack(event) => event.creator.as_ref().is_none_or(|creator| {
-                // The programs knew, unless its cgroup is a new one.
-                let place = places.of(Some(creator.pid), None, event.time_ns);
-                !self.asks_for_place() || place.is_none_or(|it| self.judge(&it) != Some(false))
-            }),
+            // The programs knew, unless its cgroup is a new one.
+            Event::Conntrack(event) => {
+                let place = event.creator.as_ref().and_then(|creator| creator.place.as_deref());
+                !self.asks_for_place() || place.is_none_or(|it| self.judge(it) != Some(false))
+            }
             _ => true,
         }
     }

@@ -25,6 +25,7 @@ use crate::{
     kernel::{attach::Wishes, plan::Options, tracer::Tracer},
     node::{
         self,
+        pace::Pace,
         places::{Hierarchy, Places},
     },
     snapshot::build::Listing,
@@ -78,12 +79,14 @@ pub(super) fn flow_table(watch: &Watch, filters: &Filters) -> FlowTable {
 }
 
 /// What every output of a run says of its circumstances.
-pub(super) fn about(node: String, tracer: &Tracer, filters: &Filters) -> About {
+pub(super) fn about(node: String, tracer: &Tracer, filters: &Filters, host_root: &Path) -> About {
     About {
         node,
         kernel: tracer.facts().release.clone(),
         labels: tracer.labels().clone(),
         filtered: !filters.is_empty(),
+        host_root: host_root.to_owned(),
+        names: Pace::default(),
     }
 }
 
@@ -115,7 +118,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let mut tracer = Tracer::attach(&options)?;
     let host_root = kernel.host_root.clone();
     let seeding = spawn_blocking(move || node::seed(&host_root));
-    let about = about(node_name, &tracer, &filters);
+    let about = about(node_name, &tracer, &filters, &kernel.host_root);
     let listing = Listing { sort: watch.sort, top: watch.top, all: watch.all };
     let host_root = kernel.host_root.clone();
     let worker = Worker::start(outputs.progress().clone(), move || Reporter {
@@ -127,7 +130,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let diagnostics = Diagnostics::new(&mut tracer, kernel.log_level)?;
     let table = flow_table(watch, &filters);
     let sieve = Sieve::new(&filters, &watch.targets.owners, &kernel.host_root);
-    let intake = Intake::new(table, &kernel.host_root, places, sieve, None);
+    let intake = Intake::new(table, places, sieve, None);
     let asking = Asking::new(&kernel.host_root);
     let observer = Observer::new(tracer, intake, diagnostics, Some(asking));
     let ended = observer.run(watch, &filters, seeding, worker, &mut stop).await?;

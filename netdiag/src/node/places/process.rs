@@ -96,7 +96,8 @@ fn ticks_to_ns(ticks: u64) -> u64 {
     ticks.saturating_mul(1_000_000_000 / clock_ticks_per_second().max(1))
 }
 
-fn now(clock: ClockId) -> u64 {
+/// Nanoseconds of a clock.
+pub(super) fn now(clock: ClockId) -> u64 {
     let now = clock_gettime(clock);
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
