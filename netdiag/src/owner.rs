@@ -1,4 +1,12 @@
 //! Whom a socket belongs to, beyond its process: cgroup, container and pod.
+//!
+//! Pure text: the path of a cgroup says which container and pod it is ([`Place::of`]), the names that
+//! kubelet gives log files say what these are called ([`Names`]). Who reads both is `node::places`.
+
+mod names;
+mod path;
+
+pub use names::{Names, Pod};
 
 /// Where a process lives, as far as the path of its cgroup tells: pure text, no names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -23,7 +23,8 @@ use rustix::{
 use super::{diagnose::Diagnosing, voice::say};
 use crate::{
     cli::Output,
-    config, exit,
+    config::{self, Owners},
+    exit,
     finding::Severity,
     flow::Interval,
     node::{mounts, vantage},
@@ -90,21 +91,19 @@ impl Outputs {
         form: Output,
         wanted: &Wanted,
         node: &str,
-        host_root: &Path,
         filters: &Filters,
+        owners: Owners,
     ) -> Result<Self, exit::Error> {
         let purpose = match wanted {
             Wanted::Show => Purpose::Show,
             Wanted::Record(dump) => {
                 let (recorder, said) = Recorder::open(dump, node)?;
                 said.iter().for_each(|line| say(line));
-                if let Some(line) = ends_with_container(&dump.out, host_root) {
-                    say(&line);
-                }
                 Purpose::Record(Box::new(recorder))
             }
             Wanted::Diagnose(diagnose) => {
-                Purpose::Diagnose(Box::new(Diagnosing::new(&diagnose.thresholds, form, *filters)))
+                let diagnosing = Diagnosing::new(&diagnose.thresholds, form, *filters, owners);
+                Purpose::Diagnose(Box::new(diagnosing))
             }
         };
         Ok(Self { form, purpose, progress: Progress::default() })
@@ -175,7 +174,7 @@ impl Outputs {
 }
 
 /// A warning where the files of a recording end with the container that writes them.
-fn ends_with_container(directory: &Path, host_root: &Path) -> Option<String> {
+pub(super) fn ends_with_container(directory: &Path, host_root: &Path) -> Option<String> {
     if !vantage::in_container(host_root) {
         return None;
     }
@@ -193,7 +192,7 @@ fn ends_with_container(directory: &Path, host_root: &Path) -> Option<String> {
 pub(super) const STDOUT: &str =
     "nothing can be written to standard output any more, so the run ends";
 
-/// Whether somebody may still read standard output: a pipe whose reader is gone tells before anything is
+/// Whether somebody may still read standard output: a pipe owners reader is gone tells before anything is
 /// written to it.
 ///
 /// # Errors

@@ -20,8 +20,10 @@ use super::{
     Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed,
     Metric, MetricId, Rows, Source, Subject, When, count_id, metric_id, retransmit,
 };
-use crate::owner::Place;
-use crate::event::{Field as Said, Form, GIVEN_UP, Kind, Past, Shown, Stack, Told, Value};
+use crate::{
+    event::{Field as Said, Form, GIVEN_UP, Kind, Past, Shown, Stack, Told, Value},
+    owner::Place,
+};
 
 /// Metric of connections that were established: since `connect` was called.
 pub const CONNECT_LATENCY: MetricId = metric_id(Signal::Socket, 0);

@@ -190,6 +190,7 @@ impl FlowTable {
             cookie: row.cookie,
             pid: row.pid,
             comm: row.comm.clone(),
+            place: row.place.clone(),
             readings: row.readings.next(tcp),
             ..Row::default()
         };
@@ -234,8 +235,8 @@ impl FlowTable {
             if let Some(client) = client.filter(|_| row.creator.is_none())
                 && let Some(pid) = client.pid
             {
-                let comm = client.comm.clone().unwrap_or_default();
-                row.creator = Some(Creator { pid, comm });
+                let (comm, place) = (client.comm.clone().unwrap_or_default(), client.place.clone());
+                row.creator = Some(Creator { pid, comm, place });
             }
         }
         entries.count_creators();

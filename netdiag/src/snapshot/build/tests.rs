@@ -41,6 +41,7 @@ fn labels() -> &'static Labels {
         resets: BTreeMap::from([(1, "NO_SOCKET".to_owned())]),
         reasons: BTreeMap::from([(2, "NOT_SPECIFIED".to_owned()), (3, "NO_SOCKET".to_owned())]),
         places: BTreeMap::from([1, 2].map(|at| (at, Some("tcp_v4_rcv".to_owned())))),
+        ..Labels::default()
     });
     &LABELS
 }

@@ -105,7 +105,7 @@ fn tellings() -> Vec<Telling> {
             original: tuple((2, 40_897), (9, 53)),
         },
         reply: Some(tuple((10, 5353), (2, 40_897))),
-        creator: Some(conntrack::Creator { pid: 10_723, comm: "dump".to_owned() }),
+        creator: Some(conntrack::Creator { pid: 10_723, comm: "dump".to_owned(), place: None }),
         what: conntrack::TABLE_FULL,
         times: 35,
     });
