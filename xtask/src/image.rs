@@ -38,33 +38,35 @@ const DIRECTORIES: [&str; 7] = ["dev", "etc", "host", "proc", "sys", "tmp", "var
 
 const LICENCES: [&str; 3] = ["LICENSE-APACHE", "LICENSE-GPL2", "LICENSE-MIT"];
 
+/// Runs `doctor` by the image's root file system at /image, which has what an engine mounts and no more.
+pub(crate) const DOCTOR: &str = "mount -t proc proc /image/proc && mount -t sysfs sysfs /image/sys && \
+                                 chroot /image netdiag doctor";
+
 pub(crate) fn main(_: &Args) -> Result<ExitCode> {
-    let netdiag = build::netdiag(true)?;
-    let directory = workspace::target().join("image");
-    let root = directory.join("rootfs");
-    let size = root_file_system(&netdiag, &root)?;
+    let (root, size) = root_file_system(&build::netdiag(true)?)?;
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let megabytes = size as f64 / 1e6;
     eprintln!("image: {} has {megabytes:.1} MB", root.display());
     let recipe = fs::read_to_string(workspace::root().join("Dockerfile"))?;
     let recipe = Recipe::parse(&recipe).context("the Dockerfile cannot be followed")?;
-    let image = directory.join("netdiag.tar");
+    let image = root.with_file_name("netdiag.tar");
     archive::write(&root, &recipe, &image)?;
     eprintln!("image: {} is {}", image.display(), archive::name());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes it anew; gives the bytes of all its files.
-fn root_file_system(netdiag: &Path, root: &PathBuf) -> Result<u64> {
+/// Makes it anew around the binary `netdiag`; gives where it is, and the bytes of all its files.
+pub(crate) fn root_file_system(netdiag: &Path) -> Result<(PathBuf, u64)> {
+    let root = workspace::target().join("image/rootfs");
     if root.exists() {
-        fs::remove_dir_all(root)?;
+        fs::remove_dir_all(&root)?;
     }
     for directory in DIRECTORIES.into_iter().chain(["usr/bin", "usr/share/doc/netdiag"]) {
         fs::create_dir_all(root.join(directory))?;
     }
     // Without the lines of the sources, which take twice as much as all the rest.
     let binary = root.join("usr/bin/netdiag");
-    process::run(Command::new("strip").arg("-o").args([&binary, netdiag]))?;
+    process::run(Command::new("strip").arg("-o").args([&*binary, netdiag]))?;
     let mut size = fs::metadata(&binary)?.len();
     for licence in LICENCES {
         let to = root.join("usr/share/doc/netdiag").join(licence);
@@ -73,5 +75,5 @@ fn root_file_system(netdiag: &Path, root: &PathBuf) -> Result<u64> {
     if size > MOST_BYTES {
         bail!("the image would have {size} bytes, {MOST_BYTES} are the most: what made it grow?");
     }
-    Ok(size)
+    Ok((root, size))
 }
