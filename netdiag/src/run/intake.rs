@@ -110,7 +110,7 @@ impl Intake {
     pub(super) const PAIRED: Signal = dns::DEFINITION.signal;
 
     pub(super) fn new(table: FlowTable, host_root: &Path, teller: Option<Teller>) -> Self {
-        let places = Places::begin(host_root);
+        let places = Places::begin(host_root).watching();
         let (stream, taken) = (Stream::default(), Taken::default());
         let (unseen, fates) = ([0; Signal::COUNT], [Fates::default(); Signal::COUNT]);
         let (queries, closed) = (Queries::new(QUERIES), Some(Closed::default()));
