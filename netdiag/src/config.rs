@@ -15,11 +15,15 @@ use crate::{
 };
 
 pub use self::diagnose::Diagnose;
-pub use self::targets::{Lookup, Process, Targets, filters};
+pub use self::{
+    owners::Owners,
+    targets::{Lookup, Process, Targets, filters},
+};
 
 mod diagnose;
 mod events;
 pub mod host;
+mod owners;
 mod targets;
 
 /// Rows of the text table where `--top` is not given.
@@ -202,6 +206,7 @@ fn check_filters(flags: &cli::Filters) -> Result<(), Error> {
         ("--peer-port", flags.peer_port.len()),
         ("--peer", flags.peer.len()),
         ("--netns", flags.netns.len()),
+        ("--comm", flags.comm.len()),
     ];
     for (flag, count) in counts {
         if count > FILTER_VALUES {
@@ -222,6 +227,13 @@ fn targets(flags: &cli::Filters) -> Targets {
         peer_ports: flags.peer_port.clone(),
         peers: flags.peer.clone(),
         netns: flags.netns.clone(),
+        owners: Owners {
+            comms: flags.comm.clone(),
+            cgroups: flags.cgroup.clone(),
+            containers: flags.container.clone(),
+            pods: flags.pod.clone(),
+            namespaces: flags.namespace.clone(),
+        },
     }
 }
 

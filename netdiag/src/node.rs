@@ -12,10 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netdiag_common::{
-    flow::{FlowKey, TcpCounters, TcpDetail},
-    globals::Filters,
-};
+use netdiag_common::flow::{FlowKey, TcpCounters, TcpDetail};
 
 use self::{netns::Depth, places::Places, sockets::Socket};
 use crate::owner::Place;
@@ -82,16 +79,13 @@ pub struct Seeds {
 }
 
 impl Seeds {
-    /// What the programs have to know of owners for `--pid`: the sockets that pass the filters, and
-    /// the listeners of the processes that they name. A listener on all addresses has an address of
-    /// all zero, whatever its family.
-    pub fn owners<'a>(&'a self, filters: &'a Filters) -> impl Iterator<Item = (FlowKey, u32)> + 'a {
-        let owned = |socket: &'a SeededSocket| Some((socket.key, socket.pid?));
-        let sockets = self.sockets.iter().filter_map(owned);
-        let sockets = sockets.filter(|(key, pid)| filters.accept(key, *pid));
+    /// What the programs have to know of owners for filters. A listener on all addresses has an address of all
+    /// zero, whatever its family.
+    pub fn owners(&self) -> impl Iterator<Item = (FlowKey, u32)> + '_ {
+        let owned = |socket: &SeededSocket| Some((socket.key, socket.pid?));
         let listeners = self.listeners.iter().filter_map(owned);
-        let listeners = listeners.filter(|(_, pid)| filters.pid.accept(*pid));
-        sockets.chain(listeners.map(|(key, pid)| (anywhere(key), pid)))
+        let listeners = listeners.map(|(key, pid)| (anywhere(key), pid));
+        self.sockets.iter().filter_map(owned).chain(listeners)
     }
 
     /// The processes that hold the most of these sockets, first the one with most, as `812 (nginx)`.

@@ -28,6 +28,7 @@ mod pace;
 mod recordings;
 mod refresh;
 mod reporter;
+mod sieve;
 mod stop;
 mod teller;
 mod voice;

@@ -1,7 +1,11 @@
 //! The flow table: events in, intervals and the total of a run out. Bounded, and exact for ever:
 //! what a row counted stays in the interval and in the total when the row goes.
 
-use std::{collections::HashMap, mem, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    sync::Arc,
+};
 
 use foldhash::fast::RandomState;
 use netdiag_common::flow::{FlowId, FlowKey, TcpCounters, TcpDetail};
@@ -23,6 +27,7 @@ use crate::{
 mod join;
 mod look;
 mod refresh;
+mod users;
 
 pub use look::{Handle, Whose};
 pub use refresh::Fresh;
@@ -106,6 +111,8 @@ pub struct FlowTable {
     total_other: Tally,
     /// What is no flow: entries of the connection tracking table.
     entries: Entries,
+    /// Sockets whose events count nowhere, since their user is not wanted.
+    left_out: HashSet<FlowId, RandomState>,
 }
 
 impl FlowTable {
@@ -128,6 +135,7 @@ impl FlowTable {
             other: Tally::default(),
             total_other: Tally::default(),
             entries: Entries::new(config.max_flows / ENTRIES_SHARE),
+            left_out: HashSet::default(),
         }
     }
 
@@ -146,6 +154,9 @@ impl FlowTable {
     /// Adds an event to the row of its flow, and says whose it is. `now_ns` is any clock that does not run backwards,
     /// the same in all calls; one reading for a batch of events will do.
     pub fn apply(&mut self, event: &Event, now_ns: u64) -> Whose {
+        if !self.left_out.is_empty() && self.is_left_out(event) {
+            return Whose::LeftOut;
+        }
         let slot = match event.subject() {
             Subject::Entry(entry) => {
                 self.entries.apply(entry, event);
@@ -258,6 +269,7 @@ impl FlowTable {
         touched.sort_unstable();
         touched.dedup();
         for slot in touched {
+            self.learn_peer(slot);
             let Some(row) = self.rows.get_mut(slot as usize).filter(|row| row.touched) else {
                 continue;
             };
@@ -278,7 +290,7 @@ impl FlowTable {
         }
         self.expire(now_ns);
         if self.config.list_idle {
-            let seen: std::collections::HashSet<u64> = flows.iter().map(|flow| flow.id).collect();
+            let seen: HashSet<u64> = flows.iter().map(|flow| flow.id).collect();
             flows.extend(
                 self.rows
                     .iter()

@@ -3,12 +3,11 @@
 use std::{
     collections::{BTreeMap, HashSet},
     mem,
-    path::Path,
 };
 
-use netdiag_common::{flow::FlowKey, signal::Signal};
+use netdiag_common::{flow::FlowKey, globals::Filters, signal::Signal};
 
-use super::teller::Teller;
+use super::{sieve::Sieve, teller::Teller};
 use crate::{
     flow::{
         Role,
@@ -49,6 +48,8 @@ pub(super) struct Intake {
     taken: Taken,
     /// Where processes live, and their names.
     places: Places,
+    /// Filters that the programs cannot decide on alone, where there are any.
+    sieve: Option<Sieve>,
     /// Sockets that closed before the seeds came; none any more once they did.
     closed: Option<Closed>,
 }
@@ -109,8 +110,13 @@ impl Intake {
     /// The signal of whose samples one tells what becomes of another.
     pub(super) const PAIRED: Signal = dns::DEFINITION.signal;
 
-    pub(super) fn new(table: FlowTable, host_root: &Path, teller: Option<Teller>) -> Self {
-        let places = Places::begin(host_root).watching();
+    pub(super) fn new(
+        table: FlowTable,
+        places: Places,
+        sieve: Option<Sieve>,
+        teller: Option<Teller>,
+    ) -> Self {
+        let places = places.watching();
         let (stream, taken) = (Stream::default(), Taken::default());
         let (unseen, fates) = ([0; Signal::COUNT], [Fates::default(); Signal::COUNT]);
         let (queries, closed) = (Queries::new(QUERIES), Some(Closed::default()));
@@ -126,6 +132,7 @@ impl Intake {
             untold,
             taken,
             places,
+            sieve,
             closed,
         }
     }
@@ -187,6 +194,7 @@ impl Intake {
             newest_ns,
             taken,
             places,
+            sieve,
             closed,
             ..
         } = self;
@@ -197,9 +205,12 @@ impl Intake {
             let samples = signal::samples(&record);
             stream.received += samples;
             let mut outside = Fates::default();
+            let (mut events, mut left_out) = (0_u64, 0);
             let decoded = signal::decode(&record, &mut |mut event| {
                 match &mut event {
-                    Event::Socket(event) if !table.knows_owner(event) => locate(event, places),
+                    Event::Socket(event) if sieve.is_some() || !table.knows_owner(event) => {
+                        locate(event, places);
+                    }
                     Event::Conntrack(event) => locate_creator(event, places),
                     _ => {}
                 }
@@ -209,7 +220,6 @@ impl Intake {
                 if let Some((signal, samples)) = event.unseen() {
                     unseen[signal as usize] += samples;
                 }
-                // A record of what has a fate here is one event.
                 match &event {
                     Event::Dns(dns::Event::Passage(passage)) => {
                         if batched {
@@ -219,12 +229,16 @@ impl Intake {
                     }
                     Event::Dns(dns::Event::Other) => outside.unmatched = samples,
                     _ => {
-                        if fold_one(table, teller, &event, now_ns) == Whose::LeftOut {
-                            outside.filtered = samples;
+                        let passes = sieve.as_mut().is_none_or(|sieve| sieve.passes(&event, table));
+                        events += 1;
+                        if !passes || fold_one(table, teller, &event, now_ns) == Whose::LeftOut {
+                            left_out += 1;
                         }
                     }
                 }
             });
+            // A batch has one event for each of its samples.
+            outside.filtered = if events == 1 { left_out * samples } else { left_out };
             match decoded {
                 Ok(header) => {
                     stream.decoded += samples;
@@ -232,6 +246,27 @@ impl Intake {
                 }
                 Err(_) => stream.malformed += samples,
             }
+        }
+    }
+
+    /// What the programs have to know of cgroups that were not known before.
+    pub(super) fn verdicts(&mut self) -> Vec<(u64, bool)> {
+        let Self { sieve, places, .. } = self;
+        sieve.as_mut().map(|sieve| sieve.verdicts(places)).unwrap_or_default()
+    }
+
+    /// Looks for cgroups that appeared, where filters ask for those.
+    pub(super) fn look_for_cgroups(&mut self) {
+        if self.sieve.as_ref().is_some_and(Sieve::asks_for_place) {
+            self.places.look();
+        }
+    }
+
+    /// Whether the filters by owner let pass what a dump of sockets says of one.
+    pub(super) fn wants_owner(&mut self, socket: &SeededSocket, filters: &Filters) -> bool {
+        match &mut self.sieve {
+            Some(sieve) => sieve.wants(socket.pid, socket.comm.as_deref(), socket.place.as_deref()),
+            None => filters.pid.accept(socket.pid.unwrap_or(0)),
         }
     }
 

@@ -21,7 +21,8 @@ use rustix::{
 use super::{diagnose::Diagnosing, voice::say};
 use crate::{
     cli::Output,
-    config, exit,
+    config::{self, Owners},
+    exit,
     finding::Severity,
     flow::Interval,
     snapshot::Snapshot,
@@ -88,6 +89,7 @@ impl Outputs {
         wanted: &Wanted,
         node: &str,
         filters: &Filters,
+        owners: Owners,
     ) -> Result<Self, exit::Error> {
         let purpose = match wanted {
             Wanted::Show => Purpose::Show,
@@ -97,7 +99,8 @@ impl Outputs {
                 Purpose::Record(Box::new(recorder))
             }
             Wanted::Diagnose(diagnose) => {
-                Purpose::Diagnose(Box::new(Diagnosing::new(&diagnose.thresholds, form, *filters)))
+                let diagnosing = Diagnosing::new(&diagnose.thresholds, form, *filters, owners);
+                Purpose::Diagnose(Box::new(diagnosing))
             }
         };
         Ok(Self { form, purpose, progress: Progress::default() })
@@ -171,7 +174,7 @@ impl Outputs {
 pub(super) const STDOUT: &str =
     "nothing can be written to standard output any more, so the run ends";
 
-/// Whether somebody may still read standard output: a pipe whose reader is gone tells before anything is
+/// Whether somebody may still read standard output: a pipe owners reader is gone tells before anything is
 /// written to it.
 ///
 /// # Errors

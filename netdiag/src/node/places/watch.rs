@@ -146,7 +146,7 @@ mod tests {
         fs::create_dir_all(root.path().join("a/b")).unwrap();
         let watch = Watch::begin(root.path()).unwrap();
         let mut seen = HashMap::new();
-        let mut wait = |wanted: &[&str], seen: &mut HashMap<String, u64>| {
+        let wait = |wanted: &[&str], seen: &mut HashMap<String, u64>| {
             let until = Instant::now() + Duration::from_secs(20);
             while !wanted.iter().all(|path| seen.contains_key(*path)) && Instant::now() < until {
                 seen.extend(watch.found().map(|(id, path)| (path, id)));
