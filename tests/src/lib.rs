@@ -21,6 +21,7 @@ pub mod namespace;
 pub mod netdiag;
 pub mod network;
 pub mod outcome;
+pub mod pods;
 pub mod processor;
 pub mod random;
 pub mod reader;
