@@ -116,7 +116,6 @@ impl Intake {
         sieve: Option<Sieve>,
         teller: Option<Teller>,
     ) -> Self {
-        let places = places.watching();
         let (stream, taken) = (Stream::default(), Taken::default());
         let (unseen, fates) = ([0; Signal::COUNT], [Fates::default(); Signal::COUNT]);
         let (queries, closed) = (Queries::new(QUERIES), Some(Closed::default()));

@@ -113,7 +113,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     else {
         return Ok(Status::Ran);
     };
-    let places = Places::begin(&kernel.host_root);
+    let places = Places::begin(&kernel.host_root).watching();
     let options = options(kernel, places.hierarchy(), Some((watch, filters)));
     let mut tracer = Tracer::attach(&options)?;
     let host_root = kernel.host_root.clone();
