@@ -101,6 +101,8 @@ pub struct Flow {
     pub owner: Owner,
     /// The other end's flow id where both ends are on this node and known.
     pub pair: Option<String>,
+    /// Whom the other end belongs to; null where it is not on this node, or not known.
+    pub peer_owner: Option<Owner>,
     /// True when the socket is gone.
     pub closed: bool,
     /// Smoothed round-trip time as last reported by the kernel.

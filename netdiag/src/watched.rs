@@ -312,6 +312,7 @@ impl Seen {
             role: self.role,
             owner: self.owner.clone(),
             pair: self.pair.clone(),
+            peer_owner: None,
             closed: self.closed,
             srtt_ns: self.srtt_ns,
             rtt_min_ns: self.rtt_min_ns,

@@ -12,12 +12,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use netdiag::snapshot::Doctor;
 use netdiag_tests::{
+    container::Container,
     facts::Facts,
     machine,
     netdiag::{Netdiag, run_command},
     network::{Pair, RIGHT_V4},
     outcome::{count, flow_of},
-    pod::Pod,
     require,
     requirement::{Feature, alone},
     tool::{self, finish},
@@ -46,7 +46,8 @@ fn flows_of_the_node_are_seen_and_have_their_owners() -> Result<()> {
     for (host_pid, host_network) in [(false, true), (true, true), (false, false)] {
         let pair = Pair::new()?;
         let older = Connection::open(&pair.left, &pair.right, Family::V4)?;
-        let mut pod = Pod::of_daemonset()?.with_host_pid(host_pid).with_host_network(host_network);
+        let mut pod =
+            Container::of_daemonset()?.with_host_pid(host_pid).with_host_network(host_network);
         let namespace = pair.left.inode().to_string();
         let netdiag = Netdiag::start_by(pod.command(&[
             "netdiag",
@@ -93,7 +94,7 @@ fn doctor_finds_the_node_and_misses_nothing() -> Result<()> {
     require!(Feature::Runc);
     let outside = doctor(netdiag_tests::netdiag::command(&DOCTOR[1..])?)?;
     for host_pid in [false, true] {
-        let mut pod = Pod::of_daemonset()?.with_host_pid(host_pid);
+        let mut pod = Container::of_daemonset()?.with_host_pid(host_pid);
         let inside = doctor(pod.command(&DOCTOR)?)?;
         let mut facts = Facts::new();
         facts.equal("root of the node", inside.host_root.as_str(), "/host");
@@ -108,7 +109,7 @@ fn doctor_finds_the_node_and_misses_nothing() -> Result<()> {
 fn what_a_container_does_not_see_is_said() -> Result<()> {
     require!(Feature::Runc);
     let mut facts = Facts::new();
-    let mut pod = Pod::of_daemonset()?.without_mounts("/host");
+    let mut pod = Container::of_daemonset()?.without_mounts("/host");
     let said = doctor(pod.command(&DOCTOR)?)?;
     facts.equal("root of the node", said.host_root.as_str(), "/");
     facts.note(format_args!("{:#?}", said.unseen));
@@ -118,7 +119,7 @@ fn what_a_container_does_not_see_is_said() -> Result<()> {
     let refused = run_command(pod.command(&["netdiag", "--pid", "1", "-d", "1s"])?)?;
     facts.equal("status of --pid", refused.status.code(), Some(2));
     for name in ["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_NET_ADMIN", "CAP_SYSLOG"] {
-        let said = doctor(Pod::of_daemonset()?.without_capability(name).command(&DOCTOR)?)?;
+        let said = doctor(Container::of_daemonset()?.without_capability(name).command(&DOCTOR)?)?;
         let found: Vec<_> = said.unseen.iter().map(|line| line.contains(name)).collect();
         facts.equal(format_args!("{name} is missed alone: {:?}", said.unseen), found, vec![true]);
     }
@@ -132,7 +133,7 @@ fn recordings_are_on_the_node_or_it_is_said_that_they_are_not() -> Result<()> {
     let mut facts = Facts::new();
     const WARNING: &str = "the files are gone with this container";
     for (out, lasts) in [("/var/lib/netdiag", true), ("/tmp/recordings", false)] {
-        let mut pod = Pod::of_daemonset()?.with_env("NODE_NAME", "worker-7");
+        let mut pod = Container::of_daemonset()?.with_env("NODE_NAME", "worker-7");
         let lasts = lasts && !pod.is_in_memory()?;
         let record =
             ["netdiag", "record", "--out", out, "-i", "1s", "-d", "2s", "--signals", "send"];
@@ -159,7 +160,7 @@ fn cargo_xtask_run_works_in_a_container() -> Result<()> {
     let root = tree::root()?.context("the work tree is not there")?;
     let _alone = alone();
     for host_pid in [false, true] {
-        let mut pod = Pod::of_daemonset()?.without_mounts("/usr").with_host_pid(host_pid);
+        let mut pod = Container::of_daemonset()?.without_mounts("/usr").with_host_pid(host_pid);
         for directory in fs::read_dir("/")?.flatten() {
             let (path, name) = (directory.path(), directory.file_name());
             let own = ["proc", "sys", "dev", "tmp", "host", "run", "var", "lost+found"];
@@ -227,7 +228,7 @@ fn a_container_is_named_in_its_first_flow() -> Result<()> {
     let pair = Pair::new()?;
     let listener = pair.right.run(|| TcpListener::bind((RIGHT_V4, 0)))?;
     let port = listener.local_addr()?.port();
-    let mut observer = Pod::of_daemonset()?;
+    let mut observer = Container::of_daemonset()?;
     let namespace = pair.left.inode().to_string();
     let mut netdiag = Netdiag::start_by(observer.command(&[
         "netdiag", "live", "-o", "json", "-i", "1s", "-d", "10h", "--netns", &namespace,
@@ -241,7 +242,7 @@ fn a_container_is_named_in_its_first_flow() -> Result<()> {
         observer.node("/var/log/containers").join(log),
     )?;
     let _group = Workload { ..WORKLOAD };
-    let mut workload = Pod::workload(WORKLOAD.id, &WORKLOAD.cgroup(), &pair.left)?;
+    let mut workload = Container::workload(WORKLOAD.id, &WORKLOAD.cgroup(), &pair.left)?;
     let script = format!("echo hello | busybox nc {RIGHT_V4} {port}");
     let mut command = workload.command(&["busybox", "sh", "-c", &script])?;
     let client = thread::spawn(move || command.output());

@@ -6,7 +6,7 @@ use netdiag_common::flow::{FlowId, FlowKey, TcpCounters, TcpDetail};
 
 use crate::{
     flow::{
-        Frozen, Role,
+        Frozen, Role, Who,
         readings::{Growth, Readings, has_grown},
         tally::Tally,
         tuples::is_complete,
@@ -33,6 +33,8 @@ pub(super) struct Row {
     pub(super) is_asker: bool,
     /// Number of the other end's row.
     pub(super) pair: Option<u64>,
+    /// Whom that belongs to.
+    pub(super) peer: Option<Box<Who>>,
     /// The socket is gone.
     pub(super) closed: bool,
     /// Something was heard of it since the last freeze; the slot is in the table's list of those.
@@ -117,6 +119,7 @@ impl Row {
             comm: self.comm.clone(),
             place: self.place.clone(),
             pair: self.pair,
+            peer: self.peer.as_deref().cloned(),
             closed: self.closed,
             idle,
             srtt_ns: self.srtt_ns,

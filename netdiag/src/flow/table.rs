@@ -269,6 +269,7 @@ impl FlowTable {
         touched.sort_unstable();
         touched.dedup();
         for slot in touched {
+            self.learn_peer(slot);
             let Some(row) = self.rows.get_mut(slot as usize).filter(|row| row.touched) else {
                 continue;
             };

@@ -15,13 +15,14 @@ use std::{
 use rustix::time::ClockId;
 
 pub use self::hierarchy::{Hierarchy, Kind};
-use self::{process::Process, tree::Tree};
+use self::{process::Process, tree::Tree, watch::Watch};
 use super::{pace::Pace, proc};
 use crate::owner::{Names, Place};
 
 mod hierarchy;
 mod process;
 mod tree;
+mod watch;
 
 /// Processes that are remembered between two calls of [`Places::forget_processes`].
 const PROCESSES: usize = 1 << 16;
@@ -38,6 +39,7 @@ pub struct Places {
     /// Path of the cgroup that is shown to us as `/`; none where that cannot be told.
     base: Option<String>,
     tree: Tree,
+    watch: Option<Watch>,
     pace: Pace,
     processes: HashMap<u32, Process>,
 }
@@ -60,7 +62,14 @@ impl Places {
         }
         let base = hierarchy::base(hierarchy.as_ref(), &tree);
         let proc = proc::is_of_node(host_root).then(|| host_root.join("proc"));
-        Self { proc, hierarchy, base, tree, pace, processes: HashMap::new() }
+        Self { proc, hierarchy, base, tree, watch: None, pace, processes: HashMap::new() }
+    }
+
+    /// The same, which hears of new cgroups by itself from now on.
+    #[must_use]
+    pub fn watching(mut self) -> Self {
+        self.watch = self.hierarchy.as_ref().and_then(|hierarchy| Watch::begin(&hierarchy.root));
+        self
     }
 
     /// The hierarchy whose cgroups have ids here; none where none is mounted.
@@ -80,6 +89,9 @@ impl Places {
         let Some(id) = cgroup else {
             return self.process(pid?, time_ns)?.place.clone();
         };
+        if self.tree.get(id.get()).is_none() {
+            self.hear();
+        }
         if let Some(place) = self.tree.get(id.get()) {
             return Some(place.clone());
         }
@@ -95,6 +107,9 @@ impl Places {
 
     /// The place of a cgroup by its id. Walks the hierarchy when it is not known, but not too often.
     pub fn of_cgroup(&mut self, id: NonZeroU64) -> Option<Arc<Place>> {
+        if self.tree.get(id.get()).is_none() {
+            self.hear();
+        }
         if self.tree.get(id.get()).is_none() && self.pace.is_due() {
             self.look();
         }
@@ -115,6 +130,7 @@ impl Places {
 
     /// Those that became known since this was asked last.
     pub fn take_new(&mut self) -> Vec<(u64, Arc<Place>)> {
+        self.hear();
         self.tree.take_new()
     }
 
@@ -149,6 +165,14 @@ impl Places {
     /// Forgets processes, which it remembers only so that procfs is not read for every event.
     pub fn forget_processes(&mut self) {
         self.processes.clear();
+    }
+
+    /// Takes in what was heard of new cgroups.
+    fn hear(&mut self) {
+        let Self { watch, tree, .. } = self;
+        for (id, path) in watch.iter().flat_map(Watch::found) {
+            tree.insert(id, &path);
+        }
     }
 
     fn process(&mut self, pid: u32, time_ns: u64) -> Option<&Process> {

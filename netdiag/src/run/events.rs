@@ -34,7 +34,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let Some(filters) = targets(watch, &kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };
-    let places = Places::begin(&kernel.host_root);
+    let places = Places::begin(&kernel.host_root).watching();
     let mut tracer = Tracer::attach(&Options {
         alone: ALONE,
         stacks: tell.stack,

@@ -120,7 +120,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     if let Some(line) = kept_in.and_then(|out| ends_with_container(&out, &kernel.host_root)) {
         say(&line);
     }
-    let places = Places::begin(&kernel.host_root);
+    let places = Places::begin(&kernel.host_root).watching();
     let options = options(kernel, places.hierarchy(), Some((watch, filters)));
     let mut tracer = Tracer::attach(&options)?;
     let host_root = kernel.host_root.clone();

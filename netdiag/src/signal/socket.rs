@@ -242,7 +242,7 @@ const ACCEPT: Extra = Extra {
 const RECEIVE: Extra = Extra {
     when: When::TracepointExists("sock_recv_length"),
     alternatives: &[Alternative::programs(&[FIRST_RECEIVE]).costing(Cost::Call)],
-    lost: "under `--pid`, what an accepted socket did before it first sent",
+    lost: "under filters by owner, what an accepted socket did before it first sent",
     counts: &[],
 };
 

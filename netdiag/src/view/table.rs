@@ -156,6 +156,10 @@ impl Row {
         if let Some(smallest) = flow.rtt_min_ns {
             notes.push(format!("rtt_min {}", format::duration(smallest)));
         }
+        if let Some(peer) = &flow.peer_owner {
+            let home = home(peer).map(|home| format!(" in {home}")).unwrap_or_default();
+            notes.push(format!("peer {}{home}", process(peer)));
+        }
         if flow.closed {
             notes.push("closed".to_owned());
         }

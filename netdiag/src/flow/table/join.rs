@@ -9,7 +9,7 @@ use netdiag_common::flow::{FlowId, FlowKey, SocketRef, TcpCounters};
 use super::FlowTable;
 use crate::{
     flow::{
-        Role, entries,
+        Role, Who, entries,
         recency::Place,
         row::Row,
         tuples::{address, is_complete, reversed},
@@ -221,6 +221,22 @@ impl FlowTable {
         if let Some(peer) = self.tuples.find_peer(&key).filter(|&peer| peer != slot) {
             self.rows[slot as usize].pair = Some(self.rows[peer as usize].number);
             self.rows[peer as usize].pair = Some(self.rows[slot as usize].number);
+        }
+    }
+
+    /// Whom the other end of a flow belongs to, where both are on this node. It is kept when that end is gone.
+    pub(super) fn learn_peer(&mut self, slot: u32) {
+        let Some(Row { key, pair: Some(pair), .. }) = self.rows.get(slot as usize) else { return };
+        let slots = [&self.tuples, &self.closed].map(|tuples| tuples.find_peer(key));
+        let peers = slots.into_iter().flatten().map(|peer| &self.rows[peer as usize]);
+        let peer = { peers }.find(|peer| peer.number == *pair && peer.pid.is_some());
+        let who = peer.map(|peer| Who {
+            pid: peer.pid,
+            comm: peer.comm.clone(),
+            place: peer.place.clone(),
+        });
+        if let Some(who) = who {
+            self.rows[slot as usize].peer = Some(Box::new(who));
         }
     }
 

@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod connects;
+mod owners;
 mod packets;
 mod properties;
 mod refreshed;

@@ -18,11 +18,11 @@ use rustix::{
 
 use crate::owner::Place;
 
-/// Cgroups that are remembered, those that are gone among them. Those beyond have no name.
+/// Cgroups that are remembered, those that are gone among them.
 const MOST: usize = 1 << 16;
 
 /// How deep they lie at most.
-const DEPTH: usize = 48;
+pub(super) const DEPTH: usize = 48;
 
 /// Room for the entries of one `getdents64` call: a cgroup has some dozens of files.
 const ENTRIES_BYTES: usize = 8192;
@@ -85,10 +85,13 @@ impl Tree {
             return known.clone();
         }
         let place = Arc::new(Place::of(path));
-        if self.by_id.len() < MOST || self.by_id.contains_key(&id) {
-            self.by_id.insert(id, place.clone());
-            self.new.push((id, place.clone()));
+        if self.by_id.len() >= MOST {
+            // Those that are there are found again as they are looked for.
+            self.by_id.clear();
+            self.new.clear();
         }
+        self.by_id.insert(id, place.clone());
+        self.new.push((id, place.clone()));
         place
     }
 

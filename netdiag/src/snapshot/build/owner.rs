@@ -1,15 +1,20 @@
 //! Whom something belongs to, with the names of pod and container.
 
-use crate::{flow::Frozen, labels::Labels, owner::Place, snapshot::Owner};
+use crate::{
+    flow::{Frozen, Who},
+    labels::Labels,
+    owner::Place,
+    snapshot::Owner,
+};
 
 /// The owner of a flow.
 pub(in crate::snapshot) fn of_flow(flow: &Frozen, labels: &Labels) -> Owner {
-    let mut owner = Owner { pid: flow.pid, comm: flow.comm.clone(), ..Owner::default() };
-    if let Some(place) = &flow.place {
-        owner.locate(place);
-    }
-    owner.name(labels);
-    owner
+    owner(flow.pid, flow.comm.clone(), flow.place.as_deref(), labels)
+}
+
+/// One end's.
+pub(in crate::snapshot) fn of(who: &Who, labels: &Labels) -> Owner {
+    owner(who.pid, who.comm.clone(), who.place.as_deref(), labels)
 }
 
 /// A process; an empty name is not known.
@@ -19,12 +24,15 @@ pub(in crate::snapshot) fn of_process(
     place: Option<&Place>,
     labels: &Labels,
 ) -> Owner {
-    let comm = (!comm.is_empty()).then(|| comm.to_owned());
-    let mut owner = Owner { pid: Some(pid), comm, ..Owner::default() };
+    owner(Some(pid), (!comm.is_empty()).then(|| comm.to_owned()), place, labels)
+}
+
+fn owner(pid: Option<u32>, comm: Option<String>, place: Option<&Place>, labels: &Labels) -> Owner {
+    let mut owner = Owner { pid, comm, ..Owner::default() };
     if let Some(place) = place {
         owner.locate(place);
+        owner.name(labels);
     }
-    owner.name(labels);
     owner
 }
 

@@ -29,13 +29,13 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A container that has not been started, or has; gone with its value.
 #[derive(Debug)]
-pub struct Pod {
+pub struct Container {
     home: TempDir,
     id: String,
     config: Value,
 }
 
-impl Pod {
+impl Container {
     /// netdiag's as the manifest has it: its capabilities alone, a root that is read-only, and of the node
     /// what the manifest mounts. Directories of the node that are for people (`/var`) are below [`Self::node`]
     /// instead.
@@ -241,7 +241,7 @@ impl Pod {
     }
 }
 
-impl Drop for Pod {
+impl Drop for Container {
     fn drop(&mut self) {
         // One that has ended is not known any more.
         let ended = self
