@@ -70,7 +70,8 @@ macro_rules! fields {
             /// Every field, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// Name of the struct, path inside it (`.` descends), bytes to be read from it.
+            /// Name of the struct, path inside it (`.` descends, `[0]` is the first of an array), bytes to be read
+            /// from it.
             #[must_use]
             pub const fn path(self) -> (&'static str, &'static str, usize) {
                 match self {
@@ -179,6 +180,12 @@ fields! {
     TaskLeader = "task_struct" "group_leader" 8,
     TaskComm = "task_struct" "comm" 16,
     TaskFiles = "task_struct" "files" 8,
+    TaskCgroups = "task_struct" "cgroups" 8,
+    /// The first of an array by subsystem.
+    CgroupsSubsys = "css_set" "subsys[0]" 8,
+    SubsysCgroup = "cgroup_subsys_state" "cgroup" 8,
+    CgroupNode = "cgroup" "kn" 8,
+    NodeId = "kernfs_node" "id" 8,
     FilesTable = "files_struct" "fdt" 8,
     TableSize = "fdtable" "max_fds" 4,
     TableFiles = "fdtable" "fd" 8,

@@ -34,6 +34,50 @@ impl Numbers {
     }
 }
 
+/// Bytes of a task's name with its end (`TASK_COMM_LEN`, include/linux/sched.h).
+pub const COMM_BYTES: usize = 16;
+
+/// Filter by the exact name of a process: `len` values are valid, 0 passes everything.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
+pub struct Names {
+    /// Accepted names as words in native load order, zero-padded.
+    pub values: [[u64; COMM_BYTES / 8]; FILTER_VALUES],
+    /// How many of them count.
+    pub len: u64,
+}
+
+impl Names {
+    /// Lets a name pass, cut off as the kernel cuts off that of a process; false when there is no room.
+    pub fn add(&mut self, name: &[u8]) -> bool {
+        let Some(to) = self.values.get_mut(self.len as usize) else { return false };
+        *to = comm_words(name);
+        self.len += 1;
+        true
+    }
+
+    /// Whether the name of a process passes.
+    #[must_use]
+    pub fn accept(&self, name: &[u8]) -> bool {
+        let words = comm_words(name);
+        self.len == 0 || self.values.iter().take(self.len as usize).any(|wanted| *wanted == words)
+    }
+}
+
+/// A name as the kernel keeps it, as words.
+fn comm_words(name: &[u8]) -> [u64; COMM_BYTES / 8] {
+    let mut comm = [0; COMM_BYTES];
+    for (to, byte) in comm.iter_mut().take(COMM_BYTES - 1).zip(name) {
+        *to = *byte;
+    }
+    let (words, _none) = comm.as_chunks::<8>();
+    let mut to = [0; COMM_BYTES / 8];
+    for (to, word) in to.iter_mut().zip(words) {
+        *to = u64::from_ne_bytes(*word);
+    }
+    to
+}
+
 /// Filter by address prefix: the peer matches when `addr & mask == network` for one of them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
@@ -77,6 +121,10 @@ pub struct Filters {
     pub netns: Numbers,
     /// Address of the other end.
     pub peer: Prefixes,
+    /// Names of the process that owns the socket.
+    pub comm: Names,
+    /// 1 where the cgroup of that process decides: the programs have a map of those that pass.
+    pub by_cgroup: u64,
 }
 
 impl Filters {
@@ -90,19 +138,31 @@ impl Filters {
             + self.netns.len
             + self.peer.len
             == 0
+            && !self.by_owner()
     }
 
-    /// Whether a socket of `owner` (tgid, 0 unknown) passes: what the programs decide, for sockets
-    /// that no program met.
+    /// Whether it matters whose a socket is.
     #[must_use]
-    pub fn accept(&self, key: &FlowKey, owner: u32) -> bool {
+    pub const fn by_owner(&self) -> bool {
+        self.pid.len > 0 || self.comm.len + self.by_cgroup > 0
+    }
+
+    /// Whether a conversation passes, whoever its owner is: what the programs decide, for sockets that no
+    /// program met.
+    #[must_use]
+    pub fn accept(&self, key: &FlowKey) -> bool {
         let (local, peer) = (u32::from(key.local_port), u32::from(key.peer_port));
         (self.port.accept(local) || self.port.accept(peer))
             && self.local_port.accept(local)
             && self.peer_port.accept(peer)
             && self.netns.accept(key.netns)
             && self.peer.accept(&key.peer_addr)
-            && self.pid.accept(owner)
+    }
+
+    /// Whether a process (tgid, 0 unknown) of that name passes, wherever it lives.
+    #[must_use]
+    pub fn accept_process(&self, pid: u32, comm: &[u8]) -> bool {
+        self.pid.accept(pid) && self.comm.accept(comm)
     }
 }
 
@@ -143,6 +203,18 @@ pub enum SlotPlace {
     Storage = 1,
 }
 
+/// Hierarchies of control groups.
+pub mod hierarchy {
+    /// None: no cgroup is told.
+    pub const NONE: u32 = 0;
+    /// The unified one (version 2).
+    pub const UNIFIED: u32 = 1;
+    /// That of the first subsystem (version 1); those of the others follow by their numbers.
+    pub const FIRST_SUBSYSTEM: u32 = 2;
+    /// Subsystems that a kernel has at most (`CGROUP_SUBSYS_COUNT`, 14 in Linux 7.2).
+    pub const SUBSYSTEMS: u32 = 32;
+}
+
 /// Settings of a run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
@@ -174,14 +246,18 @@ pub struct Settings {
     pub stacks: u32,
     /// Entries of `no_losses` that count.
     pub no_losses_len: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Which hierarchy a task's cgroup is told of: one of [`hierarchy`].
+    pub hierarchy: u32,
     /// What is no drop.
     pub no_losses: [NoLoss; NO_LOSSES],
     /// First address of `nf_hook_slow`, where netfilter's hooks drop; 0 where that is not known.
     pub hooks_from: u64,
     /// First address behind it.
     pub hooks_to: u64,
+    /// 1 where programs may read a task's memory: lockdown does not forbid it.
+    pub reads_tasks: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Microseconds that the kernel takes a tick for (`USEC_PER_SEC / HZ`); 0 where that is not known.
     pub tick_us: u64,
 }

@@ -1,22 +1,39 @@
 //! The filters: AND between flags, OR within one. A run without them pays nothing.
 
-use aya_ebpf::{btf_maps::HashMap, macros::btf_map};
+use aya_ebpf::{btf_maps::HashMap, helpers::bpf_get_current_pid_tgid, macros::btf_map};
 use netdiag_common::flow::FlowKey;
 
 use crate::{
     globals::filters,
     kernel::{self, Access, Pointer, Refused},
+    task,
 };
 
-/// Owners of sockets that are older than the attach, from the socket dump: those that `--pid` names.
-/// Listeners have no peer, and those on all addresses no address.
+/// Sockets that are older than the attach and pass the filters by owner, from the socket dump, with the process
+/// that has them. Listeners have no peer, and those on all addresses no address.
 #[btf_map]
 static SEEDED_OWNERS: HashMap<FlowKey, u32, 1> = HashMap::new();
 
-/// Processes that `--pid` names, by the address of a listener of theirs that is younger than the
-/// programs. Older ones are among [`SEEDED_OWNERS`], by their key.
+/// Cgroups of wanted processes that listen, 0 unknown, by the address of a listener of theirs that is younger than
+/// the programs. Older ones are among [`SEEDED_OWNERS`], by their key.
 #[btf_map]
-static LISTENERS: HashMap<u64, u32, 1> = HashMap::new();
+static LISTENERS: HashMap<u64, u64, 1> = HashMap::new();
+
+/// By the id of a cgroup: 1 where the processes in it are wanted, 0 where they are not. Userspace decides what is
+/// not there: one that is younger than its last look.
+#[btf_map]
+static CGROUPS: HashMap<u64, u32, 1> = HashMap::new();
+
+/// Who uses a socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum User {
+    /// The current task.
+    Current,
+    /// Who was the current task when the filters by owner were asked.
+    Known { is_wanted: bool },
+    /// Nobody has been seen to use it.
+    Unknown,
+}
 
 /// Whether any filter is set.
 #[inline(always)]
@@ -33,21 +50,42 @@ pub(crate) fn needs_local_port() -> bool {
 /// Whether a filter needs a socket's owner.
 #[inline(always)]
 pub(crate) fn by_owner() -> bool {
-    filters::pid::is_set()
+    filters::pid::is_set() || filters::comm::is_set() || filters::by_cgroup()
 }
 
-/// Whether the filter by owner lets a process (tgid, 0 unknown) pass.
+/// Whether the filters by owner let the process pass that the current task belongs to.
 #[inline(always)]
-pub(crate) fn is_of_owner(owner: u32) -> bool {
-    filters::pid::accepts(owner)
+pub(crate) fn is_current_wanted() -> bool {
+    if filters::pid::is_set() && !filters::pid::accepts((bpf_get_current_pid_tgid() >> 32) as u32) {
+        return false;
+    }
+    if filters::by_cgroup() && verdict(task::cgroup()) == Some(false) {
+        return false;
+    }
+    !filters::comm::is_set() || has_wanted_name()
 }
 
-/// Whether a socket of `owner` (tgid, 0 unknown) passes.
+/// What is not known, or is the name of one of its threads, userspace decides.
+#[inline(always)]
+fn has_wanted_name() -> bool {
+    let (name, thread) = task::name();
+    let process = (bpf_get_current_pid_tgid() >> 32) as u32;
+    thread != process || filters::comm::accepts(name)
+}
+
+/// Whether processes in a cgroup are wanted, where userspace has said so.
+#[inline(always)]
+fn verdict(cgroup: u64) -> Option<bool> {
+    // SAFETY: entries are preallocated; a value is one word.
+    unsafe { CGROUPS.get(&cgroup) }.map(|verdict| *verdict != 0)
+}
+
+/// Whether a socket passes.
 ///
 /// # Safety
 /// `sk` starts with a `sock_common`.
 #[inline(always)]
-pub(crate) unsafe fn passes<A: Access>(sk: Pointer, owner: u32) -> Result<bool, Refused> {
+pub(crate) unsafe fn passes<A: Access>(sk: Pointer, user: User) -> Result<bool, Refused> {
     if !active() {
         return Ok(true);
     }
@@ -57,14 +95,15 @@ pub(crate) unsafe fn passes<A: Access>(sk: Pointer, owner: u32) -> Result<bool, 
     if !accepts(&key) {
         return Ok(false);
     }
-    if filters::pid::is_set() {
-        if owner == 0 {
-            // SAFETY: passed on.
-            return unsafe { passes_by_origin::<A>(sk, &mut key) };
-        }
-        return Ok(filters::pid::accepts(owner));
+    if !by_owner() {
+        return Ok(true);
     }
-    Ok(true)
+    match user {
+        User::Current => Ok(is_current_wanted()),
+        User::Known { is_wanted } => Ok(is_wanted),
+        // SAFETY: passed on.
+        User::Unknown => unsafe { passes_by_origin::<A>(sk, &mut key) },
+    }
 }
 
 /// Whether a conversation passes, whoever its owner is.
@@ -107,8 +146,9 @@ unsafe fn passes_by_origin<A: Access>(sk: Pointer, key: &mut FlowKey) -> Result<
     // SAFETY: passed on.
     let Some(listener) = (unsafe { kernel::listener::<A>(sk) })? else { return Ok(false) };
     // SAFETY: entries are preallocated; a value is one word.
-    if let Some(owner) = unsafe { LISTENERS.get(&listener) } {
-        return Ok(filters::pid::accepts(*owner));
+    if let Some(cgroup) = unsafe { LISTENERS.get(&listener) } {
+        // Of a second ago or more, so that userspace has had time to decide.
+        return Ok(!filters::by_cgroup() || verdict(*cgroup) == Some(true));
     }
     // As userspace writes a listener's key.
     key.peer_addr = [0; 16];
@@ -124,16 +164,15 @@ unsafe fn passes_by_origin<A: Access>(sk: Pointer, key: &mut FlowKey) -> Result<
 #[inline(always)]
 fn is_seeded(key: &FlowKey) -> bool {
     // SAFETY: userspace fills the map before anybody counts on it, and a value is one word.
-    let owner = unsafe { SEEDED_OWNERS.get(key) };
-    owner.is_some_and(|owner| filters::pid::accepts(*owner))
+    unsafe { SEEDED_OWNERS.get(key) }.is_some()
 }
 
-/// A process begins to listen for connections on a socket.
+/// The current task begins to listen for connections on a socket.
 #[inline(always)]
-pub(crate) fn begins_to_listen(sk: Pointer, owner: u32) {
-    if by_owner() && filters::pid::accepts(owner) {
+pub(crate) fn begins_to_listen(sk: Pointer) {
+    if by_owner() && is_current_wanted() {
         // Without room, SYN-ACKs sent again of this listener are filtered out.
-        let _no_room = LISTENERS.insert(&(sk as u64), &owner, 0);
+        let _no_room = LISTENERS.insert(&(sk as u64), &task::cgroup(), 0);
     }
 }
 

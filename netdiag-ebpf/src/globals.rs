@@ -7,7 +7,8 @@ use aya_ebpf::Global;
 use netdiag_common::{
     field::{Field, Location},
     globals::{
-        Filters, Locations, NO_LOSSES, NoLoss, Numbers, Prefixes, Settings, SlotPlace, no_loss,
+        Filters, Locations, NO_LOSSES, Names, NoLoss, Numbers, Prefixes, Settings, SlotPlace,
+        hierarchy, no_loss,
     },
     signal::Signal,
 };
@@ -23,6 +24,8 @@ static FILTERS: Global<Filters> = Global::new(Filters {
     peer_port: NUMBERS,
     netns: NUMBERS,
     peer: Prefixes { network: [[0; 4]; 16], mask: [[0; 4]; 16], len: 0 },
+    comm: Names { values: [[0; 2]; 16], len: 0 },
+    by_cgroup: 0,
 });
 /// 1 when [`FILTERS`] has a filter: one load on the path of every sample instead of one for each.
 #[unsafe(no_mangle)]
@@ -44,10 +47,12 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     alone: 0,
     stacks: 0,
     no_losses_len: 0,
-    reserved: 0,
+    hierarchy: hierarchy::NONE,
     no_losses: [NoLoss { from: 0, to: 0, reason: 0, when: no_loss::REASON }; NO_LOSSES],
     hooks_from: 0,
     hooks_to: 0,
+    reads_tasks: 0,
+    reserved: 0,
     tick_us: 0,
 });
 
@@ -140,6 +145,18 @@ pub(crate) mod settings {
     #[inline(always)]
     pub(crate) fn tick_us() -> u64 {
         constant!(SETTINGS as Settings, tick_us)
+    }
+
+    /// See [`Settings::reads_tasks`].
+    #[inline(always)]
+    pub(crate) fn reads_tasks() -> bool {
+        constant!(SETTINGS as Settings, reads_tasks) != 0
+    }
+
+    /// See [`Settings::hierarchy`].
+    #[inline(always)]
+    pub(crate) fn hierarchy() -> u32 {
+        constant!(SETTINGS as Settings, hierarchy)
     }
 
     #[inline(always)]
@@ -240,6 +257,41 @@ pub(crate) mod filters {
         )+};
     }
     numbers! { pid port local_port peer_port netns }
+
+    /// Whether the cgroup of a process decides.
+    #[inline(always)]
+    pub(crate) fn by_cgroup() -> bool {
+        constant!(FILTERS as Filters, by_cgroup) != 0
+    }
+
+    /// Names of processes.
+    pub(crate) mod comm {
+        use super::{FILTERS, Filters};
+
+        #[inline(always)]
+        pub(crate) fn is_set() -> bool {
+            constant!(FILTERS as Filters, comm.len) != 0
+        }
+
+        /// `name` as two words in load order.
+        #[inline(always)]
+        pub(crate) fn accepts(name: [u64; 2]) -> bool {
+            let len = constant!(FILTERS as Filters, comm.len);
+            let mut at = 0;
+            while at < netdiag_common::globals::FILTER_VALUES {
+                if at as u64 >= len {
+                    return false;
+                }
+                let differs = (name[0] ^ constant!(FILTERS as Filters, comm.values[at][0]))
+                    | (name[1] ^ constant!(FILTERS as Filters, comm.values[at][1]));
+                if differs == 0 {
+                    return true;
+                }
+                at += 1;
+            }
+            false
+        }
+    }
 
     /// Peer prefixes.
     pub(crate) mod peer {

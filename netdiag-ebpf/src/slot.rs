@@ -18,6 +18,7 @@ use netdiag_common::{
 use crate::{
     account::Lane,
     assembly::opaque,
+    filter::User,
     globals::settings,
     kernel::{Access, Pointer},
 };
@@ -28,6 +29,9 @@ pub(crate) const ANNOUNCED: u32 = 1;
 pub(crate) const CLIENT: u32 = 2;
 /// This end came out of a listener.
 pub(crate) const SERVER: u32 = 4;
+
+/// The filters by owner reject who used it last.
+const UNWANTED: u32 = 8;
 
 /// State of one socket. All zero but for its number, nothing is known of it.
 #[repr(C)]
@@ -43,7 +47,7 @@ pub(crate) struct Slot {
     pub(crate) reported_ns: u64,
     /// Process that used it last in its own context, 0 when none was seen.
     pub(crate) owner: u32,
-    /// `ANNOUNCED`, `CLIENT`, `SERVER`.
+    /// `ANNOUNCED`, `CLIENT`, `SERVER`, `UNWANTED`.
     pub(crate) flags: u32,
     /// The `total_retrans` that records have told of; written under the socket's lock.
     pub(crate) retrans: u32,
@@ -57,6 +61,24 @@ pub(crate) struct Slot {
     pub(crate) turns: Turns,
     /// How much of them was told.
     pub(crate) told: Told,
+}
+
+impl Slot {
+    /// A process uses it, of which the filters by owner say whether it is wanted.
+    #[inline(always)]
+    pub(crate) fn used_by(&mut self, owner: u32, is_wanted: bool) {
+        self.owner = owner;
+        self.flags = if is_wanted { self.flags & !UNWANTED } else { self.flags | UNWANTED };
+    }
+
+    /// Who used it last.
+    #[inline(always)]
+    pub(crate) fn user(&self) -> User {
+        match self.owner {
+            0 => User::Unknown,
+            _ => User::Known { is_wanted: self.flags & UNWANTED == 0 },
+        }
+    }
 }
 
 /// Of one socket, how much was told of its turns of late.

@@ -1,9 +1,18 @@
 //! Who is at work: the task in whose own context a program runs, and the call that it is in.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_task};
-use netdiag_common::field::Field;
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_task},
+};
+use netdiag_common::{
+    field::Field,
+    globals::hierarchy::{FIRST_SUBSYSTEM, NONE, UNIFIED},
+};
 
-use crate::kernel::{Pointer, Probed, Refused, field};
+use crate::{
+    globals::{location, settings},
+    kernel::{Access as _, Pointer, Probed, Refused, field},
+};
 
 /// `PF_KTHREAD` (include/linux/sched.h).
 const KERNEL_THREAD: u32 = 0x0020_0000;
@@ -56,6 +65,80 @@ pub(crate) fn process(pid: &mut u32, comm: &mut [u8; 16]) -> Result<(), Refused>
     }
     *pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     Ok(())
+}
+
+/// The name of a process, zero-padded, as two words.
+pub(crate) type Name = [u64; 2];
+
+/// The name of the process that the current task belongs to, and the thread that it is the name of: the process's
+/// first, or this one where its memory must not be read.
+#[inline(always)]
+pub(crate) fn name() -> (Name, u32) {
+    let task = bpf_get_current_pid_tgid();
+    let (process, thread) = ((task >> 32) as u32, task as u32);
+    if process != thread
+        && settings::reads_tasks()
+        && let Ok(name) = leaders_name()
+    {
+        return (padded(name), process);
+    }
+    let mut name = [0; 2];
+    // SAFETY: it is as large as that.
+    let _always_works =
+        unsafe { bpf_get_current_comm((&raw mut name).cast(), size_of::<Name>() as u32) };
+    (name, thread)
+}
+
+#[inline(always)]
+fn leaders_name() -> Result<Name, Refused> {
+    // SAFETY: of the current task.
+    unsafe {
+        let leader: Pointer = field::<Probed, _>(current(), Field::TaskLeader)?;
+        field::<Probed, _>(leader, Field::TaskComm)
+    }
+}
+
+/// The kernel leaves behind a name's end what a longer one left there. No look at one byte after the other, for each
+/// of which the verifier would go two ways.
+#[inline(always)]
+fn padded([first, second]: Name) -> Name {
+    let end = end_of(first);
+    let second = second & end_of(second).wrapping_sub(1);
+    [first & end.wrapping_sub(1), if end == 0 { second } else { 0 }]
+}
+
+/// The highest bit of the first byte that is zero, the lowest being the first; 0 where none is.
+#[inline(always)]
+fn end_of(word: u64) -> u64 {
+    let zeros = word.wrapping_sub(u64::MAX / 0xff) & !word & (u64::MAX / 0xff << 7);
+    zeros & zeros.wrapping_neg()
+}
+
+/// Id of the cgroup of the current task in the hierarchy that userspace chose, 0 when unknown.
+#[inline(always)]
+pub(crate) fn cgroup() -> u64 {
+    match settings::hierarchy() {
+        NONE => 0,
+        // SAFETY: no precondition.
+        UNIFIED => unsafe { bpf_get_current_cgroup_id() },
+        of_subsystem => subsystem_cgroup((of_subsystem - FIRST_SUBSYSTEM) as usize).unwrap_or(0),
+    }
+}
+
+/// The same in the hierarchy of a subsystem, as `task_cgroup` (include/linux/cgroup.h) finds it.
+#[inline(always)]
+fn subsystem_cgroup(number: usize) -> Result<u64, Refused> {
+    let subsystem = location(Field::CgroupsSubsys).offset() + number * size_of::<Pointer>();
+    // SAFETY: of the current task, and each pointer comes from the struct whose BTF gives the location; the
+    // helper survives any address, and a set that the task leaves meanwhile is freed after a grace period
+    // of RCU.
+    unsafe {
+        let cgroups: Pointer = field::<Probed, _>(current(), Field::TaskCgroups)?;
+        let state: Pointer = Probed::load(cgroups, subsystem)?;
+        let cgroup: Pointer = field::<Probed, _>(state, Field::SubsysCgroup)?;
+        let node: Pointer = field::<Probed, _>(cgroup, Field::CgroupNode)?;
+        field::<Probed, _>(node, Field::NodeId)
+    }
 }
 
 #[inline(always)]

@@ -256,7 +256,27 @@ pub struct Filters {
     #[arg(long, value_name = "NETNS", value_delimiter = ',', help_heading = FILTERS,
         value_parser = value::netns)]
     pub netns: Vec<NetnsName>,
-    /// Wait for a --pid or --netns that does not exist yet
+    /// Name of the process that owns the socket, exactly
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = FILTERS,
+        value_parser = value::name)]
+    pub comm: Vec<String>,
+    /// Cgroup of that process, or one below it: kubepods.slice
+    #[arg(long, value_name = "PATH", value_delimiter = ',', help_heading = FILTERS,
+        value_parser = value::cgroup)]
+    pub cgroup: Vec<String>,
+    /// Container of that process, by the beginning of its id
+    #[arg(long, value_name = "ID", value_delimiter = ',', help_heading = FILTERS,
+        value_parser = value::container)]
+    pub container: Vec<String>,
+    /// Pod of that process
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = FILTERS,
+        value_parser = value::name)]
+    pub pod: Vec<String>,
+    /// Kubernetes namespace of that pod
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = FILTERS,
+        value_parser = value::name)]
+    pub namespace: Vec<String>,
+    /// Wait for what does not exist yet: a process, namespace, cgroup, container or pod
     #[arg(long, help_heading = FILTERS)]
     pub wait: bool,
 }
@@ -275,7 +295,8 @@ pub struct Kernel {
     /// BTF of the kernel, where it has none of its own
     #[arg(long, value_name = "FILE", help_heading = KERNEL)]
     pub btf: Option<PathBuf>,
-    /// Where the host's file system is mounted, in a container [default: /]
+    /// Where the host's file system is mounted, in a container
+    /// [default: /host where its procfs is there, else /]
     #[arg(long, value_name = "DIR", help_heading = KERNEL)]
     pub host_root: Option<PathBuf>,
     /// Size of the ring buffer; a power of two of whole pages

@@ -3,7 +3,10 @@
 //! Two steps: [`Config::new`] is pure; [`filters`] looks up the processes and namespaces that
 //! filters name, again and again under `--wait`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use netdiag_common::{globals::FILTER_VALUES, signal::Signal};
 
@@ -15,11 +18,15 @@ use crate::{
 };
 
 pub use self::diagnose::Diagnose;
-pub use self::targets::{Lookup, Process, Targets, filters};
+pub use self::{
+    owners::Owners,
+    targets::{Lookup, Process, Targets, filters},
+};
 
 mod diagnose;
 mod events;
 pub mod host;
+mod owners;
 mod targets;
 
 /// Rows of the text table where `--top` is not given.
@@ -129,11 +136,13 @@ pub struct Dump {
 }
 
 impl Config {
-    /// Validates a parsed command line and fills in the defaults.
+    /// Validates a parsed command line and fills in the defaults; `host_root` is where the host's file system
+    /// is where no flag tells.
     ///
     /// # Errors
     /// Wrong usage: values that contradict each other, or too many of them.
-    pub fn new(cli: &Cli) -> Result<Self, Error> {
+    pub fn new(cli: &Cli, host_root: &Path) -> Result<Self, Error> {
+        let kernel = |flags| kernel(flags, host_root);
         match &cli.command {
             cli::Command::Live(live) => {
                 let default_top = (live.watch.output == Output::Text).then_some(TOP_TEXT);
@@ -167,7 +176,7 @@ impl Config {
     }
 }
 
-fn kernel(flags: &cli::Kernel) -> Result<Kernel, Error> {
+fn kernel(flags: &cli::Kernel, host_root: &Path) -> Result<Kernel, Error> {
     let wanted = |signal: Signal| {
         flags.signals.is_empty() || flags.signals.contains(&signal) || signal == Signal::Socket
     };
@@ -188,7 +197,7 @@ fn kernel(flags: &cli::Kernel) -> Result<Kernel, Error> {
         signals: Signal::ALL.iter().copied().filter(|&signal| wanted(signal)).collect(),
         sources: flags.source.clone(),
         btf: flags.btf.clone(),
-        host_root: flags.host_root.clone().unwrap_or_else(|| PathBuf::from("/")),
+        host_root: flags.host_root.clone().unwrap_or_else(|| host_root.to_owned()),
         ring_bytes: flags.ring_size,
         log_level: flags.log.map_or(0, |level| level as u32),
     })
@@ -202,6 +211,7 @@ fn check_filters(flags: &cli::Filters) -> Result<(), Error> {
         ("--peer-port", flags.peer_port.len()),
         ("--peer", flags.peer.len()),
         ("--netns", flags.netns.len()),
+        ("--comm", flags.comm.len()),
     ];
     for (flag, count) in counts {
         if count > FILTER_VALUES {
@@ -222,6 +232,13 @@ fn targets(flags: &cli::Filters) -> Targets {
         peer_ports: flags.peer_port.clone(),
         peers: flags.peer.clone(),
         netns: flags.netns.clone(),
+        owners: Owners {
+            comms: flags.comm.clone(),
+            cgroups: flags.cgroup.clone(),
+            containers: flags.container.clone(),
+            pods: flags.pod.clone(),
+            namespaces: flags.namespace.clone(),
+        },
     }
 }
 

@@ -3,9 +3,11 @@
 //! A signal defines its kinds in its own file. Flags, views, documents and the schema learn them from
 //! there.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use netdiag_common::signal::conntrack::Tuple;
+
+use crate::owner::Place;
 
 /// A kind of event that is told of one by one.
 #[derive(Debug, PartialEq, Eq)]
@@ -98,6 +100,8 @@ pub enum Value {
         pid: u32,
         /// Name of the process.
         comm: String,
+        /// Where it lives, where that is known.
+        place: Option<Arc<Place>>,
     },
     /// For [`Form::Tuple`].
     Tuple(Tuple),

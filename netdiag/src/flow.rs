@@ -1,11 +1,14 @@
 //! Flows: the table that events are folded into, and what is taken out of it each interval.
 
+use std::sync::Arc;
+
 use netdiag_common::flow::FlowKey;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     flow::latency::Latency,
+    owner::Place,
     signal::{CountId, Label, MetricId},
 };
 
@@ -33,6 +36,17 @@ pub enum Role {
     Server,
 }
 
+/// Whom one end belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Who {
+    /// Process id.
+    pub pid: Option<u32>,
+    /// Name of the process.
+    pub comm: Option<String>,
+    /// Where it lives.
+    pub place: Option<Arc<Place>>,
+}
+
 /// One flow's share of an interval or a run, frozen.
 #[derive(Clone, Debug, Default)]
 pub struct Frozen {
@@ -46,8 +60,12 @@ pub struct Frozen {
     pub pid: Option<u32>,
     /// Name of the owner.
     pub comm: Option<String>,
+    /// Where the owner lives.
+    pub place: Option<Arc<Place>>,
     /// Number of the flow that is the other end, where it is on this node and known.
     pub pair: Option<u64>,
+    /// Whom the other end belongs to, where it is on this node and known.
+    pub peer: Option<Who>,
     /// Whether the socket is gone.
     pub closed: bool,
     /// Whether nothing was heard of it in the interval (in the run).

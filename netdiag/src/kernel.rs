@@ -5,6 +5,7 @@
 mod account;
 pub mod attach;
 pub mod btf;
+mod cgroups;
 pub mod clock;
 mod ctnetlink;
 mod drops;

@@ -1,10 +1,11 @@
-//! What the kernel calls what it numbers: reasons of drops, places in its code. Told by the kernel
-//! side, used where a snapshot is built.
+//! What is called how that is told by number: reasons of drops and places in the kernel's code, told by the
+//! kernel side, and the pods and containers of owners. Used where a snapshot is built.
 
 use std::collections::BTreeMap;
 
 use crate::{
     event::{GIVEN_UP, errno_name},
+    owner::Names,
     signal::{Label, dns::rcode_name},
 };
 
@@ -17,6 +18,8 @@ pub struct Labels {
     pub resets: BTreeMap<u32, String>,
     /// Functions by addresses inside them, none where nobody knows.
     pub places: BTreeMap<u64, Option<String>>,
+    /// Pods and containers.
+    pub owners: Names,
 }
 
 impl Labels {
@@ -75,6 +78,7 @@ mod tests {
             reasons: BTreeMap::from([(3, "NO_SOCKET".to_owned())]),
             resets: BTreeMap::from([(1, "NO_SOCKET".to_owned())]),
             places: BTreeMap::from([(1 << 40, Some("tcp_v4_rcv".to_owned())), (1 << 41, None)]),
+            ..Labels::default()
         };
         assert_eq!(labels.name(Label::Reason(3)), "NO_SOCKET");
         assert_eq!(labels.name(Label::Reason(0x3_0005)), "REASON_0x30005");

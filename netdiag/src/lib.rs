@@ -16,6 +16,7 @@ pub mod format;
 pub mod kernel;
 pub mod labels;
 pub mod node;
+pub mod owner;
 pub mod run;
 pub mod signal;
 pub mod snapshot;

@@ -8,15 +8,14 @@ use std::{
     net::Ipv6Addr,
     ops::RangeInclusive,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use netdiag_common::{
-    flow::{FlowKey, TcpCounters, TcpDetail},
-    globals::Filters,
-};
+use netdiag_common::flow::{FlowKey, TcpCounters, TcpDetail};
 
-use self::{netns::Depth, sockets::Socket};
+use self::{netns::Depth, places::Places, sockets::Socket};
+use crate::owner::Place;
 
 pub mod census;
 pub mod cgroups;
@@ -26,11 +25,13 @@ pub mod ethtool;
 pub mod links;
 pub mod listeners;
 pub mod memory;
+pub mod mounts;
 mod netlink;
 pub mod netns;
 pub mod own;
 pub mod owners;
 pub mod pace;
+pub mod places;
 pub mod proc;
 pub mod protocols;
 pub mod qdiscs;
@@ -41,6 +42,7 @@ pub mod settings;
 pub mod sockets;
 pub mod surroundings;
 pub mod tcp_counters;
+pub mod vantage;
 
 /// A socket that was there before the first program was attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub struct SeededSocket {
     pub pid: Option<u32>,
     /// Name of that process.
     pub comm: Option<String>,
+    /// Where it lives.
+    pub place: Option<Arc<Place>>,
     /// Its counters; none for listeners and where the kernel does not tell.
     pub tcp: Option<TcpCounters>,
     /// What else the kernel tells of it.
@@ -77,16 +81,13 @@ pub struct Seeds {
 }
 
 impl Seeds {
-    /// What the programs have to know of owners for `--pid`: the sockets that pass the filters, and
-    /// the listeners of the processes that they name. A listener on all addresses has an address of
-    /// all zero, whatever its family.
-    pub fn owners<'a>(&'a self, filters: &'a Filters) -> impl Iterator<Item = (FlowKey, u32)> + 'a {
-        let owned = |socket: &'a SeededSocket| Some((socket.key, socket.pid?));
-        let sockets = self.sockets.iter().filter_map(owned);
-        let sockets = sockets.filter(|(key, pid)| filters.accept(key, *pid));
+    /// What the programs have to know of owners for filters. A listener on all addresses has an address of all
+    /// zero, whatever its family.
+    pub fn owners(&self) -> impl Iterator<Item = (FlowKey, u32)> + '_ {
+        let owned = |socket: &SeededSocket| Some((socket.key, socket.pid?));
         let listeners = self.listeners.iter().filter_map(owned);
-        let listeners = listeners.filter(|(_, pid)| filters.pid.accept(*pid));
-        sockets.chain(listeners.map(|(key, pid)| (anywhere(key), pid)))
+        let listeners = listeners.map(|(key, pid)| (anywhere(key), pid));
+        self.sockets.iter().filter_map(owned).chain(listeners)
     }
 
     /// The processes that hold the most of these sockets, first the one with most, as `812 (nginx)`.
@@ -136,6 +137,8 @@ fn asks(listeners: &HashSet<FlowKey>, key: &FlowKey) -> Option<bool> {
 #[must_use]
 pub fn seed(host_root: &Path) -> Seeds {
     let start = Instant::now();
+    // A process that began later is not the one that was found to hold a socket.
+    let began_ns = places::monotonic_ns();
     let netns::Found { namespaces, mut problems } = netns::find(host_root, Depth::Everything);
     let mut dump = sockets::dump_all(&namespaces, &sockets::FULL);
     problems.append(&mut dump.problems);
@@ -146,22 +149,26 @@ pub fn seed(host_root: &Path) -> Seeds {
         owners::Owners::default()
     });
     problems.extend(owners.problem());
+    let mut places = Places::begin(host_root);
+    problems.extend(places.problem());
     let listeners = dump.listeners.iter().map(|listener| anywhere(listener.key)).collect();
-    let seeded = |socket: Socket| {
+    let mut seeded = |socket: Socket| {
         let owner = owners.by_inode.get(&socket.inode);
+        let place = owner.and_then(|owner| places.of(Some(owner.pid), None, began_ns));
         SeededSocket {
             key: socket.key,
             cookie: socket.cookie,
             state: socket.state,
             pid: owner.map(|owner| owner.pid),
             comm: owner.map(|owner| owner.comm.clone()).filter(|comm| !comm.is_empty()),
+            place,
             tcp: socket.tcp,
             detail: socket.detail,
             asks: asks(&listeners, &socket.key),
         }
     };
     Seeds {
-        sockets: dump.sockets.into_iter().map(seeded).collect(),
+        sockets: dump.sockets.into_iter().map(&mut seeded).collect(),
         listeners: dump.listeners.into_iter().map(seeded).collect(),
         problems,
         took: start.elapsed(),

@@ -41,6 +41,10 @@ pub struct Owner {
     pub cgroup: Option<String>,
     /// Container id.
     pub container: Option<String>,
+    /// Name of that container in its pod.
+    pub container_name: Option<String>,
+    /// Uid of its pod.
+    pub pod_uid: Option<String>,
     /// Name of its pod.
     pub pod: Option<String>,
     /// Kubernetes namespace of its pod.
@@ -97,6 +101,8 @@ pub struct Flow {
     pub owner: Owner,
     /// The other end's flow id where both ends are on this node and known.
     pub pair: Option<String>,
+    /// Whom the other end belongs to; null where it is not on this node, or not known.
+    pub peer_owner: Option<Owner>,
     /// True when the socket is gone.
     pub closed: bool,
     /// Smoothed round-trip time as last reported by the kernel.
@@ -159,6 +165,10 @@ pub struct Doctor {
     pub lockdown: Option<String>,
     /// Preemption model (`none`, `voluntary`, `full`, `lazy`), null when unknown.
     pub preemption: Option<String>,
+    /// Where the node's file system is seen: `/`, elsewhere in a container.
+    pub host_root: String,
+    /// What of the node cannot be seen from here, and why: a container or missing capabilities hide it.
+    pub unseen: Vec<String>,
     /// How each signal would be observed.
     pub signals: Vec<SignalStatus>,
 }

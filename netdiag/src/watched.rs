@@ -2,8 +2,8 @@
 //! intervals there are.
 //!
 //! Counts add up, states are the last that was told, and unknown stays unknown. Percentiles over several
-//! intervals are those of their [`Distribution`](crate::snapshot::Distribution)s, each sample taken for the next percentile above it: so
-//! they are never below the true ones, and the same where one interval is all there is.
+//! intervals are those of their distributions, each sample taken for the next percentile above it: so they
+//! are never below the true ones, and the same where one interval is all there is.
 
 use std::{
     collections::{BTreeMap, HashMap},

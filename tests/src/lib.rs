@@ -9,6 +9,7 @@
 pub mod bpf;
 pub mod bpftrace;
 pub mod conntrack;
+pub mod container;
 pub mod counters;
 pub mod dns;
 pub mod dropping;
@@ -21,6 +22,7 @@ pub mod namespace;
 pub mod netdiag;
 pub mod network;
 pub mod outcome;
+pub mod pods;
 pub mod processor;
 pub mod random;
 pub mod reader;

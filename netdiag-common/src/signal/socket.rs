@@ -67,4 +67,7 @@ pub struct Record {
     /// How long a connection waited until accept returned it, in nanoseconds and at least 1; 0 where accept
     /// returned none now, or one whose handshake was done before the programs were attached.
     pub accept_wait_ns: u64,
+    /// Id of that task's cgroup (`kernfs_node.id`: the inode number of its directory), in the hierarchy that
+    /// userspace chose; 0 when unknown.
+    pub cgroup: u64,
 }

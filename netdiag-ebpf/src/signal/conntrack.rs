@@ -92,7 +92,8 @@ fn wanted(record: &Record) -> bool {
     if !filter::active() {
         return true;
     }
-    if filter::by_owner() && !filter::is_of_owner(record.pid) {
+    // Who made it is the current process, or unknown.
+    if filter::by_owner() && (record.pid == 0 || !filter::is_current_wanted()) {
         return false;
     }
     accepts(record, &record.original) || accepts(record, &record.reply)

@@ -21,7 +21,7 @@ use netdiag_common::{
 
 use crate::{
     account::{Lane, counters},
-    filter,
+    filter::{self, User},
     globals::{location, settings},
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     nested, ring,
@@ -162,7 +162,7 @@ fn synack<A: Access>(ctx: &impl StackIdContext, request: Pointer, lane: Lane) {
     let Some(counters) = counters(lane) else { return };
     counters.seen += 1;
     // SAFETY: a request_sock starts with a sock_common.
-    match unsafe { filter::passes::<A>(request, 0) } {
+    match unsafe { filter::passes::<A>(request, User::Unknown) } {
         Ok(true) => {}
         Ok(false) => {
             counters.filtered += 1;

@@ -20,7 +20,8 @@ use netdiag_common::{
 use self::estimator::Found;
 use crate::{
     account::{Lane, counters},
-    batch, filter,
+    batch,
+    filter::{self, User},
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     nested,
     numbers::state::ESTABLISHED,
@@ -240,7 +241,7 @@ unsafe fn look<A: Access>(sk: Pointer, what: What, lane: Lane) {
 #[inline(always)]
 unsafe fn first_sight<A: Access>(sk: Pointer, tp: Pointer, lane: Lane, counters: &mut Counters) {
     // SAFETY: passed on.
-    match unsafe { filter::passes::<A>(sk, 0) } {
+    match unsafe { filter::passes::<A>(sk, User::Unknown) } {
         Ok(true) => {}
         // Whether there was a sample cannot be told without a place to remember the last one.
         Ok(false) => return,

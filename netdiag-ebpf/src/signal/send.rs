@@ -24,7 +24,8 @@ use netdiag_common::{
 use self::start::{Place, is_under_way, recall, remember};
 use crate::{
     account::{Lane, counters},
-    batch, filter,
+    batch,
+    filter::{self, User},
     kernel::{self, Access, Pointer, Probed, Typed},
     signal::socket::{self, Context},
     slot::{self, ANNOUNCED, Slot},
@@ -64,7 +65,7 @@ fn begin<A: Access>(sk: Pointer, place: Place, again: Again, lane: Lane) {
     let pid = (thread >> 32) as u32;
     if filter::active() {
         // SAFETY: the hook's argument is a TCP socket.
-        match unsafe { filter::passes::<A>(sk, pid) } {
+        match unsafe { filter::passes::<A>(sk, User::Current) } {
             Ok(true) => {}
             Ok(false) if again == Again::Lost => {
                 counters.seen += 1;
@@ -115,7 +116,8 @@ unsafe fn introduce<A: Access>(sk: Pointer, slot: &mut Slot, pid: u32, lane: Lan
     } else {
         what::COUNTERS
     };
-    let before = core::mem::replace(&mut slot.owner, pid);
+    let before = slot.owner;
+    slot.used_by(pid, true);
     // SAFETY: passed on.
     if !unsafe { socket::report::<A>(sk, slot, what, Context::Owner, lane) } {
         slot.owner = before; // said again at the next call
@@ -139,7 +141,7 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, function
     };
     let Some(start_ns) = start_ns else {
         if let Some(counters) = counters(lane) {
-            unmatched::<A>(sk, (thread >> 32) as u32, again, counters);
+            unmatched::<A>(sk, again, counters);
         }
         return;
     };
@@ -159,10 +161,10 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, function
 /// An end without a beginning: filtered then, or begun before the attach, or out of the sight of
 /// the beginning's hook.
 #[inline(always)]
-fn unmatched<A: Access>(sk: Pointer, pid: u32, again: Again, counters: &mut Counters) {
+fn unmatched<A: Access>(sk: Pointer, again: Again, counters: &mut Counters) {
     if filter::active() {
         // SAFETY: the hook's argument is a TCP socket.
-        match unsafe { filter::passes::<A>(sk, pid) } {
+        match unsafe { filter::passes::<A>(sk, User::Current) } {
             Ok(true) => {}
             Ok(false) => {
                 if again == Again::SameCall {

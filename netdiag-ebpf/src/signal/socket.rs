@@ -22,7 +22,7 @@ pub(crate) use self::report::{
 };
 use crate::{
     account::{Lane, socket_counters},
-    filter,
+    filter::{self, User},
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Typed},
     nested,
@@ -50,7 +50,7 @@ fn state_changed<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: 
     debug!(ctx, "a socket: state {} to {}", old, new);
     if new == LISTEN {
         // listen() runs in the context of the task that called it.
-        filter::begins_to_listen(sk, current_process());
+        filter::begins_to_listen(sk);
     } else if listening_ends {
         // SAFETY: as above.
         unsafe { filter::ends_to_listen::<A>(sk) };
@@ -84,14 +84,14 @@ fn disconnected<A: Access>(sk: Pointer, what: u32, lane: Lane) {
 fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, lane: Lane) {
     let connecting = new == SYN_SENT;
     // connect() runs in the context of the task that called it.
-    let owner = if connecting {
-        current_process()
+    let user = if connecting {
+        User::Current
     } else {
-        slot::find::<A>(sk).map_or(0, |slot| slot.owner)
+        slot::find::<A>(sk).map_or(User::Unknown, |slot| slot.user())
     };
     // Not bound yet where it connects; asked again when it has connected.
     let undecided = connecting && filter::needs_local_port();
-    if !undecided && !is_wanted::<A>(sk, owner, old == SYN_RECV, lane) {
+    if !undecided && !is_wanted::<A>(sk, user, old == SYN_RECV, lane) {
         return;
     }
     let Some(slot) = slot::find_or_create::<A>(sk, lane) else {
@@ -104,7 +104,8 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
     };
     if connecting {
         begins_anew::<A>(sk, slot, lane);
-        slot.owner = owner;
+        // Of what has passed the filters this is known.
+        slot.used_by(current_process(), !undecided || filter::is_current_wanted());
         slot.flags |= CLIENT;
     } else if old == SYN_RECV {
         slot.flags |= SERVER;
@@ -151,9 +152,9 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
 
 /// Asks the filters about a socket that opens, and counts it when they reject it.
 #[inline(always)]
-fn is_wanted<A: Access>(sk: Pointer, owner: u32, accepted: bool, lane: Lane) -> bool {
+fn is_wanted<A: Access>(sk: Pointer, user: User, accepted: bool, lane: Lane) -> bool {
     // SAFETY: the tracepoint gives a full TCP socket.
-    let passes = unsafe { filter::passes::<A>(sk, owner) };
+    let passes = unsafe { filter::passes::<A>(sk, user) };
     if passes == Ok(true) {
         return true;
     }

@@ -245,6 +245,34 @@ pub fn netns(text: &str) -> Parsed<NetnsName> {
     Ok(text.parse().map_or_else(|_| NetnsName::Name(text.to_owned()), NetnsName::Inode))
 }
 
+/// `--comm`, `--pod` and `--namespace`.
+pub fn name(text: &str) -> Parsed<String> {
+    if text.is_empty() {
+        return Err("write a name".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// `--cgroup`: a path below the root of its hierarchy, or below where that is mounted.
+pub fn cgroup(text: &str) -> Parsed<String> {
+    let below = text.strip_prefix("/sys/fs/cgroup/").unwrap_or(text).trim_matches('/');
+    if text.is_empty() || below.split('/').any(|name| name == ".." || name == ".") {
+        return Err(
+            "write a path below /sys/fs/cgroup, such as system.slice/nginx.service".to_owned()
+        );
+    }
+    Ok(format!("/{below}"))
+}
+
+/// `--container`: what the runtime's tools print, too.
+pub fn container(text: &str) -> Parsed<String> {
+    let id = text.rsplit_once("://").map_or(text, |(_runtime, id)| id);
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err("write the beginning of a container id, hexadecimal digits".to_owned());
+    }
+    Ok(id.to_ascii_lowercase())
+}
+
 /// `--signals`.
 pub fn signal(text: &str) -> Parsed<Signal> {
     Signal::ALL

@@ -1,11 +1,11 @@
-//! What the node says of its processes and network namespaces, for filters.
+//! What the node says of its processes, where these live, and of network namespaces, for filters.
 
 use std::{
     collections::BTreeSet,
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 
 use rustix::{
@@ -19,7 +19,9 @@ use crate::{
     node::{
         self,
         netns::{self, Depth},
+        places::{Places, learn_names},
     },
+    owner::{Names, Place, Pod},
 };
 
 /// `NSFS_MAGIC` (`include/uapi/linux/magic.h`): the file system of namespaces.
@@ -128,6 +130,28 @@ impl Lookup for Host {
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
         names.into_iter().collect()
+    }
+
+    fn process_names(&self) -> Vec<String> {
+        let processes = fs::read_dir(self.root.join("proc")).into_iter().flatten().flatten();
+        let processes = processes.filter(|entry| {
+            entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok())
+        });
+        let names =
+            processes.filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok());
+        let names: BTreeSet<String> = names.map(|name| name.trim_end().to_owned()).collect();
+        names.into_iter().collect()
+    }
+
+    fn places(&self) -> Result<Vec<(Arc<Place>, Option<Pod>)>, String> {
+        let places = Places::begin(&self.root);
+        if places.hierarchy().is_none() {
+            let mounted = self.root.join("sys/fs/cgroup");
+            return Err(format!("none are mounted at {}; give --host-root", mounted.display()));
+        }
+        let mut names = Names::default();
+        learn_names(&self.root, &mut names);
+        Ok(places.known().map(|(_, place)| (place.clone(), names.pod(place).cloned())).collect())
     }
 }
 

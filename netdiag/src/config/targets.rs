@@ -1,11 +1,17 @@
-//! What filters name, looked up on the node: process ids and network namespaces.
+//! What filters name, looked up on the node: processes, where they live, and network namespaces.
 
-use netdiag_common::globals::{FILTER_VALUES, Filters, Numbers, Prefixes};
+use std::sync::Arc;
 
+use netdiag_common::globals::{FILTER_VALUES, Filters, Names, Numbers, Prefixes};
+
+use super::Owners;
 use crate::{
     cli::value::{NetnsName, Prefix, mask, nearest},
     exit::Error,
+    owner::{Place, Pod},
 };
+
+mod nobody;
 
 /// What filters name: AND between the fields, OR within one, empty passes everything. Each has at
 /// most [`FILTER_VALUES`] values.
@@ -23,6 +29,8 @@ pub struct Targets {
     pub peers: Vec<Prefix>,
     /// Network namespaces.
     pub netns: Vec<NetnsName>,
+    /// What else is asked of the owner.
+    pub owners: Owners,
 }
 
 /// What a process id stands for.
@@ -51,6 +59,13 @@ pub trait Lookup {
     fn netns(&self, name: &NetnsName) -> Result<u32, String>;
     /// Names that `--netns` knows.
     fn netns_names(&self) -> Vec<String>;
+    /// Names of the processes that there are.
+    fn process_names(&self) -> Vec<String>;
+    /// Where processes may live, each with its pod if that has a name.
+    ///
+    /// # Errors
+    /// Why nobody knows, as a sentence.
+    fn places(&self) -> Result<Vec<(Arc<Place>, Option<Pod>)>, String>;
 }
 
 /// The filters of the programs.
@@ -63,7 +78,7 @@ pub fn filters(targets: &Targets, node: &impl Lookup) -> Result<Filters, Error> 
         && !node.knows_processes()
     {
         return Err(Error::usage(format!(
-            "--pid {pid}: /proc is that of a container, whose process ids are not the node's, so another \
+            "--pid {pid}: /proc is that of a container, owners process ids are not the node's, so another \
              process would match; run with the node's PID namespace (hostPID) or give --host-root"
         )));
     }
@@ -83,6 +98,11 @@ pub fn filters(targets: &Targets, node: &impl Lookup) -> Result<Filters, Error> 
     for name in &targets.netns {
         netns.push(node.netns(name).map_err(|reason| unknown_netns(name, &reason, node))?);
     }
+    nobody::check(&targets.owners, node)?;
+    let mut comm = Names::default();
+    for name in &targets.owners.comms {
+        comm.add(name.as_bytes());
+    }
     let wide = |ports: &[u16]| numbers(ports.iter().copied().map(u32::from));
     Ok(Filters {
         pid: numbers(targets.pids.iter().copied()),
@@ -91,6 +111,8 @@ pub fn filters(targets: &Targets, node: &impl Lookup) -> Result<Filters, Error> 
         peer_port: wide(&targets.peer_ports),
         netns: numbers(netns.into_iter()),
         peer: prefixes(&targets.peers),
+        comm,
+        by_cgroup: u64::from(targets.owners.asks_for_place()),
     })
 }
 

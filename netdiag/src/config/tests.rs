@@ -1,4 +1,4 @@
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use netdiag_common::{flow::FlowKey, globals::Numbers};
 use proptest::prelude::*;
@@ -13,11 +13,12 @@ use crate::{
         value::{self, NetnsName},
     },
     exit::Status,
+    owner::{Place, Pod},
 };
 
 fn config(line: &str) -> Result<Config, Error> {
     match cli::parse(line.split(' ').map(Into::into))? {
-        Asked::Run(cli) => Config::new(&cli),
+        Asked::Run(cli) => Config::new(&cli, Path::new("/node")),
         Asked::Print(text) => panic!("`{line}` prints {text}"),
     }
 }
@@ -52,6 +53,26 @@ impl Lookup for Node {
 
     fn netns_names(&self) -> Vec<String> {
         vec!["blue".to_owned(), "green".to_owned()]
+    }
+
+    fn process_names(&self) -> Vec<String> {
+        vec!["java".to_owned(), "nginx".to_owned()]
+    }
+
+    fn places(&self) -> Result<Vec<(Arc<Place>, Option<Pod>)>, String> {
+        let pod = |namespace: &str, name: &str| {
+            Some(Pod { namespace: namespace.to_owned(), name: name.to_owned() })
+        };
+        let place = |cgroup: &str, container: Option<&str>| {
+            let (cgroup, container) = (cgroup.to_owned(), container.map(str::to_owned));
+            Arc::new(Place { pod_uid: container.clone(), container, cgroup })
+        };
+        Ok(vec![
+            (place("/", None), None),
+            (place("/system.slice", None), None),
+            (place("/kubepods/web", Some("3f0f4f1f5a3ec63d")), pod("shop", "web-0")),
+            (place("/kubepods/db", Some("77a0b1c2d3e4f506")), pod("store", "db-0")),
+        ])
     }
 }
 
@@ -129,11 +150,26 @@ fn filters_hold_what_was_named() {
         ..FlowKey::default()
     };
     let inside = "::ffff:10.1.2.3";
-    assert!(filters.accept(&key(inside, 80, 9), 7) && filters.accept(&key(inside, 9, 443), 7));
-    assert!(!filters.accept(&key(inside, 9, 9), 7), "neither port");
-    assert!(!filters.accept(&key(inside, 80, 9), 0), "owner unknown");
-    assert!(!filters.accept(&FlowKey { netns: 1, ..key(inside, 80, 9) }, 7));
-    assert!(!filters.accept(&key("::ffff:11.1.2.3", 80, 9), 7));
+    assert!(filters.accept(&key(inside, 80, 9)) && filters.accept(&key(inside, 9, 443)));
+    assert!(!filters.accept(&key(inside, 9, 9)), "neither port");
+    assert!(!filters.accept(&FlowKey { netns: 1, ..key(inside, 80, 9) }));
+    assert!(!filters.accept(&key("::ffff:11.1.2.3", 80, 9)));
+    assert!(filters.accept_process(7, b"any") && !filters.accept_process(0, b""), "owner unknown");
+}
+
+#[test]
+fn owners_are_named_in_several_ways() {
+    let targets =
+        targets("netdiag --comm nginx --cgroup /sys/fs/cgroup/kubepods/ --container cri-o://3F0f");
+    let owners = &targets.owners;
+    assert_eq!((&owners.cgroups[0][..], &owners.containers[0][..]), ("/kubepods", "3f0f"));
+    let filters = filters(&targets, &Node).expect("all exist");
+    assert!(filters.by_owner() && filters.by_cgroup == 1 && !filters.is_empty());
+    assert!(filters.accept_process(9, b"nginx"));
+    assert!(!filters.accept_process(9, b"nginx2") && !filters.accept_process(9, b""));
+    for line in ["netdiag --cgroup ../x", "netdiag --container web", "netdiag --pod="] {
+        assert!(config(line).is_err(), "{line}");
+    }
 }
 
 #[test]
@@ -144,6 +180,13 @@ fn what_can_match_nothing_is_refused_with_near_names() {
         ("netdiag --pid 71", "give its process, --pid 7"),
         ("netdiag --netns bleu", "did you mean blue?"),
         ("netdiag --netns elsewhere", "there are blue, green"),
+        ("netdiag --comm ngin", "--comm ngin: no process has this name"),
+        ("netdiag --comm nginx,ngin", "did you mean nginx?"),
+        ("netdiag --cgroup system.slic", "did you mean /system.slice?"),
+        ("netdiag --container 3f1", "there are 3f0f4f1f5a3e, 77a0b1c2d3e4"),
+        ("netdiag --pod web-1", "did you mean web-0?"),
+        ("netdiag --namespace sho", "did you mean shop?"),
+        ("netdiag --pod web-0 --namespace store", "leave one out"),
     ];
     for (line, expected) in cases {
         let error = filters(&targets(line), &Node).expect_err(line);

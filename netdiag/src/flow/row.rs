@@ -1,16 +1,17 @@
 //! One row of the table.
 
-use std::mem;
+use std::{mem, sync::Arc};
 
 use netdiag_common::flow::{Detail, FlowId, FlowKey, TcpCounters, TcpDetail};
 
 use crate::{
     flow::{
-        Frozen, Role,
+        Frozen, Role, Who,
         readings::{Growth, Readings, has_grown},
         tally::Tally,
         tuples::is_complete,
     },
+    owner::Place,
     signal::{
         CountId, Fold, Label, MetricId, Path,
         socket::{self, CONNECT_LATENCY, GAUGES, LIFETIME, What, gauge_id, reading_id},
@@ -32,6 +33,8 @@ pub(super) struct Row {
     pub(super) is_asker: bool,
     /// Number of the other end's row.
     pub(super) pair: Option<u64>,
+    /// Whom that belongs to.
+    pub(super) peer: Option<Box<Who>>,
     /// The socket is gone.
     pub(super) closed: bool,
     /// Something was heard of it since the last freeze; the slot is in the table's list of those.
@@ -53,6 +56,7 @@ pub(super) struct Row {
     pub(super) role: Option<Role>,
     pub(super) pid: Option<u32>,
     pub(super) comm: Option<String>,
+    pub(super) place: Option<Arc<Place>>,
     pub(super) srtt_ns: Option<u64>,
     pub(super) rtt_min_ns: Option<u64>,
     /// When those two were so.
@@ -113,7 +117,9 @@ impl Row {
             role: self.role,
             pid: self.pid,
             comm: self.comm.clone(),
+            place: self.place.clone(),
             pair: self.pair,
+            peer: self.peer.as_deref().cloned(),
             closed: self.closed,
             idle,
             srtt_ns: self.srtt_ns,
@@ -132,7 +138,7 @@ impl Row {
         self.number = other.number;
         self.pair = self.pair.or(other.pair);
         self.heard |= other.heard;
-        self.owner(other.role, other.pid, other.comm.as_deref());
+        self.owner(other.role, other.pid, other.comm.as_deref(), other.place.as_ref());
         self.cookie = if self.cookie == 0 { other.cookie } else { self.cookie };
         self.srtt_ns = self.srtt_ns.or(other.srtt_ns);
         self.rtt_min_ns = self.rtt_min_ns.or(other.rtt_min_ns);
@@ -149,7 +155,13 @@ impl Row {
     }
 
     /// Fills in what is unknown of the owner.
-    pub(super) fn owner(&mut self, role: Option<Role>, pid: Option<u32>, comm: Option<&str>) {
+    pub(super) fn owner(
+        &mut self,
+        role: Option<Role>,
+        pid: Option<u32>,
+        comm: Option<&str>,
+        place: Option<&Arc<Place>>,
+    ) {
         self.role = self.role.or(role);
         if self.pid.is_none() {
             self.pid = pid;
@@ -159,6 +171,15 @@ impl Row {
         if self.comm.is_none() {
             self.comm = comm.map(str::to_owned);
         }
+        if self.place.is_none() {
+            self.place = place.cloned();
+        }
+    }
+
+    /// Whether nothing more can be learnt of an owner with this process id.
+    pub(super) fn knows_owner(&self, pid: u32) -> bool {
+        let known = self.comm.is_some() && self.place.is_some();
+        self.pid == Some(pid) && known && !self.owner_seeded
     }
 
     /// Counting of the kernel's counters begins at what the socket dump found.
@@ -239,14 +260,14 @@ impl Row {
     }
 
     /// An event names the owner: better than the socket dump, which may be of an earlier socket.
-    fn owner_of_event(&mut self, pid: Option<u32>, comm: Option<&str>) {
+    fn owner_of_event(&mut self, pid: Option<u32>, comm: Option<&str>, place: Option<&Arc<Place>>) {
         if self.owner_seeded && pid.is_some() {
             self.owner_seeded = false;
             if pid != self.pid {
-                (self.pid, self.comm) = (None, None);
+                (self.pid, self.comm, self.place) = (None, None, None);
             }
         }
-        self.owner(None, pid, comm);
+        self.owner(None, pid, comm, place);
     }
 }
 
@@ -287,8 +308,10 @@ impl Fold for Row {
             What::Owner if event.pid.is_some() => {
                 if event.pid != self.pid {
                     (self.pid, self.comm) = (event.pid, event.comm.clone());
-                } else if event.comm.is_some() {
-                    self.comm.clone_from(&event.comm);
+                    self.place.clone_from(&event.place);
+                } else {
+                    self.comm = event.comm.clone().or(self.comm.take());
+                    self.place = event.place.clone().or(self.place.take());
                 }
                 self.owner_seeded = false;
                 None
@@ -317,7 +340,7 @@ impl Fold for Row {
         if let Some(tcp) = &event.tcp {
             self.report(event.time_ns, tcp, event.detail.as_deref());
         }
-        self.owner_of_event(event.pid, event.comm.as_deref());
+        self.owner_of_event(event.pid, event.comm.as_deref(), event.place.as_ref());
     }
 
     fn asks(&self) -> Option<bool> {
@@ -338,7 +361,7 @@ impl Fold for Row {
     }
 
     fn seen(&mut self, time_ns: u64, pid: Option<u32>, tcp: Option<&TcpCounters>) {
-        self.owner_of_event(pid, None);
+        self.owner_of_event(pid, None, None);
         if let Some(tcp) = tcp {
             self.report(time_ns, tcp, None);
         }

@@ -1,7 +1,11 @@
 //! The flow table: events in, intervals and the total of a run out. Bounded, and exact for ever:
 //! what a row counted stays in the interval and in the total when the row goes.
 
-use std::{collections::HashMap, mem};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    sync::Arc,
+};
 
 use foldhash::fast::RandomState;
 use netdiag_common::flow::{FlowId, FlowKey, TcpCounters, TcpDetail};
@@ -16,12 +20,14 @@ use crate::{
         tally::Tally,
         tuples::{Tuples, is_complete},
     },
+    owner,
     signal::{Event, Subject, socket::What},
 };
 
 mod join;
 mod look;
 mod refresh;
+mod users;
 
 pub use look::{Handle, Whose};
 pub use refresh::Fresh;
@@ -70,6 +76,8 @@ pub struct Seed {
     pub pid: Option<u32>,
     /// Name of the owner, where known.
     pub comm: Option<String>,
+    /// Where the owner lives, where known.
+    pub place: Option<Arc<owner::Place>>,
     /// The socket's counters, where known.
     pub tcp: Option<TcpCounters>,
     /// What else the kernel tells of it.
@@ -103,6 +111,8 @@ pub struct FlowTable {
     total_other: Tally,
     /// What is no flow: entries of the connection tracking table.
     entries: Entries,
+    /// Sockets whose events count nowhere, since their user is not wanted.
+    left_out: HashSet<FlowId, RandomState>,
 }
 
 impl FlowTable {
@@ -125,6 +135,7 @@ impl FlowTable {
             other: Tally::default(),
             total_other: Tally::default(),
             entries: Entries::new(config.max_flows / ENTRIES_SHARE),
+            left_out: HashSet::default(),
         }
     }
 
@@ -143,6 +154,9 @@ impl FlowTable {
     /// Adds an event to the row of its flow, and says whose it is. `now_ns` is any clock that does not run backwards,
     /// the same in all calls; one reading for a batch of events will do.
     pub fn apply(&mut self, event: &Event, now_ns: u64) -> Whose {
+        if !self.left_out.is_empty() && self.is_left_out(event) {
+            return Whose::LeftOut;
+        }
         let slot = match event.subject() {
             Subject::Entry(entry) => {
                 self.entries.apply(entry, event);
@@ -210,7 +224,7 @@ impl FlowTable {
         };
         let row = &mut self.rows[slot as usize];
         row.owner_seeded = row.pid.is_none();
-        row.owner(seed.role, seed.pid, seed.comm.as_deref());
+        row.owner(seed.role, seed.pid, seed.comm.as_deref(), seed.place.as_ref());
         row.cookie = if row.cookie == 0 { seed.cookie } else { row.cookie };
         if let Some(tcp) = &seed.tcp {
             row.begin_at(tcp, seed.detail.as_ref());
@@ -255,6 +269,7 @@ impl FlowTable {
         touched.sort_unstable();
         touched.dedup();
         for slot in touched {
+            self.learn_peer(slot);
             let Some(row) = self.rows.get_mut(slot as usize).filter(|row| row.touched) else {
                 continue;
             };
@@ -275,7 +290,7 @@ impl FlowTable {
         }
         self.expire(now_ns);
         if self.config.list_idle {
-            let seen: std::collections::HashSet<u64> = flows.iter().map(|flow| flow.id).collect();
+            let seen: HashSet<u64> = flows.iter().map(|flow| flow.id).collect();
             flows.extend(
                 self.rows
                     .iter()

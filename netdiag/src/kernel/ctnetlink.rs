@@ -97,8 +97,8 @@ impl Ctnetlink {
         host_root: &Path,
         filters: &Filters,
     ) -> Result<Self> {
-        if filters.pid.len > 0 {
-            bail!("ctnetlink names no process, which --pid asks for");
+        if filters.by_owner() {
+            bail!("ctnetlink names no process, which filters by owner ask for");
         }
         let symbols = symbols.as_ref().map_err(|error| {
             anyhow::anyhow!(
@@ -314,7 +314,7 @@ impl Subscriber {
 fn passes(message: &Message, filters: &Filters) -> bool {
     let entry =
         Entry { netns: message.netns, protocol: message.protocol.into(), ..Entry::default() };
-    [&message.original, &message.reply].iter().any(|tuple| filters.accept(&entry.key(tuple), 0))
+    [&message.original, &message.reply].iter().any(|tuple| filters.accept(&entry.key(tuple)))
 }
 
 fn record(message: &Message, time_ns: u64) -> Record {

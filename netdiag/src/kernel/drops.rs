@@ -34,7 +34,7 @@ pub(super) fn labels(kernel: &Kernel) -> Labels {
             resets.entry(value).or_insert_with(|| reason.to_owned());
         }
     }
-    Labels { reasons, resets, places: BTreeMap::new() }
+    Labels { reasons, resets, ..Labels::default() }
 }
 
 /// Arguments of the tracepoint from which on it tells the reason (5.17).

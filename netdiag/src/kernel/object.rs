@@ -27,8 +27,10 @@ pub(super) struct Sizes {
     pub(super) sockets: u32,
     /// Send calls under way at once that have no slot to lie in.
     pub(super) calls: u32,
-    /// Sockets whose owner is seeded for `--pid`, and as many younger listeners.
+    /// Sockets whose owner is seeded for filters by owner, and as many younger listeners.
     pub(super) owners: u32,
+    /// Cgroups that filters decide on.
+    pub(super) cgroups: u32,
     /// Stacks, where they are asked for.
     pub(super) stacks: u32,
 }
@@ -64,6 +66,7 @@ pub(super) fn load(frozen: &Frozen<'_>) -> Result<Ebpf> {
         .map_max_entries("STARTS", sizes.calls)
         .map_max_entries("SEEDED_OWNERS", sizes.owners.max(1))
         .map_max_entries("LISTENERS", sizes.owners.max(1))
+        .map_max_entries("CGROUPS", sizes.cgroups)
         .map_max_entries("STACKS", sizes.stacks)
         .load(ebpf_object::<true>())
         .map_err(|error| {

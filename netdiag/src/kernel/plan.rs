@@ -13,8 +13,8 @@ use netdiag_common::{
 use super::{
     attach::{self, Outcome, Verdict, Wishes},
     btf::Btf,
-    clock, drops,
-    facts::Facts,
+    cgroups, clock, drops,
+    facts::{Facts, Lockdown},
     hooks::Kernel,
     memlock,
     object::{self, Frozen, PAGE, Sizes},
@@ -24,11 +24,15 @@ use super::{
 use crate::{
     coverage::{SignalStatus, Status},
     exit,
+    node::places::Hierarchy,
     signal::DEFINITIONS,
 };
 
 /// Sends under way at once that find no slot: threads that share a socket.
 const CALLS: u32 = 16_384;
+
+/// Cgroups that the programs know under a filter. What is done in others, userspace decides.
+const CGROUPS: u32 = 16_384;
 
 /// How to observe.
 #[derive(Clone, Debug)]
@@ -41,6 +45,8 @@ pub struct Options {
     pub btf: Option<PathBuf>,
     /// Where the node's file system is.
     pub host_root: PathBuf,
+    /// The hierarchy whose cgroups are told by their ids.
+    pub hierarchy: Option<Hierarchy>,
     /// Bytes of the ring of samples, a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     /// Sockets to remember.
@@ -107,6 +113,16 @@ pub fn examine(options: &Options) -> Result<Report> {
     })
 }
 
+/// Whether programs may read memory by its address, first what is to be tried first: where lockdown cannot be
+/// asked, the kernel refuses those that do.
+const fn reads_memory(lockdown: Option<Lockdown>) -> &'static [bool] {
+    match lockdown {
+        Some(Lockdown::Confidentiality) => &[false],
+        Some(_) => &[true],
+        None => &[true, false],
+    }
+}
+
 /// Tries to remember sockets in socket storage, else in the hash.
 pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)> {
     let (locations, _missing) = kernel.btf.locations();
@@ -118,9 +134,13 @@ pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)
             .into());
         }
     }
-    for place in [SlotPlace::Storage, SlotPlace::Hash] {
+    let reads = reads_memory(kernel.facts.lockdown);
+    let ways = [SlotPlace::Storage, SlotPlace::Hash];
+    let ways = ways.into_iter().flat_map(|place| reads.iter().map(move |&reads| (place, reads)));
+    let last = (SlotPlace::Hash, reads.last() == Some(&true));
+    for (place, reads_memory) in ways {
         let mut ebpf = object::load(&Frozen {
-            settings: settings(kernel, options, place),
+            settings: settings(kernel, options, place, reads_memory),
             filters: &options.filters,
             locations: &locations,
             sizes: sizes(options),
@@ -133,10 +153,12 @@ pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)
         match attach::attach(kernel, &mut ebpf, &locations, place, options) {
             Verdict::NeedsHash => {}
             // Where typed programs have no helper to reach socket storage by (5.10), they can use the hash.
-            Verdict::Done(outcome) if place == SlotPlace::Storage && lacks_sockets(&outcome) => {}
+            Verdict::Done(outcome) if (place, reads_memory) != last && lacks_sockets(&outcome) => {}
             Verdict::Done(mut outcome) => {
                 drops::amend(kernel, &mut outcome.statuses);
-                if options.filters.pid.len > 0 {
+                let hierarchy = options.hierarchy.as_ref();
+                cgroups::amend(kernel, hierarchy, reads_memory, &mut outcome.statuses);
+                if options.filters.by_owner() {
                     leave_out_the_ownerless(&mut outcome.statuses);
                 }
                 return Ok((ebpf, outcome));
@@ -152,12 +174,12 @@ fn leave_out_the_ownerless(statuses: &mut [SignalStatus]) {
     let entries = ["destroyed", "early_drop"].into_iter();
     leave_out(
         &mut statuses[Signal::Conntrack as usize],
-        "the ends of entries, which no process is known for (--pid)",
+        "the ends of entries, which no process is known for (filters by owner)",
         entries,
     );
     leave_out(
         &mut statuses[Signal::Dns as usize],
-        "queries, which no process is known for (--pid)",
+        "queries, which no process is known for (filters by owner)",
         queries,
     );
 }
@@ -206,7 +228,7 @@ pub(super) fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
     Ok(Kernel { facts, btf, aya_btf, symbols, memlock })
 }
 
-fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
+fn settings(kernel: &Kernel, options: &Options, place: SlotPlace, reads_memory: bool) -> Settings {
     let retransmit = kernel.btf.tracepoint("tcp_retransmit_skb");
     let reset = kernel.btf.tracepoint("tcp_send_reset");
     let mut settings = Settings {
@@ -224,6 +246,7 @@ fn settings(kernel: &Kernel, options: &Options, place: SlotPlace) -> Settings {
         ..Settings::default()
     };
     drops::configure(kernel, &mut settings);
+    cgroups::configure(kernel, options.hierarchy.as_ref(), reads_memory, &mut settings);
     settings
 }
 
@@ -238,7 +261,8 @@ fn sizes(options: &Options) -> Sizes {
         calls: CALLS.max(options.max_flows / 4),
         // A map has at least one place.
         stacks: if options.stacks { stacks::MOST } else { 1 },
-        owners: if options.filters.pid.len == 0 { 1 } else { options.max_flows.max(1) },
+        owners: if options.filters.by_owner() { options.max_flows.max(1) } else { 1 },
+        cgroups: if options.filters.by_cgroup == 0 { 1 } else { CGROUPS },
     }
 }
 
@@ -309,6 +333,12 @@ mod tests {
             Field::SkWmemQueued,
             Field::CtZone,
             Field::ZoneId,
+            // These only where userspace found them.
+            Field::TaskCgroups,
+            Field::CgroupsSubsys,
+            Field::SubsysCgroup,
+            Field::CgroupNode,
+            Field::NodeId,
         ];
         let sources = DEFINITIONS.iter().flat_map(|definition| definition.sources);
         let sources = sources.flat_map(|source| [Some(source), source.when_preempted]).flatten();

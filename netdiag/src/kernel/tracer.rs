@@ -144,8 +144,8 @@ impl Tracer {
         followed.chain(listening.iter_mut().flat_map(Ctnetlink::problems)).collect()
     }
 
-    /// Tells the programs who owns the sockets that were there before them, for `--pid`. Returns how
-    /// many found no room.
+    /// Tells the programs who owns the sockets that were there before them, of those that filters by owner let pass.
+    /// Returns how many found no room.
     ///
     /// # Errors
     /// The map is not there.
@@ -161,6 +161,20 @@ impl Tracer {
             no_room += usize::from(map.insert(bytes, pid, 0).is_err());
         }
         Ok(no_room)
+    }
+
+    /// Tells the programs whether processes in a cgroup are wanted, by its id. What finds no room stays undecided
+    /// there.
+    ///
+    /// # Errors
+    /// The map is not there.
+    pub fn tell_cgroups(&mut self, verdicts: &[(u64, bool)]) -> Result<()> {
+        let map = self.ebpf.map_mut("CGROUPS").context("there is no map CGROUPS")?;
+        let mut map: HashMap<&mut MapData, u64, u32> = HashMap::try_from(map)?;
+        for &(cgroup, is_wanted) in verdicts {
+            let _no_room = map.insert(cgroup, u32::from(is_wanted), 0);
+        }
+        Ok(())
     }
 
     /// The stacks that the programs take; once.

@@ -1,5 +1,3 @@
-use netdiag_common::globals::Numbers;
-
 use super::*;
 
 fn socket(local: &str, local_port: u16, peer_port: u16, pid: u32, comm: &str) -> SeededSocket {
@@ -14,6 +12,7 @@ fn socket(local: &str, local_port: u16, peer_port: u16, pid: u32, comm: &str) ->
         state: 1,
         pid: (pid != 0).then_some(pid),
         comm: (pid != 0).then(|| comm.to_owned()),
+        place: None,
         tcp: None,
         detail: None,
         asks: None,
@@ -40,18 +39,11 @@ fn an_end_with_a_listener_answers_and_one_with_a_lent_port_asks() {
     }
 }
 
-fn numbers(values: &[u32]) -> Numbers {
-    let mut numbers = Numbers { len: values.len() as u32, ..Numbers::default() };
-    numbers.values[..values.len()].copy_from_slice(values);
-    numbers
-}
-
 #[test]
-fn only_owners_that_filters_name_are_told() {
+fn owners_are_told_by_their_sockets() {
     let seeds = Seeds {
         sockets: vec![
             socket("::1", 80, 1000, 7, "seven"),
-            socket("::1", 80, 1001, 8, "eight"),
             socket("::1", 80, 1002, 0, ""),
             socket("::1", 81, 1003, 7, "seven"),
         ],
@@ -63,9 +55,8 @@ fn only_owners_that_filters_name_are_told() {
         ],
         ..Seeds::default()
     };
-    let filters = Filters { pid: numbers(&[7]), local_port: numbers(&[80]), ..Filters::default() };
     let owners: Vec<_> = seeds
-        .owners(&filters)
+        .owners()
         .map(|(key, pid)| {
             (Ipv6Addr::from(key.local_addr).to_string(), key.local_port, key.peer_port, pid)
         })
@@ -75,9 +66,11 @@ fn only_owners_that_filters_name_are_told() {
         owners,
         [
             told("::1", 80, 1000),
+            told("::1", 81, 1003),
             told("::", 80, 0),
             told("::", 81, 0),
-            told("::ffff:10.0.0.1", 82, 0)
+            told("::ffff:10.0.0.1", 82, 0),
+            ("::".to_owned(), 83, 0, 8),
         ]
     );
     assert_eq!(seeds.holders(), ["7 (seven)", "8 (eight)"]);

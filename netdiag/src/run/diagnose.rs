@@ -13,7 +13,7 @@ use netdiag_common::globals::Filters;
 use super::{output::STDOUT, recordings, voice::say};
 use crate::{
     cli::Output,
-    config::Diagnose,
+    config::{Diagnose, Owners},
     diagnosis::{Diagnosis, Report, Thresholds},
     exit::Status,
     finding::{Finding, Scope, Severity},
@@ -29,6 +29,7 @@ pub(super) struct Diagnosing {
     diagnosis: Diagnosis,
     form: Output,
     filters: Filters,
+    owners: Owners,
     /// What was told as it formed; none where nobody looks on.
     told: Option<HashSet<Headline>>,
     looked: Instant,
@@ -38,12 +39,18 @@ pub(super) struct Diagnosing {
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Diagnosing {
-    pub(super) fn new(thresholds: &Thresholds, form: Output, filters: Filters) -> Self {
+    pub(super) fn new(
+        thresholds: &Thresholds,
+        form: Output,
+        filters: Filters,
+        owners: Owners,
+    ) -> Self {
         let looked_at = io::stderr().is_terminal();
         Self {
             diagnosis: Diagnosis::new(thresholds.clone()),
             form,
             filters,
+            owners,
             told: looked_at.then(HashSet::new),
             looked: Instant::now(),
         }
@@ -58,7 +65,7 @@ impl Diagnosing {
         }
         self.looked = Instant::now();
         for finding in self.diagnosis.findings() {
-            if !is_wanted(&finding, &self.filters) {
+            if !is_wanted(&finding, &self.filters, &self.owners) {
                 continue;
             }
             let Finding { id, scope, part, severity, .. } = &finding;
@@ -82,7 +89,7 @@ impl Diagnosing {
             complete: total.complete,
             ..report
         };
-        report.findings.retain(|finding| is_wanted(finding, &self.filters));
+        report.findings.retain(|finding| is_wanted(finding, &self.filters, &self.owners));
         put_out(&report, self.form, out)?;
         Ok(report.worst_severity())
     }
@@ -90,10 +97,11 @@ impl Diagnosing {
 
 /// The node's counters stay whole whatever the filters, but what is known to be another namespace's or process's
 /// was not asked for.
-fn is_wanted(finding: &Finding, filters: &Filters) -> bool {
+fn is_wanted(finding: &Finding, filters: &Filters, owners: &Owners) -> bool {
     let Scope { netns, owner, .. } = &finding.scope;
     netns.is_none_or(|netns| filters.netns.accept(netns))
         && owner.pid.is_none_or(|pid| filters.pid.accept(pid))
+        && owners.accepts_owner(owner) != Some(false)
 }
 
 fn put_out(report: &Report, form: Output, out: &mut impl Write) -> io::Result<()> {

@@ -9,6 +9,7 @@ use crate::{
     config,
     exit::Status,
     kernel::{facts::Preemption, plan},
+    node::{places::Hierarchy, vantage},
     run::watch::options,
     snapshot::Doctor,
     view,
@@ -16,7 +17,8 @@ use crate::{
 
 /// Runs the command.
 pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
-    let report = plan::examine(&options(kernel, None))?;
+    let hierarchy = Hierarchy::find(&kernel.host_root);
+    let report = plan::examine(&options(kernel, hierarchy.as_ref(), None))?;
     let facts = &report.facts;
     let preemption = match facts.preemption {
         Preemption::Unknown => None,
@@ -28,6 +30,8 @@ pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
         btf: report.btf,
         lockdown: facts.lockdown.map(|mode| mode.to_string()),
         preemption,
+        host_root: kernel.host_root.display().to_string(),
+        unseen: vantage::unseen(&kernel.host_root),
         signals: report.signals,
     };
     let mut out = io::stdout().lock();

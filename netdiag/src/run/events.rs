@@ -8,6 +8,7 @@ use super::{
     intake::Intake,
     listening::Listening,
     observer::Observer,
+    sieve::Sieve,
     stop::Stop,
     teller::Teller,
     voice::say,
@@ -18,7 +19,7 @@ use crate::{
     config::{self, Tell, Watch},
     exit::Status,
     kernel::{plan::Options, symbols, tracer::Tracer},
-    node,
+    node::{self, places::Places},
     snapshot::told::LISTEN_OVERFLOW,
 };
 
@@ -33,10 +34,11 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let Some(filters) = targets(watch, &kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };
+    let places = Places::begin(&kernel.host_root).watching();
     let mut tracer = Tracer::attach(&Options {
         alone: ALONE,
         stacks: tell.stack,
-        ..options(kernel, Some((watch, filters)))
+        ..options(kernel, places.hierarchy(), Some((watch, filters)))
     })?;
     if tell.stack && !symbols::are_told() {
         say(
@@ -48,13 +50,15 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let seeding = spawn_blocking(move || node::seed(&host_root));
     let listening = tell.kinds.contains(&&LISTEN_OVERFLOW);
     let listening = listening.then(|| Listening::start(&kernel.host_root));
-    let about = about(node_name(kernel, None), &tracer, &filters);
+    let about = about(node_name(kernel, None), &tracer, &filters, &kernel.host_root);
     let (writing, lines) = Writing::start(about, tracer.signals().to_vec(), watch.output);
     let stacks = if tell.stack { Some(tracer.stacks()?) } else { None };
     let diagnostics = Diagnostics::new(&mut tracer, kernel.log_level)?;
-    let teller = Teller::new(tell, &filters, stacks, lines);
+    let owners = &watch.targets.owners;
+    let teller = Teller::new(tell, &filters, owners.clone(), stacks, lines);
     let table = flow_table(watch, &filters);
-    let intake = Intake::new(table, &kernel.host_root, Some(teller));
+    let sieve = Sieve::new(&filters, owners, &kernel.host_root);
+    let intake = Intake::new(table, places, sieve, Some(teller));
     let observer = Observer::new(tracer, intake, diagnostics, None);
     let complete = observer.tell(watch, &filters, seeding, writing, listening, &mut stop).await?;
     Ok(if watch.strict && !complete { Status::Incomplete } else { Status::Ran })

@@ -1,14 +1,13 @@
 //! From the rings into the flow table.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fs, mem,
-    path::{Path, PathBuf},
+    collections::{BTreeMap, HashSet},
+    mem,
 };
 
-use netdiag_common::{flow::FlowKey, signal::Signal};
+use netdiag_common::{flow::FlowKey, globals::Filters, signal::Signal};
 
-use super::teller::Teller;
+use super::{sieve::Sieve, teller::Teller};
 use crate::{
     flow::{
         Role,
@@ -16,9 +15,9 @@ use crate::{
         table::{FlowTable, Seed, Whose},
     },
     kernel::tracer::Taken,
-    node::{SeededSocket, proc},
+    node::{SeededSocket, places::Places},
     signal::{
-        self, Event, dns,
+        self, Event, conntrack, dns,
         socket::{self, What},
     },
     snapshot::{Account, SignalStatus, Status, Stream},
@@ -47,10 +46,10 @@ pub(super) struct Intake {
     /// Messages that were not told of so far.
     untold: u64,
     taken: Taken,
-    /// Where processes have names, none where they have other numbers there.
-    proc: Option<PathBuf>,
-    /// Names of processes that were looked up since the last interval.
-    names: HashMap<u32, Option<String>>,
+    /// Where processes live, and their names.
+    places: Places,
+    /// Filters that the programs cannot decide on alone, where there are any.
+    sieve: Option<Sieve>,
     /// Sockets that closed before the seeds came; none any more once they did.
     closed: Option<Closed>,
 }
@@ -111,9 +110,13 @@ impl Intake {
     /// The signal of whose samples one tells what becomes of another.
     pub(super) const PAIRED: Signal = dns::DEFINITION.signal;
 
-    pub(super) fn new(table: FlowTable, host_root: &Path, teller: Option<Teller>) -> Self {
-        let proc = proc::is_of_node(host_root).then(|| host_root.join("proc"));
-        let (stream, taken, names) = (Stream::default(), Taken::default(), HashMap::new());
+    pub(super) fn new(
+        table: FlowTable,
+        places: Places,
+        sieve: Option<Sieve>,
+        teller: Option<Teller>,
+    ) -> Self {
+        let (stream, taken) = (Stream::default(), Taken::default());
         let (unseen, fates) = ([0; Signal::COUNT], [Fates::default(); Signal::COUNT]);
         let (queries, closed) = (Queries::new(QUERIES), Some(Closed::default()));
         let (newest_ns, untold) = (0, 0);
@@ -127,8 +130,8 @@ impl Intake {
             newest_ns,
             untold,
             taken,
-            proc,
-            names,
+            places,
+            sieve,
             closed,
         }
     }
@@ -189,8 +192,8 @@ impl Intake {
             queries,
             newest_ns,
             taken,
-            proc,
-            names,
+            places,
+            sieve,
             closed,
             ..
         } = self;
@@ -201,16 +204,14 @@ impl Intake {
             let samples = signal::samples(&record);
             stream.received += samples;
             let mut outside = Fates::default();
+            let (mut events, mut left_out) = (0_u64, 0);
             let decoded = signal::decode(&record, &mut |mut event| {
-                if let Event::Socket(event) = &mut event {
-                    name_process(event, |pid| {
-                        let look_up = || {
-                            fs::read_to_string(proc.as_ref()?.join(format!("{pid}/comm")))
-                                .ok()
-                                .map(|name| name.trim_end().to_owned())
-                        };
-                        names.entry(pid).or_insert_with(look_up).clone()
-                    });
+                match &mut event {
+                    Event::Socket(event) if sieve.is_some() || !table.knows_owner(event) => {
+                        locate(event, places);
+                    }
+                    Event::Conntrack(event) => locate_creator(event, places),
+                    _ => {}
                 }
                 if let Some(closed) = closed {
                     closed.note(&event);
@@ -218,7 +219,6 @@ impl Intake {
                 if let Some((signal, samples)) = event.unseen() {
                     unseen[signal as usize] += samples;
                 }
-                // A record of what has a fate here is one event.
                 match &event {
                     Event::Dns(dns::Event::Passage(passage)) => {
                         if batched {
@@ -228,12 +228,16 @@ impl Intake {
                     }
                     Event::Dns(dns::Event::Other) => outside.unmatched = samples,
                     _ => {
-                        if fold_one(table, teller, &event, now_ns) == Whose::LeftOut {
-                            outside.filtered = samples;
+                        let passes = sieve.as_mut().is_none_or(|sieve| sieve.passes(&event, table));
+                        events += 1;
+                        if !passes || fold_one(table, teller, &event, now_ns) == Whose::LeftOut {
+                            left_out += 1;
                         }
                     }
                 }
             });
+            // A batch has one event for each of its samples.
+            outside.filtered = if events == 1 { left_out * samples } else { left_out };
             match decoded {
                 Ok(header) => {
                     stream.decoded += samples;
@@ -241,6 +245,27 @@ impl Intake {
                 }
                 Err(_) => stream.malformed += samples,
             }
+        }
+    }
+
+    /// What the programs have to know of cgroups that were not known before.
+    pub(super) fn verdicts(&mut self) -> Vec<(u64, bool)> {
+        let Self { sieve, places, .. } = self;
+        sieve.as_mut().map(|sieve| sieve.verdicts(places)).unwrap_or_default()
+    }
+
+    /// Looks for cgroups that appeared, where filters ask for those.
+    pub(super) fn look_for_cgroups(&mut self) {
+        if self.sieve.as_ref().is_some_and(Sieve::asks_for_place) {
+            self.places.look();
+        }
+    }
+
+    /// Whether the filters by owner let pass what a dump of sockets says of one.
+    pub(super) fn wants_owner(&mut self, socket: &SeededSocket, filters: &Filters) -> bool {
+        match &mut self.sieve {
+            Some(sieve) => sieve.wants(socket.pid, socket.comm.as_deref(), socket.place.as_deref()),
+            None => filters.pid.accept(socket.pid.unwrap_or(0)),
         }
     }
 
@@ -277,9 +302,9 @@ impl Intake {
         accounts
     }
 
-    /// Forgets looked-up names: process ids are used again.
-    pub(super) fn forget_names(&mut self) {
-        self.names.clear();
+    /// Forgets processes that were looked up.
+    pub(super) fn forget_processes(&mut self) {
+        self.places.forget_processes();
     }
 
     /// Fills in what the kernel's socket dump knows of sockets older than the programs; once.
@@ -295,6 +320,7 @@ impl Intake {
                 cookie: socket.cookie,
                 pid: socket.pid,
                 comm: socket.comm.clone(),
+                place: socket.place.clone(),
                 tcp: socket.tcp,
                 detail: socket.detail,
                 role: socket.asks.map(|asks| if asks { Role::Client } else { Role::Server }),
@@ -319,12 +345,20 @@ fn fold_one(
     whose
 }
 
-/// The record carries the name of the thread; the owner is the process.
-fn name_process(event: &mut socket::Event, name: impl FnOnce(u32) -> Option<String>) {
-    let Some(pid) = event.pid else { return };
-    if event.tid != Some(pid)
-        && let Some(name) = name(pid)
+/// Says where the owner lives. The record carries the name of the thread; the owner is the process.
+fn locate(event: &mut socket::Event, places: &mut Places) {
+    event.place = places.of(event.pid, event.cgroup, event.time_ns);
+    if let Some(pid) = event.pid
+        && event.tid != Some(pid)
+        && let Some(name) = places.comm(pid, event.time_ns)
     {
-        event.comm = Some(name);
+        event.comm = Some(name.to_owned());
+    }
+}
+
+/// The same for who made an entry of the connection tracking table.
+fn locate_creator(event: &mut conntrack::Event, places: &mut Places) {
+    if let Some(creator) = &mut event.creator {
+        creator.place = places.of(Some(creator.pid), None, event.time_ns);
     }
 }

@@ -29,7 +29,7 @@ impl Listening {
         let root = host_root.clone();
         let begin = move || {
             let found = netns::find(&root, Depth::Everything);
-            (Overflows::begin(&found.namespaces), Vec::new())
+            (Overflows::begin(&found.namespaces, &root), Vec::new())
         };
         Self { host_root, idle: None, busy: Some(spawn_blocking(begin)) }
     }

@@ -8,11 +8,13 @@ use std::{
 
 use super::voice::say;
 use crate::{
+    kernel::clock::monotonic_ns,
     node::{
         conntrack::{Counter, Tables, Tracked},
         listeners::{Dropping, Listeners},
         netns::{self, Depth, Namespace},
         own,
+        places::Places,
         surroundings::Surroundings,
         tcp_counters,
     },
@@ -23,16 +25,18 @@ use crate::{
 pub(super) struct Overflows {
     tcp: tcp_counters::Reading,
     listeners: Listeners,
+    /// Where the processes live that the node names.
+    places: Places,
     problems: Vec<String>,
 }
 
 impl Overflows {
     /// Reads for the first time.
-    pub(super) fn begin(namespaces: &[Namespace]) -> Self {
+    pub(super) fn begin(namespaces: &[Namespace], host_root: &Path) -> Self {
         let tcp = tcp_counters::read_all(namespaces);
         let mut listeners = Listeners::default();
         listeners.begin(&dropping(&tcp.namespaces, namespaces));
-        Self { tcp, listeners, problems: Vec::new() }
+        Self { tcp, listeners, places: Places::begin(host_root), problems: Vec::new() }
     }
 
     /// By how much the counters rose since the last time, and what listeners threw away.
@@ -41,12 +45,16 @@ impl Overflows {
         namespaces: &[Namespace],
         host_root: &Path,
     ) -> (BTreeMap<u32, tcp_counters::Counters>, Vec<Listener>) {
+        // A process that began later is not the one that was found to hold a socket.
+        let began_ns = monotonic_ns();
         let tcp = tcp_counters::read_all(namespaces);
         let increase = tcp_counters::increase(&self.tcp, &tcp);
         let listeners = self.listeners.advance(&dropping(&increase, namespaces), host_root);
         self.problems = tcp.lasting_problems(&self.tcp);
         self.tcp.follow(tcp);
-        (increase, listeners.into_iter().map(named).collect())
+        let mut listeners: Vec<Listener> = listeners.into_iter().map(named).collect();
+        locate(&mut self.places, listeners.iter_mut().map(|one| &mut one.owner), began_ns);
+        (increase, listeners)
     }
 }
 
@@ -71,7 +79,7 @@ impl Readings {
     /// Reads for the first time.
     pub(super) fn begin(host_root: &Path) -> Self {
         let namespaces = netns::find(host_root, Depth::Everything).namespaces;
-        let overflows = Overflows::begin(&namespaces);
+        let overflows = Overflows::begin(&namespaces, host_root);
         let mut conntrack = Tables::default();
         conntrack.begin(&namespaces);
         let cpu = own::cpu_time();
@@ -89,6 +97,7 @@ impl Readings {
 
     /// What happened since the last time.
     pub(super) fn advance(&mut self) -> Node {
+        let began_ns = monotonic_ns();
         let namespaces = netns::find(&self.host_root, Depth::Processes).namespaces;
         let (increase, listeners) = self.overflows.advance(&namespaces, &self.host_root);
         let conntrack = self.conntrack.advance(&namespaces);
@@ -106,6 +115,9 @@ impl Readings {
         let cpu = own::cpu_time();
         cost(&mut node, cpu.saturating_sub(self.cpu));
         self.cpu = cpu;
+        let places = &mut self.overflows.places;
+        locate(places, node.owners_mut(), began_ns);
+        places.forget_processes();
         node
     }
 
@@ -120,7 +132,19 @@ impl Readings {
         };
         self.surroundings.total(&mut node);
         cost(&mut node, own::cpu_time().saturating_sub(self.first_cpu));
+        locate(&mut self.overflows.places, node.owners_mut(), monotonic_ns());
         node
+    }
+}
+
+/// Says where processes live that are named.
+fn locate<'a>(places: &mut Places, owners: impl Iterator<Item = &'a mut Owner>, time_ns: u64) {
+    for owner in owners {
+        if let (Some(pid), Some(comm)) = (owner.pid, &owner.comm)
+            && let Some(place) = places.of_named(pid, comm, time_ns)
+        {
+            owner.locate(&place);
+        }
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
         clock::monotonic_ns,
         tracer::{Detached, Tracer},
     },
-    node::{self, Seeds},
+    node::{self, SeededSocket, Seeds},
     snapshot::{Account, SignalStatus, Stream},
 };
 
@@ -93,23 +93,26 @@ impl Observer {
         ready: impl Future<Output = Result<()>>,
         stop: &mut Stop,
     ) -> Result<Option<End>> {
+        self.decide_on_cgroups()?;
         let Some(seeds) = self.beside(stop, seeding).await? else { return Ok(Some(End::Asked)) };
-        let seeds = seeds.context("the thread that reads the node's sockets ended")?;
+        let mut seeds = seeds.context("the thread that reads the node's sockets ended")?;
         seeds.problems.iter().for_each(|problem| say(problem));
-        if filters.pid.len > 0 {
-            let no_room = self.tracer.seed_owners(seeds.owners(filters))?;
+        seeds.sockets.retain(|socket| filters.accept(&socket.key));
+        if filters.by_owner() {
+            let mut is_wanted = |one: &SeededSocket| self.intake.wants_owner(one, filters);
+            seeds.sockets.retain(&mut is_wanted);
+            seeds.listeners.retain(is_wanted);
+            let no_room = self.tracer.seed_owners(seeds.owners())?;
             if no_room > 0 {
                 say(&format!(
-                    "{no_room} sockets of --pid do not fit, so retransmits of these may be left \
+                    "{no_room} sockets of wanted owners do not fit, so retransmits of these may be left \
                      out; raise --max-flows"
                 ));
             }
         }
         // Whatever ended up to now is known to have ended.
         self.drain();
-        let sockets = seeds.sockets.iter();
-        let wanted = sockets.filter(|s| filters.accept(&s.key, s.pid.unwrap_or(0)));
-        self.intake.seed(wanted, monotonic_ns());
+        self.intake.seed(seeds.sockets.iter(), monotonic_ns());
         drop(seeds);
         node::own::release_freed();
         let listens = self.tracer.ready();
@@ -165,7 +168,7 @@ impl Observer {
                         self.collect()?;
                     }
                 }
-                _ = modules.tick() => self.follow_modules(),
+                _ = modules.tick() => self.follow_changes()?,
                 wanted = self.tracer.wanted() => {
                     wanted?;
                     self.drain();
@@ -221,9 +224,12 @@ impl Observer {
         modules
     }
 
-    /// Signals whose functions are a module's come and go with it; what is listened to may change as well.
-    fn follow_modules(&mut self) {
+    /// Signals whose functions are a module's come and go with it; what is listened to may change as well, and so
+    /// do cgroups.
+    fn follow_changes(&mut self) -> Result<()> {
         self.tracer.follow().iter().for_each(|line| say(line));
+        self.intake.look_for_cgroups();
+        self.decide_on_cgroups()
     }
 
     /// Takes in all that was submitted, and what is left in the programs' batches.
@@ -231,8 +237,14 @@ impl Observer {
         self.tracer.flush()?;
         self.diagnostics.say();
         self.drain();
-        self.intake.forget_names();
-        Ok(())
+        self.intake.forget_processes();
+        self.decide_on_cgroups()
+    }
+
+    /// Tells the programs of cgroups that became known.
+    fn decide_on_cgroups(&mut self) -> Result<()> {
+        let verdicts = self.intake.verdicts();
+        if verdicts.is_empty() { Ok(()) } else { self.tracer.tell_cgroups(&verdicts) }
     }
 
     fn drain(&mut self) {

@@ -4,7 +4,9 @@
 //! the rings.
 
 use std::{
+    fs,
     io::{self, Write},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,9 +23,11 @@ use rustix::{
 use super::{diagnose::Diagnosing, voice::say};
 use crate::{
     cli::Output,
-    config, exit,
+    config::{self, Owners},
+    exit,
     finding::Severity,
     flow::Interval,
+    node::{mounts, vantage},
     snapshot::Snapshot,
     view::{self, dump::Recorder, table::COLUMNS},
 };
@@ -88,6 +92,7 @@ impl Outputs {
         wanted: &Wanted,
         node: &str,
         filters: &Filters,
+        owners: Owners,
     ) -> Result<Self, exit::Error> {
         let purpose = match wanted {
             Wanted::Show => Purpose::Show,
@@ -97,7 +102,8 @@ impl Outputs {
                 Purpose::Record(Box::new(recorder))
             }
             Wanted::Diagnose(diagnose) => {
-                Purpose::Diagnose(Box::new(Diagnosing::new(&diagnose.thresholds, form, *filters)))
+                let diagnosing = Diagnosing::new(&diagnose.thresholds, form, *filters, owners);
+                Purpose::Diagnose(Box::new(diagnosing))
             }
         };
         Ok(Self { form, purpose, progress: Progress::default() })
@@ -167,11 +173,26 @@ impl Outputs {
     }
 }
 
+/// A warning where the files of a recording end with the container that writes them.
+pub(super) fn ends_with_container(directory: &Path, host_root: &Path) -> Option<String> {
+    if !vantage::in_container(host_root) {
+        return None;
+    }
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let reason = mounts::short_lived(&mountinfo, &fs::canonicalize(directory).ok()?)?;
+    Some(format!(
+        "--out {}: the files are gone with this container, for {reason}; give a directory of the node: \
+         a hostPath volume, or one below {}",
+        directory.display(),
+        vantage::USUAL
+    ))
+}
+
 /// What is said of standard output when it cannot be written to.
 pub(super) const STDOUT: &str =
     "nothing can be written to standard output any more, so the run ends";
 
-/// Whether somebody may still read standard output: a pipe whose reader is gone tells before anything is
+/// Whether somebody may still read standard output: a pipe owners reader is gone tells before anything is
 /// written to it.
 ///
 /// # Errors

@@ -3,7 +3,11 @@
 //! Reading the node's counters, building and writing take their time, and an output may stand
 //! still: all of that is done on a thread beside the loop, one interval at a time.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -16,8 +20,10 @@ use crate::{
     flow::Interval,
     kernel::symbols,
     labels::Labels,
+    node::{pace::Pace, places::learn_names},
+    owner::Place,
     snapshot::{
-        Account, Node, SignalStatus, Snapshot, Stream,
+        Account, Node, Owner, SignalStatus, Snapshot, Stream,
         build::{Frame, Listing, Scope},
     },
 };
@@ -28,9 +34,23 @@ pub(super) struct About {
     pub(super) kernel: String,
     pub(super) labels: Labels,
     pub(super) filtered: bool,
+    pub(super) host_root: PathBuf,
+    /// When names of pods may be looked for again.
+    pub(super) names: Pace,
 }
 
+/// The names of pods are looked for so rarely at most.
+const NAMED_EVERY: Duration = Duration::from_secs(1);
+
 impl About {
+    /// Looks for the names of pods and containers, where one of these has none. Kubelet may name them late.
+    pub(super) fn learn_names<'a>(&mut self, places: impl Iterator<Item = &'a Place>) {
+        let Self { labels, host_root, names, .. } = self;
+        if names.is_due() && { places }.any(|place| labels.owners.lacks(place)) {
+            names.run(NAMED_EVERY, || learn_names(host_root, &mut labels.owners));
+        }
+    }
+
     /// What was cut off, for the outputs.
     pub(super) fn snapshot(&self, scope: Scope, node: Node, cut: &Cut) -> Snapshot {
         let frame = Frame {
@@ -100,11 +120,15 @@ impl Reporter {
         &mut self,
         scope: Scope,
         listing: Listing,
-        node: Node,
+        mut node: Node,
         mut cut: Cut,
     ) -> (Snapshot, Interval) {
         listing.arrange(&mut cut.flows);
         self.learn_places(&cut.flows);
+        let of_flows = cut.flows.flows.iter().filter_map(|flow| flow.place.as_deref());
+        let of_node: Vec<_> = node.owners().map(Owner::place).collect();
+        self.about.learn_names(of_flows.chain(&of_node));
+        node.owners_mut().for_each(|owner| owner.name(&self.about.labels));
         let snapshot = self.about.snapshot(scope, node, &cut);
         self.outputs.progress().step();
         (snapshot, cut.flows)

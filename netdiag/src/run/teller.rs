@@ -15,7 +15,7 @@ use super::{
     writer::QUEUE,
 };
 use crate::{
-    config::Tell,
+    config::{self, Tell},
     event::{Kind, Stack, Told, Value},
     flow::{
         Frozen,
@@ -50,6 +50,7 @@ pub(super) struct Rest {
 pub(super) struct Teller {
     kinds: Vec<&'static Kind>,
     filters: Filters,
+    owners: config::Owners,
     limiter: Limiter,
     stacks: Option<Stacks>,
     stacks_not_taken: u64,
@@ -72,12 +73,14 @@ impl Teller {
     pub(super) fn new(
         tell: &Tell,
         filters: &Filters,
+        owners: config::Owners,
         stacks: Option<Stacks>,
         lines: SyncSender<Line>,
     ) -> Self {
         Self {
             kinds: tell.kinds.clone(),
             filters: *filters,
+            owners,
             limiter: Limiter::new(tell.limit, tell.kinds.len()),
             stacks,
             stacks_not_taken: 0,
@@ -115,7 +118,7 @@ impl Teller {
     pub(super) fn listeners(&mut self, listeners: Vec<Listener>) {
         let (now, kind) = (SystemTime::now(), LISTEN_OVERFLOW.name);
         for listener in listeners {
-            if !is_wanted(&listener, &self.filters) {
+            if !is_wanted(&listener, &self.filters, &self.owners) {
                 continue;
             }
             if !self.limiter.admits(kind, monotonic_ns()) {
@@ -200,7 +203,7 @@ fn key_of(event: &Event) -> FlowKey {
 }
 
 /// A listener has no other end, so that a filter for one leaves it out.
-fn is_wanted(listener: &Listener, filters: &Filters) -> bool {
+fn is_wanted(listener: &Listener, filters: &Filters, owners: &config::Owners) -> bool {
     let address = listener.local.ip.map_or([0; 16], |ip| match ip {
         std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         std::net::IpAddr::V6(v6) => v6.octets(),
@@ -211,5 +214,7 @@ fn is_wanted(listener: &Listener, filters: &Filters) -> bool {
         netns: listener.netns,
         ..FlowKey::default()
     };
-    filters.accept(&key, listener.owner.pid.unwrap_or(0))
+    filters.accept(&key)
+        && filters.pid.accept(listener.owner.pid.unwrap_or(0))
+        && owners.accepts_owner(&listener.owner) == Some(true)
 }

@@ -11,18 +11,23 @@ use super::{
     intake::Intake,
     node::Readings,
     observer::{Asking, Observer},
-    output::{Ended, Outputs, Wanted},
+    output::{Ended, Outputs, Wanted, ends_with_container},
     reporter::{About, Reporter, Worker},
+    sieve::Sieve,
     stop::Stop,
     voice::say,
 };
 use crate::{
     cli::Output,
-    config::{self, Watch, host::Host},
+    config::{self, Owners, Watch, host::Host},
     exit::Status,
     flow::table::{self, FlowTable},
     kernel::{attach::Wishes, plan::Options, tracer::Tracer},
-    node,
+    node::{
+        self,
+        pace::Pace,
+        places::{Hierarchy, Places},
+    },
     snapshot::build::Listing,
 };
 
@@ -30,7 +35,11 @@ use crate::{
 const WAIT: Duration = Duration::from_millis(200);
 
 /// How to attach, as the flags have it.
-pub(super) fn options(kernel: &config::Kernel, watch: Option<(&Watch, Filters)>) -> Options {
+pub(super) fn options(
+    kernel: &config::Kernel,
+    hierarchy: Option<&Hierarchy>,
+    watch: Option<(&Watch, Filters)>,
+) -> Options {
     let wishes = Wishes {
         signals: kernel.signals.clone(),
         forced: kernel
@@ -47,6 +56,7 @@ pub(super) fn options(kernel: &config::Kernel, watch: Option<(&Watch, Filters)>)
         filters: watch.map(|(_, filters)| filters).unwrap_or_default(),
         btf: kernel.btf.clone(),
         host_root: kernel.host_root.clone(),
+        hierarchy: hierarchy.cloned(),
         ring_bytes: kernel.ring_bytes,
         max_flows: u32::try_from(max_flows).unwrap_or(u32::MAX),
         // Twice an interval, so that each interval has a report of every socket that sends.
@@ -63,18 +73,20 @@ pub(super) fn flow_table(watch: &Watch, filters: &Filters) -> FlowTable {
         max_flows: watch.max_flows,
         idle_ns: u64::try_from(watch.idle.as_nanos()).unwrap_or(u64::MAX),
         list_idle: watch.all,
-        known_only: filters.pid.len > 0,
+        known_only: filters.by_owner(),
         known_netns_only: filters.netns.len > 0,
     })
 }
 
 /// What every output of a run says of its circumstances.
-pub(super) fn about(node: String, tracer: &Tracer, filters: &Filters) -> About {
+pub(super) fn about(node: String, tracer: &Tracer, filters: &Filters, host_root: &Path) -> About {
     About {
         node,
         kernel: tracer.facts().release.clone(),
         labels: tracer.labels().clone(),
         filtered: !filters.is_empty(),
+        host_root: host_root.to_owned(),
+        names: Pace::default(),
     }
 }
 
@@ -96,13 +108,24 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let Some(filters) = targets(watch, &kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };
-    let Some(outputs) = open(watch.output, wanted, &node_name, filters, &mut stop).await? else {
+    let kept_in = match &wanted {
+        Wanted::Record(dump) => Some(dump.out.clone()),
+        Wanted::Show | Wanted::Diagnose(_) => None,
+    };
+    let owners = &watch.targets.owners;
+    let Some(outputs) = open(watch.output, wanted, &node_name, filters, owners, &mut stop).await?
+    else {
         return Ok(Status::Ran);
     };
-    let mut tracer = Tracer::attach(&options(kernel, Some((watch, filters))))?;
+    if let Some(line) = kept_in.and_then(|out| ends_with_container(&out, &kernel.host_root)) {
+        say(&line);
+    }
+    let places = Places::begin(&kernel.host_root).watching();
+    let options = options(kernel, places.hierarchy(), Some((watch, filters)));
+    let mut tracer = Tracer::attach(&options)?;
     let host_root = kernel.host_root.clone();
     let seeding = spawn_blocking(move || node::seed(&host_root));
-    let about = about(node_name, &tracer, &filters);
+    let about = about(node_name, &tracer, &filters, &kernel.host_root);
     let listing = Listing { sort: watch.sort, top: watch.top, all: watch.all };
     let host_root = kernel.host_root.clone();
     let worker = Worker::start(outputs.progress().clone(), move || Reporter {
@@ -113,7 +136,8 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     });
     let diagnostics = Diagnostics::new(&mut tracer, kernel.log_level)?;
     let table = flow_table(watch, &filters);
-    let intake = Intake::new(table, &kernel.host_root, None);
+    let sieve = Sieve::new(&filters, &watch.targets.owners, &kernel.host_root);
+    let intake = Intake::new(table, places, sieve, None);
     let asking = Asking::new(&kernel.host_root);
     let observer = Observer::new(tracer, intake, diagnostics, Some(asking));
     let ended = observer.run(watch, &filters, seeding, worker, &mut stop).await?;
@@ -130,10 +154,11 @@ async fn open(
     wanted: Wanted,
     node: &str,
     filters: Filters,
+    owners: &Owners,
     stop: &mut Stop,
 ) -> Result<Option<Outputs>> {
-    let node = node.to_owned();
-    let opening = spawn_blocking(move || Outputs::open(form, &wanted, &node, &filters));
+    let (node, owners) = (node.to_owned(), owners.clone());
+    let opening = spawn_blocking(move || Outputs::open(form, &wanted, &node, &filters, owners));
     tokio::select! {
         opened = opening => Ok(Some(opened.context("the thread that opens the files ended")??)),
         () = stop.asked() => Ok(None),

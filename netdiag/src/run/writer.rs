@@ -107,6 +107,7 @@ impl Writer {
             let mut lines = vec![first];
             lines.extend(queue.try_iter().take(BATCH));
             self.learn_places(&lines);
+            self.learn_names(&lines);
             let mut bytes = Vec::new();
             for line in lines {
                 self.line(&line, &mut bytes).context("a line could not be made")?;
@@ -144,6 +145,22 @@ impl Writer {
         }
     }
 
+    /// Looks for the names of pods that were not met before.
+    fn learn_names(&mut self, lines: &[Line]) {
+        let listeners: Vec<_> = lines
+            .iter()
+            .filter_map(|line| match line {
+                Line::Listener(_, listener) => Some(listener.owner.place()),
+                Line::Event(_) | Line::Suppressed(..) => None,
+            })
+            .collect();
+        let places = lines.iter().filter_map(|line| match line {
+            Line::Event(telling) => telling.flow.place.as_deref(),
+            Line::Listener(..) | Line::Suppressed(..) => None,
+        });
+        self.about.learn_names(places.chain(&listeners));
+    }
+
     fn line(&mut self, line: &Line, out: &mut Vec<u8>) -> std::io::Result<()> {
         match line {
             Line::Event(telling) => {
@@ -155,7 +172,11 @@ impl Writer {
                 let event = names.event(telling);
                 self.event(&event, out)
             }
-            Line::Listener(time, listener) => self.event(&of_listener(*time, listener), out),
+            Line::Listener(time, listener) => {
+                let mut event = of_listener(*time, listener);
+                event.flow.owner.name(&self.about.labels);
+                self.event(&event, out)
+            }
             Line::Suppressed(time, by_kind) => {
                 self.suppressed(&Suppressed::new(*time, by_kind.clone()), out)
             }

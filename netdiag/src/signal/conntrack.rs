@@ -1,5 +1,7 @@
 //! `conntrack`: entries of the connection tracking table as they come and go, and those that could not.
 
+use std::sync::Arc;
+
 use netdiag_common::{
     field::Field,
     flow::FlowKey,
@@ -16,7 +18,10 @@ use super::{
     Alternative, Attachment, By, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows,
     Source, Subject, When, count_id,
 };
-use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
+use crate::{
+    event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value},
+    owner::Place,
+};
 
 /// Entries made.
 pub const NEW: CountId = count_id(Signal::Conntrack, what::NEW as u16);
@@ -269,6 +274,8 @@ pub struct Creator {
     pub pid: u32,
     /// Its name.
     pub comm: String,
+    /// Where it lives; filled in by who reads the rings.
+    pub place: Option<Arc<Place>>,
 }
 
 /// What happened to an entry, so many times.
@@ -308,7 +315,11 @@ impl Event {
             .iter()
             .zip(0..)
             .find(|&(_, nth)| count_id(Signal::Conntrack, nth) == self.what);
-        let by = |by: &Creator| Value::Owner { pid: by.pid, comm: by.comm.clone() };
+        let by = |by: &Creator| Value::Owner {
+            pid: by.pid,
+            comm: by.comm.clone(),
+            place: by.place.clone(),
+        };
         let lifetime_ns = past.lived_ns.filter(|_| self.what == DESTROYED && self.times == 1);
         told(Told {
             kind: &CONNTRACK,
@@ -353,7 +364,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
             original: record.original,
         },
         reply: (record.reply != Tuple::default()).then_some(record.reply),
-        creator: (record.pid != 0).then_some(Creator { pid: record.pid, comm }),
+        creator: (record.pid != 0).then_some(Creator { pid: record.pid, comm, place: None }),
         what: count_id(Signal::Conntrack, record.what as u16),
         times: record.header.samples,
     });

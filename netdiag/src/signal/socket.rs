@@ -1,6 +1,6 @@
 //! `socket`: which sockets there are, whose they are, and what the kernel counts for them.
 
-use std::num::NonZeroU64;
+use std::{num::NonZeroU64, sync::Arc};
 
 use netdiag_common::{
     field::Field,
@@ -20,7 +20,10 @@ use super::{
     Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed,
     Metric, MetricId, Rows, Source, Subject, When, count_id, metric_id, retransmit,
 };
-use crate::event::{Field as Said, Form, GIVEN_UP, Kind, Past, Shown, Stack, Told, Value};
+use crate::{
+    event::{Field as Said, Form, GIVEN_UP, Kind, Past, Shown, Stack, Told, Value},
+    owner::Place,
+};
 
 /// Metric of connections that were established: since `connect` was called.
 pub const CONNECT_LATENCY: MetricId = metric_id(Signal::Socket, 0);
@@ -239,7 +242,7 @@ const ACCEPT: Extra = Extra {
 const RECEIVE: Extra = Extra {
     when: When::TracepointExists("sock_recv_length"),
     alternatives: &[Alternative::programs(&[FIRST_RECEIVE]).costing(Cost::Call)],
-    lost: "under `--pid`, what an accepted socket did before it first sent",
+    lost: "under filters by owner, what an accepted socket did before it first sent",
     counts: &[],
 };
 
@@ -302,6 +305,10 @@ pub struct Event {
     pub tid: Option<u32>,
     /// Name of that thread.
     pub comm: Option<String>,
+    /// Id of its cgroup: the inode number of the directory.
+    pub cgroup: Option<NonZeroU64>,
+    /// Where the owner lives; filled in by who reads the rings.
+    pub place: Option<Arc<Place>>,
     /// The kernel's counters of the socket, where they could be read.
     pub tcp: Option<TcpCounters>,
     /// What else it tells of the socket, likewise; apart, since events of bulk samples are as large.
@@ -402,6 +409,8 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         pid: (record.pid != 0).then_some(record.pid),
         tid: (record.tid != 0).then_some(record.tid),
         comm: (!comm.is_empty()).then(|| String::from_utf8_lossy(comm).into_owned()),
+        cgroup: NonZeroU64::new(record.cgroup),
+        place: None,
         tcp: (record.has_tcp != 0).then_some(record.tcp),
         detail: (record.has_tcp != 0).then(|| Box::new(record.detail)),
         accept_wait_ns: NonZeroU64::new(record.accept_wait_ns),

@@ -4,6 +4,7 @@
 //! [`Interval`], [`Frame::build`] turns it into the JSON form. Pure: names and times are handed in.
 
 pub(super) mod conntrack;
+pub(super) mod owner;
 mod sort;
 
 use std::{cmp::Reverse, collections::BTreeMap, time::SystemTime};
@@ -120,7 +121,12 @@ impl Frame<'_> {
                 id: "other".to_owned(),
                 ..unnamed(&interval.other, self.signals, self.labels)
             },
-            conntrack: conntrack::build(&interval.entries, self.signals, &self.accounting),
+            conntrack: conntrack::build(
+                &interval.entries,
+                self.signals,
+                &self.accounting,
+                self.labels,
+            ),
             filtered: self.filtered,
             node: self.node,
             accounting: self.accounting,
@@ -169,8 +175,9 @@ fn named(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {
         netns: (flow.key.netns != 0).then_some(flow.key.netns),
         protocol: protocol_name(&flow.key),
         role: flow.role,
-        owner: Owner { pid: flow.pid, comm: flow.comm.clone(), ..Owner::default() },
+        owner: owner::of_flow(flow, labels),
         pair: flow.pair.map(flow_name),
+        peer_owner: flow.peer.as_ref().map(|peer| owner::of(peer, labels)),
         closed: flow.closed,
         srtt_ns: flow.srtt_ns,
         rtt_min_ns: flow.rtt_min_ns,
@@ -191,6 +198,7 @@ fn unnamed(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {
         role: None,
         owner: Owner::default(),
         pair: None,
+        peer_owner: None,
         closed: false,
         srtt_ns: None,
         rtt_min_ns: None,

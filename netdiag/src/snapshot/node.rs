@@ -76,6 +76,27 @@ pub struct Node {
     pub own_resident_bytes: Option<u64>,
 }
 
+impl Node {
+    /// The processes that it names.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
+        let listeners = self.listeners.iter().map(|one| &one.owner);
+        let queues = self.listen_queues.iter().map(|one| &one.owner);
+        let held = self.sockets.iter().flat_map(|one| &one.close_wait).map(|one| &one.owner);
+        let ports = self.ports.iter().flat_map(|one| &one.destinations).map(|one| &one.owner);
+        listeners.chain(queues).chain(held).chain(ports)
+    }
+
+    /// The same, to be named.
+    pub fn owners_mut(&mut self) -> impl Iterator<Item = &mut Owner> {
+        let listeners = self.listeners.iter_mut().map(|one| &mut one.owner);
+        let queues = self.listen_queues.iter_mut().map(|one| &mut one.owner);
+        let held = self.sockets.iter_mut().flat_map(|one| &mut one.close_wait);
+        let ports = self.ports.iter_mut().flat_map(|one| &mut one.destinations);
+        let held = held.map(|one| &mut one.owner);
+        listeners.chain(queues).chain(held).chain(ports.map(|one| &mut one.owner))
+    }
+}
+
 /// A listener that dropped connection requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Listener {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     Account, CountValue, Endpoint, Listener, Owner, Role, SignalStatus, Stream, Tuple,
-    build::{conntrack, endpoints, flow_name, protocol_name, rfc3339, values},
+    build::{conntrack, endpoints, flow_name, owner, protocol_name, rfc3339, values},
 };
 use crate::{
     event::{Field, Form, Kind, Shown, Told, Value},
@@ -200,7 +200,9 @@ impl Names<'_> {
                 conntrack::protocol(*number).map_or(Said::Unknown, Said::Text)
             }
             Value::Flag(flag) => Said::Flag(*flag),
-            Value::Owner { pid, comm } => Said::Owner(conntrack::owner(*pid, comm)),
+            Value::Owner { pid, comm, place } => {
+                Said::Owner(owner::of_process(*pid, comm, place.as_deref(), self.labels))
+            }
             Value::Tuple(tuple) => Said::Tuple(conntrack::shown(tuple)),
             Value::Counts => Said::Counts(values(flow, self.signals, self.labels)),
         }
@@ -215,7 +217,7 @@ impl Names<'_> {
             schema: SCHEMA,
             kind: told.kind.name,
             time: rfc3339(*time),
-            flow: named(flow),
+            flow: named(flow, self.labels),
             fields: fields.map(|(field, value)| (field.name, self.said(value, flow))).collect(),
             stack: stack.as_ref().map(|stack| self.stack(stack.as_deref()?)),
         }
@@ -238,7 +240,7 @@ fn is_of_tracing(frame: Option<&str>) -> bool {
     frame.is_none_or(|name| TRACING.iter().any(|start| name.starts_with(start)))
 }
 
-fn named(flow: &Frozen) -> EventFlow {
+fn named(flow: &Frozen, labels: &Labels) -> EventFlow {
     let (local, peer) = endpoints(&flow.key);
     EventFlow {
         id: (flow.id != 0).then(|| flow_name(flow.id)),
@@ -247,7 +249,7 @@ fn named(flow: &Frozen) -> EventFlow {
         netns: (flow.key.netns != 0).then_some(flow.key.netns),
         protocol: protocol_name(&flow.key),
         role: flow.role,
-        owner: Owner { pid: flow.pid, comm: flow.comm.clone(), ..Owner::default() },
+        owner: owner::of_flow(flow, labels),
     }
 }
 

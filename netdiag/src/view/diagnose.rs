@@ -7,6 +7,7 @@ use crate::{
     finding::{Evidence, Finding, Severity, Unit},
     format::{self, paragraph, sanitised},
     snapshot::{CountValue, Endpoint, Flow},
+    view::owner::home,
 };
 
 /// Before what belongs to a finding.
@@ -89,6 +90,8 @@ pub fn finding(finding: &Finding, columns: usize) -> Vec<String> {
     let whose = scope.owner.comm.as_deref().zip(scope.owner.pid);
     let whose = whose.filter(|_| !scope.name.contains('/') || scope.peer.is_some());
     let whose = whose.map(|(comm, pid)| format!(" of {comm}/{pid}")).unwrap_or_default();
+    let whose = [Some(whose), home(&scope.owner).map(|home| format!(" in {home}"))];
+    let whose = whose.into_iter().flatten().collect::<String>();
     let netns = scope.netns.filter(|netns| scope.name != netns.to_string());
     let netns = netns.map(|netns| format!(" in netns {netns}")).unwrap_or_default();
     let kind = serde_json::to_value(scope.kind).ok();
@@ -179,6 +182,7 @@ fn split(flow: &Flow) -> String {
     if let (Some(comm), Some(pid)) = (&flow.owner.comm, flow.owner.pid) {
         words.push(format!("{comm}/{pid}"));
     }
+    words.extend(home(&flow.owner).map(|home| format!("in {home}")));
     let mut said = Vec::new();
     let groups = flow.counts.iter().filter(|(name, _)| name.ends_with("_ns"));
     let groups = groups.filter_map(|(_, value)| match value {

@@ -15,7 +15,10 @@ use crate::{
         Snapshot,
         told::{End, Event, Said, Suppressed, kinds},
     },
-    view::table::{self, endpoint, process},
+    view::{
+        owner::{home, process},
+        table::{self, endpoint},
+    },
 };
 
 const INDENT: &str = "  ";
@@ -152,7 +155,8 @@ fn packed(mut lines: Vec<String>, words: &[String], columns: usize) -> Vec<Strin
 fn said(event: &Event) -> Vec<String> {
     let Some(kind) = kinds().find(|kind| kind.name == event.kind) else { return Vec::new() };
     let of = |field: &Field| words(field, event.fields.get(field.name)?);
-    kind.fields.iter().filter_map(of).flatten().collect()
+    let home = home(&event.flow.owner).map(|home| format!("in {home}"));
+    kind.fields.iter().filter_map(of).flatten().chain(home).collect()
 }
 
 fn words(field: &Field, said: &Said) -> Option<Vec<String>> {

@@ -11,9 +11,10 @@ use std::{
 };
 
 use crate::{
-    format::{self, MISSING, cut, left, or_missing, right, sanitised, width, wrapped},
+    format::{self, MISSING, left, or_missing, right, sanitised, width, wrapped},
     signal,
-    snapshot::{CountValue, Distribution, Endpoint, Flow, Owner, Snapshot, Status},
+    snapshot::{CountValue, Distribution, Endpoint, Flow, Snapshot, Status},
+    view::owner::{home, process},
 };
 
 mod accounting;
@@ -132,6 +133,7 @@ impl Row {
         };
         let mut cells = Vec::new();
         let mut notes = Vec::new();
+        notes.extend(home(&flow.owner).map(|home| format!("in {home}")));
         for name in metrics_in_columns() {
             cells.extend(values(flow.metrics.get(name)).map(|(_, value)| value));
         }
@@ -153,6 +155,10 @@ impl Row {
         notes.extend(counts.filter_map(|(name, value)| note(name, value)));
         if let Some(smallest) = flow.rtt_min_ns {
             notes.push(format!("rtt_min {}", format::duration(smallest)));
+        }
+        if let Some(peer) = &flow.peer_owner {
+            let home = home(peer).map(|home| format!(" in {home}")).unwrap_or_default();
+            notes.push(format!("peer {}{home}", process(peer)));
         }
         if flow.closed {
             notes.push("closed".to_owned());
@@ -276,17 +282,6 @@ pub(super) fn endpoint(end: &Endpoint) -> String {
         (Some(ip), None) => ip.to_string(),
         (Some(ip), Some(port)) if ip.is_ipv4() => format!("{ip}:{port}"),
         (Some(ip), Some(port)) => format!("[{ip}]:{port}"),
-    }
-}
-
-pub(super) fn process(owner: &Owner) -> String {
-    match (owner.comm.as_deref(), owner.pid) {
-        (None, None) => MISSING.to_owned(),
-        (comm, pid) => format!(
-            "{}/{}",
-            or_missing(comm, |comm| cut(&sanitised(comm), 15)),
-            or_missing(pid, |pid| pid.to_string())
-        ),
     }
 }
 

@@ -61,15 +61,27 @@ impl<'a> Group<'a> {
         self.flows.iter().all(|flow| flow.owner.comm.as_deref() == Some(comm)).then_some(comm)
     }
 
-    /// The process that holds all of them; without an id where several of that name do, and unknown where
-    /// they differ.
+    /// The process that holds all of them; of several what they have in common: a name, a pod.
     #[must_use]
     pub fn owner(&self) -> Owner {
         let first = &self.first().owner;
         if self.flows.iter().all(|flow| flow.owner.pid == first.pid) {
             return first.clone();
         }
-        Owner { comm: self.comm().map(str::to_owned), ..Owner::default() }
+        let all = |of: fn(&Owner) -> &Option<String>| {
+            let first = of(first);
+            self.flows.iter().all(|flow| of(&flow.owner) == first).then(|| first.clone()).flatten()
+        };
+        Owner {
+            pid: None,
+            comm: all(|owner| &owner.comm),
+            cgroup: all(|owner| &owner.cgroup),
+            container: all(|owner| &owner.container),
+            container_name: all(|owner| &owner.container_name),
+            pod_uid: all(|owner| &owner.pod_uid),
+            pod: all(|owner| &owner.pod),
+            namespace: all(|owner| &owner.namespace),
+        }
     }
 
     /// Whether all of them have both their ends on this node.

@@ -23,6 +23,7 @@ pub(crate) fn flow(id: &str) -> Flow {
         role: Some(Role::Client),
         owner: Owner { pid: Some(812), comm: Some("shop".to_owned()), ..Owner::default() },
         pair: None,
+        peer_owner: None,
         closed: false,
         srtt_ns: None,
         rtt_min_ns: None,

@@ -22,6 +22,8 @@ pub struct Seen {
     pub role: Option<Role>,
     /// Whom it belongs to.
     pub owner: Owner,
+    /// Whom the other end belongs to, where it is on this node and known.
+    pub peer_owner: Option<Owner>,
     /// The other end's flow id where both ends are on this node.
     pub pair: Option<String>,
     /// The socket is gone.
@@ -51,6 +53,7 @@ impl Seen {
             protocol: flow.protocol.clone(),
             role: flow.role,
             owner: flow.owner.clone(),
+            peer_owner: flow.peer_owner.clone(),
             pair: flow.pair.clone(),
             closed: false,
             srtt_ns: None,
@@ -118,6 +121,7 @@ impl Seen {
             protocol: self.protocol.clone(),
             role: self.role,
             owner: self.owner.clone(),
+            peer_owner: self.peer_owner.clone(),
             pair: self.pair.clone(),
             closed: self.closed,
             srtt_ns: self.srtt_ns,

@@ -2,6 +2,7 @@
 
 use std::{
     net::TcpStream,
+    path::Path,
     process::{Child, Stdio},
 };
 
@@ -37,6 +38,23 @@ impl Shell {
         Self::run(from, to, sends, &script)
     }
 
+    /// The same in a group of processes, which it enters by itself through this file before it connects.
+    ///
+    /// # Errors
+    /// As for [`Self::connect`].
+    pub fn connect_inside(
+        procs: &Path,
+        from: &Namespace,
+        to: &Namespace,
+        sends: usize,
+    ) -> Result<Self> {
+        let script = format!(
+            "while read -r -u 3 word && [ $word = go ]; do \
+             for ((i = 0; i < {sends}; i++)); do printf x >&3; done; done"
+        );
+        Self::run_after(&format!("echo $$ >{} || exit;", procs.display()), from, to, sends, &script)
+    }
+
     /// Starts one that makes `sends` sends at once, so that this process need not send at all.
     ///
     /// # Errors
@@ -48,8 +66,18 @@ impl Shell {
     }
 
     fn run(from: &Namespace, to: &Namespace, sends: usize, script: &str) -> Result<Self> {
+        Self::run_after("", from, to, sends, script)
+    }
+
+    fn run_after(
+        before: &str,
+        from: &Namespace,
+        to: &Namespace,
+        sends: usize,
+        script: &str,
+    ) -> Result<Self> {
         let (listener, port) = listen(to, Family::V4)?;
-        let script = format!("exec 3<>/dev/tcp/{RIGHT_V4}/{port}; {script}");
+        let script = format!("{before} exec 3<>/dev/tcp/{RIGHT_V4}/{port}; {script}");
         let child = from.command(COMM)?.args(["-c", &script]).stdin(Stdio::null()).spawn()?;
         let (server, peer) = listener.accept()?;
         let end = End { netns: from.inode(), local: peer, peer: server.local_addr()? };

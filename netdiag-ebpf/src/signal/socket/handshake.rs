@@ -1,6 +1,6 @@
 //! Connections whose handshake is done and that accept(2) has not returned yet.
 //!
-//! Not in the slot: not every program that sees accept return can reach it, and under `--pid` a connection has
+//! Not in the slot: not every program that sees accept return can reach it, and under filters by owner a connection has
 //! none before it is known who accepts it.
 
 use aya_ebpf::{btf_maps::HashMap, helpers::bpf_ktime_get_ns, macros::btf_map};

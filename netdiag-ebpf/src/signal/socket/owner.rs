@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     account::{Lane, socket_counters},
-    filter,
+    filter::{self, User},
     kernel::{self, Access, Pointer, Probed, Typed},
     slot::{self, ANNOUNCED, SERVER},
 };
@@ -54,13 +54,13 @@ fn accepted<A: Access>(sk: Pointer) {
 fn accepted_out_of_reach<A: Access>(sk: Pointer, handshake: Handshake) {
     let owner = current_process();
     // SAFETY: see `accepted`.
-    if unsafe { filter::passes::<A>(sk, owner) } != Ok(true) {
+    if unsafe { filter::passes::<A>(sk, User::Current) } != Ok(true) {
         return; // it was counted as it opened
     }
     let flow = handshake.flow;
     let what = if handshake.is_known() { what::ACCEPT } else { what::TAKEN };
     slot::with_unknown(flow, ACCEPT, |slot| {
-        slot.owner = owner;
+        slot.used_by(owner, true);
         // SAFETY: as above.
         unsafe {
             let waited_ns = handshake::waited_ns::<A>(sk, &handshake);
@@ -83,10 +83,10 @@ fn used<A: Access>(sk: Pointer, how: Use, handshake: Handshake, lane: Lane) {
     }
     let owner = current_process();
     // SAFETY: the caller has seen that it is a TCP socket.
-    if unsafe { filter::passes::<A>(sk, owner) } != Ok(true) {
+    if unsafe { filter::passes::<A>(sk, User::Current) } != Ok(true) {
         // It was counted as it opened.
         if let Some(slot) = known {
-            slot.owner = owner;
+            slot.used_by(owner, filter::is_current_wanted());
         }
         return;
     }
@@ -109,7 +109,7 @@ fn used<A: Access>(sk: Pointer, how: Use, handshake: Handshake, lane: Lane) {
         // SAFETY: as above.
         waited_ns = unsafe { handshake::waited_ns::<A>(sk, &handshake) };
     }
-    slot.owner = owner;
+    slot.used_by(owner, true);
     // SAFETY: as above.
     if !unsafe { report_accepted::<A>(sk, slot, what, Context::Owner, waited_ns, lane) } {
         slot.owner = 0; // said again at the next use

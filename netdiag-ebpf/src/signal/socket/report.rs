@@ -1,6 +1,6 @@
 //! What every signal tells of a socket: its identity, its introduction, its counters.
 
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use netdiag_common::{
     counters::Counters,
     flow::SocketRef,
@@ -14,13 +14,14 @@ use netdiag_common::{
 use super::detail;
 use crate::{
     account::{Lane, counters, socket_counters},
-    filter,
+    filter::{self, User},
     globals::settings,
     kernel::{self, Access, Pointer, Refused},
     numbers::state::SYN_RECV,
     ring,
     signal::retransmit,
     slot::{self, ANNOUNCED, CLIENT, SERVER, Slot},
+    task,
 };
 
 /// A header for a record of one sample.
@@ -126,11 +127,12 @@ pub(crate) unsafe fn report_accepted<A: Access>(
         record.accept_wait_ns = accept_wait_ns;
         record.pid = slot.owner;
         if context == Context::Owner {
-            let task = bpf_get_current_pid_tgid();
-            record.tid = task as u32;
-            if let Ok(comm) = bpf_get_current_comm() {
-                record.comm = comm;
-            }
+            let ([first, second], thread) = task::name();
+            record.tid = thread;
+            let (words, _none) = record.comm.as_chunks_mut::<8>();
+            words[0] = first.to_ne_bytes();
+            words[1] = second.to_ne_bytes();
+            record.cgroup = task::cgroup();
         }
         Ok(())
     });
@@ -173,9 +175,9 @@ pub(crate) unsafe fn admit_to<A: Access>(
     counters: &mut Counters,
 ) -> Option<&'static mut Slot> {
     counters.seen += 1;
-    let owner = known.as_ref().map_or(0, |slot| slot.owner);
+    let user = known.as_ref().map_or(User::Unknown, |slot| slot.user());
     // SAFETY: passed on.
-    match unsafe { filter::passes::<A>(sk, owner) } {
+    match unsafe { filter::passes::<A>(sk, user) } {
         Ok(true) => {}
         Ok(false) => {
             counters.filtered += 1;

@@ -14,7 +14,8 @@ use netdiag_common::{
 
 use crate::{
     account::Lane,
-    batch, filter,
+    batch,
+    filter::{self, User},
     kernel::{self, Access, Pointer, Refused, field},
     numbers::state::{CLOSE, CLOSE_WAIT, CLOSING, LAST_ACK, TIME_WAIT},
     signal::socket,
@@ -86,7 +87,7 @@ impl Socket {
         if known.is_none() {
             // Older than the programs, or left out by a filter: then nobody can tell whether a turn ends.
             // SAFETY: passed on.
-            match unsafe { filter::passes::<A>(sk, 0) } {
+            match unsafe { filter::passes::<A>(sk, User::Unknown) } {
                 Ok(true) => {}
                 Ok(false) => return None,
                 Err(_) => {

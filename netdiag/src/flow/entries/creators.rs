@@ -34,7 +34,7 @@ impl Interval {
         for row in &self.rows {
             let Entry { netns, protocol, original, .. } = row.entry;
             let destination = (original.destination, original.destination_port);
-            let by = row.creator.as_ref().map(|by| (by.pid, by.comm.as_str()));
+            let by = row.creator.as_ref().map(|by| (by.pid, by.comm.as_str(), by.place.as_ref()));
             if original.destination != [0; 16] {
                 let sum = sums.entry((netns, protocol, destination, by)).or_default();
                 for (sum, count) in sum.iter_mut().zip([NEW, CONFIRMED, TABLE_FULL]) {
@@ -53,7 +53,11 @@ impl Interval {
                 netns,
                 protocol,
                 destination,
-                creator: by.map(|(pid, comm)| Creator { pid, comm: comm.to_owned() }),
+                creator: by.map(|(pid, comm, place)| Creator {
+                    pid,
+                    comm: comm.to_owned(),
+                    place: place.cloned(),
+                }),
                 new,
                 confirmed,
                 table_full,

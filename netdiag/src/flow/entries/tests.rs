@@ -11,7 +11,7 @@ fn event(port: u16, what: CountId, pid: u32, times: u32) -> Event {
         time_ns: 0,
         entry: Entry { netns: 7, zone: 0, protocol: 17, original: tuple(port) },
         reply: Some(Tuple { source_port: 9, ..tuple(port) }),
-        creator: Some(Creator { pid, comm: pid.to_string() }),
+        creator: Some(Creator { pid, comm: pid.to_string(), place: None }),
         what,
         times,
     })

@@ -9,7 +9,7 @@ use netdiag_common::flow::{FlowId, FlowKey, SocketRef, TcpCounters};
 use super::FlowTable;
 use crate::{
     flow::{
-        Role, entries,
+        Role, Who, entries,
         recency::Place,
         row::Row,
         tuples::{address, is_complete, reversed},
@@ -190,6 +190,7 @@ impl FlowTable {
             cookie: row.cookie,
             pid: row.pid,
             comm: row.comm.clone(),
+            place: row.place.clone(),
             readings: row.readings.next(tcp),
             ..Row::default()
         };
@@ -223,6 +224,22 @@ impl FlowTable {
         }
     }
 
+    /// Whom the other end of a flow belongs to, where both are on this node. It is kept when that end is gone.
+    pub(super) fn learn_peer(&mut self, slot: u32) {
+        let Some(Row { key, pair: Some(pair), .. }) = self.rows.get(slot as usize) else { return };
+        let slots = [&self.tuples, &self.closed].map(|tuples| tuples.find_peer(key));
+        let peers = slots.into_iter().flatten().map(|peer| &self.rows[peer as usize]);
+        let peer = { peers }.find(|peer| peer.number == *pair && peer.pid.is_some());
+        let who = peer.map(|peer| Who {
+            pid: peer.pid,
+            comm: peer.comm.clone(),
+            place: peer.place.clone(),
+        });
+        if let Some(who) = who {
+            self.rows[slot as usize].peer = Some(Box::new(who));
+        }
+    }
+
     /// Tells entries of the connection tracking table which flows they are for, and who made them where
     /// a flow knows. Address translation gives the two ends different tuples.
     pub(super) fn link(&self, entries: &mut entries::Interval) {
@@ -234,8 +251,8 @@ impl FlowTable {
             if let Some(client) = client.filter(|_| row.creator.is_none())
                 && let Some(pid) = client.pid
             {
-                let comm = client.comm.clone().unwrap_or_default();
-                row.creator = Some(Creator { pid, comm });
+                let (comm, place) = (client.comm.clone().unwrap_or_default(), client.place.clone());
+                row.creator = Some(Creator { pid, comm, place });
             }
         }
         entries.count_creators();

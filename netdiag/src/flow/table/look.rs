@@ -6,7 +6,10 @@ use super::FlowTable;
 use crate::{
     event::Past,
     flow::{Frozen, row::Row, tally::Tally},
-    signal::{Event, Subject},
+    signal::{
+        Event, Subject,
+        socket::{self, What},
+    },
 };
 
 /// Whose an event turned out to be.
@@ -39,6 +42,15 @@ impl FlowTable {
         // A row may have taken over another's number, with all that it was.
         let same = row.number == handle.number || (row.flow == handle.flow && handle.flow != 0);
         same.then_some(row)
+    }
+
+    /// Whether an event's socket has a row that knows all of its owner: whose name and place need not be looked up.
+    #[must_use]
+    pub fn knows_owner(&self, event: &socket::Event) -> bool {
+        let slot = self.by_id.get(&event.socket.flow).filter(|_| event.socket.flow != 0);
+        let row = slot.map(|&slot| &self.rows[slot as usize]);
+        event.what != What::Owner
+            && row.zip(event.pid).is_some_and(|(row, pid)| row.knows_owner(pid))
     }
 
     /// What is known of the past of an event's flow, or of its entry; nothing where it is gone.

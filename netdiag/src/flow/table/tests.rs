@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod connects;
+mod owners;
 mod packets;
 mod properties;
 mod refreshed;
@@ -57,6 +58,8 @@ pub(super) fn socket(flow: FlowId, key: FlowKey, what: What) -> socket::Event {
         pid: None,
         tid: None,
         comm: None,
+        cgroup: None,
+        place: None,
         tcp: None,
         detail: None,
         accept_wait_ns: None,

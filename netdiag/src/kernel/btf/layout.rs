@@ -66,7 +66,7 @@ impl Btf {
         place.location()
     }
 
-    /// Follows a dotted path from a struct.
+    /// Follows a dotted path from a struct; `[0]` behind a name descends into an array.
     fn descend(&self, id: u32, path: &str, budget: &mut usize) -> Result<Place, FieldProblem> {
         let mut place = Place { bit: 0, width: None, ty: id };
         for name in path.split('.') {
@@ -74,10 +74,16 @@ impl Btf {
             if !ty.is_composite() || place.width.is_some() {
                 return Err(FieldProblem::NotAStruct(name.to_owned()));
             }
-            let inner = self
-                .member(ty, name, budget)?
-                .ok_or_else(|| FieldProblem::NoField(name.to_owned()))?;
+            let (name, is_array) = match name.strip_suffix("[0]") {
+                Some(array) => (array, true),
+                None => (name, false),
+            };
+            let missing = || FieldProblem::NoField(name.to_owned());
+            let inner = self.member(ty, name, budget)?.ok_or_else(missing)?;
             place = Place { bit: place.bit + inner.bit, ..inner };
+            if is_array {
+                place.ty = self.element(place.ty).ok_or_else(missing)?;
+            }
         }
         Ok(place)
     }
@@ -133,6 +139,13 @@ impl Btf {
             return Some(whole);
         }
         Some(Place { bit: whole.bit + u64::from(offset), width: Some(bits), ty: member.ty })
+    }
+
+    /// Type of an array's elements; `None` for what is no array, or has none.
+    fn element(&self, id: u32) -> Option<u32> {
+        let (_, ty) = self.types.strip(id)?;
+        let array = (ty.kind == Kind::Array).then(|| ty.entry::<Array>())??;
+        (array.len > 0).then_some(array.element)
     }
 
     /// Size of a type in bytes.

@@ -53,6 +53,25 @@ fn paths_through_embedded_structs() {
     }
 }
 
+/// An array has as many elements as this kernel has subsystems.
+#[test]
+fn the_first_of_an_array() {
+    for (len, expected) in [(12, Ok(Location::bytes(16))), (14, Ok(Location::bytes(16)))] {
+        let mut b = Builder::new();
+        let state = b.structure("cgroup_subsys_state", true, &[]);
+        let pointer = b.link("", 2, state);
+        let array = b.array(pointer, len);
+        b.structure("css_set", true, &[("subsys", array, 128)]);
+        assert_eq!(b.btf().locate(Field::CgroupsSubsys), expected, "{len}");
+    }
+    let mut b = Builder::new();
+    let state = b.structure("cgroup_subsys_state", true, &[]);
+    let pointer = b.link("", 2, state);
+    b.structure("css_set", true, &[("subsys", pointer, 0)]);
+    let error = b.btf().locate(Field::CgroupsSubsys).unwrap_err();
+    assert_eq!(error.problem, FieldProblem::NoField("subsys".to_owned()));
+}
+
 /// Without CONFIG_NET_NS `possible_net_t` is empty.
 #[test]
 fn a_missing_field_is_named() {

@@ -107,7 +107,7 @@ impl Observer {
                     ended?;
                     bail!("the output ended before the run");
                 }
-                _ = modules.tick() => self.follow_modules(),
+                _ = modules.tick() => self.follow_changes()?,
                 wanted = self.tracer.wanted() => {
                     wanted?;
                     self.drain();

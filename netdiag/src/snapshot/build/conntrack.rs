@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use super::is_seen;
+use super::{is_seen, owner};
 use crate::{
     flow::{
         entries::{self, Frozen, Interval},
         tuples::address,
     },
+    labels::Labels,
     signal::{
         CountId, DEFINITIONS, Rows,
         conntrack::{self, Tuple},
         counts_of,
     },
     snapshot::{
-        Account, Conntrack, Endpoint, Entry, Owner, SignalStatus, Sum, TopCreator, Tuple as Shown,
+        Account, Conntrack, Endpoint, Entry, SignalStatus, Sum, TopCreator, Tuple as Shown,
     },
 };
 
@@ -24,6 +25,7 @@ pub(super) fn build(
     entries: &Interval,
     signals: &[SignalStatus],
     accounting: &BTreeMap<String, Account>,
+    labels: &Labels,
 ) -> Option<Conntrack> {
     let lost = DEFINITIONS
         .iter()
@@ -34,20 +36,27 @@ pub(super) fn build(
     let is_seen =
         counts_of(Rows::Entries).any(|(_, signal, count)| is_seen(signal, count, signals));
     is_seen.then(|| Conntrack {
-        entries: entries.rows.iter().map(|row| entry(row, signals, ends_are_seen)).collect(),
+        entries: entries
+            .rows
+            .iter()
+            .map(|row| entry(row, signals, ends_are_seen, labels))
+            .collect(),
         other: Sum { counts: values(&entries.other, signals) },
-        creators: entries.creators.iter().map(|one| creator(one, signals)).collect(),
+        creators: entries.creators.iter().map(|one| creator(one, signals, labels)).collect(),
     })
 }
 
-fn entry(row: &Frozen, signals: &[SignalStatus], ends_are_seen: bool) -> Entry {
+fn entry(row: &Frozen, signals: &[SignalStatus], ends_are_seen: bool, labels: &Labels) -> Entry {
     Entry {
         netns: (row.entry.netns != 0).then_some(row.entry.netns),
         zone: row.entry.zone,
         protocol: protocol(row.entry.protocol),
         original: shown(&row.entry.original),
         reply: row.reply.as_ref().map(shown),
-        creator: row.creator.as_ref().map(|by| owner(by.pid, &by.comm)),
+        creator: row
+            .creator
+            .as_ref()
+            .map(|by| owner::of_process(by.pid, &by.comm, by.place.as_deref(), labels)),
         age_ns: row.age_ns.filter(|_| ends_are_seen),
         flows: row.flows.iter().map(|&id| super::flow_name(id)).collect(),
         counts: values(&row.counts, signals),
@@ -63,13 +72,16 @@ fn values(counts: &[(CountId, u64)], signals: &[SignalStatus]) -> BTreeMap<Strin
         .collect()
 }
 
-fn creator(top: &entries::TopCreator, signals: &[SignalStatus]) -> TopCreator {
+fn creator(top: &entries::TopCreator, signals: &[SignalStatus], labels: &Labels) -> TopCreator {
     let (ip, port) = top.destination;
     TopCreator {
         netns: (top.netns != 0).then_some(top.netns),
         protocol: protocol(top.protocol),
         destination: end(ip, port),
-        creator: top.creator.as_ref().map(|by| owner(by.pid, &by.comm)),
+        creator: top
+            .creator
+            .as_ref()
+            .map(|by| owner::of_process(by.pid, &by.comm, by.place.as_deref(), labels)),
         new: seen(conntrack::NEW, top.new, signals),
         confirmed: seen(conntrack::CONFIRMED, top.confirmed, signals),
         table_full: seen(conntrack::TABLE_FULL, top.table_full, signals),
@@ -104,10 +116,4 @@ pub(in crate::snapshot) fn shown(tuple: &Tuple) -> Shown {
 
 fn end(bytes: [u8; 16], port: u16) -> Endpoint {
     Endpoint { ip: (bytes != [0; 16]).then(|| address(bytes)), port: (port != 0).then_some(port) }
-}
-
-/// A process of which no more is known.
-pub(in crate::snapshot) fn owner(pid: u32, comm: &str) -> Owner {
-    let comm = (!comm.is_empty()).then(|| comm.to_owned());
-    Owner { pid: Some(pid), comm, ..Owner::default() }
 }

@@ -1,11 +1,19 @@
-use std::{net::Ipv4Addr, sync::LazyLock, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use netdiag_common::flow::TCP;
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::signal::{CountId, Label};
+use crate::{
+    flow::Who,
+    owner::{Names, Place},
+    signal::{CountId, Label},
+};
 
 fn status(signal: Signal, status: Status) -> SignalStatus {
     SignalStatus {
@@ -36,11 +44,22 @@ fn frozen(id: u64, numbers: &[(&str, u64)], latencies: &[u64]) -> Frozen {
     Frozen { id, counts, latencies: vec![(send, latency)], ..Frozen::default() }
 }
 
+const UID: &str = "0b1f6a9e-8f4d-4f7a-9c51-6a3b1f0e7d42";
+const ID: &str = "3f0f4f1f5a3ec63d1ec0bd7c2b6d5c4f6ed2b9a5a0d3f1c48d0a6f3e9b7c5d21";
+
+fn names() -> Names {
+    let mut names = Names::default();
+    assert!(names.pod_directory(&format!("shop_shop-1_{UID}")));
+    assert!(names.container_log(&format!("shop-1_shop_web-{ID}.log")));
+    names
+}
+
 fn labels() -> &'static Labels {
     static LABELS: LazyLock<Labels> = LazyLock::new(|| Labels {
         resets: BTreeMap::from([(1, "NO_SOCKET".to_owned())]),
         reasons: BTreeMap::from([(2, "NOT_SPECIFIED".to_owned()), (3, "NO_SOCKET".to_owned())]),
         places: BTreeMap::from([1, 2].map(|at| (at, Some("tcp_v4_rcv".to_owned())))),
+        owners: names(),
     });
     &LABELS
 }
@@ -83,7 +102,9 @@ fn a_flow_is_named_and_its_numbers_are_grouped() {
         key,
         pid: Some(7),
         comm: Some("curl".to_owned()),
+        place: Some(Arc::new(Place::of(&format!("/kubepods/pod{UID}/{ID}")))),
         pair: Some(13),
+        peer: Some(Who { pid: Some(8), comm: Some("nginx".to_owned()), place: None }),
         role: Some(crate::snapshot::Role::Client),
         srtt_ns: Some(150_000),
         rtt_min_ns: Some(90_000),
@@ -99,9 +120,15 @@ fn a_flow_is_named_and_its_numbers_are_grouped() {
         "role": "client",
         "owner": {
             "pid": 7, "comm": "curl",
-            "cgroup": null, "container": null, "pod": null, "namespace": null
+            "cgroup": format!("/kubepods/pod{UID}/{ID}"),
+            "container": ID, "container_name": "web", "pod_uid": UID, "pod": "shop-1",
+            "namespace": "shop"
         },
         "pair": "f13",
+        "peer_owner": {
+            "pid": 8, "comm": "nginx", "cgroup": null, "container": null, "container_name": null,
+            "pod_uid": null, "pod": null, "namespace": null
+        },
         "closed": false,
         "srtt_ns": 150_000,
         "rtt_min_ns": 90_000,

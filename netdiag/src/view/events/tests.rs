@@ -82,6 +82,8 @@ fn tellings() -> Vec<Telling> {
             tid: None,
             accept_wait_ns: None,
             comm: None,
+            cgroup: None,
+            place: None,
             tcp: None,
             detail: None,
         })
@@ -104,7 +106,7 @@ fn tellings() -> Vec<Telling> {
             original: tuple((2, 40_897), (9, 53)),
         },
         reply: Some(tuple((10, 5353), (2, 40_897))),
-        creator: Some(conntrack::Creator { pid: 10_723, comm: "dump".to_owned() }),
+        creator: Some(conntrack::Creator { pid: 10_723, comm: "dump".to_owned(), place: None }),
         what: conntrack::TABLE_FULL,
         times: 35,
     });

@@ -2,11 +2,12 @@
 
 use std::cmp::Reverse;
 
-use super::{INDENT, endpoint, process};
+use super::{INDENT, endpoint};
 use crate::{
     format::{self, wrapped},
     signal::{Rows, counts_of},
     snapshot::{Conntrack, ConntrackTable, Owner, Snapshot, TopCreator},
+    view::owner::process,
 };
 
 /// Tables and creators that are shown, the worst first.

@@ -2,10 +2,11 @@
 
 use std::cmp::Reverse;
 
-use super::{INDENT, endpoint, process};
+use super::{INDENT, endpoint};
 use crate::{
     format::{self, wrapped},
     snapshot::Listener,
+    view::owner::process,
 };
 
 /// Those with most drops are shown.

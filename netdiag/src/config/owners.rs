@@ -1,0 +1,188 @@
+//! What filters ask of a socket's owner beyond its process id: its name, and where it lives.
+
+use crate::{
+    owner::{Place, Pod},
+    snapshot::Owner,
+};
+
+/// What filters name of owners: AND between the fields, OR within one, empty passes everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owners {
+    /// Exact names of processes.
+    pub comms: Vec<String>,
+    /// Paths of cgroups below the root of their hierarchy, each with all below it.
+    pub cgroups: Vec<String>,
+    /// Beginnings of container ids.
+    pub containers: Vec<String>,
+    /// Names of pods.
+    pub pods: Vec<String>,
+    /// Kubernetes namespaces of pods.
+    pub namespaces: Vec<String>,
+}
+
+impl Owners {
+    /// Whether it matters where a process lives.
+    #[must_use]
+    pub const fn asks_for_place(&self) -> bool {
+        !(self.cgroups.is_empty() && self.containers.is_empty()) || self.asks_for_names()
+    }
+
+    /// Whether it matters what the pod of a process is called.
+    #[must_use]
+    pub const fn asks_for_names(&self) -> bool {
+        !(self.pods.is_empty() && self.namespaces.is_empty())
+    }
+
+    /// Whether processes that live there are wanted; none where that depends on names of a pod that are not known.
+    #[must_use]
+    pub fn accepts(&self, place: &Place, pod: Option<&Pod>) -> Option<bool> {
+        let container = place.container.as_deref();
+        if !self.accepts_cgroup(&place.cgroup) || !self.accepts_container(container) {
+            return Some(false);
+        }
+        if !self.asks_for_names() {
+            return Some(true);
+        }
+        match pod {
+            Some(pod) => {
+                Some(one_of(&self.pods, &pod.name) && one_of(&self.namespaces, &pod.namespace))
+            }
+            None if place.pod_uid.is_some() => None,
+            None => Some(false),
+        }
+    }
+
+    /// Whether an owner is wanted as far as it is known; none where that depends on what is not.
+    #[must_use]
+    pub fn accepts_owner(&self, owner: &Owner) -> Option<bool> {
+        let comm =
+            |comm: &str| self.comms.is_empty() || self.comms.iter().any(|one| is_named(one, comm));
+        let answers = [
+            (self.comms.is_empty(), owner.comm.as_deref().map(comm)),
+            (self.cgroups.is_empty(), owner.cgroup.as_deref().map(|it| self.accepts_cgroup(it))),
+            (
+                self.containers.is_empty(),
+                owner.container.as_deref().map(|it| self.accepts_container(Some(it))),
+            ),
+            (self.pods.is_empty(), owner.pod.as_deref().map(|it| one_of(&self.pods, it))),
+            (
+                self.namespaces.is_empty(),
+                owner.namespace.as_deref().map(|it| one_of(&self.namespaces, it)),
+            ),
+        ];
+        let asked = || answers.iter().filter(|(is_any, _)| !is_any).map(|(_, answer)| *answer);
+        if asked().any(|answer| answer == Some(false)) {
+            return Some(false);
+        }
+        asked().all(|answer| answer.is_some()).then_some(true)
+    }
+
+    fn accepts_cgroup(&self, path: &str) -> bool {
+        let is_in = |top: &String| {
+            path.strip_prefix(top.trim_end_matches('/'))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.cgroups.is_empty() || self.cgroups.iter().any(is_in)
+    }
+
+    fn accepts_container(&self, id: Option<&str>) -> bool {
+        let begins =
+            |id: &str| self.containers.iter().any(|wanted| id.starts_with(wanted.as_str()));
+        self.containers.is_empty() || id.is_some_and(begins)
+    }
+}
+
+/// Whether a process of that name is meant; the kernel cuts names off behind 15 bytes.
+#[must_use]
+pub(in crate::config) fn is_named(wanted: &str, comm: &str) -> bool {
+    let end = wanted.len().min(15);
+    wanted.as_bytes()[..end] == *comm.as_bytes()
+}
+
+fn one_of(wanted: &[String], name: &str) -> bool {
+    wanted.is_empty() || wanted.iter().any(|one| one == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "3f0f4f1f5a3ec63d1ec0bd7c2b6d5c4f6ed2b9a5a0d3f1c48d0a6f3e9b7c5d21";
+
+    fn texts(words: &str) -> Vec<String> {
+        words.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn place(cgroup: &str, container: bool, pod: bool) -> Place {
+        Place {
+            cgroup: cgroup.to_owned(),
+            container: container.then(|| ID.to_owned()),
+            pod_uid: pod.then(|| "0b1f6a9e-8f4d-4f7a-9c51-6a3b1f0e7d42".to_owned()),
+        }
+    }
+
+    #[test]
+    fn places() {
+        let pod = Pod { namespace: "shop".to_owned(), name: "web-0".to_owned() };
+        let of = |cgroups, containers, pods, namespaces| Owners {
+            comms: Vec::new(),
+            cgroups: texts(cgroups),
+            containers: texts(containers),
+            pods: texts(pods),
+            namespaces: texts(namespaces),
+        };
+        let there = place("/kubepods/web/app", true, true);
+        let host = place("/system.slice/nginx.service", false, false);
+        for (owners, of_there, of_host) in [
+            (of("", "", "", ""), Some(true), Some(true)),
+            (of("/kubepods", "", "", ""), Some(true), Some(false)),
+            (of("/kubepods/", "", "", ""), Some(true), Some(false)),
+            (of("/kubepods/web/app /x", "", "", ""), Some(true), Some(false)),
+            (of("/kubepods/we", "", "", ""), Some(false), Some(false)),
+            (of("/", "", "", ""), Some(true), Some(true)),
+            (of("", "3f0f4f", "", ""), Some(true), Some(false)),
+            (of("", "f0f4f", "", ""), Some(false), Some(false)),
+            (of("", "", "web-0", ""), Some(true), Some(false)),
+            (of("", "", "web", ""), Some(false), Some(false)),
+            (of("", "", "", "shop pay"), Some(true), Some(false)),
+            (of("", "", "web-0", "pay"), Some(false), Some(false)),
+            (of("/system.slice", "", "web-0", ""), Some(false), Some(false)),
+        ] {
+            assert_eq!(owners.accepts(&there, Some(&pod)), of_there, "{owners:?}");
+            assert_eq!(owners.accepts(&host, None), of_host, "{owners:?}");
+        }
+        assert_eq!(of("", "", "web-0", "").accepts(&there, None), None, "its name may come");
+        assert_eq!(of("/x", "", "web-0", "").accepts(&there, None), Some(false));
+    }
+
+    #[test]
+    fn owners_as_far_as_they_are_known() {
+        let owners = Owners { comms: texts("nginx"), pods: texts("web-0"), ..Owners::default() };
+        let owner = |comm: Option<&str>, pod: Option<&str>| Owner {
+            comm: comm.map(str::to_owned),
+            pod: pod.map(str::to_owned),
+            ..Owner::default()
+        };
+        for (comm, pod, answer) in [
+            (Some("nginx"), Some("web-0"), Some(true)),
+            (Some("nginx"), Some("web-1"), Some(false)),
+            (Some("nginx"), None, None),
+            (None, Some("web-1"), Some(false)),
+            (None, None, None),
+        ] {
+            assert_eq!(owners.accepts_owner(&owner(comm, pod)), answer, "{comm:?} {pod:?}");
+        }
+        assert_eq!(Owners::default().accepts_owner(&owner(None, None)), Some(true));
+    }
+
+    #[test]
+    fn names_are_cut_off_like_the_kernels() {
+        assert!(
+            is_named("nginx", "nginx")
+                && !is_named("nginx", "nginx2")
+                && !is_named("ngin", "nginx")
+        );
+        assert!(is_named("a-name-that-is-long", "a-name-that-is-"));
+        assert!(!is_named("a-name-that-is-long", "a-name-that-is-long"), "no name is that long");
+    }
+}

@@ -1,0 +1,204 @@
+//! Where processes live: from a process id or the id of a cgroup to its path, and so to container and pod.
+//!
+//! The kernel tells the id of the cgroup that a task was in, which is the inode number of a directory and is never
+//! used again; a walk over the hierarchy gives its path. Where it does not tell, procfs says where the process is now,
+//! if it is still the one that the event speaks of.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU64,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::time::ClockId;
+
+pub use self::hierarchy::{Hierarchy, Kind};
+use self::{process::Process, tree::Tree, watch::Watch};
+use super::{pace::Pace, proc};
+use crate::owner::{Names, Place};
+
+mod hierarchy;
+mod process;
+mod tree;
+mod watch;
+
+/// Processes that are remembered between two calls of [`Places::forget_processes`].
+const PROCESSES: usize = 1 << 16;
+
+/// The hierarchy is walked so rarely at most because of a cgroup that is not known.
+const SEARCHED_EVERY: Duration = Duration::from_millis(100);
+
+/// Where processes and cgroups are.
+#[derive(Debug)]
+pub struct Places {
+    /// Where processes have the numbers that the programs know them by.
+    proc: Option<PathBuf>,
+    hierarchy: Option<Hierarchy>,
+    /// Path of the cgroup that is shown to us as `/`; none where that cannot be told.
+    base: Option<String>,
+    tree: Tree,
+    watch: Option<Watch>,
+    pace: Pace,
+    processes: HashMap<u32, Process>,
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, the clock of events.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    process::now(ClockId::Monotonic)
+}
+
+impl Places {
+    /// Looks at all cgroups of the node whose file system is mounted at `host_root`.
+    #[must_use]
+    pub fn begin(host_root: &Path) -> Self {
+        let hierarchy = Hierarchy::find(host_root);
+        let mut tree = Tree::default();
+        let mut pace = Pace::default();
+        if let Some(hierarchy) = &hierarchy {
+            pace.run(SEARCHED_EVERY, || tree.walk(&hierarchy.root));
+        }
+        let base = hierarchy::base(hierarchy.as_ref(), &tree);
+        let proc = proc::is_of_node(host_root).then(|| host_root.join("proc"));
+        Self { proc, hierarchy, base, tree, watch: None, pace, processes: HashMap::new() }
+    }
+
+    /// The same, which hears of new cgroups by itself from now on.
+    #[must_use]
+    pub fn watching(mut self) -> Self {
+        self.watch = self.hierarchy.as_ref().and_then(|hierarchy| Watch::begin(&hierarchy.root));
+        self
+    }
+
+    /// The hierarchy whose cgroups have ids here; none where none is mounted.
+    #[must_use]
+    pub const fn hierarchy(&self) -> Option<&Hierarchy> {
+        self.hierarchy.as_ref()
+    }
+
+    /// Where the task was that did something at `time_ns` (`CLOCK_MONOTONIC`): by the id of its cgroup in
+    /// [`Self::hierarchy`] if the kernel told it, else by its process, if that is there and was then.
+    pub fn of(
+        &mut self,
+        pid: Option<u32>,
+        cgroup: Option<NonZeroU64>,
+        time_ns: u64,
+    ) -> Option<Arc<Place>> {
+        let Some(id) = cgroup else {
+            return self.process(pid?, time_ns)?.place.clone();
+        };
+        if self.tree.get(id.get()).is_none() {
+            self.hear();
+        }
+        if let Some(place) = self.tree.get(id.get()) {
+            return Some(place.clone());
+        }
+        // Its process, if it has not moved, is the cheapest way to a path that is not known.
+        if let Some(place) = pid.and_then(|pid| self.process(pid, time_ns)?.place.clone()) {
+            let Some(hierarchy) = &self.hierarchy else { return Some(place) };
+            if hierarchy.id(&place.cgroup) == Some(id.get()) {
+                return Some(self.tree.insert(id.get(), &place.cgroup));
+            }
+        }
+        self.of_cgroup(id)
+    }
+
+    /// The place of a cgroup by its id. Walks the hierarchy when it is not known, but not too often.
+    pub fn of_cgroup(&mut self, id: NonZeroU64) -> Option<Arc<Place>> {
+        if self.tree.get(id.get()).is_none() {
+            self.hear();
+        }
+        if self.tree.get(id.get()).is_none() && self.pace.is_due() {
+            self.look();
+        }
+        self.tree.get(id.get()).cloned()
+    }
+
+    /// Walks the hierarchy again.
+    pub fn look(&mut self) {
+        if let Some(hierarchy) = &self.hierarchy {
+            self.pace.run(SEARCHED_EVERY, || self.tree.walk(&hierarchy.root));
+        }
+    }
+
+    /// All cgroups that are known, those that are gone, too.
+    pub fn known(&self) -> impl Iterator<Item = (u64, &Arc<Place>)> {
+        self.tree.iter()
+    }
+
+    /// Those that became known since this was asked last.
+    pub fn take_new(&mut self) -> Vec<(u64, Arc<Place>)> {
+        self.hear();
+        self.tree.take_new()
+    }
+
+    /// Name of a process that did something at `time_ns`, if it is there and was then.
+    pub fn comm(&mut self, pid: u32, time_ns: u64) -> Option<&str> {
+        self.process(pid, time_ns).map(|process| process.comm.as_str())
+    }
+
+    /// Where a process is whose name is known, if it was there at `time_ns` and has that name.
+    pub fn of_named(&mut self, pid: u32, comm: &str, time_ns: u64) -> Option<Arc<Place>> {
+        let process = self.process(pid, time_ns)?;
+        process.place.clone().filter(|_| process.comm == comm)
+    }
+
+    /// What is missing, in one line.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        if self.hierarchy.is_none() {
+            return Some(
+                "no file system of cgroups is mounted below the host's root: owners that ended before they were \
+                 looked up have no cgroup, container and pod; mount /sys/fs/cgroup there"
+                    .to_owned(),
+            );
+        }
+        self.base.is_none().then(|| {
+            "the own cgroup was not found among the node's: processes whose cgroup the kernel does not tell have \
+             no cgroup, and no pod unless they are in another one; run in the node's cgroup namespace"
+                .to_owned()
+        })
+    }
+
+    /// Forgets processes, which it remembers only so that procfs is not read for every event.
+    pub fn forget_processes(&mut self) {
+        self.processes.clear();
+    }
+
+    /// Takes in what was heard of new cgroups.
+    fn hear(&mut self) {
+        let Self { watch, tree, .. } = self;
+        for (id, path) in watch.iter().flat_map(Watch::found) {
+            tree.insert(id, &path);
+        }
+    }
+
+    fn process(&mut self, pid: u32, time_ns: u64) -> Option<&Process> {
+        let proc = self.proc.as_ref()?;
+        let is_known = self.processes.get(&pid).is_some_and(|known| known.seen_ns >= time_ns);
+        if !is_known {
+            if self.processes.len() >= PROCESSES {
+                self.processes.clear();
+            }
+            let read = Process::read(proc, pid, self.hierarchy.as_ref(), self.base.as_deref());
+            self.processes.insert(pid, read);
+        }
+        self.processes.get(&pid).filter(|process| process.was_there(time_ns))
+    }
+}
+
+/// Reads what pods and containers are called, beside what is known. Log files that cannot be read name nothing.
+pub fn learn_names(host_root: &Path, names: &mut Names) {
+    let entries = |directory: &str| {
+        let entries = std::fs::read_dir(host_root.join(directory)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok())
+    };
+    for name in entries("var/log/pods") {
+        names.pod_directory(&name);
+    }
+    for name in entries("var/log/containers") {
+        names.container_log(&name);
+    }
+}

@@ -1,0 +1,219 @@
+//! Which hierarchy of cgroups tells where containers are.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FsWord, statfs};
+
+use super::tree::Tree;
+
+/// `CGROUP2_SUPER_MAGIC` and `CGROUP_SUPER_MAGIC` (include/uapi/linux/magic.h).
+const CGROUP2_MAGIC: FsWord = 0x6367_7270;
+const CGROUP_MAGIC: FsWord = 0x0027_e0eb;
+
+/// Where file systems of cgroups are mounted.
+const MOUNTED_AT: &str = "sys/fs/cgroup";
+
+/// Inode number of the root of a hierarchy; a mount of a part of it begins with another one.
+pub(super) const ROOT: u64 = 1;
+
+/// The first cgroup namespace: `PROC_CGROUP_INIT_INO` in include/linux/proc_ns.h.
+const FIRST_NAMESPACE: &str = "cgroup:[4026531835]";
+
+/// Hierarchies of version 1, by the controller that leads to them in the kernel and the directory where they are
+/// mounted; first those in which every container has a group of its own.
+const V1: [(&str, &str); 8] = [
+    ("memory", "memory"),
+    ("pids", "pids"),
+    ("cpu", "cpu,cpuacct"),
+    ("cpu", "cpu"),
+    ("devices", "devices"),
+    ("freezer", "freezer"),
+    ("blkio", "blkio"),
+    ("cpuset", "cpuset"),
+];
+
+/// Which hierarchy it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The one of version 2.
+    V2,
+    /// That of a controller of version 1: `memory`, whose number in the kernel is `memory_cgrp_id`
+    /// (include/linux/cgroup_subsys.h).
+    V1(&'static str),
+}
+
+/// A hierarchy of cgroups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Which one.
+    pub kind: Kind,
+    /// Where its directories are.
+    pub root: PathBuf,
+}
+
+impl Hierarchy {
+    /// The hierarchy with groups for containers. Of several the first one that has any; where none has, the
+    /// first one that has any group, else simply the first.
+    #[must_use]
+    pub fn find(host_root: &Path) -> Option<Self> {
+        let mounted = host_root.join(MOUNTED_AT);
+        if is(&mounted, CGROUP2_MAGIC) {
+            return Some(Self { kind: Kind::V2, root: mounted });
+        }
+        let v1 = V1.iter().map(|(controller, directory)| {
+            (Self { kind: Kind::V1(controller), root: mounted.join(directory) }, CGROUP_MAGIC)
+        });
+        let unified = (Self { kind: Kind::V2, root: mounted.join("unified") }, CGROUP2_MAGIC);
+        let mut mounted: Vec<Self> = v1
+            .chain([unified])
+            .filter(|(hierarchy, magic)| is(&hierarchy.root, *magic))
+            .map(|(hierarchy, _)| hierarchy)
+            .collect();
+        let worth = |hierarchy: &Self| {
+            let mut tree = Tree::default();
+            tree.walk(&hierarchy.root);
+            let holds = |(_, place): (u64, &std::sync::Arc<crate::owner::Place>)| {
+                place.container.is_some() || place.pod_uid.is_some()
+            };
+            if tree.iter().any(holds) { 0 } else { 1 + u8::from(tree.len() < 2) }
+        };
+        mounted.sort_by_cached_key(worth);
+        mounted.into_iter().next()
+    }
+
+    /// Id of the cgroup with a path below the root; none where it is gone.
+    pub(super) fn id(&self, path: &str) -> Option<u64> {
+        fs::metadata(self.root.join(path.trim_start_matches('/'))).ok().map(|found| found.ino())
+    }
+
+    /// The path in `/proc/PID/cgroup` (cgroups(7)) that is of this hierarchy.
+    pub(super) fn path<'a>(&self, text: &'a str) -> Option<&'a str> {
+        lines(text).find(|(controllers, _)| self.has(controllers)).map(|(_, path)| path)
+    }
+
+    fn has(&self, controllers: &str) -> bool {
+        match self.kind {
+            Kind::V2 => controllers.is_empty(),
+            Kind::V1(name) => controllers.split(',').any(|controller| controller == name),
+        }
+    }
+}
+
+/// The path in `/proc/PID/cgroup` that tells most, where no hierarchy can be looked at: that of the first
+/// controller, or of version 2 where that is the only one or no controller is elsewhere.
+pub(super) fn telling_path(text: &str) -> Option<&str> {
+    let of = |name: &str| {
+        lines(text)
+            .find(|(controllers, _)| controllers.split(',').any(|controller| controller == name))
+            .map(|(_, path)| path)
+    };
+    V1.iter().find_map(|(controller, _)| of(controller)).or_else(|| of(""))
+}
+
+/// Controllers and path of each line `ID:CONTROLLERS:PATH`. A group that is gone is marked.
+fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        Some((controllers, path.strip_suffix(" (deleted)").unwrap_or(path)))
+    })
+}
+
+fn is(path: &Path, magic: FsWord) -> bool {
+    statfs(path).is_ok_and(|found| found.f_type == magic)
+}
+
+/// The path of the cgroup that procfs shows us as `/`: the root, unless we are in a cgroup namespace of our own.
+/// That group is found by the file system that a container has of it, else as the one that holds this process.
+pub(super) fn base(hierarchy: Option<&Hierarchy>, tree: &Tree) -> Option<String> {
+    let namespace = fs::read_link("/proc/self/ns/cgroup");
+    if namespace.is_ok_and(|link| link.as_os_str() == FIRST_NAMESPACE) {
+        return Some(String::new());
+    }
+    let hierarchy = hierarchy?;
+    if hierarchy.id("/") != Some(ROOT) {
+        // What is mounted here begins where our own namespace does.
+        return Some(String::new());
+    }
+    let own_mount = match hierarchy.kind {
+        Kind::V2 => PathBuf::from("/sys/fs/cgroup"),
+        Kind::V1(_) => Path::new("/sys/fs/cgroup").join(hierarchy.root.file_name()?),
+    };
+    let by_mount = fs::metadata(own_mount).ok().map(|found| found.ino());
+    let by_mount = by_mount.filter(|id| *id != ROOT).and_then(|id| tree.get(id));
+    if let Some(place) = by_mount {
+        return Some(place.cgroup.clone());
+    }
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = hierarchy.path(&text)?.trim_end_matches('/');
+    let id = std::process::id();
+    let holds_us = |path: &str| {
+        let members = hierarchy.root.join(path.trim_start_matches('/')).join("cgroup.procs");
+        fs::read_to_string(members)
+            .is_ok_and(|text| text.lines().any(|line| line.parse() == Ok(id)))
+    };
+    let place = tree.iter().map(|(_, place)| place).find(|place| holds_us(&place.cgroup))?;
+    place.cgroup.strip_suffix(own).map(|base| base.trim_end_matches('/').to_owned())
+}
+
+/// A path as the node sees it, of one that is shown relative to `base` (cgroup_namespaces(7)).
+pub(super) fn absolute(base: &str, path: &str) -> String {
+    if base.is_empty() {
+        return path.to_owned();
+    }
+    let mut names: Vec<&str> = base.split('/').filter(|name| !name.is_empty()).collect();
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        if name == ".." {
+            names.pop();
+        } else {
+            names.push(name);
+        }
+    }
+    format!("/{}", names.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "9:name=systemd:/systemd\n8:pids:/pids\n4:cpu,cpuacct:/cpu\n\
+                          3:memory:/memory/a:b\n0::/unified\n";
+
+    #[test]
+    fn each_hierarchy_has_its_line() {
+        for (kind, path) in [
+            (Kind::V2, Some("/unified")),
+            (Kind::V1("memory"), Some("/memory/a:b")),
+            (Kind::V1("pids"), Some("/pids")),
+            (Kind::V1("cpu"), Some("/cpu")),
+            (Kind::V1("devices"), None),
+        ] {
+            let hierarchy = Hierarchy { kind, root: PathBuf::new() };
+            assert_eq!(hierarchy.path(HYBRID), path, "{kind:?}");
+        }
+        let v2 = Hierarchy { kind: Kind::V2, root: PathBuf::new() };
+        assert_eq!(v2.path("0::/kubepods/x (deleted)\n"), Some("/kubepods/x"));
+        assert_eq!(v2.path("junk\n::\n"), Some(""));
+        assert_eq!(telling_path(HYBRID), Some("/memory/a:b"));
+        assert_eq!(telling_path("1:name=systemd:/x\n0::/unified\n"), Some("/unified"));
+    }
+
+    #[test]
+    fn a_path_beside_the_own_group() {
+        let own = "/kubepods/burstable/pod1/own";
+        for (base, shown, path) in [
+            ("", "/kubepods/x", "/kubepods/x"),
+            (own, "/", own),
+            (own, "/inner", "/kubepods/burstable/pod1/own/inner"),
+            (own, "/../other", "/kubepods/burstable/pod1/other"),
+            (own, "/../../../besteffort/pod2/c", "/kubepods/besteffort/pod2/c"),
+            (own, "/../../../..", "/"),
+            (own, "/../../../../../..", "/"),
+        ] {
+            assert_eq!(absolute(base, shown), path, "{base} {shown}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Cgroups as they are made: a container may be gone before anybody asks where it was.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, PipeReader, PipeWriter},
+    mem::MaybeUninit,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    sync::mpsc::{self, Receiver, Sender},
+    thread,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags},
+    io::Errno,
+};
+
+use super::tree::DEPTH;
+
+/// Of the watches that a user may have in all, one of so many is taken at most: kubelet has some, too.
+const SHARE: usize = 8;
+
+/// Where the kernel says how many that are.
+const MOST: &str = "/proc/sys/fs/inotify/max_user_watches";
+
+/// Room for what the kernel tells at a time.
+const BUFFER_BYTES: usize = 16 << 10;
+
+/// A thread that hears of new cgroups. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Watch {
+    found: Receiver<(u64, String)>,
+    _running: PipeWriter,
+}
+
+impl Watch {
+    /// Begins to watch all below a root; none where the kernel allows no watch.
+    pub(super) fn begin(root: &Path) -> Option<Self> {
+        let descriptor = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
+        let most = fs::read_to_string(MOST).ok()?.trim().parse::<usize>().ok()? / SHARE;
+        let (tell, found) = mpsc::channel();
+        let (ended, running) = io::pipe().ok()?;
+        let watcher =
+            Watcher { descriptor, root: root.to_owned(), most, paths: HashMap::new(), tell };
+        let run = move || {
+            // Without it, cgroups are found as they are looked for.
+            let _no_more = watcher.run(&ended);
+        };
+        thread::Builder::new().name("cgroups".to_owned()).spawn(run).ok()?;
+        Some(Self { found, _running: running })
+    }
+
+    /// Ids and paths that were found since this was asked last.
+    pub(super) fn found(&self) -> impl Iterator<Item = (u64, String)> + '_ {
+        self.found.try_iter()
+    }
+}
+
+struct Watcher {
+    descriptor: OwnedFd,
+    root: PathBuf,
+    most: usize,
+    /// Paths below the root by watch.
+    paths: HashMap<i32, String>,
+    tell: Sender<(u64, String)>,
+}
+
+/// Nobody listens any more.
+struct Ended;
+
+impl Watcher {
+    fn run(mut self, ended: &PipeReader) -> Result<(), Ended> {
+        self.add("", 0)?;
+        loop {
+            let mut fds =
+                [PollFd::new(&self.descriptor, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return Err(Ended),
+            }
+            if !fds[1].revents().is_empty() {
+                return Err(Ended);
+            }
+            self.take_in()?;
+        }
+    }
+
+    fn take_in(&mut self) -> Result<(), Ended> {
+        let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
+        let mut new = Vec::new();
+        let mut overrun = false;
+        let mut reader = inotify::Reader::new(&self.descriptor, &mut buffer);
+        while let Ok(event) = reader.next() {
+            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+                overrun = true;
+            } else if event.events().contains(ReadFlags::IGNORED) {
+                self.paths.remove(&event.wd());
+            } else if let (Some(parent), Some(name)) =
+                (self.paths.get(&event.wd()), event.file_name())
+                && event.events().contains(ReadFlags::ISDIR)
+            {
+                new.push(format!("{parent}/{}", name.to_string_lossy()));
+            }
+        }
+        if overrun {
+            new = vec![String::new()];
+        }
+        new.iter().try_for_each(|path| self.add(path, path.matches('/').count()))
+    }
+
+    /// Watches a directory, then tells of it and of what is already in it.
+    fn add(&mut self, path: &str, depth: usize) -> Result<(), Ended> {
+        let directory = self.root.join(path.trim_start_matches('/'));
+        let Ok(found) = fs::metadata(&directory) else { return Ok(()) };
+        if self.paths.len() < self.most {
+            let flags = WatchFlags::CREATE | WatchFlags::ONLYDIR | WatchFlags::DONT_FOLLOW;
+            let watch = inotify::add_watch(&self.descriptor, &directory, flags);
+            self.paths.extend(watch.ok().map(|watch| (watch, path.to_owned())));
+        }
+        let shown = if path.is_empty() { "/" } else { path };
+        self.tell.send((found.ino(), shown.to_owned())).map_err(|_| Ended)?;
+        if depth >= DEPTH {
+            return Ok(());
+        }
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let path = format!("{path}/{}", entry.file_name().to_string_lossy());
+                self.add(&path, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_soon_gone_was_seen() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("a/b")).unwrap();
+        let watch = Watch::begin(root.path()).unwrap();
+        let mut seen = HashMap::new();
+        let wait = |wanted: &[&str], seen: &mut HashMap<String, u64>| {
+            let until = Instant::now() + Duration::from_secs(20);
+            while !wanted.iter().all(|path| seen.contains_key(*path)) && Instant::now() < until {
+                seen.extend(watch.found().map(|(id, path)| (path, id)));
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        wait(&["/", "/a", "/a/b"], &mut seen);
+        let made = root.path().join("a/b/c");
+        fs::create_dir(&made).unwrap();
+        let id = fs::metadata(&made).unwrap().ino();
+        wait(&["/a/b/c"], &mut seen);
+        fs::remove_dir(&made).unwrap();
+        assert_eq!(seen.get("/a/b/c"), Some(&id), "{seen:?}");
+        fs::create_dir_all(root.path().join("d/e/f")).unwrap();
+        wait(&["/d/e/f"], &mut seen);
+        assert_eq!(seen.len(), 7, "{seen:?}");
+    }
+}
