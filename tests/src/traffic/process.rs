@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, ensure};
 
 use super::{End, Family, listen, read_bytes, send_once};
-use crate::{namespace::Namespace, network::RIGHT_V4};
+use crate::{namespace::Namespace, network::RIGHT_V4, tool};
 
 /// Name of the process.
 pub const COMM: &str = "bash";
@@ -78,7 +78,10 @@ impl Shell {
     ) -> Result<Self> {
         let (listener, port) = listen(to, Family::V4)?;
         let script = format!("{before} exec 3<>/dev/tcp/{RIGHT_V4}/{port}; {script}");
-        let child = from.command(COMM)?.args(["-c", &script]).stdin(Stdio::null()).spawn()?;
+        // Not by `ip netns exec`, which mounts another /sys: groups of processes are not in it.
+        let mut command = tool::command(COMM)?;
+        command.args(["-c", &script]).stdin(Stdio::null());
+        let child = from.run(|| command.spawn())?;
         let (server, peer) = listener.accept()?;
         let end = End { netns: from.inode(), local: peer, peer: server.local_addr()? };
         Ok(Self { child, server, sends, end })
