@@ -20,7 +20,7 @@ use crate::{
 pub use self::diagnose::Diagnose;
 pub use self::{
     owners::Owners,
-    targets::{Lookup, Process, Targets, filters},
+    targets::{Home, Lookup, Process, Targets, filters},
 };
 
 mod diagnose;

@@ -162,7 +162,7 @@ fn each_process_is_in_its_pod() -> Result<()> {
     let listener = listen(&pair.right, Family::V4)?;
     let late = PROCESSES - 20;
     let start = |nth: u32| -> Result<Process> {
-        let driver = if nth / 2 % 2 == 0 { Driver::Cgroupfs } else { Driver::Systemd };
+        let driver = if (nth / 2).is_multiple_of(2) { Driver::Cgroupfs } else { Driver::Systemd };
         let container = node.container(driver, nth)?;
         if nth < late {
             node.name(&container)?;

@@ -5,7 +5,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::OnceLock,
 };
 
 use rustix::{
@@ -13,7 +13,7 @@ use rustix::{
     system::uname,
 };
 
-use super::{Lookup, Process};
+use super::{Home, Lookup, Process};
 use crate::{
     cli::value::NetnsName,
     node::{
@@ -21,7 +21,7 @@ use crate::{
         netns::{self, Depth},
         places::{Places, learn_names},
     },
-    owner::{Names, Place, Pod},
+    owner::Names,
 };
 
 /// `NSFS_MAGIC` (`include/uapi/linux/magic.h`): the file system of namespaces.
@@ -143,7 +143,7 @@ impl Lookup for Host {
         names.into_iter().collect()
     }
 
-    fn places(&self) -> Result<Vec<(Arc<Place>, Option<Pod>)>, String> {
+    fn places(&self) -> Result<Vec<Home>, String> {
         let places = Places::begin(&self.root);
         if places.hierarchy().is_none() {
             let mounted = self.root.join("sys/fs/cgroup");

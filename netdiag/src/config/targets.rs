@@ -44,6 +44,9 @@ pub enum Process {
     Absent,
 }
 
+/// Where processes may live, with its pod if that has a name.
+pub type Home = (Arc<Place>, Option<Pod>);
+
 /// What the node can be asked about the targets of filters.
 pub trait Lookup {
     /// Whether processes have the numbers here by which the programs know them.
@@ -65,7 +68,7 @@ pub trait Lookup {
     ///
     /// # Errors
     /// Why nobody knows, as a sentence.
-    fn places(&self) -> Result<Vec<(Arc<Place>, Option<Pod>)>, String>;
+    fn places(&self) -> Result<Vec<Home>, String>;
 }
 
 /// The filters of the programs.

@@ -59,7 +59,7 @@ impl Lookup for Node {
         vec!["java".to_owned(), "nginx".to_owned()]
     }
 
-    fn places(&self) -> Result<Vec<(Arc<Place>, Option<Pod>)>, String> {
+    fn places(&self) -> Result<Vec<Home>, String> {
         let pod = |namespace: &str, name: &str| {
             Some(Pod { namespace: namespace.to_owned(), name: name.to_owned() })
         };

@@ -151,7 +151,7 @@ mod tests {
             | CapabilitySet::NET_ADMIN
             | CapabilitySet::SYSLOG;
         assert_eq!(lacking(all), Vec::<String>::new());
-        let other = all - CapabilitySet::DAC_READ_SEARCH | CapabilitySet::DAC_OVERRIDE;
+        let other = (all - CapabilitySet::DAC_READ_SEARCH) | CapabilitySet::DAC_OVERRIDE;
         assert_eq!(lacking(other), Vec::<String>::new(), "either does");
         let [line] = &lacking(all - CapabilitySet::SYS_PTRACE)[..] else { panic!("one line") };
         assert!(line.starts_with("without CAP_SYS_PTRACE: "), "{line}");

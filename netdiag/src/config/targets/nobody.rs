@@ -1,8 +1,8 @@
 //! Owners that nobody is, with the names that may have been meant.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
-use super::{Lookup, Owners, Place, Pod};
+use super::{Home, Lookup, Owners, Place, Pod};
 use crate::{cli::value::nearest, config::owners::is_named, exit::Error};
 
 /// Names that an error lists.
@@ -41,8 +41,7 @@ pub(super) fn check(owners: &Owners, node: &impl Lookup) -> Result<(), Error> {
     ] {
         for value in wanted {
             let alone = only(flag, value);
-            let is_it =
-                |(place, pod): &(Arc<Place>, Option<Pod>)| accepts(&alone, place, pod.as_ref());
+            let is_it = |(place, pod): &Home| accepts(&alone, place, pod.as_ref());
             if !places.iter().any(is_it) {
                 let known =
                     places.iter().filter_map(|(place, pod)| name(flag, place, pod.as_ref()));
