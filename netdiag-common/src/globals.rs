@@ -41,10 +41,10 @@ pub const COMM_BYTES: usize = 16;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
 pub struct Names {
-    /// Accepted names as four words in native load order, zero-padded.
-    pub values: [[u32; COMM_BYTES / 4]; FILTER_VALUES],
+    /// Accepted names as words in native load order, zero-padded.
+    pub values: [[u64; COMM_BYTES / 8]; FILTER_VALUES],
     /// How many of them count.
-    pub len: u32,
+    pub len: u64,
 }
 
 impl Names {
@@ -65,15 +65,15 @@ impl Names {
 }
 
 /// A name as the kernel keeps it, as words.
-fn comm_words(name: &[u8]) -> [u32; COMM_BYTES / 4] {
+fn comm_words(name: &[u8]) -> [u64; COMM_BYTES / 8] {
     let mut comm = [0; COMM_BYTES];
     for (to, byte) in comm.iter_mut().take(COMM_BYTES - 1).zip(name) {
         *to = *byte;
     }
-    let (words, _none) = comm.as_chunks::<4>();
-    let mut to = [0; COMM_BYTES / 4];
+    let (words, _none) = comm.as_chunks::<8>();
+    let mut to = [0; COMM_BYTES / 8];
     for (to, word) in to.iter_mut().zip(words) {
-        *to = u32::from_ne_bytes(*word);
+        *to = u64::from_ne_bytes(*word);
     }
     to
 }
@@ -124,7 +124,7 @@ pub struct Filters {
     /// Names of the process that owns the socket.
     pub comm: Names,
     /// 1 where the cgroup of that process decides: the programs have a map of those that pass.
-    pub by_cgroup: u32,
+    pub by_cgroup: u64,
 }
 
 impl Filters {
@@ -137,15 +137,14 @@ impl Filters {
             + self.peer_port.len
             + self.netns.len
             + self.peer.len
-            + self.comm.len
-            + self.by_cgroup
             == 0
+            && !self.by_owner()
     }
 
     /// Whether it matters whose a socket is.
     #[must_use]
     pub const fn by_owner(&self) -> bool {
-        self.pid.len + self.comm.len + self.by_cgroup > 0
+        self.pid.len > 0 || self.comm.len + self.by_cgroup > 0
     }
 
     /// Whether a conversation passes, whoever its owner is: what the programs decide, for sockets that no

@@ -68,17 +68,10 @@ pub(crate) fn is_current_wanted() -> bool {
 /// What is not known, or is the name of one of its threads, userspace decides.
 #[inline(always)]
 fn has_wanted_name() -> bool {
-    let mut name = Name([0; 16]);
-    let thread = task::name(&mut name.0);
+    let (name, thread) = task::name();
     let process = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // SAFETY: four words, aligned for them.
-    thread != process
-        || filters::comm::accepts(unsafe { (&raw const name).cast::<[u32; 4]>().read() })
+    thread != process || filters::comm::accepts(name)
 }
-
-/// The name of a process, to be read word by word.
-#[repr(C, align(8))]
-struct Name([u8; 16]);
 
 /// Whether processes in a cgroup are wanted, where userspace has said so.
 #[inline(always)]

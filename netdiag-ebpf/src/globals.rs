@@ -24,7 +24,7 @@ static FILTERS: Global<Filters> = Global::new(Filters {
     peer_port: NUMBERS,
     netns: NUMBERS,
     peer: Prefixes { network: [[0; 4]; 16], mask: [[0; 4]; 16], len: 0 },
-    comm: Names { values: [[0; 4]; 16], len: 0 },
+    comm: Names { values: [[0; 2]; 16], len: 0 },
     by_cgroup: 0,
 });
 /// 1 when [`FILTERS`] has a filter: one load on the path of every sample instead of one for each.
@@ -273,21 +273,17 @@ pub(crate) mod filters {
             constant!(FILTERS as Filters, comm.len) != 0
         }
 
-        /// `name` as four words in load order.
+        /// `name` as two words in load order.
         #[inline(always)]
-        pub(crate) fn accepts(name: [u32; 4]) -> bool {
+        pub(crate) fn accepts(name: [u64; 2]) -> bool {
             let len = constant!(FILTERS as Filters, comm.len);
             let mut at = 0;
             while at < netdiag_common::globals::FILTER_VALUES {
-                if at as u32 >= len {
+                if at as u64 >= len {
                     return false;
                 }
-                let mut differs = 0;
-                let mut word = 0;
-                while word < 4 {
-                    differs |= name[word] ^ constant!(FILTERS as Filters, comm.values[at][word]);
-                    word += 1;
-                }
+                let differs = (name[0] ^ constant!(FILTERS as Filters, comm.values[at][0]))
+                    | (name[1] ^ constant!(FILTERS as Filters, comm.values[at][1]));
                 if differs == 0 {
                     return true;
                 }

@@ -1,8 +1,8 @@
 //! Who is at work: the task in whose own context a program runs, and the call that it is in.
 
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid,
-    generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
+    bpf_get_current_pid_tgid,
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_task},
 };
 use netdiag_common::{
     field::Field,
@@ -67,27 +67,30 @@ pub(crate) fn process(pid: &mut u32, comm: &mut [u8; 16]) -> Result<(), Refused>
     Ok(())
 }
 
-/// The name of the process that the current task belongs to, zero-padded, and the thread that it is the name of:
-/// the process's first, or this one where its memory must not be read.
+/// The name of a process, zero-padded, as two words.
+pub(crate) type Name = [u64; 2];
+
+/// The name of the process that the current task belongs to, and the thread that it is the name of: the process's
+/// first, or this one where its memory must not be read.
 #[inline(always)]
-pub(crate) fn name(comm: &mut [u8; 16]) -> u32 {
+pub(crate) fn name() -> (Name, u32) {
     let task = bpf_get_current_pid_tgid();
     let (process, thread) = ((task >> 32) as u32, task as u32);
     if process != thread
         && settings::reads_tasks()
         && let Ok(name) = leaders_name()
     {
-        padded(&name, comm);
-        return process;
+        return (padded(name), process);
     }
-    if let Ok(name) = bpf_get_current_comm() {
-        *comm = name;
-    }
-    thread
+    let mut name = [0; 2];
+    // SAFETY: it is as large as that.
+    let _always_works =
+        unsafe { bpf_get_current_comm((&raw mut name).cast(), size_of::<Name>() as u32) };
+    (name, thread)
 }
 
 #[inline(always)]
-fn leaders_name() -> Result<[u8; 16], Refused> {
+fn leaders_name() -> Result<Name, Refused> {
     // SAFETY: of the current task.
     unsafe {
         let leader: Pointer = field::<Probed, _>(current(), Field::TaskLeader)?;
@@ -95,18 +98,20 @@ fn leaders_name() -> Result<[u8; 16], Refused> {
     }
 }
 
-/// The kernel leaves behind a name's end what a longer one left there.
+/// The kernel leaves behind a name's end what a longer one left there. No look at one byte after the other, for each
+/// of which the verifier would go two ways.
 #[inline(always)]
-fn padded(name: &[u8; 16], to: &mut [u8; 16]) {
-    let mut mask = u8::MAX;
-    let mut at = 0;
-    while at < 16 {
-        if name[at] == 0 {
-            mask = 0;
-        }
-        to[at] = name[at] & mask;
-        at += 1;
-    }
+fn padded([first, second]: Name) -> Name {
+    let end = end_of(first);
+    let second = second & end_of(second).wrapping_sub(1);
+    [first & end.wrapping_sub(1), if end == 0 { second } else { 0 }]
+}
+
+/// The highest bit of the first byte that is zero, the lowest being the first; 0 where none is.
+#[inline(always)]
+fn end_of(word: u64) -> u64 {
+    let zeros = word.wrapping_sub(u64::MAX / 0xff) & !word & (u64::MAX / 0xff << 7);
+    zeros & zeros.wrapping_neg()
 }
 
 /// Id of the cgroup of the current task in the hierarchy that userspace chose, 0 when unknown.

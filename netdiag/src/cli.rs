@@ -299,7 +299,8 @@ pub struct Kernel {
     /// BTF of the kernel, where it has none of its own
     #[arg(long, value_name = "FILE", help_heading = KERNEL)]
     pub btf: Option<PathBuf>,
-    /// Where the host's file system is mounted, in a container [default: /]
+    /// Where the host's file system is mounted, in a container
+    /// [default: /host where its procfs is there, else /]
     #[arg(long, value_name = "DIR", help_heading = KERNEL)]
     pub host_root: Option<PathBuf>,
     /// Size of the ring buffer; a power of two of whole pages

@@ -3,7 +3,10 @@
 //! Two steps: [`Config::new`] is pure; [`filters`] looks up the processes and namespaces that
 //! filters name, again and again under `--wait`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use netdiag_common::{globals::FILTER_VALUES, signal::Signal};
 
@@ -136,11 +139,13 @@ pub struct Dump {
 }
 
 impl Config {
-    /// Validates a parsed command line and fills in the defaults.
+    /// Validates a parsed command line and fills in the defaults; `host_root` is where the host's file system
+    /// is where no flag tells.
     ///
     /// # Errors
     /// Wrong usage: values that contradict each other, or too many of them.
-    pub fn new(cli: &Cli) -> Result<Self, Error> {
+    pub fn new(cli: &Cli, host_root: &Path) -> Result<Self, Error> {
+        let kernel = |flags| kernel(flags, host_root);
         match &cli.command {
             cli::Command::Live(live) => {
                 let default_top = (live.watch.output == Output::Text).then_some(TOP_TEXT);
@@ -174,7 +179,7 @@ impl Config {
     }
 }
 
-fn kernel(flags: &cli::Kernel) -> Result<Kernel, Error> {
+fn kernel(flags: &cli::Kernel, host_root: &Path) -> Result<Kernel, Error> {
     let wanted = |signal: Signal| {
         flags.signals.is_empty() || flags.signals.contains(&signal) || signal == Signal::Socket
     };
@@ -195,7 +200,7 @@ fn kernel(flags: &cli::Kernel) -> Result<Kernel, Error> {
         signals: Signal::ALL.iter().copied().filter(|&signal| wanted(signal)).collect(),
         sources: flags.source.clone(),
         btf: flags.btf.clone(),
-        host_root: flags.host_root.clone().unwrap_or_else(|| PathBuf::from("/")),
+        host_root: flags.host_root.clone().unwrap_or_else(|| host_root.to_owned()),
         ring_bytes: flags.ring_size,
         log_level: flags.log.map_or(0, |level| level as u32),
     })

@@ -3,7 +3,7 @@
 //! A run is cut into windows, so that what was wrong for a minute of a day is not thinned out by the rest.
 //! What the rules find in several windows about the same is one finding.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,8 @@ mod worst;
 const WINDOW_S: f64 = 60.0;
 /// Findings of one id that are told one by one; where there are more, the worst are.
 const MOST_OF_ONE: usize = 20;
+/// The same while the run goes on: of processes that come and go there is no end.
+const MOST_KEPT: usize = 256;
 
 /// Value of `schema`.
 pub const SCHEMA: &str = "netdiag.diagnose/1";
@@ -60,12 +62,15 @@ pub struct Report {
     pub accounting: BTreeMap<String, Account>,
     /// True when nothing was lost or missed.
     pub complete: bool,
+    /// Whether it was concluded from recordings: processes that are named may be gone.
+    pub recorded: bool,
     /// Whether filters narrowed the flows (never the node counters).
     pub filtered: bool,
     /// The findings: the first is the one to act on, symptoms come after their cause.
     pub findings: Vec<Finding>,
-    /// Findings that were left out, since there were many of one id.
-    pub left_out: u64,
+    /// Findings that were left out since there were many of one id, by id; one that comes and goes in a
+    /// long run may be counted each time.
+    pub left_out: BTreeMap<String, u64>,
     /// What could not be concluded.
     pub withheld: Vec<Withheld>,
     /// What could not be seen at all, a line each.
@@ -118,10 +123,23 @@ pub struct Diagnosis {
     thresholds: Thresholds,
     window: Watched,
     findings: Vec<Finding>,
+    left_out: BTreeMap<String, u64>,
     withheld: BTreeMap<&'static str, String>,
     worst: worst::Worst,
     /// Which run of a recording it is: ids of flows begin anew in each.
     run: u32,
+    /// Intervals without a gap, and the most of these; the most of a window.
+    in_a_row: usize,
+    most_in_a_row: usize,
+    most_of_window: usize,
+    /// The most interfaces of an interval that were not listed.
+    interfaces_left_out: u64,
+    /// A list of queueing disciplines was full.
+    queues_left_out: bool,
+    /// Fates of samples in the runs before this one.
+    accounting: BTreeMap<String, Account>,
+    /// Namespaces of flows.
+    namespaces: BTreeSet<u32>,
     /// Some flows of an interval were not told apart.
     folded: bool,
     last: Option<Last>,
@@ -146,12 +164,27 @@ impl Diagnosis {
         if self.last.as_ref().is_some_and(|last| last.end != snapshot.start) {
             self.close();
             self.run += 1;
-            self.window.series = Arc::default();
+            self.window.forget();
+            self.in_a_row = 0;
         }
+        if let Some(last) = self.last.as_ref().filter(|last| has_restarted(last, snapshot)) {
+            for (signal, account) in &last.accounting {
+                let sum = self.accounting.entry(signal.clone()).or_default();
+                *sum = sum.plus(account);
+            }
+        }
+        let node = &snapshot.node;
+        let left_out = node.interfaces_left_out.unwrap_or(0);
+        self.interfaces_left_out = self.interfaces_left_out.max(left_out);
+        self.queues_left_out |= node.qdiscs.len() >= MOST_QUEUES;
+        self.namespaces.extend(snapshot.flows.iter().filter_map(|flow| flow.netns));
         self.intervals += 1;
+        self.in_a_row += 1;
+        self.most_in_a_row = self.most_in_a_row.max(self.in_a_row);
         self.folded |= is_active(&snapshot.other);
         self.complete &= snapshot.complete;
         self.window.take(snapshot);
+        self.most_of_window = self.most_of_window.max(self.window.intervals.len());
         self.last = Some(Last::of(snapshot));
         if self.window.seconds >= WINDOW_S {
             self.close();
@@ -165,6 +198,7 @@ impl Diagnosis {
         self.worst.take(&full, self.run);
         let found = self.conclude(&full, true);
         merge(&mut self.findings, found);
+        keep(&mut self.findings, MOST_KEPT, &mut self.left_out);
     }
 
     /// The findings as they stand, ranked.
@@ -196,17 +230,49 @@ impl Diagnosis {
             let of_one = (definition.rule)(watched, &limits).into_iter();
             found.extend(of_one.map(|finding| identified(finding, definition, host)));
         }
-        found
+        // What says more of the same stands before it in the list.
+        let is_said = |one: &Finding, told: &[Finding]| {
+            let more = |other: &Finding| one.unless.contains(&other.id.as_str());
+            told.iter().any(|other| more(other) && other.scope == one.scope)
+        };
+        let mut told: Vec<Finding> = Vec::new();
+        for one in found {
+            if !is_said(&one, &told) {
+                told.push(one);
+            }
+        }
+        told
+    }
+
+    /// The same of recordings. Which flows were wanted is not recorded: of filtered ones no finding is told of
+    /// a namespace that no flow is in.
+    #[must_use]
+    pub fn recorded(mut self) -> Option<Report> {
+        let namespaces = std::mem::take(&mut self.namespaces);
+        let mut report = Report { recorded: true, ..self.report()? };
+        if report.filtered {
+            let is_wanted = |netns: u32| namespaces.contains(&netns);
+            report.findings.retain(|finding| finding.scope.netns.is_none_or(is_wanted));
+            report.not_observable.push(
+                "recorded with filters: findings of namespaces that no flow is in are not told"
+                    .to_owned(),
+            );
+        }
+        Some(report)
     }
 
     /// The run is over: all that there is to say. None where there was no interval.
     #[must_use]
     pub fn report(mut self) -> Option<Report> {
         self.close();
-        let findings = std::mem::take(&mut self.findings);
+        let mut left_out = self.left_out;
         let last = self.last?;
-        let (findings, left_out) = few(order::rank(findings));
+        let mut findings = order::rank(self.findings);
+        keep(&mut findings, MOST_OF_ONE, &mut left_out);
         let withheld = self.withheld.into_iter();
+        let mut not_observable = not_observable(&last.signals, &self.window.series, self.folded);
+        not_observable.extend(unlisted(self.interfaces_left_out, self.queues_left_out));
+        not_observable.extend(too_long(self.most_in_a_row, self.most_of_window));
         Some(Report {
             schema: SCHEMA.to_owned(),
             host: last.host,
@@ -214,9 +280,10 @@ impl Diagnosis {
             start: self.start,
             end: last.end,
             intervals: self.intervals,
-            not_observable: not_observable(&last.signals, &self.window.series, self.folded),
+            not_observable,
             signals: last.signals,
-            accounting: last.accounting,
+            accounting: together(self.accounting, last.accounting),
+            recorded: false,
             complete: self.complete,
             filtered: last.filtered,
             findings,
@@ -225,6 +292,37 @@ impl Diagnosis {
             worst: self.worst.flows(),
         })
     }
+}
+
+/// Queueing disciplines that a node lists at most.
+const MOST_QUEUES: usize = 1_000;
+
+/// Whether the accounts begin anew: they are told since the start of a run.
+fn has_restarted(last: &Last, snapshot: &Snapshot) -> bool {
+    let fell = |(signal, account): (&String, &Account)| {
+        snapshot.accounting.get(signal).is_none_or(|now| now.seen < account.seen)
+    };
+    last.end != snapshot.start && last.accounting.iter().any(fell)
+}
+
+/// The accounts of several runs.
+fn together(
+    mut accounts: BTreeMap<String, Account>,
+    last: BTreeMap<String, Account>,
+) -> BTreeMap<String, Account> {
+    for (signal, account) in last {
+        let sum = accounts.entry(signal).or_default();
+        *sum = sum.plus(&account);
+    }
+    accounts
+}
+
+/// What of the node was not listed.
+fn unlisted(interfaces: u64, queues: bool) -> Vec<String> {
+    let interfaces =
+        (interfaces > 0).then(|| format!("{interfaces} network interfaces beyond those listed"));
+    let queues = queues.then(|| format!("queueing disciplines beyond the first {MOST_QUEUES}"));
+    interfaces.into_iter().chain(queues).collect()
 }
 
 /// Whether anything was counted.
@@ -245,39 +343,53 @@ fn identified(finding: Finding, definition: &Definition, host: &str) -> Finding 
     Finding { id: definition.id.to_owned(), scope, ..finding }
 }
 
-/// Adds findings of a later window: of one about the same, the worse is kept.
+/// Adds the findings of a later window: of one about the same, the worse is kept. What one window tells
+/// several times are several.
 fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>) {
+    let mut earlier: Vec<usize> = (0..findings.len()).collect();
     for new in later {
-        let same = |old: &&mut Finding| old.id == new.id && old.scope == new.scope;
-        match findings.iter_mut().find(same) {
-            None => findings.push(new),
-            Some(old) => {
-                let (start, end) = (old.start.clone(), new.end.clone());
-                let windows = old.windows + new.windows;
-                if new.rank(old).is_lt() {
-                    *old = new;
-                }
-                (old.start, old.end, old.windows) = (start, end, windows);
-            }
+        let Some(at) = earlier.iter().position(|&at| new.is_again(&findings[at])) else {
+            findings.push(new);
+            continue;
+        };
+        let old = &mut findings[earlier.remove(at)];
+        let (start, end) = (old.start.clone(), new.end.clone());
+        let windows = old.windows + new.windows;
+        if new.rank(old).is_lt() {
+            *old = new;
         }
+        (old.start, old.end, old.windows) = (start, end, windows);
     }
 }
 
-/// Not more of one id than anybody reads, and how many were left out.
-fn few(findings: Vec<Finding>) -> (Vec<Finding>, u64) {
-    let mut told: BTreeMap<String, usize> = BTreeMap::new();
-    let mut left_out = 0;
-    let mut kept = Vec::new();
-    for finding in findings {
-        let n = told.entry(finding.id.clone()).or_default();
-        *n += 1;
-        if *n <= MOST_OF_ONE {
-            kept.push(finding);
-        } else {
-            left_out += 1;
-        }
+/// Keeps not more of one id than so many, the worst of them, in the order in which they stand.
+fn keep(findings: &mut Vec<Finding>, most: usize, left_out: &mut BTreeMap<String, u64>) {
+    let mut of_one: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, finding) in findings.iter().enumerate() {
+        of_one.entry(&finding.id).or_default().push(at);
     }
-    (kept, left_out)
+    let mut is_kept = vec![true; findings.len()];
+    for (id, mut all) in of_one.into_iter().filter(|(_, all)| all.len() > most) {
+        all.sort_by(|&one, &other| findings[one].rank(&findings[other]));
+        *left_out.entry(id.to_owned()).or_default() += (all.len() - most) as u64;
+        all.iter().skip(most).for_each(|&at| is_kept[at] = false);
+    }
+    let mut is_kept = is_kept.into_iter();
+    findings.retain(|_| is_kept.next().unwrap_or(true));
+}
+
+/// What intervals are too long for, by how many there were in a row and in a window.
+fn too_long(in_a_row: usize, of_window: usize) -> Option<String> {
+    let least = if in_a_row < 2 {
+        "close-wait-leak, fin-wait-buildup, local-not-reading: what stays takes two intervals; give \
+         --interval half of --duration at most"
+    } else if of_window < 2 {
+        "local-not-reading: sockets that stay full take two intervals in a minute; give --interval 30s at \
+         most"
+    } else {
+        return None;
+    };
+    Some(least.to_owned())
 }
 
 fn not_observable(signals: &[SignalStatus], series: &Series, folded: bool) -> Vec<String> {

@@ -25,6 +25,7 @@ pub mod ethtool;
 pub mod links;
 pub mod listeners;
 pub mod memory;
+pub mod mounts;
 mod netlink;
 pub mod netns;
 pub mod own;
@@ -41,6 +42,7 @@ pub mod settings;
 pub mod sockets;
 pub mod surroundings;
 pub mod tcp_counters;
+pub mod vantage;
 
 /// A socket that was there before the first program was attached.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
@@ -12,6 +13,7 @@ use crate::{
     cli::{self, Asked},
     config::{Command, Config},
     exit::{self, Status},
+    node::vantage,
 };
 
 mod diagnose;
@@ -61,7 +63,7 @@ fn run() -> Result<Status> {
             return Ok(Status::Ran);
         }
     };
-    let config = Config::new(&cli)?;
+    let config = Config::new(&cli, &vantage::host_root(Path::new(vantage::USUAL)))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -73,6 +73,8 @@ pub trait Fold {
     fn latency(&mut self, _metric: MetricId, _nanoseconds: u64) {}
     /// `n` more of something that is counted by label.
     fn labelled(&mut self, _count: CountId, _label: Label, _n: u64) {}
+    /// What something that does not add up is now.
+    fn state(&mut self, _count: CountId, _value: u64) {}
     /// What is known of the socket itself.
     fn socket(&mut self, _event: &socket::Event) {}
     /// What an event of another signal says of the socket besides: its owner's process id and the

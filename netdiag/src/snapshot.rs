@@ -186,6 +186,10 @@ pub struct Doctor {
     pub lockdown: Option<String>,
     /// Preemption model (`none`, `voluntary`, `full`, `lazy`), null when unknown.
     pub preemption: Option<String>,
+    /// Where the node's file system is seen: `/`, elsewhere in a container.
+    pub host_root: String,
+    /// What of the node cannot be seen from here, and why: a container or missing capabilities hide it.
+    pub unseen: Vec<String>,
     /// How each signal would be observed.
     pub signals: Vec<SignalStatus>,
 }

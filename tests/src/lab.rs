@@ -7,6 +7,7 @@
 //! run side by side under one netdiag; addresses, devices and processes tell whose finding it is.
 
 pub mod act;
+mod blind;
 pub mod cgroup;
 pub mod judge;
 pub mod run;

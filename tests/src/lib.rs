@@ -9,6 +9,7 @@
 pub mod bpf;
 pub mod bpftrace;
 pub mod conntrack;
+pub mod container;
 pub mod counters;
 pub mod dns;
 pub mod dropping;

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::{
     conntrack::module,
     machine::{self, Series},
-    reader, tool,
+    reader, tool, tree,
 };
 
 /// The kernels that netdiag is held to work on: Debian's, by series.
@@ -40,6 +40,10 @@ pub enum Feature {
     Bpftrace,
     /// A C compiler with objcopy.
     Compiler,
+    /// runc, to start containers.
+    Runc,
+    /// The toolchain and the work tree that everything is built from.
+    Cargo,
     /// setpriv, to give privileges up.
     Setpriv,
     /// The Java, Python and JavaScript readers of histogram logs.
@@ -76,9 +80,11 @@ pub fn expectation(feature: Feature) -> Expectation {
             }
         }
         Feature::Netem | Feature::OwnModules => machine::amount(May, Must),
-        Feature::Nft | Feature::Conntrack | Feature::Bpftool | Feature::Setpriv => Must,
+        Feature::Nft | Feature::Conntrack | Feature::Bpftool | Feature::Runc | Feature::Setpriv => {
+            Must
+        }
         Feature::Bpftrace => machine::amount(Must, May),
-        Feature::Compiler | Feature::Readers | Feature::Redis | Feature::Http2 => {
+        Feature::Compiler | Feature::Cargo | Feature::Readers | Feature::Redis | Feature::Http2 => {
             machine::amount(Must, Absent)
         }
     }
@@ -106,6 +112,10 @@ pub fn available(feature: Feature) -> bool {
         Feature::Bpftool => tool::find("bpftool").is_some(),
         Feature::Bpftrace => tool::find("bpftrace").is_some(),
         Feature::Compiler => tool::find("cc").is_some() && tool::find("objcopy").is_some(),
+        Feature::Runc => tool::find("runc").is_some(),
+        Feature::Cargo => {
+            tool::find("cargo").is_some() && tree::root().is_ok_and(|tree| tree.is_some())
+        }
         Feature::Setpriv => tool::find("setpriv").is_some(),
         Feature::Readers => reader::all().is_ok(),
         Feature::Redis => tool::find("redis-benchmark").is_some(),

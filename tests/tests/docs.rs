@@ -194,11 +194,14 @@ fn a_summary_is_the_first_sentence() {
     assert_eq!(summary("use a;\n//! One"), None);
 }
 
-/// Flags of netdiag that a document speaks of; those of cargo are not.
+/// Programs whose flags are their own.
+const OTHERS: [&str; 6] = ["cargo ", "nsenter ", "kubectl ", "docker ", "ctr ", "pahole "];
+
+/// Flags of netdiag that a document speaks of; those of others are not.
 fn flags(document: &str) -> BTreeSet<&str> {
     document
         .lines()
-        .filter(|line| !["cargo ", "nsenter "].iter().any(|other| line.contains(other)))
+        .filter(|line| !OTHERS.iter().any(|other| line.contains(other)))
         .flat_map(|line| line.split(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c))))
         .filter_map(|word| word.strip_prefix("--"))
         .filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase()))
@@ -213,9 +216,12 @@ fn flags_that_are_spoken_of_exist() -> Result<()> {
     for part in command.get_subcommands() {
         known.extend(part.get_arguments().filter_map(|flag| flag.get_long()).map(str::to_owned));
     }
-    let document = fs::read_to_string(root.join("README.md"))?;
-    let unknown: Vec<_> = flags(&document).into_iter().filter(|&f| !known.contains(f)).collect();
-    assert!(unknown.is_empty(), "README.md speaks of flags that netdiag has not: {unknown:?}");
+    for name in ["README.md", "docs/kubernetes.md"] {
+        let document = fs::read_to_string(root.join(name))?;
+        let unknown: Vec<_> =
+            flags(&document).into_iter().filter(|&f| !known.contains(f)).collect();
+        assert!(unknown.is_empty(), "{name} speaks of flags that netdiag has not: {unknown:?}");
+    }
     assert_eq!(flags("`--no-such x` --a=b <!-- c -->"), ["no-such", "a"].into());
     Ok(())
 }

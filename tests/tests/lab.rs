@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use netdiag::finding::DEFINITIONS;
+use netdiag_common::signal::Signal;
 use netdiag_tests::{
     facts::Facts,
     lab::{
@@ -41,9 +42,13 @@ fn act() {
     act::perform();
 }
 
-fn play(names: &[&str], twins: bool) -> Result<()> {
-    let manner =
-        Manner { time: Duration::from_secs(12), together: machine::amount(12, 2), diagnose: true };
+fn play(names: &[&str], twins: bool, without: &'static [Signal]) -> Result<()> {
+    let manner = Manner {
+        time: Duration::from_secs(12),
+        together: machine::amount(12, 2),
+        diagnose: true,
+        without,
+    };
     let seed = Random::default().below(u64::MAX);
     let mut cases = Vec::new();
     for name in names {
@@ -68,6 +73,7 @@ fn play(names: &[&str], twins: bool) -> Result<()> {
             facts.holds(format_args!("{name}: the first finding is right"), judgement.right);
             facts.holds(format_args!("{name}: its scope is right"), judgement.scoped);
             facts.equal(format_args!("{name}: other findings"), judgement.others, vec![]);
+            facts.equal(format_args!("{name}: without a signal"), outcome.blind, vec![]);
         }
     }
     facts.finish();
@@ -77,13 +83,28 @@ fn play(names: &[&str], twins: bool) -> Result<()> {
 #[test]
 fn faults_are_named_and_twins_are_not() -> Result<()> {
     let _alone = alone();
-    if machine::emulated() { play(&WHERE_ALL_IS_SLOW, false) } else { play(&FAULTS, true) }
+    if machine::emulated() {
+        play(&WHERE_ALL_IS_SLOW, false, &[])
+    } else {
+        play(&FAULTS, true, &[])
+    }
+}
+
+/// Ten netdiags at once are too much for an emulated machine.
+#[test]
+fn what_cannot_be_seen_is_withheld_and_nothing_turns_wrong() -> Result<()> {
+    let _alone = alone();
+    if machine::emulated() {
+        play(&WHERE_ALL_IS_SLOW, false, &[Signal::Socket, Signal::Drop])
+    } else {
+        play(&FAULTS, false, Signal::ALL)
+    }
 }
 
 #[test]
 fn healthy_workloads_are_healthy() -> Result<()> {
     let _alone = alone();
-    play(&HEALTHY[..machine::amount(HEALTHY.len(), 2)], false)
+    play(&HEALTHY[..machine::amount(HEALTHY.len(), 2)], false, &[])
 }
 
 /// Each finding has its fault, which bears its name.

@@ -21,6 +21,7 @@ first, and with the right scope, and what else was found. It fails when any run 
 Examples:
   cargo xtask lab --runs 10                        all that this machine can have
   cargo xtask lab --runs 3 --only dns --seed 7     some, with the parameters of that seed
+  cargo xtask lab --blind --no-twins               each fault with each signal switched off in turn
   cargo xtask lab --prove                          only whether the faults are there
   cargo xtask lab --kernel 6.12 --only softnet     in a virtual machine"
 )]
@@ -37,6 +38,10 @@ pub(crate) struct Args {
     #[arg(long)]
     no_twins: bool,
 
+    /// Only twins and healthy workloads, in which nothing must be found
+    #[arg(long, conflicts_with_all = ["no_twins", "prove"])]
+    no_faults: bool,
+
     /// What the parameters are drawn from; the time unless given
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -52,6 +57,10 @@ pub(crate) struct Args {
     /// Only prove the faults, without netdiag
     #[arg(long)]
     prove: bool,
+
+    /// Beside it once without each signal: what depends on that one must be withheld, and nothing turn wrong
+    #[arg(long, conflicts_with = "prove")]
+    blind: bool,
 
     /// In a virtual machine with this kernel: 5.10, 6.1, 6.12, or the newest that Debian has
     #[arg(long, value_name = "SERIES")]
@@ -98,7 +107,12 @@ impl Args {
             all.extend(number.into_iter().flat_map(|number| [flag.to_owned(), number.to_string()]));
         }
         all.extend(self.only.iter().flat_map(|name| ["--only".to_owned(), name.clone()]));
-        for (flag, is_set) in [("--no-twins", self.no_twins), ("--prove", self.prove)] {
+        for (flag, is_set) in [
+            ("--no-twins", self.no_twins),
+            ("--no-faults", self.no_faults),
+            ("--prove", self.prove),
+            ("--blind", self.blind),
+        ] {
             all.extend(is_set.then(|| flag.to_owned()));
         }
         all.into_iter().map(OsString::from).collect()

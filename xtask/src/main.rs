@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod ebpf;
+mod image;
 mod lab;
 mod packages;
 mod process;
@@ -37,6 +38,7 @@ enum Command {
     Run(run::Args),
     Test(test::Args),
     Vm(vm::Args),
+    Image(image::Args),
     Bench(bench::Args),
     Lab(lab::Args),
 }
@@ -58,6 +60,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run(args) => run::main(&args),
         Command::Test(args) => test::main(&args),
         Command::Vm(args) => vm::main(&args),
+        Command::Image(args) => image::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Lab(args) => lab::main(&args),
     }

@@ -73,7 +73,7 @@ impl std::fmt::Display for EbpfTools {
 
 /// Installs what runs virtual machines and what their root file system is made of.
 pub(crate) fn vm_tools() -> Result<()> {
-    const TOOLS: [(&str, &str); 10] = [
+    const TOOLS: [(&str, &str); 11] = [
         ("busybox", "busybox-static"),
         ("depmod", "kmod"),
         ("xz", "xz-utils"),
@@ -84,6 +84,7 @@ pub(crate) fn vm_tools() -> Result<()> {
         ("ping", "iputils-ping"),
         ("sysctl", "procps"),
         ("bpftool", "bpftool"),
+        ("runc", "runc"),
     ];
     programs(&TOOLS, "virtual machines to test on other kernels")?;
     Emulator::get().map(drop)

@@ -9,6 +9,7 @@ mod tally;
 
 use std::{
     collections::VecDeque,
+    env,
     ffi::OsString,
     io::Write as _,
     process::{Command, ExitCode},
@@ -25,12 +26,12 @@ use self::{
     steps::{Output, Steps},
     tally::Tally,
 };
-use crate::{build, process, setup, workspace};
+use crate::{build, image, process, setup, workspace};
 
 /// Run every check and test
 #[derive(clap::Args)]
 #[command(
-    after_help = "Steps: format, unit, native, lints, licences, and vm-NAME for each machine: vm-5.10, vm-6.1,
+    after_help = "Steps: format, unit, native, image, lints, licences, and vm-NAME for each machine: vm-5.10, vm-6.1,
 vm-6.12, vm-newest, vm-6.12-preempt, vm-6.12-lockdown. The steps set-up and build-tests come first
 where others need them. The native tests run alone; then machines, lints and licences together.
 
@@ -58,7 +59,7 @@ pub(crate) struct Args {
 type Job<'a> = (&'static str, Box<dyn FnOnce(&mut Output) -> Result<Tally> + Send + 'a>);
 
 /// The steps by name, but for those that only prepare others and those in machines.
-const STEPS: [&str; 5] = ["format", "unit", "native", "lints", "licences"];
+const STEPS: [&str; 6] = ["format", "unit", "native", "image", "lints", "licences"];
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let names: Vec<_> =
@@ -85,6 +86,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         jobs.extend(MACHINES.iter().map(|machine| -> Job<'_> {
             (machine.name, Box::new(|output| machine.run(&built, &args.arguments, output)))
         }));
+        jobs.push(("image", Box::new(image)));
     }
     jobs.push(("lints", Box::new(lints)));
     jobs.push(("licences", Box::new(licences)));
@@ -159,6 +161,15 @@ fn native(built: &[Binary], arguments: &[OsString], output: &mut Output) -> Resu
         tally.took.push((binary.name.clone(), began.elapsed().as_secs()));
     }
     Ok(tally)
+}
+
+/// The image's root file system: its size, and that netdiag finds all it needs in it.
+fn image(output: &mut Output) -> Result<Tally> {
+    let (root, _) = image::root_file_system(&workspace::netdiag("release"))?;
+    let mut command = Command::new(env::current_exe()?);
+    command.args(["vm", "--no-build", "--kernel", "6.12"]);
+    command.arg(format!("--bring={}=/image", root.display()));
+    runner::check(command.args(["--", "sh", "-c", image::DOCTOR]), output)
 }
 
 fn lints(output: &mut Output) -> Result<Tally> {

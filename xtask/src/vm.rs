@@ -34,7 +34,7 @@ const VM_FAILED: u8 = 125;
 /// Run a command as root on a stock Debian kernel, in a virtual machine
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "The guest has netdiag, bash, busybox, ip, tc, ss, nft, conntrack, ping, sysctl, bpftool and the
+    after_help = "The guest has netdiag, bash, busybox, ip, tc, ss, nft, conntrack, ping, runc, sysctl, bpftool and the
 kernel's network modules; no network beyond lo. The command runs in /root. Exit status: the
 command's, 124 when it took too long, 125 when the machine failed.
 

@@ -112,7 +112,7 @@ pub fn filters(targets: &Targets, node: &impl Lookup) -> Result<Filters, Error> 
         netns: numbers(netns.into_iter()),
         peer: prefixes(&targets.peers),
         comm,
-        by_cgroup: u32::from(targets.owners.asks_for_place()),
+        by_cgroup: u64::from(targets.owners.asks_for_place()),
     })
 }
 

@@ -18,7 +18,7 @@ use crate::{
 
 fn config(line: &str) -> Result<Config, Error> {
     match cli::parse(line.split(' ').map(Into::into))? {
-        Asked::Run(cli) => Config::new(&cli),
+        Asked::Run(cli) => Config::new(&cli, Path::new("/node")),
         Asked::Print(text) => panic!("`{line}` prints {text}"),
     }
 }

@@ -1,5 +1,12 @@
 use super::{order::rank, *};
-use crate::{finding::Severity, watched::kit};
+use crate::{
+    finding::Severity,
+    snapshot::{
+        Owner,
+        node::{HeldSockets, PortUse, Ports, Sockets, States},
+    },
+    watched::kit,
+};
 
 fn lossy(second: u64, lost: u64) -> Snapshot {
     let flow = kit::flow("f1")
@@ -112,4 +119,81 @@ fn causes_come_before_their_symptoms() {
 #[test]
 fn no_run_no_report() {
     assert_eq!(Diagnosis::new(Thresholds::new()).report(), None);
+}
+
+/// A destination has ports of its own for each local address.
+#[test]
+fn several_of_one_window_and_scope_are_several() {
+    let mut diagnosis = Diagnosis::new(Thresholds::new());
+    for second in 0..150 {
+        let mut snapshot = kit::snapshot(second, vec![]);
+        let to = |ip: &str| PortUse {
+            local_ip: ip.parse().expect("an address"),
+            peer: kit::end("10.0.0.2", 3306),
+            taken: 900,
+            time_wait: 800,
+            owner: kit::owner("worker"),
+        };
+        // The first one has no ports of it any more in the last window.
+        let both = ["10.0.0.1", "10.0.0.9"].map(to);
+        snapshot.node.ports.push(Ports {
+            netns: kit::NETNS,
+            age_ns: 0,
+            first: None,
+            last: None,
+            available: Some(1_000),
+            taken: 1_800,
+            destinations: both[usize::from(second >= 120)..].to_vec(),
+        });
+        diagnosis.take(&snapshot);
+    }
+    let findings = diagnosis.report().expect("a report").findings;
+    let mut windows: Vec<_> = findings.iter().map(|one| (&one.part[..], one.windows)).collect();
+    windows.sort_unstable();
+    assert_eq!(windows, [("10.0.0.1", 2), ("10.0.0.9", 3)]);
+}
+
+/// Workers that live for a minute each leak sockets for a day.
+#[test]
+fn however_long_a_run_is_its_findings_are_bounded() {
+    let mut diagnosis = Diagnosis::new(Thresholds::new());
+    for second in 0..60 * 300 {
+        let minute = second / 60;
+        let mut snapshot = kit::snapshot(second % 3_600, vec![]);
+        let owner = Owner { pid: Some(1_000 + minute as u32), ..kit::owner("worker") };
+        let count = if minute == 7 { 2_000 } else { 200 };
+        let states = States { close_wait: count, ..States::default() };
+        let close_wait = vec![HeldSockets { owner, count }];
+        let sockets = Sockets { netns: kit::NETNS, states, close_wait, ..Sockets::default() };
+        snapshot.node.sockets.push(sockets);
+        diagnosis.take(&snapshot);
+        assert!(diagnosis.findings.len() <= MOST_KEPT);
+    }
+    let report = diagnosis.report().expect("a report");
+    assert_eq!(report.findings.len(), MOST_OF_ONE);
+    assert_eq!(report.findings[0].severity, Severity::Critical, "the worst are kept");
+    assert_eq!(report.left_out, BTreeMap::from([("close-wait-leak".to_owned(), 300 - 20)]));
+}
+
+#[test]
+fn recordings_of_several_runs_are_accounted_for_together() {
+    let mut diagnosis = Diagnosis::new(Thresholds::new());
+    for (second, seen) in [(0, 5), (1, 9), (10, 2), (11, 3)] {
+        let mut snapshot = lossy(second, 10);
+        snapshot.accounting.entry("rtt".to_owned()).or_default().seen = seen;
+        snapshot.filtered = true;
+        snapshot.node.interfaces_left_out = Some(7);
+        let states = States { time_wait: 30_000, ..States::default() };
+        for netns in [kit::NETNS, kit::NETNS + 1] {
+            snapshot.node.sockets.push(Sockets { netns, states, ..Sockets::default() });
+        }
+        diagnosis.take(&snapshot);
+    }
+    let report = diagnosis.recorded().expect("a report");
+    assert_eq!((report.accounting["rtt"].seen, report.recorded), (12, true));
+    let waits = report.findings.iter().filter(|one| one.id == "time-wait-buildup");
+    let waits: Vec<_> = waits.map(|one| one.scope.netns).collect();
+    assert_eq!(waits, [Some(kit::NETNS)], "no flow is in the other one");
+    let said = |what: &str| report.not_observable.iter().any(|line| line.contains(what));
+    assert!(said("recorded with filters") && said("7 network interfaces"));
 }

@@ -50,9 +50,10 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     node.sockets.iter().flat_map(|sockets| of_namespace(watched, limits, sockets)).collect()
 }
 
-fn close_wait(node: &Node, netns: u32) -> Option<u64> {
+/// How many, and how old that is.
+fn close_wait(node: &Node, netns: u32) -> Option<(u64, u64)> {
     let sockets = node.sockets.iter().find(|one| one.netns == netns)?;
-    Some(sockets.states.close_wait)
+    Some((sockets.states.close_wait, sockets.age_ns))
 }
 
 fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Finding> {
@@ -66,6 +67,8 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Fi
         return Vec::new();
     }
     let grew = last - first;
+    let told: u64 = sockets.close_wait.iter().map(|held| held.count).sum();
+    let untold = sockets.states.close_wait.saturating_sub(told);
     let is_known = |held: &&HeldSockets| held.owner.pid.is_some() || held.owner.comm.is_some();
     let known = sockets.close_wait.iter().filter(is_known);
     let many: Vec<_> = known.filter(|held| held.count as f64 >= limits.of(&COUNT)).collect();
@@ -73,9 +76,16 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Fi
         let nobody = Owner::default();
         return Vec::from_iter(found(watched, limits, netns, &nobody, *last, grew));
     }
-    many.iter()
-        .filter_map(|held| found(watched, limits, netns, &held.owner, held.count, grew))
-        .collect()
+    let found =
+        many.iter().filter_map(|held| found(watched, limits, netns, &held.owner, held.count, grew));
+    let found = found.map(|finding| match untold {
+        0 => finding,
+        n => finding.not_seeing(format!(
+            "whose {n} more of the namespace are, maybe this one's: owners are told of the first 4,096 only, and \
+             of ten processes"
+        )),
+    });
+    found.collect()
 }
 
 fn found(
@@ -149,6 +159,45 @@ mod tests {
         check(&DEFINITION, &of(|_| 1_010), Some(Severity::Critical));
         check(&DEFINITION, &of(|second| if second < 5 { 0 } else { 300 }), Some(Severity::Warning));
         check(&DEFINITION, &of(|second| if second < 6 { 0 } else { 300 }), None);
+    }
+
+    /// Where there are many sockets they are not counted in each interval.
+    #[test]
+    fn one_count_that_is_told_again_is_one() {
+        let counted = |every: u64| {
+            kit::with_nodes(&[], |second, node| {
+                let states = States { close_wait: 300, ..States::default() };
+                let age_ns = second % every * 1_000_000_000;
+                node.sockets.push(Sockets { netns: NETNS, age_ns, states, ..Sockets::default() });
+            })
+        };
+        check(&DEFINITION, &counted(10), None);
+        check(&DEFINITION, &counted(5), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn what_has_no_owner_is_said() {
+        let watched = kit::with_node(&[], |node| {
+            let states = States { close_wait: 9_000, ..States::default() };
+            let close_wait = vec![HeldSockets { owner: kit::owner("orders"), count: 4_096 }];
+            node.sockets.push(Sockets { netns: NETNS, states, close_wait, ..Sockets::default() });
+        });
+        let found = rule(&watched, &Limits::default()).remove(0);
+        assert!(found.not_observable[0].contains("4904 more"), "{:?}", found.not_observable);
+    }
+
+    #[test]
+    fn two_long_intervals_are_enough() {
+        let mut watched = Watched::default();
+        for minute in 0..2 {
+            let mut snapshot = kit::snapshot(minute * 60, vec![]);
+            snapshot.end = kit::snapshot(minute * 60 + 60, vec![]).start;
+            let states = States { close_wait: 300, ..States::default() };
+            snapshot.node.sockets.push(Sockets { netns: NETNS, states, ..Sockets::default() });
+            watched = watched.next();
+            watched.take(&snapshot);
+            check(&DEFINITION, &watched, (minute > 0).then_some(Severity::Warning));
+        }
     }
 
     /// A server that closes late has some, and then others.

@@ -73,7 +73,7 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     let asked = asked.iter().filter_map(|(&(netns, ip, port), group)| {
         let cut = Cut::of(
             group,
-            limits,
+            (watched, limits),
             |flow| flow.sums.at_least("resets_received"),
             |flow| {
                 flow.sums.at_least("bytes_sent") > 0 && flow.sums.at_least("bytes_received") == 0
@@ -86,7 +86,7 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
         let sent = |flow: &Seen| {
             flow.sums.at_least("resets_sent").saturating_sub(flow.sums.at_least(NO_CONNECTION))
         };
-        let cut = Cut::of(group, limits, sent, |flow| {
+        let cut = Cut::of(group, (watched, limits), sent, |flow| {
             flow.sums.at_least("bytes_received") > 0 && flow.sums.at_least("bytes_sent") == 0
         })?;
         Some(by_service(watched, limits, (netns, port), &cut))
@@ -100,13 +100,25 @@ struct Cut<'a> {
     connections: usize,
     share: f64,
     in_vain: usize,
+    seconds: f64,
     severity: Severity,
+}
+
+/// Seconds with resets, at least: of intervals longer than one, the first and the last may have had theirs
+/// within one, where they meet. Never more than connections that were reset.
+fn seconds(group: &Group<'_>, every: f64) -> f64 {
+    let intervals = f64::from(group.seconds(|course| course.reset).count());
+    if every < 1.5 {
+        return intervals;
+    }
+    let spans = intervals * every - 2.0 * (every - 1.0);
+    spans.min(group.flows.len() as f64).max(intervals.min(2.0)).floor()
 }
 
 impl<'a> Cut<'a> {
     fn of(
         all: &Group<'a>,
-        limits: &Limits,
+        (watched, limits): (&Watched, &Limits),
         resets: impl Fn(&Seen) -> u64,
         is_in_vain: impl Fn(&Seen) -> bool,
     ) -> Option<Self> {
@@ -120,7 +132,7 @@ impl<'a> Cut<'a> {
         if (count as f64) < limits.of(&LEAST) {
             return None;
         }
-        let seconds = f64::from(group.seconds(|course| course.reset).count());
+        let seconds = seconds(&group, watched.every());
         let is_failing =
             in_vain as f64 >= limits.of(&LEAST) && seconds >= limits.of(&LEAST_SECONDS);
         let goes_on = is_failing || seconds >= limits.of(&LONG_SECONDS);
@@ -129,19 +141,25 @@ impl<'a> Cut<'a> {
             share if share >= limits.of(&CRITICAL_SHARE) => Severity::Critical,
             _ => Severity::Warning,
         };
-        Some(Self { group, connections, share, in_vain, severity })
+        Some(Self { group, connections, share, in_vain, seconds, severity })
     }
 
     fn told(&self, watched: &Watched, limits: &Limits, scope: Scope, title: String) -> Finding {
         let threshold = if self.severity == Severity::Critical { &CRITICAL_SHARE } else { &SHARE };
-        let seconds = self.group.seconds(|course| course.reset).count();
         let count = self.group.flows.len();
-        Finding::new(watched, self.severity, scope, title)
+        let finding = Finding::new(watched, self.severity, scope, title)
             .beyond(watched, "connections reset of all", self.share, threshold, limits)
             .beyond(watched, "connections reset", count as f64, &LEAST, limits)
-            .beyond(watched, "seconds with resets", f64::from(seconds), &LEAST_SECONDS, limits)
+            .beyond(watched, "seconds with resets", self.seconds, &LEAST_SECONDS, limits)
             .with(watched, "reset with a request and no answer", self.in_vain as f64, Unit::Count)
-            .with(watched, "connections", self.connections as f64, Unit::Count)
+            .with(watched, "connections", self.connections as f64, Unit::Count);
+        let every = watched.every();
+        if self.severity == Severity::Info && every > 2.0 {
+            return finding.not_seeing(format!(
+                "whether it goes on: intervals of {every:.0} s do not tell a burst from it; -i 1s does"
+            ));
+        }
+        finding
     }
 }
 
@@ -236,6 +254,25 @@ mod tests {
         // They had had answers.
         check(&DEFINITION, &of(4, 9, 900), Some(Severity::Info));
         check(&DEFINITION, &of(4, 10, 900), Some(Severity::Warning));
+    }
+
+    /// Intervals of ten seconds: what goes on through three of them is no deploy.
+    #[test]
+    fn long_intervals() {
+        let slow = |intervals: u64, each: u64| {
+            let mut watched = Watched::default();
+            for nth in 0..6 {
+                let one = |n| once(&format!("f{nth}-{n}"), 0, u64::from(nth < intervals));
+                let mut snapshot = kit::snapshot(nth * 10, (0..each).map(one).collect());
+                snapshot.end = kit::snapshot(nth * 10 + 10, vec![]).start;
+                watched.take(&snapshot);
+            }
+            watched
+        };
+        check(&DEFINITION, &slow(3, 6), Some(Severity::Critical));
+        check(&DEFINITION, &slow(2, 6), Some(Severity::Info));
+        let found = rule(&slow(2, 6), &Limits::default()).remove(0);
+        assert!(found.not_observable[0].contains("-i 1s"), "{:?}", found.not_observable);
     }
 
     #[test]

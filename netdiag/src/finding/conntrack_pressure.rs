@@ -17,19 +17,11 @@ const FILL: Threshold = Threshold {
     help: "part of the table that is taken, at most",
     source: "field practice: from 80 % on it is worth a look",
 };
-const FULL: Threshold = Threshold {
-    name: "full",
-    value: 0.95,
-    unit: Unit::Ratio,
-    help: "the same, from which on it is conntrack-full",
-    source: "field practice: 95 % and more is bad",
-};
-
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
     id: "conntrack-pressure",
     help: "the connection tracking table is nearly full",
-    thresholds: &[&FILL, &FULL],
+    thresholds: &[&FILL],
     needs: &[],
     exact: &[],
     causes: &["connection-churn"],
@@ -45,8 +37,7 @@ fn of_table(watched: &Watched, limits: &Limits, tracked: &Tracked) -> Option<Fin
     let table = &tracked.table;
     let max = table.max.filter(|max| *max > 0)?;
     let fill = tracked.fill?;
-    let is_full = fill >= limits.of(&FULL) || dropped(watched, tracked) > 0;
-    if fill < limits.of(&FILL) || is_full {
+    if fill < limits.of(&FILL) {
         return None;
     }
     let title = format!(
@@ -56,6 +47,7 @@ fn of_table(watched: &Watched, limits: &Limits, tracked: &Tracked) -> Option<Fin
     );
     let finding =
         Finding::new(watched, Severity::Warning, Scope::namespace(table.netns), title)
+            .unless(&["conntrack-full"])
             .because(
                 "A burst of new connections fills the rest. What finds no room is dropped without a word; \
                  clients see timeouts.",
@@ -72,7 +64,10 @@ fn of_table(watched: &Watched, limits: &Limits, tracked: &Tracked) -> Option<Fin
         finding
     };
     let finding = with_creators(finding, watched, table.netns);
-    let finding = finding.ruling_out("packets dropped for want of room: none in the window");
+    let finding = match dropped(watched, tracked) {
+        0 => finding.ruling_out("packets dropped for want of room: none in the window"),
+        n => finding.with(watched, "packets dropped by a full table", n as f64, Unit::Count),
+    };
     Some(advised(finding, watched, table.netns, max))
 }
 
@@ -80,48 +75,63 @@ fn of_table(watched: &Watched, limits: &Limits, tracked: &Tracked) -> Option<Fin
 mod tests {
     use super::*;
     use crate::{
+        diagnosis::{Diagnosis, Thresholds},
         finding::tests::check,
         snapshot::ConntrackTable,
         watched::kit::{self, NETNS},
     };
 
-    /// A table of ten thousand, with so many entries at first and at the end.
-    fn of(first: u64, last: u64, drop: u64) -> Watched {
+    /// One of ten thousand.
+    fn table(entries: u64, drop: u64) -> ConntrackTable {
+        ConntrackTable {
+            netns: NETNS,
+            entries,
+            max: Some(10_000),
+            insert_failed: Some(0),
+            drop: Some(drop),
+            early_drop: Some(0),
+            clash_resolve: None,
+            invalid: Some(0),
+            chaintoolong: None,
+        }
+    }
+
+    /// With so many entries at first and at the end.
+    fn of(first: u64, last: u64) -> Watched {
         kit::with_nodes(&[], |second, node| {
-            node.conntrack.push(ConntrackTable {
-                netns: NETNS,
-                entries: first + (last - first) * second / 9,
-                max: Some(10_000),
-                insert_failed: Some(0),
-                drop: Some(drop),
-                early_drop: Some(0),
-                clash_resolve: None,
-                invalid: Some(0),
-                chaintoolong: None,
-            });
+            node.conntrack.push(table(first + (last - first) * second / 9, 0));
         })
     }
 
     #[test]
     fn thresholds() {
-        check(&DEFINITION, &of(7_000, 7_999, 0), None);
-        check(&DEFINITION, &of(7_000, 8_000, 0), Some(Severity::Warning));
-        check(&DEFINITION, &of(7_000, 9_499, 0), Some(Severity::Warning));
-        check(&DEFINITION, &of(7_000, 9_500, 0), None);
+        check(&DEFINITION, &of(7_000, 7_999), None);
+        check(&DEFINITION, &of(7_000, 8_000), Some(Severity::Warning));
+        check(&DEFINITION, &of(7_000, 9_499), Some(Severity::Warning));
     }
 
+    /// By the thresholds of conntrack-full, whatever they are.
     #[test]
     fn a_full_one_is_told_of_once() {
-        check(&DEFINITION, &of(9_100, 9_100, 5), None);
-        check(
-            &super::super::conntrack_full::DEFINITION,
-            &of(9_100, 9_100, 5),
-            Some(Severity::Critical),
-        );
+        let told = |last: u64, drop: u64, fill: f64| {
+            let given = Limits::new(vec![("fill", fill)]);
+            let mut diagnosis = Diagnosis::new(Thresholds::from([("conntrack-full", given)]));
+            for second in 0..10 {
+                let mut snapshot = kit::snapshot(second, vec![]);
+                snapshot.node.conntrack.push(table(last, drop));
+                diagnosis.take(&snapshot);
+            }
+            let found = diagnosis.report().expect("a report").findings;
+            found.into_iter().map(|one| one.id).collect::<Vec<_>>()
+        };
+        assert_eq!(told(9_499, 0, 0.95), ["conntrack-pressure"]);
+        assert_eq!(told(9_500, 0, 0.95), ["conntrack-full"]);
+        assert_eq!(told(9_700, 0, 0.99), ["conntrack-pressure"]);
+        assert_eq!(told(9_100, 5, 0.95), ["conntrack-full"]);
     }
 
     #[test]
     fn wording() {
-        insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &of(8_000, 8_900, 0)));
+        insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &of(8_000, 8_900)));
     }
 }

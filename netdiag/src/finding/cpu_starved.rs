@@ -5,10 +5,7 @@ use super::{
 };
 use crate::{
     format,
-    snapshot::{
-        Owner,
-        node::{Cpu, CpuShare, Throttled},
-    },
+    snapshot::node::{Cpu, CpuShare, Throttled},
     watched::{Seen, Watched},
 };
 
@@ -116,6 +113,15 @@ fn inside<'a>(watched: &'a Watched, group: &str) -> Vec<&'a Seen> {
     watched.flows.values().filter(is_in).collect()
 }
 
+/// Whether a flow's cgroup and this one are of one hierarchy, or named alike in all: in version 1 CPU limits have a
+/// hierarchy of their own, in which a process may be elsewhere than in the one that owners are told by.
+fn is_comparable(flow: &Seen, group: &Throttled) -> bool {
+    let first = |path: &str| path.trim_matches('/').split('/').next().map(str::to_owned);
+    let is_container = group.owner.container.is_some() || group.owner.pod_uid.is_some();
+    let cgroup = flow.owner.cgroup.as_deref();
+    cgroup.is_some_and(|cgroup| is_container || first(cgroup) == first(&group.cgroup))
+}
+
 fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Finding> {
     let ratio = group.throttled_periods as f64 / group.periods.max(1) as f64;
     let steps = [(Severity::Critical, &THROTTLED_CRITICAL), (Severity::Warning, &THROTTLED)];
@@ -124,14 +130,14 @@ fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Fi
         return None;
     }
     let flows = inside(watched, &group.cgroup);
-    let knows = watched.flows.values().any(|flow| flow.owner.cgroup.is_some());
+    let knows = watched.flows.values().any(|flow| is_comparable(flow, group));
     // Whom nobody asks and who asks nobody is no matter of the network.
     let severity = if knows && flows.is_empty() { Severity::Info } else { severity };
     let scope = match flows.first() {
         Some(first) if flows.iter().all(|flow| flow.owner.pid == first.owner.pid) => {
             Scope::process(first.netns, &first.owner)
         }
-        _ => Scope::node("").by(&Owner { cgroup: Some(group.cgroup.clone()), ..Owner::default() }),
+        _ => Scope::node("").by(&group.owner),
     };
     let cgroup = &group.cgroup;
     let title = format!(
@@ -140,6 +146,7 @@ fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Fi
     );
     let per_period = group.throttled_us as f64 * 1e3 / group.throttled_periods.max(1) as f64;
     let finding = Finding::new(watched, severity, scope, title)
+        .about(cgroup.as_str())
         .because(
             "When it has used its CPU time of a period, all its threads stop until the next one begins: requests \
              that it has are answered late, connections are accepted late, and the network is not to blame.",
@@ -263,11 +270,16 @@ fn of_node(watched: &Watched, limits: &Limits) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{finding::tests::check, snapshot::node::Pressure, watched::kit};
+    use crate::{
+        finding::tests::check,
+        snapshot::{Owner, node::Pressure},
+        watched::kit,
+    };
 
     fn throttled(periods: u64, held: u64) -> Throttled {
         Throttled {
             cgroup: "/pods/render".to_owned(),
+            owner: Owner { cgroup: Some("/pods/render".to_owned()), ..Owner::default() },
             periods,
             throttled_periods: held,
             throttled_us: held * 60_000,
@@ -322,6 +334,8 @@ mod tests {
     #[test]
     fn who_has_no_connections_is_no_matter_of_the_network() {
         check(&DEFINITION, &of(100, 90, Some("/pods/renderer")), Some(Severity::Info));
+        // Of another hierarchy, so that it is not known who is in it.
+        check(&DEFINITION, &of(100, 90, Some("/session/1")), Some(Severity::Critical));
         let watched = of(100, 90, Some("/pods/render/main"));
         check(&DEFINITION, &watched, Some(Severity::Critical));
         let scope = rule(&watched, &Limits::default()).remove(0).scope;

@@ -78,12 +78,14 @@ fn worst(watched: &Watched) -> Vec<Worst<'_>> {
     worst
 }
 
-/// Connects to it that found no port.
-fn failed(watched: &Watched, netns: u32, ip: IpAddr, port: u16) -> u64 {
+/// Connects to it that found no port; none where nothing tells of its connects.
+fn failed(watched: &Watched, netns: u32, ip: IpAddr, port: u16) -> Option<u64> {
     let flows = watched.flows.values().filter(|flow| {
         (flow.netns, flow.peer.ip, flow.peer.port) == (Some(netns), Some(ip), Some(port))
     });
-    flows.map(|flow| flow.sums.at_least("connects_failed.EADDRNOTAVAIL")).sum()
+    let told = flows.filter(|flow| flow.sums.count("connects_failed").is_some());
+    let each = told.map(|flow| flow.sums.at_least("connects_failed.EADDRNOTAVAIL"));
+    each.reduce(|one, other| one + other)
 }
 
 fn of_destination(watched: &Watched, limits: &Limits, worst: &Worst<'_>) -> Option<Finding> {
@@ -94,7 +96,7 @@ fn of_destination(watched: &Watched, limits: &Limits, worst: &Worst<'_>) -> Opti
         return None;
     }
     let exhausted = graded(fill, limits, &[(Severity::Critical, &EXHAUSTED)]);
-    let refused = graded(failed as f64, limits, &[(Severity::Critical, &FAILED)]);
+    let refused = graded(failed.unwrap_or(0) as f64, limits, &[(Severity::Critical, &FAILED)]);
     let severity = exhausted.or(refused).map_or(Severity::Warning, |(severity, _)| severity);
     let scope = Scope::backend(Some(ports.netns), ip, port).by(&to.owner);
     let available = ports.available.unwrap_or(0);
@@ -109,6 +111,7 @@ fn of_destination(watched: &Watched, limits: &Limits, worst: &Worst<'_>) -> Opti
         ),
     };
     let finding = Finding::new(watched, severity, scope, title)
+        .about(to.local_ip.to_string())
         .confidence(0.95)
         .because(
             "A connection to one address and port needs a local port that no other one to it has; one that \
@@ -121,8 +124,12 @@ fn of_destination(watched: &Watched, limits: &Limits, worst: &Worst<'_>) -> Opti
             fill,
             if exhausted.is_some() { &EXHAUSTED } else { &PRESSURE },
             limits,
-        )
-        .beyond(watched, "connects without a port", failed as f64, &FAILED, limits)
+        );
+    let finding = match failed {
+        Some(n) => finding.beyond(watched, "connects without a port", n as f64, &FAILED, limits),
+        None => finding.not_seeing("connects that found no port: none to it were observed"),
+    };
+    let finding = finding
         .with(watched, "ports taken", to.taken as f64, Unit::Count)
         .with(watched, "of these in TIME_WAIT", to.time_wait as f64, Unit::Count)
         .with(watched, "ports that may be given", available as f64, Unit::Count);
@@ -227,6 +234,15 @@ mod tests {
         check(&DEFINITION, &of(999, &[]), Some(Severity::Warning));
         check(&DEFINITION, &of(1_000, &[]), Some(Severity::Critical));
         check(&DEFINITION, &of(900, &[refused()]), Some(Severity::Critical));
+    }
+
+    #[test]
+    fn connects_that_nobody_saw_are_not_0() {
+        let tells = |flows: &[Flow]| {
+            let found = rule(&of(900, flows), &Limits::default()).remove(0);
+            found.evidence.iter().any(|one| one.metric == "connects without a port")
+        };
+        assert!(tells(&[refused()]) && !tells(&[]));
     }
 
     /// EADDRNOTAVAIL has other reasons: an address that is not of this node, a family that is switched off.

@@ -43,9 +43,10 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     node.sockets.iter().flat_map(|sockets| of_namespace(watched, limits, sockets)).collect()
 }
 
-fn fin_wait2(node: &Node, netns: u32) -> Option<u64> {
+/// How many, and how old that is.
+fn fin_wait2(node: &Node, netns: u32) -> Option<(u64, u64)> {
     let sockets = node.sockets.iter().find(|one| one.netns == netns)?;
-    Some(sockets.states.fin_wait2)
+    Some((sockets.states.fin_wait2, sockets.age_ns))
 }
 
 fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Finding> {
@@ -103,6 +104,7 @@ fn found(
     let settings = settings.and_then(|node| node.settings.iter().find(|one| one.netns == netns));
     let timeout = settings.and_then(|settings| settings.tcp_fin_timeout_s);
     let finding = Finding::new(watched, Severity::Warning, scope, title)
+        .about(group.map_or_else(String::new, |group| at(&group.local)))
         .because(format!(
             "The peer's kernel has acknowledged the end and its application has not closed. What a process of this \
              node has let go is forgotten after {} s, what it still holds (it has shut down one way) never.",
@@ -158,6 +160,20 @@ mod tests {
         check(&DEFINITION, &of(|_| 500), Some(Severity::Warning));
         check(&DEFINITION, &of(|second| if second < 5 { 0 } else { 600 }), Some(Severity::Warning));
         check(&DEFINITION, &of(|second| if second < 6 { 0 } else { 600 }), None);
+    }
+
+    /// Where there are many sockets they are not counted in each interval.
+    #[test]
+    fn one_count_that_is_told_again_is_one() {
+        let counted = |every: u64| {
+            kit::with_nodes(&[], |second, node| {
+                let states = States { fin_wait2: 900, ..States::default() };
+                let age_ns = second % every * 1_000_000_000;
+                node.sockets.push(Sockets { netns: NETNS, age_ns, states, ..Sockets::default() });
+            })
+        };
+        check(&DEFINITION, &counted(10), None);
+        check(&DEFINITION, &counted(5), Some(Severity::Warning));
     }
 
     /// A burst of closes is over in a moment.

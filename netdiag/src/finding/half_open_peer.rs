@@ -46,7 +46,7 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
 /// Whether a connection gets no answer since then.
 fn is_silent(flow: &Seen, limits: &Limits) -> bool {
     let stall = flow.course.stall;
-    stall.timeouts >= TIMEOUTS && stall.silent_s >= limits.of(&SILENCE)
+    stall.in_vain() >= TIMEOUTS && stall.silence_s() >= limits.of(&SILENCE)
 }
 
 fn of_peer(
@@ -57,17 +57,18 @@ fn of_peer(
 ) -> Option<Finding> {
     let silent = peer.only(|flow| is_silent(flow, limits) && !is_too_large(flow, peer))?;
     let stalls = silent.flows.iter().map(|flow| flow.course.stall);
-    let worst = stalls.clone().max_by(|one, other| one.silent_s.total_cmp(&other.silent_s))?;
+    let worst =
+        stalls.clone().max_by(|one, other| one.silence_s().total_cmp(&other.silence_s()))?;
+    let watched_s = stalls.clone().map(|stall| stall.silent_s).fold(0.0, f64::max);
+    let in_a_row = stalls.clone().map(|stall| stall.in_vain()).max().unwrap_or(0);
     let timeouts: u64 = stalls.clone().map(|stall| stall.timeouts).sum();
     // A peer that is there has forgotten these alone.
     let is_there = stalls.clone().all(|stall| is_heard(&stall, peer));
-    let severity = if !is_there && worst.silent_s >= limits.of(&CRITICAL) {
-        Severity::Critical
-    } else {
-        Severity::Warning
-    };
+    // Other connections may not have had a chance to be heard in less.
+    let is_sure = watched_s >= limits.of(&SILENCE) && worst.silence_s() >= limits.of(&CRITICAL);
+    let severity = if !is_there && is_sure { Severity::Critical } else { Severity::Warning };
     let threshold = if severity == Severity::Critical { &CRITICAL } else { &SILENCE };
-    let seconds = format::duration((worst.silent_s * 1e9) as u64);
+    let seconds = format::duration((worst.silence_s() * 1e9) as u64);
     let count = silent.flows.len();
     let title = if is_there {
         format!(
@@ -89,7 +90,8 @@ fn of_peer(
              connections stay open until TCP gives up, after 15 minutes; idle ones until keepalive does, \
              after 2 hours by default."
         })
-        .beyond(watched, "nothing came for", worst.silent_s, threshold, limits)
+        .beyond(watched, "nothing came for", worst.silence_s(), threshold, limits)
+        .with(watched, "timeouts in a row, at most", in_a_row as f64, Unit::Count)
         .with(watched, "connections that wait", count as f64, Unit::Count)
         .with(watched, "connections to the peer", peer.flows.len() as f64, Unit::Count)
         .with(watched, "segments sent again after a timeout", timeouts as f64, Unit::Count)
@@ -136,6 +138,26 @@ mod tests {
         check(&DEFINITION, &silent(3), Some(Severity::Warning));
         check(&DEFINITION, &silent(7), Some(Severity::Warning));
         check(&DEFINITION, &silent(8), Some(Severity::Critical));
+    }
+
+    /// Whoever comes late sees one timeout in a minute.
+    #[test]
+    fn a_connection_in_its_eighth_timeout_is_known_at_once() {
+        let late = |in_a_row, received| {
+            kit::series(|second| match second {
+                9 => vec![stalled("f1", 200, received).count("timeouts_in_a_row", in_a_row)],
+                _ => vec![],
+            })
+        };
+        check(&DEFINITION, &late(8, 0), Some(Severity::Warning));
+        check(&DEFINITION, &late(5, 0), Some(Severity::Warning));
+        check(&DEFINITION, &late(3, 0), None);
+        check(&DEFINITION, &late(8, 1), None);
+        let twice = kit::series(|second| match second {
+            2 | 9 => vec![stalled("f1", 200, 0).count("timeouts_in_a_row", 7 + second / 9)],
+            _ => vec![],
+        });
+        check(&DEFINITION, &twice, Some(Severity::Critical));
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub const DEFINITION: Definition = Definition {
     rule,
 };
 
+/// Routes with an MTU that a node tells, of all namespaces together.
+const MOST_ROUTES: usize = 100;
+
 type Interfaces = BTreeMap<(u32, u32), Interface>;
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
@@ -122,6 +125,13 @@ fn found(
             finding.not_seeing("whether the tunnel is over IPv6, which takes 20 bytes more")
         }
         _ => finding,
+    };
+    let routes = watched.node().map_or(0, |node| node.route_mtus.len());
+    let finding = match routes >= MOST_ROUTES {
+        true => finding.not_seeing(format!(
+            "routes that keep packets small: of those with an MTU the first {MOST_ROUTES} are told"
+        )),
+        false => finding,
     };
     finding
         .not_seeing("whether anything as large is sent: packets may all be small")

@@ -39,7 +39,8 @@ pub const DEFINITION: Definition = Definition {
     id: "peer-unreachable",
     help: "connections to a peer are asked for, and nothing answers",
     thresholds: &[&LEAST, &RATE, &SHARE],
-    needs: &[Signal::Socket],
+    // Until it fails, SYNs that are sent again are all that can be seen.
+    needs: &[Signal::Socket, Signal::Retransmit],
     // A connection that was not seen to succeed would count as none.
     exact: &[Signal::Socket],
     causes: &[

@@ -47,10 +47,11 @@ fn of_peer(
     peer: &Group<'_>,
 ) -> Option<Finding> {
     let hangs = peer.only(|flow| {
-        is_too_large(flow, peer) && flow.course.longest_stall().seconds >= limits.of(&STALL)
+        is_too_large(flow, peer) && flow.course.longest_stall().at_least_s() >= limits.of(&STALL)
     })?;
     let stalls = hangs.flows.iter().map(|flow| flow.course.longest_stall());
-    let worst = stalls.clone().max_by(|one, other| one.seconds.total_cmp(&other.seconds))?;
+    let worst =
+        stalls.clone().max_by(|one, other| one.at_least_s().total_cmp(&other.at_least_s()))?;
     let (timeouts, again, bytes) = stalls.fold((0, 0, 0), |(timeouts, again, bytes), stall| {
         (timeouts + stall.timeouts, again + stall.again, bytes + stall.again_bytes)
     });
@@ -78,7 +79,7 @@ fn of_peer(
                  often it is sent: a hop has a smaller MTU and drops it, and its ICMP message that says so \
                  is not sent or is filtered.",
             )
-            .beyond(watched, "longest stall", worst.seconds, &STALL, limits)
+            .beyond(watched, "longest stall", worst.at_least_s(), &STALL, limits)
             .beyond(watched, "connections that hang", count as f64, threshold, limits)
             .with(watched, "payload of a segment sent again", size as f64, Unit::Bytes)
             .with(watched, "segments sent again after a timeout", timeouts as f64, Unit::Count)

@@ -53,7 +53,8 @@ pub const DEFINITION: Definition = Definition {
     id: "slow-peer-application",
     help: "a server that this node asks answers late, and not for the network's sake",
     thresholds: &[&RESPONSE, &CRITICAL, &HELD, &SHARE, &LEAST],
-    needs: &[Signal::Turn],
+    // The peer's time is what the path and what was sent again leave of a response.
+    needs: &[Signal::Turn, Signal::Rtt, Signal::Retransmit],
     exact: &[],
     causes: &[
         "packet-loss",

@@ -13,7 +13,7 @@ const HANGS_S: f64 = 1.0;
 /// Whether a connection hung in the window: all that it sent again in some timeouts was in vain.
 pub(super) fn hangs(flow: &Seen) -> bool {
     let stall = flow.course.longest_stall();
-    stall.timeouts >= TIMEOUTS && stall.seconds > HANGS_S
+    stall.in_vain() >= TIMEOUTS && stall.at_least_s() > HANGS_S
 }
 
 /// Whether the peer is there while a connection to it hangs.

@@ -134,10 +134,19 @@ fn slow(watched: &Watched, limits: &Limits, room: &Room) -> Finding {
 
 fn told(finding: Finding, watched: &Watched, room: &Room, listener: Option<&Queues>) -> Finding {
     let owner = listener.map(|one| one.owner.clone()).unwrap_or_default();
-    let finding = finding
-        .with(watched, "dropped", room.dropped as f64, Unit::Count)
-        .with(watched, "answered with SYN cookies", room.cookies as f64, Unit::Count)
-        .with(watched, "in SYN_RECV, at most", room.syn_recv as f64, Unit::Count);
+    // The kernel may have no such counter.
+    let told = [
+        ("dropped", room.dropped, ["TCPReqQFullDrop", "ListenDrops"]),
+        ("answered with SYN cookies", room.cookies, ["TCPReqQFullDoCookies"; 2]),
+    ];
+    let finding = told.into_iter().fold(finding, |finding, (what, n, counters)| {
+        if counters.iter().any(|counter| watched.tcp(room.netns, counter).is_some()) {
+            finding.with(watched, what, n as f64, Unit::Count)
+        } else {
+            finding.not_seeing(format!("requests {what}: the kernel does not count them"))
+        }
+    });
+    let finding = finding.with(watched, "in SYN_RECV, at most", room.syn_recv as f64, Unit::Count);
     let finding = match listener.filter(|one| one.limit > 0) {
         Some(one) => finding.with(watched, "room of the listener", one.limit.into(), Unit::Count),
         None => finding.not_seeing("which listener it was"),
@@ -225,6 +234,13 @@ mod tests {
         };
         check(&DEFINITION, &dropping(94), Some(Severity::Critical));
         check(&DEFINITION, &dropping(50), None);
+    }
+
+    #[test]
+    fn what_is_not_counted_is_not_0() {
+        let found = rule(&of("TCPReqQFullDrop", 50, 100), &Limits::default()).remove(0);
+        assert!(found.evidence.iter().any(|one| one.metric == "dropped"));
+        assert!(found.evidence.iter().all(|one| !one.metric.contains("cookies")));
     }
 
     #[test]

@@ -103,12 +103,13 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Option
         };
         finding.with(watched, &metric, group.count as f64, Unit::Count)
     });
-    let finding = finding.with(
-        watched,
-        "closed without it, since there was no room",
-        watched.tcp(netns, "TCPTimeWaitOverflow").unwrap_or(0) as f64,
-        Unit::Count,
-    );
+    let finding = match watched.tcp(netns, "TCPTimeWaitOverflow") {
+        Some(n) => {
+            let metric = "closed without it, since there was no room";
+            finding.with(watched, metric, n as f64, Unit::Count)
+        }
+        None => finding.not_seeing("sockets closed without it for want of room"),
+    };
     Some(advised(finding, watched, netns, most))
 }
 

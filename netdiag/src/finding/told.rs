@@ -226,6 +226,12 @@ pub struct Finding {
     pub end: String,
     /// Windows in which it held.
     pub windows: u32,
+    /// What of its scope it is about, where a rule may find several of one scope.
+    #[serde(skip)]
+    pub part: String,
+    /// Ids of findings that say more of the same: where there is one this is not told.
+    #[serde(skip)]
+    pub unless: Vec<&'static str>,
     /// Ids of findings that its rule knows not to explain it, although they may concern the same.
     #[serde(skip)]
     pub cleared: Vec<&'static str>,
@@ -256,6 +262,8 @@ impl Finding {
             start: watched.start.clone(),
             end: watched.end.clone(),
             windows: 1,
+            part: String::new(),
+            unless: Vec::new(),
             cleared: Vec::new(),
         }
     }
@@ -264,6 +272,18 @@ impl Finding {
     #[must_use]
     pub fn confidence(self, confidence: f64) -> Self {
         Self { confidence: confidence.clamp(0.0, 1.0), ..self }
+    }
+
+    /// What of its scope it is about: rules that may find several of one scope tell them apart by it.
+    #[must_use]
+    pub fn about(self, part: impl Into<String>) -> Self {
+        Self { part: part.into(), ..self }
+    }
+
+    /// Whether both say the same of the same, maybe at different times.
+    #[must_use]
+    pub fn is_again(&self, earlier: &Self) -> bool {
+        self.id == earlier.id && self.scope == earlier.scope && self.part == earlier.part
     }
 
     /// Why it is so, and what it does.
@@ -316,6 +336,13 @@ impl Finding {
     #[must_use]
     pub fn clearing(mut self, ids: &[&'static str]) -> Self {
         self.cleared.extend(ids);
+        self
+    }
+
+    /// Findings of the same scope that say more of it: where there is one this is not told.
+    #[must_use]
+    pub fn unless(mut self, ids: &[&'static str]) -> Self {
+        self.unless.extend(ids);
         self
     }
 

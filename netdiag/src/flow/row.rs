@@ -2,7 +2,7 @@
 
 use std::{mem, sync::Arc};
 
-use netdiag_common::flow::{FlowId, FlowKey, TcpCounters, TcpDetail};
+use netdiag_common::flow::{Detail, FlowId, FlowKey, TcpCounters, TcpDetail};
 
 use crate::{
     flow::{
@@ -221,7 +221,8 @@ impl Row {
         }
     }
 
-    /// The kernel was asked, and no program told it. Returns whether anything came of it.
+    /// The kernel was asked, and no program told it. Returns whether anything came of it: something moved,
+    /// or something waits that does not move, which is worse.
     pub(super) fn refresh(
         &mut self,
         time_ns: u64,
@@ -238,7 +239,7 @@ impl Row {
             self.report_path(time_ns, tcp);
             self.report_gauges(detail);
         }
-        grown
+        grown || detail.is_some_and(has_waiting)
     }
 
     fn report_gauges(&mut self, detail: &TcpDetail) {
@@ -276,6 +277,15 @@ impl Row {
     }
 }
 
+/// Whether data waits on the socket: to be read, to be sent or to be acknowledged. A FIN counts as one byte
+/// (`tcp_diag_get_info`, net/ipv4/tcp_diag.c), and is no data.
+fn has_waiting(detail: &TcpDetail) -> bool {
+    let more_than = |what, n| detail.get(what).is_some_and(|amount| amount > n);
+    more_than(Detail::Unread, 1)
+        || more_than(Detail::Unsent, 1)
+        || more_than(Detail::Unacknowledged, 0)
+}
+
 impl Fold for Row {
     fn latency(&mut self, metric: MetricId, nanoseconds: u64) {
         self.fresh.latency(metric, nanoseconds);
@@ -287,6 +297,10 @@ impl Fold for Row {
 
     fn labelled(&mut self, count: CountId, label: Label, n: u64) {
         self.fresh.labelled(count, label, n);
+    }
+
+    fn state(&mut self, count: CountId, value: u64) {
+        self.gauge(count, value);
     }
 
     fn socket(&mut self, event: &socket::Event) {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::pace::Pace;
-use crate::snapshot::node::Throttled;
+use crate::{
+    owner::Place,
+    snapshot::{Owner, node::Throttled},
+};
 
 /// Groups that are looked at for a limit.
 const WALKED: usize = 10_000;
@@ -135,8 +138,12 @@ impl Cgroups {
                 .hierarchy
                 .as_ref()
                 .and_then(|(root, version)| limit(&root.join(path), *version));
+            let cgroup = format!("/{path}");
+            let mut owner = Owner::default();
+            owner.locate(&Place::of(&cgroup));
             Throttled {
-                cgroup: format!("/{path}"),
+                cgroup,
+                owner,
                 periods: stat.periods,
                 throttled_periods: stat.throttled,
                 throttled_us: stat.throttled_us,

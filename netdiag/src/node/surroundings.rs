@@ -229,7 +229,8 @@ fn rose(then: &Counted, now: &Counted, node: &mut Node) {
     node.ip = protocols::of(&counted, |one| &one.ip);
     node.udp = protocols::of(&counted, |one| &one.udp);
     node.icmp = protocols::of(&counted, |one| &one.icmp);
-    (node.interfaces, node.interfaces_left_out) = links::increase(&then.links, &now.links);
+    let (interfaces, left_out) = links::increase(&then.links, &now.links);
+    (node.interfaces, node.interfaces_left_out) = (interfaces, Some(left_out));
     node.qdiscs = qdiscs::increase(&then.queues, &now.queues, &node.interfaces);
     node.softnet = cpu::taken(&then.load, &now.load);
     node.cpu = cpu::busy(&then.load, &now.load);

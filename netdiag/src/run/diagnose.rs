@@ -22,14 +22,17 @@ use crate::{
     view::{self, table::COLUMNS},
 };
 
+/// What makes a line of its own: id, name and namespace of the scope, what of it, and how bad.
+type Headline = (String, String, Option<u32>, String, Severity);
+
 /// Concludes while the run goes on.
 pub(super) struct Diagnosing {
     diagnosis: Diagnosis,
     form: Output,
     filters: Filters,
     owners: Owners,
-    /// What was told as it formed, by id and scope; none where nobody looks on.
-    told: Option<HashSet<(String, String, Severity)>>,
+    /// What was told as it formed; none where nobody looks on.
+    told: Option<HashSet<Headline>>,
     looked: Instant,
 }
 
@@ -66,7 +69,8 @@ impl Diagnosing {
             if !is_wanted(&finding, &self.filters, &self.owners) {
                 continue;
             }
-            let key = (finding.id.clone(), finding.scope.name.clone(), finding.severity);
+            let Finding { id, scope, part, severity, .. } = &finding;
+            let key = (id.clone(), scope.name.clone(), scope.netns, part.clone(), *severity);
             if told.insert(key) {
                 say(&view::diagnose::headline(&finding));
             }
@@ -135,7 +139,7 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
                 "{node}: {unread} lines are torn or no snapshots, and were left out; the rest counts"
             ));
         }
-        let Some(report) = diagnosis.report() else {
+        let Some(report) = diagnosis.recorded() else {
             say(&format!(
                 "{node}: no interval was recorded; record for longer than one --interval"
             ));

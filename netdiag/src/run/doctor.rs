@@ -9,7 +9,7 @@ use crate::{
     config,
     exit::Status,
     kernel::{facts::Preemption, plan},
-    node::places::Hierarchy,
+    node::{places::Hierarchy, vantage},
     run::watch::options,
     snapshot::Doctor,
     view,
@@ -30,6 +30,8 @@ pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
         btf: report.btf,
         lockdown: facts.lockdown.map(|mode| mode.to_string()),
         preemption,
+        host_root: kernel.host_root.display().to_string(),
+        unseen: vantage::unseen(&kernel.host_root),
         signals: report.signals,
     };
     let mut out = io::stdout().lock();

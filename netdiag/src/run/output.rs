@@ -4,7 +4,9 @@
 //! the rings.
 
 use std::{
+    fs,
     io::{self, Write},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,6 +27,7 @@ use crate::{
     exit,
     finding::Severity,
     flow::Interval,
+    node::{mounts, vantage},
     snapshot::Snapshot,
     view::{self, dump::Recorder, table::COLUMNS},
 };
@@ -168,6 +171,21 @@ impl Outputs {
     fn stdout(&self) -> Pieces<'_, io::StdoutLock<'static>> {
         Pieces { to: io::stdout().lock(), progress: &self.progress }
     }
+}
+
+/// A warning where the files of a recording end with the container that writes them.
+pub(super) fn ends_with_container(directory: &Path, host_root: &Path) -> Option<String> {
+    if !vantage::in_container(host_root) {
+        return None;
+    }
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let reason = mounts::short_lived(&mountinfo, &fs::canonicalize(directory).ok()?)?;
+    Some(format!(
+        "--out {}: the files are gone with this container, for {reason}; give a directory of the node: \
+         a hostPath volume, or one below {}",
+        directory.display(),
+        vantage::USUAL
+    ))
 }
 
 /// What is said of standard output when it cannot be written to.

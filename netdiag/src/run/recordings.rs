@@ -8,10 +8,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 
 use crate::{
     exit,
-    snapshot::{Snapshot, build::Scope},
+    snapshot::{Node, Snapshot, build::Scope},
 };
 
 /// Longer lines are none of ours: a snapshot of all flows that can be remembered has less.
@@ -59,12 +60,27 @@ pub(super) fn read(file: &Path, mut take: impl FnMut(Snapshot)) -> Result<u64> {
     let mut lines = BufReader::new(File::open(file).with_context(context)?);
     let (mut line, mut unread) = (Vec::new(), 0);
     while next(&mut lines, &mut line).with_context(context)? {
-        match serde_json::from_slice::<Snapshot>(&line) {
-            Ok(snapshot) if snapshot.schema == Scope::Interval.schema() => take(snapshot),
+        match snapshot(&line) {
+            Some(snapshot) if snapshot.schema == Scope::Interval.schema() => take(snapshot),
             _ => unread += 1,
         }
     }
     Ok(unread)
+}
+
+/// The snapshot in a line. What an older netdiag did not tell of its node is as unknown as in one that tells
+/// nothing.
+fn snapshot(line: &[u8]) -> Option<Snapshot> {
+    if let Ok(snapshot) = serde_json::from_slice(line) {
+        return Some(snapshot);
+    }
+    let mut value: Value = serde_json::from_slice(line).ok()?;
+    let told = value.get_mut("node")?.as_object_mut()?;
+    let Value::Object(unknown) = serde_json::to_value(Node::default()).ok()? else { return None };
+    for (name, nothing) in unknown {
+        told.entry(name).or_insert(nothing);
+    }
+    serde_json::from_value(value).ok()
 }
 
 /// Reads a line into `line`; false at the end.
@@ -76,6 +92,23 @@ fn next(lines: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watched::kit;
+
+    #[test]
+    fn lines_of_an_older_netdiag_are_read() {
+        let mut value =
+            serde_json::to_value(kit::snapshot(0, vec![kit::flow("f1")])).expect("JSON");
+        value["node"] = serde_json::json!({
+            "tcp": {"4026531840": {"RetransSegs": 3}}, "listeners": [], "conntrack": [],
+            "own_cpu_ns": 5, "own_resident_bytes": null,
+        });
+        let read = snapshot(value.to_string().as_bytes()).expect("a snapshot");
+        assert_eq!(read.node.tcp[&4_026_531_840]["RetransSegs"], 3);
+        assert_eq!((read.node.own_cpu_ns, read.flows.len()), (Some(5), 1));
+        let unknown = (read.node.cpu, read.node.memory.tcp.pages, read.node.interfaces_left_out);
+        assert_eq!(unknown, (None, None, None), "not 0");
+        assert_eq!(snapshot(&value.to_string().as_bytes()[..200]), None, "torn");
+    }
 
     #[test]
     fn names_tell_the_node() {

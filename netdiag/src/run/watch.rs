@@ -11,7 +11,7 @@ use super::{
     intake::Intake,
     node::Readings,
     observer::{Asking, Observer},
-    output::{Ended, Outputs, Wanted},
+    output::{Ended, Outputs, Wanted, ends_with_container},
     reporter::{About, Reporter, Worker},
     sieve::Sieve,
     stop::Stop,
@@ -108,11 +108,18 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let Some(filters) = targets(watch, &kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };
+    let kept_in = match &wanted {
+        Wanted::Record(dump) => Some(dump.out.clone()),
+        Wanted::Show | Wanted::Diagnose(_) => None,
+    };
     let owners = &watch.targets.owners;
     let Some(outputs) = open(watch.output, wanted, &node_name, filters, owners, &mut stop).await?
     else {
         return Ok(Status::Ran);
     };
+    if let Some(line) = kept_in.and_then(|out| ends_with_container(&out, &kernel.host_root)) {
+        say(&line);
+    }
     let places = Places::begin(&kernel.host_root).watching();
     let options = options(kernel, places.hierarchy(), Some((watch, filters)));
     let mut tracer = Tracer::attach(&options)?;

@@ -22,6 +22,7 @@ const FIRST_KIND: CountId = count_id(Signal::Retransmit, 0);
 const OTHER: CountId = count_id(Signal::Retransmit, Kind::Other as u16);
 const FAILED: CountId = count_id(Signal::Retransmit, Kind::COUNT);
 const BYTES: CountId = count_id(Signal::Retransmit, Kind::COUNT + 1);
+const IN_A_ROW: CountId = count_id(Signal::Retransmit, Kind::COUNT + 2);
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
@@ -42,6 +43,10 @@ pub const DEFINITION: Definition = Definition {
         Count::new(
             "retransmit_bytes",
             "payload bytes of the segments that programs saw sent again",
+        ),
+        Count::gauge(
+            "timeouts_in_a_row",
+            "timeouts before or with the last segment sent again since something new was acknowledged",
         ),
     ],
     cost: Cost::Loss,
@@ -219,6 +224,8 @@ pub struct Event {
     pub seq: u32,
     /// Payload bytes.
     pub bytes: u32,
+    /// Timeouts since something new was acknowledged; newer kernels count this one already.
+    pub in_a_row: u8,
     /// It failed on this node.
     pub failed: bool,
     /// The errno with which it failed, where known.
@@ -252,6 +259,7 @@ impl Event {
             row.count(CountId(FIRST_KIND.0 + self.kind as u16), segments);
             row.count(BYTES, u64::from(self.bytes));
         }
+        row.state(IN_A_ROW, self.in_a_row.into());
     }
 
     pub(super) fn tell(&self, _past: &Past, told: &mut impl FnMut(Told)) {
@@ -349,6 +357,7 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
         segments: record.segments,
         seq: record.seq,
         bytes: record.bytes,
+        in_a_row: record.backoff,
         failed: record.error != 0 || record.origin == origin::FAILED_PROBE,
         error: (record.error != 0).then_some(record.error.saturating_neg()),
         pid: (record.pid != 0).then_some(record.pid),

@@ -50,8 +50,8 @@ pub struct Node {
     pub listen_queues: Vec<ListenQueue>,
     /// Network interfaces, by namespace and index.
     pub interfaces: Vec<Interface>,
-    /// Interfaces beyond those listed.
-    pub interfaces_left_out: u64,
+    /// Interfaces beyond those listed; null when unknown.
+    pub interfaces_left_out: Option<u64>,
     /// Queueing disciplines that hold packets or refused any, and those that limit a rate.
     pub qdiscs: Vec<Qdisc>,
     /// Routes that set an MTU of their own, at most a hundred.
@@ -83,7 +83,8 @@ impl Node {
         let queues = self.listen_queues.iter().map(|one| &one.owner);
         let held = self.sockets.iter().flat_map(|one| &one.close_wait).map(|one| &one.owner);
         let ports = self.ports.iter().flat_map(|one| &one.destinations).map(|one| &one.owner);
-        listeners.chain(queues).chain(held).chain(ports)
+        let throttled = self.throttled.iter().map(|one| &one.owner);
+        listeners.chain(queues).chain(held).chain(ports).chain(throttled)
     }
 
     /// The same, to be named.
@@ -93,7 +94,9 @@ impl Node {
         let held = self.sockets.iter_mut().flat_map(|one| &mut one.close_wait);
         let ports = self.ports.iter_mut().flat_map(|one| &mut one.destinations);
         let held = held.map(|one| &mut one.owner);
-        listeners.chain(queues).chain(held).chain(ports.map(|one| &mut one.owner))
+        let ports = ports.map(|one| &mut one.owner);
+        let throttled = self.throttled.iter_mut().map(|one| &mut one.owner);
+        listeners.chain(queues).chain(held).chain(ports).chain(throttled)
     }
 }
 

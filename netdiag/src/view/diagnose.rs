@@ -41,9 +41,11 @@ fn lines(report: &Report, columns: usize) -> Vec<String> {
         lines.push(String::new());
         lines.extend(finding(one, columns));
     }
-    if report.left_out > 0 {
+    if !report.left_out.is_empty() {
+        let each = report.left_out.iter().map(|(id, n)| format!("{} of {id}", format::count(*n)));
+        let text = format!("left out, none worse: {}", each.collect::<Vec<_>>().join(", "));
         lines.push(String::new());
-        lines.push(format!("{} more of the same ids, none worse, are left out", report.left_out));
+        lines.extend(paragraph(&sanitised(&text), columns, "", INDENT));
     }
     lines.extend(worst(report, columns));
     lines.extend(unseen(report, columns));
@@ -226,6 +228,11 @@ fn unseen(report: &Report, columns: usize) -> Vec<String> {
         (false, true) => "no, samples were lost or missed".to_owned(),
         (false, false) => format!("no, lost or missed samples: {}", lost.join(", ")),
     };
+    if report.recorded && !report.findings.is_empty() {
+        let text = "recorded: processes that commands name may be gone; `lsns -t net` tells who is in a \
+                    network namespace now";
+        lines.extend(paragraph(text, columns, "", INDENT));
+    }
     lines.extend(paragraph(&format!("complete: {complete}"), columns, "", INDENT));
     lines
 }

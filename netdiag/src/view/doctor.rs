@@ -31,8 +31,14 @@ fn lines(doctor: &Doctor, columns: usize) -> Vec<String> {
         format!("BTF         {}", if doctor.btf { "yes" } else { "no: give --btf FILE" }),
         format!("lockdown    {}", known(&doctor.lockdown)),
         format!("preemption  {}", known(&doctor.preemption)),
-        String::new(),
     ];
+    if doctor.host_root != "/" {
+        lines.push(format!("host root   {}", sanitised(&doctor.host_root)));
+    }
+    for unseen in &doctor.unseen {
+        lines.extend(indented(&format!("not seen: {unseen}"), columns));
+    }
+    lines.push(String::new());
     let names = doctor.signals.iter().map(|signal| width(&signal.signal)).max().unwrap_or(0);
     for signal in &doctor.signals {
         lines.extend(one(signal, names, columns));

@@ -47,13 +47,39 @@ pub struct Stall {
     pub silent_s: f64,
     /// Segments that were sent again after a timeout.
     pub timeouts: u64,
+    /// Timeouts in a row at the last of them, those before the window included.
+    pub in_a_row: u64,
     /// Segments that were sent again for any reason.
     pub again: u64,
     /// Payload bytes of these.
     pub again_bytes: u64,
 }
 
+/// The shortest retransmission timeout in seconds (`TCP_RTO_MIN`, include/net/tcp.h), and the longest.
+const TIMEOUT_S: (f64, f64) = (0.2, 120.0);
+
 impl Stall {
+    /// Timeouts that were in vain, as far as they were seen or the kernel tells.
+    #[must_use]
+    pub fn in_vain(&self) -> u64 {
+        self.timeouts.max(self.in_a_row)
+    }
+
+    /// Seconds that nothing was acknowledged, before the window included: each timeout is twice as long as
+    /// the one before.
+    #[must_use]
+    pub fn at_least_s(&self) -> f64 {
+        let (first, longest) = TIMEOUT_S;
+        let waits = (0..self.in_a_row.min(16)).map(|n| (first * (1u64 << n) as f64).min(longest));
+        waits.sum::<f64>().max(self.seconds)
+    }
+
+    /// The same of a peer of which nothing at all came while it was watched; 0 of one that was heard last.
+    #[must_use]
+    pub fn silence_s(&self) -> f64 {
+        if self.silent_s > 0.0 { self.at_least_s().max(self.silent_s) } else { 0.0 }
+    }
+
     /// Payload of a segment that was sent again, on average.
     #[must_use]
     pub fn segment_bytes(&self) -> u64 {
@@ -106,6 +132,10 @@ pub struct Course {
     /// The stall that goes on, all 0 where there is none.
     pub stall: Stall,
     longest: Stall,
+    /// Seconds of the window at which the stall began, what came last, and what was told last.
+    began: f64,
+    silent_since: f64,
+    told: f64,
 }
 
 impl Course {
@@ -140,7 +170,7 @@ impl Course {
             flow.closed || told("unacknowledged").map_or(some("retransmits.rto"), |n| n > 0);
         match acknowledged {
             None => {}
-            Some(0 | 1) if waits => self.stalled(flow, second, seconds),
+            Some(0 | 1) if waits => self.stalled(flow, at, at + seconds),
             Some(_) => {
                 self.longest = self.longest_stall();
                 self.stall = Stall::default();
@@ -148,18 +178,32 @@ impl Course {
         }
     }
 
-    fn stalled(&mut self, flow: &Flow, second: u32, seconds: f64) {
+    /// Timeouts are minutes apart in the end: where no more than the next one is told between, the stall went
+    /// on. What was not told for another reason counts for nothing.
+    fn stalled(&mut self, flow: &Flow, from: f64, to: f64) {
         let at_least = |name: &str| number(flow, name).unwrap_or(0);
         let stall = &mut self.stall;
         if stall.seconds == 0.0 {
-            stall.since = second;
+            stall.since = from as u32;
+            (self.began, self.silent_since, self.told) = (from, from, from);
         }
-        stall.seconds += seconds;
-        let is_silent = number(flow, "segments_received") == Some(0);
-        stall.silent_s = if is_silent { stall.silent_s + seconds } else { 0.0 };
+        let in_a_row =
+            number(flow, "timeouts_in_a_row").filter(|_| at_least("retransmits.rto") > 0);
+        if in_a_row.is_none_or(|n| n <= stall.in_a_row) {
+            let untold = from - self.told;
+            self.began += untold;
+            self.silent_since += untold;
+        }
+        self.told = to;
+        if number(flow, "segments_received") != Some(0) {
+            self.silent_since = to;
+        }
+        stall.seconds = to - self.began;
+        stall.silent_s = to - self.silent_since;
         stall.timeouts += at_least("retransmits.rto");
         stall.again += at_least("retransmits");
         stall.again_bytes += at_least("retransmit_bytes");
+        stall.in_a_row = in_a_row.unwrap_or(stall.in_a_row);
     }
 }
 
@@ -202,6 +246,25 @@ mod tests {
         let longest = course.longest_stall();
         assert_eq!((longest.since, longest.seconds, longest.silent_s), (0, 7.0, 1.0));
         assert_eq!((longest.timeouts, longest.again, longest.segment_bytes()), (7, 14, 1_448));
+    }
+
+    #[test]
+    fn a_timeout_now_and_then_is_one_stall() {
+        let silent = |n| flow(0, 0).count("timeouts_in_a_row", n);
+        let watched = kit::series(|second| match second {
+            1 => vec![silent(7)],
+            8 => vec![silent(8)],
+            _ => vec![],
+        });
+        let stall = watched.flows["f1"].course.stall;
+        assert_eq!((stall.since, stall.seconds, stall.silent_s, stall.timeouts), (1, 8.0, 8.0, 2));
+        let folded = kit::series(|second| match second {
+            1 | 8 => vec![silent(3)],
+            _ => vec![],
+        });
+        assert_eq!(folded.flows["f1"].course.stall.seconds, 2.0, "something was acknowledged");
+        assert_eq!(stall.in_vain(), 8);
+        assert!((stall.silence_s() - 51.0).abs() < 1e-9, "0.2 + 0.4 + … + 25.6 s");
     }
 
     #[test]

@@ -214,17 +214,32 @@ impl Watched {
         all
     }
 
-    /// What a state was in each of the last intervals that make up so many seconds, 0 where it was not
-    /// told; none where there are fewer seconds than that, or fewer than two intervals.
+    /// The last readings of a state that make up so many seconds, 0 where it was not told; none where there
+    /// are fewer seconds than that, or fewer than two readings. `read` tells how many nanoseconds old a
+    /// reading was at the end of its interval, too: several intervals may tell of one.
     #[must_use]
-    pub fn lately(&self, seconds: f64, read: impl Fn(&Node) -> Option<u64>) -> Option<Vec<u64>> {
+    pub fn lately(
+        &self,
+        seconds: f64,
+        read: impl Fn(&Node) -> Option<(u64, u64)>,
+    ) -> Option<Vec<u64>> {
         // Intervals are never quite as long as they are meant to be.
         const SLACK: f64 = 0.1;
-        let (mut passed, mut values) = (0.0, Vec::new());
-        for interval in self.intervals.iter().rev() {
-            values.push(read(&interval.node).unwrap_or(0));
-            passed += interval.seconds;
-            if passed + SLACK >= seconds && values.len() > 1 {
+        let (mut ago, mut values) = (0.0, Vec::new());
+        let (mut first, mut last) = (0.0, f64::NEG_INFINITY);
+        for interval in self.intervals.iter().rev().chain(self.before.as_deref()) {
+            let (value, age_ns) = read(&interval.node).unwrap_or((0, 0));
+            let at = ago + age_ns as f64 / 1e9;
+            ago += interval.seconds;
+            if at - last <= SLACK.min(interval.seconds / 2.0) {
+                continue;
+            }
+            if values.is_empty() {
+                first = at;
+            }
+            last = at;
+            values.push(value);
+            if at - first + interval.seconds + SLACK >= seconds && values.len() > 1 {
                 values.reverse();
                 return Some(values);
             }
@@ -275,10 +290,34 @@ mod tests {
 
     #[test]
     fn what_was_lately() {
-        let watched = kit::with_nodes(&[], |second, node| node.interfaces_left_out = second);
-        let left_out = |node: &Node| Some(node.interfaces_left_out);
-        assert_eq!(watched.lately(3.0, left_out), Some(vec![7, 8, 9]));
-        assert_eq!(watched.lately(0.5, left_out), Some(vec![8, 9]));
-        assert_eq!(watched.lately(11.0, left_out), None);
+        let watched = kit::with_nodes(&[], |second, node| node.own_cpu_ns = Some(second));
+        let told = |node: &Node| Some((node.own_cpu_ns?, 0));
+        assert_eq!(watched.lately(3.0, told), Some(vec![7, 8, 9]));
+        assert_eq!(watched.lately(0.5, told), Some(vec![8, 9]));
+        assert_eq!(watched.lately(11.0, told), None);
+    }
+
+    #[test]
+    fn a_reading_that_is_told_again_is_one() {
+        // Read every four seconds, told every second.
+        let watched = kit::with_nodes(&[], |second, node| {
+            (node.own_cpu_ns, node.own_resident_bytes) = (Some(second / 4), Some(second % 4));
+        });
+        let told = |node: &Node| Some((node.own_cpu_ns?, node.own_resident_bytes? * 1_000_000_000));
+        assert_eq!(watched.lately(5.0, told), Some(vec![1, 2]));
+        assert_eq!(watched.lately(6.0, told), Some(vec![0, 1, 2]));
+        assert_eq!(watched.lately(12.0, told), None);
+    }
+
+    #[test]
+    fn the_interval_before_the_window_counts() {
+        let watched = kit::with_nodes(&[], |second, node| node.own_cpu_ns = Some(second));
+        let mut next = watched.next();
+        let mut snapshot = kit::snapshot(10, vec![]);
+        snapshot.node.own_cpu_ns = Some(10);
+        next.take(&snapshot);
+        let told = |node: &Node| Some((node.own_cpu_ns?, 0));
+        assert_eq!(next.lately(2.0, told), Some(vec![9, 10]));
+        assert_eq!(next.lately(3.0, told), None);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Backend, approximate};
+use super::{Backend, sums::approximate};
 use crate::{
     flow::latency::Latency,
     snapshot::{Flow, Role, Snapshot},

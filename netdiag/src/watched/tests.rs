@@ -1,4 +1,5 @@
-use super::{kit::*, *};
+use super::{kit::*, sums::approximate, *};
+use crate::snapshot::Distribution;
 
 #[test]
 fn counts_add_up_and_states_are_the_last() {

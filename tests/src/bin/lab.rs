@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use netdiag_common::signal::Signal;
 use netdiag_tests::{
     lab::{
-        act,
+        Expect, act,
         run::{Case, Manner, batch, batches},
         scenario::SCENARIOS,
         table,
@@ -27,6 +28,9 @@ struct Arguments {
     /// Faults without their twins
     #[arg(long)]
     no_twins: bool,
+    /// Only twins and healthy workloads
+    #[arg(long, conflicts_with_all = ["no_twins", "prove"])]
+    no_faults: bool,
     /// What the parameters are drawn from
     #[arg(long)]
     seed: Option<u64>,
@@ -39,6 +43,9 @@ struct Arguments {
     /// Only prove the faults, without netdiag
     #[arg(long)]
     prove: bool,
+    /// Beside it once without each signal
+    #[arg(long, conflicts_with = "prove")]
+    blind: bool,
     /// Names of the scenarios, and nothing else
     #[arg(long)]
     list: bool,
@@ -63,6 +70,7 @@ fn main() -> Result<()> {
         time: Duration::from_secs(arguments.seconds),
         together: arguments.together,
         diagnose: !arguments.prove,
+        without: if arguments.blind { Signal::ALL } else { &[] },
     };
     let (mut outcomes, mut strays) = (Vec::new(), 0_u64);
     let _alone = alone();
@@ -70,7 +78,9 @@ fn main() -> Result<()> {
         let seed = random.below(u64::MAX);
         let mut cases = Vec::new();
         for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
-            cases.push(Case::draw(scenario, false, seed));
+            if scenario.expect == Expect::Healthy || !arguments.no_faults {
+                cases.push(Case::draw(scenario, false, seed));
+            }
             if scenario.has_twin() && !arguments.no_twins {
                 cases.push(Case::draw(scenario, true, seed));
             }
@@ -101,6 +111,7 @@ fn main() -> Result<()> {
     let bad = |outcome: &&netdiag_tests::lab::run::Outcome| {
         let judged = outcome.judgement.as_ref();
         !outcome.claims.broken.is_empty()
+            || !outcome.blind.is_empty()
             || judged.is_some_and(|it| !it.right || !it.scoped || !it.others.is_empty())
     };
     let wrong = outcomes.iter().filter(bad).count();

@@ -3,10 +3,12 @@
 use std::{collections::VecDeque, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use netdiag_common::signal::Signal;
 use serde_json::Value;
 
 use super::{
     Expect, Needs, Scenario, Side, Values,
+    blind::Blind,
     judge::{Found, Judgement, Wanted, findings, judge},
     stage::Stage,
     witness::{Claims, Readings, Seen},
@@ -77,6 +79,8 @@ pub struct Outcome {
     pub found: Vec<Found>,
     /// What the kernel and the actors said.
     pub seen: Seen,
+    /// What is wrong with what was found without a signal.
+    pub blind: Vec<String>,
 }
 
 /// What came of scenarios that played side by side.
@@ -97,6 +101,8 @@ pub struct Manner {
     pub together: usize,
     /// Whether netdiag is asked; else only the faults are proven.
     pub diagnose: bool,
+    /// Signals that are done without, each by one more netdiag beside the one that sees all.
+    pub without: &'static [Signal],
 }
 
 /// Cases that can play side by side: at most so many, and no two that take the same.
@@ -133,7 +139,10 @@ pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
     const SETTLE: Duration = Duration::from_millis(1500);
     let mut stages = set(&cases)?;
     thread::sleep(SETTLE);
-    let netdiag = if manner.diagnose { Some(begin(&cases, &stages, manner.time)?) } else { None };
+    let chosen = chosen(&cases, &stages);
+    let blind = manner.without.iter().map(|&signal| Blind::start(signal, &chosen));
+    let blind = blind.collect::<Result<Vec<_>>>()?;
+    let netdiag = if manner.diagnose { Some(begin(&chosen, manner.time)?) } else { None };
     let before = stages.iter().map(Readings::take).collect::<Result<Vec<_>>>()?;
     stages.iter_mut().for_each(Stage::watched);
     let diagnosis = match netdiag {
@@ -143,6 +152,7 @@ pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
             None
         }
     };
+    let blind = blind.into_iter().map(Blind::stop).collect::<Result<Vec<_>>>()?;
     let mut found = diagnosis.as_ref().map(findings).unwrap_or_default();
     // What another node would say of itself.
     let elsewhere = elsewhere(&cases, &stages);
@@ -151,11 +161,20 @@ pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
     let wanted: Vec<_> =
         cases.iter().zip(&stages).map(|(case, stage)| wanted(case, stage)).collect();
     let (shares, strays) = share(&found, &marks, &wanted);
+    let blind: Vec<Vec<_>> = blind
+        .iter()
+        .map(|said| {
+            let mut found = said.found().to_vec();
+            found.retain(|one| !one.is_of(&elsewhere));
+            let (shares, _) = share(&found, &marks, &wanted);
+            shares.into_iter().map(|share| said.of(share)).collect()
+        })
+        .collect();
     let after = stages.iter().map(Readings::take).collect::<Result<Vec<_>>>()?;
     let readings = before.into_iter().zip(after);
     let mut outcomes = Vec::new();
-    for (((case, mut stage), (before, after)), (found, wanted)) in
-        cases.into_iter().zip(stages).zip(readings).zip(shares.into_iter().zip(wanted))
+    for (number, (((case, mut stage), (before, after)), (found, wanted))) in
+        cases.into_iter().zip(stages).zip(readings).zip(shares.into_iter().zip(wanted)).enumerate()
     {
         let said = stage.end().with_context(|| case.name())?;
         let seen = Seen { before, after, said };
@@ -165,7 +184,8 @@ pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
         }
         let judged = || judge(&wanted, &found.iter().collect::<Vec<_>>());
         let judgement = manner.diagnose.then(judged);
-        outcomes.push(Outcome { case, claims, judgement, found, seen });
+        let blind = blind.iter().flat_map(|said| said[number].problems(&wanted, &found)).collect();
+        outcomes.push(Outcome { case, claims, judgement, found, seen, blind });
     }
     Ok(Batch { outcomes, strays })
 }
@@ -231,15 +251,17 @@ fn share(
     (shares, strays)
 }
 
-fn begin(cases: &[Case], stages: &[Stage], time: Duration) -> Result<Netdiag> {
+/// The flags that choose the namespaces that are watched.
+fn chosen<'a>(cases: &[Case], stages: &'a [Stage]) -> Vec<&'a str> {
+    let each = cases.iter().zip(stages).flat_map(|(case, stage)| {
+        case.scenario.watch.iter().flat_map(|side| ["--netns", stage.side(*side).name()])
+    });
+    each.collect()
+}
+
+fn begin(chosen: &[&str], time: Duration) -> Result<Netdiag> {
     let time = format!("{}s", time.as_secs());
-    let mut arguments = vec!["diagnose", "-d", &time, "-o", "json"];
-    for (case, stage) in cases.iter().zip(stages) {
-        for side in case.scenario.watch {
-            arguments.extend(["--netns", stage.side(*side).name()]);
-        }
-    }
-    Netdiag::start(&arguments)
+    Netdiag::start(&[&["diagnose", "-d", &time, "-o", "json"], chosen].concat())
 }
 
 fn end(netdiag: Netdiag) -> Result<Value> {

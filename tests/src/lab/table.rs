@@ -108,6 +108,9 @@ pub fn story(outcome: &Outcome) -> String {
     {
         let _ = writeln!(text, "  WRONG: {judgement:?}");
     }
+    for problem in &outcome.blind {
+        let _ = writeln!(text, "  BLIND: {problem}");
+    }
     let _ = writeln!(text, "  {}", outcome.seen.summary());
     text
 }

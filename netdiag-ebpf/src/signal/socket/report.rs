@@ -127,7 +127,11 @@ pub(crate) unsafe fn report_accepted<A: Access>(
         record.accept_wait_ns = accept_wait_ns;
         record.pid = slot.owner;
         if context == Context::Owner {
-            record.tid = task::name(&mut record.comm);
+            let ([first, second], thread) = task::name();
+            record.tid = thread;
+            let (words, _none) = record.comm.as_chunks_mut::<8>();
+            words[0] = first.to_ne_bytes();
+            words[1] = second.to_ne_bytes();
             record.cgroup = task::cgroup();
         }
         Ok(())

@@ -39,7 +39,7 @@ impl FlowTable {
         wanted.map(|(_, row)| (row.key, row.cookie)).collect()
     }
 
-    /// Takes in what the kernel said. Where nothing moved, the flow stays as idle as it is.
+    /// Takes in what the kernel said. Where nothing moved and nothing waits, the flow stays as idle as it is.
     pub fn refresh(&mut self, fresh: &Fresh, now_ns: u64) {
         let Some(slot) = self.tuples.find(&fresh.key) else { return };
         let row = &mut self.rows[slot as usize];

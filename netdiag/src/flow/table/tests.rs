@@ -97,6 +97,7 @@ pub(super) fn retransmitted(flow: FlowId, key: FlowKey, kind: Kind, segments: u3
         segments,
         seq: 1,
         bytes: 100,
+        in_a_row: 0,
         failed: false,
         error: None,
         pid: None,

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::snapshot::Owner;
+
 /// What one CPU took from network cards and virtual links (`/proc/net/softnet_stat`). Increases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Softnet {
@@ -67,6 +69,9 @@ pub struct Pressure {
 pub struct Throttled {
     /// Its path below the root of its hierarchy.
     pub cgroup: String,
+    /// The container and pod that it is; no process.
+    #[serde(default)]
+    pub owner: Owner,
     /// Periods that passed while it had something to run.
     pub periods: u64,
     /// Periods in which it was held back.

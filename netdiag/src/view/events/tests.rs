@@ -50,6 +50,7 @@ fn tellings() -> Vec<Telling> {
         segments: 3,
         seq: 77,
         bytes: 4_344,
+        in_a_row: 0,
         failed: true,
         error: Some(1),
         pid: None,

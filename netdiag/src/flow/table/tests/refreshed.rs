@@ -38,6 +38,27 @@ fn a_flow_that_waits_is_active_and_one_at_rest_is_not() {
 }
 
 #[test]
+fn a_flow_on_which_data_waits_is_active_though_nothing_moves() {
+    let mut table = FlowTable::new(config(10));
+    apply(&mut table, &[opened(1, key(1), What::Connect)]);
+    table.refresh(&fresh(10, 5, 0, 100), 10);
+    table.interval(10);
+    let waiting = |time_ns, what, amount| {
+        let mut fresh = fresh(time_ns, 5, 0, 100);
+        fresh.detail.as_mut().unwrap().set(what, amount);
+        fresh
+    };
+    let kinds = [Detail::Unread, Detail::Unsent, Detail::Unacknowledged];
+    for (time_ns, what) in (20..).zip(kinds) {
+        table.refresh(&waiting(time_ns, what, 2), time_ns);
+        let flows = table.interval(time_ns).flows;
+        assert!(matches!(&flows[..], [flow] if !flow.idle), "{what:?}");
+    }
+    table.refresh(&waiting(30, Detail::Unread, 1), 30);
+    assert_eq!(table.interval(30).flows.len(), 0, "a FIN that was not read is no data");
+}
+
+#[test]
 fn another_sockets_answer_is_nobodys() {
     let mut table = FlowTable::new(config(10));
     apply(&mut table, &[opened(1, key(1), What::Connect)]);
