@@ -6,7 +6,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use netdiag_common::signal::Signal;
 
-use crate::{event::Kind, exit, snapshot::build::Sort};
+use crate::{event::Kind, exit, flow::Grouping, snapshot::build::Sort};
 
 mod diagnose;
 pub mod value;
@@ -61,6 +61,7 @@ pub enum Command {
 #[command(after_help = "\
 Examples:
   netdiag live --sort retransmits --top 5
+  netdiag live --by backend --sort response.p99
   netdiag live --port 443,8443 --netns blue -i 500ms
   netdiag live --pid 4711 -d 1m -o json --strict")]
 pub struct Live {
@@ -199,6 +200,9 @@ pub struct Watch {
     /// [default: live 20, live -o json all, record 1000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub top: Option<u32>,
+    /// Make flows one row that have that in common
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    pub by: Grouping,
     /// Sort flows by a metric's p50, p99 or max, or by a count, largest first
     /// [default: the most send calls]
     #[arg(long, value_name = "KEY", value_parser = value::sort)]

@@ -14,6 +14,7 @@ use crate::{
     cli::{self, Cli, Output, value::SourceChoice},
     event::Kind,
     exit::Error,
+    flow::Grouping,
     snapshot::build::Sort,
 };
 
@@ -93,6 +94,8 @@ pub struct Watch {
     pub output: Output,
     /// Flows listed one by one, `None` all.
     pub top: Option<usize>,
+    /// What makes flows one row.
+    pub by: Grouping,
     /// Order of the flows.
     pub sort: Sort,
     /// List idle flows, too.
@@ -255,6 +258,7 @@ fn watch(flags: &cli::Watch, default_top: Option<usize>) -> Result<Watch, Error>
         duration: flags.duration,
         output: flags.output,
         top: flags.top.map(|top| top as usize).or(default_top),
+        by: flags.by,
         sort: flags.sort.unwrap_or_default(),
         all: flags.all,
         idle: flags.flows.idle,

@@ -13,6 +13,7 @@ use crate::{
 };
 
 pub mod entries;
+mod group;
 pub mod latency;
 pub mod queries;
 mod readings;
@@ -20,9 +21,12 @@ mod recency;
 mod row;
 pub mod table;
 mod tally;
+mod translations;
 pub mod tuples;
 
+pub use group::{Group, Grouping};
 pub use table::{Config, FlowTable, Fresh, Seed};
+pub use translations::{End, Translation};
 
 /// Which end of a connection this is.
 #[derive(
@@ -62,6 +66,8 @@ pub struct Frozen {
     pub comm: Option<String>,
     /// Where the owner lives.
     pub place: Option<Arc<Place>>,
+    /// What it was addressed to and who answers, where addresses are known to be translated.
+    pub translation: Option<Arc<Translation>>,
     /// Number of the flow that is the other end, where it is on this node and known.
     pub pair: Option<u64>,
     /// Whom the other end belongs to, where it is on this node and known.
@@ -76,6 +82,8 @@ pub struct Frozen {
     pub rtt_min_ns: Option<u64>,
     /// Congestion window as last reported, in segments.
     pub cwnd: Option<u32>,
+    /// What it stands for where it is several flows in one.
+    pub group: Option<Box<Group>>,
     /// Latencies that have samples, sorted by id.
     pub latencies: Vec<(MetricId, Latency)>,
     /// Counts that are present, sorted by id; what absence means stands in

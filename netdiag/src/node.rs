@@ -14,7 +14,7 @@ use std::{
 
 use netdiag_common::flow::{FlowKey, TcpCounters, TcpDetail};
 
-use self::{netns::Depth, places::Places, sockets::Socket};
+use self::{conntrack::listener::Message, netns::Depth, places::Places, sockets::Socket};
 use crate::owner::Place;
 
 pub mod census;
@@ -74,6 +74,8 @@ pub struct Seeds {
     pub sockets: Vec<SeededSocket>,
     /// Listeners, likewise.
     pub listeners: Vec<SeededSocket>,
+    /// Entries of connection tracking that translate the addresses of one of them.
+    pub translated: Vec<Message>,
     /// What could not be had, one line each.
     pub problems: Vec<String>,
     /// How long it took.
@@ -149,6 +151,9 @@ pub fn seed(host_root: &Path) -> Seeds {
         owners::Owners::default()
     });
     problems.extend(owners.problem());
+    let ends: HashSet<FlowKey> =
+        dump.sockets.iter().map(|socket| FlowKey { netns: 0, ..socket.key }).collect();
+    let translated = conntrack::dump::translated(&namespaces, &ends, &mut problems);
     let mut places = Places::begin(host_root);
     problems.extend(places.problem());
     let listeners = dump.listeners.iter().map(|listener| anywhere(listener.key)).collect();
@@ -170,6 +175,7 @@ pub fn seed(host_root: &Path) -> Seeds {
     Seeds {
         sockets: dump.sockets.into_iter().map(&mut seeded).collect(),
         listeners: dump.listeners.into_iter().map(seeded).collect(),
+        translated,
         problems,
         took: start.elapsed(),
     }

@@ -18,7 +18,7 @@ pub use node::{ConntrackTable, Listener, Node};
 
 pub use crate::{
     coverage::{Account, Refusal, SignalStatus, Status, Stream},
-    flow::Role,
+    flow::{Grouping, Role},
 };
 
 /// One address and port of a conversation.
@@ -99,6 +99,11 @@ pub struct Flow {
     pub role: Option<Role>,
     /// Whom it belongs to.
     pub owner: Owner,
+    /// Where its client sends to, when that is translated on its way to another end: the address of a
+    /// service. Null where it is not, or where connection tracking does not tell netdiag.
+    pub service: Option<Endpoint>,
+    /// Who answers at the end of the translation; null as above.
+    pub backend: Option<Endpoint>,
     /// The other end's flow id where both ends are on this node and known.
     pub pair: Option<String>,
     /// Whom the other end belongs to; null where it is not on this node, or not known.
@@ -112,10 +117,23 @@ pub struct Flow {
     pub rtt_min_ns: Option<u64>,
     /// Congestion window in segments as last reported by the kernel.
     pub cwnd: Option<u32>,
+    /// Which flows it stands for, where it is several in one (`--by`): the fields above hold what all of them
+    /// share, and states are null.
+    pub group: Option<Group>,
     /// Latency distributions by metric; a metric with no sample is absent.
     pub metrics: BTreeMap<String, Distribution>,
     /// Counts by name.
     pub counts: BTreeMap<String, CountValue>,
+}
+
+/// Flows that have something in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Group {
+    /// What that is: an address, with a port for a backend; `comm/pid`; a container's id; a pod's uid; a port.
+    /// Null where it is not known of them.
+    pub name: Option<String>,
+    /// How many they are.
+    pub flows: u64,
 }
 
 /// The flows of one interval (`netdiag.snapshot/1`) or of the whole run (`netdiag.total/1`).
@@ -133,7 +151,10 @@ pub struct Snapshot {
     pub kernel: String,
     /// How each signal is observed.
     pub signals: Vec<SignalStatus>,
-    /// The flows, largest first.
+    /// What makes flows one row (`--by`).
+    #[serde(default)]
+    pub by: Grouping,
+    /// The flows, or the groups of them, largest first.
     pub flows: Vec<Flow>,
     /// Sum of all flows that are not listed.
     pub other: Flow,

@@ -7,6 +7,7 @@ pub mod full;
 pub mod module;
 pub mod race;
 pub mod said;
+pub mod service;
 pub mod table;
 
 use std::{fs, net::Ipv4Addr};

@@ -16,6 +16,7 @@ pub mod dropping;
 pub mod facts;
 pub mod fault;
 pub mod gate;
+pub mod hlog;
 pub mod lab;
 pub mod machine;
 pub mod namespace;

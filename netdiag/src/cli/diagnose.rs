@@ -8,7 +8,7 @@ use super::{
     Filters, Flows, Kernel, Output,
     value::{self, Given},
 };
-use crate::finding::Severity;
+use crate::{finding::Severity, flow::Grouping};
 
 /// `netdiag diagnose`.
 #[derive(Clone, Debug, Args)]
@@ -37,6 +37,9 @@ pub struct Diagnose {
     /// Form of the output
     #[arg(short, long, value_enum, value_name = "FORM", default_value_t)]
     pub output: Output,
+    /// Only to say that it has no place here.
+    #[arg(long, hide = true, value_parser = value::by_is_no_matter)]
+    pub by: Option<Grouping>,
     /// Set a threshold of a finding; may be repeated
     #[arg(long, value_name = "ID.NAME=VALUE", value_delimiter = ',',
         value_parser = value::threshold)]

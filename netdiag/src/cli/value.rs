@@ -12,6 +12,7 @@ use netdiag_common::signal::Signal;
 use crate::{
     event::Kind,
     finding::{self, Unit},
+    flow::Grouping,
     signal,
     snapshot::{build::Sort, told::kinds},
 };
@@ -303,6 +304,12 @@ pub fn source(text: &str) -> Parsed<SourceChoice> {
             Err(unknown(&what, name, sources.iter().map(|source| source.name)))
         }
     }
+}
+
+/// `--by` where it changes nothing.
+pub fn by_is_no_matter(_text: &str) -> Parsed<Grouping> {
+    Err("findings are concluded from single flows, whatever they have in common; leave --by out"
+        .to_owned())
 }
 
 /// `--sort`: learnt from the definitions, like the columns that it sorts by.

@@ -6,6 +6,7 @@ use crate::{
     diagnosis::Thresholds,
     exit::Error,
     finding::{Limits, Severity},
+    flow::Grouping,
     snapshot::build::Sort,
 };
 
@@ -42,6 +43,7 @@ pub(super) fn watch(flags: &cli::Diagnose) -> Result<Watch, Error> {
         duration: Some(flags.duration),
         output: flags.output,
         top: Some(TOP),
+        by: Grouping::default(),
         sort: Sort::default(),
         all: false,
         idle: flags.flows.idle,

@@ -9,6 +9,7 @@ use crate::{
     cli,
     event::Kind,
     exit::Error,
+    flow::Grouping,
     signal,
     snapshot::{build::Sort, told::kinds},
 };
@@ -42,6 +43,7 @@ pub(super) fn watch(flags: &cli::Events) -> Result<Watch, Error> {
         duration: flags.duration,
         output: flags.output,
         top: None,
+        by: Grouping::default(),
         sort: Sort::default(),
         all: false,
         idle: flags.flows.idle,

@@ -1,15 +1,16 @@
 //! One of several servers of the same service answers much later than the others.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{end, host, ss_by},
+    advice::{host, ss_by},
 };
 use crate::{
     format,
+    snapshot::Endpoint,
     watched::{Group, Seen, Watched},
 };
 
@@ -71,15 +72,13 @@ pub const DEFINITION: Definition = Definition {
 type Service = (Option<u32>, Option<String>, u16);
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
-    let mut services: BTreeMap<Service, BTreeMap<IpAddr, Vec<&Seen>>> = BTreeMap::new();
+    let mut services: BTreeMap<Service, BTreeMap<SocketAddr, Vec<&Seen>>> = BTreeMap::new();
     for flow in watched.flows.values() {
         let tcp = flow.protocol.as_deref() == Some("tcp");
-        let (Some(ip), Some(port), true) = (flow.peer.ip, flow.peer.port, tcp && flow.is_client())
-        else {
-            continue;
-        };
+        let (Some(port), true) = (flow.peer.port, tcp && flow.is_client()) else { continue };
+        let &Endpoint { ip: Some(ip), port: Some(at) } = flow.server() else { continue };
         let service = services.entry((flow.netns, flow.owner.comm.clone(), port)).or_default();
-        service.entry(ip).or_default().push(flow);
+        service.entry(SocketAddr::new(ip, at)).or_default().push(flow);
     }
     services
         .into_iter()
@@ -89,7 +88,7 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
 
 /// One server with what it takes.
 struct Server<'a> {
-    ip: IpAddr,
+    at: SocketAddr,
     group: Group<'a>,
     p50: u64,
     p90: u64,
@@ -99,14 +98,14 @@ fn of_service(
     watched: &Watched,
     limits: &Limits,
     (netns, _, port): &Service,
-    servers: BTreeMap<IpAddr, Vec<&Seen>>,
+    servers: BTreeMap<SocketAddr, Vec<&Seen>>,
 ) -> Vec<Finding> {
     let least = limits.of(&LEAST) as u64;
-    let of = |(ip, flows)| {
+    let of = |(at, flows)| {
         let group = Group::of(flows);
-        let at = |quantile| group.sums.quantile("response", quantile, least);
-        let (p50, p90) = (at(0.5)?, at(0.9)?);
-        Some(Server { ip, group, p50, p90 })
+        let latency = |quantile| group.sums.quantile("response", quantile, least);
+        let (p50, p90) = (latency(0.5)?, latency(0.9)?);
+        Some(Server { at, group, p50, p90 })
     };
     let servers: Vec<Server<'_>> = servers.into_iter().filter_map(of).collect();
     let found: Vec<_> = (0..servers.len())
@@ -148,8 +147,10 @@ fn outlier(
         return None;
     }
     let owner = one.group.owner();
-    let scope = Scope::backend(netns, one.ip, port).by(&owner);
-    let (at, times) = (end(&one.group.first().peer), mine / usual.max(1.0));
+    // What sockets say, also of a service that is translated; the name is that of who answers.
+    let asked = one.group.first().peer.ip?;
+    let scope = Scope { name: one.at.to_string(), ..Scope::backend(netns, asked, port) }.by(&owner);
+    let (at, times) = (one.at, mine / usual.max(1.0));
     let title = format!(
         "{at} takes {} to answer ({which}), the {} others of port {port} {}",
         format::duration(mine as u64),
@@ -171,7 +172,7 @@ fn outlier(
         .advise("compare that node with its siblings: CPU quota, disk, cache, version, neighbours")
         .advise("let the balancer choose by requests under way or by latency instead of by turns")
         .confirm_by(format!("netdiag live --peer-port {port} --sort response.p50"))
-        .confirm_by(ss_by(owner.pid, &format!("dst {} dport = :{port}", host(one.ip))));
+        .confirm_by(ss_by(owner.pid, &format!("dst {} dport = :{port}", host(asked))));
     Some(match farther {
         Some(farther) => finding.ruling_out(format!(
             "its path: it is longer than those of the others by {} at its best",
@@ -241,6 +242,20 @@ mod tests {
         check(&DEFINITION, &with(server(9, 2, 80_000).path(80_000_000)), None);
         check(&DEFINITION, &with(server(9, 2, 80_000).path(20_000_000)), Some(Severity::Warning));
         check(&DEFINITION, &with(server(9, 2, 80_000).of(9, "report")), None);
+    }
+
+    #[test]
+    fn servers_behind_one_address_are_told_apart() {
+        let behind = |host: u8, us| {
+            server(host, 2, us).to("10.96.0.1", 80).behind(&format!("10.0.0.{host}"), 8080)
+        };
+        let watched = kit::watched(&[behind(9, 90_000), behind(10, 5_000), behind(11, 6_000)]);
+        let found = (DEFINITION.rule)(&watched, &Limits::default());
+        let scopes: Vec<_> = found
+            .iter()
+            .map(|one| (one.scope.name.as_str(), one.scope.peer, one.scope.port))
+            .collect();
+        assert_eq!(scopes, [("10.0.0.9:8080", "10.96.0.1".parse().ok(), Some(80))]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::{
         Frozen, Role, Who,
         readings::{Growth, Readings, has_grown},
         tally::Tally,
+        translations::Translation,
         tuples::is_complete,
     },
     owner::Place,
@@ -33,6 +34,8 @@ pub(super) struct Row {
     pub(super) is_asker: bool,
     /// Number of the other end's row.
     pub(super) pair: Option<u64>,
+    /// What it was addressed to and who answers.
+    pub(super) translation: Option<Arc<Translation>>,
     /// Whom that belongs to.
     pub(super) peer: Option<Box<Who>>,
     /// The socket is gone.
@@ -118,6 +121,7 @@ impl Row {
             pid: self.pid,
             comm: self.comm.clone(),
             place: self.place.clone(),
+            translation: self.translation.clone(),
             pair: self.pair,
             peer: self.peer.as_deref().cloned(),
             closed: self.closed,
@@ -125,6 +129,7 @@ impl Row {
             srtt_ns: self.srtt_ns,
             rtt_min_ns: self.rtt_min_ns,
             cwnd: self.cwnd,
+            group: None,
             latencies: tally.latencies,
             counts: tally.counts,
             gauges: self.gauges.clone(),
@@ -137,6 +142,7 @@ impl Row {
     pub(super) fn absorb(&mut self, other: &Self) {
         self.number = other.number;
         self.pair = self.pair.or(other.pair);
+        self.translation = self.translation.take().or_else(|| other.translation.clone());
         self.heard |= other.heard;
         self.owner(other.role, other.pid, other.comm.as_deref(), other.place.as_ref());
         self.cookie = if self.cookie == 0 { other.cookie } else { self.cookie };

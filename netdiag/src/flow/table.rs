@@ -18,6 +18,7 @@ use crate::{
         recency::{Place, Recency},
         row::Row,
         tally::Tally,
+        translations::Translations,
         tuples::{Tuples, is_complete},
     },
     owner,
@@ -27,6 +28,7 @@ use crate::{
 mod join;
 mod look;
 mod refresh;
+mod translate;
 mod users;
 
 pub use look::{Handle, Whose};
@@ -34,6 +36,9 @@ pub use refresh::Fresh;
 
 /// Entries of the connection tracking table have one row for so many of flows.
 const ENTRIES_SHARE: usize = 8;
+
+/// Entries that translate are remembered for so many rows one: a row keeps what it was told.
+const TRANSLATIONS_SHARE: usize = 4;
 
 /// Settings of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +116,8 @@ pub struct FlowTable {
     total_other: Tally,
     /// What is no flow: entries of the connection tracking table.
     entries: Entries,
+    /// Those that translate addresses.
+    translations: Translations,
     /// Sockets whose events count nowhere, since their user is not wanted.
     left_out: HashSet<FlowId, RandomState>,
 }
@@ -135,6 +142,7 @@ impl FlowTable {
             other: Tally::default(),
             total_other: Tally::default(),
             entries: Entries::new(config.max_flows / ENTRIES_SHARE),
+            translations: Translations::new(config.max_flows / TRANSLATIONS_SHARE),
             left_out: HashSet::default(),
         }
     }
@@ -160,6 +168,9 @@ impl FlowTable {
         let slot = match event.subject() {
             Subject::Entry(entry) => {
                 self.entries.apply(entry, event);
+                if let Event::Conntrack(event) = event {
+                    self.translate(event);
+                }
                 let slot = self.of_tuple(entry, &entry.original);
                 return slot.map_or(Whose::Nobodys, |slot| Whose::Flows(self.handle(slot)));
             }

@@ -14,6 +14,7 @@ use super::{
     reading::{self, Reading},
 };
 
+pub mod dump;
 pub mod file;
 pub mod listener;
 pub mod netlink;

@@ -15,8 +15,9 @@ use crate::{
     cli::Output,
     config::{Diagnose, Owners},
     diagnosis::{Diagnosis, Report, Thresholds},
-    exit::Status,
+    exit::{self, Status},
     finding::{Finding, Scope, Severity},
+    flow::Grouping,
     snapshot::Snapshot,
     view::{self, table::COLUMNS},
 };
@@ -117,9 +118,21 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
     let mut worst = None;
     for (nth, (node, files)) in nodes.iter().enumerate() {
         let mut diagnosis = Diagnosis::new(diagnose.thresholds.clone());
-        let mut unread = 0;
+        let (mut unread, mut grouped) = (0, None);
         for file in files {
-            unread += recordings::read(file, |snapshot| diagnosis.take(&snapshot))?;
+            unread += recordings::read(file, |snapshot| {
+                grouped = grouped.or(Some(snapshot.by).filter(|by| *by != Grouping::Flow));
+                diagnosis.take(&snapshot);
+            })?;
+            if let Some(by) = grouped {
+                return Err(exit::Error::usage(format!(
+                    "--from: {} was recorded --by {}, and findings are concluded from single flows; \
+                     record without --by",
+                    file.display(),
+                    by.name()
+                ))
+                .into());
+            }
         }
         if unread > 0 {
             say(&format!(

@@ -15,9 +15,11 @@ use crate::{
         table::{FlowTable, Seed, Whose},
     },
     kernel::tracer::Taken,
-    node::{SeededSocket, places::Places},
+    node::{SeededSocket, conntrack::listener::Message, places::Places},
     signal::{
-        self, Event, conntrack, dns,
+        self, Event,
+        conntrack::{self, Entry},
+        dns,
         socket::{self, What},
     },
     snapshot::{Account, SignalStatus, Status, Stream},
@@ -327,6 +329,17 @@ impl Intake {
             };
             // Sockets beyond --max-flows come back with their first event.
             let _no_room = self.table.seed(&seed, now_ns);
+        }
+    }
+
+    /// Tells these sockets where their packets go, as far as no event has told it.
+    pub(super) fn seed_translated(&mut self, entries: &[Message]) {
+        /// Whatever is told by an event is newer.
+        const BEFORE_ALL: u64 = 0;
+        for message in entries {
+            let Message { netns, zone, protocol, original, .. } = *message;
+            let entry = Entry { netns, zone, protocol: protocol.into(), original };
+            self.table.translated(&entry, &message.reply, BEFORE_ALL);
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{
     output::{Ended, Outputs, Progress},
 };
 use crate::{
-    flow::Interval,
+    flow::{Grouping, Interval},
     kernel::symbols,
     labels::Labels,
     node::{pace::Pace, places::learn_names},
@@ -52,9 +52,10 @@ impl About {
     }
 
     /// What was cut off, for the outputs.
-    pub(super) fn snapshot(&self, scope: Scope, node: Node, cut: &Cut) -> Snapshot {
+    pub(super) fn snapshot(&self, scope: Scope, by: Grouping, node: Node, cut: &Cut) -> Snapshot {
         let frame = Frame {
             scope,
+            by,
             start: cut.start,
             end: cut.end,
             host: &self.node,
@@ -129,7 +130,7 @@ impl Reporter {
         let of_node: Vec<_> = node.owners().map(Owner::place).collect();
         self.about.learn_names(of_flows.chain(&of_node));
         node.owners_mut().for_each(|owner| owner.name(&self.about.labels));
-        let snapshot = self.about.snapshot(scope, node, &cut);
+        let snapshot = self.about.snapshot(scope, listing.by, node, &cut);
         self.outputs.progress().step();
         (snapshot, cut.flows)
     }

@@ -126,7 +126,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let host_root = kernel.host_root.clone();
     let seeding = spawn_blocking(move || node::seed(&host_root));
     let about = about(node_name, &tracer, &filters, &kernel.host_root);
-    let listing = Listing { sort: watch.sort, top: watch.top, all: watch.all };
+    let listing = Listing { by: watch.by, sort: watch.sort, top: watch.top, all: watch.all };
     let host_root = kernel.host_root.clone();
     let worker = Worker::start(outputs.progress().clone(), move || Reporter {
         about,

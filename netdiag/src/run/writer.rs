@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     cli::Output,
+    flow::Grouping,
     kernel::symbols,
     snapshot::{
         Node, SignalStatus,
@@ -203,7 +204,7 @@ impl Writer {
         if !rest.suppressed.is_empty() {
             self.suppressed(&Suppressed::new(now, rest.suppressed), out)?;
         }
-        let total = self.about.snapshot(Scope::Total, Node::default(), &cut);
+        let total = self.about.snapshot(Scope::Total, Grouping::Flow, Node::default(), &cut);
         let end = End {
             schema: SCHEMA,
             kind: "end",

@@ -14,11 +14,11 @@ use netdiag_common::{flow::FlowKey, signal::Signal};
 
 pub use self::sort::Sort;
 use super::{
-    Account, CountValue, Distribution, Endpoint, Flow, Node, Owner, SignalStatus, Snapshot, Status,
-    Stream,
+    Account, CountValue, Distribution, Endpoint, Flow, Group, Node, Owner, SignalStatus, Snapshot,
+    Status, Stream,
 };
 use crate::{
-    flow::{Frozen, Interval, latency::Latency, tuples::address},
+    flow::{End, Frozen, Grouping, Interval, latency::Latency, tuples::address},
     labels::Labels,
     signal::{Count, CountId, counts, metrics},
 };
@@ -26,6 +26,8 @@ use crate::{
 /// Which flows are listed and in which order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
+    /// What makes flows one row.
+    pub by: Grouping,
     /// Largest first.
     pub sort: Sort,
     /// How many at most; the rest is folded into `other`. None: all.
@@ -35,12 +37,13 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Sorts the flows (equal ones by id) and folds into `other` what is not listed. What the
+    /// Groups the flows, sorts them (equal ones by id) and folds into `other` what is not listed. What the
     /// interval adds up to stays the same.
     pub fn arrange(&self, interval: &mut Interval) {
         if !self.all {
             interval.flows.retain(|flow| !flow.idle);
         }
+        interval.group(self.by);
         let value = self.sort.value();
         interval.flows.sort_by_cached_key(|flow| (Reverse(value(flow)), flow.id));
         if let Some(top) = self.top {
@@ -75,6 +78,8 @@ impl Scope {
 pub struct Frame<'a> {
     /// Interval or run.
     pub scope: Scope,
+    /// What makes flows one row.
+    pub by: Grouping,
     /// When it began.
     pub start: SystemTime,
     /// When it ended.
@@ -112,6 +117,7 @@ impl Frame<'_> {
             host: self.host.to_owned(),
             kernel: self.kernel.to_owned(),
             signals: self.signals.to_vec(),
+            by: self.by,
             flows: interval
                 .flows
                 .iter()
@@ -150,6 +156,12 @@ pub fn flow_name(id: u64) -> String {
     format!("f{id}")
 }
 
+/// The same of a row, which may be a group.
+#[must_use]
+pub fn row_name(row: &Frozen) -> String {
+    row.group.as_ref().map_or_else(|| flow_name(row.id), |group| group.id())
+}
+
 /// The two ends of a key.
 #[must_use]
 pub fn endpoints(key: &FlowKey) -> (Endpoint, Endpoint) {
@@ -161,6 +173,13 @@ pub fn endpoints(key: &FlowKey) -> (Endpoint, Endpoint) {
     (end(key.local_addr, key.local_port), end(key.peer_addr, key.peer_port))
 }
 
+/// What a conversation was addressed to, and who answers; none where that is not known to be translated.
+pub(super) fn translated(flow: &Frozen) -> (Option<Endpoint>, Option<Endpoint>) {
+    let end = |(ip, port): End| Endpoint { ip: Some(address(ip)), port: Some(port) };
+    let translation = flow.translation.as_deref();
+    translation.map(|it| (end(it.service), end(it.backend))).unzip()
+}
+
 /// `tcp` or `udp`.
 pub(super) fn protocol_name(key: &FlowKey) -> Option<String> {
     conntrack::protocol(key.protocol)
@@ -168,20 +187,24 @@ pub(super) fn protocol_name(key: &FlowKey) -> Option<String> {
 
 fn named(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {
     let (local, peer) = endpoints(&flow.key);
+    let (service, backend) = translated(flow);
     Flow {
-        id: flow_name(flow.id),
+        id: row_name(flow),
         local,
         peer,
         netns: (flow.key.netns != 0).then_some(flow.key.netns),
         protocol: protocol_name(&flow.key),
         role: flow.role,
         owner: owner::of_flow(flow, labels),
+        service,
+        backend,
         pair: flow.pair.map(flow_name),
         peer_owner: flow.peer.as_ref().map(|peer| owner::of(peer, labels)),
         closed: flow.closed,
         srtt_ns: flow.srtt_ns,
         rtt_min_ns: flow.rtt_min_ns,
         cwnd: flow.cwnd,
+        group: flow.group.as_ref().map(|it| Group { name: it.name.clone(), flows: it.flows }),
         ..unnamed(flow, signals, labels)
     }
 }
@@ -197,12 +220,15 @@ fn unnamed(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {
         protocol: None,
         role: None,
         owner: Owner::default(),
+        service: None,
+        backend: None,
         pair: None,
         peer_owner: None,
         closed: false,
         srtt_ns: None,
         rtt_min_ns: None,
         cwnd: None,
+        group: None,
         metrics: distributions(flow),
         counts: values(flow, signals, labels),
     }

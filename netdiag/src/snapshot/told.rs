@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     Account, CountValue, Endpoint, Listener, Owner, Role, SignalStatus, Stream, Tuple,
-    build::{conntrack, endpoints, flow_name, owner, protocol_name, rfc3339, values},
+    build::{conntrack, endpoints, flow_name, owner, protocol_name, rfc3339, translated, values},
 };
 use crate::{
     event::{Field, Form, Kind, Shown, Told, Value},
@@ -56,6 +56,10 @@ pub struct EventFlow {
     pub role: Option<Role>,
     /// Whom it belongs to.
     pub owner: Owner,
+    /// As in a flow of the snapshot.
+    pub service: Option<Endpoint>,
+    /// Likewise.
+    pub backend: Option<Endpoint>,
 }
 
 /// What an event says in a field.
@@ -242,6 +246,7 @@ fn is_of_tracing(frame: Option<&str>) -> bool {
 
 fn named(flow: &Frozen, labels: &Labels) -> EventFlow {
     let (local, peer) = endpoints(&flow.key);
+    let (service, backend) = translated(flow);
     EventFlow {
         id: (flow.id != 0).then(|| flow_name(flow.id)),
         local,
@@ -250,6 +255,8 @@ fn named(flow: &Frozen, labels: &Labels) -> EventFlow {
         protocol: protocol_name(&flow.key),
         role: flow.role,
         owner: owner::of_flow(flow, labels),
+        service,
+        backend,
     }
 }
 
@@ -276,6 +283,8 @@ pub fn of_listener(time: SystemTime, listener: &Listener) -> Event {
             protocol: Some("tcp".to_owned()),
             role: Some(Role::Server),
             owner: listener.owner.clone(),
+            service: None,
+            backend: None,
         },
         fields: names.zip(values).collect(),
         stack: None,

@@ -13,7 +13,7 @@ use crate::{
     format::{self, cut, left, or_missing, sanitised, width, wrapped},
     snapshot::{
         Snapshot,
-        told::{End, Event, Said, Suppressed, kinds},
+        told::{End, Event, EventFlow, Said, Suppressed, kinds},
     },
     view::{
         owner::{home, process},
@@ -155,8 +155,10 @@ fn packed(mut lines: Vec<String>, words: &[String], columns: usize) -> Vec<Strin
 fn said(event: &Event) -> Vec<String> {
     let Some(kind) = kinds().find(|kind| kind.name == event.kind) else { return Vec::new() };
     let of = |field: &Field| words(field, event.fields.get(field.name)?);
-    let home = home(&event.flow.owner).map(|home| format!("in {home}"));
-    kind.fields.iter().filter_map(of).flatten().chain(home).collect()
+    let EventFlow { owner, local, service, backend, .. } = &event.flow;
+    let home = home(owner).map(|home| format!("in {home}"));
+    let translation = table::translation(local, service.as_ref(), backend.as_ref());
+    kind.fields.iter().filter_map(of).flatten().chain(home).chain(translation).collect()
 }
 
 fn words(field: &Field, said: &Said) -> Option<Vec<String>> {

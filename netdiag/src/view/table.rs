@@ -11,17 +11,20 @@ use std::{
 };
 
 use crate::{
+    flow::Grouping,
     format::{self, MISSING, left, or_missing, right, sanitised, width, wrapped},
     signal,
-    snapshot::{CountValue, Distribution, Endpoint, Flow, Snapshot, Status},
+    snapshot::{CountValue, Distribution, Flow, Snapshot, Status},
     view::owner::{home, process},
 };
 
 mod accounting;
 mod conntrack;
+mod identity;
 mod listeners;
 
 pub use accounting::accounting;
+pub(super) use identity::{endpoint, translation};
 
 /// Columns of a terminal that does not say how wide it is.
 pub const COLUMNS: usize = 80;
@@ -45,14 +48,15 @@ pub fn table(snapshot: &Snapshot, columns: usize, out: &mut impl Write) -> io::R
 fn lines(snapshot: &Snapshot, columns: usize) -> Vec<String> {
     let mut lines = head(snapshot, columns);
     lines.extend(accounting::losses(snapshot, columns));
-    let mut rows: Vec<Row> = snapshot.flows.iter().map(Row::new).collect();
+    let by = snapshot.by;
+    let mut rows: Vec<Row> = snapshot.flows.iter().map(|flow| Row::new(flow, by)).collect();
     if is_active(&snapshot.other) {
-        rows.push(Row::new(&snapshot.other));
+        rows.push(Row::new(&snapshot.other, by));
     }
     if rows.is_empty() {
         lines.push("no flow was active".to_owned());
     } else {
-        lines.extend(body(&rows, columns));
+        lines.extend(body(&identity::names(by), &rows, columns));
     }
     lines.extend(listeners::lines(&snapshot.node.listeners, columns));
     lines.extend(conntrack::lines(snapshot, columns));
@@ -125,15 +129,13 @@ struct Row {
 }
 
 impl Row {
-    fn new(flow: &Flow) -> Self {
-        let identity = if flow.local.ip.is_none() && flow.peer.ip.is_none() {
-            vec![flow.id.clone(), String::new(), String::new()]
-        } else {
-            vec![endpoint(&flow.local), endpoint(&flow.peer), process(&flow.owner)]
-        };
+    fn new(flow: &Flow, by: Grouping) -> Self {
+        let identity = identity::of(flow, by);
         let mut cells = Vec::new();
         let mut notes = Vec::new();
-        notes.extend(home(&flow.owner).map(|home| format!("in {home}")));
+        if !matches!(by, Grouping::Container | Grouping::Pod) {
+            notes.extend(home(&flow.owner).map(|home| format!("in {home}")));
+        }
         for name in metrics_in_columns() {
             cells.extend(values(flow.metrics.get(name)).map(|(_, value)| value));
         }
@@ -155,6 +157,10 @@ impl Row {
         notes.extend(counts.filter_map(|(name, value)| note(name, value)));
         if let Some(smallest) = flow.rtt_min_ns {
             notes.push(format!("rtt_min {}", format::duration(smallest)));
+        }
+        if flow.group.is_none() {
+            let (service, backend) = (flow.service.as_ref(), flow.backend.as_ref());
+            notes.extend(translation(&flow.local, service, backend));
         }
         if let Some(peer) = &flow.peer_owner {
             let home = home(peer).map(|home| format!(" in {home}")).unwrap_or_default();
@@ -275,20 +281,9 @@ fn amount(name: &str, number: u64) -> String {
     }
 }
 
-/// `10.0.0.1:443`, `[2001:db8::1]:443`.
-pub(super) fn endpoint(end: &Endpoint) -> String {
-    match (end.ip, end.port) {
-        (None, _) => MISSING.to_owned(),
-        (Some(ip), None) => ip.to_string(),
-        (Some(ip), Some(port)) if ip.is_ipv4() => format!("{ip}:{port}"),
-        (Some(ip), Some(port)) => format!("[{ip}]:{port}"),
-    }
-}
-
 /// All rows on one line each where they fit, otherwise with the numbers on a line of their own.
-fn body(rows: &[Row], columns: usize) -> Vec<String> {
-    let names = ["LOCAL", "PEER", "PROCESS"].map(str::to_owned);
-    let identities = widths(&names, rows.iter().map(|row| &row.identity));
+fn body(names: &[String], rows: &[Row], columns: usize) -> Vec<String> {
+    let identities = widths(names, rows.iter().map(|row| &row.identity));
     let headings = headings();
     let cells = widths(&headings, rows.iter().map(|row| &row.cells));
     let numbers = |cells_of: &[String]| -> String {
@@ -312,7 +307,7 @@ fn body(rows: &[Row], columns: usize) -> Vec<String> {
         }
         lines.len()
     };
-    put(&names, &headings);
+    put(names, &headings);
     let mut breaks = Vec::new();
     for row in rows {
         breaks.push(put(&row.identity, &row.cells));

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::Watched;
 use crate::snapshot::{
-    Account, CountValue, Distribution, Endpoint, Flow, Node, Owner, Role, SignalStatus, Snapshot,
-    Status, Stream,
+    Account, CountValue, Distribution, Endpoint, Flow, Grouping, Node, Owner, Role, SignalStatus,
+    Snapshot, Status, Stream,
 };
 use netdiag_common::signal::Signal;
 
@@ -22,12 +22,15 @@ pub(crate) fn flow(id: &str) -> Flow {
         protocol: Some("tcp".to_owned()),
         role: Some(Role::Client),
         owner: Owner { pid: Some(812), comm: Some("shop".to_owned()), ..Owner::default() },
+        service: None,
+        backend: None,
         pair: None,
         peer_owner: None,
         closed: false,
         srtt_ns: None,
         rtt_min_ns: None,
         cwnd: None,
+        group: None,
         metrics: BTreeMap::new(),
         counts: BTreeMap::new(),
     }
@@ -51,6 +54,13 @@ impl Flow {
     /// The other end.
     pub(crate) fn to(mut self, ip: &str, port: u16) -> Self {
         self.peer = end(ip, port);
+        self
+    }
+
+    /// That other end is a service's, and this one answers.
+    pub(crate) fn behind(mut self, ip: &str, port: u16) -> Self {
+        self.service = Some(self.peer.clone());
+        self.backend = Some(end(ip, port));
         self
     }
 
@@ -132,6 +142,7 @@ pub(crate) fn snapshot(second: u64, flows: Vec<Flow>) -> Snapshot {
         host: "node-1".to_owned(),
         kernel: "6.12.0".to_owned(),
         signals: Signal::ALL.iter().map(status).collect(),
+        by: Grouping::Flow,
         flows,
         other: Flow {
             local: nowhere.clone(),

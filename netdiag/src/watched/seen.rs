@@ -24,6 +24,10 @@ pub struct Seen {
     pub owner: Owner,
     /// Whom the other end belongs to, where it is on this node and known.
     pub peer_owner: Option<Owner>,
+    /// What its client sends to, where that is translated on the way.
+    pub service: Option<Endpoint>,
+    /// Who answers then.
+    pub backend: Option<Endpoint>,
     /// The other end's flow id where both ends are on this node.
     pub pair: Option<String>,
     /// The socket is gone.
@@ -54,6 +58,8 @@ impl Seen {
             role: flow.role,
             owner: flow.owner.clone(),
             peer_owner: flow.peer_owner.clone(),
+            service: None,
+            backend: None,
             pair: flow.pair.clone(),
             closed: false,
             srtt_ns: None,
@@ -80,6 +86,7 @@ impl Seen {
             self.owner = flow.owner.clone();
         }
         self.pair = flow.pair.clone().or(self.pair.take());
+        self.translated(flow.service.as_ref(), flow.backend.as_ref());
         self.closed |= flow.closed;
         self.srtt_ns = flow.srtt_ns.or(self.srtt_ns);
         self.rtt_min_ns = [flow.rtt_min_ns, self.rtt_min_ns].into_iter().flatten().min();
@@ -95,6 +102,7 @@ impl Seen {
         if later.owner.pid.is_some() {
             self.owner = later.owner.clone();
         }
+        self.translated(later.service.as_ref(), later.backend.as_ref());
         self.closed |= later.closed;
         self.srtt_ns = later.srtt_ns.or(self.srtt_ns);
         self.rtt_min_ns = [later.rtt_min_ns, self.rtt_min_ns].into_iter().flatten().min();
@@ -102,6 +110,18 @@ impl Seen {
         self.intervals += later.intervals;
         self.sums.add(&later.sums);
         self.course = later.course;
+    }
+
+    fn translated(&mut self, service: Option<&Endpoint>, backend: Option<&Endpoint>) {
+        if service.is_some() {
+            (self.service, self.backend) = (service.cloned(), backend.cloned());
+        }
+    }
+
+    /// The end that answers a client: behind a translation, where there is one.
+    #[must_use]
+    pub fn server(&self) -> &Endpoint {
+        self.backend.as_ref().unwrap_or(&self.peer)
     }
 
     /// Between what a state was; none where it was never told.
@@ -122,11 +142,14 @@ impl Seen {
             role: self.role,
             owner: self.owner.clone(),
             peer_owner: self.peer_owner.clone(),
+            service: self.service.clone(),
+            backend: self.backend.clone(),
             pair: self.pair.clone(),
             closed: self.closed,
             srtt_ns: self.srtt_ns,
             rtt_min_ns: self.rtt_min_ns,
             cwnd: self.cwnd,
+            group: None,
             metrics: self.sums.metrics(),
             counts: self.sums.nested(),
         }

@@ -222,13 +222,19 @@ impl FlowTable {
             self.rows[slot as usize].pair = Some(self.rows[peer as usize].number);
             self.rows[peer as usize].pair = Some(self.rows[slot as usize].number);
         }
+        if let Some(ends) = self.translations.of(&key) {
+            self.join_ends(&ends);
+        }
     }
 
     /// Whom the other end of a flow belongs to, where both are on this node. It is kept when that end is gone.
     pub(super) fn learn_peer(&mut self, slot: u32) {
         let Some(Row { key, pair: Some(pair), .. }) = self.rows.get(slot as usize) else { return };
         let slots = [&self.tuples, &self.closed].map(|tuples| tuples.find_peer(key));
-        let peers = slots.into_iter().flatten().map(|peer| &self.rows[peer as usize]);
+        let beyond = self.translations.of(key);
+        let beyond = beyond.iter().flat_map(|ends| [&ends.client, &ends.server]);
+        let slots = slots.into_iter().flatten().chain(beyond.filter_map(|end| self.of_end(end)));
+        let peers = slots.map(|peer| &self.rows[peer as usize]);
         let peer = { peers }.find(|peer| peer.number == *pair && peer.pid.is_some());
         let who = peer.map(|peer| Who {
             pid: peer.pid,
@@ -258,17 +264,20 @@ impl FlowTable {
         entries.count_creators();
     }
 
-    /// The row of the socket that a tuple's packets come from: in the entry's namespace, else the only
-    /// one anywhere.
+    /// The row of the socket that a tuple's packets come from.
     pub(super) fn of_tuple(&self, entry: &Entry, tuple: &Tuple) -> Option<u32> {
-        let key = entry.key(tuple);
-        if !is_complete(&key) {
+        self.of_end(&entry.key(tuple))
+    }
+
+    /// The row of a socket with this key: in its namespace, else the only one anywhere.
+    pub(super) fn of_end(&self, key: &FlowKey) -> Option<u32> {
+        if !is_complete(key) {
             return None;
         }
         // A loopback address never leaves its namespace.
         let netns = if address(key.local_addr).is_loopback() { key.netns } else { 0 };
-        let anywhere = FlowKey { netns, ..key };
-        [key, anywhere]
+        let anywhere = FlowKey { netns, ..*key };
+        [*key, anywhere]
             .iter()
             .find_map(|key| self.tuples.find_in_any(key).or_else(|| self.closed.find_in_any(key)))
     }

@@ -20,6 +20,7 @@ mod packets;
 mod properties;
 mod refreshed;
 mod seeded;
+mod translated;
 mod trips;
 
 const S: u64 = 1_000_000_000;

@@ -25,7 +25,7 @@ use crate::node::{
     netns::{self, Namespace},
 };
 
-mod message;
+pub(super) mod message;
 
 /// `enum nfnetlink_groups` (`include/uapi/linux/netfilter/nfnetlink.h`).
 const NFNLGRP_CONNTRACK_NEW: u32 = 1;

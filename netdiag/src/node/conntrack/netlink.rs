@@ -35,12 +35,16 @@ const fn attribute(counter: Counter) -> u16 {
 
 /// [`read`] where that loads no module.
 pub(super) fn read_unless_it_loads() -> Option<Statistics> {
-    let there = match fs::read_to_string("/proc/modules") {
+    answers().then(read)?.ok()
+}
+
+/// Whether the module that answers is there already.
+pub(super) fn answers() -> bool {
+    match fs::read_to_string("/proc/modules") {
         Ok(modules) => is_loaded(&modules),
         // A kernel that has no modules has none to load.
         Err(error) => error.kind() == io::ErrorKind::NotFound,
-    };
-    there.then(read)?.ok()
+    }
 }
 
 /// Whether the module that answers is in this `/proc/modules`.

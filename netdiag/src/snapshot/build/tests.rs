@@ -67,6 +67,7 @@ fn labels() -> &'static Labels {
 fn frame(signals: &[SignalStatus]) -> Frame<'_> {
     Frame {
         labels: labels(),
+        by: Grouping::Flow,
         scope: Scope::Interval,
         start: SystemTime::UNIX_EPOCH,
         end: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
@@ -124,6 +125,8 @@ fn a_flow_is_named_and_its_numbers_are_grouped() {
             "container": ID, "container_name": "web", "pod_uid": UID, "pod": "shop-1",
             "namespace": "shop"
         },
+        "service": null,
+        "backend": null,
         "pair": "f13",
         "peer_owner": {
             "pid": 8, "comm": "nginx", "cgroup": null, "container": null, "container_name": null,
@@ -133,6 +136,7 @@ fn a_flow_is_named_and_its_numbers_are_grouped() {
         "srtt_ns": 150_000,
         "rtt_min_ns": 90_000,
         "cwnd": null,
+        "group": null,
         "metrics": {"send": {
             "count": 1, "min_ns": 100, "p50_ns": 100, "p90_ns": 100, "p99_ns": 100,
             "p999_ns": 100, "max_ns": 100, "out_of_range": 1
@@ -273,7 +277,7 @@ fn sorting_puts_the_largest_first_and_the_unknown_last() {
     for (sort, all, expected) in cases {
         let mut interval =
             Interval { flows: flows.clone(), other: Frozen::default(), ..Interval::default() };
-        Listing { sort, top: None, all }.arrange(&mut interval);
+        Listing { sort, all, ..Listing::default() }.arrange(&mut interval);
         let found: Vec<u64> = interval.flows.iter().map(|flow| flow.id).collect();
         assert_eq!(found, expected, "{sort:?}, all {all}");
     }

@@ -120,7 +120,8 @@ impl Encoder {
                 None if metric == UNTAGGED => None,
                 None => Some(metric.to_owned()),
                 Some(id) => {
-                    // ids are never reused in a run and a file is of one run, so neither are tags
+                    // Ids of flows are never reused in a run and a file is of one run, and those of groups
+                    // are of the same in all: so no tag is.
                     tags.insert(id.to_owned(), id.to_owned());
                     Some(format!("{id}.{metric}"))
                 }

@@ -6,7 +6,7 @@ use super::{Histograms, Take, block::UNTAGGED};
 use crate::{
     flow::{Frozen, Interval, latency::Latency},
     signal::{self, MetricId},
-    snapshot::build::flow_name,
+    snapshot::build::row_name,
 };
 
 impl Histograms for Interval {
@@ -37,7 +37,7 @@ impl Histograms for Interval {
             Ok(())
         };
         for row in &self.flows {
-            each(&flow_name(row.id), row)?;
+            each(&row_name(row), row)?;
         }
         each("other", &self.other)
     }

@@ -64,8 +64,8 @@ proptest! {
             flow.metrics.get_mut("send").expect("send").max_ns = Some(max % 3_600_000_000_001);
             flow.counts.insert("retransmits".to_owned(), CountValue::Number(Some(retransmits)));
         }
-        let rows: Vec<Row> = snapshot.flows.iter().map(Row::new).collect();
-        for line in body(&rows, columns) {
+        let rows: Vec<Row> = snapshot.flows.iter().map(|flow| Row::new(flow, snapshot.by)).collect();
+        for line in body(&identity::names(snapshot.by), &rows, columns) {
             prop_assert!(width(&line) <= columns, "{line}");
             prop_assert!(!line.chars().any(char::is_control));
         }

@@ -34,7 +34,7 @@ pub enum What {
 }
 
 /// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_NEW` and `IPCTNL_MSG_CT_DELETE`.
-const NEW: u16 = 1 << 8;
+pub(in crate::node::conntrack) const NEW: u16 = 1 << 8;
 const DELETE: u16 = 1 << 8 | 2;
 
 /// `enum ctattr_type` and below (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
@@ -54,7 +54,7 @@ const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 
 /// One message; none when it makes no sense or lacks something.
-pub(super) fn parse(kind: u16, payload: &[u8], netns: u32) -> Option<Message> {
+pub(in crate::node::conntrack) fn parse(kind: u16, payload: &[u8], netns: u32) -> Option<Message> {
     let what = match kind {
         NEW => What::New,
         DELETE => What::Destroyed,
