@@ -25,12 +25,14 @@ pub(crate) struct Machine {
 /// Which test binaries run on a machine.
 #[derive(Clone, Copy)]
 pub(crate) enum Tests {
-    /// Those of kernels, all of them.
+    /// Those of kernels, all of them but [`CONTAINERS`].
     All,
     /// The same but for [`OLDEST`].
     Newest,
     /// The same but for [`BETWEEN`].
     Kernels,
+    /// The same, and [`CONTAINERS`].
+    KernelsAndContainers,
     /// These.
     Only(&'static [&'static str]),
 }
@@ -59,13 +61,18 @@ const BETWEEN: [&str; 10] = [
 /// is the slowest by far.
 const OLDEST: [&str; 2] = ["diagnose", "lab"];
 
+/// Containers as a runtime makes them: natively where cgroups are of v1, and on one kernel with v2. What each
+/// kernel tells of cgroups is tested without a runtime.
+const CONTAINERS: [&str; 1] = ["pod"];
+
 impl Tests {
     /// Whether a kernel-facing binary is among them.
     pub(super) fn has(self, binary: &str) -> bool {
         match self {
-            Self::All => !NATIVE.contains(&binary),
+            Self::All => !NATIVE.contains(&binary) && !CONTAINERS.contains(&binary),
             Self::Newest => Self::All.has(binary) && !OLDEST.contains(&binary),
             Self::Kernels => Self::All.has(binary) && !BETWEEN.contains(&binary),
+            Self::KernelsAndContainers => Self::Kernels.has(binary) || CONTAINERS.contains(&binary),
             Self::Only(names) => names.contains(&binary),
         }
     }
@@ -80,7 +87,7 @@ const fn machine(name: &'static str, kernel: &'static str, tests: Tests) -> Mach
 pub(crate) const MACHINES: [Machine; 6] = [
     machine("vm-newest", "newest", Tests::Newest),
     machine("vm-5.10", "5.10", Tests::All),
-    machine("vm-6.12", "6.12", Tests::Kernels),
+    machine("vm-6.12", "6.12", Tests::KernelsAndContainers),
     machine("vm-6.1", "6.1", Tests::Kernels),
     Machine {
         append: "preempt=full",
@@ -132,9 +139,10 @@ mod tests {
             |name: &&str| workspace::root().join(format!("tests/tests/{name}.rs")).is_file();
         let only = MACHINES.iter().filter_map(|machine| match machine.tests {
             Tests::Only(names) => Some(names),
-            Tests::All | Tests::Newest | Tests::Kernels => None,
+            Tests::All | Tests::Newest | Tests::Kernels | Tests::KernelsAndContainers => None,
         });
-        let mut named = NATIVE.iter().chain(&BETWEEN).chain(&OLDEST).chain(only.flatten());
+        let lists = NATIVE.iter().chain(&BETWEEN).chain(&OLDEST).chain(&CONTAINERS);
+        let mut named = lists.chain(only.flatten());
         assert_eq!(named.find(|name| !there(name)), None);
     }
 
