@@ -9,15 +9,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    finding::{self, Definition, Finding, Limits, Scope, ScopeKind, Severity, periodic_latency},
-    snapshot::{Account, CountValue, Flow, SignalStatus, Snapshot},
-    watched::{Series, Watched, seconds},
+    finding::{self, Definition, Finding, Limits, Scope, ScopeKind, Severity},
+    snapshot::{Account, Flow, SignalStatus, Snapshot},
+    watched::{Watched, seconds},
 };
 
 mod order;
 #[cfg(test)]
 mod tests;
+mod unseen;
 mod worst;
+
+use unseen::Unseen;
 
 /// Seconds of a window: enough for rates, short enough for what comes and goes.
 const WINDOW_S: f64 = 60.0;
@@ -128,20 +131,11 @@ pub struct Diagnosis {
     worst: worst::Worst,
     /// Which run of a recording it is: ids of flows begin anew in each.
     run: u32,
-    /// Intervals without a gap, and the most of these; the most of a window.
-    in_a_row: usize,
-    most_in_a_row: usize,
-    most_of_window: usize,
-    /// The most interfaces of an interval that were not listed.
-    interfaces_left_out: u64,
-    /// A list of queueing disciplines was full.
-    queues_left_out: bool,
+    unseen: Unseen,
     /// Fates of samples in the runs before this one.
     accounting: BTreeMap<String, Account>,
     /// Namespaces of flows.
     namespaces: BTreeSet<u32>,
-    /// Some flows of an interval were not told apart.
-    folded: bool,
     last: Option<Last>,
     start: String,
     intervals: u64,
@@ -165,7 +159,7 @@ impl Diagnosis {
             self.close();
             self.run += 1;
             self.window.forget();
-            self.in_a_row = 0;
+            self.unseen.gap();
         }
         if let Some(last) = self.last.as_ref().filter(|last| has_restarted(last, snapshot)) {
             for (signal, account) in &last.accounting {
@@ -173,18 +167,11 @@ impl Diagnosis {
                 *sum = sum.plus(account);
             }
         }
-        let node = &snapshot.node;
-        let left_out = node.interfaces_left_out.unwrap_or(0);
-        self.interfaces_left_out = self.interfaces_left_out.max(left_out);
-        self.queues_left_out |= node.qdiscs.len() >= MOST_QUEUES;
         self.namespaces.extend(snapshot.flows.iter().filter_map(|flow| flow.netns));
         self.intervals += 1;
-        self.in_a_row += 1;
-        self.most_in_a_row = self.most_in_a_row.max(self.in_a_row);
-        self.folded |= is_active(&snapshot.other);
         self.complete &= snapshot.complete;
         self.window.take(snapshot);
-        self.most_of_window = self.most_of_window.max(self.window.intervals.len());
+        self.unseen.take(snapshot, &self.window);
         self.last = Some(Last::of(snapshot));
         if self.window.seconds >= WINDOW_S {
             self.close();
@@ -270,9 +257,7 @@ impl Diagnosis {
         let mut findings = order::rank(self.findings);
         keep(&mut findings, MOST_OF_ONE, &mut left_out);
         let withheld = self.withheld.into_iter();
-        let mut not_observable = not_observable(&last.signals, &self.window.series, self.folded);
-        not_observable.extend(unlisted(self.interfaces_left_out, self.queues_left_out));
-        not_observable.extend(too_long(self.most_in_a_row, self.most_of_window));
+        let not_observable = self.unseen.lines(&last.signals, &self.window.series);
         Some(Report {
             schema: SCHEMA.to_owned(),
             host: last.host,
@@ -294,9 +279,6 @@ impl Diagnosis {
     }
 }
 
-/// Queueing disciplines that a node lists at most.
-const MOST_QUEUES: usize = 1_000;
-
 /// Whether the accounts begin anew: they are told since the start of a run.
 fn has_restarted(last: &Last, snapshot: &Snapshot) -> bool {
     let fell = |(signal, account): (&String, &Account)| {
@@ -315,23 +297,6 @@ fn together(
         *sum = sum.plus(&account);
     }
     accounts
-}
-
-/// What of the node was not listed.
-fn unlisted(interfaces: u64, queues: bool) -> Vec<String> {
-    let interfaces =
-        (interfaces > 0).then(|| format!("{interfaces} network interfaces beyond those listed"));
-    let queues = queues.then(|| format!("queueing disciplines beyond the first {MOST_QUEUES}"));
-    interfaces.into_iter().chain(queues).collect()
-}
-
-/// Whether anything was counted.
-fn is_active(flow: &Flow) -> bool {
-    let counted = flow.counts.values().any(|count| match count {
-        CountValue::Number(n) => n.is_some_and(|n| n > 0),
-        CountValue::Group(keys) => keys.values().flatten().any(|n| *n > 0),
-    });
-    counted || !flow.metrics.is_empty()
 }
 
 /// What the definition and the run know of a finding, which its rule does not say.
@@ -376,29 +341,4 @@ fn keep(findings: &mut Vec<Finding>, most: usize, left_out: &mut BTreeMap<String
     }
     let mut is_kept = is_kept.into_iter();
     findings.retain(|_| is_kept.next().unwrap_or(true));
-}
-
-/// What intervals are too long for, by how many there were in a row and in a window.
-fn too_long(in_a_row: usize, of_window: usize) -> Option<String> {
-    let least = if in_a_row < 2 {
-        "close-wait-leak, fin-wait-buildup, local-not-reading: what stays takes two intervals; give \
-         --interval half of --duration at most"
-    } else if of_window < 2 {
-        "local-not-reading: sockets that stay full take two intervals in a minute; give --interval 30s at \
-         most"
-    } else {
-        return None;
-    };
-    Some(least.to_owned())
-}
-
-fn not_observable(signals: &[SignalStatus], series: &Series, folded: bool) -> Vec<String> {
-    const FOLDED: &str = "flows of an interval beyond those with the most send calls, of which only the sum \
-        is known; narrow it by filters";
-    let periods = [periodic_latency::not_observable(series)];
-    let each = signals.iter().flat_map(|signal| {
-        signal.missing.iter().map(move |missing| format!("{}: {missing}", signal.signal))
-    });
-    let folded = folded.then(|| FOLDED.to_owned());
-    folded.into_iter().chain(periods).chain(each).collect()
 }

@@ -55,6 +55,9 @@ pub use told::{Evidence, Finding, Scope, ScopeKind, Severity, Unit};
 #[cfg(test)]
 mod tests;
 
+/// The longest that a peer keeps an acknowledgement back (`TCP_DELACK_MAX`, include/net/tcp.h).
+const DELAYED_ACK_NS: u64 = 200_000_000;
+
 /// A number above or below which something is worth a finding.
 #[derive(Debug, PartialEq)]
 pub struct Threshold {

@@ -133,6 +133,8 @@ pub struct Scenario {
     pub needs: Needs,
     /// Something that only one scenario can have at a time.
     pub takes: Option<&'static str>,
+    /// How long it must be watched, where that is longer than for others.
+    pub lasts: fn(&Values) -> Duration,
     /// What is drawn for each run.
     pub parameters: &'static [Parameter],
     /// Sets the stage.
@@ -173,6 +175,7 @@ impl Scenario {
             watch: &[Side::Client],
             needs: Needs::Nothing,
             takes: None,
+            lasts: |_| Duration::ZERO,
             parameters: &[],
             set: |_, _| Ok(()),
             proof: |_, _, _| (),

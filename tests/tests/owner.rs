@@ -25,6 +25,9 @@ use netdiag_tests::{
 };
 use tempfile::TempDir;
 
+#[path = "owner/bystander.rs"]
+mod bystander;
+
 /// Processes in containers, half of them of either driver.
 const PROCESSES: u32 = 200;
 

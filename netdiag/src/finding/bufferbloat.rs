@@ -3,7 +3,7 @@
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    DELAYED_ACK_NS, Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{inside, ss_of},
 };
 use crate::{
@@ -46,8 +46,6 @@ const LEAST_SAMPLES: Threshold = Threshold {
     help: "round trips in a window, fewer say nothing",
     source: "a median of fewer is an accident",
 };
-/// The longest that Linux delays an ACK (`TCP_DELACK_MAX`, include/net/tcp.h).
-const DELAYED_ACK_NS: u64 = 200_000_000;
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {

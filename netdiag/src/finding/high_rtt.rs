@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    DELAYED_ACK_NS, Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{inside, is_private, ss_of},
 };
 use crate::{
@@ -49,8 +49,6 @@ const LEAST_SAMPLES: Threshold = Threshold {
     help: "round trips and handshakes in a window, fewer say nothing",
     source: "a smallest value of fewer may be an accident",
 };
-/// The longest that Linux delays an ACK (`TCP_DELACK_MAX`, include/net/tcp.h).
-const DELAYED_ACK_NS: u64 = 200_000_000;
 /// Round trips without a delay of the peer's, or handshakes, that show the path.
 const PROMPT: u64 = 3;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    DELAYED_ACK_NS, Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{host, ss_by},
 };
 use crate::{
@@ -58,8 +58,6 @@ const ANSWERS: Threshold = Threshold {
     help: "answers that a spike holds up; with fewer it is an info: a slow request now and then",
     source: "a job that asks for something slow each minute is no spike for the others",
 };
-/// What ACKs may be delayed by, which is no latency of anything (`TCP_DELACK_MAX`, include/net/tcp.h).
-const DELAYED_ACK_NS: f64 = 200e6;
 
 /// What the rest of netdiag knows of it. It needs no single signal: it takes those that tell a latency.
 pub const DEFINITION: Definition = Definition {
@@ -96,7 +94,7 @@ type Found = (Of, &'static str, Period);
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     let series = &watched.series;
     let spiky = |metric| {
-        let delay = if metric == "rtt" { DELAYED_ACK_NS } else { 0.0 };
+        let delay = if metric == "rtt" { DELAYED_ACK_NS as f64 } else { 0.0 };
         Spiky { times: limits.of(&TIMES), above_ns: limits.of(&MORE) + delay }
     };
     let all = series.lines().filter_map(|(of, metric, line)| {

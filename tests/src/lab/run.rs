@@ -95,7 +95,7 @@ pub struct Batch {
 /// How to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Manner {
-    /// How long each is watched.
+    /// How long each is watched, at least.
     pub time: Duration,
     /// How many play side by side.
     pub together: usize,
@@ -137,18 +137,20 @@ pub fn batches(cases: Vec<Case>, together: usize) -> Vec<Vec<Case>> {
 pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
     /// Until streams have found their pace and sockets their states.
     const SETTLE: Duration = Duration::from_millis(1500);
+    let longest = cases.iter().map(|case| (case.scenario.lasts)(&case.values)).max();
+    let time = manner.time.max(longest.unwrap_or_default());
     let mut stages = set(&cases)?;
     thread::sleep(SETTLE);
     let chosen = chosen(&cases, &stages);
     let blind = manner.without.iter().map(|&signal| Blind::start(signal, &chosen));
     let blind = blind.collect::<Result<Vec<_>>>()?;
-    let netdiag = if manner.diagnose { Some(begin(&chosen, manner.time)?) } else { None };
+    let netdiag = if manner.diagnose { Some(begin(&chosen, time)?) } else { None };
     let before = stages.iter().map(Readings::take).collect::<Result<Vec<_>>>()?;
     stages.iter_mut().for_each(Stage::watched);
     let diagnosis = match netdiag {
         Some(netdiag) => Some(end(netdiag)?),
         None => {
-            thread::sleep(manner.time);
+            thread::sleep(time);
             None
         }
     };

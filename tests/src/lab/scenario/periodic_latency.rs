@@ -3,9 +3,11 @@
 use super::prelude::*;
 
 pub(super) static SCENARIO: Scenario = Scenario {
+    // Four cycles, and part of one before the first.
+    lasts: |it| it.ms("every_ms").mul_f64(4.6),
     parameters: &[
-        Parameter::any("every_ms", [2_500, 4_000]),
-        Parameter::any("lasts_ms", [250, 400]),
+        Parameter::any("every_ms", [4_000, 20_000]),
+        Parameter::any("lasts_ms", [300, 1_500]),
         Parameter::new("extra_ms", [100, 500], [0, 1]),
     ],
     set: |stage, it| {

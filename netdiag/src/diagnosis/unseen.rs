@@ -1,0 +1,150 @@
+//! What a run could not see, for the lines that say so.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    finding::periodic_latency,
+    snapshot::{CountValue, Flow, SignalStatus, Snapshot},
+    watched::{Series, Watched},
+};
+
+/// Queueing disciplines that a node lists at most.
+const MOST_QUEUES: usize = 1_000;
+
+/// Blind spots, as they come up.
+#[derive(Debug, Default)]
+pub(super) struct Unseen {
+    /// The most interfaces of an interval that were not listed.
+    interfaces: u64,
+    /// A list of queueing disciplines was full.
+    queues: bool,
+    /// Some flows of an interval were not told apart.
+    flows: bool,
+    /// Tables of iptables-legacy whose rules nobody counts, by namespace.
+    legacy: BTreeSet<u32>,
+    /// Intervals without a gap, and the most of these; the most of a window.
+    in_a_row: usize,
+    most_in_a_row: usize,
+    most_of_window: usize,
+}
+
+impl Unseen {
+    /// Time has passed unseen.
+    pub(super) const fn gap(&mut self) {
+        self.in_a_row = 0;
+    }
+
+    /// An interval has passed, and is in the window.
+    pub(super) fn take(&mut self, snapshot: &Snapshot, window: &Watched) {
+        let node = &snapshot.node;
+        self.interfaces = self.interfaces.max(node.interfaces_left_out.unwrap_or(0));
+        self.queues |= node.qdiscs.len() >= MOST_QUEUES;
+        self.flows |= is_active(&snapshot.other);
+        let legacy = node.netfilter.iter().filter(|table| table.legacy && table.rules.is_none());
+        self.legacy.extend(legacy.map(|table| table.netns));
+        self.in_a_row += 1;
+        self.most_in_a_row = self.most_in_a_row.max(self.in_a_row);
+        self.most_of_window = self.most_of_window.max(window.intervals.len());
+    }
+
+    /// A line for each.
+    pub(super) fn lines(&self, signals: &[SignalStatus], series: &Series) -> Vec<String> {
+        const FOLDED: &str = "flows of an interval beyond those with the most send calls, of which only the \
+            sum is known; narrow it by filters";
+        let flows = self.flows.then(|| FOLDED.to_owned());
+        let signals = signals.iter().flat_map(|signal| {
+            signal.missing.iter().map(move |missing| format!("{}: {missing}", signal.signal))
+        });
+        let interfaces = (self.interfaces > 0)
+            .then(|| format!("{} network interfaces beyond those listed", self.interfaces));
+        let queues =
+            self.queues.then(|| format!("queueing disciplines beyond the first {MOST_QUEUES}"));
+        let all = flows.into_iter().chain([periodic_latency::not_observable(series)]);
+        let all = all.chain(signals).chain(interfaces).chain(queues);
+        all.chain(self.uncounted_rules()).chain(self.too_long()).collect()
+    }
+
+    fn uncounted_rules(&self) -> Option<String> {
+        let first = self.legacy.first()?;
+        let more = match self.legacy.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!(
+            "heavy-netfilter: rules of iptables-legacy in namespace {first}{more}; count them there by \
+             `iptables-legacy-save | grep -c ^-A`"
+        ))
+    }
+
+    /// What intervals are too long for.
+    fn too_long(&self) -> Option<String> {
+        let least = if self.most_in_a_row < 2 {
+            "close-wait-leak, fin-wait-buildup, local-not-reading: what stays takes two intervals; give \
+             --interval half of --duration at most"
+        } else if self.most_of_window < 2 {
+            "local-not-reading: sockets that stay full take two intervals in a minute; give --interval 30s \
+             at most"
+        } else {
+            return None;
+        };
+        Some(least.to_owned())
+    }
+}
+
+/// Whether anything was counted.
+fn is_active(flow: &Flow) -> bool {
+    let counted = flow.counts.values().any(|count| match count {
+        CountValue::Number(n) => n.is_some_and(|n| n > 0),
+        CountValue::Group(keys) => keys.values().flatten().any(|n| *n > 0),
+    });
+    counted || !flow.metrics.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{snapshot::node::RuleTable, watched::kit};
+
+    fn lines(tables: &[(u32, bool)]) -> Vec<String> {
+        let mut unseen = Unseen::default();
+        for second in 0..2 {
+            let mut snapshot = kit::snapshot(second, Vec::new());
+            let table = |&(netns, legacy): &(u32, bool)| RuleTable {
+                netns,
+                family: "ip".to_owned(),
+                table: "nat".to_owned(),
+                legacy,
+                rules: (!legacy).then_some(9),
+            };
+            snapshot.node.netfilter = tables.iter().map(table).collect();
+            let mut window = Watched::default();
+            window.take(&snapshot);
+            window.take(&snapshot);
+            unseen.take(&snapshot, &window);
+        }
+        unseen.lines(&[], &Series::default())
+    }
+
+    #[test]
+    fn rules_that_nobody_counts_are_said() {
+        let only_periods = lines(&[(7, false)]);
+        assert_eq!(only_periods.len(), 1, "{only_periods:?}");
+        let said = lines(&[(9, true), (7, true), (7, true)]);
+        assert!(said[1].contains("in namespace 7 and 1 more;"), "{said:?}");
+    }
+
+    #[test]
+    fn long_intervals_are_said() {
+        let mut unseen = Unseen::default();
+        let snapshot = kit::snapshot(0, Vec::new());
+        let mut window = Watched::default();
+        window.take(&snapshot);
+        unseen.take(&snapshot, &window);
+        assert!(unseen.too_long().is_some_and(|line| line.contains("half of --duration")));
+        unseen.gap();
+        unseen.take(&snapshot, &window);
+        assert!(unseen.too_long().is_some_and(|line| line.contains("half of --duration")));
+        unseen.take(&snapshot, &window);
+        assert!(unseen.too_long().is_some_and(|line| line.contains("--interval 30s")));
+    }
+}

@@ -1,0 +1,100 @@
+//! Timers and packets come in softirqs, which interrupt whoever runs: what they tell is no business of his.
+
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result};
+use netdiag_tests::{
+    counters::TcpCounters,
+    dropping,
+    facts::Facts,
+    fault, machine,
+    netdiag::Netdiag,
+    network::Pair,
+    outcome::{count, flow_of, in_namespaces},
+    pods::{Driver, Node},
+    require,
+    requirement::{Feature, alone},
+    traffic::{End, Family, listen, read_bytes, send_once},
+    witness::Witness,
+};
+
+use super::{Process, Programs, of, said};
+
+const BYSTANDER: &str = "bystander";
+
+/// Keeps a CPU busy until it is dropped.
+struct Busy(Child);
+
+impl Busy {
+    fn start(programs: &Programs) -> Result<Self> {
+        let mut command = Command::new(programs.shell(BYSTANDER)?);
+        let command = command.args(["-c", "while :; do :; done"]).stdin(Stdio::null());
+        Ok(Self(command.spawn().context("a busy shell")?))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Segments are sent again by timers, and dropped on receipt, while another process has every CPU.
+#[test]
+fn who_is_interrupted_owns_nothing() -> Result<()> {
+    require!(Feature::Nft);
+    /// Timeouts after 200 ms, 400 ms, …
+    const AGAIN: i64 = 3;
+    let _alone = alone();
+    let (node, pair, programs) = (Node::new()?, Pair::new()?, Programs::new()?);
+    let listener = listen(&pair.right, Family::V4)?;
+    let container = node.container(Driver::Systemd, 0)?;
+    node.name(&container)?;
+    let netdiag = Netdiag::live(&["--host-root", node.root()])?;
+    let mut client = Process::start(&pair, &listener, &programs, "client".to_owned(), container)?;
+    client.send()?;
+    let processors = std::thread::available_parallelism()?.get();
+    let busy: Vec<_> = (0..processors).map(|_| Busy::start(&programs)).collect::<Result<_>>()?;
+    let is_busy: Vec<_> = busy.iter().map(|one| format!("common_pid == {}", one.0.id())).collect();
+    let is_busy = is_busy.join(" || ");
+    let interrupted = |category, name| Witness::of(category, name, Some(&is_busy));
+    let mut again = interrupted("tcp", "tcp_retransmit_skb")?;
+    let mut freed = interrupted("skb", "kfree_skb")?;
+    let before = TcpCounters::read(&pair.left)?;
+    let rule = format!("tcp dport {} drop", listener.1);
+    let fault = fault::drop_incoming(&pair.right, &rule)?;
+    send_once(&client.server, b"go\n")?;
+    let sent_again =
+        || -> Result<i64> { Ok(TcpCounters::read(&pair.left)?.since(&before)["RetransSegs"]) };
+    let enough = machine::wait_until(|| sent_again().is_ok_and(|again| again >= AGAIN));
+    fault.end()?;
+    read_bytes(&client.server, 1)?;
+    client.end()?;
+    let (again, freed) = (again.hits()?, freed.hits()?);
+    drop(busy);
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let flow = flow_of(total, &client.end)?;
+    let other = End { netns: pair.right.inode(), local: client.end.peer, peer: client.end.local };
+    let other = flow_of(total, &other)?;
+    let dropped = count(other, &format!("drops.{}", dropping::by_firewall(machine::series())));
+    let mut facts = Facts::new();
+    facts.note(format_args!("{again} retransmissions and {freed} drops interrupted a bystander"));
+    facts.holds("segments were sent again", enough);
+    facts.holds("timers interrupted a bystander", again > 0);
+    facts.holds("so did packets that were dropped", freed > 0);
+    facts.holds("timeouts are the client's", count(flow, "retransmits.rto") >= Some(AGAIN as u64));
+    facts.equal("its name", flow.owner.comm.as_deref(), Some("client"));
+    facts.equal("its pid", flow.owner.pid, Some(client.child.id()));
+    facts.equal("its place", said(flow), of(&client.container));
+    facts.holds(format_args!("drops are the server's: {dropped:?}"), dropped >= Some(AGAIN as u64));
+    facts.equal("pid of the server", other.owner.pid, Some(std::process::id()));
+    let inodes = [pair.left.inode(), pair.right.inode()];
+    let owners = in_namespaces(total, &inodes).filter_map(|flow| flow.owner.comm.as_deref());
+    let wrong: Vec<_> = owners.filter(|comm| *comm == BYSTANDER).collect();
+    facts.equal("flows of the bystander", wrong, Vec::<&str>::new());
+    facts.at_rest(total);
+    facts.finish();
+    Ok(())
+}
