@@ -147,8 +147,8 @@ unsafe fn passes_by_origin<A: Access>(sk: Pointer, key: &mut FlowKey) -> Result<
     let Some(listener) = (unsafe { kernel::listener::<A>(sk) })? else { return Ok(false) };
     // SAFETY: entries are preallocated; a value is one word.
     if let Some(cgroup) = unsafe { LISTENERS.get(&listener) } {
-        // Of a second ago or more, so that userspace has had time to decide.
-        return Ok(!filters::by_cgroup() || verdict(*cgroup) == Some(true));
+        // What nobody has decided passes, as elsewhere: userspace does.
+        return Ok(!filters::by_cgroup() || verdict(*cgroup) != Some(false));
     }
     // As userspace writes a listener's key.
     key.peer_addr = [0; 16];
@@ -170,9 +170,15 @@ fn is_seeded(key: &FlowKey) -> bool {
 /// The current task begins to listen for connections on a socket.
 #[inline(always)]
 pub(crate) fn begins_to_listen(sk: Pointer) {
-    if by_owner() && is_current_wanted() {
+    if !by_owner() {
+        return;
+    }
+    if is_current_wanted() {
         // Without room, SYN-ACKs sent again of this listener are filtered out.
         let _no_room = LISTENERS.insert(&(sk as u64), &task::cgroup(), 0);
+    } else {
+        // The end of one at the same address may have been missed.
+        let _was_there = LISTENERS.remove(&(sk as u64));
     }
 }
 

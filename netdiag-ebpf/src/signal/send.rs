@@ -116,11 +116,11 @@ unsafe fn introduce<A: Access>(sk: Pointer, slot: &mut Slot, pid: u32, lane: Lan
     } else {
         what::COUNTERS
     };
-    let before = slot.owner;
+    let before = (slot.owner, slot.flags);
     slot.used_by(pid, true);
     // SAFETY: passed on.
     if !unsafe { socket::report::<A>(sk, slot, what, Context::Owner, lane) } {
-        slot.owner = before; // said again at the next call
+        (slot.owner, slot.flags) = before; // said again at the next call
     }
 }
 

@@ -81,7 +81,7 @@ pub fn filters(targets: &Targets, node: &impl Lookup) -> Result<Filters, Error> 
         && !node.knows_processes()
     {
         return Err(Error::usage(format!(
-            "--pid {pid}: /proc is that of a container, owners process ids are not the node's, so another \
+            "--pid {pid}: /proc is that of a container, whose process ids are not the node's, so another \
              process would match; run with the node's PID namespace (hostPID) or give --host-root"
         )));
     }

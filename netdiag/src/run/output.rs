@@ -192,7 +192,7 @@ pub(super) fn ends_with_container(directory: &Path, host_root: &Path) -> Option<
 pub(super) const STDOUT: &str =
     "nothing can be written to standard output any more, so the run ends";
 
-/// Whether somebody may still read standard output: a pipe owners reader is gone tells before anything is
+/// Whether somebody may still read standard output: a pipe whose reader is gone tells before anything is
 /// written to it.
 ///
 /// # Errors

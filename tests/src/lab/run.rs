@@ -14,6 +14,7 @@ use super::{
     witness::{Claims, Readings, Seen},
 };
 use crate::{
+    machine,
     netdiag::Netdiag,
     random::Random,
     requirement::{Feature, available},
@@ -61,6 +62,9 @@ impl Case {
     pub fn missing(&self) -> Option<&'static str> {
         match self.scenario.needs {
             Needs::OwnMachine(why) if !available(Feature::OwnModules) => Some(why),
+            _ if self.twin && self.scenario.works_hard && machine::emulated() => {
+                Some("its processes are too slow on an emulated machine, which is a fault")
+            }
             Needs::Nothing | Needs::OwnMachine(_) => None,
         }
     }
