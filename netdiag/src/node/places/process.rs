@@ -41,7 +41,8 @@ impl Process {
         hierarchy: Option<&Hierarchy>,
         base: Option<&str>,
     ) -> Self {
-        let (seen_ns, boot_ns) = (now(ClockId::Monotonic), now(ClockId::Boottime));
+        // In this order, what passes between the two makes the beginning later, never earlier.
+        let (boot_ns, seen_ns) = (now(ClockId::Boottime), now(ClockId::Monotonic));
         let read = || {
             let directory = open(proc, pid).ok()?;
             let cgroups = text(directory.as_fd(), "cgroup").unwrap_or_default();
