@@ -47,7 +47,8 @@ impl Owners {
             Some(pod) => {
                 Some(one_of(&self.pods, &pod.name) && one_of(&self.namespaces, &pod.namespace))
             }
-            None if place.pod_uid.is_some() => None,
+            // A container that no path says to be in a pod is named by its log, which may come.
+            None if place.pod_uid.is_some() || place.container.is_some() => None,
             None => Some(false),
         }
     }
@@ -57,17 +58,24 @@ impl Owners {
     pub fn accepts_owner(&self, owner: &Owner) -> Option<bool> {
         let comm =
             |comm: &str| self.comms.is_empty() || self.comms.iter().any(|one| is_named(one, comm));
+        // Where the cgroup is known, so is whether it is a container's or a pod's.
+        let is_placed = owner.cgroup.is_some();
+        let in_none = (is_placed && owner.container.is_none()).then_some(false);
+        let in_no_pod = in_none.filter(|_| owner.pod_uid.is_none());
         let answers = [
             (self.comms.is_empty(), owner.comm.as_deref().map(comm)),
             (self.cgroups.is_empty(), owner.cgroup.as_deref().map(|it| self.accepts_cgroup(it))),
             (
                 self.containers.is_empty(),
-                owner.container.as_deref().map(|it| self.accepts_container(Some(it))),
+                owner.container.as_deref().map(|it| self.accepts_container(Some(it))).or(in_none),
             ),
-            (self.pods.is_empty(), owner.pod.as_deref().map(|it| one_of(&self.pods, it))),
+            (
+                self.pods.is_empty(),
+                owner.pod.as_deref().map(|it| one_of(&self.pods, it)).or(in_no_pod),
+            ),
             (
                 self.namespaces.is_empty(),
-                owner.namespace.as_deref().map(|it| one_of(&self.namespaces, it)),
+                owner.namespace.as_deref().map(|it| one_of(&self.namespaces, it)).or(in_no_pod),
             ),
         ];
         let asked = || answers.iter().filter(|(is_any, _)| !is_any).map(|(_, answer)| *answer);
@@ -152,6 +160,8 @@ mod tests {
             assert_eq!(owners.accepts(&host, None), of_host, "{owners:?}");
         }
         assert_eq!(of("", "", "web-0", "").accepts(&there, None), None, "its name may come");
+        let logged = place("/docker/app", true, false);
+        assert_eq!(of("", "", "web-0", "").accepts(&logged, None), None, "its log may come");
         assert_eq!(of("/x", "", "web-0", "").accepts(&there, None), Some(false));
     }
 
@@ -173,6 +183,30 @@ mod tests {
             assert_eq!(owners.accepts_owner(&owner(comm, pod)), answer, "{comm:?} {pod:?}");
         }
         assert_eq!(Owners::default().accepts_owner(&owner(None, None)), Some(true));
+    }
+
+    #[test]
+    fn an_owner_whose_cgroup_is_no_pods_is_known_to_be_in_none() {
+        let owner = |container: bool, pod_uid: bool| Owner {
+            cgroup: Some("/somewhere".to_owned()),
+            container: container.then(|| ID.to_owned()),
+            pod_uid: pod_uid.then(|| "0b1f6a9e-8f4d-4f7a-9c51-6a3b1f0e7d42".to_owned()),
+            ..Owner::default()
+        };
+        let container = Owners { containers: texts("3f0f"), ..Owners::default() };
+        let pod = Owners { pods: texts("web-0"), ..Owners::default() };
+        let namespace = Owners { namespaces: texts("shop"), ..Owners::default() };
+        for (owner, of_container, of_pod) in [
+            (owner(false, false), Some(false), Some(false)),
+            (owner(false, true), Some(false), None),
+            (owner(true, false), Some(true), None),
+            (owner(true, true), Some(true), None),
+            (Owner::default(), None, None),
+        ] {
+            assert_eq!(container.accepts_owner(&owner), of_container, "{owner:?}");
+            assert_eq!(pod.accepts_owner(&owner), of_pod, "{owner:?}");
+            assert_eq!(namespace.accepts_owner(&owner), of_pod, "{owner:?}");
+        }
     }
 
     #[test]

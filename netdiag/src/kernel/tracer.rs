@@ -163,18 +163,23 @@ impl Tracer {
         Ok(no_room)
     }
 
-    /// Tells the programs whether processes in a cgroup are wanted, by its id. What finds no room stays undecided
-    /// there.
+    /// Tells the programs whether processes in a cgroup are wanted, by its id; those that are gone make room. Returns
+    /// how many found none: they stay undecided there.
     ///
     /// # Errors
     /// The map is not there.
-    pub fn tell_cgroups(&mut self, verdicts: &[(u64, bool)]) -> Result<()> {
+    pub fn tell_cgroups(&mut self, new: &[(u64, bool)], gone: &[u64]) -> Result<usize> {
         let map = self.ebpf.map_mut("CGROUPS").context("there is no map CGROUPS")?;
         let mut map: HashMap<&mut MapData, u64, u32> = HashMap::try_from(map)?;
-        for &(cgroup, is_wanted) in verdicts {
-            let _no_room = map.insert(cgroup, u32::from(is_wanted), 0);
+        for cgroup in gone {
+            // It may have found no room.
+            let _was_not_there = map.remove(cgroup);
         }
-        Ok(())
+        let mut no_room = 0;
+        for &(cgroup, is_wanted) in new {
+            no_room += usize::from(map.insert(cgroup, u32::from(is_wanted), 0).is_err());
+        }
+        Ok(no_room)
     }
 
     /// The stacks that the programs take; once.

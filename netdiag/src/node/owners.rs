@@ -75,6 +75,7 @@ pub fn find(host_root: &Path, wanted: &HashSet<u64>) -> Result<Owners, String> {
             root.display()
         )
     };
+    let procfs = proc::open(host_root).map_err(unreadable)?;
     if !proc::is_of_node(host_root) {
         return Err(format!(
             "{} is that of a container, whose process ids are not the node's: processes have no \
@@ -86,7 +87,6 @@ pub fn find(host_root: &Path, wanted: &HashSet<u64>) -> Result<Owners, String> {
     let mut owners = Owners::default();
     let mut choice: HashMap<u64, Choice> = HashMap::new();
     let mut starts = HashMap::new();
-    let procfs = proc::open(host_root).map_err(unreadable)?;
     let mut held = Vec::new();
     proc::numbers(procfs.as_fd(), |pid, _| {
         held.clear();
@@ -214,7 +214,8 @@ mod tests {
     fn a_root_without_procfs_is_one_problem() {
         let root = tempfile::tempdir().unwrap();
         let problem = find(root.path(), &HashSet::from([1])).unwrap_err();
-        assert!(problem.contains("--host-root") && !problem.contains('\n'), "{problem}");
+        assert!(problem.starts_with("cannot read") && problem.contains("--host-root"), "{problem}");
+        assert!(!problem.contains('\n'), "{problem}");
     }
 
     #[test]

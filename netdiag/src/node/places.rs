@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     num::NonZeroU64,
     path::{Path, PathBuf},
     sync::Arc,
@@ -40,8 +41,18 @@ pub struct Places {
     base: Option<String>,
     tree: Tree,
     watch: Option<Watch>,
+    /// A watch was wanted, and there is none.
+    is_unwatched: bool,
+    said: Said,
     pace: Pace,
     processes: HashMap<u32, Process>,
+}
+
+/// What was said of what is missing.
+#[derive(Debug, Default)]
+struct Said {
+    unwatched: bool,
+    forgotten: bool,
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds, the clock of events.
@@ -55,20 +66,31 @@ impl Places {
     #[must_use]
     pub fn begin(host_root: &Path) -> Self {
         let hierarchy = Hierarchy::find(host_root);
-        let mut tree = Tree::default();
+        let mut tree = Tree::new(hierarchy.as_ref().is_some_and(Hierarchy::is_part));
         let mut pace = Pace::default();
         if let Some(hierarchy) = &hierarchy {
             pace.run(SEARCHED_EVERY, || tree.walk(&hierarchy.root));
         }
         let base = hierarchy::base(hierarchy.as_ref(), &tree);
         let proc = proc::is_of_node(host_root).then(|| host_root.join("proc"));
-        Self { proc, hierarchy, base, tree, watch: None, pace, processes: HashMap::new() }
+        Self {
+            proc,
+            hierarchy,
+            base,
+            tree,
+            watch: None,
+            is_unwatched: false,
+            said: Said::default(),
+            pace,
+            processes: HashMap::new(),
+        }
     }
 
     /// The same, which hears of new cgroups by itself from now on.
     #[must_use]
     pub fn watching(mut self) -> Self {
         self.watch = self.hierarchy.as_ref().and_then(|hierarchy| Watch::begin(&hierarchy.root));
+        self.is_unwatched = self.hierarchy.is_some() && self.watch.is_none();
         self
     }
 
@@ -134,6 +156,12 @@ impl Places {
         self.tree.take_new()
     }
 
+    /// Whether a cgroup with that id and path is there.
+    #[must_use]
+    pub fn is_there(&self, id: u64, place: &Place) -> bool {
+        self.hierarchy.as_ref().is_some_and(|hierarchy| hierarchy.id(&place.cgroup) == Some(id))
+    }
+
     /// Name of a process that did something at `time_ns`, if it is there and was then.
     pub fn comm(&mut self, pid: u32, time_ns: u64) -> Option<&str> {
         self.process(pid, time_ns).map(|process| process.comm.as_str())
@@ -155,11 +183,41 @@ impl Places {
                     .to_owned(),
             );
         }
+        if self.tree.is_part() {
+            return Some(
+                "only a part of the cgroups is mounted below the host's root: paths of cgroups are below its top, \
+                 and owners in that top, or outside of it, may have no cgroup, container and pod; mount the node's \
+                 /sys/fs/cgroup there"
+                    .to_owned(),
+            );
+        }
         self.base.is_none().then(|| {
             "the own cgroup was not found among the node's: processes whose cgroup the kernel does not tell have \
              no cgroup, and no pod unless they are in another one; run in the node's cgroup namespace"
                 .to_owned()
         })
+    }
+
+    /// What is missing since a while, each once.
+    pub fn take_problems(&mut self) -> Vec<String> {
+        let lacks_watches =
+            self.is_unwatched || self.watch.as_ref().is_some_and(Watch::lacks_watches);
+        let mut problems = Vec::new();
+        if lacks_watches && !mem::replace(&mut self.said.unwatched, true) {
+            problems.push(
+                "not all cgroups can be watched: owners in one that is soon gone may have no cgroup, container and \
+                 pod; raise fs.inotify.max_user_watches and max_user_instances"
+                    .to_owned(),
+            );
+        }
+        let forgotten = self.tree.forgotten();
+        if forgotten > 0 && !mem::replace(&mut self.said.forgotten, true) {
+            problems.push(format!(
+                "{forgotten} cgroups were forgotten for want of room, first those that are gone: owners in them may \
+                 have no cgroup, container and pod"
+            ));
+        }
+        problems
     }
 
     /// Forgets processes, which it remembers only so that procfs is not read for every event.
@@ -168,10 +226,17 @@ impl Places {
     }
 
     /// Takes in what was heard of new cgroups.
-    fn hear(&mut self) {
+    pub fn hear(&mut self) {
         let Self { watch, tree, .. } = self;
         for (id, path) in watch.iter().flat_map(Watch::found) {
-            tree.insert(id, &path);
+            tree.found(id, &path);
+        }
+        if let Some(watch) = &self.watch
+            && watch.is_overrun()
+            && self.pace.is_due()
+        {
+            watch.is_made_up_for();
+            self.look();
         }
     }
 

@@ -24,14 +24,17 @@ const LINK_BYTES: usize = 40;
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Whether the procfs below a root numbers processes as the kernel's programs do, which that of a
-/// container does not. One that does not say so is taken for the node's.
+/// container does not. One that does not show its first process is the node's only if it is our own, and we are
+/// among the node's processes.
 #[must_use]
 pub fn is_of_node(host_root: &Path) -> bool {
-    numbers_like_node(fs::read_link(host_root.join("proc/1/ns/pid")).ok().as_deref())
+    let of_first = fs::read_link(host_root.join("proc/1/ns/pid"));
+    let of_own = (host_root == Path::new("/")).then(|| fs::read_link("/proc/self/ns/pid"));
+    numbers_like_node(of_first.ok().as_deref(), of_own.and_then(std::result::Result::ok).as_deref())
 }
 
-fn numbers_like_node(of_first_process: Option<&Path>) -> bool {
-    of_first_process.is_none_or(|link| link.as_os_str() == FIRST_PID_NAMESPACE)
+fn numbers_like_node(of_first: Option<&Path>, of_own: Option<&Path>) -> bool {
+    of_first.or(of_own).is_some_and(|link| link.as_os_str() == FIRST_PID_NAMESPACE)
 }
 
 /// Opens the procfs below a root.
@@ -117,12 +120,20 @@ mod tests {
 
     #[test]
     fn a_containers_procfs_is_known_by_its_first_process() {
-        for (link, is_nodes) in
-            [(Some("pid:[4026531836]"), true), (Some("pid:[4026532201]"), false), (None, true)]
-        {
-            assert_eq!(numbers_like_node(link.map(Path::new)), is_nodes, "{link:?}");
+        let (node, other) = (Some("pid:[4026531836]"), Some("pid:[4026532201]"));
+        for (first, own, is_nodes) in [
+            (node, None, true),
+            (node, other, true),
+            (other, None, false),
+            (other, node, false),
+            (None, node, true),
+            (None, other, false),
+            (None, None, false),
+        ] {
+            let answer = numbers_like_node(first.map(Path::new), own.map(Path::new));
+            assert_eq!(answer, is_nodes, "{first:?} {own:?}");
         }
-        assert!(is_of_node(Path::new("/nowhere")));
+        assert!(!is_of_node(Path::new("/nowhere")));
     }
 
     #[test]

@@ -4,14 +4,14 @@
 //! `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`, a link to the former (`logSymlink`; both in
 //! pkg/kubelet/kuberuntime). No name of these has an underscore.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, mem};
 
 use super::{
     Place,
     path::{is_container_id, is_uid},
 };
 
-/// Pods and containers that are remembered. Those beyond have no name.
+/// Pods and containers of one generation.
 const MOST: usize = 1 << 16;
 
 /// A pod by its names.
@@ -26,8 +26,35 @@ pub struct Pod {
 /// Names by uid and id. They are kept when the files are gone: neither is ever another's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
-    pods: HashMap<String, Pod>,
-    containers: HashMap<String, Container>,
+    pods: Generations<Pod>,
+    containers: Generations<Container>,
+}
+
+/// What is remembered, in two parts. A full one takes the place of the one before it, and whatever still has a file
+/// is in the next one as soon as files are looked for again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Generations<T> {
+    now: HashMap<String, T>,
+    before: HashMap<String, T>,
+}
+
+impl<T> Default for Generations<T> {
+    fn default() -> Self {
+        Self { now: HashMap::new(), before: HashMap::new() }
+    }
+}
+
+impl<T> Generations<T> {
+    fn insert(&mut self, key: &str, value: T) {
+        if self.now.len() >= MOST && !self.now.contains_key(key) {
+            self.before = mem::take(&mut self.now);
+        }
+        self.now.insert(key.to_owned(), value);
+    }
+
+    fn get(&self, key: &str) -> Option<&T> {
+        self.now.get(key).or_else(|| self.before.get(key))
+    }
 }
 
 /// A container by its names.
@@ -47,9 +74,9 @@ impl Names {
             return false;
         };
         let is_one = is_name(namespace) && is_name(pod) && is_uid(uid);
-        if is_one && self.pods.len() < MOST {
+        if is_one {
             let pod = Pod { namespace: namespace.to_owned(), name: pod.to_owned() };
-            self.pods.insert(uid.to_owned(), pod);
+            self.pods.insert(uid, pod);
         }
         is_one
     }
@@ -66,10 +93,8 @@ impl Names {
             is_one.then_some((pod, namespace, container, id))
         };
         let Some((pod, namespace, container, id)) = parsed() else { return false };
-        if self.containers.len() < MOST {
-            let pod = Pod { namespace: namespace.to_owned(), name: pod.to_owned() };
-            self.containers.insert(id.to_owned(), Container { pod, name: container.to_owned() });
-        }
+        let pod = Pod { namespace: namespace.to_owned(), name: pod.to_owned() };
+        self.containers.insert(id, Container { pod, name: container.to_owned() });
         true
     }
 
@@ -94,13 +119,15 @@ impl Names {
     #[must_use]
     pub fn lacks(&self, place: &Place) -> bool {
         let lacks_container =
-            place.container.as_ref().is_some_and(|id| !self.containers.contains_key(id));
+            place.container.as_ref().is_some_and(|id| self.containers.get(id).is_none());
         place.pod_uid.is_some() && (self.pod(place).is_none() || lacks_container)
     }
 
     /// All pods that have a name, in no order.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.values()
+        let Generations { now, before } = &self.pods;
+        let older = before.iter().filter(|(uid, _)| !now.contains_key(*uid));
+        now.values().chain(older.map(|(_, pod)| pod))
     }
 
     fn container_of(&self, place: &Place) -> Option<&Container> {
@@ -158,6 +185,27 @@ mod tests {
             assert_eq!(names.lacks(&place), lacks, "{path}");
             assert_eq!((names.pod(&place), names.container(&place)), (None, None));
         }
+    }
+
+    #[test]
+    fn there_is_always_room_for_a_new_name() {
+        let mut names = Names::default();
+        let uid = |nth: usize| format!("0b1f6a9e-8f4d-4f7a-9c51-{nth:012x}");
+        let directory = |nth: usize| format!("shop_web-{nth}_{}", uid(nth));
+        let is_known = |names: &Names, nth| {
+            names.pod(&Place { pod_uid: Some(uid(nth)), ..Place::default() }).is_some()
+        };
+        for nth in 0..=MOST {
+            assert!(names.pod_directory(&directory(nth)));
+        }
+        assert!(is_known(&names, MOST) && is_known(&names, 0));
+        // One that is still there is listed again, and outlasts the others.
+        names.pod_directory(&directory(0));
+        assert_eq!(names.pods().count(), MOST + 1);
+        for nth in MOST + 1..2 * MOST {
+            names.pod_directory(&directory(nth));
+        }
+        assert!(is_known(&names, 0) && !is_known(&names, 1));
     }
 
     #[test]

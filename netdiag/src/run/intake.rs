@@ -7,7 +7,10 @@ use std::{
 
 use netdiag_common::{flow::FlowKey, globals::Filters, signal::Signal};
 
-use super::{sieve::Sieve, teller::Teller};
+use super::{
+    sieve::{Sieve, Verdicts},
+    teller::Teller,
+};
 use crate::{
     flow::{
         Role,
@@ -250,10 +253,22 @@ impl Intake {
         }
     }
 
-    /// What the programs have to know of cgroups that were not known before.
-    pub(super) fn verdicts(&mut self) -> Vec<(u64, bool)> {
-        let Self { sieve, places, .. } = self;
-        sieve.as_mut().map(|sieve| sieve.verdicts(places)).unwrap_or_default()
+    /// What the programs have to know of cgroups that were not known before. Sockets of those that are wanted count
+    /// from now on.
+    pub(super) fn verdicts(&mut self, now_ns: u64) -> Verdicts {
+        let Self { sieve: Some(sieve), places, table, .. } = self else {
+            return Verdicts::default();
+        };
+        let verdicts = sieve.verdicts(places);
+        sieve.readmit(table, now_ns);
+        verdicts
+    }
+
+    /// What is missing of owners since a while, each once.
+    pub(super) fn take_problems(&mut self) -> Vec<String> {
+        let mut problems = self.places.take_problems();
+        problems.extend(self.sieve.as_mut().and_then(Sieve::take_problem));
+        problems
     }
 
     /// Looks for cgroups that appeared, where filters ask for those.
@@ -304,9 +319,10 @@ impl Intake {
         accounts
     }
 
-    /// Forgets processes that were looked up.
+    /// Forgets processes that were looked up, and takes in what was heard of cgroups, whether or not one is asked for.
     pub(super) fn forget_processes(&mut self) {
         self.places.forget_processes();
+        self.places.hear();
     }
 
     /// Fills in what the kernel's socket dump knows of sockets older than the programs; once.

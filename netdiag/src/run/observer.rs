@@ -4,7 +4,7 @@
 //! Whatever may take its time runs beside it: seeding, reading the node's counters, writing. So
 //! the rings are read and signals are heard all the while.
 
-use std::{collections::BTreeMap, future::Future, pin::pin, time::Duration};
+use std::{collections::BTreeMap, future::Future, mem, pin::pin, time::Duration};
 
 use anyhow::{Context as _, Result};
 use netdiag_common::globals::Filters;
@@ -19,6 +19,7 @@ use super::{
     output::Ended,
     pace::Pace,
     reporter::{Cut, Worker},
+    sieve::Verdicts,
     stop::{End, Stop},
     voice::say,
     wall::Wall,
@@ -54,6 +55,8 @@ pub(super) struct Observer {
     asking: Option<Asking>,
     began: Wall,
     interval_began: Wall,
+    /// The programs had no room for verdicts, and that was said.
+    is_full: bool,
 }
 
 impl Observer {
@@ -65,7 +68,8 @@ impl Observer {
         asking: Option<Asking>,
     ) -> Self {
         let now = Wall::now();
-        Self { tracer, intake, diagnostics, asking, began: now, interval_began: now }
+        let (began, interval_began, is_full) = (now, now, false);
+        Self { tracer, intake, diagnostics, asking, began, interval_began, is_full }
     }
 
     /// Takes in and puts out until it is time to end; then detaches, and puts out the rest and the
@@ -244,8 +248,19 @@ impl Observer {
 
     /// Tells the programs of cgroups that became known.
     fn decide_on_cgroups(&mut self) -> Result<()> {
-        let verdicts = self.intake.verdicts();
-        if verdicts.is_empty() { Ok(()) } else { self.tracer.tell_cgroups(&verdicts) }
+        let Verdicts { new, gone } = self.intake.verdicts(monotonic_ns());
+        self.intake.take_problems().iter().for_each(|line| say(line));
+        if new.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        let no_room = self.tracer.tell_cgroups(&new, &gone)?;
+        if no_room > 0 && !mem::replace(&mut self.is_full, true) {
+            say(&format!(
+                "the programs have no room for {no_room} more cgroups: what these do is filtered after it was handed \
+                 on, which costs more, and retransmits of SYN-ACKs of listeners in them may be left out"
+            ));
+        }
+        Ok(())
     }
 
     fn drain(&mut self) {

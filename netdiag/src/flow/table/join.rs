@@ -175,7 +175,7 @@ impl FlowTable {
     }
 
     /// Closes the row of a socket whose end nothing told.
-    fn close_stale(&mut self, slot: u32) {
+    pub(super) fn close_stale(&mut self, slot: u32) {
         self.rows[slot as usize].closed = true;
         self.leave(slot);
     }

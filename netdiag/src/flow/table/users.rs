@@ -3,7 +3,10 @@
 use netdiag_common::flow::FlowId;
 
 use super::FlowTable;
-use crate::signal::{Event, Subject, socket::What};
+use crate::signal::{
+    Event, Fold as _, Subject,
+    socket::{self, What},
+};
 
 /// Sockets that are left out at once. They close, or are the next ones whose user is met.
 const MOST: usize = 1 << 20;
@@ -18,17 +21,44 @@ impl FlowTable {
         }
     }
 
-    /// Whether an event is of a socket that is left out.
+    /// A socket that was left out is wanted after all. It has a row again, which knows what `event` says of it and of
+    /// its owner; what it did before was left out.
+    pub fn readmit(&mut self, event: &socket::Event, now_ns: u64) {
+        self.admit(event.socket.flow, true);
+        let opened_ns = matches!(event.what, What::Connect | What::Connected | What::Accept)
+            .then_some(event.time_ns);
+        let slot = self.of_socket(&event.socket, false, opened_ns, event.tcp.as_ref());
+        let Some(slot) = slot else { return };
+        self.touch(slot, now_ns);
+        self.rows[slot as usize].socket(event);
+        self.recency.promote(slot, super::Place::Live);
+    }
+
+    /// Whether an event is of a socket that is left out. Its close counts nowhere, but ends the row that it may have.
     pub(super) fn is_left_out(&mut self, event: &Event) -> bool {
         match event.subject() {
             Subject::Flow(flow) => self.left_out.contains(&flow),
             Subject::Socket(socket) => match event {
                 Event::Socket(event) if event.what == What::Close => {
-                    self.left_out.remove(&socket.flow)
+                    let is_left_out = self.left_out.contains(&socket.flow);
+                    if is_left_out {
+                        self.close_left_out(socket.flow);
+                    }
+                    is_left_out
                 }
                 _ => self.left_out.contains(&socket.flow),
             },
             Subject::Packet { .. } | Subject::Asker(_) | Subject::Entry(_) => false,
+        }
+    }
+
+    /// A socket closes whose events do not count.
+    pub fn close_left_out(&mut self, flow: FlowId) {
+        self.left_out.remove(&flow);
+        if let Some(&slot) = self.by_id.get(&flow)
+            && !self.rows[slot as usize].closed
+        {
+            self.close_stale(slot);
         }
     }
 }

@@ -95,6 +95,11 @@ impl Hierarchy {
         lines(text).find(|(controllers, _)| self.has(controllers)).map(|(_, path)| path)
     }
 
+    /// Whether what is mounted is a part of it, whose own path is not seen.
+    pub(super) fn is_part(&self) -> bool {
+        self.id("/") != Some(ROOT)
+    }
+
     fn has(&self, controllers: &str) -> bool {
         match self.kind {
             Kind::V2 => controllers.is_empty(),
@@ -133,10 +138,14 @@ pub(super) fn base(hierarchy: Option<&Hierarchy>, tree: &Tree) -> Option<String>
     if namespace.is_ok_and(|link| link.as_os_str() == FIRST_NAMESPACE) {
         return Some(String::new());
     }
-    let hierarchy = hierarchy?;
-    if hierarchy.id("/") != Some(ROOT) {
-        // What is mounted here begins where our own namespace does.
-        return Some(String::new());
+    base_of_namespace(hierarchy?, tree)
+}
+
+/// The same in a cgroup namespace that is not the first one.
+fn base_of_namespace(hierarchy: &Hierarchy, tree: &Tree) -> Option<String> {
+    if hierarchy.is_part() {
+        // Where that part lies is not seen from here.
+        return None;
     }
     let own_mount = match hierarchy.kind {
         Kind::V2 => PathBuf::from("/sys/fs/cgroup"),
@@ -199,6 +208,16 @@ mod tests {
         assert_eq!(v2.path("junk\n::\n"), Some(""));
         assert_eq!(telling_path(HYBRID), Some("/memory/a:b"));
         assert_eq!(telling_path("1:name=systemd:/x\n0::/unified\n"), Some("/unified"));
+    }
+
+    #[test]
+    fn a_part_does_not_tell_where_it_lies() {
+        let root = tempfile::tempdir().unwrap();
+        let hierarchy = Hierarchy { kind: Kind::V2, root: root.path().to_owned() };
+        let mut tree = Tree::default();
+        tree.walk(root.path());
+        assert!(hierarchy.is_part());
+        assert_eq!(base_of_namespace(&hierarchy, &tree), None);
     }
 
     #[test]

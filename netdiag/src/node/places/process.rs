@@ -25,7 +25,8 @@ const EXITING: u64 = 0x4;
 pub(super) struct Process {
     /// Up to when what is said here holds (`CLOCK_MONOTONIC`): it was looked at no earlier.
     pub(super) seen_ns: u64,
-    /// When it began, on the same clock, no later than in truth; none where no such process was there.
+    /// When it had begun for certain, on the same clock: less than a tick later than in truth; none where no such
+    /// process was there.
     start_ns: Option<u64>,
     pub(super) comm: String,
     pub(super) place: Option<Arc<Place>>,
@@ -40,7 +41,8 @@ impl Process {
         hierarchy: Option<&Hierarchy>,
         base: Option<&str>,
     ) -> Self {
-        let (seen_ns, boot_ns) = (now(ClockId::Monotonic), now(ClockId::Boottime));
+        // In this order, what passes between the two makes the beginning later, never earlier.
+        let (boot_ns, seen_ns) = (now(ClockId::Boottime), now(ClockId::Monotonic));
         let read = || {
             let directory = open(proc, pid).ok()?;
             let cgroups = text(directory.as_fd(), "cgroup").unwrap_or_default();
@@ -49,7 +51,8 @@ impl Process {
             let (flags, start) = flags_and_start(&text(directory.as_fd(), "stat").ok()?)?;
             // Times of processes count while the machine sleeps, those of events do not.
             let slept_ns = boot_ns.saturating_sub(seen_ns);
-            let start_ns = ticks_to_ns(start).saturating_sub(slept_ns);
+            // The kernel rounds it down: an earlier process may have had the number within that tick.
+            let start_ns = ticks_to_ns(start.saturating_add(1)).saturating_sub(slept_ns);
             let place = place(&cgroups, flags & EXITING != 0, hierarchy, base).map(Arc::new);
             Some(Self { seen_ns, start_ns: Some(start_ns), comm, place })
         };
@@ -133,6 +136,7 @@ mod tests {
     fn a_process_is_not_taken_for_an_earlier_one() {
         let before = now(ClockId::Monotonic);
         sleep(Duration::from_millis(30));
+        let spawned = now(ClockId::Monotonic);
         let mut child = Command::new("sleep").arg("60").spawn().expect("sleep");
         // `comm` is that of this process until the child has become another program.
         let read = || Process::read(Path::new("/proc"), child.id(), None, Some(""));
@@ -140,12 +144,16 @@ mod tests {
         while read().comm != "sleep" && now(ClockId::Monotonic) < until {
             sleep(Duration::from_millis(1));
         }
+        sleep(Duration::from_millis(30));
         let process = read();
         let after = now(ClockId::Monotonic);
         child.kill().expect("kill");
         child.wait().expect("wait");
         assert_eq!(process.comm, "sleep");
         assert!(!process.was_there(before) && process.was_there(after), "{process:?}");
+        // Before it began, but within the tick of its beginning.
+        assert!(!process.was_there(process.start_ns.expect("it is there") - 1));
+        assert!(process.start_ns > Some(spawned), "{process:?} {spawned}");
         assert!(process.seen_ns <= after && process.place.is_some());
         let gone = Process::read(Path::new("/proc"), child.id(), None, Some(""));
         assert!(!gone.was_there(after) && gone.place.is_none(), "{gone:?}");

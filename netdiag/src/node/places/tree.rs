@@ -1,8 +1,8 @@
 //! The cgroups of one hierarchy by their ids.
 
 use std::{
-    collections::HashMap,
-    mem::{self, MaybeUninit},
+    collections::{HashMap, VecDeque},
+    mem::MaybeUninit,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt as _,
@@ -21,6 +21,9 @@ use crate::owner::Place;
 /// Cgroups that are remembered, those that are gone among them.
 const MOST: usize = 1 << 16;
 
+/// So much of what is remembered goes at once where all of it is still there: one of so many.
+const SHARE: usize = 8;
+
 /// How deep they lie at most.
 pub(super) const DEPTH: usize = 48;
 
@@ -34,11 +37,37 @@ const DIRECTORY: OFlags =
 /// what is gone stays: events of it may still come.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tree {
-    by_id: HashMap<u64, Arc<Place>>,
-    new: Vec<(u64, Arc<Place>)>,
+    by_id: HashMap<u64, Known>,
+    /// Those that nobody was told of, the oldest first.
+    new: VecDeque<(u64, Arc<Place>)>,
+    /// What is seen is a part of the hierarchy, whose topmost group has a path that is not seen.
+    is_part: bool,
+    walks: u64,
+    /// Cgroups that were ever remembered.
+    met: u64,
+    /// Those that were forgotten for want of room.
+    forgotten: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    place: Arc<Place>,
+    /// How many others were known before.
+    nth: u64,
+    /// The walk after or in which it was seen last.
+    walk: u64,
 }
 
 impl Tree {
+    /// The groups of a hierarchy, or of a part of it.
+    pub(super) fn new(is_part: bool) -> Self {
+        Self { is_part, ..Self::default() }
+    }
+
+    pub(super) const fn is_part(&self) -> bool {
+        self.is_part
+    }
+
     /// Takes in all that is below a root. What cannot be read is left out.
     pub(super) fn walk(&mut self, root: &Path) {
         let Ok(found) = std::fs::metadata(root) else { return };
@@ -47,7 +76,8 @@ impl Tree {
         else {
             return;
         };
-        self.insert(found.ino(), "/");
+        self.walks += 1;
+        self.found(found.ino(), "/");
         let mut path = String::new();
         // One that is removed meanwhile ends nothing but itself.
         let _gone = self.below(&directory, &mut path, 0);
@@ -68,7 +98,7 @@ impl Tree {
             let length = path.len();
             path.push('/');
             path.push_str(&name.to_string_lossy());
-            self.insert(entry.ino(), path);
+            self.found(entry.ino(), path);
             if let Ok(inner) = openat(directory.as_fd(), name, DIRECTORY, Mode::empty()) {
                 let _gone = self.below(&inner, path, depth + 1);
             }
@@ -77,26 +107,54 @@ impl Tree {
         Ok(())
     }
 
+    /// A directory was found there.
+    pub(super) fn found(&mut self, id: u64, path: &str) {
+        if !(self.is_part && path == "/") {
+            self.insert(id, path);
+        }
+    }
+
     /// The place of a cgroup, which is known from now on.
     pub(super) fn insert(&mut self, id: u64, path: &str) -> Arc<Place> {
-        if let Some(known) = self.by_id.get(&id)
-            && known.cgroup == path
+        if let Some(known) = self.by_id.get_mut(&id)
+            && known.place.cgroup == path
         {
-            return known.clone();
+            known.walk = self.walks;
+            return known.place.clone();
         }
         let place = Arc::new(Place::of(path));
         if self.by_id.len() >= MOST {
-            // Those that are there are found again as they are looked for.
-            self.by_id.clear();
-            self.new.clear();
+            self.make_room();
         }
-        self.by_id.insert(id, place.clone());
-        self.new.push((id, place.clone()));
+        let known = Known { place: place.clone(), nth: self.met, walk: self.walks };
+        self.met += 1;
+        self.by_id.insert(id, known);
+        if self.new.len() >= MOST {
+            self.new.pop_front();
+        }
+        self.new.push_back((id, place.clone()));
         place
     }
 
+    /// Forgets those that the last walk did not find; where it found all, the ones known for longest.
+    fn make_room(&mut self) {
+        let (before, walks) = (self.by_id.len(), self.walks);
+        self.by_id.retain(|_, known| known.walk == walks);
+        if self.by_id.len() >= MOST {
+            let mut nths: Vec<u64> = self.by_id.values().map(|known| known.nth).collect();
+            let (_, last, _) = nths.select_nth_unstable(MOST / SHARE);
+            let last = *last;
+            self.by_id.retain(|_, known| known.nth > last);
+        }
+        self.forgotten += (before - self.by_id.len()) as u64;
+    }
+
+    pub(super) const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
     pub(super) fn get(&self, id: u64) -> Option<&Arc<Place>> {
-        self.by_id.get(&id)
+        self.by_id.get(&id).map(|known| &known.place)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -104,11 +162,11 @@ impl Tree {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Place>)> {
-        self.by_id.iter().map(|(id, place)| (*id, place))
+        self.by_id.iter().map(|(id, known)| (*id, &known.place))
     }
 
     pub(super) fn take_new(&mut self) -> Vec<(u64, Arc<Place>)> {
-        mem::take(&mut self.new)
+        self.new.drain(..).collect()
     }
 }
 
@@ -142,5 +200,40 @@ mod tests {
         tree.walk(root.path());
         assert!(tree.get(inner_id).is_some() && tree.take_new().is_empty());
         tree.walk(Path::new("/nowhere"));
+    }
+
+    #[test]
+    fn the_top_of_a_part_has_no_place() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("a")).unwrap();
+        let id = |path: &Path| fs::metadata(path).unwrap().ino();
+        let mut tree = Tree::new(true);
+        tree.walk(root.path());
+        assert_eq!((tree.get(id(root.path())), tree.len()), (None, 1));
+        assert_eq!(tree.get(id(&root.path().join("a"))).unwrap().cgroup, "/a");
+    }
+
+    #[test]
+    fn what_is_gone_makes_room_before_what_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("a")).unwrap();
+        let id = fs::metadata(root.path().join("a")).unwrap().ino();
+        let mut tree = Tree::default();
+        let gone = |nth: usize| (1 << 60) + nth as u64;
+        for nth in 0..MOST - 2 {
+            tree.insert(gone(nth), "/gone");
+        }
+        tree.walk(root.path());
+        assert_eq!((tree.len(), tree.forgotten()), (MOST, 0));
+        tree.insert(1 << 59, "/new");
+        assert_eq!((tree.len(), tree.forgotten()), (3, MOST as u64 - 2));
+        assert!(tree.get(id).is_some() && tree.get(gone(0)).is_none());
+        // All of these may be there.
+        for nth in 0..MOST {
+            tree.insert(gone(nth), "/there");
+        }
+        assert!(tree.len() <= MOST && tree.len() > MOST / 2);
+        assert!(tree.get(id).is_none() && tree.get(gone(MOST - 1)).is_some());
+        assert_eq!(tree.take_new().len(), MOST);
     }
 }

@@ -7,7 +7,11 @@ use std::{
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
-    sync::mpsc::{self, Receiver, Sender},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{self, Receiver, SyncSender, TrySendError},
+    },
     thread,
 };
 
@@ -25,6 +29,9 @@ const SHARE: usize = 8;
 /// Where the kernel says how many that are.
 const MOST: &str = "/proc/sys/fs/inotify/max_user_watches";
 
+/// Cgroups that wait to be asked for. Where there are more, a walk finds them.
+const WAITING: usize = 1 << 14;
+
 /// Room for what the kernel tells at a time.
 const BUFFER_BYTES: usize = 16 << 10;
 
@@ -32,7 +39,17 @@ const BUFFER_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub(super) struct Watch {
     found: Receiver<(u64, String)>,
+    lacks: Arc<Lacks>,
     _running: PipeWriter,
+}
+
+/// What the thread could not do.
+#[derive(Debug, Default)]
+struct Lacks {
+    /// Not all that was found had room.
+    told: AtomicBool,
+    /// Not all can be watched.
+    watches: AtomicBool,
 }
 
 impl Watch {
@@ -40,21 +57,37 @@ impl Watch {
     pub(super) fn begin(root: &Path) -> Option<Self> {
         let descriptor = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
         let most = fs::read_to_string(MOST).ok()?.trim().parse::<usize>().ok()? / SHARE;
-        let (tell, found) = mpsc::channel();
+        let (tell, found) = mpsc::sync_channel(WAITING);
+        let lacks = Arc::new(Lacks::default());
         let (ended, running) = io::pipe().ok()?;
-        let watcher =
-            Watcher { descriptor, root: root.to_owned(), most, paths: HashMap::new(), tell };
+        let (root, paths, shared) = (root.to_owned(), HashMap::new(), Arc::clone(&lacks));
+        let watcher = Watcher { descriptor, root, most, paths, tell, lacks: shared };
         let run = move || {
             // Without it, cgroups are found as they are looked for.
             let _no_more = watcher.run(&ended);
         };
         thread::Builder::new().name("cgroups".to_owned()).spawn(run).ok()?;
-        Some(Self { found, _running: running })
+        Some(Self { found, lacks, _running: running })
     }
 
     /// Ids and paths that were found since this was asked last.
     pub(super) fn found(&self) -> impl Iterator<Item = (u64, String)> + '_ {
         self.found.try_iter()
+    }
+
+    /// Whether some were found that nobody will be told of.
+    pub(super) fn is_overrun(&self) -> bool {
+        self.lacks.told.load(Relaxed)
+    }
+
+    /// A walk finds them now.
+    pub(super) fn is_made_up_for(&self) {
+        self.lacks.told.store(false, Relaxed);
+    }
+
+    /// Whether some cgroups are not watched.
+    pub(super) fn lacks_watches(&self) -> bool {
+        self.lacks.watches.load(Relaxed)
     }
 }
 
@@ -64,7 +97,8 @@ struct Watcher {
     most: usize,
     /// Paths below the root by watch.
     paths: HashMap<i32, String>,
-    tell: Sender<(u64, String)>,
+    tell: SyncSender<(u64, String)>,
+    lacks: Arc<Lacks>,
 }
 
 /// Nobody listens any more.
@@ -114,13 +148,13 @@ impl Watcher {
     fn add(&mut self, path: &str, depth: usize) -> Result<(), Ended> {
         let directory = self.root.join(path.trim_start_matches('/'));
         let Ok(found) = fs::metadata(&directory) else { return Ok(()) };
-        if self.paths.len() < self.most {
-            let flags = WatchFlags::CREATE | WatchFlags::ONLYDIR | WatchFlags::DONT_FOLLOW;
-            let watch = inotify::add_watch(&self.descriptor, &directory, flags);
-            self.paths.extend(watch.ok().map(|watch| (watch, path.to_owned())));
-        }
+        self.watch(&directory, path);
         let shown = if path.is_empty() { "/" } else { path };
-        self.tell.send((found.ino(), shown.to_owned())).map_err(|_| Ended)?;
+        match self.tell.try_send((found.ino(), shown.to_owned())) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => self.lacks.told.store(true, Relaxed),
+            Err(TrySendError::Disconnected(_)) => return Err(Ended),
+        }
         if depth >= DEPTH {
             return Ok(());
         }
@@ -131,6 +165,23 @@ impl Watcher {
             }
         }
         Ok(())
+    }
+
+    fn watch(&mut self, directory: &Path, path: &str) {
+        let flags = WatchFlags::CREATE | WatchFlags::ONLYDIR | WatchFlags::DONT_FOLLOW;
+        let watch = if self.paths.len() < self.most {
+            inotify::add_watch(&self.descriptor, directory, flags)
+        } else {
+            Err(Errno::NOSPC)
+        };
+        match watch {
+            Ok(watch) => {
+                self.paths.insert(watch, path.to_owned());
+            }
+            // It is gone.
+            Err(Errno::NOENT) => {}
+            Err(_) => self.lacks.watches.store(true, Relaxed),
+        }
     }
 }
 
@@ -163,5 +214,27 @@ mod tests {
         fs::create_dir_all(root.path().join("d/e/f")).unwrap();
         wait(&["/d/e/f"], &mut seen);
         assert_eq!(seen.len(), 7, "{seen:?}");
+        assert!(!watch.is_overrun() && !watch.lacks_watches());
+    }
+
+    #[test]
+    fn what_finds_no_room_and_no_watch_is_known() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("a")).unwrap();
+        let (tell, found) = mpsc::sync_channel(1);
+        let lacks = Arc::new(Lacks::default());
+        let mut watcher = Watcher {
+            descriptor: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap(),
+            root: root.path().to_owned(),
+            most: 1,
+            paths: HashMap::new(),
+            tell,
+            lacks: Arc::clone(&lacks),
+        };
+        assert!(watcher.add("", 0).is_ok());
+        assert_eq!(found.try_iter().map(|(_, path)| path).collect::<Vec<_>>(), ["/"]);
+        assert!(lacks.told.load(Relaxed) && lacks.watches.load(Relaxed));
+        drop(found);
+        assert!(watcher.add("", 0).is_err());
     }
 }

@@ -65,3 +65,33 @@ fn the_other_end_is_named_and_keeps_its_name() {
     assert_eq!(names(table.interval(0)), both);
     assert_eq!(names(table.total()), both);
 }
+
+#[test]
+fn a_socket_that_closes_while_it_is_left_out_leaves_the_table() {
+    let mut table = FlowTable::new(config(100));
+    table.apply(&Event::Socket(by(What::Connect, key(9), 4, None)), 0);
+    table.admit(4, false);
+    let closed = Event::Socket(by(What::Close, key(9), 4, None));
+    assert_eq!(table.apply(&closed, 0), Whose::LeftOut);
+    assert!(table.is_empty() && table.total().flows[0].closed);
+    // Its tuple may be another's now.
+    table.apply(&Event::Socket(by(What::Connect, key(9), 5, None)), 0);
+    let pids: Vec<_> =
+        table.total().flows.into_iter().map(|flow| (flow.pid, flow.closed)).collect();
+    assert_eq!(pids, [(Some(4), true), (Some(5), false)]);
+}
+
+#[test]
+fn a_socket_that_is_wanted_after_all_has_a_row_with_its_owner() {
+    let mut table = FlowTable::new(config(100));
+    let event = by(What::Connect, key(9), 4, Some("/four"));
+    table.admit(4, false);
+    assert_eq!(table.apply(&Event::Socket(event.clone()), 0), Whose::LeftOut);
+    assert_eq!(table.apply(&sent(4, 1), 0), Whose::LeftOut);
+    table.readmit(&event, 0);
+    // All that it does from now on names nothing but its number.
+    assert_ne!(table.apply(&sent(4, 1), 0), Whose::LeftOut);
+    let flow = table.interval(0).flows.remove(0);
+    assert_eq!((flow.pid, flow.place, flow.role), (Some(4), place("/four"), Some(Role::Client)));
+    assert_eq!(flow.latencies.len(), 1);
+}
