@@ -135,9 +135,9 @@ fn asks(listeners: &HashSet<FlowKey>, key: &FlowKey) -> Option<bool> {
 }
 
 /// Asks the kernel for every TCP socket of the node, and the procfs under `host_root` for their
-/// owners. Blocks; nothing fails as a whole, what is missing is in [`Seeds::problems`].
+/// owners, and where wanted connection tracking for where these are translated to. Blocks; nothing fails as a whole, what is missing is in [`Seeds::problems`].
 #[must_use]
-pub fn seed(host_root: &Path) -> Seeds {
+pub fn seed(host_root: &Path, translates: bool) -> Seeds {
     let start = Instant::now();
     // A process that began later is not the one that was found to hold a socket.
     let began_ns = places::monotonic_ns();
@@ -151,8 +151,8 @@ pub fn seed(host_root: &Path) -> Seeds {
         owners::Owners::default()
     });
     problems.extend(owners.problem());
-    let ends: HashSet<FlowKey> =
-        dump.sockets.iter().map(|socket| FlowKey { netns: 0, ..socket.key }).collect();
+    let ends = dump.sockets.iter().filter(|_| translates);
+    let ends: HashSet<FlowKey> = ends.map(|socket| FlowKey { netns: 0, ..socket.key }).collect();
     let translated = conntrack::dump::translated(&namespaces, &ends, &mut problems);
     let mut places = Places::begin(host_root);
     problems.extend(places.problem());

@@ -89,7 +89,7 @@ impl Lookup for Host {
     }
 
     fn socket_holders(&self) -> &[String] {
-        self.socket_holders.get_or_init(|| node::seed(&self.root).holders())
+        self.socket_holders.get_or_init(|| node::seed(&self.root, false).holders())
     }
 
     fn netns(&self, name: &NetnsName) -> Result<u32, String> {

@@ -9,7 +9,7 @@ use crate::{
         Frozen, Role, Who,
         readings::{Growth, Readings, has_grown},
         tally::Tally,
-        translations::Translation,
+        translations::{Ends, Translation},
         tuples::is_complete,
     },
     owner::Place,
@@ -18,6 +18,9 @@ use crate::{
         socket::{self, CONNECT_LATENCY, GAUGES, LIFETIME, What, gauge_id, reading_id},
     },
 };
+
+/// ctnetlink tells of an entry when its message is read, so that its conversation may be over by then.
+const TOLD_WITHIN_NS: u64 = 1_000_000_000;
 
 /// What is known of one flow.
 #[derive(Debug, Default)]
@@ -54,6 +57,8 @@ pub(super) struct Row {
     pub(super) opened_ns: Option<u64>,
     /// When connect was called, where that was seen.
     pub(super) connecting_ns: Option<u64>,
+    /// When it was closed, where that was seen.
+    pub(super) closed_ns: Option<u64>,
     /// Owner as the socket dump told it: any event knows better.
     pub(super) owner_seeded: bool,
     pub(super) role: Option<Role>,
@@ -93,6 +98,25 @@ impl Row {
         let same = self.cookie != 0 && self.cookie == cookie;
         !same
             && matches!((self.seeded_ns, opened_ns), (Some(seeded), Some(opened)) if seeded < opened)
+    }
+
+    /// Whether the entries that lead from end to end may be of this conversation, by the time at which they were put
+    /// into their tables.
+    pub(super) fn may_have(&self, ends: &Ends, is_client: bool) -> bool {
+        // What comes in is accepted after it was tracked.
+        let began = !is_client || self.connecting_ns.is_none_or(|at| at <= ends.first_ns);
+        let ended = self.closed_ns.map(|closed_ns| {
+            let is_untold = self.translation.as_ref().is_none_or(|it| *it == ends.translation);
+            ends.last_ns <= closed_ns || is_untold && ends.last_ns <= closed_ns + TOLD_WITHIN_NS
+        });
+        began && (!self.closed || ended == Some(true))
+    }
+
+    /// Tells whose the other end is. What was known of another one goes.
+    pub(super) fn pair_with(&mut self, other: Option<u64>) {
+        if self.pair != other {
+            (self.pair, self.peer) = (other, None);
+        }
     }
 
     /// Takes out what happened since the last freeze and adds it to the past.
@@ -324,9 +348,6 @@ impl Fold for Row {
             }
             _ => None,
         };
-        if event.is_asking() {
-            self.connecting_ns = Some(event.time_ns);
-        }
         if event.what == What::Established
             && let Some(began_ns) = self.connecting_ns
         {
@@ -339,6 +360,7 @@ impl Fold for Row {
         }
         if event.what == What::Close {
             self.closed = true;
+            self.closed_ns = Some(event.time_ns);
             if let Some(opened_ns) = self.opened_ns {
                 self.gauge(LIFETIME, event.time_ns.saturating_sub(opened_ns));
             }

@@ -25,6 +25,8 @@ use crate::{
     signal::{Event, Subject, socket::What},
 };
 
+use self::join::Opening;
+
 mod join;
 mod look;
 mod refresh;
@@ -178,15 +180,11 @@ impl FlowTable {
             Subject::Flow(id) => Some(self.of_id(id)),
             Subject::Socket(socket) => {
                 let closing = matches!(event, Event::Socket(e) if e.what == What::Close);
-                let (tcp, opened_ns) = match event {
-                    Event::Socket(e) => (
-                        e.tcp.as_ref(),
-                        matches!(e.what, What::Connect | What::Connected | What::Accept)
-                            .then_some(e.time_ns),
-                    ),
-                    _ => (None, None),
+                let (tcp, opening) = match event {
+                    Event::Socket(e) => (e.tcp.as_ref(), Opening::of(e)),
+                    _ => (None, Opening::default()),
                 };
-                self.of_socket(socket, closing, opened_ns, tcp)
+                self.of_socket(socket, closing, opening, tcp)
             }
             Subject::Packet { key, ends_known } => match self.of_packet(key, ends_known, now_ns) {
                 None if self.leaves_out(key) => return Whose::LeftOut,

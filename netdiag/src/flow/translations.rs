@@ -3,8 +3,12 @@
 //!
 //! An entry is joined to the rows of its two ends when it comes and when such a row gets its key, whichever
 //! is later, and then the rows keep what they were told. So the entry may be gone before its sockets are.
+//!
+//! A tuple is used again, and the end of an entry may be one of many that are told of at once. So the time of
+//! an entry decides whether a row may be its, and what is told of a destination's entries at once makes all
+//! unknown that were known of it.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use netdiag_common::flow::FlowKey;
 use slab::Slab;
@@ -50,18 +54,24 @@ pub(super) struct Ends {
     /// Likewise.
     pub(super) server: FlowKey,
     pub(super) translation: Arc<Translation>,
+    /// When the first of its entries was put into a table.
+    pub(super) first_ns: u64,
+    /// And the last.
+    pub(super) last_ns: u64,
 }
 
 /// What an entry that begins says of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Began {
-    /// Nothing that is to be kept.
-    Nothing,
-    /// It is translated so.
-    Translated(Ends),
-    /// It is not, and the one before with this tuple was.
-    Plain(Ends),
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Began {
+    /// So the one before with this tuple was translated, where that is known.
+    pub(super) was: Option<Ends>,
+    /// So it is now, where it is.
+    pub(super) is: Option<Ends>,
 }
+
+/// Where entries lead to that are told of at once: namespace, protocol and destination. Without the latter two
+/// all of the namespace.
+type Many = (u32, u16, End);
 
 /// The entries that are there, up to a number.
 #[derive(Debug)]
@@ -71,6 +81,10 @@ pub(super) struct Translations {
     recency: Recency,
     before: Tuples,
     after: Tuples,
+    /// When many were told of at once last.
+    blurred: HashMap<Many, u64>,
+    /// The same for all, where it is not known which, or these are too many to tell apart.
+    all_blurred_ns: u64,
 }
 
 impl Translations {
@@ -82,6 +96,8 @@ impl Translations {
             recency: Recency::default(),
             before: Tuples::default(),
             after: Tuples::default(),
+            blurred: HashMap::new(),
+            all_blurred_ns: 0,
         }
     }
 
@@ -92,18 +108,14 @@ impl Translations {
         let after = reversed(&entry.key(reply));
         let known = self.before.find(&before);
         if known.is_some_and(|slot| self.steps[slot as usize].time_ns > time_ns) {
-            return Began::Nothing;
+            return Began::default();
         }
-        let translates = peer(&before) != peer(&after);
+        let was = known.map(|slot| self.ends(slot));
         if let Some(slot) = known {
-            let ends = self.ends(slot);
             self.remove(slot);
-            if !translates {
-                return Began::Plain(ends);
-            }
         }
-        if !translates {
-            return Began::Nothing;
+        if peer(&before) == peer(&after) {
+            return Began { was, is: None };
         }
         if self.steps.len() >= self.most
             && let Some(oldest) = self.recency.oldest(Place::Live)
@@ -114,7 +126,7 @@ impl Translations {
         self.before.insert(&before, slot);
         self.after.insert(&after, slot);
         self.recency.promote(slot, Place::Live);
-        Began::Translated(self.ends(slot))
+        Began { was, is: Some(self.ends(slot)) }
     }
 
     /// An entry is gone since then: its tuple may be another's now.
@@ -125,28 +137,64 @@ impl Translations {
         }
     }
 
+    /// Many entries began or ended up to then that lead where this one does: those that were known before may be
+    /// among them.
+    pub(super) fn blur(&mut self, many: &Entry, time_ns: u64) {
+        let key = many.key(&many.original);
+        if key.netns == 0 {
+            self.all_blurred_ns = self.all_blurred_ns.max(time_ns);
+            return;
+        }
+        let many = (key.netns, key.protocol, peer(&key));
+        if self.blurred.len() >= self.most && !self.blurred.contains_key(&many) {
+            let newest_ns = self.blurred.drain().map(|(_, time_ns)| time_ns).max();
+            self.all_blurred_ns = self.all_blurred_ns.max(newest_ns.unwrap_or_default());
+        }
+        let blurred_ns = self.blurred.entry(many).or_default();
+        *blurred_ns = time_ns.max(*blurred_ns);
+    }
+
+    /// Whether an entry is known for certain to be there yet.
+    fn is_certain(&self, slot: u32) -> bool {
+        let Step { before, time_ns, .. } = &self.steps[slot as usize];
+        let manies = [(before.netns, before.protocol, peer(before)), (before.netns, 0, NOWHERE)];
+        let blurred_ns = manies.iter().filter_map(|many| self.blurred.get(many));
+        blurred_ns.chain([&self.all_blurred_ns]).all(|blurred_ns| {
+            // What was there before all events is as old as no event at all.
+            *blurred_ns < *time_ns || *blurred_ns == 0
+        })
+    }
+
     /// What is known of the conversation that this is an end of.
     pub(super) fn of(&self, key: &FlowKey) -> Option<Ends> {
         if self.steps.is_empty() {
             return None;
         }
         let slot = at(&self.before, key).or_else(|| at(&self.after, &reversed(key)))?;
-        Some(self.ends(slot))
+        self.is_certain(slot).then(|| self.ends(slot))
     }
 
     fn ends(&self, slot: u32) -> Ends {
         let (mut first, mut last) = (&self.steps[slot as usize], &self.steps[slot as usize]);
+        let (mut first_ns, mut last_ns) = (first.time_ns, first.time_ns);
+        let certain = |slot: Option<u32>| {
+            slot.filter(|&slot| self.is_certain(slot)).map(|slot| &self.steps[slot as usize])
+        };
         for _ in 1..HOPS {
-            let earlier = self.after.find_in_any(&anywhere(&first.before));
-            first = earlier.map_or(first, |slot| &self.steps[slot as usize]);
-            let later = self.before.find_in_any(&anywhere(&last.after));
-            last = later.map_or(last, |slot| &self.steps[slot as usize]);
+            let earlier = certain(self.after.find_in_any(&anywhere(&first.before)));
+            let later = certain(self.before.find_in_any(&anywhere(&last.after)));
+            for step in [earlier, later].into_iter().flatten() {
+                (first_ns, last_ns) = (first_ns.min(step.time_ns), last_ns.max(step.time_ns));
+            }
+            (first, last) = (earlier.unwrap_or(first), later.unwrap_or(last));
         }
         let translation = Translation { service: peer(&first.before), backend: peer(&last.after) };
         Ends {
             client: first.before,
             server: reversed(&last.after),
             translation: Arc::new(translation),
+            first_ns,
+            last_ns,
         }
     }
 
@@ -157,6 +205,9 @@ impl Translations {
         self.after.remove(&step.after, slot);
     }
 }
+
+/// The destination of entries that lead anywhere.
+const NOWHERE: End = ([0; 16], 0);
 
 /// The one of this key in its namespace, else the only one anywhere: a pod's packets are translated outside
 /// of it.
@@ -173,121 +224,4 @@ const fn peer(key: &FlowKey) -> End {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use netdiag_common::flow::TCP;
-
-    use super::*;
-
-    fn ip(host: u8) -> [u8; 16] {
-        Ipv4Addr::new(10, 0, 0, host).to_ipv6_mapped().octets()
-    }
-
-    fn tuple(source: (u8, u16), destination: (u8, u16)) -> Tuple {
-        Tuple {
-            source: ip(source.0),
-            source_port: source.1,
-            destination: ip(destination.0),
-            destination_port: destination.1,
-        }
-    }
-
-    fn entry(netns: u32, source: (u8, u16), destination: (u8, u16)) -> Entry {
-        Entry { netns, zone: 0, protocol: TCP, original: tuple(source, destination) }
-    }
-
-    fn translated(began: Began) -> Ends {
-        let Began::Translated(ends) = began else { panic!("{began:?} does not translate") };
-        ends
-    }
-
-    const CLIENT: (u8, u16) = (1, 40_000);
-    const SERVICE: (u8, u16) = (96, 80);
-    const NODE: (u8, u16) = (7, 30_080);
-    const POD: (u8, u16) = (9, 8080);
-
-    fn translation(service: (u8, u16), backend: (u8, u16)) -> Translation {
-        Translation { service: (ip(service.0), service.1), backend: (ip(backend.0), backend.1) }
-    }
-
-    #[test]
-    fn both_ends_find_their_entry_also_from_another_namespace() {
-        let mut translations = Translations::new(8);
-        let entry = entry(3, CLIENT, SERVICE);
-        let told = translated(translations.begin(&entry, &tuple(POD, CLIENT), 5));
-        assert_eq!(*told.translation, translation(SERVICE, POD));
-        for netns in [3, 4] {
-            let of = |from, to| translations.of(&FlowKey { netns, ..entry.key(&tuple(from, to)) });
-            assert_eq!(of(CLIENT, SERVICE).as_ref(), Some(&told));
-            assert_eq!(of(POD, CLIENT).as_ref(), Some(&told));
-            assert_eq!(of(CLIENT, POD), None);
-        }
-        translations.end(&entry, 4);
-        assert!(translations.of(&entry.key(&entry.original)).is_some(), "that was an earlier one");
-        translations.end(&entry, 6);
-        assert_eq!(translations.of(&entry.key(&entry.original)), None);
-        assert!(translations.steps.is_empty());
-    }
-
-    #[test]
-    fn a_tuple_that_is_used_again_is_what_it_was_last() {
-        let mut translations = Translations::new(8);
-        let entry = entry(3, CLIENT, SERVICE);
-        let client = entry.key(&entry.original);
-        translations.begin(&entry, &tuple(POD, CLIENT), 5);
-        let late = translations.begin(&entry, &tuple((10, 8080), CLIENT), 4);
-        assert_eq!(late, Began::Nothing);
-        translations.begin(&entry, &tuple((11, 8080), CLIENT), 7);
-        let told = translations.of(&client).map(|ends| *ends.translation);
-        assert_eq!(told, Some(translation(SERVICE, (11, 8080))));
-        let plain = translations.begin(&entry, &tuple(SERVICE, CLIENT), 9);
-        assert!(matches!(plain, Began::Plain(ends) if ends.client == client), "it was translated");
-        assert_eq!(translations.of(&client), None, "it is not translated any more");
-        assert_eq!(translations.begin(&entry, &tuple(SERVICE, CLIENT), 10), Began::Nothing);
-    }
-
-    #[test]
-    fn the_same_tuples_in_two_namespaces_are_nobodys_elsewhere() {
-        let mut translations = Translations::new(8);
-        for (netns, backend) in [(3, POD), (4, NODE)] {
-            translations.begin(&entry(netns, CLIENT, SERVICE), &tuple(backend, CLIENT), 5);
-        }
-        let of = |netns| {
-            let key =
-                FlowKey { netns, ..entry(netns, CLIENT, SERVICE).key(&tuple(CLIENT, SERVICE)) };
-            translations.of(&key).map(|ends| *ends.translation)
-        };
-        assert_eq!(of(3), Some(translation(SERVICE, POD)));
-        assert_eq!(of(4), Some(translation(SERVICE, NODE)));
-        assert_eq!(of(5), None);
-    }
-
-    #[test]
-    fn translators_one_behind_the_other_lead_to_the_last() {
-        let masked = (7, 50_000);
-        let outer = entry(3, CLIENT, SERVICE);
-        let inner = entry(4, CLIENT, NODE);
-        let steps = [(&outer, tuple(NODE, CLIENT)), (&inner, tuple(POD, masked))];
-        for order in [[0, 1], [1, 0]] {
-            let mut translations = Translations::new(8);
-            let told = order.map(|at| translations.begin(steps[at].0, &steps[at].1, 5));
-            let told = translated(told[1].clone());
-            assert_eq!(*told.translation, translation(SERVICE, POD));
-            assert_eq!(told.client, outer.key(&outer.original));
-            assert_eq!(told.server, inner.key(&tuple(POD, masked)));
-        }
-    }
-
-    #[test]
-    fn the_oldest_goes_for_one_that_comes() {
-        let mut translations = Translations::new(2);
-        for port in 0..5 {
-            translations.begin(&entry(3, (1, port), SERVICE), &tuple(POD, (1, port)), 5);
-        }
-        assert_eq!(translations.steps.len(), 2);
-        let of =
-            |port| translations.of(&entry(3, (1, port), SERVICE).key(&tuple((1, port), SERVICE)));
-        assert!(of(2).is_none() && of(3).is_some() && of(4).is_some());
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! `netdiag events`: from what was asked for to a run of the loop that tells of single events.
 
 use anyhow::Result;
+use netdiag_common::signal::Signal;
 use tokio::task::spawn_blocking;
 
 use super::{
@@ -47,7 +48,8 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
         );
     }
     let host_root = kernel.host_root.clone();
-    let seeding = spawn_blocking(move || node::seed(&host_root));
+    let translates = kernel.signals.contains(&Signal::Conntrack);
+    let seeding = spawn_blocking(move || node::seed(&host_root, translates));
     let listening = tell.kinds.contains(&&LISTEN_OVERFLOW);
     let listening = listening.then(|| Listening::start(&kernel.host_root));
     let about = about(node_name(kernel, None), &tracer, &filters, &kernel.host_root);

@@ -1,12 +1,10 @@
 //! From the rings into the flow table.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    mem,
-};
+use std::{collections::BTreeMap, mem};
 
-use netdiag_common::{flow::FlowKey, globals::Filters, signal::Signal};
+use netdiag_common::{globals::Filters, signal::Signal};
 
+use self::ended::Ended;
 use super::{
     sieve::{Sieve, Verdicts},
     teller::Teller,
@@ -18,15 +16,16 @@ use crate::{
         table::{FlowTable, Seed, Whose},
     },
     kernel::tracer::Taken,
-    node::{SeededSocket, conntrack::listener::Message, places::Places},
+    node::{SeededSocket, Seeds, conntrack::listener::Message, places::Places},
     signal::{
         self, Event,
         conntrack::{self, Entry},
-        dns,
-        socket::{self, What},
+        dns, socket,
     },
     snapshot::{Account, SignalStatus, Status, Stream},
 };
+
+mod ended;
 
 /// Queries of the domain name system that wait at once. Those beyond are shed.
 const QUERIES: usize = 1 << 16;
@@ -55,8 +54,8 @@ pub(super) struct Intake {
     places: Places,
     /// Filters that the programs cannot decide on alone, where there are any.
     sieve: Option<Sieve>,
-    /// Sockets that closed before the seeds came; none any more once they did.
-    closed: Option<Closed>,
+    /// What ended before the seeds came; none any more once they did.
+    ended: Option<Ended>,
 }
 
 /// Fates that samples have here.
@@ -82,35 +81,6 @@ impl Fates {
     }
 }
 
-/// Sockets that closed while the kernel's socket dump was on its way, and may be in it.
-#[derive(Default)]
-struct Closed {
-    cookies: HashSet<u64>,
-    keys: HashSet<FlowKey>,
-}
-
-impl Closed {
-    /// Closed sockets that are remembered. Those beyond come back as idle flows.
-    const MOST: usize = 1 << 20;
-
-    fn note(&mut self, event: &Event) {
-        if let Event::Socket(socket::Event { what: What::Close, socket, .. }) = event
-            && self.keys.len() + self.cookies.len() < Self::MOST
-        {
-            // Where the kernel gave no cookie, the key is all there is.
-            if socket.cookie == 0 {
-                self.keys.insert(socket.key);
-            } else {
-                self.cookies.insert(socket.cookie);
-            }
-        }
-    }
-
-    fn contains(&self, seed: &SeededSocket) -> bool {
-        self.cookies.contains(&seed.cookie) || self.keys.contains(&seed.key)
-    }
-}
-
 impl Intake {
     /// The signal of whose samples one tells what becomes of another.
     pub(super) const PAIRED: Signal = dns::DEFINITION.signal;
@@ -123,7 +93,7 @@ impl Intake {
     ) -> Self {
         let (stream, taken) = (Stream::default(), Taken::default());
         let (unseen, fates) = ([0; Signal::COUNT], [Fates::default(); Signal::COUNT]);
-        let (queries, closed) = (Queries::new(QUERIES), Some(Closed::default()));
+        let (queries, ended) = (Queries::new(QUERIES), Some(Ended::default()));
         let (newest_ns, untold) = (0, 0);
         Self {
             table,
@@ -137,7 +107,7 @@ impl Intake {
             taken,
             places,
             sieve,
-            closed,
+            ended,
         }
     }
 
@@ -199,7 +169,7 @@ impl Intake {
             taken,
             places,
             sieve,
-            closed,
+            ended,
             ..
         } = self;
         let Taken { sockets, events, packets, samples } = taken;
@@ -218,8 +188,8 @@ impl Intake {
                     Event::Conntrack(event) => locate_creator(event, places),
                     _ => {}
                 }
-                if let Some(closed) = closed {
-                    closed.note(&event);
+                if let Some(ended) = ended {
+                    ended.note(&event);
                 }
                 if let Some((signal, samples)) = event.unseen() {
                     unseen[signal as usize] += samples;
@@ -325,14 +295,13 @@ impl Intake {
         self.places.hear();
     }
 
-    /// Fills in what the kernel's socket dump knows of sockets older than the programs; once.
-    pub(super) fn seed<'a>(
-        &mut self,
-        sockets: impl Iterator<Item = &'a SeededSocket>,
-        now_ns: u64,
-    ) {
-        let closed = self.closed.take().unwrap_or_default();
-        for socket in sockets.filter(|socket| !closed.contains(socket)) {
+    /// Fills in what the kernel knows of what is older than the programs: its sockets, and where connection tracking
+    /// sends their packets; once.
+    pub(super) fn seed(&mut self, seeds: &Seeds, now_ns: u64) {
+        /// Whatever is told by an event is newer.
+        const BEFORE_ALL: u64 = 0;
+        let ended = self.ended.take().unwrap_or_default();
+        for socket in seeds.sockets.iter().filter(|socket| !ended.has_socket(socket)) {
             let seed = Seed {
                 key: socket.key,
                 cookie: socket.cookie,
@@ -346,16 +315,12 @@ impl Intake {
             // Sockets beyond --max-flows come back with their first event.
             let _no_room = self.table.seed(&seed, now_ns);
         }
-    }
-
-    /// Tells these sockets where their packets go, as far as no event has told it.
-    pub(super) fn seed_translated(&mut self, entries: &[Message]) {
-        /// Whatever is told by an event is newer.
-        const BEFORE_ALL: u64 = 0;
-        for message in entries {
+        for message in &seeds.translated {
             let Message { netns, zone, protocol, original, .. } = *message;
             let entry = Entry { netns, zone, protocol: protocol.into(), original };
-            self.table.translated(&entry, &message.reply, BEFORE_ALL);
+            if !ended.has_entry(&entry) {
+                self.table.translated(&entry, &message.reply, BEFORE_ALL);
+            }
         }
     }
 }

@@ -116,8 +116,7 @@ impl Observer {
         }
         // Whatever ended up to now is known to have ended.
         self.drain();
-        self.intake.seed(seeds.sockets.iter(), monotonic_ns());
-        self.intake.seed_translated(&seeds.translated);
+        self.intake.seed(&seeds, monotonic_ns());
         drop(seeds);
         node::own::release_freed();
         let listens = self.tracer.ready();

@@ -88,7 +88,7 @@ impl Sieve {
         })
     }
 
-    /// Of cgroups that became known, and of those owners names did, whether they are wanted.
+    /// Of cgroups that became known, and of those whose names did, whether they are wanted.
     pub(super) fn verdicts(&mut self, places: &mut Places) -> Verdicts {
         if self.filters.by_cgroup == 0 {
             return Verdicts::default();

@@ -38,7 +38,7 @@ fn ten_thousand_sockets_are_all_there_with_owner() {
             .collect();
         (listener, streams)
     });
-    let seeds = seed(Path::new("/"));
+    let seeds = seed(Path::new("/"), true);
     let start = Instant::now();
     let dump = dump_all(&[made.found()], &FULL);
     let dump_took = start.elapsed();
@@ -77,7 +77,7 @@ fn a_hundred_namespaces_are_read_in_one_visit() {
     let start = Instant::now();
     let reading = tcp_counters::read_all(&everything.namespaces);
     let read_took = start.elapsed();
-    let seeds = seed(Path::new("/"));
+    let seeds = seed(Path::new("/"), true);
     eprintln!(
         "{} namespaces: found in {everything_took:?} (processes only: {processes_took:?}), \
          counters read in {read_took:?}, seed in {:?}",

@@ -239,7 +239,7 @@ fn seeds_carry_owner_and_counters_of_every_namespace() {
             })
         })
         .collect();
-    let seeds = seed(Path::new("/"));
+    let seeds = seed(Path::new("/"), true);
     assert_eq!(unexpected(&seeds.problems), NONE);
     let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
     for (made, (listener, [client, server])) in made.iter().zip(&open) {

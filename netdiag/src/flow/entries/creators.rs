@@ -30,37 +30,42 @@ const CREATORS: usize = 10;
 impl Interval {
     /// Finds out who made the most.
     pub(in crate::flow) fn count_creators(&mut self) {
-        let mut sums: HashMap<_, [u64; 3]> = HashMap::new();
+        let mut sums: HashMap<_, (_, [u64; 3])> = HashMap::new();
         for row in &self.rows {
             let Entry { netns, protocol, original, .. } = row.entry;
             let destination = (original.destination, original.destination_port);
-            let by = row.creator.as_ref().map(|by| (by.pid, by.comm.as_str(), by.place.as_ref()));
+            let by = row.creator.as_ref().map(|by| (by.pid, by.comm.as_str()));
             if original.destination != [0; 16] {
-                let sum = sums.entry((netns, protocol, destination, by)).or_default();
+                let (place, sum): &mut (Option<_>, _) =
+                    sums.entry((netns, protocol, destination, by)).or_default();
+                // Not every event of a process tells where it lives.
+                *place = place.or(row.creator.as_ref().and_then(|by| by.place.as_ref()));
                 for (sum, count) in sum.iter_mut().zip([NEW, CONFIRMED, TABLE_FULL]) {
                     *sum += row.count(count);
                 }
             }
         }
-        let mut sums: Vec<_> = sums.into_iter().filter(|(_, sum)| *sum != [0; 3]).collect();
+        let mut sums: Vec<_> = sums.into_iter().filter(|(_, (_, sum))| *sum != [0; 3]).collect();
         // Not every source sees both how an entry is made and how it comes into the table.
         let wanted = |[new, confirmed, full]: [u64; 3]| new.max(confirmed) + full;
-        sums.sort_unstable_by_key(|&(key, sum)| (Reverse(wanted(sum)), key));
+        sums.sort_unstable_by_key(|&(key, (_, sum))| (Reverse(wanted(sum)), key));
         self.creators = sums
             .into_iter()
             .take(CREATORS)
-            .map(|((netns, protocol, destination, by), [new, confirmed, table_full])| TopCreator {
-                netns,
-                protocol,
-                destination,
-                creator: by.map(|(pid, comm, place)| Creator {
-                    pid,
-                    comm: comm.to_owned(),
-                    place: place.cloned(),
-                }),
-                new,
-                confirmed,
-                table_full,
+            .map(|((netns, protocol, destination, by), (place, [new, confirmed, table_full]))| {
+                TopCreator {
+                    netns,
+                    protocol,
+                    destination,
+                    creator: by.map(|(pid, comm)| Creator {
+                        pid,
+                        comm: comm.to_owned(),
+                        place: place.cloned(),
+                    }),
+                    new,
+                    confirmed,
+                    table_full,
+                }
             })
             .collect();
     }

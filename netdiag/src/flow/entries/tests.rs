@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::signal::conntrack::{self, NEW, TABLE_FULL};
 
@@ -124,6 +126,25 @@ fn creators_are_those_of_all_rows() {
         .collect();
     assert_eq!(creators, [(Some(1), 40, 0), (Some(2), 10, 0)]);
     assert_eq!(interval.rows.len(), 3);
+}
+
+#[test]
+fn a_creator_is_one_wherever_some_of_its_events_place_it() {
+    let mut entries = Entries::new(100);
+    let place = Arc::new(crate::owner::Place { cgroup: "/a".to_owned(), ..Default::default() });
+    for port in 1..=10 {
+        let mut event = event(port, NEW, 1, 1);
+        if let Event::Conntrack(conntrack::Event { creator: Some(by), .. }) = &mut event {
+            by.place = (port > 5).then(|| Arc::clone(&place));
+        }
+        apply(&mut entries, &event);
+    }
+    let mut interval = entries.freeze(0);
+    interval.count_creators();
+    let places = interval.creators.iter().map(|top| (&top.creator, top.new));
+    let places: Vec<_> =
+        places.map(|(by, new)| (by.as_ref().and_then(|by| by.place.clone()), new)).collect();
+    assert_eq!(places, [(Some(place), 10)]);
 }
 
 /// What happens to one entry, and how long it has been in the table at last, at 100.

@@ -14,7 +14,10 @@ use crate::{
         row::Row,
         tuples::{address, is_complete, reversed},
     },
-    signal::conntrack::{Creator, Entry, Tuple},
+    signal::{
+        conntrack::{Creator, Entry, Tuple},
+        socket::{self, What},
+    },
 };
 
 /// Packets without a socket have at most one row of so many: a flood of them displaces no flow.
@@ -22,6 +25,25 @@ const STRAYS_SHARE: usize = 8;
 
 /// `TCP_TIMEWAIT_LEN` (include/net/tcp.h).
 const TIME_WAIT_NS: u64 = 60_000_000_000;
+
+/// When a socket began a conversation, as far as an event tells.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Opening {
+    /// When it was seen to connect or to be accepted.
+    opened_ns: Option<u64>,
+    /// When connect was called.
+    connecting_ns: Option<u64>,
+}
+
+impl Opening {
+    pub(super) fn of(event: &socket::Event) -> Self {
+        let opens = matches!(event.what, What::Connect | What::Connected | What::Accept);
+        Self {
+            opened_ns: opens.then_some(event.time_ns),
+            connecting_ns: event.is_asking().then_some(event.time_ns),
+        }
+    }
+}
 
 impl FlowTable {
     /// The row of a socket that only its number names; a placeholder when no record introduced it.
@@ -37,9 +59,10 @@ impl FlowTable {
         &mut self,
         socket: &SocketRef,
         closing: bool,
-        opened_ns: Option<u64>,
+        opening: Opening,
         tcp: Option<&TcpCounters>,
     ) -> Option<u32> {
+        let Opening { opened_ns, connecting_ns } = opening;
         let slot = match self.by_id.get(&socket.flow) {
             Some(&slot) if socket.flow != 0 => {
                 let row = &self.rows[slot as usize];
@@ -70,6 +93,7 @@ impl FlowTable {
         };
         let row = &mut self.rows[slot as usize];
         row.opened_ns = row.opened_ns.or(opened_ns);
+        row.connecting_ns = connecting_ns.or(row.connecting_ns);
         if row.cookie == 0 {
             row.cookie = socket.cookie;
         }
@@ -271,15 +295,17 @@ impl FlowTable {
 
     /// The row of a socket with this key: in its namespace, else the only one anywhere.
     pub(super) fn of_end(&self, key: &FlowKey) -> Option<u32> {
-        if !is_complete(key) {
-            return None;
-        }
+        self.all_of_end(key).next()
+    }
+
+    /// The rows that may be that one, the likeliest first: in each place one that is there before one that was.
+    pub(super) fn all_of_end(&self, key: &FlowKey) -> impl Iterator<Item = u32> {
         // A loopback address never leaves its namespace.
         let netns = if address(key.local_addr).is_loopback() { key.netns } else { 0 };
-        let anywhere = FlowKey { netns, ..*key };
-        [*key, anywhere]
-            .iter()
-            .find_map(|key| self.tuples.find_in_any(key).or_else(|| self.closed.find_in_any(key)))
+        let places = is_complete(key).then_some([*key, FlowKey { netns, ..*key }]);
+        let both =
+            move |key: FlowKey| [&self.tuples, &self.closed].map(|tuples| tuples.find_in_any(&key));
+        places.into_iter().flatten().flat_map(both).flatten()
     }
 }
 

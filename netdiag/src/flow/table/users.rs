@@ -2,7 +2,7 @@
 
 use netdiag_common::flow::FlowId;
 
-use super::FlowTable;
+use super::{FlowTable, join::Opening};
 use crate::signal::{
     Event, Fold as _, Subject,
     socket::{self, What},
@@ -25,9 +25,8 @@ impl FlowTable {
     /// its owner; what it did before was left out.
     pub fn readmit(&mut self, event: &socket::Event, now_ns: u64) {
         self.admit(event.socket.flow, true);
-        let opened_ns = matches!(event.what, What::Connect | What::Connected | What::Accept)
-            .then_some(event.time_ns);
-        let slot = self.of_socket(&event.socket, false, opened_ns, event.tcp.as_ref());
+        let opening = Opening::of(event);
+        let slot = self.of_socket(&event.socket, false, opening, event.tcp.as_ref());
         let Some(slot) = slot else { return };
         self.touch(slot, now_ns);
         self.rows[slot as usize].socket(event);

@@ -15,7 +15,7 @@ use super::{
     netlink::answers,
 };
 use crate::node::{
-    netlink,
+    netlink::{self, Flaws},
     netns::{self, Namespace},
 };
 
@@ -32,7 +32,7 @@ pub fn translated(
     ends: &HashSet<FlowKey>,
     problems: &mut Vec<String>,
 ) -> Vec<Message> {
-    if !super::is_there() || !answers() {
+    if ends.is_empty() || !super::is_there() || !answers() {
         return Vec::new();
     }
     let mut found = Vec::new();
@@ -40,7 +40,10 @@ pub fn translated(
         namespaces.iter().zip(netns::enter_all(namespaces, |one| dump(one.inode, ends)))
     {
         match dumped.and_then(|dumped| dumped.map_err(|error| error.to_string())) {
-            Ok(mut entries) => found.append(&mut entries),
+            Ok((mut entries, flaws)) => {
+                found.append(&mut entries);
+                problems.extend(flawed(&namespace.describe(), flaws));
+            }
             Err(problem) => problems.push(format!(
                 "conntrack of network namespace {} cannot be listed ({problem}), so the backends of older \
                  connections are unknown there; see whether `conntrack -L` lists it",
@@ -52,17 +55,31 @@ pub fn translated(
 }
 
 /// Those of the calling thread's namespace.
-fn dump(netns: u32, ends: &HashSet<FlowKey>) -> io::Result<Vec<Message>> {
+fn dump(netns: u32, ends: &HashSet<FlowKey>) -> io::Result<(Vec<Message>, Flaws)> {
     const SEQUENCE: u32 = 1;
     let mut found = Vec::new();
     let request = netlink::request(GET, NLM_F_DUMP, SEQUENCE, &GENERIC);
-    netlink::dump(NETLINK_NETFILTER, &request, SEQUENCE, |kind, payload| {
+    let flaws = netlink::dump(NETLINK_NETFILTER, &request, SEQUENCE, |kind, payload| {
         let message = (kind == NEW).then(|| message::parse(kind, payload, netns)).flatten();
         let made_sense = message.is_some();
         found.extend(message.filter(|message| is_wanted(message, ends)));
         made_sense
     })?;
-    Ok(found)
+    Ok((found, flaws))
+}
+
+/// What a list that was told misses, where it may.
+fn flawed(namespace: &str, flaws: Flaws) -> Option<String> {
+    let Flaws { malformed, interrupted } = flaws;
+    let what = match (malformed, interrupted) {
+        (0, false) => return None,
+        (0, true) => "its table changed meanwhile".to_owned(),
+        _ => format!("{malformed} messages of the kernel made no sense"),
+    };
+    Some(format!(
+        "conntrack of network namespace {namespace} was listed in part ({what}), so the backends of some \
+         older connections may be unknown there"
+    ))
 }
 
 fn is_wanted(message: &Message, ends: &HashSet<FlowKey>) -> bool {
@@ -89,6 +106,14 @@ const fn end(tuple: &Tuple) -> FlowKey {
 mod tests {
     use super::*;
     use crate::node::conntrack::listener::What;
+
+    #[test]
+    fn what_is_listed_in_part_is_said_to_be() {
+        let said = |malformed, interrupted| flawed("7", Flaws { malformed, interrupted });
+        assert_eq!(said(0, false), None);
+        assert!(said(0, true).is_some_and(|line| line.contains("changed")));
+        assert!(said(2, true).is_some_and(|line| line.contains("2 messages")));
+    }
 
     #[test]
     fn only_translated_connections_of_known_sockets_are_wanted() {

@@ -2,7 +2,12 @@
 //!
 //! The crate netlink-packet-netfilter knows connections and not these.
 
-use std::{fs, io};
+use std::{
+    fs::{self, File},
+    io::{self, BufRead, BufReader},
+    path::Path,
+    sync::OnceLock,
+};
 
 use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -38,13 +43,32 @@ pub(super) fn read_unless_it_loads() -> Option<Statistics> {
     answers().then(read)?.ok()
 }
 
-/// Whether the module that answers is there already.
+/// Whether what answers is there already: loaded, or part of the kernel.
 pub(super) fn answers() -> bool {
+    /// That does not change.
+    static IS_BUILT_IN: OnceLock<bool> = OnceLock::new();
     match fs::read_to_string("/proc/modules") {
-        Ok(modules) => is_loaded(&modules),
+        Ok(modules) => {
+            is_loaded(&modules)
+                || Path::new("/sys/module/nf_conntrack_netlink").exists()
+                || *IS_BUILT_IN.get_or_init(|| {
+                    let symbols = File::open("/proc/kallsyms").map(BufReader::new);
+                    symbols.is_ok_and(is_built_in)
+                })
+        }
         // A kernel that has no modules has none to load.
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
+}
+
+/// Whether it is in this `/proc/kallsyms`, and not as a module's: address, kind, name, and the module. What is
+/// built in need not be in `/sys/module`.
+fn is_built_in(symbols: impl BufRead) -> bool {
+    symbols.split(b'\n').map_while(Result::ok).any(|line| {
+        let mut words = line.split(u8::is_ascii_whitespace).skip(2);
+        words.next().is_some_and(|name| name.starts_with(b"ctnetlink_dump_table"))
+            && words.next().is_none()
+    })
 }
 
 /// Whether the module that answers is in this `/proc/modules`.

@@ -102,6 +102,19 @@ fn modules_are_known_by_name() {
     }
 }
 
+#[test]
+fn what_is_built_in_is_known_by_a_symbol_of_no_module() {
+    for (symbols, expected) in [
+        ("0000000000000000 t nf_ct_get\n0000000000000000 t ctnetlink_dump_table\n", true),
+        ("0000000000000000 t ctnetlink_dump_table.isra.0\n", true),
+        ("0000000000000000 t ctnetlink_dump_table\t[nf_conntrack_netlink]\n", false),
+        ("0000000000000000 t my_ctnetlink_dump_table\n", false),
+        ("", false),
+    ] {
+        assert_eq!(is_built_in(symbols.as_bytes()), expected, "{symbols}");
+    }
+}
+
 proptest! {
     #[test]
     fn noise_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {

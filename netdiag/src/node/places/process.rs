@@ -46,9 +46,9 @@ impl Process {
         let read = || {
             let directory = open(proc, pid).ok()?;
             let cgroups = text(directory.as_fd(), "cgroup").unwrap_or_default();
-            let comm = text(directory.as_fd(), "comm").ok()?.trim_end().to_owned();
-            // Last, so that a process that was not about to end was not when the rest was read.
+            // After them, so that a process that was not about to end was not when they were read.
             let (flags, start) = flags_and_start(&text(directory.as_fd(), "stat").ok()?)?;
+            let comm = text(directory.as_fd(), "comm").ok()?.trim_end().to_owned();
             // Times of processes count while the machine sleeps, those of events do not.
             let slept_ns = boot_ns.saturating_sub(seen_ns);
             // The kernel rounds it down: an earlier process may have had the number within that tick.
