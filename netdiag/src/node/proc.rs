@@ -24,13 +24,14 @@ const LINK_BYTES: usize = 40;
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Whether the procfs below a root numbers processes as the kernel's programs do, which that of a
-/// container does not. One that does not show its first process is the node's only if it is our own, and we are
-/// among the node's processes.
+/// container does not. One that does not show its first process is the node's only if it shows us, and we are
+/// in the first PID namespace.
 #[must_use]
 pub fn is_of_node(host_root: &Path) -> bool {
     let of_first = fs::read_link(host_root.join("proc/1/ns/pid"));
-    let of_own = (host_root == Path::new("/")).then(|| fs::read_link("/proc/self/ns/pid"));
-    numbers_like_node(of_first.ok().as_deref(), of_own.and_then(std::result::Result::ok).as_deref())
+    // We are in no other PID namespace than the first one, so that no other's procfs shows us.
+    let of_own = fs::read_link(host_root.join("proc/self/ns/pid"));
+    numbers_like_node(of_first.ok().as_deref(), of_own.ok().as_deref())
 }
 
 fn numbers_like_node(of_first: Option<&Path>, of_own: Option<&Path>) -> bool {
