@@ -180,6 +180,10 @@ fn slow_proc(socket: &TcpStream) -> Result<tempfile::TempDir> {
     /// More than any kernel's (`PID_MAX_LIMIT`, `include/linux/threads.h`).
     const PID: u32 = 4_194_305;
     let root = tempfile::tempdir()?;
+    // It numbers processes as the node does, and says so.
+    let first = root.path().join("proc/1/ns");
+    fs::create_dir_all(&first)?;
+    symlink(fs::read_link("/proc/self/ns/pid")?, first.join("pid"))?;
     let process = root.path().join(format!("proc/{PID}"));
     fs::create_dir_all(process.join("fd"))?;
     let descriptor = rustix::fs::fstat(socket)?;

@@ -1,7 +1,6 @@
 //! `netdiag events`: from what was asked for to a run of the loop that tells of single events.
 
 use anyhow::Result;
-use netdiag_common::signal::Signal;
 use tokio::task::spawn_blocking;
 
 use super::{
@@ -48,7 +47,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
         );
     }
     let host_root = kernel.host_root.clone();
-    let translates = kernel.signals.contains(&Signal::Conntrack);
+    let translates = kernel.signals.contains(&Intake::TRANSLATING);
     let seeding = spawn_blocking(move || node::seed(&host_root, translates));
     let listening = tell.kinds.contains(&&LISTEN_OVERFLOW);
     let listening = listening.then(|| Listening::start(&kernel.host_root));

@@ -84,6 +84,8 @@ impl Fates {
 impl Intake {
     /// The signal of whose samples one tells what becomes of another.
     pub(super) const PAIRED: Signal = dns::DEFINITION.signal;
+    /// The signal that tells where connections to an address are translated to.
+    pub(super) const TRANSLATING: Signal = conntrack::DEFINITION.signal;
 
     pub(super) fn new(
         table: FlowTable,

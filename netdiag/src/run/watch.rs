@@ -3,7 +3,7 @@
 use std::{env, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use netdiag_common::{globals::Filters, signal::Signal};
+use netdiag_common::globals::Filters;
 use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
@@ -124,7 +124,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let options = options(kernel, places.hierarchy(), Some((watch, filters)));
     let mut tracer = Tracer::attach(&options)?;
     let host_root = kernel.host_root.clone();
-    let translates = kernel.signals.contains(&Signal::Conntrack);
+    let translates = kernel.signals.contains(&Intake::TRANSLATING);
     let seeding = spawn_blocking(move || node::seed(&host_root, translates));
     let about = about(node_name, &tracer, &filters, &kernel.host_root);
     let listing = Listing { by: watch.by, sort: watch.sort, top: watch.top, all: watch.all };
