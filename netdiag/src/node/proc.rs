@@ -24,18 +24,29 @@ const LINK_BYTES: usize = 40;
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Whether the procfs below a root numbers processes as the kernel's programs do, which that of a
-/// container does not. One that does not show its first process is the node's only if it shows us, and we are
-/// in the first PID namespace.
+/// container does not. One that hides its first process is the node's if it shows the kernel's threads, which are in
+/// the first PID namespace alone, or us, where we are in that one.
 #[must_use]
 pub fn is_of_node(host_root: &Path) -> bool {
     let of_first = fs::read_link(host_root.join("proc/1/ns/pid"));
     // We are in no other PID namespace than the first one, so that no other's procfs shows us.
     let of_own = fs::read_link(host_root.join("proc/self/ns/pid"));
-    numbers_like_node(of_first.ok().as_deref(), of_own.ok().as_deref())
+    let second = fs::read_to_string(host_root.join("proc/2/stat"));
+    let has_kernels = second.is_ok_and(|stat| is_of_kernel(&stat));
+    numbers_like_node(of_first.ok().as_deref(), of_own.ok().as_deref(), has_kernels)
 }
 
-fn numbers_like_node(of_first: Option<&Path>, of_own: Option<&Path>) -> bool {
-    of_first.or(of_own).is_some_and(|link| link.as_os_str() == FIRST_PID_NAMESPACE)
+fn numbers_like_node(of_first: Option<&Path>, of_own: Option<&Path>, has_kernels: bool) -> bool {
+    let is_first = |link: &Path| link.as_os_str() == FIRST_PID_NAMESPACE;
+    of_first.map_or_else(|| has_kernels || of_own.is_some_and(is_first), is_first)
+}
+
+/// Whether that is the `stat` of a thread of the kernel's (proc_pid_stat(5), field 9).
+fn is_of_kernel(stat: &str) -> bool {
+    /// `PF_KTHREAD` (include/linux/sched.h).
+    const KERNEL_THREAD: u64 = 0x0020_0000;
+    let flags = || stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(6)?.parse::<u64>().ok();
+    flags().is_some_and(|flags| flags & KERNEL_THREAD != 0)
 }
 
 /// Opens the procfs below a root.
@@ -131,10 +142,19 @@ mod tests {
             (None, other, false),
             (None, None, false),
         ] {
-            let answer = numbers_like_node(first.map(Path::new), own.map(Path::new));
+            let answer = numbers_like_node(first.map(Path::new), own.map(Path::new), false);
             assert_eq!(answer, is_nodes, "{first:?} {own:?}");
         }
         assert!(!is_of_node(Path::new("/nowhere")));
+    }
+
+    #[test]
+    fn threads_of_the_kernel_are_in_the_first_namespace_alone() {
+        let hidden = |has_kernels| numbers_like_node(None, Some(Path::new("pid:[4]")), has_kernels);
+        assert!(hidden(true) && !hidden(false));
+        assert!(!numbers_like_node(Some(Path::new("pid:[4]")), None, true), "it says so itself");
+        assert!(is_of_kernel("2 (kthreadd) S 0 0 0 0 -1 2129984 0 0"));
+        assert!(!is_of_kernel("2 (k) S 0) S 0 0 0 0 -1 4194560 0 0") && !is_of_kernel("2 (k"));
     }
 
     #[test]
