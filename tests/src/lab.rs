@@ -133,8 +133,6 @@ pub struct Scenario {
     pub needs: Needs,
     /// Something that only one scenario can have at a time.
     pub takes: Option<&'static str>,
-    /// Its processes have much to do: on an emulated machine they are too slow, and the twin is no healthy one.
-    pub works_hard: bool,
     /// How long it must be watched, where that is longer than for others.
     pub lasts: fn(&Values) -> Duration,
     /// What is drawn for each run.
@@ -177,7 +175,6 @@ impl Scenario {
             watch: &[Side::Client],
             needs: Needs::Nothing,
             takes: None,
-            works_hard: false,
             lasts: |_| Duration::ZERO,
             parameters: &[],
             set: |_, _| Ok(()),

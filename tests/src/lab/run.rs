@@ -14,7 +14,6 @@ use super::{
     witness::{Claims, Readings, Seen},
 };
 use crate::{
-    machine,
     netdiag::Netdiag,
     random::Random,
     requirement::{Feature, available},
@@ -62,9 +61,6 @@ impl Case {
     pub fn missing(&self) -> Option<&'static str> {
         match self.scenario.needs {
             Needs::OwnMachine(why) if !available(Feature::OwnModules) => Some(why),
-            _ if self.twin && self.scenario.works_hard && machine::emulated() => {
-                Some("its processes are too slow on an emulated machine, which is a fault")
-            }
             Needs::Nothing | Needs::OwnMachine(_) => None,
         }
     }

@@ -4,7 +4,6 @@ use super::prelude::*;
 use crate::lab::cgroup::Cgroup;
 
 pub(super) static SCENARIO: Scenario = Scenario {
-    works_hard: true,
     watch: &[Side::Server],
     parameters: &[
         Parameter::new("quota_percent", [3, 8], [60, 90]),

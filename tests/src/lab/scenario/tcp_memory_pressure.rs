@@ -3,7 +3,6 @@
 use super::prelude::*;
 
 pub(super) static SCENARIO: Scenario = Scenario {
-    works_hard: true,
     watch: &[Side::Client, Side::Server],
     needs: Needs::OwnMachine("net.ipv4.tcp_mem is one for the machine"),
     parameters: &[Parameter::new("pages", [300, 600], [60_000, 90_000])],
