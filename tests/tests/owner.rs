@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use netdiag::snapshot::{Flow, Snapshot};
 use netdiag_tests::{
     facts::Facts,
+    machine,
     netdiag::Netdiag,
     network::{Pair, RIGHT_V4},
     outcome::{flow_of, flows_of},
@@ -298,12 +299,13 @@ fn a_process_id_that_is_used_again() -> Result<()> {
     let pid = earlier.child.id();
     let program = programs.shell("later")?;
     let script = script(&second, listener.1);
-    let again = pair.left.run(|| start_as(pid, &program, &["-c", &script]));
-    if let Err(error) = again {
-        // Another process took the number meanwhile.
-        println!("SKIPPED: process id {pid} cannot be had again: {error}");
-        return Ok(());
-    }
+    // Another process may have the number for a while.
+    let mut refused = None;
+    let is_again = machine::wait_until(|| {
+        refused = pair.left.run(|| start_as(pid, &program, &["-c", &script])).err();
+        refused.is_none()
+    });
+    ensure!(is_again, "process id {pid} cannot be had again: {refused:?}");
     let (server, end) = accept(&pair, &listener.0)?;
     send_once(&server, b"go\n")?;
     read_bytes(&server, 1)?;

@@ -1,13 +1,8 @@
 //! The programs' clocks.
 
-use rustix::time::{ClockId, clock_getres, clock_gettime};
+use rustix::time::{ClockId, clock_getres};
 
-/// Nanoseconds of `CLOCK_MONOTONIC`.
-#[must_use]
-pub fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
-}
+pub use crate::node::places::monotonic_ns;
 
 /// Microseconds that the kernel takes a tick for when it tells of times that it counts in ticks
 /// (`USEC_PER_SEC / HZ`).
