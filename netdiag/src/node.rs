@@ -135,7 +135,8 @@ fn asks(listeners: &HashSet<FlowKey>, key: &FlowKey) -> Option<bool> {
 }
 
 /// Asks the kernel for every TCP socket of the node, and the procfs under `host_root` for their
-/// owners, and where wanted connection tracking for where these are translated to. Blocks; nothing fails as a whole, what is missing is in [`Seeds::problems`].
+/// owners, and where wanted connection tracking for where these are translated to. Blocks; nothing fails as a
+/// whole, what is missing is in [`Seeds::problems`].
 #[must_use]
 pub fn seed(host_root: &Path, translates: bool) -> Seeds {
     let start = Instant::now();
