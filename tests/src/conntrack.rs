@@ -26,6 +26,10 @@ use crate::{
 /// An address that no end has: [`Rules::Dnat`] leads from there to the right end.
 pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
 
+/// The setting that says how many entries there may be, in each namespace; see
+/// [`crate::setting::Setting`]. It can be changed in the first namespace alone.
+pub const MAX: &str = "net/netfilter/nf_conntrack_max";
+
 /// Zone of [`Rules::Zone`].
 pub const ZONE: u16 = 7;
 

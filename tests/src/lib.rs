@@ -28,6 +28,7 @@ pub mod processor;
 pub mod random;
 pub mod reader;
 pub mod requirement;
+pub mod setting;
 pub mod source;
 pub mod ss;
 pub mod stream;

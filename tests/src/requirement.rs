@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::{
     conntrack::module,
     machine::{self, Series},
-    reader, tool, tree,
+    reader, setting, tool, tree,
 };
 
 /// The kernels that netdiag is held to work on: Debian's, by series.
@@ -210,10 +210,10 @@ pub fn source_on(series: Series, confidential: bool, source: &Source) -> Expecta
 }
 
 /// Waits for the machine to be this test's alone among all tests of all binaries, as long as the
-/// value lives: they watch the whole node.
+/// value lives: they watch the whole node. What a run that was killed has left is cleared up.
 ///
 /// # Panics
-/// When the lock file cannot be made.
+/// When the lock file cannot be made, or something is left and cannot be cleared up.
 #[must_use]
 pub fn alone() -> impl Drop {
     struct Alone(#[expect(dead_code, reason = "holds the lock")] File);
@@ -222,6 +222,7 @@ pub fn alone() -> impl Drop {
     }
     let file = File::create("/run/netdiag-tests.lock").expect("create the lock file");
     flock(&file, FlockOperation::LockExclusive).expect("lock the lock file");
+    setting::clear_up().expect("clear up what another run has left");
     Alone(file)
 }
 

@@ -4,54 +4,21 @@ use std::{
     fs,
     io::{self, ErrorKind},
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    path::PathBuf,
     process::Stdio,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use super::{Rules, connect, table};
+use super::{MAX, Rules, connect, table};
 use crate::{
     fault,
     network::{Pair, RIGHT_V4},
+    setting::Setting,
     tool,
     traffic::{Connection, process},
 };
-
-/// A setting of connection tracking, which is one for all namespaces and can be changed in the first
-/// one alone. Drop sets it back.
-#[derive(Debug)]
-#[must_use = "a setting is set back when it is dropped"]
-pub struct Setting {
-    path: PathBuf,
-    before: String,
-}
-
-impl Setting {
-    /// Sets `net.netfilter.nf_conntrack_NAME`.
-    ///
-    /// # Errors
-    /// When there is no such setting here, or it cannot be set to that.
-    pub fn new(name: &str, value: u64) -> Result<Self> {
-        let path = PathBuf::from(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"));
-        let before = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        // Whatever comes of it is set back.
-        let setting = Self { path, before };
-        fs::write(&setting.path, value.to_string())
-            .with_context(|| format!("set {} to {value}", setting.path.display()))?;
-        Ok(setting)
-    }
-}
-
-impl Drop for Setting {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(&self.path, &self.before) {
-            eprintln!("{} does not get {} back: {error}", self.path.display(), self.before.trim());
-        }
-    }
-}
 
 /// The table of a pair's left end, full of entries that do not give way, as long as it lives.
 #[derive(Debug)]
@@ -68,7 +35,7 @@ impl Full {
     pub fn new(pair: &Pair) -> Result<Self> {
         let connections = connect(pair, Rules::Plain, 8)?;
         ensure!(table::all_assured(&pair.left)?, "entries that would give way");
-        let limit = Setting::new("max", table::count(&pair.left)?)?;
+        let limit = Setting::new(MAX, &table::count(&pair.left)?)?;
         Ok(Self { _limit: limit, _connections: connections })
     }
 }
@@ -188,8 +155,8 @@ pub fn crowd(pair: &Pair) -> Result<Crowd> {
     const LISTS: u64 = 512;
     const ROOM: u64 = 600;
     const BEGUN: u16 = 700;
-    let _limit = Setting::new("max", ROOM)?;
-    let _dense = Setting::new("buckets", LISTS)?;
+    let _limit = Setting::new(MAX, &ROOM)?;
+    let _dense = Setting::new("net/netfilter/nf_conntrack_buckets", &LISTS)?;
     let silent = fault::drop_incoming(&pair.right, "meta l4proto udp drop")?;
     let socket = pair.left.run(any_port)?;
     let mut refused = 0;

@@ -2,6 +2,7 @@
 
 use std::{
     fs, panic,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -10,8 +11,8 @@ use std::{
 use anyhow::{Result, anyhow};
 use netdiag_tests::{
     conntrack::{
-        RULES, Rules, connect, entry,
-        full::{self, Full, Setting},
+        MAX, RULES, Rules, connect, entry,
+        full::{self, Full},
         module,
         race::{RACES, Race},
         table::{self, Events, Statistics},
@@ -23,6 +24,7 @@ use netdiag_tests::{
     network::Pair,
     require,
     requirement::{Feature, alone, available},
+    setting::Setting,
     witness::Witness,
 };
 
@@ -103,7 +105,7 @@ fn a_full_table_refuses_every_datagram() -> Result<()> {
     let _alone = alone();
     let pair = Pair::new()?;
     track(&pair, Rules::Plain)?;
-    let limit = || fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max");
+    let limit = || fs::read_to_string(Path::new("/proc/sys").join(MAX));
     let before = limit()?;
     let full = Full::new(&pair)?;
     let earlier = Statistics::read(&pair.left)?;
@@ -132,10 +134,10 @@ fn a_setting_is_set_back_by_a_panic() -> Result<()> {
     let pair = Pair::new()?;
     // Where it is a module it is loaded now.
     track(&pair, Rules::Plain)?;
-    let limit = || fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max");
+    let limit = || fs::read_to_string(Path::new("/proc/sys").join(MAX));
     let before = limit()?;
     let ended = panic::catch_unwind(|| {
-        let _setting = Setting::new("max", 12_345).expect("the limit is set");
+        let _setting = Setting::new(MAX, &12_345).expect("the limit is set");
         panic::resume_unwind(Box::new(limit().expect("the limit is read")));
     });
     let within = ended.expect_err("it did not panic").downcast::<String>();

@@ -1,6 +1,6 @@
 //! Connection tracking against `conntrack`, which asks by netlink what netdiag reads from files.
 
-use std::{collections::BTreeMap, fs, io, net::UdpSocket, ops::Range};
+use std::{collections::BTreeMap, fs, io, net::UdpSocket, ops::Range, path::Path};
 
 use anyhow::Result;
 use netdiag::{
@@ -9,9 +9,7 @@ use netdiag::{
 };
 use netdiag_tests::{
     conntrack::{
-        Rules,
-        full::Setting,
-        module,
+        MAX, Rules, module,
         table::{self, Statistics},
         track_at,
     },
@@ -19,12 +17,10 @@ use netdiag_tests::{
     netdiag::Netdiag,
     require,
     requirement::{Feature, alone},
+    setting::Setting,
 };
 
 use super::{Asked as _, Made, here, make};
-
-/// Where the limit of all namespaces stands.
-const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
 /// A namespace in which connections are tracked, because a rule wants to know their state. They stay
 /// for longer than any test.
@@ -53,7 +49,7 @@ fn the_table_is_what_conntrack_says() {
     let made = tracking("conntrack");
     let untracked = make("untracked");
     assert_eq!(send(&made, 2000..2040), 0);
-    let limited = Setting::new("max", table::count(&made).unwrap()).unwrap();
+    let limited = Setting::new(MAX, &table::count(&made).unwrap()).unwrap();
     assert!(send(&made, 2100..2107) > 0);
 
     let reading = read_all(&[made.found(), untracked.found()]);
@@ -74,7 +70,7 @@ fn the_table_is_what_conntrack_says() {
     let idle = &reading.namespaces[&untracked.inode()];
     facts.holds("nothing is tracked elsewhere", idle.entries == 0 && idle.statistics.are_zero());
     drop(limited);
-    let max = fs::read_to_string(MAX).unwrap().trim().parse().ok();
+    let max = fs::read_to_string(Path::new("/proc/sys").join(MAX)).unwrap().trim().parse().ok();
     let own = netdiag::node::netns::enter(&super::found(here()).unwrap(), read);
     facts.equal("maximum", own.unwrap().unwrap().unwrap().max, max);
     facts.finish();
@@ -94,7 +90,7 @@ fn a_full_table_is_told() -> Result<()> {
     let (made, untracked) = (tracking("full"), make("empty"));
     assert_eq!(send(&made, 2000..2040), 0);
     let limit = table::count(&made).unwrap();
-    let limited = Setting::new("max", limit)?;
+    let limited = Setting::new(MAX, &limit)?;
     let earlier = send(&made, 2100..2105);
     let before = Statistics::read(&made).unwrap();
     let netdiag = Netdiag::live(&[])?;

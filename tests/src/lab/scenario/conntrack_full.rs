@@ -15,7 +15,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.link_alike(Way::delayed(MS))?;
         track(stage, Side::Client)?;
         crowd(stage, it["limit"] * it["filled_percent"] / 100)?;
-        stage.keep(Setting::new("max", it["limit"])?);
+        stage.keep(Setting::new(MAX, &it["limit"])?);
         let per_second = if it["more"] == 0 { 10.0 } else { it["per_s"] as f64 };
         let many = Datagrams { from_many: it["more"] > 0, ..Datagrams::to(stage.at(8125), per_second) };
         stage.start(Side::Client, "metrics", Act::Datagrams(many))?;

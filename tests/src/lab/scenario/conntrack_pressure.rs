@@ -11,7 +11,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
     set: |stage, it| {
         stage.link_alike(Way::delayed(MS))?;
         track(stage, Side::Client)?;
-        stage.keep(Setting::new("max", it["limit"])?);
+        stage.keep(Setting::new(MAX, &it["limit"])?);
         crowd(stage, it["limit"] * it["filled_percent"] / 100)
     },
     proof: |it, seen, claims| {

@@ -1,13 +1,11 @@
 //! What most scenarios need, and what some have in common.
 
-use std::{fs, path::PathBuf};
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 pub(super) use std::time::Duration;
 
 pub(super) use crate::{
-    conntrack::full::Setting,
+    conntrack::MAX,
     dropping::raw,
     lab::{
         Needs, Parameter, Scenario, Side,
@@ -17,6 +15,7 @@ pub(super) use crate::{
         },
     },
     network::link::{Rate, Spell, Way},
+    setting::Setting,
 };
 use crate::{
     conntrack::{Rules, track_at},
@@ -63,30 +62,4 @@ pub(super) fn reading(stage: &mut Stage, it: &Values) -> Result<()> {
     let send = Send::paced(vec![at], it["sends_per_s"] * 10_000);
     stage.start(Side::Client, "producer", Act::Send(send))?;
     Ok(())
-}
-
-/// A setting of the whole machine, set back on drop.
-pub(super) struct Machine {
-    path: PathBuf,
-    before: String,
-}
-
-impl Machine {
-    /// Sets `/proc/sys/NAME`.
-    pub(super) fn set(name: &str, value: &impl ToString) -> Result<Self> {
-        let path = PathBuf::from("/proc/sys").join(name);
-        let before = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let setting = Self { path, before };
-        fs::write(&setting.path, value.to_string())
-            .with_context(|| setting.path.display().to_string())?;
-        Ok(setting)
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(&self.path, self.before.trim()) {
-            eprintln!("{} does not get {} back: {error}", self.path.display(), self.before.trim());
-        }
-    }
 }

@@ -12,7 +12,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
         // What comes has room for some seconds: nobody opens many where there is none any more.
         const CROWD: u64 = 300;
         crowd(stage, CROWD)?;
-        stage.keep(Setting::new("max", CROWD + 12 * it["per_s"])?);
+        stage.keep(Setting::new(MAX, &(CROWD + 12 * it["per_s"]))?);
         let at = stage.at(9200);
         stage.start(Side::Server, "index", Act::Serve(Serve::at(vec![at])))?;
         let ask = Ask {

@@ -8,7 +8,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
     parameters: &[Parameter::new("backlog", [1, 2], [2000, 4000])],
     set: |stage, it| {
         stage.veth([1500; 2])?;
-        stage.keep(Machine::set("net/core/netdev_max_backlog", &it["backlog"])?);
+        stage.keep(Setting::new("net/core/netdev_max_backlog", &it["backlog"])?);
         let at = stage.at(9000);
         stage.start(Side::Server, "store", Act::Receive(Receive::at(at)))?;
         stage.start(Side::Client, "backup", Act::Send(Send::paced(vec![at; 4], 500_000)))?;

@@ -9,7 +9,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
     set: |stage, it| {
         stage.veth([1500; 2])?;
         let pages = it["pages"];
-        stage.keep(Machine::set("net/ipv4/tcp_mem",& &format!("{} {pages} {}", pages / 2, pages * 2))?);
+        stage.keep(Setting::new("net/ipv4/tcp_mem", &format!("{} {pages} {}", pages / 2, pages * 2))?);
         let at = stage.at(9000);
         // As slow to read as it is quick to be sent, so that queues fill.
         let slow = Receive { per_second: Some(20.0), chunk: 20_000, ..Receive::at(at) };

@@ -1,0 +1,112 @@
+//! Settings of the whole machine, and what runs that were killed have left of them.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Write as _},
+    path::{Path, PathBuf},
+    process,
+};
+
+use anyhow::{Context, Result};
+
+use crate::tool;
+
+/// Settings that are changed now, so that the next run sets back what a run that was killed could not:
+/// lines of a process id, a path and the value before, between tabs.
+const JOURNAL: &str = "/run/netdiag-tests.settings";
+
+/// A setting that is one for all namespaces. Drop sets it back; of a process that is killed,
+/// [`clear_up`] does.
+#[derive(Debug)]
+#[must_use = "a setting is set back when it is dropped"]
+pub struct Setting {
+    path: PathBuf,
+    before: String,
+}
+
+impl Setting {
+    /// Sets `/proc/sys/NAME`.
+    ///
+    /// # Errors
+    /// When there is no such setting here, or it cannot be set to that.
+    pub fn new(name: &str, value: &impl ToString) -> Result<Self> {
+        let path = Path::new("/proc/sys").join(name);
+        let before = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        // Whatever comes of it is set back.
+        let setting = Self { path, before: before.trim().to_owned() };
+        note(&setting.line()).context(JOURNAL)?;
+        fs::write(&setting.path, value.to_string())
+            .with_context(|| format!("set {} to {}", setting.path.display(), value.to_string()))?;
+        Ok(setting)
+    }
+
+    fn line(&self) -> String {
+        format!("{}\t{}\t{}\n", process::id(), self.path.display(), self.before)
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.path, &self.before) {
+            eprintln!("{} does not get {} back: {error}", self.path.display(), self.before);
+            return;
+        }
+        let line = self.line();
+        if let Err(error) = strike(|noted| noted == line.trim_end()) {
+            eprintln!("{JOURNAL}: {error}");
+        }
+    }
+}
+
+fn note(line: &str) -> io::Result<()> {
+    File::options().create(true).append(true).open(JOURNAL)?.write_all(line.as_bytes())
+}
+
+/// Takes lines out of the journal, which goes with its last one.
+fn strike(mut of: impl FnMut(&str) -> bool) -> io::Result<()> {
+    let text = match fs::read_to_string(JOURNAL) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        text => text?,
+    };
+    let left: String =
+        text.lines().filter(|line| !of(line)).flat_map(|line| [line, "\n"]).collect();
+    if left.is_empty() { fs::remove_file(JOURNAL) } else { fs::write(JOURNAL, left) }
+}
+
+/// Sets back what processes changed that are gone, the newest change first, and removes their network
+/// namespaces. Only who is alone on the machine may do this.
+///
+/// # Errors
+/// When something cannot be read or set, or `ip` fails.
+pub(crate) fn clear_up() -> Result<()> {
+    let mut stale = Vec::new();
+    strike(|line| {
+        let Some((pid, rest)) = line.split_once('\t') else { return true };
+        let gone = is_gone(pid);
+        if gone {
+            stale.extend(
+                rest.split_once('\t').map(|(path, value)| (path.to_owned(), value.to_owned())),
+            );
+        }
+        gone
+    })
+    .context(JOURNAL)?;
+    for (path, before) in stale.into_iter().rev() {
+        eprintln!("a run that was killed has left {path}, which was {before} before");
+        fs::write(&path, before).context(path)?;
+    }
+    for entry in fs::read_dir("/run/netns").into_iter().flatten() {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        // As `Namespace::all` names them.
+        let pid = name.strip_prefix("nd").and_then(|name| Some(name.split_once('-')?.0));
+        if pid.is_some_and(is_gone) {
+            tool::run("ip", &["netns", "delete", &name])?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether no process has this id; false of what is no id.
+fn is_gone(pid: &str) -> bool {
+    pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()
+}
