@@ -8,6 +8,7 @@
 
 pub mod bpf;
 pub mod bpftrace;
+pub mod cgroup;
 pub mod conntrack;
 pub mod container;
 pub mod counters;

@@ -3,7 +3,7 @@
 #[path = "drop/many.rs"]
 mod many;
 
-use std::{fs, process::Command, thread, time::Duration};
+use std::{process::Command, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use netdiag::{
@@ -20,6 +20,7 @@ use netdiag_tests::{
     outcome::{count, in_namespaces, status},
     require,
     requirement::{Feature, alone},
+    setting::Setting,
     source,
     traffic::send_once,
 };
@@ -139,28 +140,6 @@ fn another_tracer_counts_the_same() -> Result<()> {
     Ok(())
 }
 
-/// `kernel.kptr_restrict` as it was, again.
-struct Restricted(String);
-
-impl Restricted {
-    const PATH: &str = "/proc/sys/kernel/kptr_restrict";
-
-    /// While it lives nobody sees an address of the kernel (2), or nobody without CAP_SYSLOG (1).
-    fn to(value: &str) -> Result<Self> {
-        let restricted = Self(fs::read_to_string(Self::PATH)?);
-        fs::write(Self::PATH, value)?;
-        Ok(restricted)
-    }
-}
-
-impl Drop for Restricted {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(Self::PATH, &self.0) {
-            eprintln!("{} stays as it is: {error}", Self::PATH);
-        }
-    }
-}
-
 #[test]
 fn without_addresses_it_says_what_is_lost() -> Result<()> {
     let _alone = alone();
@@ -179,7 +158,8 @@ fn without_addresses(
     restriction: &str,
     command: impl Fn(&[&str]) -> Result<Command>,
 ) -> Result<()> {
-    let restricted = Restricted::to(restriction)?;
+    // Nobody sees an address of the kernel (2), or nobody without CAP_SYSLOG (1).
+    let restricted = Setting::new("kernel/kptr_restrict", &restriction)?;
     let some = ["--signals", "drop,conntrack"];
     let doctor = source::doctor_by(command(&[&["doctor", "-o", "json"][..], &some].concat())?)?;
     let live = ["live", "-o", "json", "-i", "1s", "-d", "10h"];

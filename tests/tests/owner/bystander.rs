@@ -1,6 +1,6 @@
 //! Timers and packets come in softirqs, which interrupt whoever runs: what they tell is no business of his.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use netdiag_tests::{
@@ -14,6 +14,7 @@ use netdiag_tests::{
     pods::{Driver, Node},
     require,
     requirement::{Feature, alone},
+    tool,
     traffic::{End, Family, listen, read_bytes, send_once},
     witness::Witness,
 };
@@ -27,7 +28,9 @@ struct Busy(Child);
 
 impl Busy {
     fn start(programs: &Programs) -> Result<Self> {
-        let mut command = Command::new(programs.shell(BYSTANDER)?);
+        // It ends with who started it, however that ends.
+        let mut command = tool::command("setpriv")?;
+        command.args(["--pdeathsig", "KILL"]).arg(programs.shell(BYSTANDER)?);
         let command = command.args(["-c", "while :; do :; done"]).stdin(Stdio::null());
         Ok(Self(command.spawn().context("a busy shell")?))
     }
@@ -45,6 +48,7 @@ impl Drop for Busy {
 #[test]
 fn who_is_interrupted_owns_nothing() -> Result<()> {
     require!(Feature::Nft);
+    require!(Feature::Setpriv);
     let _alone = alone();
     let (node, pair, programs) = (Node::new()?, Pair::new()?, Programs::new()?);
     let listener = listen(&pair.right, Family::V4)?;
