@@ -164,10 +164,13 @@ fn each_reset_belongs_to_its_end() -> Result<()> {
             let total = outcome.total()?;
             let after = read()?;
             let missed = total.accounting["reset"].missed + told.account("reset")?.missed;
+            let mut facts = Facts::new();
+            told.at_rest(&mut facts)?;
             if missed > 0 {
+                facts.at_rest(total);
+                facts.finish();
                 return Ok(false);
             }
-            let mut facts = Facts::new();
             facts.note(&forced);
             for (family, case, port) in provoked {
                 let found = spaces.map(|space| of_port(total, space, port));
