@@ -205,6 +205,14 @@ impl Netdiag {
         self.wait_for(&format!("{words:?}"), |this| this.err.iter().any(|l| l.contains(words)))
     }
 
+    /// Waits until a line on standard output has these words.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead.
+    pub fn wait_printed(&mut self, words: &str) -> Result<()> {
+        self.wait_for(&format!("{words:?}"), |this| this.out.iter().any(|l| l.contains(words)))
+    }
+
     /// Process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
