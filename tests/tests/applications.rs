@@ -104,10 +104,16 @@ fn mean(flow: &Flow, name: &str) -> Duration {
     Duration::from_nanos(sum / metric(flow, name).count.max(1))
 }
 
-/// That what netdiag says is what the program says, within 5 % or 1 ms.
+/// What a packet takes from one end to the other.
+const ONE_WAY: Duration = Duration::from_millis(5);
+
+/// That a response took the way there and back, and no longer than the program says: its clock runs from before
+/// the request to behind the response, with all its waits for a processor.
 fn agrees(facts: &mut Facts, what: &str, found: Duration, said: Duration) {
-    let bound = said.mul_f64(0.05).max(Duration::from_millis(1));
-    facts.holds(format_args!("{what}: {found:?} is {said:?}"), found.abs_diff(said) <= bound);
+    let least = 2 * ONE_WAY;
+    // Both have digits that are significant, the program three.
+    let holds = found >= least.mul_f64(0.99) && found <= said.mul_f64(1.01);
+    facts.holds(format_args!("{what}: {found:?} is from {least:?} to {said:?}"), holds);
 }
 
 /// What redis-benchmark says: the mean and the median.
@@ -148,7 +154,7 @@ fn redis_has_a_turn_for_each_command_or_batch() -> Result<()> {
     for forced in source::loading("turn")? {
         for batch in [1, 16] {
             source::until_unskipped(|| {
-                let pair = Pair::distant(Duration::from_millis(5))?;
+                let pair = Pair::distant(ONE_WAY)?;
                 let server = Server::redis(&pair)?;
                 let netdiag = Netdiag::live_by(&forced, &[])?;
                 let (commands, host) = (TURNS * batch, server.address.ip());
@@ -201,9 +207,9 @@ fn http2_has_turns_only_where_its_client_waits() -> Result<()> {
     let files = tempfile::tempdir()?;
     for forced in source::loading("turn")? {
         // h2load looks for what is due every 10 ms.
-        for (one_way, how) in [(5, "-m 1"), (40, "-m 100 --rps 200")] {
+        for (one_way, how) in [(ONE_WAY, "-m 1"), (Duration::from_millis(40), "-m 100 --rps 200")] {
             source::until_unskipped(|| {
-                let pair = Pair::distant(Duration::from_millis(one_way))?;
+                let pair = Pair::distant(one_way)?;
                 let server = Server::http2(&pair, files.path())?;
                 let netdiag = Netdiag::live_by(&forced, &[])?;
                 let url = format!("http://{}/index.html", server.address);
