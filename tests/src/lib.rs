@@ -10,6 +10,7 @@ pub mod attempt;
 pub mod bpf;
 pub mod bpftrace;
 pub mod cgroup;
+pub mod child;
 pub mod conntrack;
 pub mod container;
 pub mod counters;

@@ -20,7 +20,7 @@ use netdiag_tests::{
     random::Random,
     requirement::alone,
     source,
-    traffic::{End, Family, address, end_by_reset, listen},
+    traffic::{End, Family, address, canonical, end_by_reset, listen},
 };
 use rustix::{
     event::epoll,
@@ -64,7 +64,6 @@ impl Accepted {
 }
 
 fn connect(pair: &Pair, server: SocketAddr) -> Result<Connected> {
-    let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
     let (client, began) = pair.left.run(|| {
         let began = Instant::now();
         io::Result::Ok((TcpStream::connect(server)?, began))

@@ -4,13 +4,14 @@
 use std::{
     net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt as _,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use netdiag::snapshot::{Flow, Snapshot};
 use netdiag_tests::{
+    child::Own,
     facts::Facts,
     machine,
     namespace::Namespace,
@@ -23,9 +24,9 @@ use netdiag_tests::{
     tool::{self, finish},
 };
 
-/// A server; killed when dropped.
+/// A server.
 struct Server {
-    child: Child,
+    _child: Own,
     address: SocketAddr,
 }
 
@@ -33,8 +34,8 @@ impl Server {
     /// Starts one that listens on this port of the pair's right end, and waits until it does.
     fn start(pair: &Pair, port: u16, mut command: Command) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        let child = pair.right.run(|| command.spawn())?;
-        let server = Self { child, address: SocketAddr::new(RIGHT_V4.into(), port) };
+        let child = pair.right.run(|| command.spawn())?.into();
+        let server = Self { _child: child, address: SocketAddr::new(RIGHT_V4.into(), port) };
         let listens =
             machine::wait_until(|| pair.left.run(|| TcpStream::connect(server.address)).is_ok());
         ensure!(listens, "{command:?} does not listen");
@@ -62,13 +63,6 @@ impl Server {
         command.args(["--no-tls", "--address"]).arg(RIGHT_V4.to_string());
         command.arg("--htdocs").arg(files).arg("8080");
         Self::start(pair, 8080, command)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use netdiag::snapshot::{CountValue, Flow, Snapshot};
+use netdiag::snapshot::{Flow, Snapshot};
 use netdiag_tests::{
     counters::wait_until_quiet,
     facts::Facts,
@@ -18,23 +18,18 @@ use netdiag_tests::{
     namespace::Namespace,
     netdiag::Netdiag,
     network::{Pair, RIGHT_V4},
-    outcome::{count, flow_of, in_namespaces, metric},
+    outcome::{count, flow_of, group, in_namespaces, metric},
     processor::waited_for,
     require,
     requirement::{Feature, alone},
     source,
-    traffic::{End, FAMILIES, Family, address, end_by_reset, listen},
+    traffic::{End, FAMILIES, Family, address, canonical, end_by_reset, listen},
 };
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 /// Failed connects of a flow by errno.
-fn failures(flow: &Flow) -> BTreeMap<String, u64> {
-    match flow.counts.get("connects_failed") {
-        Some(CountValue::Group(keys)) => {
-            keys.iter().filter_map(|(key, n)| Some((key.clone(), (*n)?))).collect()
-        }
-        _ => BTreeMap::new(),
-    }
+fn failures(flow: &Flow) -> BTreeMap<&str, u64> {
+    group(flow, "connects_failed")
 }
 
 /// Flows of a namespace to that port.
@@ -63,8 +58,8 @@ fn connect_timed(from: &Namespace, to: SocketAddr) -> Result<(TcpStream, Call)> 
 }
 
 fn client_end(from: &Namespace, socket: &TcpStream) -> Result<End> {
-    let ip = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    Ok(End { netns: from.inode(), local: ip(socket.local_addr()?), peer: ip(socket.peer_addr()?) })
+    let (local, peer) = (canonical(socket.local_addr()?), canonical(socket.peer_addr()?));
+    Ok(End { netns: from.inode(), local, peer })
 }
 
 /// Sets a setting of a namespace where this kernel has it.
@@ -241,7 +236,7 @@ fn failed_connects_have_their_errno() -> Result<()> {
             facts.note(format_args!("{found:?}"));
             facts.equal(format_args!("{error}: flows"), found.len(), flows);
             for flow in found {
-                let expected = BTreeMap::from([(error.to_owned(), 1)]);
+                let expected = BTreeMap::from([(error, 1)]);
                 facts.equal(format_args!("failures to {port}"), failures(flow), expected);
                 facts.equal("no latency", metric(flow, "connect").count, 0);
             }

@@ -3,12 +3,12 @@
 #[path = "drop/many.rs"]
 mod many;
 
-use std::{process::Command, thread, time::Duration};
+use std::{collections::BTreeMap, process::Command, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use netdiag::{
     kernel::btf::Btf,
-    snapshot::{CountValue, Flow, Listener, Snapshot},
+    snapshot::{Flow, Listener, Snapshot},
 };
 use netdiag_tests::{
     attempt::skipped,
@@ -19,7 +19,7 @@ use netdiag_tests::{
     namespace::Namespace,
     netdiag::{Netdiag, command, command_without},
     network::Pair,
-    outcome::{count, in_namespaces, status},
+    outcome::{count, group, in_namespaces, status},
     require,
     requirement::{Feature, alone},
     setting::Setting,
@@ -28,13 +28,8 @@ use netdiag_tests::{
 };
 
 /// Packets dropped of a flow, by the kernel's reason.
-fn drops(flow: &Flow) -> Vec<(&str, u64)> {
-    match flow.counts.get("drops") {
-        Some(CountValue::Group(keys)) => {
-            keys.iter().filter_map(|(key, n)| Some((key.as_str(), (*n)?))).collect()
-        }
-        _ => Vec::new(),
-    }
+fn drops(flow: &Flow) -> BTreeMap<&str, u64> {
+    group(flow, "drops")
 }
 
 /// The same, of all flows that are that end.
@@ -149,9 +144,7 @@ fn another_tracer_counts_the_same() -> Result<()> {
         facts.note(format_args!("{counted:?}"));
         let ours = provoked.iter().flat_map(|(_, (pair, _))| [&pair.left, &pair.right]);
         let ours: Vec<_> = ours.map(Namespace::inode).collect();
-        let of = |flow, reason| -> u64 {
-            drops(flow).into_iter().filter(|(key, _)| *key == reason).map(|(_, n)| n).sum()
-        };
+        let of = |flow, reason| drops(flow).get(reason).copied().unwrap_or_default();
         for reason in wanted {
             let name = format!("SKB_DROP_REASON_{reason}");
             let number = btf.enum_value("skb_drop_reason", &name).context(name)?;

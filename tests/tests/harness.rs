@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use hdrhistogram::{
     Histogram,
     serialization::{
@@ -27,6 +27,7 @@ use netdiag_tests::{
     reader::{self, Read},
     require,
     requirement::{Feature, alone},
+    ss,
     traffic::{
         Connection, End, FAMILIES, Family,
         blocked::{Pace, fill, send_blocked},
@@ -36,22 +37,9 @@ use netdiag_tests::{
     },
 };
 
-/// A number that `ss` shows of a socket as `name:NUMBER`; 0 when absent.
+/// A number that `ss` shows of a socket; what is 0 it leaves out.
 fn kernel_says(namespace: &Namespace, end: &End, name: &str) -> Result<u64> {
-    let output = namespace
-        .command("ss")?
-        .args([
-            "-tinHO",
-            &format!("sport = :{} and dport = :{}", end.local.port(), end.peer.port()),
-        ])
-        .output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let field = text.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix(':'));
-    field.map_or(Ok(0), |number| {
-        // Some show the present before the sum: `retrans:0/17`.
-        let sum = number.rsplit('/').next().unwrap_or(number);
-        sum.parse().with_context(|| text.clone().into_owned())
-    })
+    Ok(ss::said_of(namespace, end)?.get(name).copied().unwrap_or_default())
 }
 
 #[test]
@@ -115,7 +103,7 @@ fn loss_makes_retransmits_that_sockets_and_namespace_agree_on() -> Result<()> {
     let after = TcpCounters::read(&pair.left)?.since(&before);
     let mut by_socket = 0;
     for connection in connections {
-        by_socket += kernel_says(&pair.left, &connection.client_end()?, "retrans")?;
+        by_socket += kernel_says(&pair.left, &connection.client_end()?, "retrans_sum")?;
         connection.reset()?;
     }
     facts.note(after.moved());

@@ -1,9 +1,10 @@
 //! Timers and packets come in softirqs, which interrupt whoever runs: what they tell is no business of his.
 
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use netdiag_tests::{
+    child::Own,
     counters::{TcpCounters, wait_until_quiet},
     dropping,
     facts::Facts,
@@ -24,7 +25,7 @@ use super::{Process, Programs, of, said};
 const BYSTANDER: &str = "bystander";
 
 /// Keeps a CPU busy until it is dropped.
-struct Busy(Child);
+struct Busy(Own);
 
 impl Busy {
     fn start(programs: &Programs) -> Result<Self> {
@@ -32,14 +33,7 @@ impl Busy {
         let mut command = tool::command("setpriv")?;
         command.args(["--pdeathsig", "KILL"]).arg(programs.shell(BYSTANDER)?);
         let command = command.args(["-c", "while :; do :; done"]).stdin(Stdio::null());
-        Ok(Self(command.spawn().context("a busy shell")?))
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        Ok(Self(command.spawn().context("a busy shell")?.into()))
     }
 }
 
