@@ -6,8 +6,11 @@
 //! [`facts::Facts`], which prints every one of them when any is wrong. Nothing here needs more than
 //! the tools of a bare virtual machine (`ip`, `tc`, `nft`), and everything is removed on drop.
 
+pub mod attempt;
 pub mod bpf;
 pub mod bpftrace;
+pub mod cgroup;
+pub mod child;
 pub mod conntrack;
 pub mod container;
 pub mod counters;

@@ -5,11 +5,12 @@ use std::{
     io::{self, ErrorKind, Write as _},
     path::{Path, PathBuf},
     process,
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result};
 
-use crate::tool;
+use crate::{cgroup, tool};
 
 /// Settings that are changed now, so that the next run sets back what a run that was killed could not:
 /// lines of a process id, a path and the value before, between tabs.
@@ -32,11 +33,16 @@ impl Setting {
     pub fn new(name: &str, value: &impl ToString) -> Result<Self> {
         let path = Path::new("/proc/sys").join(name);
         let before = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Self::at(path, &value.to_string(), before.trim().to_owned())
+    }
+
+    /// Writes into any file of the kernel's; `before` is what sets that back.
+    pub(crate) fn at(path: PathBuf, value: &str, before: String) -> Result<Self> {
         // Whatever comes of it is set back.
-        let setting = Self { path, before: before.trim().to_owned() };
+        let setting = Self { path, before };
         note(&setting.line()).context(JOURNAL)?;
-        fs::write(&setting.path, value.to_string())
-            .with_context(|| format!("set {} to {}", setting.path.display(), value.to_string()))?;
+        fs::write(&setting.path, value)
+            .with_context(|| format!("set {} to {value}", setting.path.display()))?;
         Ok(setting)
     }
 
@@ -47,7 +53,7 @@ impl Setting {
 
 impl Drop for Setting {
     fn drop(&mut self) {
-        if let Err(error) = fs::write(&self.path, &self.before) {
+        if let Err(error) = set_back(&self.path, &self.before) {
             eprintln!("{} does not get {} back: {error}", self.path.display(), self.before);
             return;
         }
@@ -58,12 +64,27 @@ impl Drop for Setting {
     }
 }
 
+/// What is gone with its module needs nothing, and what others have come to need meanwhile stays.
+fn set_back(path: &Path, before: &str) -> io::Result<()> {
+    match fs::write(path, before) {
+        Err(error) if [ErrorKind::NotFound, ErrorKind::ResourceBusy].contains(&error.kind()) => {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// Threads of a process share the journal; of processes one is alone on the machine.
+static WRITING: Mutex<()> = Mutex::new(());
+
 fn note(line: &str) -> io::Result<()> {
+    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     File::options().create(true).append(true).open(JOURNAL)?.write_all(line.as_bytes())
 }
 
 /// Takes lines out of the journal, which goes with its last one.
 fn strike(mut of: impl FnMut(&str) -> bool) -> io::Result<()> {
+    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let text = match fs::read_to_string(JOURNAL) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         text => text?,
@@ -73,12 +94,14 @@ fn strike(mut of: impl FnMut(&str) -> bool) -> io::Result<()> {
     if left.is_empty() { fs::remove_file(JOURNAL) } else { fs::write(JOURNAL, left) }
 }
 
-/// Sets back what processes changed that are gone, the newest change first, and removes their network
-/// namespaces. Only who is alone on the machine may do this.
+/// Sets back what processes changed that are gone, the newest change first, and removes their control groups
+/// and network namespaces. Only who is alone on the machine may do this.
 ///
 /// # Errors
 /// When something cannot be read or set, or `ip` fails.
 pub(crate) fn clear_up() -> Result<()> {
+    // Before what they need is taken back.
+    cgroup::clear_up()?;
     let mut stale = Vec::new();
     strike(|line| {
         let Some((pid, rest)) = line.split_once('\t') else { return true };
@@ -93,7 +116,7 @@ pub(crate) fn clear_up() -> Result<()> {
     .context(JOURNAL)?;
     for (path, before) in stale.into_iter().rev() {
         eprintln!("a run that was killed has left {path}, which was {before} before");
-        fs::write(&path, before).context(path)?;
+        set_back(Path::new(&path), &before).context(path)?;
     }
     for entry in fs::read_dir("/run/netns").into_iter().flatten() {
         let name = entry?.file_name().to_string_lossy().into_owned();
@@ -107,6 +130,6 @@ pub(crate) fn clear_up() -> Result<()> {
 }
 
 /// Whether no process has this id; false of what is no id.
-fn is_gone(pid: &str) -> bool {
+pub(crate) fn is_gone(pid: &str) -> bool {
     pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()
 }

@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use netdiag::{
     exit,
     kernel::facts::Facts as Kernel,
@@ -16,6 +16,7 @@ use netdiag::{
 };
 
 use crate::{
+    attempt::{self, Spoilt},
     machine, netdiag as program,
     requirement::{self, Expectation},
     tool,
@@ -124,21 +125,10 @@ fn try_each(signal: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Runs of a test in which the kernel may skip programs.
-const ATTEMPTS: usize = 10;
-
-/// Runs a test until the kernel has skipped no program in it, which `run` tells: what is exact then is
-/// bounded and told as missed otherwise, and `run` asks for that.
+/// Runs a test until the kernel has skipped no program in it, which `run` tells.
 ///
 /// # Errors
-/// Those of `run`, or the kernel skipped programs every time.
+/// As for [`attempt::until_whole`].
 pub fn until_unskipped(mut run: impl FnMut() -> Result<bool>) -> Result<()> {
-    for _ in 0..ATTEMPTS {
-        if run()? {
-            return Ok(());
-        }
-        // For `cargo xtask test` to count: a test that needs many attempts shows little.
-        eprintln!("RETRIED: the kernel skipped programs");
-    }
-    bail!("the kernel skipped programs in each of {ATTEMPTS} attempts");
+    attempt::until_whole(|| Ok((!run()?).then_some(Spoilt::Skipped)))
 }

@@ -7,13 +7,14 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     ptr,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use netdiag::snapshot::{Flow, Snapshot};
 use netdiag_tests::{
+    child::Own,
     facts::Facts,
     machine,
     netdiag::Netdiag,
@@ -52,7 +53,7 @@ impl Programs {
 
 /// A process in a container that has a connection with this one; killed when dropped.
 struct Process {
-    child: Child,
+    child: Own,
     comm: String,
     container: Container,
     server: TcpStream,
@@ -78,7 +79,7 @@ impl Process {
     ) -> Result<Self> {
         let mut command = Command::new(programs.shell(&comm)?);
         command.args(["-c", &script(&container, listener.1)]).stdin(Stdio::null());
-        let child = pair.left.run(|| command.spawn())?;
+        let child = pair.left.run(|| command.spawn())?.into();
         let (server, end) = accept(pair, &listener.0)?;
         Ok(Self { child, comm, container, server, end })
     }
@@ -95,13 +96,6 @@ impl Process {
         // The last command was to read what it was told.
         ensure!(status.code().is_some(), "the shell: {status}");
         self.container.remove()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
