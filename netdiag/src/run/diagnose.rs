@@ -29,8 +29,6 @@ type Headline = (String, String, Option<u32>, String, Severity);
 pub(super) struct Diagnosing {
     diagnosis: Diagnosis,
     form: Output,
-    filters: Filters,
-    owners: Owners,
     /// What was told as it formed; none where nobody looks on.
     told: Option<HashSet<Headline>>,
     looked: Instant,
@@ -48,10 +46,9 @@ impl Diagnosing {
     ) -> Self {
         let looked_at = io::stderr().is_terminal();
         Self {
-            diagnosis: Diagnosis::new(thresholds.clone()),
+            diagnosis: Diagnosis::new(thresholds.clone())
+                .wanting(move |finding| is_wanted(finding, &filters, &owners)),
             form,
-            filters,
-            owners,
             told: looked_at.then(HashSet::new),
             looked: Instant::now(),
         }
@@ -66,9 +63,6 @@ impl Diagnosing {
         }
         self.looked = Instant::now();
         for finding in self.diagnosis.findings() {
-            if !is_wanted(&finding, &self.filters, &self.owners) {
-                continue;
-            }
             let Finding { id, scope, part, severity, .. } = &finding;
             let key = (id.clone(), scope.name.clone(), scope.netns, part.clone(), *severity);
             if told.insert(key) {
@@ -84,13 +78,12 @@ impl Diagnosing {
         out: &mut impl Write,
     ) -> io::Result<Option<Severity>> {
         let Some(report) = self.diagnosis.report() else { return Ok(None) };
-        let mut report = Report {
+        let report = Report {
             signals: total.signals.clone(),
             accounting: total.accounting.clone(),
             complete: total.complete,
             ..report
         };
-        report.findings.retain(|finding| is_wanted(finding, &self.filters, &self.owners));
         put_out(&report, self.form, out)?;
         Ok(report.worst_severity())
     }
@@ -117,7 +110,7 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
     let nodes = recordings::find(directory)?;
     let mut worst = None;
     for (nth, (node, files)) in nodes.iter().enumerate() {
-        let mut diagnosis = Diagnosis::new(diagnose.thresholds.clone());
+        let mut diagnosis = Diagnosis::of_recordings(diagnose.thresholds.clone());
         let (mut unread, mut grouped) = (0, None);
         for file in files {
             unread += recordings::read(file, |snapshot| {
@@ -139,7 +132,7 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
                 "{node}: {unread} lines are torn or no snapshots, and were left out; the rest counts"
             ));
         }
-        let Some(report) = diagnosis.recorded() else {
+        let Some(report) = diagnosis.report() else {
             say(&format!(
                 "{node}: no interval was recorded; record for longer than one --interval"
             ));
