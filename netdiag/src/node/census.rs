@@ -10,7 +10,7 @@ use netlink_packet_core::NLM_F_DUMP;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{memory::value, netlink};
+use super::{netlink, proc::value};
 
 mod count;
 mod tell;

@@ -7,7 +7,7 @@ use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{
-    netlink::{self, Flaws},
+    netlink::{self, Flaws, text},
     reading::Reading,
 };
 use crate::snapshot::node::{Interface, PeerInterface};
@@ -91,10 +91,6 @@ fn parse(payload: &[u8]) -> Option<Link> {
     // One that lies on itself leads nowhere.
     link.other = link.other.filter(|other| link.elsewhere || *other != interface.index);
     (interface.index != 0 && !interface.name.is_empty()).then_some(link)
-}
-
-pub(super) fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
 /// `struct rtnl_link_stats64` (`include/uapi/linux/if_link.h`), which only ever grows at its end.

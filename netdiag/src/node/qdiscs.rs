@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, io};
 use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::{links::text, netlink, reading::Reading};
+use super::{
+    netlink::{self, text},
+    reading::Reading,
+};
 use crate::snapshot::node::{Interface, Qdisc};
 
 /// `struct tcmsg` (`include/uapi/linux/rtnetlink.h`).
