@@ -178,7 +178,7 @@ pub(super) fn ends_with_container(directory: &Path, host_root: &Path) -> Option<
     if !vantage::in_container(host_root) {
         return None;
     }
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mountinfo = fs::read("/proc/self/mountinfo").ok()?;
     let reason = mounts::short_lived(&mountinfo, &fs::canonicalize(directory).ok()?)?;
     Some(format!(
         "--out {}: the files are gone with this container, for {reason}; give a directory of the node: \
