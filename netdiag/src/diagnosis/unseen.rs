@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     finding::periodic_latency,
-    snapshot::{CountValue, Flow, SignalStatus, Snapshot},
+    snapshot::{SignalStatus, Snapshot},
     watched::{Series, Watched},
 };
 
@@ -16,6 +16,8 @@ const MOST_QUEUES: usize = 1_000;
 pub(super) struct Unseen {
     /// The most interfaces of an interval that were not listed.
     interfaces: u64,
+    /// The most control groups of an interval whose CPU limit nobody followed.
+    cgroups: u64,
     /// A list of queueing disciplines was full.
     queues: bool,
     /// The most flows of an interval that were not told apart.
@@ -42,9 +44,10 @@ impl Unseen {
     pub(super) fn take(&mut self, snapshot: &Snapshot, window: &Watched) {
         let node = &snapshot.node;
         self.interfaces = self.interfaces.max(node.interfaces_left_out.unwrap_or(0));
+        self.cgroups = self.cgroups.max(node.cgroups_left_out.unwrap_or(0));
         self.queues |= node.qdiscs.len() >= MOST_QUEUES;
         self.flows = self.flows.max(window.folded);
-        self.some_flows |= snapshot.folded.is_none() && is_active(&snapshot.other);
+        self.some_flows |= snapshot.folded.is_none() && snapshot.other.is_active();
         for table in node.netfilter.iter().filter(|table| table.rules.is_none()) {
             let namespaces = if table.legacy { &mut self.legacy } else { &mut self.untold };
             namespaces.insert(table.netns);
@@ -62,10 +65,16 @@ impl Unseen {
         });
         let interfaces = (self.interfaces > 0)
             .then(|| format!("{} network interfaces beyond those listed", self.interfaces));
+        let cgroups = (self.cgroups > 0).then(|| {
+            format!(
+                "whether {} control groups or more are held back by their CPU limit, beyond those looked at",
+                self.cgroups
+            )
+        });
         let queues =
             self.queues.then(|| format!("queueing disciplines beyond the first {MOST_QUEUES}"));
         let all = flows.into_iter().chain([periodic_latency::not_observable(series)]);
-        let all = all.chain(signals).chain(interfaces).chain(queues);
+        let all = all.chain(signals).chain(interfaces).chain(cgroups).chain(queues);
         all.chain(self.uncounted_rules()).chain(self.untold_rules()).chain(self.too_long()).collect()
     }
 
@@ -119,15 +128,6 @@ fn namespaces(all: &BTreeSet<u32>) -> Option<String> {
         0 => format!("namespace {first}"),
         more => format!("namespace {first} and {more} more"),
     })
-}
-
-/// Whether anything was counted.
-fn is_active(flow: &Flow) -> bool {
-    let counted = flow.counts.values().any(|count| match count {
-        CountValue::Number(n) => n.is_some_and(|n| n > 0),
-        CountValue::Group(keys) => keys.values().flatten().any(|n| *n > 0),
-    });
-    counted || !flow.metrics.is_empty()
 }
 
 #[cfg(test)]
@@ -192,6 +192,18 @@ mod tests {
         assert_eq!(said(MOST_FLOWS + 3, Some(0)), told("3 flows of an interval"));
         assert_eq!(said(MOST_FLOWS + 3, Some(4)), told("7 flows of an interval"));
         assert_eq!(said(1, None), told("flows of an interval"), "an older netdiag");
+    }
+
+    #[test]
+    fn control_groups_left_out_are_said() {
+        let mut unseen = Unseen::default();
+        for left_out in [None, Some(3), Some(0)] {
+            let mut snapshot = kit::snapshot(0, Vec::new());
+            snapshot.node.cgroups_left_out = left_out;
+            unseen.take(&snapshot, &Watched::default());
+        }
+        let said = unseen.lines(&[], &Series::default());
+        assert!(said.iter().any(|line| line.starts_with("whether 3 control groups")), "{said:?}");
     }
 
     #[test]

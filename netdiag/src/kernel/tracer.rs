@@ -97,7 +97,10 @@ impl Tracer {
         let flushes: Vec<_> = on.filter_map(|definition| definition.flush).collect();
         for name in &flushes {
             let flush: &mut RawTracePoint = program(&mut ebpf, name)?;
-            flush.load().context("the kernel refused a program that empties the batches")?;
+            flush.load().context(
+                "the kernel refused a program that empties the batches, so nothing was started; \
+                 `netdiag doctor` says what this kernel allows",
+            )?;
         }
         let labels = drops::labels(&kernel);
         begun.set(0, 1, 0).context("the programs cannot be told to begin")?;

@@ -9,7 +9,7 @@ use std::{fs, io, net::IpAddr};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{memory::value, netlink};
+use super::{netlink, proc::value};
 
 mod count;
 mod tell;

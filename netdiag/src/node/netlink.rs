@@ -182,6 +182,11 @@ pub(super) fn read(
     Ok(End::More)
 }
 
+/// The string in an attribute, up to the NUL that ends it.
+pub(super) fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
+}
+
 /// `int error` at the start of NLMSG_ERROR, and of NLMSG_DONE where it may be left out.
 fn status(payload: &[u8]) -> Option<i32> {
     payload.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))

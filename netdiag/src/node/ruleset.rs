@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fs, io};
 use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::{links::text, netlink};
+use super::netlink::{self, text};
 use crate::snapshot::node::RuleTable;
 
 /// `NFNL_SUBSYS_NFTABLES` (`include/uapi/linux/netfilter/nfnetlink.h`), `NFT_MSG_NEWTABLE`,
