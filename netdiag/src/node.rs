@@ -17,6 +17,7 @@ use netdiag_common::flow::{FlowKey, TcpCounters, TcpDetail};
 use self::{conntrack::listener::Message, netns::Depth, places::Places, sockets::Socket};
 use crate::owner::Place;
 
+pub mod beside;
 pub mod census;
 pub mod cgroups;
 pub mod conntrack;
@@ -43,6 +44,7 @@ pub mod sockets;
 pub mod surroundings;
 pub mod tcp_counters;
 pub mod vantage;
+pub mod within;
 
 /// A socket that was there before the first program was attached.
 #[derive(Clone, Debug, PartialEq, Eq)]

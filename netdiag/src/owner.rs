@@ -6,7 +6,7 @@
 mod names;
 mod path;
 
-pub use names::{Names, Pod};
+pub use names::{LogFiles, Names, Pod};
 
 /// Where a process lives, as far as the path of its cgroup tells: pure text, no names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
