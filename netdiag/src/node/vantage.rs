@@ -34,6 +34,18 @@ pub fn host_root(usual: &Path) -> PathBuf {
     root.to_owned()
 }
 
+/// What is said of a root that nobody named, unless it is this machine's own.
+#[must_use]
+pub fn taken(host_root: &Path) -> Option<String> {
+    (host_root != Path::new("/")).then(|| {
+        let root = host_root.display();
+        format!(
+            "the node is looked at below {root}, for {root}/proc is a procfs; where that is no node's, give \
+             --host-root /"
+        )
+    })
+}
+
 /// Whether this process runs in a container, as far as that can be told.
 #[must_use]
 pub fn in_container(host_root: &Path) -> bool {
@@ -141,6 +153,8 @@ mod tests {
         let linked = directory.path().join("linked");
         std::os::unix::fs::symlink("/", &linked).expect("link");
         assert_eq!(host_root(&linked), linked);
+        assert!(taken(&linked).is_some_and(|line| line.contains("--host-root /")));
+        assert_eq!(taken(Path::new("/")), None);
     }
 
     #[test]
