@@ -21,7 +21,7 @@ use crate::{
 pub use self::diagnose::Diagnose;
 pub use self::{
     owners::Owners,
-    targets::{Home, Lookup, Process, Targets, filters},
+    targets::{Home, Lookup, Process, Targets, filters, unknowable},
 };
 
 mod diagnose;

@@ -195,6 +195,49 @@ fn what_can_match_nothing_is_refused_with_near_names() {
     }
 }
 
+#[test]
+fn what_filters_ask_for_in_vain_is_said() {
+    assert_eq!(unknowable(&targets("netdiag --comm nginx"), &Node), None);
+    assert_eq!(unknowable(&targets("netdiag --port 80"), &Elsewhere), None);
+    let line = unknowable(&targets("netdiag --comm nginx"), &Elsewhere).expect("a line");
+    assert!(line.contains("called nginx") && line.contains("hostPID"), "{line}");
+    let line = unknowable(&targets("netdiag --pod web-0"), &Elsewhere).expect("a line");
+    assert!(line.contains("left out") && !line.contains("called"), "{line}");
+}
+
+/// A container that is shown no process of the node.
+struct Elsewhere;
+
+impl Lookup for Elsewhere {
+    fn knows_processes(&self) -> bool {
+        false
+    }
+
+    fn process(&self, _: u32) -> Process {
+        Process::Absent
+    }
+
+    fn socket_holders(&self) -> &[String] {
+        &[]
+    }
+
+    fn netns(&self, _: &NetnsName) -> Result<u32, String> {
+        Err(String::new())
+    }
+
+    fn netns_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn process_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn places(&self) -> Result<Vec<Home>, String> {
+        Node.places()
+    }
+}
+
 proptest! {
     /// The words match an address exactly when its first bits are those of the prefix.
     #[test]

@@ -186,7 +186,10 @@ pub(super) async fn targets(
         let Some((found, known)) = looking.await? else { return Ok(None) };
         host = known;
         match found {
-            Ok(filters) => return Ok(Some(filters)),
+            Ok(filters) => {
+                config::unknowable(&watch.targets, &host).iter().for_each(|line| say(line));
+                return Ok(Some(filters));
+            }
             Err(error) if watch.wait => {
                 if !told {
                     say(&format!("waiting: {error}"));
