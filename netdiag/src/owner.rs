@@ -8,6 +8,9 @@ mod path;
 
 pub use names::{LogFiles, Names, Pod};
 
+/// Digits that the tools of container runtimes show of an id.
+pub const SHORT_ID: usize = 12;
+
 /// Where a process lives, as far as the path of its cgroup tells: pure text, no names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {

@@ -90,6 +90,9 @@ impl Grouping {
     }
 }
 
+/// The end of the id of a group of servers' ends.
+pub const SERVER: &str = "/server";
+
 /// Which flows a row stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -119,7 +122,7 @@ impl Group {
             }
         }
         if self.serves {
-            id.push_str("/server");
+            id.push_str(SERVER);
         }
         id
     }

@@ -15,7 +15,7 @@ use std::{
 
 use rustix::time::ClockId;
 
-pub use self::hierarchy::{Hierarchy, Kind};
+pub use self::hierarchy::{Hierarchy, Kind, ROOT, is_mounted};
 use self::{process::Process, tree::Tree, watch::Watch};
 use super::{
     beside::{Beside, PATIENCE},
