@@ -24,7 +24,7 @@ mod tally;
 mod translations;
 pub mod tuples;
 
-pub use group::{Group, Grouping};
+pub use group::{Group, Grouping, SERVER};
 pub use table::{Config, FlowTable, Fresh, Seed};
 pub use translations::{End, Translation};
 

@@ -17,6 +17,7 @@ use netdiag_common::flow::{FlowKey, TcpCounters, TcpDetail};
 use self::{conntrack::listener::Message, netns::Depth, places::Places, sockets::Socket};
 use crate::owner::Place;
 
+pub mod beside;
 pub mod census;
 pub mod cgroups;
 pub mod conntrack;
@@ -43,6 +44,7 @@ pub mod sockets;
 pub mod surroundings;
 pub mod tcp_counters;
 pub mod vantage;
+pub mod within;
 
 /// A socket that was there before the first program was attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +69,15 @@ pub struct SeededSocket {
     pub asks: Option<bool>,
 }
 
+impl SeededSocket {
+    /// By what the programs find its owner, and that.
+    #[must_use]
+    pub fn owned(&self) -> Option<(FlowKey, u32)> {
+        let is_listener = self.key.peer_port == 0;
+        Some((if is_listener { anywhere(self.key) } else { self.key }, self.pid?))
+    }
+}
+
 /// The TCP sockets of the node at one time.
 #[derive(Clone, Debug, Default)]
 pub struct Seeds {
@@ -86,10 +97,7 @@ impl Seeds {
     /// What the programs have to know of owners for filters. A listener on all addresses has an address of all
     /// zero, whatever its family.
     pub fn owners(&self) -> impl Iterator<Item = (FlowKey, u32)> + '_ {
-        let owned = |socket: &SeededSocket| Some((socket.key, socket.pid?));
-        let listeners = self.listeners.iter().filter_map(owned);
-        let listeners = listeners.map(|(key, pid)| (anywhere(key), pid));
-        self.sockets.iter().filter_map(owned).chain(listeners)
+        self.sockets.iter().chain(&self.listeners).filter_map(SeededSocket::owned)
     }
 
     /// The processes that hold the most of these sockets, first the one with most, as `812 (nginx)`.

@@ -63,7 +63,11 @@ fn run() -> Result<Status> {
             return Ok(Status::Ran);
         }
     };
-    let config = Config::new(&cli, &vantage::host_root(Path::new(vantage::USUAL)))?;
+    let found = vantage::host_root(Path::new(vantage::USUAL));
+    let config = Config::new(&cli, &found)?;
+    if config.command.watches() && config.kernel.finds_host_root {
+        vantage::taken(&found).iter().for_each(|line| voice::say(line));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -17,6 +17,7 @@ use crate::{
         self,
         netns::{self, Depth, NSFS_MAGIC},
         places::{Places, learn_names},
+        within::within,
     },
     owner::Names,
 };
@@ -47,7 +48,7 @@ impl Host {
         let given = [flag, variable].into_iter().flatten().find(|name| !name.trim().is_empty());
         let name = given.map(str::to_owned).or_else(|| {
             let elsewhere = self.root != Path::new("/");
-            elsewhere.then(|| fs::read_to_string(self.root.join("etc/hostname")).ok()).flatten()
+            elsewhere.then(|| fs::read_to_string(within(&self.root, "etc/hostname")).ok()).flatten()
         });
         let own = || uname().nodename().to_string_lossy().into_owned();
         let name = name.filter(|name| !name.trim().is_empty()).unwrap_or_else(own);
@@ -88,7 +89,7 @@ impl Lookup for Host {
 
     fn netns(&self, name: &NetnsName) -> Result<u32, String> {
         let named = |name: &str| {
-            NAMED.iter().find_map(|directory| inode(&self.root.join(directory).join(name)))
+            NAMED.iter().find_map(|directory| inode(&within(&self.root, directory).join(name)))
         };
         match name {
             NetnsName::Inode(number) => {
@@ -119,7 +120,7 @@ impl Lookup for Host {
     fn netns_names(&self) -> Vec<String> {
         let names: BTreeSet<String> = NAMED
             .iter()
-            .filter_map(|directory| fs::read_dir(self.root.join(directory)).ok())
+            .filter_map(|directory| fs::read_dir(within(&self.root, directory)).ok())
             .flat_map(Iterator::flatten)
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();

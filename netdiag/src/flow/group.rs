@@ -101,6 +101,9 @@ fn within(ip: IpAddr, netns: u32, name: String) -> String {
     if ip.is_loopback() && netns != 0 { format!("{name}/netns:{netns}") } else { name }
 }
 
+/// The end of the id of a group of servers' ends.
+pub const SERVER: &str = "/server";
+
 /// Which flows a row stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -130,7 +133,7 @@ impl Group {
             }
         }
         if self.serves {
-            id.push_str("/server");
+            id.push_str(SERVER);
         }
         id
     }

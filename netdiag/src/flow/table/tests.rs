@@ -5,7 +5,7 @@ use netdiag_common::flow::{FlowKey, SocketRef, TCP, TcpCounters};
 use super::*;
 use crate::{
     event::Stack,
-    flow::tuples::reversed,
+    flow::{Interval, Role, tuples::reversed},
     signal::{
         CountId, counts, drop, metrics,
         retransmit::{self, Kind},
