@@ -126,6 +126,18 @@ pub struct Flow {
     pub counts: BTreeMap<String, CountValue>,
 }
 
+impl Flow {
+    /// Whether anything was counted or measured.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        let counted = self.counts.values().any(|count| match count {
+            CountValue::Number(n) => n.is_some_and(|n| n > 0),
+            CountValue::Group(keys) => keys.values().flatten().any(|n| *n > 0),
+        });
+        counted || !self.metrics.is_empty()
+    }
+}
+
 /// Flows that have something in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Group {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     finding::periodic_latency,
-    snapshot::{CountValue, Flow, SignalStatus, Snapshot},
+    snapshot::{SignalStatus, Snapshot},
     watched::{Series, Watched},
 };
 
@@ -39,7 +39,7 @@ impl Unseen {
         let node = &snapshot.node;
         self.interfaces = self.interfaces.max(node.interfaces_left_out.unwrap_or(0));
         self.queues |= node.qdiscs.len() >= MOST_QUEUES;
-        self.flows |= is_active(&snapshot.other);
+        self.flows |= snapshot.other.is_active();
         let legacy = node.netfilter.iter().filter(|table| table.legacy && table.rules.is_none());
         self.legacy.extend(legacy.map(|table| table.netns));
         self.in_a_row += 1;
@@ -89,15 +89,6 @@ impl Unseen {
         };
         Some(least.to_owned())
     }
-}
-
-/// Whether anything was counted.
-fn is_active(flow: &Flow) -> bool {
-    let counted = flow.counts.values().any(|count| match count {
-        CountValue::Number(n) => n.is_some_and(|n| n > 0),
-        CountValue::Group(keys) => keys.values().flatten().any(|n| *n > 0),
-    });
-    counted || !flow.metrics.is_empty()
 }
 
 #[cfg(test)]
