@@ -8,24 +8,18 @@ use std::{
     sync::OnceLock,
 };
 
-use rustix::{
-    fs::{FsWord, statfs},
-    system::uname,
-};
+use rustix::{fs::statfs, system::uname};
 
 use super::{Home, Lookup, Process};
 use crate::{
     cli::value::NetnsName,
     node::{
         self,
-        netns::{self, Depth},
+        netns::{self, Depth, NSFS_MAGIC},
         places::{Places, learn_names},
     },
     owner::Names,
 };
-
-/// `NSFS_MAGIC` (`include/uapi/linux/magic.h`): the file system of namespaces.
-const NSFS_MAGIC: FsWord = 0x6e73_6673;
 
 /// Directories where tools keep named namespaces (`ip netns`, container runtimes).
 const NAMED: [&str; 3] = ["run/netns", "var/run/netns", "run/docker/netns"];

@@ -113,31 +113,12 @@ fn count(interface: &mut Interface, stats: &[u8]) {
     interface.rx_nohandler = word(23);
 }
 
-fn counts(one: &mut Interface) -> [&mut Option<u64>; 14] {
-    [
-        &mut one.rx_packets,
-        &mut one.tx_packets,
-        &mut one.rx_bytes,
-        &mut one.tx_bytes,
-        &mut one.rx_errors,
-        &mut one.tx_errors,
-        &mut one.rx_dropped,
-        &mut one.tx_dropped,
-        &mut one.rx_crc_errors,
-        &mut one.rx_overruns,
-        &mut one.rx_missed,
-        &mut one.tx_carrier_errors,
-        &mut one.rx_nohandler,
-        &mut one.carrier_changes,
-    ]
-}
-
 /// What was counted since. What fell is not known: a driver added up other queues, or it is another
 /// interface with the same index.
 fn since(now: &Interface, then: Option<&Interface>) -> Interface {
     let Some(mut then) = then.cloned() else { return now.clone() };
     let mut rose = now.clone();
-    for (value, then) in counts(&mut rose).into_iter().zip(counts(&mut then)) {
+    for (value, then) in rose.counts_mut().into_iter().zip(then.counts_mut()) {
         let Some((is, was)) = value.zip(*then) else { continue };
         *value = is.checked_sub(was);
     }
@@ -182,24 +163,33 @@ impl Link {
     }
 }
 
-/// What all interfaces counted between two readings, the earlier first, and how many are left out.
+/// Interfaces by namespace and index.
+pub type Interfaces = BTreeMap<(u32, u32), Interface>;
+
+/// What all interfaces counted between two readings, the earlier first.
 #[must_use]
-pub fn increase(before: &Reading<Links>, after: &Reading<Links>) -> (Vec<Interface>, u64) {
+pub fn increase(before: &Reading<Links>, after: &Reading<Links>) -> Interfaces {
+    let ends = &ends(after);
     let rose = after.since(before, |then, now| {
         let then = |index| then?.get(index).map(|link: &Link| &link.interface);
-        now.iter().map(|(index, link)| since(&link.interface, then(index))).collect::<Vec<_>>()
+        now.iter()
+            .map(|(index, link)| (link, since(&link.interface, then(index))))
+            .collect::<Vec<_>>()
     });
-    let mut all: Vec<_> = rose
-        .into_iter()
-        .flat_map(|(netns, links)| links.into_iter().map(move |one| Interface { netns, ..one }))
-        .collect();
+    let named = |netns| {
+        move |(link, one): (&Link, Interface)| {
+            let peer = link.peer(netns, ends);
+            ((netns, one.index), Interface { netns, peer, ..one })
+        }
+    };
+    rose.into_iter().flat_map(|(netns, links)| links.into_iter().map(named(netns))).collect()
+}
+
+/// Those that a snapshot lists, and how many are left out.
+#[must_use]
+pub fn listed(all: &Interfaces) -> (Vec<Interface>, u64) {
     let left_out = all.len().saturating_sub(LISTED);
-    all.truncate(LISTED);
-    let ends = ends(after);
-    for one in &mut all {
-        one.peer = after.namespaces[&one.netns][&one.index].peer(one.netns, &ends);
-    }
-    (all, left_out as u64)
+    (all.values().take(LISTED).cloned().collect(), left_out as u64)
 }
 
 #[cfg(test)]

@@ -100,6 +100,12 @@ impl Node {
     }
 }
 
+/// Both, as far as they are known.
+#[must_use]
+pub fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).reduce(|one, other| one + other)
+}
+
 /// A listener that dropped connection requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Listener {
