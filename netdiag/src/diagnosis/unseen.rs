@@ -16,6 +16,8 @@ const MOST_QUEUES: usize = 1_000;
 pub(super) struct Unseen {
     /// The most interfaces of an interval that were not listed.
     interfaces: u64,
+    /// The most control groups of an interval whose CPU limit nobody followed.
+    cgroups: u64,
     /// A list of queueing disciplines was full.
     queues: bool,
     /// Some flows of an interval were not told apart.
@@ -38,6 +40,7 @@ impl Unseen {
     pub(super) fn take(&mut self, snapshot: &Snapshot, window: &Watched) {
         let node = &snapshot.node;
         self.interfaces = self.interfaces.max(node.interfaces_left_out.unwrap_or(0));
+        self.cgroups = self.cgroups.max(node.cgroups_left_out.unwrap_or(0));
         self.queues |= node.qdiscs.len() >= MOST_QUEUES;
         self.flows |= snapshot.other.is_active();
         let legacy = node.netfilter.iter().filter(|table| table.legacy && table.rules.is_none());
@@ -57,10 +60,16 @@ impl Unseen {
         });
         let interfaces = (self.interfaces > 0)
             .then(|| format!("{} network interfaces beyond those listed", self.interfaces));
+        let cgroups = (self.cgroups > 0).then(|| {
+            format!(
+                "whether {} control groups or more are held back by their CPU limit, beyond those looked at",
+                self.cgroups
+            )
+        });
         let queues =
             self.queues.then(|| format!("queueing disciplines beyond the first {MOST_QUEUES}"));
         let all = flows.into_iter().chain([periodic_latency::not_observable(series)]);
-        let all = all.chain(signals).chain(interfaces).chain(queues);
+        let all = all.chain(signals).chain(interfaces).chain(cgroups).chain(queues);
         all.chain(self.uncounted_rules()).chain(self.too_long()).collect()
     }
 
@@ -122,6 +131,18 @@ mod tests {
         assert_eq!(only_periods.len(), 1, "{only_periods:?}");
         let said = lines(&[(9, true), (7, true), (7, true)]);
         assert!(said[1].contains("in namespace 7 and 1 more;"), "{said:?}");
+    }
+
+    #[test]
+    fn control_groups_left_out_are_said() {
+        let mut unseen = Unseen::default();
+        for left_out in [None, Some(3), Some(0)] {
+            let mut snapshot = kit::snapshot(0, Vec::new());
+            snapshot.node.cgroups_left_out = left_out;
+            unseen.take(&snapshot, &Watched::default());
+        }
+        let said = unseen.lines(&[], &Series::default());
+        assert!(said.iter().any(|line| line.starts_with("whether 3 control groups")), "{said:?}");
     }
 
     #[test]

@@ -102,6 +102,7 @@ impl Surroundings {
         let now = self.read(namespaces);
         self.take(now, node);
         node.throttled = self.cgroups.advance();
+        node.cgroups_left_out = self.cgroups.left_out();
         self.stand(node);
     }
 
@@ -130,6 +131,7 @@ impl Surroundings {
         self.total.tell(node);
         node.cpu = cpu::busy(&self.first, &self.last.load);
         node.throttled = self.cgroups.total();
+        node.cgroups_left_out = self.cgroups.left_out();
         self.stand(node);
     }
 

@@ -62,6 +62,9 @@ pub struct Node {
     pub cpu: Option<Cpu>,
     /// Control groups that their CPU limit held back, the longest first, at most twenty.
     pub throttled: Vec<Throttled>,
+    /// Control groups that have a CPU limit and are not followed, or that nobody looked at for one, at
+    /// least; null when unknown.
+    pub cgroups_left_out: Option<u64>,
     /// Memory that sockets take.
     pub memory: SocketMemory,
     /// Packet filter rules by namespace and table. Counted now and then only.
