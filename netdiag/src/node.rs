@@ -15,7 +15,7 @@ use std::{
 use netdiag_common::flow::{FlowKey, TcpCounters, TcpDetail};
 
 use self::{conntrack::listener::Message, netns::Depth, places::Places, sockets::Socket};
-use crate::owner::Place;
+use crate::{clock, owner::Place};
 
 pub mod census;
 pub mod cgroups;
@@ -88,7 +88,7 @@ impl Seeds {
     pub fn owners(&self) -> impl Iterator<Item = (FlowKey, u32)> + '_ {
         let owned = |socket: &SeededSocket| Some((socket.key, socket.pid?));
         let listeners = self.listeners.iter().filter_map(owned);
-        let listeners = listeners.map(|(key, pid)| (anywhere(key), pid));
+        let listeners = listeners.map(|(key, pid)| (listener_key(key), pid));
         self.sockets.iter().filter_map(owned).chain(listeners)
     }
 
@@ -109,7 +109,7 @@ impl Seeds {
 }
 
 /// The key of a listener as [`Seeds::owners`] has it.
-fn anywhere(key: FlowKey) -> FlowKey {
+fn listener_key(key: FlowKey) -> FlowKey {
     let unspecified = Ipv6Addr::from(key.local_addr).to_canonical().is_unspecified();
     FlowKey {
         local_addr: if unspecified { [0; 16] } else { key.local_addr },
@@ -126,7 +126,7 @@ const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
 /// Whether an end is the one that connected: where somebody listens at its address it is not, and with
 /// a port that the kernel gave it to a port that it does not give, it is.
 fn asks(listeners: &HashSet<FlowKey>, key: &FlowKey) -> Option<bool> {
-    let there = anywhere(*key);
+    let there = listener_key(*key);
     if listeners.contains(&there) || listeners.contains(&FlowKey { local_addr: [0; 16], ..there }) {
         return Some(false);
     }
@@ -141,7 +141,7 @@ fn asks(listeners: &HashSet<FlowKey>, key: &FlowKey) -> Option<bool> {
 pub fn seed(host_root: &Path, translates: bool) -> Seeds {
     let start = Instant::now();
     // A process that began later is not the one that was found to hold a socket.
-    let began_ns = places::monotonic_ns();
+    let began_ns = clock::monotonic_ns();
     let netns::Found { namespaces, mut problems } = netns::find(host_root, Depth::Everything);
     let mut dump = sockets::dump_all(&namespaces, &sockets::FULL);
     problems.append(&mut dump.problems);
@@ -157,7 +157,7 @@ pub fn seed(host_root: &Path, translates: bool) -> Seeds {
     let translated = conntrack::dump::translated(&namespaces, &ends, &mut problems);
     let mut places = Places::begin(host_root);
     problems.extend(places.problem());
-    let listeners = dump.listeners.iter().map(|listener| anywhere(listener.key)).collect();
+    let listeners = dump.listeners.iter().map(|listener| listener_key(listener.key)).collect();
     let mut seeded = |socket: Socket| {
         let owner = owners.by_inode.get(&socket.inode);
         let place = owner.and_then(|owner| places.of(Some(owner.pid), None, began_ns));
