@@ -6,7 +6,6 @@ mod account;
 pub mod attach;
 pub mod btf;
 mod cgroups;
-pub mod clock;
 mod ctnetlink;
 mod drops;
 pub mod facts;

@@ -15,7 +15,7 @@ use std::{
 use netdiag_common::flow::{FlowKey, TcpCounters, TcpDetail};
 
 use self::{conntrack::listener::Message, netns::Depth, places::Places, sockets::Socket};
-use crate::owner::Place;
+use crate::{clock, owner::Place};
 
 pub mod beside;
 pub mod census;
@@ -74,7 +74,7 @@ impl SeededSocket {
     #[must_use]
     pub fn owned(&self) -> Option<(FlowKey, u32)> {
         let is_listener = self.key.peer_port == 0;
-        Some((if is_listener { anywhere(self.key) } else { self.key }, self.pid?))
+        Some((if is_listener { listener_key(self.key) } else { self.key }, self.pid?))
     }
 }
 
@@ -117,7 +117,7 @@ impl Seeds {
 }
 
 /// The key of a listener as [`Seeds::owners`] has it.
-fn anywhere(key: FlowKey) -> FlowKey {
+fn listener_key(key: FlowKey) -> FlowKey {
     let unspecified = Ipv6Addr::from(key.local_addr).to_canonical().is_unspecified();
     FlowKey {
         local_addr: if unspecified { [0; 16] } else { key.local_addr },
@@ -134,7 +134,7 @@ const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
 /// Whether an end is the one that connected: where somebody listens at its address it is not, and with
 /// a port that the kernel gave it to a port that it does not give, it is.
 fn asks(listeners: &HashSet<FlowKey>, key: &FlowKey) -> Option<bool> {
-    let there = anywhere(*key);
+    let there = listener_key(*key);
     if listeners.contains(&there) || listeners.contains(&FlowKey { local_addr: [0; 16], ..there }) {
         return Some(false);
     }
@@ -149,7 +149,7 @@ fn asks(listeners: &HashSet<FlowKey>, key: &FlowKey) -> Option<bool> {
 pub fn seed(host_root: &Path, translates: bool) -> Seeds {
     let start = Instant::now();
     // A process that began later is not the one that was found to hold a socket.
-    let began_ns = places::monotonic_ns();
+    let began_ns = clock::monotonic_ns();
     let netns::Found { namespaces, mut problems } = netns::find(host_root, Depth::Everything);
     let mut dump = sockets::dump_all(&namespaces, &sockets::FULL);
     problems.append(&mut dump.problems);
@@ -165,7 +165,7 @@ pub fn seed(host_root: &Path, translates: bool) -> Seeds {
     let translated = conntrack::dump::translated(&namespaces, &ends, &mut problems);
     let mut places = Places::begin(host_root);
     problems.extend(places.problem());
-    let listeners = dump.listeners.iter().map(|listener| anywhere(listener.key)).collect();
+    let listeners = dump.listeners.iter().map(|listener| listener_key(listener.key)).collect();
     let mut seeded = |socket: Socket| {
         let owner = owners.by_inode.get(&socket.inode);
         let place = owner.and_then(|owner| places.of(Some(owner.pid), None, began_ns));

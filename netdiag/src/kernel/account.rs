@@ -42,7 +42,7 @@ pub(super) struct Counting {
 
 /// What one reading found.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reading {
+pub(super) struct Counts {
     /// Sums over CPUs by signal and lane.
     lanes: [Sums; Signal::COUNT],
     /// Sums of the sockets that the programs of any signal introduced.
@@ -72,7 +72,7 @@ impl Counting {
 
     /// Reads all CPUs. The kernel copies one CPU after the other, and programs may be between two
     /// counters: then it is read again, so that what is pending is what the programs say of it.
-    pub(super) fn read(&self) -> Result<Reading> {
+    pub(super) fn read(&self) -> Result<Counts> {
         let mut reading = self.read_once()?;
         for _ in 1..READINGS {
             if reading.is_whole() {
@@ -92,8 +92,8 @@ impl Counting {
         Ok(lanes.map(|lane| untold(&lane.own)).sum())
     }
 
-    fn read_once(&self) -> Result<Reading> {
-        let mut reading = Reading::default();
+    fn read_once(&self) -> Result<Counts> {
+        let mut reading = Counts::default();
         for (signal, sums) in reading.lanes.iter_mut().enumerate() {
             let cpus = self.counters.get(&(signal as u32), 0);
             for Raw(lanes) in cpus.context("reading the programs' counters")?.iter() {
@@ -122,7 +122,7 @@ impl Counting {
     }
 }
 
-impl Reading {
+impl Counts {
     /// Sum over all lanes of a signal.
     fn sum(&self, signal: Signal) -> Counters {
         let more = if signal == Signal::Socket { self.sockets } else { Counters::default() };
@@ -141,7 +141,7 @@ fn add(total: &mut Counters, more: &Counters) {
 
 /// The accounts of all signals, by name. `skipped` must have been read after the counters.
 pub(super) fn accounts(
-    reading: &Reading,
+    reading: &Counts,
     skipped: &[Skipped; Signal::COUNT],
     phase: Phase,
 ) -> BTreeMap<String, Account> {

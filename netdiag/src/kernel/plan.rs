@@ -13,7 +13,7 @@ use netdiag_common::{
 use super::{
     attach::{self, Outcome, Verdict, Wishes},
     btf::Btf,
-    cgroups, clock, drops,
+    cgroups, drops,
     facts::{Facts, Lockdown},
     hooks::Kernel,
     memlock,
@@ -22,6 +22,7 @@ use super::{
     symbols::Symbols,
 };
 use crate::{
+    clock,
     coverage::{SignalStatus, Status},
     exit,
     node::places::Hierarchy,

@@ -13,8 +13,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::time::ClockId;
-
 pub use self::hierarchy::{Hierarchy, Kind, ROOT, is_mounted};
 use self::{process::Process, tree::Tree, watch::Watch};
 use super::{
@@ -58,12 +56,6 @@ pub struct Places {
 struct Said {
     unwatched: bool,
     forgotten: bool,
-}
-
-/// `CLOCK_MONOTONIC` in nanoseconds, the clock of events.
-#[must_use]
-pub fn monotonic_ns() -> u64 {
-    process::now(ClockId::Monotonic)
 }
 
 impl Places {

@@ -8,7 +8,7 @@ use std::{
 
 use super::voice::say;
 use crate::{
-    kernel::clock::monotonic_ns,
+    clock::monotonic_ns,
     node::{
         conntrack::{Counter, Tables, Tracked},
         listeners::{Dropping, Listeners},

@@ -25,12 +25,10 @@ use super::{
     wall::Wall,
 };
 use crate::{
+    clock::monotonic_ns,
     config::Watch,
     flow::Interval,
-    kernel::{
-        clock::monotonic_ns,
-        tracer::{Detached, Tracer},
-    },
+    kernel::tracer::{Detached, Tracer},
     node::{self, SeededSocket, Seeds},
     snapshot::{Account, SignalStatus, Stream},
 };

@@ -11,9 +11,9 @@ use tokio::{
 
 use super::Observer;
 use crate::{
+    clock::monotonic_ns,
     config::Watch,
     flow::Interval,
-    kernel::clock::monotonic_ns,
     node::Seeds,
     run::{
         listening::Listening,

@@ -165,13 +165,13 @@ fn nobody_else_may_read_and_no_link_is_followed() {
     fs::DirBuilder::new().mode(0o755).create(&out).expect("directory");
     let name = "netdiag-node-1-20261121T0418";
     symlink(&victim, out.join(format!("{name}00Z.hlog"))).expect("link");
-    fs::hard_link(&victim, out.join(format!("{name}01Z.hlog"))).expect("link");
+    fs::hard_link(&victim, out.join(format!("{name}00Z-2.hlog"))).expect("link");
     let (mut recorder, said) = open(&settings(out.clone()));
     assert_eq!(said.len(), 2, "{said:?}");
     recorder.write(&snapshot(0), &interval(&[(1, &[1])], &[])).expect("written");
     assert_eq!(fs::read_to_string(&victim).expect("file"), "precious");
     for extension in ["hlog", "jsonl"] {
-        let file = out.join(format!("{name}02Z.{extension}"));
+        let file = out.join(format!("{name}00Z-3.{extension}"));
         let mode = fs::symlink_metadata(&file).expect("file").permissions().mode();
         assert_eq!(mode & 0o7777, 0o600, "{}", file.display());
     }
