@@ -156,8 +156,10 @@ pub struct Snapshot {
     pub by: Grouping,
     /// The flows, or the groups of them, largest first.
     pub flows: Vec<Flow>,
-    /// Sum of all flows that are not listed.
+    /// Sum of all flows that are not listed, and of what belongs to no flow.
     pub other: Flow,
+    /// Flows, or groups of them, that are summed up in `other`; null in what an older netdiag recorded.
+    pub folded: Option<u64>,
     /// Entries of the connection tracking table to which something happened; null when the signal is
     /// off.
     pub conntrack: Option<Conntrack>,

@@ -18,8 +18,10 @@ pub(super) struct Unseen {
     interfaces: u64,
     /// A list of queueing disciplines was full.
     queues: bool,
-    /// Some flows of an interval were not told apart.
-    flows: bool,
+    /// The most flows of an interval that were not told apart.
+    flows: u64,
+    /// Some were not in a recording that does not say how many.
+    some_flows: bool,
     /// Tables of iptables-legacy whose rules nobody counts, by namespace.
     legacy: BTreeSet<u32>,
     /// Intervals without a gap, and the most of these; the most of a window.
@@ -39,7 +41,8 @@ impl Unseen {
         let node = &snapshot.node;
         self.interfaces = self.interfaces.max(node.interfaces_left_out.unwrap_or(0));
         self.queues |= node.qdiscs.len() >= MOST_QUEUES;
-        self.flows |= is_active(&snapshot.other);
+        self.flows = self.flows.max(window.folded);
+        self.some_flows |= snapshot.folded.is_none() && is_active(&snapshot.other);
         let legacy = node.netfilter.iter().filter(|table| table.legacy && table.rules.is_none());
         self.legacy.extend(legacy.map(|table| table.netns));
         self.in_a_row += 1;
@@ -49,9 +52,7 @@ impl Unseen {
 
     /// A line for each.
     pub(super) fn lines(&self, signals: &[SignalStatus], series: &Series) -> Vec<String> {
-        const FOLDED: &str = "flows of an interval beyond those with the most send calls, of which only the \
-            sum is known; narrow it by filters";
-        let flows = self.flows.then(|| FOLDED.to_owned());
+        let flows = self.folded();
         let signals = signals.iter().flat_map(|signal| {
             signal.missing.iter().map(move |missing| format!("{}: {missing}", signal.signal))
         });
@@ -62,6 +63,18 @@ impl Unseen {
         let all = flows.into_iter().chain([periodic_latency::not_observable(series)]);
         let all = all.chain(signals).chain(interfaces).chain(queues);
         all.chain(self.uncounted_rules()).chain(self.too_long()).collect()
+    }
+
+    fn folded(&self) -> Option<String> {
+        let how_many = match (self.flows, self.some_flows) {
+            (0, false) => return None,
+            (0, true) => String::new(),
+            (n, _) => format!("{n} "),
+        };
+        Some(format!(
+            "{how_many}flows of an interval beyond those that fail and those with the most send calls, of which \
+             only the sum is known; narrow it by filters"
+        ))
     }
 
     fn uncounted_rules(&self) -> Option<String> {
@@ -103,7 +116,10 @@ fn is_active(flow: &Flow) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{snapshot::node::RuleTable, watched::kit};
+    use crate::{
+        snapshot::node::RuleTable,
+        watched::{MOST_FLOWS, kit},
+    };
 
     fn lines(tables: &[(u32, bool)]) -> Vec<String> {
         let mut unseen = Unseen::default();
@@ -131,6 +147,26 @@ mod tests {
         assert_eq!(only_periods.len(), 1, "{only_periods:?}");
         let said = lines(&[(9, true), (7, true), (7, true)]);
         assert!(said[1].contains("in namespace 7 and 1 more;"), "{said:?}");
+    }
+
+    /// Flows beyond those that a window tells apart are, and what belongs to no flow is none.
+    #[test]
+    fn flows_that_are_not_told_apart_are_said() {
+        let said = |flows: usize, folded: Option<u64>| {
+            let flows = (0..flows).map(|n| kit::flow(&format!("f{n}")).count("sends", 1)).collect();
+            let mut snapshot = kit::snapshot(0, flows);
+            snapshot.other.counts = kit::flow("other").count("drops.NO_SOCKET", 1).counts;
+            snapshot.folded = folded;
+            let (mut window, mut unseen) = (Watched::default(), Unseen::default());
+            window.take(&snapshot);
+            unseen.take(&snapshot, &window);
+            unseen.folded().map(|line| line.split(" beyond").next().unwrap_or("").to_owned())
+        };
+        assert_eq!(said(1, Some(0)), None);
+        let told = |line: &str| Some(line.to_owned());
+        assert_eq!(said(MOST_FLOWS + 3, Some(0)), told("3 flows of an interval"));
+        assert_eq!(said(MOST_FLOWS + 3, Some(4)), told("7 flows of an interval"));
+        assert_eq!(said(1, None), told("flows of an interval"), "an older netdiag");
     }
 
     #[test]

@@ -116,6 +116,9 @@ pub struct FlowTable {
     other: Tally,
     /// Share of the run that has no row.
     total_other: Tally,
+    /// Rows that are summed up in either.
+    folded: u64,
+    total_folded: u64,
     /// What is no flow: entries of the connection tracking table.
     entries: Entries,
     /// Those that translate addresses.
@@ -143,6 +146,8 @@ impl FlowTable {
             gone: Vec::new(),
             other: Tally::default(),
             total_other: Tally::default(),
+            folded: 0,
+            total_folded: 0,
             entries: Entries::new(config.max_flows / ENTRIES_SHARE),
             translations: Translations::new(config.max_flows / TRANSLATIONS_SHARE),
             left_out: HashSet::default(),
@@ -314,7 +319,7 @@ impl FlowTable {
         flows.sort_unstable_by_key(|flow| flow.id);
         let mut entries = self.entries.freeze(now_ns);
         self.link(&mut entries);
-        Interval { flows, other: nameless(other), entries }
+        Interval { flows, other: nameless(other), folded: mem::take(&mut self.folded), entries }
     }
 
     /// Everything since the start, frozen or not: flows in the table, idle ones too (they are the
@@ -334,7 +339,7 @@ impl FlowTable {
         flows.sort_unstable_by_key(|flow| flow.id);
         let mut entries = self.entries.total();
         self.link(&mut entries);
-        Interval { flows, other: nameless(other), entries }
+        Interval { flows, other: nameless(other), folded: self.total_folded, entries }
     }
 
     fn touch(&mut self, slot: u32, now_ns: u64) {
@@ -403,6 +408,7 @@ impl FlowTable {
         let mut row = self.take(slot);
         self.total_other.merge(&row.past);
         self.total_other.merge(&row.fresh);
+        self.total_folded += u64::from(row.heard && row.is_shown());
         if !row.touched {
             return;
         }
@@ -411,6 +417,7 @@ impl FlowTable {
             self.gone.push(row.frozen(fresh, false));
         } else {
             self.other.merge(&fresh);
+            self.folded += u64::from(row.is_shown());
         }
     }
 }

@@ -127,6 +127,7 @@ impl Frame<'_> {
                 id: "other".to_owned(),
                 ..unnamed(&interval.other, self.signals, self.labels)
             },
+            folded: Some(interval.folded),
             conntrack: conntrack::build(
                 &interval.entries,
                 self.signals,

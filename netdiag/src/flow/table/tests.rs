@@ -446,6 +446,18 @@ fn the_oldest_idle_row_makes_room_and_nothing_is_lost() {
 }
 
 #[test]
+fn flows_that_are_summed_up_are_counted_and_what_is_of_none_is_not() {
+    let mut table = FlowTable::new(config(1));
+    table.apply(&sent(0, 5), 1);
+    for flow in 1..=3 {
+        table.apply(&opened(flow, key(flow as u16), What::Connect), flow);
+    }
+    let interval = table.interval(4);
+    assert_eq!((interval.flows.len(), interval.folded), (2, 1));
+    assert_eq!((table.interval(5).folded, table.total().folded), (0, 2));
+}
+
+#[test]
 fn metrics_and_counts_have_the_names_used_here() {
     assert!(metrics().any(|(_, _, metric)| metric.name == "send"));
     for name in ["sends", "send_bytes", "retransmits.synack", "retransmit_bytes"] {
