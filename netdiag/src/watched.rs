@@ -173,7 +173,7 @@ impl Watched {
     /// Whether any of the flows that are not told apart got through: to whom is not known.
     #[must_use]
     pub fn others_connected(&self) -> bool {
-        self.other.samples("connect") > 0
+        self.folded > 0 && self.other.samples("connect") > 0
     }
 
     /// What the node said last of itself.

@@ -112,6 +112,8 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
         Wanted::Record(dump) => Some(dump.out.clone()),
         Wanted::Show | Wanted::Diagnose(_) => None,
     };
+    // What is concluded from: now, or later from the files.
+    let telling = !matches!(wanted, Wanted::Show);
     let owners = &watch.targets.owners;
     let Some(outputs) = open(watch.output, wanted, &node_name, filters, owners, &mut stop).await?
     else {
@@ -127,7 +129,8 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let translates = kernel.signals.contains(&Intake::TRANSLATING);
     let seeding = spawn_blocking(move || node::seed(&host_root, translates));
     let about = about(node_name, &tracer, &filters, &kernel.host_root);
-    let listing = Listing { by: watch.by, sort: watch.sort, top: watch.top, all: watch.all };
+    let Watch { by, sort, top, all, .. } = *watch;
+    let listing = Listing { by, sort, top, all, telling };
     let host_root = kernel.host_root.clone();
     let worker = Worker::start(outputs.progress().clone(), move || Reporter {
         about,
