@@ -24,6 +24,8 @@ pub(super) struct Unseen {
     some_flows: bool,
     /// Tables of iptables-legacy whose rules nobody counts, by namespace.
     legacy: BTreeSet<u32>,
+    /// Namespaces in which nftables did not tell its rules.
+    untold: BTreeSet<u32>,
     /// Intervals without a gap, and the most of these; the most of a window.
     in_a_row: usize,
     most_in_a_row: usize,
@@ -43,8 +45,10 @@ impl Unseen {
         self.queues |= node.qdiscs.len() >= MOST_QUEUES;
         self.flows = self.flows.max(window.folded);
         self.some_flows |= snapshot.folded.is_none() && is_active(&snapshot.other);
-        let legacy = node.netfilter.iter().filter(|table| table.legacy && table.rules.is_none());
-        self.legacy.extend(legacy.map(|table| table.netns));
+        for table in node.netfilter.iter().filter(|table| table.rules.is_none()) {
+            let namespaces = if table.legacy { &mut self.legacy } else { &mut self.untold };
+            namespaces.insert(table.netns);
+        }
         self.in_a_row += 1;
         self.most_in_a_row = self.most_in_a_row.max(self.in_a_row);
         self.most_of_window = self.most_of_window.max(window.intervals.len());
@@ -62,7 +66,10 @@ impl Unseen {
             self.queues.then(|| format!("queueing disciplines beyond the first {MOST_QUEUES}"));
         let all = flows.into_iter().chain([periodic_latency::not_observable(series)]);
         let all = all.chain(signals).chain(interfaces).chain(queues);
-        all.chain(self.uncounted_rules()).chain(self.too_long()).collect()
+        all.chain(self.uncounted_rules())
+            .chain(self.untold_rules())
+            .chain(self.too_long())
+            .collect()
     }
 
     fn folded(&self) -> Option<String> {
@@ -78,14 +85,18 @@ impl Unseen {
     }
 
     fn uncounted_rules(&self) -> Option<String> {
-        let first = self.legacy.first()?;
-        let more = match self.legacy.len() - 1 {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
+        let namespaces = namespaces(&self.legacy)?;
         Some(format!(
-            "heavy-netfilter: rules of iptables-legacy in namespace {first}{more}; count them there by \
+            "heavy-netfilter: rules of iptables-legacy in {namespaces}; count them there by \
              `iptables-legacy-save | grep -c ^-A`"
+        ))
+    }
+
+    fn untold_rules(&self) -> Option<String> {
+        let namespaces = namespaces(&self.untold)?;
+        Some(format!(
+            "heavy-netfilter: packet filter rules in {namespaces}, which could not be read; it takes \
+             CAP_NET_ADMIN"
         ))
     }
 
@@ -102,6 +113,15 @@ impl Unseen {
         };
         Some(least.to_owned())
     }
+}
+
+/// The first of them, and how many more.
+fn namespaces(all: &BTreeSet<u32>) -> Option<String> {
+    let first = all.first()?;
+    Some(match all.len() - 1 {
+        0 => format!("namespace {first}"),
+        more => format!("namespace {first} and {more} more"),
+    })
 }
 
 /// Whether anything was counted.
@@ -147,6 +167,14 @@ mod tests {
         assert_eq!(only_periods.len(), 1, "{only_periods:?}");
         let said = lines(&[(9, true), (7, true), (7, true)]);
         assert!(said[1].contains("in namespace 7 and 1 more;"), "{said:?}");
+        let mut snapshot = kit::snapshot(0, Vec::new());
+        let (family, table) = ("any".to_owned(), String::new());
+        snapshot.node.netfilter =
+            vec![RuleTable { netns: 7, family, table, legacy: false, rules: None }];
+        let mut unseen = Unseen::default();
+        unseen.take(&snapshot, &Watched::default());
+        let untold = unseen.untold_rules();
+        assert!(untold.is_some_and(|line| line.contains("in namespace 7, which could not be")));
     }
 
     /// Flows beyond those that a window tells apart are, and what belongs to no flow is none.

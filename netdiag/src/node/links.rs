@@ -3,13 +3,10 @@
 
 use std::{collections::BTreeMap, io};
 
-use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
+use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::{
-    netlink::{self, Flaws},
-    reading::Reading,
-};
+use super::{netlink, reading::Reading};
 use crate::snapshot::node::{Interface, PeerInterface};
 
 /// Interfaces that a snapshot lists.
@@ -31,30 +28,19 @@ pub struct Link {
 /// Interfaces by index.
 pub type Links = BTreeMap<u32, Link>;
 
-/// Times a dump is begun when interfaces come or go meanwhile: one that is left out would be new the
-/// next time, and have counted from zero.
-const ATTEMPTS: u32 = 4;
-
 /// Reads those of the calling thread's namespace.
 ///
 /// # Errors
 /// Those of netlink, and `Interrupted` when they came and went all the time.
 pub fn read() -> io::Result<Links> {
-    for sequence in 1..=ATTEMPTS {
-        let request = netlink::request(libc::RTM_GETLINK, NLM_F_DUMP, sequence, &[0; HEADER_BYTES]);
-        let mut links = Links::new();
-        let flaws = netlink::dump(NETLINK_ROUTE, &request, sequence, |kind, payload| {
-            let link = (kind == libc::RTM_NEWLINK).then(|| parse(payload)).flatten();
-            let makes_sense = link.is_some();
-            links.extend(link.map(|link| (link.interface.index, link)));
-            makes_sense
-        })?;
-        if flaws == Flaws::default() {
-            return Ok(links);
-        }
-    }
-    let what = format!("they changed during each of {ATTEMPTS} dumps, or made no sense");
-    Err(io::Error::new(io::ErrorKind::Interrupted, what))
+    let body = [0; HEADER_BYTES];
+    let take = |links: &mut Links, kind, payload: &[u8]| {
+        let link = (kind == libc::RTM_NEWLINK).then(|| parse(payload)).flatten();
+        let makes_sense = link.is_some();
+        links.extend(link.map(|link| (link.interface.index, link)));
+        makes_sense
+    };
+    netlink::whole(NETLINK_ROUTE, libc::RTM_GETLINK, &body, Links::new, take)
 }
 
 /// One message; none when it makes no sense.

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, io};
 
-use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
+use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{links::text, netlink, reading::Reading};
@@ -35,18 +35,16 @@ pub type Queues = BTreeMap<(u32, u32, u32), Qdisc>;
 /// Reads those of the calling thread's namespace.
 ///
 /// # Errors
-/// Those of netlink.
+/// Those of netlink, and `Interrupted` when they came and went all the time.
 pub fn read() -> io::Result<Queues> {
-    const SEQUENCE: u32 = 1;
-    let request = netlink::request(libc::RTM_GETQDISC, NLM_F_DUMP, SEQUENCE, &[0; HEADER_BYTES]);
-    let mut queues = Queues::new();
-    netlink::dump(NETLINK_ROUTE, &request, SEQUENCE, |kind, payload| {
+    let body = [0; HEADER_BYTES];
+    let take = |queues: &mut Queues, kind, payload: &[u8]| {
         let queue = (kind == libc::RTM_NEWQDISC).then(|| parse(payload)).flatten();
         let makes_sense = queue.is_some();
         queues.extend(queue.filter(|(_, queue)| queue.kind != "noqueue"));
         makes_sense
-    })?;
-    Ok(queues)
+    };
+    netlink::whole(NETLINK_ROUTE, libc::RTM_GETQDISC, &body, Queues::new, take)
 }
 
 fn parse(payload: &[u8]) -> Option<((u32, u32, u32), Qdisc)> {

@@ -99,6 +99,7 @@ impl Surroundings {
             lasting(&self.last.protocols, &now.protocols, &now.unvisited),
             lasting(&self.last.links, &now.links, &now.unvisited),
             lasting(&self.last.queues, &now.queues, &now.unvisited),
+            rare::problems(&self.rare),
         ]
         .concat();
         self.last.protocols.follow(now.protocols);
@@ -116,7 +117,7 @@ impl Surroundings {
         self.stand(node);
     }
 
-    /// Why namespaces cannot be read, one line each. Those that cannot even be entered have no TCP
+    /// Why namespaces, or what they say rarely, cannot be read, one line each. Those that cannot even be entered have no TCP
     /// counters either, and are told of by these.
     #[must_use]
     pub fn problems(&self) -> &[String] {
