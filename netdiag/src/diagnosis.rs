@@ -123,12 +123,12 @@ impl Last {
     }
 }
 
-/// Which findings were asked for.
-struct Wanted(Box<dyn Fn(&Finding) -> bool + Send>);
+/// Which findings of a window were asked for.
+struct Wanted(Box<dyn Fn(&Finding, &Watched) -> bool + Send>);
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self(Box::new(|_| true))
+        Self(Box::new(|_, _| true))
     }
 }
 
@@ -179,7 +179,7 @@ impl Diagnosis {
     /// The same, of which nothing is told but what is wanted: the rest does not even count among the findings of
     /// its id, of which there may be too many.
     #[must_use]
-    pub fn wanting(self, is_wanted: impl Fn(&Finding) -> bool + Send + 'static) -> Self {
+    pub fn wanting(self, is_wanted: impl Fn(&Finding, &Watched) -> bool + Send + 'static) -> Self {
         Self { wanted: Wanted(Box::new(is_wanted)), ..self }
     }
 
@@ -273,7 +273,7 @@ impl Diagnosis {
                 told.push(one);
             }
         }
-        told.retain(&self.wanted.0);
+        told.retain(|finding| (self.wanted.0)(finding, watched));
         told
     }
 

@@ -192,7 +192,7 @@ fn crowded(mut diagnosis: Diagnosis, namespaces: u32, flows: &[Flow]) -> Report 
 
 #[test]
 fn what_was_not_asked_for_displaces_nothing() {
-    let is_wanted = |finding: &Finding| finding.scope.netns == Some(kit::NETNS);
+    let is_wanted = |finding: &Finding, _: &Watched| finding.scope.netns == Some(kit::NETNS);
     let live = Diagnosis::new(Thresholds::new()).wanting(is_wanted);
     let recorded = Diagnosis::of_recordings(Thresholds::new());
     for (diagnosis, flows) in [(live, vec![]), (recorded, vec![kit::flow("f1")])] {

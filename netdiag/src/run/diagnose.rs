@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     io::{self, IsTerminal as _, Write},
+    net::IpAddr,
     path::Path,
     time::{Duration, Instant},
 };
@@ -16,10 +17,11 @@ use crate::{
     config::{Diagnose, Owners},
     diagnosis::{Diagnosis, Report, Thresholds},
     exit::{self, Status},
-    finding::{Finding, Scope, Severity},
+    finding::{Finding, Scope, ScopeKind, Severity},
     flow::Grouping,
     snapshot::Snapshot,
     view::{self, table::COLUMNS},
+    watched::{Seen, Watched},
 };
 
 /// What makes a line of its own: id, name and namespace of the scope, what of it, and how bad.
@@ -47,7 +49,7 @@ impl Diagnosing {
         let looked_at = io::stderr().is_terminal();
         Self {
             diagnosis: Diagnosis::new(thresholds.clone())
-                .wanting(move |finding| is_wanted(finding, &filters, &owners)),
+                .wanting(move |finding, watched| is_wanted(finding, watched, &filters, &owners)),
             form,
             told: looked_at.then(HashSet::new),
             looked: Instant::now(),
@@ -91,11 +93,41 @@ impl Diagnosing {
 
 /// The node's counters stay whole whatever the filters, but what is known to be another namespace's or process's
 /// was not asked for.
-fn is_wanted(finding: &Finding, filters: &Filters, owners: &Owners) -> bool {
+fn is_wanted(finding: &Finding, watched: &Watched, filters: &Filters, owners: &Owners) -> bool {
     let Scope { netns, owner, .. } = &finding.scope;
     netns.is_none_or(|netns| filters.netns.accept(netns))
         && owner.pid.is_none_or(|pid| filters.pid.accept(pid))
         && owners.accepts_owner(owner) != Some(false)
+        && (accepts_ends(&finding.scope, filters)
+            || watched.flows.values().any(|flow| is_of(flow, &finding.scope)))
+}
+
+/// Whether filters ask for the peer and the port that a scope names. Of the other end's port it says nothing, so
+/// what asks for that does not.
+fn accepts_ends(scope: &Scope, filters: &Filters) -> bool {
+    let Filters { port, local_port, peer_port, peer, .. } = filters;
+    let (named, other) = match scope.kind {
+        ScopeKind::Backend => (peer_port, local_port),
+        _ => (local_port, peer_port),
+    };
+    let accepts_port =
+        |at: u16| port.accept(at.into()) && named.accept(at.into()) && other.len == 0;
+    scope.peer.is_none_or(|ip| peer.accept(&mapped(ip))) && scope.port.is_none_or(accepts_port)
+}
+
+/// Whether a scope names the ends of a flow. Every flow was asked for.
+fn is_of(flow: &Seen, scope: &Scope) -> bool {
+    let ends = [&flow.peer, flow.server(), &flow.local];
+    scope.netns.is_none_or(|netns| flow.netns == Some(netns))
+        && scope.peer.is_none_or(|ip| ends[..2].iter().any(|end| end.ip == Some(ip)))
+        && scope.port.is_none_or(|port| ends.iter().any(|end| end.port == Some(port)))
+}
+
+const fn mapped(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
 }
 
 fn put_out(report: &Report, form: Output, out: &mut impl Write) -> io::Result<()> {
@@ -147,4 +179,61 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
     }
     let failed = diagnose.fail_on.is_some_and(|least| worst >= Some(least));
     Ok(if failed { Status::Finding } else { Status::Ran })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watched::kit::{self, NETNS};
+
+    /// Whether a finding of this scope is wanted beside a flow from 10.0.0.1:40000 to 10.0.0.2:443.
+    fn is_told(scope: &Scope, change: impl Fn(&mut Filters)) -> bool {
+        let watched = kit::watched(&[kit::flow("f1")]);
+        let finding = Finding::new(&watched, Severity::Warning, scope.clone(), "");
+        let mut filters = Filters::default();
+        change(&mut filters);
+        is_wanted(&finding, &watched, &filters, &Owners::default())
+    }
+
+    fn only(number: &mut netdiag_common::globals::Numbers, value: u32) {
+        (number.values[0], number.len) = (value, 1);
+    }
+
+    #[test]
+    fn findings_that_name_another_peer_or_port_are_not_wanted() {
+        let of =
+            |ip: &str, port| Scope::backend(Some(NETNS), ip.parse().expect("an address"), port);
+        let (watched, other) = (of("10.0.0.2", 443), of("10.0.0.3", 3306));
+        let service = Scope::namespace(NETNS).at(8080);
+        type Change = fn(&mut Filters);
+        let none: Change = |_| {};
+        let peer: Change = |filters| {
+            filters.peer.network[0] = mapped_words("10.0.0.2");
+            filters.peer.mask[0] = [u32::MAX; 4];
+            filters.peer.len = 1;
+        };
+        let port: Change = |filters| only(&mut filters.port, 443);
+        // The flow has it, its server does not.
+        let local: Change = |filters| only(&mut filters.local_port, 40_000);
+        let database: Change = |filters| only(&mut filters.peer_port, 3306);
+        let listens: Change = |filters| only(&mut filters.local_port, 8080);
+        for (change, expected) in [
+            (none, [true, true, true]),
+            (peer, [true, false, true]),
+            (port, [true, false, false]),
+            (local, [true, false, false]),
+            (database, [true, true, false]),
+            (listens, [true, false, true]),
+        ] {
+            let told = [&watched, &other, &service].map(|scope| is_told(scope, change));
+            assert_eq!(told, expected);
+        }
+        assert!(is_told(&Scope::node(""), port) && is_told(&Scope::namespace(NETNS), peer));
+    }
+
+    fn mapped_words(ip: &str) -> [u32; 4] {
+        let octets = mapped(ip.parse().expect("an address"));
+        let (words, _none) = octets.as_chunks::<4>();
+        std::array::from_fn(|at| u32::from_ne_bytes(words[at]))
+    }
 }
