@@ -137,10 +137,10 @@ fn put_out(report: &Report, form: Output, out: &mut impl Write) -> io::Result<()
     }
 }
 
-/// Concludes from what was recorded, node by node.
+/// Concludes from what was recorded, node by node. A node of which nothing can be read makes the run a failed one.
 pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Result<Status> {
     let nodes = recordings::find(directory)?;
-    let mut worst = None;
+    let (mut worst, mut is_unread) = (None, false);
     for (nth, (node, files)) in nodes.iter().enumerate() {
         let mut diagnosis = Diagnosis::of_recordings(diagnose.thresholds.clone());
         let (mut unread, mut grouped) = (0, None);
@@ -159,17 +159,24 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
                 .into());
             }
         }
-        if unread > 0 {
-            say(&format!(
-                "{node}: {unread} lines are torn or no snapshots, and were left out; the rest counts"
-            ));
-        }
-        let Some(report) = diagnosis.report() else {
-            say(&format!(
+        let report = diagnosis.report();
+        match (&report, unread) {
+            (Some(_), 0) => {}
+            (Some(_), n) => say(&format!(
+                "{node}: {n} lines are torn or no snapshots, and were left out; the rest counts"
+            )),
+            (None, 0) => say(&format!(
                 "{node}: no interval was recorded; record for longer than one --interval"
-            ));
-            continue;
-        };
+            )),
+            (None, n) => {
+                is_unread = true;
+                say(&format!(
+                    "{node}: all {n} lines are torn or no snapshots, so nothing is concluded; read them with the \
+                     netdiag that recorded them"
+                ));
+            }
+        }
+        let Some(report) = report else { continue };
         let mut out = io::stdout().lock();
         if nth > 0 && form == Output::Text {
             writeln!(out).context(STDOUT)?;
@@ -178,7 +185,11 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
         worst = worst.max(report.worst_severity());
     }
     let failed = diagnose.fail_on.is_some_and(|least| worst >= Some(least));
-    Ok(if failed { Status::Finding } else { Status::Ran })
+    Ok(match (failed, is_unread) {
+        (true, _) => Status::Finding,
+        (false, true) => Status::Failed,
+        (false, false) => Status::Ran,
+    })
 }
 
 #[cfg(test)]
@@ -229,6 +240,19 @@ mod tests {
             assert_eq!(told, expected);
         }
         assert!(is_told(&Scope::node(""), port) && is_told(&Scope::namespace(NETNS), peer));
+    }
+
+    #[test]
+    fn recordings_of_which_nothing_can_be_read_fail_the_run() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("netdiag-node-1-20261121T041800Z.jsonl");
+        let diagnose = Diagnose { thresholds: Thresholds::new(), fail_on: None };
+        let status = |lines: &str| {
+            std::fs::write(&file, lines).expect("a file");
+            from(directory.path(), Output::Text, &diagnose).expect("it is read")
+        };
+        assert_eq!(status("{\"schema\":\"netdiag.snapshot/9\"}\n{\"sch"), Status::Failed);
+        assert_eq!(status(""), Status::Ran, "it had no time to record");
     }
 
     fn mapped_words(ip: &str) -> [u32; 4] {
