@@ -197,7 +197,7 @@ pub(super) fn check_symbol(symbols: &Result<Symbols, String>, name: &str) -> Res
         Symbol::Absent => bail!("{name} is inlined in this kernel"),
         Symbol::Ambiguous(n) => bail!("this kernel has {n} symbols named {name}"),
         Symbol::Split => {
-            bail!("the compiler split {name} (.part), so a hook on it would miss calls")
+            bail!("the compiler made copies of {name} (as .part), so a hook on it would miss calls")
         }
     }
 }
