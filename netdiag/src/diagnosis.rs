@@ -179,10 +179,7 @@ impl Diagnosis {
     /// The same, of which nothing is told but what is wanted: the rest does not even count among the findings of
     /// its id, of which there may be too many.
     #[must_use]
-    pub fn wanting(
-        self,
-        is_wanted: impl Fn(&Finding, &Watched) -> bool + Send + 'static,
-    ) -> Self {
+    pub fn wanting(self, is_wanted: impl Fn(&Finding, &Watched) -> bool + Send + 'static) -> Self {
         Self { wanted: Wanted(Box::new(is_wanted)), ..self }
     }
 

@@ -75,7 +75,10 @@ impl Unseen {
             self.queues.then(|| format!("queueing disciplines beyond the first {MOST_QUEUES}"));
         let all = flows.into_iter().chain([periodic_latency::not_observable(series)]);
         let all = all.chain(signals).chain(interfaces).chain(cgroups).chain(queues);
-        all.chain(self.uncounted_rules()).chain(self.untold_rules()).chain(self.too_long()).collect()
+        all.chain(self.uncounted_rules())
+            .chain(self.untold_rules())
+            .chain(self.too_long())
+            .collect()
     }
 
     fn folded(&self) -> Option<String> {

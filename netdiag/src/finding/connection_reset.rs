@@ -142,7 +142,8 @@ impl<'a> Cut<'a> {
             _ => Severity::Warning,
         };
         // Of all connections fewer are known then than of those that were reset.
-        let severity = if watched.others_connected() { severity.min(Severity::Warning) } else { severity };
+        let severity =
+            if watched.others_connected() { severity.min(Severity::Warning) } else { severity };
         Some(Self { group, connections, share, in_vain, seconds, severity })
     }
 

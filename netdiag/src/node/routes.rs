@@ -37,13 +37,7 @@ pub fn read() -> io::Result<Vec<RouteMtu>> {
             }
             kind == libc::RTM_NEWROUTE
         };
-        routes.extend(netlink::whole(
-            NETLINK_ROUTE,
-            libc::RTM_GETROUTE,
-            &body,
-            Vec::new,
-            take,
-        )?);
+        routes.extend(netlink::whole(NETLINK_ROUTE, libc::RTM_GETROUTE, &body, Vec::new, take)?);
     }
     routes.sort_unstable();
     Ok(routes)

@@ -212,9 +212,8 @@ mod tests {
 
     #[test]
     fn findings_that_name_another_peer_or_port_are_not_wanted() {
-        let of = |ip: &str, port| {
-            Scope::backend(Some(NETNS), ip.parse().expect("an address"), port)
-        };
+        let of =
+            |ip: &str, port| Scope::backend(Some(NETNS), ip.parse().expect("an address"), port);
         let (watched, other) = (of("10.0.0.2", 443), of("10.0.0.3", 3306));
         let service = Scope::namespace(NETNS).at(8080);
         type Change = fn(&mut Filters);

@@ -132,9 +132,7 @@ fn sockets(netns: u32, age_ns: u64, census: &Census, owners: &Owners) -> Sockets
         netns,
         age_ns,
         states: census.states,
-        close_wait: held
-            .map(|(found, count)| HeldSockets { owner: owner(found), count })
-            .collect(),
+        close_wait: held.map(|(found, count)| HeldSockets { owner: owner(found), count }).collect(),
         close_wait_looked_at: Some(looked_at.len() as u64),
         time_wait,
         syn_sent,
