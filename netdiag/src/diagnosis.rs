@@ -123,8 +123,11 @@ impl Last {
     }
 }
 
-/// Which findings of a window were asked for.
-struct Wanted(Box<dyn Fn(&Finding, &Watched) -> bool + Send>);
+/// Says of a finding of a window whether it was asked for.
+type IsWanted = dyn Fn(&Finding, &Watched) -> bool + Send;
+
+/// Which findings were asked for.
+struct Wanted(Box<IsWanted>);
 
 impl Default for Wanted {
     fn default() -> Self {
