@@ -6,6 +6,7 @@
 //! [`facts::Facts`], which prints every one of them when any is wrong. Nothing here needs more than
 //! the tools of a bare virtual machine (`ip`, `tc`, `nft`), and everything is removed on drop.
 
+pub mod beside;
 pub mod bpf;
 pub mod bpftrace;
 pub mod conntrack;
