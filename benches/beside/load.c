@@ -4,6 +4,9 @@
 #include <stdio.h>
 #include <bpf/libbpf.h>
 
+// Variables of eight bytes that an object may have.
+#define MOST 64
+
 static int attach(const struct bpf_object *object)
 {
 	struct bpf_program *program;
@@ -14,20 +17,23 @@ static int attach(const struct bpf_object *object)
 	return 0;
 }
 
-static void tell(const struct bpf_object *object)
+static int tell(const struct bpf_object *object)
 {
-	struct bpf_map *variables = bpf_object__find_map_by_name(object, ".bss");
-	const unsigned long long *variable;
-	unsigned long long sum = 0;
+	const struct bpf_map *variables = bpf_object__find_map_by_name(object, ".bss");
+	unsigned long long values[MOST] = {}, sum = 0;
+	unsigned int first = 0;
 	size_t bytes;
 
 	if (!variables)
-		return;
-	// Mapped: these are the kernel's own.
-	variable = bpf_map__initial_value(variables, &bytes);
-	for (size_t at = 0; variable && at < bytes / sizeof(*variable); at++)
-		sum += variable[at];
+		return 0;
+	bytes = bpf_map__value_size(variables);
+	if (bytes > sizeof(values) ||
+	    bpf_map__lookup_elem(variables, &first, sizeof(first), values, bytes, 0))
+		return -1;
+	for (size_t at = 0; at < MOST; at++)
+		sum += values[at];
 	printf("%llu\n", sum);
+	return 0;
 }
 
 int main(int argc, char **argv)
@@ -46,6 +52,5 @@ int main(int argc, char **argv)
 	fflush(stdout);
 	while (getchar() != EOF)
 		;
-	tell(object);
-	return 0;
+	return tell(object) ? 1 : 0;
 }

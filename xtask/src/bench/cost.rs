@@ -24,7 +24,7 @@ impl Unit {
     }
 }
 
-/// A send, as the mean of many.
+/// What a send took, without the ones that took longest.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub(crate) struct Round {
     #[serde(rename = "before_ns")]

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{ExitCode, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -128,7 +128,7 @@ impl Plan {
         command.arg(format!("NETDIAG_BIN={}", self.netdiag.display())).arg(&self.load);
         command.args(self.load_arguments(args, &objects.unwrap_or_default()));
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
-        let output = process::output(&mut command)?;
+        let output = process::output(command.stderr(Stdio::inherit()))?;
         Ok(Counted { series: NATIVE.to_owned(), build: release, output })
     }
 
