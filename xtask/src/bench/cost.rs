@@ -219,7 +219,7 @@ pub(super) mod tests {
         );
         let table = both.table(Unit::Nanoseconds);
         assert!(
-            table.starts_with("ns added to a send of 105 (100 to 110); 2 rounds of 10 sends\n")
+            table.starts_with("ns added to a send of 100 (100 to 110); 2 rounds of 10 sends\n")
         );
         assert!(table.contains("\nnetdiag           50      45      55\n"), "{table}");
     }
