@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader, Read as _},
     path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -130,7 +131,7 @@ impl Running {
                 Ok(outcome::count(flow, "sends"))
             }
             Kind::Bpftrace(mut other) => {
-                kill_process(Pid::from_child(&other.child), Signal::INT)?;
+                other.interrupt()?;
                 Ok(Some(histogram(&other.end()?)?))
             }
             Kind::Object(mut other) => {
@@ -185,6 +186,22 @@ impl Other {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
         Ok(line)
+    }
+
+    /// As ^C does, until it ends: bpftrace may forget one. What it says has room in its pipe.
+    fn interrupt(&mut self) -> Result<()> {
+        let pause = machine::patience() / 9;
+        let (mut next, mut result) = (Instant::now(), Ok(()));
+        let ended = machine::wait_until(|| {
+            if Instant::now() >= next {
+                next += pause;
+                result = kill_process(Pid::from_child(&self.child), Signal::INT);
+            }
+            result.is_err() || self.child.try_wait().is_ok_and(|status| status.is_some())
+        });
+        result?;
+        ensure!(ended, "a tracer does not end");
+        Ok(())
     }
 
     /// What it still says until it ends.

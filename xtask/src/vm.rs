@@ -138,7 +138,7 @@ pub(crate) fn count(
         memory: 1024,
         icount: true,
         kvm: false,
-        timeout: 900,
+        timeout: 3600,
         bring,
         take: vec![format!("{OUTPUT}={}", output.display())],
         with,

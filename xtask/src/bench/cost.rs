@@ -24,7 +24,7 @@ impl Unit {
     }
 }
 
-/// What a send took, without the ones that took longest.
+/// What a send took at the best.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub(crate) struct Round {
     #[serde(rename = "before_ns")]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::cost::{Measured, NETDIAG, Round, Spread};
+use super::cost::{self, Measured, NETDIAG, Round, Spread};
 
 /// Most that netdiag may add for what another adds, by machine, source of `send` and the other's name. The
 /// machine is the series of a guest's kernel, or `native`.
@@ -34,7 +34,7 @@ impl Ratios {
         let limits = limits.get(machine).and_then(|sources| sources.get(source));
         let mut ratios = Vec::new();
         for (other, rounds) in measured.tracers().filter(|(name, _)| *name != NETDIAG) {
-            if rounds.iter().any(|round| round.added() <= 0.0) {
+            if cost::added(rounds).median <= 0.0 {
                 bail!("{other} seems to cost nothing: this machine has too much else to do");
             }
             let spread = Spread::of(parts(measured.netdiag(), rounds));
