@@ -61,13 +61,13 @@ impl Others {
 
 /// Versions, without which figures mean nothing.
 pub(super) fn versions() -> Result<Value> {
-    let first = |program: &str, argument: &str| -> Result<String> {
-        let said = process::output(Command::new(program).arg(argument))?;
+    let first = |program: &str, arguments: &[&str]| -> Result<String> {
+        let said = process::output(Command::new(program).args(arguments))?;
         Ok(said.lines().next().unwrap_or_default().to_owned())
     };
     Ok(json!({
-        "bpftrace": first("bpftrace", "--version")?,
-        "clang": first("clang", "--version")?,
-        "libbpf": first("pkg-config", "--modversion=libbpf")?,
+        "bpftrace": first("bpftrace", &["--version"])?,
+        "clang": first("clang", &["--version"])?,
+        "libbpf": first("pkg-config", &["--modversion", "libbpf"])?,
     }))
 }
