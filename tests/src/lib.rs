@@ -7,6 +7,7 @@
 //! the tools of a bare virtual machine (`ip`, `tc`, `nft`), and everything is removed on drop.
 
 pub mod attempt;
+pub mod beside;
 pub mod bpf;
 pub mod bpftrace;
 pub mod cgroup;
