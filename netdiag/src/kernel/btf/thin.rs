@@ -8,7 +8,7 @@ const FILLER: [u32; 3] = [0, 7 << 24, 0];
 impl Btf {
     /// BTF in which these functions and tracepoints have the ids that they have here, and nothing else has a
     /// name. Where several types have one name it is the first. For a reader that wants nothing but ids, and
-    /// makes objects of all types: of 130,000 it made them in 25 ms and 27 MB, of these in 1 ms.
+    /// makes an object of each type with all its members: that takes it half as long.
     #[must_use]
     pub fn thinned<'a>(
         &self,
