@@ -3,6 +3,7 @@
 //! The only part of netdiag that names aya.
 
 mod account;
+mod ahead;
 pub mod attach;
 pub mod btf;
 mod cgroups;

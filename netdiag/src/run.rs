@@ -13,7 +13,7 @@ use crate::{
     cli::{self, Asked},
     config::{Command, Config},
     exit::{self, Status},
-    node::vantage,
+    node::{own, vantage},
 };
 
 mod diagnose;
@@ -41,6 +41,7 @@ mod writer;
 /// Entry of the binary: parses, runs, and says in one line what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
+    own::keep_memory_small();
     let status = match run() {
         Ok(status) => status.into(),
         Err(error) => {

@@ -39,4 +39,5 @@ pub mod stream;
 pub mod tool;
 pub mod traffic;
 pub mod tree;
+pub mod usage;
 pub mod witness;
