@@ -67,6 +67,9 @@ pub(crate) struct Args {
     kernel: Option<String>,
 }
 
+/// A machine's life in seconds: the lab ends by itself, so this ends only one that hangs.
+const LONGEST_S: u32 = 4 * 60 * 60;
+
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let netdiag = build::netdiag(true)?;
     let lab = build::load("lab")?;
@@ -85,6 +88,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             let xtask = env::current_exe().context("cannot tell where this program stands")?;
             let mut command = Command::new(xtask);
             command.args(["vm", "--no-build", "--memory", "2048", "--kernel", kernel]);
+            command.args(["--timeout", &LONGEST_S.to_string()]);
             command.arg(format!("--bring={}=/root/lab", directory.display()));
             command.args(["--", "/root/lab/lab"]);
             command

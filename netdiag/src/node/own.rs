@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::{
+    thread::disable_transparent_huge_pages,
+    time::{ClockId, clock_gettime},
+};
 
 /// CPU time of this process since it started, user and system, all threads.
 #[must_use]
@@ -19,8 +22,11 @@ pub fn resident_bytes() -> Option<u64> {
 }
 
 /// Has threads allocate from one heap, and the heap shrink as soon as its end is free: several keep what each needed
-/// once. To be called before there is a second thread.
+/// once. And has the kernel back it with small pages: where transparent huge pages are always on, it puts 2 MiB below
+/// each byte of it in use, also later and by itself (khugepaged). To be called before there is a second thread.
 pub fn keep_memory_small() {
+    // A kernel without huge pages refuses, and has none to give.
+    let _refused = disable_transparent_huge_pages(true);
     /// Bytes of a free end that are given back, and that are asked for beyond what is needed.
     const FREE: i32 = 128 << 10;
     const MORE: i32 = 64 << 10;

@@ -20,8 +20,8 @@ pub(crate) struct Tally {
     pub(crate) took: Vec<(String, u64)>,
 }
 
-/// Lines of a failed test that are kept, of whatever it said.
-const FAILURE_LINES: usize = 40;
+/// Lines of a failed test that are kept: those that say what is wrong where there are such, else the first.
+const FAILURE_LINES: usize = 12;
 /// And characters of a line.
 const FAILURE_WIDTH: usize = 400;
 
@@ -69,7 +69,7 @@ impl Reader {
                 self.failing = Some((name.to_owned(), Vec::new()));
             }
         } else if let Some((_, said)) = &mut self.failing {
-            if said.len() < FAILURE_LINES && !line.is_empty() {
+            if !line.is_empty() {
                 said.push(line.chars().take(FAILURE_WIDTH).collect());
             }
         } else if let Some(reason) = line.strip_prefix("SKIPPED: ")
@@ -98,7 +98,12 @@ impl Reader {
             self.skips.push(missed);
         }
         if let Some((name, said)) = self.failing.take() {
-            self.total.failures.push(format!("{name}\n    {}", said.join("\n    ")));
+            let mut text = name;
+            for line in essence(&said) {
+                text.push_str("\n    ");
+                text.push_str(line.trim_start());
+            }
+            self.total.failures.push(text);
         }
     }
 
@@ -133,6 +138,16 @@ impl Reader {
 
     pub(crate) fn tally(self) -> Tally {
         self.total
+    }
+}
+
+/// What a failed test said that tells why it failed: whatever reads only the end of a long output shall find it there.
+fn essence(said: &[String]) -> Vec<&String> {
+    let is_wrong = |line: &&String| line.trim_start().starts_with("WRONG ");
+    let wrong = || said.iter().filter(is_wrong);
+    match wrong().next() {
+        Some(_) => wrong().take(FAILURE_LINES).collect(),
+        None => said.iter().take(FAILURE_LINES).collect(),
     }
 }
 
@@ -202,6 +217,20 @@ mod tests {
         let mut twice = tally(output);
         twice += tally(output);
         assert_eq!(twice.retries["runs were skipped"], 4);
+    }
+
+    #[test]
+    fn of_a_failed_test_what_is_wrong_is_kept() {
+        let notes = "  all is well\n".repeat(100);
+        let output = format!(
+            "failures:\n\n---- two stdout ----\n\nthread 'two' panicked at tests/two.rs:3:5:\n2 of 102 facts \
+             are wrong:\n{notes}  WRONG found 1, expected 2\n{notes}  WRONG too late\n\nfailures:\n    \
+             two\n\ntest result: FAILED. 0 passed; 1 failed\n"
+        );
+        let mut reader = Reader::default();
+        output.lines().for_each(|line| reader.line(line));
+        let expected = "two\n    WRONG found 1, expected 2\n    WRONG too late";
+        assert_eq!(reader.tally().failures, [expected]);
     }
 
     #[test]
