@@ -17,8 +17,9 @@ pub(super) static SCENARIO: Scenario = Scenario {
         let group = Limited::new(&stage.comm("render"), it["quota_percent"])?;
         group.hold(pid)?;
         stage.keep(group);
-        // An emulated processor takes a multiple of that for each answer.
-        let per_second = machine::amount(30.0, 6.0);
+        // An emulated processor takes a multiple of that for each answer, and others play beside it: more than it can
+        // do would be a fault of its own.
+        let per_second = machine::amount(30.0, 2.0);
         stage.start(Side::Client, "web", Act::Ask(Ask::to(vec![at; 8], per_second)))?;
         Ok(())
     },
