@@ -18,6 +18,12 @@ use crate::{packages, process, workspace};
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
 
+/// What serves a directory to a guest: a part of older qemu's packages, a package of its own since.
+const SERVER: &str = "virtiofsd";
+
+/// Where it stands.
+const SERVERS: [&str; 3] = ["usr/libexec/virtiofsd", "usr/lib/qemu/virtiofsd", "usr/lib/virtiofsd"];
+
 /// Where Debian has shared libraries, below the root of its packages.
 const LIBRARIES: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
 
@@ -25,6 +31,8 @@ const LIBRARIES: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"
 #[derive(Debug)]
 pub(crate) struct Emulator {
     program: PathBuf,
+    /// What its own files are below.
+    root: PathBuf,
     /// `LD_LIBRARY_PATH`, of one that is unpacked.
     libraries: Option<OsString>,
 }
@@ -33,7 +41,7 @@ impl Emulator {
     /// Finds or unpacks it.
     pub(crate) fn get() -> Result<Self> {
         if let Some(program) = process::which(PROGRAM) {
-            return Ok(Self { program, libraries: None });
+            return Ok(Self { program, root: "/".into(), libraries: None });
         }
         let directory = workspace::target().join("vm/qemu");
         let unpacked = Self::below(&directory)?;
@@ -58,7 +66,8 @@ impl Emulator {
     fn below(root: &Path) -> Result<Self> {
         let libraries = env::join_paths(LIBRARIES.map(|directory| root.join(directory)))
             .context("the path of target/ has a colon, which a library path cannot hold")?;
-        Ok(Self { program: root.join("usr/bin").join(PROGRAM), libraries: Some(libraries) })
+        let program = root.join("usr/bin").join(PROGRAM);
+        Ok(Self { program, root: root.to_owned(), libraries: Some(libraries) })
     }
 
     /// False too where a library that it was unpacked beside has left the system since.
@@ -77,7 +86,18 @@ impl Emulator {
         &self.program
     }
 
-    /// Sets what `command` needs to start the emulator.
+    /// The program that serves directories to a guest.
+    pub(super) fn server(&self) -> Result<PathBuf> {
+        let mut places = SERVERS.iter().map(|place| self.root.join(place));
+        places.find(|place| place.exists()).with_context(|| {
+            format!(
+                "there is no {SERVER} beside {}: install it, then try again",
+                self.program.display()
+            )
+        })
+    }
+
+    /// Sets what `command` needs to start the emulator, or the server beside it.
     pub(super) fn prepare(&self, command: &mut Command) {
         if let Some(libraries) = &self.libraries {
             command.env("LD_LIBRARY_PATH", libraries);
@@ -94,7 +114,13 @@ fn unpack(directory: &Path) -> Result<()> {
     eprintln!("setup: unpacking {PACKAGE} into target/vm/qemu: {why}");
     let work = tempfile::tempdir_in(workspace::target().join("vm"))?;
     let root = work.path().join("root");
-    for package in packages::download(PACKAGE, work.path())? {
+    let names = packages::candidates(&[PACKAGE, SERVER])?;
+    let server = names.iter().any(|(name, _)| name == SERVER).then_some(SERVER);
+    let mut files = packages::download(PACKAGE, work.path())?;
+    if let Some(server) = server {
+        files = packages::download(server, work.path())?;
+    }
+    for package in files {
         process::run(Command::new("dpkg-deb").arg("-x").args([&package, &root]))?;
     }
     if directory.exists() {
