@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use netdiag::{
     exit,
     kernel::facts::Facts as Kernel,
-    signal::DEFINITIONS,
+    signal::{DEFINITIONS, Hook},
     snapshot::{Doctor, SignalStatus},
 };
 
@@ -71,7 +71,8 @@ pub fn forced(signal: &str, source: &str) -> Result<SignalStatus> {
 }
 
 /// Whether the kernel may skip runs of a source, given by its `--source` argument, because tasks are
-/// preempted inside its programs.
+/// preempted inside its programs; of kprobes and classic tracepoints also where a bpf(2) call that
+/// looks into a hash is preempted (`bpf_disable_instrumentation`, include/linux/bpf.h).
 #[must_use]
 pub fn may_skip(forced: &str) -> bool {
     let sources = DEFINITIONS.iter().flat_map(|definition| {
@@ -79,7 +80,14 @@ pub fn may_skip(forced: &str) -> bool {
     });
     Kernel::read().preemption.may_preempt()
         && sources.into_iter().any(|(signal, source)| {
-            source.skips_when_preempted && forced == format!("{signal}={}", source.name)
+            let waits_for_calls = source.attachments.iter().any(|attachment| {
+                matches!(
+                    attachment.hook,
+                    Hook::Kprobe(_) | Hook::Kretprobe(_) | Hook::Tracepoint(..)
+                )
+            });
+            (source.skips_when_preempted || waits_for_calls)
+                && forced == format!("{signal}={}", source.name)
         })
 }
 
