@@ -5,7 +5,7 @@ use std::{
     fmt,
     io::{BufRead, BufReader, Read as _},
     path::PathBuf,
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{ChildStdout, Command, Stdio},
     time::Instant,
 };
 
@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{machine, netdiag::Netdiag, outcome, tool, traffic::Connection};
+use crate::{child::Own, machine, netdiag::Netdiag, outcome, tool, traffic::Connection};
 
 /// Where bpftrace attaches its script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -161,7 +161,7 @@ fn histogram(said: &str) -> Result<u64> {
 
 /// The process of another tracer; killed when dropped.
 struct Other {
-    child: Child,
+    child: Own,
     stdout: BufReader<ChildStdout>,
 }
 
@@ -177,6 +177,7 @@ impl Other {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
+            .map(Own::from)
             .with_context(|| format!("{command:?}"))?;
         let stdout = BufReader::new(child.stdout.take().context("standard output")?);
         Ok(Self { child, stdout })
@@ -211,13 +212,6 @@ impl Other {
         let status = self.child.wait()?;
         ensure!(status.success(), "a tracer failed ({status}): {said}");
         Ok(said)
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

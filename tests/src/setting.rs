@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{cgroup, tool};
 
@@ -57,8 +57,7 @@ impl Drop for Setting {
             eprintln!("{} does not get {} back: {error}", self.path.display(), self.before);
             return;
         }
-        let line = self.line();
-        if let Err(error) = strike(|noted| noted == line.trim_end()) {
+        if let Err(error) = strike(self.line().trim_end()) {
             eprintln!("{JOURNAL}: {error}");
         }
     }
@@ -82,15 +81,20 @@ fn note(line: &str) -> io::Result<()> {
     File::options().create(true).append(true).open(JOURNAL)?.write_all(line.as_bytes())
 }
 
-/// Takes lines out of the journal, which goes with its last one.
-fn strike(mut of: impl FnMut(&str) -> bool) -> io::Result<()> {
+/// What stands in the journal; nothing where there is none.
+fn journal() -> io::Result<String> {
+    match fs::read_to_string(JOURNAL) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        text => text,
+    }
+}
+
+/// Takes a line out of the journal, which goes with its last one.
+fn strike(line: &str) -> io::Result<()> {
     let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
-    let text = match fs::read_to_string(JOURNAL) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        text => text?,
-    };
+    let text = journal()?;
     let left: String =
-        text.lines().filter(|line| !of(line)).flat_map(|line| [line, "\n"]).collect();
+        text.lines().filter(|noted| *noted != line).flat_map(|line| [line, "\n"]).collect();
     if left.is_empty() { fs::remove_file(JOURNAL) } else { fs::write(JOURNAL, left) }
 }
 
@@ -102,21 +106,19 @@ fn strike(mut of: impl FnMut(&str) -> bool) -> io::Result<()> {
 pub(crate) fn clear_up() -> Result<()> {
     // Before what they need is taken back.
     cgroup::clear_up()?;
-    let mut stale = Vec::new();
-    strike(|line| {
-        let Some((pid, rest)) = line.split_once('\t') else { return true };
-        let gone = is_gone(pid);
-        if gone {
-            stale.extend(
-                rest.split_once('\t').map(|(path, value)| (path.to_owned(), value.to_owned())),
+    for line in journal().context(JOURNAL)?.lines().rev() {
+        let mut parts = line.splitn(3, '\t');
+        let (Some(pid), Some(path), Some(before)) = (parts.next(), parts.next(), parts.next())
+        else {
+            bail!(
+                "{JOURNAL} has a line of something else: {line:?}; set back what it names, then remove it"
             );
+        };
+        if is_gone(pid) {
+            eprintln!("a run that was killed has left {path}, which was {before} before");
+            set_back(Path::new(path), before).with_context(|| path.to_owned())?;
+            strike(line).context(JOURNAL)?;
         }
-        gone
-    })
-    .context(JOURNAL)?;
-    for (path, before) in stale.into_iter().rev() {
-        eprintln!("a run that was killed has left {path}, which was {before} before");
-        set_back(Path::new(&path), &before).context(path)?;
     }
     for entry in fs::read_dir("/run/netns").into_iter().flatten() {
         let name = entry?.file_name().to_string_lossy().into_owned();

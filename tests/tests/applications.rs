@@ -101,13 +101,16 @@ fn mean(flow: &Flow, name: &str) -> Duration {
 /// What a packet takes from one end to the other.
 const ONE_WAY: Duration = Duration::from_millis(5);
 
-/// That a response took the way there and back, and no longer than the program says: its clock runs from before
-/// the request to behind the response, with all its waits for a processor.
+/// That what netdiag says is what the program says, within 5 % or 1 ms; and that it is no shorter than the way
+/// there and back, and no longer than the program says, whose clock runs from before the request to behind
+/// the response.
 fn agrees(facts: &mut Facts, what: &str, found: Duration, said: Duration) {
     let least = 2 * ONE_WAY;
     // Both have digits that are significant, the program three.
     let holds = found >= least.mul_f64(0.99) && found <= said.mul_f64(1.01);
     facts.holds(format_args!("{what}: {found:?} is from {least:?} to {said:?}"), holds);
+    let bound = said.mul_f64(0.05).max(Duration::from_millis(1));
+    facts.holds(format_args!("{what}: {found:?} is {said:?}"), found.abs_diff(said) <= bound);
 }
 
 /// What redis-benchmark says: the mean and the median.

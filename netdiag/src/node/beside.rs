@@ -10,7 +10,7 @@ use std::{
 use super::pace::{Pace, thread_time};
 
 /// How long the loop that reads the rings may wait for one piece of such work.
-pub const PATIENCE: Duration = Duration::from_millis(10);
+pub const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Work of one kind: one piece at a time, and no more often than [`Pace`] lets it.
 #[derive(Debug)]

@@ -93,6 +93,12 @@ fn main() -> Result<()> {
                 let after_ns = send_ns(&mut connection, args.sends)?;
                 let before_ns = mem::replace(&mut before_ns, after_ns);
                 let steady = (after_ns - before_ns).abs() <= STEADY * after_ns.min(before_ns);
+                if !steady && tried == TRIES {
+                    eprintln!(
+                        "{name}: untraced sends took {before_ns:.0} ns before and {after_ns:.0} ns after, at the \
+                         last of {TRIES} tries as well: the machine was busy, this round says little"
+                    );
+                }
                 if steady || tried == TRIES {
                     measured.entry(name).or_default().push(json!({
                         "before_ns": before_ns,

@@ -16,7 +16,6 @@ use crate::{
     account::Lane,
     batch,
     filter::{self, User},
-    globals::unknown,
     kernel::{self, Access, Pointer, Refused, field},
     numbers::state::{CLOSE, CLOSE_WAIT, CLOSING, LAST_ACK, TIME_WAIT},
     signal::socket,
@@ -121,32 +120,27 @@ impl Socket {
     #[inline(always)]
     pub(super) unsafe fn tell<A: Access>(self, tale: &Tale, lane: Lane, counters: &mut Counters) {
         let Self { sk, slot, now_ns, .. } = self;
-        let tale = Tale { kind: unknown(tale.kind), ..*tale };
         // SAFETY: passed on.
         let Some(slot) = (unsafe { socket::admit_to::<A>(sk, Some(slot), lane, counters) }) else {
             return;
         };
-        // What verifiers do not know they want to see bounded.
-        let Some(sum) = slot.told.left_out.get_mut(tale.kind as usize) else {
-            counters.read_failed += 1;
-            return;
-        };
+        let sum = &mut slot.told.left_out[tale.kind as usize % kind::COUNT];
         let left_out = *sum;
+        *sum = left_out + tale.sum();
         if !slot.told.window.admits(now_ns, WINDOW_NS, MOST) {
-            *sum = left_out + tale.sum();
             counters.rate_limited += 1;
             return;
         }
-        *sum = 0;
+        slot.told.left_out[tale.kind as usize % kind::COUNT] = 0;
         let sample = Sample {
             flow: slot.flow,
             latency_ns: tale.latency_ns,
             other_ns: tale.other_ns,
             left_out,
             kind: tale.kind,
-            stalled_us: stalled_us(slot, &tale, now_ns),
+            stalled_us: stalled_us(slot, tale, now_ns),
             // SAFETY: passed on.
-            prompt_us: unsafe { prompt_us::<A>(sk, slot, &tale, now_ns) },
+            prompt_us: unsafe { prompt_us::<A>(sk, slot, tale, now_ns) },
             reserved: 0,
         };
         counters.begun += 1;
