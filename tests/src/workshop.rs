@@ -16,7 +16,7 @@ pub const BELOW: &str = "NETDIAG_MACHINE";
 
 /// What cargo is found by. In a guest these are the guest's own; those of the machine below have [`BELOW`] and
 /// a `_` before their names.
-const VARIABLES: [&str; 4] = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME"];
+const VARIABLES: [&str; 5] = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"];
 
 /// Directories that every container has of its own, or that hold nothing that builds.
 const OWN: [&str; 8] = ["proc", "sys", "dev", "tmp", "host", "run", "var", "lost+found"];

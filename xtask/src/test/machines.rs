@@ -68,7 +68,8 @@ const BETWEEN: [&str; 10] = [
 const OLDEST: [&str; 2] = ["diagnose", "lab"];
 
 /// Containers as a runtime makes them: natively where cgroups are of v1, and on one kernel with v2. What each
-/// kernel tells of cgroups is tested without a runtime.
+/// kernel tells of cgroups is tested without a runtime. One of them holds what builds netdiag: its machine is
+/// shown that.
 const CONTAINERS: [&str; 1] = ["pod"];
 
 /// What a start takes, which younger verifiers do in less: natively, on 6.12 and on the newest. Older ones
@@ -156,7 +157,7 @@ fn workshop(variable: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let directories = libraries.into_iter().chain(homes).flatten().filter(|path| path.is_dir());
     let directories = directories.chain([workspace::root().to_owned()]);
     let shares = directories.map(|path| format!("--share={}", path.display()));
-    let names = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME"];
+    let names = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"];
     let variables = names
         .into_iter()
         .filter_map(|name| Some(format!("--env=NETDIAG_MACHINE_{name}={}", variable(name)?)));

@@ -48,9 +48,7 @@ impl Emulator {
         if unpacked.starts() {
             return Ok(unpacked);
         }
-        fs::create_dir_all(&directory)?;
-        let lock = fs::File::create(directory.with_extension("lock"))?;
-        lock.lock().context("cannot lock the emulator's directory")?;
+        let _lock = lock(&directory)?;
         if !unpacked.starts() {
             unpack(&directory)?;
         }
@@ -86,15 +84,26 @@ impl Emulator {
         &self.program
     }
 
-    /// The program that serves directories to a guest.
+    /// The program that serves directories to a guest; installed, or unpacked beside the emulator, where it is
+    /// a package of its own.
     pub(super) fn server(&self) -> Result<PathBuf> {
-        let mut places = SERVERS.iter().map(|place| self.root.join(place));
-        places.find(|place| place.exists()).with_context(|| {
-            format!(
-                "there is no {SERVER} beside {}: install it, then try again",
-                self.program.display()
-            )
-        })
+        let find =
+            || SERVERS.iter().map(|place| self.root.join(place)).find(|place| place.exists());
+        if let Some(server) = find() {
+            return Ok(server);
+        }
+        let why = "directories that a guest is shown";
+        if !packages::has_apt() {
+            bail!("{SERVER} missing, needed for {why}: install it, then try again");
+        }
+        if self.libraries.is_some() {
+            let _lock = lock(&self.root)?;
+            eprintln!("setup: unpacking {SERVER} into target/vm/qemu: {why}");
+            extract(SERVER, &self.root)?;
+        } else {
+            packages::install(&[SERVER], why)?;
+        }
+        find().with_context(|| format!("{SERVER} is in none of {SERVERS:?}: {why} cannot be had"))
     }
 
     /// Sets what `command` needs to start the emulator, or the server beside it.
@@ -103,6 +112,14 @@ impl Emulator {
             command.env("LD_LIBRARY_PATH", libraries);
         }
     }
+}
+
+/// Held while what is unpacked into `directory` changes.
+fn lock(directory: &Path) -> Result<fs::File> {
+    fs::create_dir_all(directory)?;
+    let lock = fs::File::create(directory.with_extension("lock"))?;
+    lock.lock().context("cannot lock the emulator's directory")?;
+    Ok(lock)
 }
 
 /// Makes `directory` out of the emulator's package and of the libraries that this system lacks.
@@ -114,17 +131,18 @@ fn unpack(directory: &Path) -> Result<()> {
     eprintln!("setup: unpacking {PACKAGE} into target/vm/qemu: {why}");
     let work = tempfile::tempdir_in(workspace::target().join("vm"))?;
     let root = work.path().join("root");
-    let names = packages::candidates(&[PACKAGE, SERVER])?;
-    let server = names.iter().any(|(name, _)| name == SERVER).then_some(SERVER);
-    let mut files = packages::download(PACKAGE, work.path())?;
-    if let Some(server) = server {
-        files = packages::download(server, work.path())?;
-    }
-    for package in files {
-        process::run(Command::new("dpkg-deb").arg("-x").args([&package, &root]))?;
-    }
+    extract(PACKAGE, &root)?;
     if directory.exists() {
         fs::remove_dir_all(directory)?;
     }
     fs::rename(root, directory).context("cannot put the emulator into target/vm/qemu")
+}
+
+/// Unpacks a package, and what it needs that this system lacks, into `root`.
+fn extract(package: &str, root: &Path) -> Result<()> {
+    let work = tempfile::tempdir_in(workspace::target().join("vm"))?;
+    for file in packages::download(package, work.path())? {
+        process::run(Command::new("dpkg-deb").arg("-x").args([&file, root]))?;
+    }
+    Ok(())
 }

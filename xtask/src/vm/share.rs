@@ -30,7 +30,9 @@ for directory; do
     mkdir -p "$root$directory"
     mount --bind -o ro "$directory" "$root$directory"
 done
-mount -o remount,ro "$root"
+mount -o remount,bind,ro "$root"
+# It writes a file with its number there.
+mkdir -p /run/virtiofsd 2>/dev/null || { mount -t tmpfs tmpfs /run && mkdir /run/virtiofsd; }
 exec "$server" --socket-path="$socket" -o source="$root" -o cache=always"#;
 
 /// How long the server may take to be there.
