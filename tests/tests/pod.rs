@@ -168,8 +168,8 @@ fn cargo_xtask_run_works_in_a_container() -> Result<()> {
         )?;
         let said = finish("cargo xtask run", &output)?;
         let inside: Doctor = serde_json::from_str(&said).context(said)?;
+        println!("hostPID {host_pid}: {:.0?}", begun.elapsed());
         let mut facts = Facts::new();
-        facts.note(format_args!("hostPID {host_pid}: {:.0?}", begun.elapsed()));
         facts.note(String::from_utf8_lossy(&output.stderr));
         facts.equal("kernel", inside.kernel.as_str(), machine::release().as_str());
         facts.equal("root of the node", inside.host_root.as_str(), "/host");
