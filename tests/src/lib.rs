@@ -41,3 +41,4 @@ pub mod traffic;
 pub mod tree;
 pub mod usage;
 pub mod witness;
+pub mod workshop;

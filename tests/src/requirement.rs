@@ -11,7 +11,8 @@ use rustix::fs::{FlockOperation, flock};
 use crate::{
     conntrack::{self, module},
     machine::{self, Series},
-    processor, reader, setting, tool, tree,
+    processor, reader, setting, tool,
+    workshop::{self, Workshop},
 };
 
 /// The kernels that netdiag is held to work on: Debian's, by series.
@@ -90,6 +91,7 @@ pub fn expectation(feature: Feature) -> Expectation {
             Must
         }
         Feature::Bpftrace => machine::amount(Must, May),
+        Feature::Cargo if std::env::var_os(workshop::BELOW).is_some() => Must,
         Feature::Compiler | Feature::Cargo | Feature::Readers | Feature::Redis | Feature::Http2 => {
             machine::amount(Must, Absent)
         }
@@ -121,9 +123,7 @@ pub fn available(feature: Feature) -> bool {
         Feature::Bpftrace => tool::find("bpftrace").is_some(),
         Feature::Compiler => tool::find("cc").is_some() && tool::find("objcopy").is_some(),
         Feature::Runc => tool::find("runc").is_some(),
-        Feature::Cargo => {
-            tool::find("cargo").is_some() && tree::root().is_ok_and(|tree| tree.is_some())
-        }
+        Feature::Cargo => Workshop::find().is_some(),
         Feature::Setpriv => tool::find("setpriv").is_some(),
         Feature::Readers => reader::all().is_ok(),
         Feature::Redis => tool::find("redis-benchmark").is_some(),

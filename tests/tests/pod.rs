@@ -7,6 +7,7 @@ use std::{
     net::TcpListener,
     process::Command,
     thread,
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -26,7 +27,7 @@ use netdiag_tests::{
         process::Shell,
         request::{Exchange, exchange},
     },
-    tree,
+    workshop::Workshop,
 };
 
 const SENDS: usize = 20;
@@ -157,29 +158,20 @@ fn recordings_are_on_the_node_or_it_is_said_that_they_are_not() -> Result<()> {
 #[test]
 fn cargo_xtask_run_works_in_a_container() -> Result<()> {
     require!(Feature::Cargo);
-    let root = tree::root()?.context("the work tree is not there")?;
+    let workshop = Workshop::find().context("nothing is built here")?;
     let _alone = alone();
     for host_pid in [false, true] {
-        let mut pod = Container::of_daemonset()?.without_mounts("/usr").with_host_pid(host_pid);
-        for directory in fs::read_dir("/")?.flatten() {
-            let (path, name) = (directory.path(), directory.file_name());
-            let own = ["proc", "sys", "dev", "tmp", "host", "run", "var", "lost+found"];
-            if !own.iter().any(|own| name == *own) && path.is_dir() {
-                pod = pod.with_mount(&path, &path.to_string_lossy(), true);
-            }
-        }
-        let target = root.join("target");
-        pod = pod.with_mount(&target, &target.to_string_lossy(), false).in_directory(&root);
-        for name in ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME"] {
-            if let Ok(value) = std::env::var(name) {
-                pod = pod.with_env(name, &value);
-            }
-        }
-        let output =
-            run_command(pod.command(&["cargo", "xtask", "run", "--", "doctor", "-o", "json"])?)?;
+        let begun = Instant::now();
+        let mut room = workshop.furnish(Container::of_daemonset()?.with_host_pid(host_pid))?;
+        let output = run_command(
+            room.container.command(&["cargo", "xtask", "run", "--", "doctor", "-o", "json"])?,
+        )?;
         let said = finish("cargo xtask run", &output)?;
         let inside: Doctor = serde_json::from_str(&said).context(said)?;
+        println!("hostPID {host_pid}: {:.0?}", begun.elapsed());
         let mut facts = Facts::new();
+        facts.note(String::from_utf8_lossy(&output.stderr));
+        facts.equal("kernel", inside.kernel.as_str(), machine::release().as_str());
         facts.equal("root of the node", inside.host_root.as_str(), "/host");
         facts.equal("what is not seen of it", inside.unseen, vec![]);
         facts.finish();

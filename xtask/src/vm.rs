@@ -8,6 +8,7 @@ mod kernel;
 mod library;
 mod machine;
 mod modules;
+pub(crate) mod share;
 mod sources;
 
 use std::{
@@ -24,6 +25,7 @@ pub(crate) use self::emulator::Emulator;
 use self::{
     kernel::Kernel,
     machine::{End, Settings},
+    share::Server,
 };
 use crate::{build, process, setup, workspace};
 
@@ -86,6 +88,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PROGRAM")]
     with: Vec<String>,
 
+    /// Show a directory of this machine in the guest, read-only, below /machine (from kernel 6.1 on)
+    #[arg(long, value_name = "DIR")]
+    share: Vec<String>,
+
     /// Set an environment variable for the command
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
@@ -142,6 +148,7 @@ pub(crate) fn count(
         bring,
         take: vec![format!("{OUTPUT}={}", output.display())],
         with,
+        share: Vec::new(),
         env: Vec::new(),
         no_build: true,
         time: false,
@@ -162,9 +169,10 @@ pub(crate) fn count(
 fn run(args: &Args, netdiag: &Path) -> Result<u8> {
     let kernel = Kernel::get(&args.kernel)?;
     let takes = args.take.iter().map(|take| parse_take(take)).collect::<Result<Vec<_>>>()?;
+    let shares = args.share.iter().map(|share| share::parse(share)).collect::<Result<Vec<_>>>()?;
     let mut run = image::Run {
         with: args.with.clone(),
-        command: script(&args.env, &args.command)?,
+        command: share::mount(&shares) + &script(&args.env, &args.command)?,
         take: takes.iter().map(|(guest, _)| guest.clone()).collect(),
         ..image::Run::default()
     };
@@ -177,8 +185,11 @@ fn run(args: &Args, netdiag: &Path) -> Result<u8> {
     let scratch = tempfile::tempdir().context("no temporary directory")?;
     let path = |name: &str| scratch.path().join(name);
     image::write(&kernel, &run, &path("image.cpio"))?;
+    let emulator = Emulator::get()?;
+    let server = Server::start(&emulator, &shares, scratch.path())?;
     let settings = Settings {
-        emulator: Emulator::get()?,
+        emulator,
+        share: server.as_ref().map(|server| server.socket().to_owned()),
         cpus: if args.icount { 1 } else { args.smp },
         memory_mib: args.memory,
         append: args.append.clone(),

@@ -1,6 +1,11 @@
 //! The kernels that the tests run on, in virtual machines.
 
-use std::{env, ffi::OsString, process::Command};
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 
@@ -10,6 +15,7 @@ use super::{
     steps::Output,
     tally::Tally,
 };
+use crate::{vm::share, workspace};
 
 /// A machine to test on.
 pub(crate) struct Machine {
@@ -62,7 +68,8 @@ const BETWEEN: [&str; 10] = [
 const OLDEST: [&str; 2] = ["diagnose", "lab"];
 
 /// Containers as a runtime makes them: natively where cgroups are of v1, and on one kernel with v2. What each
-/// kernel tells of cgroups is tested without a runtime.
+/// kernel tells of cgroups is tested without a runtime. One of them holds what builds netdiag: its machine is
+/// shown that.
 const CONTAINERS: [&str; 1] = ["pod"];
 
 /// What a start takes, which younger verifiers do in less: natively, on 6.12 and on the newest. Older ones
@@ -130,9 +137,31 @@ impl Machine {
         command.args(["--timeout", &SECONDS.to_string()]);
         command.arg(format!("--bring={}=/root/tests", directory.display()));
         command.args(self.environment.iter().map(|variable| format!("--env={variable}")));
+        if CONTAINERS.iter().any(|name| self.tests.has(name)) {
+            command.args(workshop(|name| env::var(name).ok()));
+        }
         command.args(["--", "sh", "-c", binaries::RUN_ALL, "sh"]).args(arguments);
         runner::tests(&mut command, output)
     }
+}
+
+/// Options by which a guest sees what everything is built with, and learns what cargo is found by; `variable`
+/// gives those of this machine.
+fn workshop(variable: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let below_home = |name: &str, directory: &str| {
+        let given = variable(name).map(PathBuf::from);
+        given.or_else(|| Some(Path::new(&variable("HOME")?).join(directory)))
+    };
+    let libraries = ["/usr", "/bin", "/lib", "/lib64"].map(|path| Some(path.into()));
+    let homes = [below_home("CARGO_HOME", ".cargo"), below_home("RUSTUP_HOME", ".rustup")];
+    let directories = libraries.into_iter().chain(homes).flatten().filter(|path| path.is_dir());
+    let directories = directories.chain([workspace::root().to_owned()]);
+    let shares = directories.map(|path| format!("--share={}", path.display()));
+    let names = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"];
+    let variables = names
+        .into_iter()
+        .filter_map(|name| Some(format!("--env=NETDIAG_MACHINE_{name}={}", variable(name)?)));
+    shares.chain(variables).chain([format!("--env=NETDIAG_MACHINE={}", share::GUEST)]).collect()
 }
 
 #[cfg(test)]
@@ -140,7 +169,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::workspace;
 
     /// A test that was renamed would run everywhere, or nowhere.
     #[test]
@@ -165,5 +193,18 @@ mod tests {
             let machines = MACHINES.iter().filter(|machine| machine.tests.has(name)).count();
             assert!(machines >= 1 || NATIVE.contains(&name), "{name} has no machine");
         }
+    }
+
+    #[test]
+    fn a_guest_is_shown_what_builds() {
+        let options = workshop(|name| match name {
+            "HOME" => Some("/proc".to_owned()),
+            "CARGO_HOME" => Some("/proc/sys".to_owned()),
+            _ => None,
+        });
+        let has = |option: &str| options.iter().any(|one| one == option);
+        assert!(has("--share=/proc/sys") && has("--env=NETDIAG_MACHINE_CARGO_HOME=/proc/sys"));
+        assert!(has(&format!("--share={}", workspace::root().display())), "{options:?}");
+        assert!(!has("--share=/proc/.rustup"), "what is not there is not shared");
     }
 }

@@ -8,7 +8,7 @@ use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, Write},
     os::{fd::AsRawFd as _, unix::net::UnixStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::emulator::Emulator;
+use super::{emulator::Emulator, share};
 
 /// How to run the machine.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) icount: bool,
     pub(crate) kvm: bool,
     pub(crate) timeout: Duration,
+    /// The socket of a server of directories.
+    pub(crate) share: Option<PathBuf>,
 }
 
 /// An emulated processor without the features that cost an emulator most: a fifth level of page
@@ -158,7 +160,8 @@ fn command(
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(settings.emulator.program());
     settings.emulator.prepare(&mut command);
-    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", "pc"]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    command.args(["-M", if settings.share.is_some() { "pc,memory-backend=memory" } else { "pc" }]);
     if settings.kvm {
         command.args(["-accel", "kvm", "-cpu", "host"]);
     } else if settings.icount {
@@ -181,6 +184,14 @@ fn command(
     for (number, fd) in (1..).zip(ports) {
         command.args(["-chardev", &format!("socket,id=port{number},fd={fd}")]);
         command.args(["-device", &format!("virtserialport,chardev=port{number},nr={number}")]);
+    }
+    if let Some(socket) = &settings.share {
+        // The server reads the guest's requests out of its memory. After the ports, whose names count devices.
+        command
+            .arg("-object")
+            .arg(format!("memory-backend-memfd,id=memory,share=on,size={}M", settings.memory_mib));
+        command.arg("-chardev").arg(format!("socket,id=share,path={}", socket.display()));
+        command.args(["-device", &format!("vhost-user-fs-pci,chardev=share,tag={}", share::TAG)]);
     }
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command
