@@ -51,6 +51,18 @@ pub(crate) fn opaque<T>(mut pointer: *mut T) -> *mut T {
     pointer
 }
 
+/// The same for a pointer that was checked: what the optimiser has lost sight of is not checked again.
+///
+/// # Safety
+/// It is not null.
+#[inline(always)]
+pub(crate) unsafe fn opaque_checked<T>(pointer: *mut T) -> *mut T {
+    let pointer = opaque(pointer);
+    // SAFETY: see above.
+    unsafe { core::hint::assert_unchecked(!pointer.is_null()) };
+    pointer
+}
+
 /// The number itself, opaque to the optimiser.
 #[inline(always)]
 pub(crate) fn opaque_number(mut number: u64) -> u64 {

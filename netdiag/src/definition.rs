@@ -163,8 +163,8 @@ pub enum Hook {
 /// A program and the place it attaches to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// Name of the program in the eBPF object. Where sockets are remembered in the hash, a program
-    /// of that name with `_hash` behind it goes first if there is one.
+    /// Name of the program in the eBPF object. Where the kernel refuses it, the one of that name with `_plain` behind it
+    /// is tried, if there is one: it does without compare-and-exchange (5.12).
     pub program: &'static str,
     /// Where it goes.
     pub hook: Hook,

@@ -12,13 +12,13 @@ use netdiag_common::{
 
 use super::{
     ctnetlink::Ctnetlink,
-    hooks::{Kernel, Link, load_kprobe, program_name, unload},
+    hooks::{Kernel, Link, load_kprobe, unload},
     modules::{Follow, Presence},
     plan::Options,
 };
 use crate::{
     coverage::{Refusal, SignalStatus, Status},
-    signal::{Attachment, By, Cost, DEFINITIONS, Definition, Extra, Role, Source, When},
+    signal::{Attachment, By, Cost, DEFINITIONS, Definition, Extra, Hook, Role, Source, When},
 };
 
 /// What is wanted.
@@ -87,7 +87,7 @@ pub(super) fn attach(
             }
             let presence = source.module.map(Presence::of);
             let signal = definition.signal;
-            let mut trial = Trial { kernel, ebpf, locations, place, signal, options };
+            let mut trial = Trial { kernel, ebpf, locations, signal, options };
             let result = if presence == Some(Presence::Absent) && kernel.facts.kprobes {
                 // Its functions cannot be looked for yet.
                 fields(locations, source.fields).and_then(|()| trial.until_loaded(source))
@@ -202,7 +202,6 @@ struct Trial<'a> {
     kernel: &'a Kernel,
     ebpf: &'a mut Ebpf,
     locations: &'a Locations,
-    place: SlotPlace,
     signal: Signal,
     options: &'a Options,
 }
@@ -289,25 +288,45 @@ impl Trial<'_> {
     /// Attaches all of them, or none. Ends go first, so that no beginning waits for an end that was
     /// not yet attached.
     fn attach_all(&mut self, attachments: &[Attachment]) -> Result<Vec<Attached>> {
-        let Self { kernel, ebpf, place, signal, .. } = self;
         let mut attached = Vec::new();
         for attachment in attachments.iter().rev() {
-            let program = program_name(ebpf, attachment, *place == SlotPlace::Hash);
-            match kernel.attach(ebpf, &program, attachment.hook) {
-                Ok(link) => {
-                    let role = attachment.role;
-                    attached.push(Attached { signal: *signal, program, role, link: Some(link) });
-                }
+            match self.attach(attachment) {
+                Ok((program, link)) => attached.push(Attached {
+                    signal: self.signal,
+                    program,
+                    role: attachment.role,
+                    link: Some(link),
+                }),
                 Err(error) => {
-                    unload(ebpf, &program);
                     for done in &attached {
-                        unload(ebpf, &done.program);
+                        unload(self.ebpf, &done.program);
                     }
                     return Err(error);
                 }
             }
         }
         Ok(attached)
+    }
+
+    /// Attaches the program, or the one that stands in for it on older kernels.
+    fn attach(&mut self, attachment: &Attachment) -> Result<(String, Link)> {
+        self.attach_program(attachment.program, attachment.hook).or_else(|error| {
+            let plain = format!("{}_plain", attachment.program);
+            if self.ebpf.program(&plain).is_none() {
+                return Err(error);
+            }
+            self.attach_program(&plain, attachment.hook)
+        })
+    }
+
+    fn attach_program(&mut self, program: &str, hook: Hook) -> Result<(String, Link)> {
+        match self.kernel.attach(self.ebpf, program, hook) {
+            Ok(link) => Ok((program.to_owned(), link)),
+            Err(error) => {
+                unload(self.ebpf, program);
+                Err(error)
+            }
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     symbols::{Symbol, Symbols},
     tracefs::{self, Tracefs},
 };
-use crate::signal::{Attachment, By, DEFINITIONS, Hook, conntrack::NETFILTER_HOOKS, drop};
+use crate::signal::{By, DEFINITIONS, Hook, conntrack::NETFILTER_HOOKS, drop};
 
 /// What is known of the kernel before anything is loaded; dropped after the attach.
 pub(super) struct Kernel {
@@ -226,12 +226,6 @@ pub(super) fn detach_kprobe(ebpf: &mut Ebpf, name: &str, link: Link) {
         // The function may be gone already.
         let _gone = program.detach(link);
     }
-}
-
-/// The program that an attachment means in this run.
-pub(super) fn program_name(ebpf: &Ebpf, attachment: &Attachment, hashed: bool) -> String {
-    let variant = format!("{}_hash", attachment.program);
-    if hashed && ebpf.program(&variant).is_some() { variant } else { attachment.program.to_owned() }
 }
 
 /// Takes a program out of the kernel again.
