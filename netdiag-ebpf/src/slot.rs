@@ -39,8 +39,8 @@ const UNWANTED: u32 = 8;
 pub(crate) struct Slot {
     /// Its number, never 0.
     pub(crate) flow: FlowId,
-    /// When its counters were last reported.
-    pub(crate) reported_ns: u64,
+    /// When its counters shall be reported again where it is in use. 0: at once, as long as it is not `ANNOUNCED`.
+    pub(crate) due_ns: u64,
     /// Process that used it last in its own context, 0 when none was seen.
     pub(crate) owner: u32,
     /// `ANNOUNCED`, `CLIENT`, `SERVER`, `UNWANTED`.

@@ -96,8 +96,7 @@ fn begin<A: Access>(sk: Pointer, place: Place, again: Again, lane: Lane) {
     }
     // SAFETY: no precondition.
     let mut start_ns = unsafe { bpf_ktime_get_ns() };
-    if slot.owner != call.process() || slot.flags & ANNOUNCED == 0 || socket::is_due(slot, start_ns)
-    {
+    if slot.owner != call.process() || socket::is_due(slot, start_ns) {
         // SAFETY: as above.
         unsafe { introduce::<A>(sk, slot, call.process(), lane) };
         // The report is not charged to the call.
@@ -145,8 +144,8 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, function
         }
         return;
     };
-    let sample =
-        || Sample { flow, latency_ns: end_ns.wrapping_sub(start_ns), result: i64::from(result) };
+    let latency_ns = end_ns.wrapping_sub(start_ns);
+    let sample = || Sample { flow, latency_ns, result: i64::from(result) };
     let Some(batches) = batch::of_this_cpu() else { return };
     // SAFETY: just got; makes no reference.
     let batch = unsafe {

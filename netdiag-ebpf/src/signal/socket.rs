@@ -194,6 +194,7 @@ fn begins_anew<A: Access>(sk: Pointer, slot: &mut Slot, lane: Lane) {
     if let Some(flow) = slot::new_flow(lane) {
         slot.flow = flow;
         slot.flags = 0;
+        slot.due_ns = 0;
         slot.retrans_known = 0;
         if settings::is_on(Signal::Send) {
             send::renumber(sk, flow);

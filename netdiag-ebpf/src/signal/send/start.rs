@@ -74,9 +74,12 @@ pub(super) fn is_under_way(call: &Call, place: Place) -> bool {
     if place == Place::Seat && seat::has(call) {
         return true;
     }
+    if !may_be_elsewhere(call, place) {
+        return false;
+    }
+    let key = *call;
     // SAFETY: only this thread writes and removes its own entry.
-    may_be_elsewhere(call, place)
-        && unsafe { STARTS.get(call) }.is_some_and(|start| start.start_ns != 0)
+    unsafe { STARTS.get(&key) }.is_some_and(|start| start.start_ns != 0)
 }
 
 /// Puts the beginning of this thread's call where its end finds it, and counts it.
@@ -93,13 +96,15 @@ pub(super) fn remember(call: &Call, place: Place, start: Start, counters: &mut C
             return;
         }
     }
-    let inserted = insert(call, start);
+    // A copy: what helpers are shown is in memory, and a call that has a seat shall not be.
+    let key = *call;
+    let inserted = insert(&key, start);
     counters.seen += 1;
     if inserted == Ok(()) {
         counters.begun += 1;
         return;
     }
-    let Some(earlier) = STARTS.get_ptr_mut(call) else {
+    let Some(earlier) = STARTS.get_ptr_mut(&key) else {
         counters.map_full += 1;
         return;
     };
@@ -154,7 +159,8 @@ pub(super) fn recall(call: &Call, place: Place) -> Option<Start> {
     if !may_be_elsewhere(call, place) {
         return None;
     }
-    let entry = STARTS.get_ptr_mut(call)?;
+    let key = *call;
+    let entry = STARTS.get_ptr_mut(&key)?;
     // SAFETY: only this thread writes and removes its own entry. Cleared first, so that an entry
     // that cannot be removed is not taken for a call under way.
     let start = unsafe {
@@ -164,7 +170,7 @@ pub(super) fn recall(call: &Call, place: Place) -> Option<Start> {
     };
     let mut tries = 0;
     while tries < TRIES {
-        if matches!(STARTS.remove(call), Ok(()) | Err(ENOENT)) {
+        if matches!(STARTS.remove(&key), Ok(()) | Err(ENOENT)) {
             break;
         }
         tries += 1;
