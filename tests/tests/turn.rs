@@ -7,7 +7,7 @@ mod overlap;
 
 use std::{
     io::Read as _,
-    net::{Shutdown, TcpListener},
+    net::{Shutdown, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -140,6 +140,16 @@ fn a_turn_takes_what_the_clocks_of_both_ends_say() -> Result<()> {
     Ok(())
 }
 
+/// Waits until so many bytes can be read: what was sent may still be on its way.
+fn until_there(socket: &TcpStream, bytes: u64) -> Result<()> {
+    let start = Instant::now();
+    while rustix::io::ioctl_fionread(socket)? < bytes {
+        anyhow::ensure!(start.elapsed() < machine::patience(), "{bytes} bytes do not come");
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 /// Data that waits for its reader: neither the path nor who answers.
 #[test]
 fn a_slow_reader_raises_read_wait_only() -> Result<()> {
@@ -159,14 +169,15 @@ fn a_slow_reader_raises_read_wait_only() -> Result<()> {
                     send_once(&connection.client, &[1; 10_000])?;
                     send_once(&connection.client, &[2; 10_000])
                 })?;
-                connection.server.peek(&mut [0])?;
+                until_there(&connection.server, 20_000)?;
+                let there = Instant::now();
                 thread::sleep(late);
                 let read = timed(|| {
                     let mut buffer = vec![0; 20_000];
                     Ok((&connection.server).read_exact(&mut buffer)?)
                 })?;
                 bounds.push(Bounds {
-                    least: read.0.saturating_duration_since(sent.1),
+                    least: read.0.saturating_duration_since(there),
                     most: read.1 - sent.0,
                 });
                 set.push((late, read.1 - sent.0));

@@ -11,7 +11,7 @@ use crate::{
     snapshot::Owner,
     watched::{
         Group, Series, Watched,
-        period::{self, Period, Spiky},
+        period::{self, Fit, Period, Spiky},
         series::Of,
     },
 };
@@ -101,7 +101,7 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
         Some((of, metric, period::period(&series.cells(line), spiky(metric))?))
     });
     let all: Vec<Found> = all.collect();
-    let tried = all.len() as f64;
+    let tried = distinct(&all) as f64;
     let mut found: Vec<Found> = Vec::new();
     for (of, metric, period) in all {
         let is_regular = period.fit.chance * tried < limits.of(&CHANCE);
@@ -115,6 +115,17 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     }
     let (found, is_common) = common(found);
     found.iter().map(|found| tell(watched, limits, found, is_common)).collect()
+}
+
+/// How many of them are of different times. Lines that a spike shows in at once are one try, not several.
+fn distinct(all: &[Found]) -> usize {
+    let mut known: Vec<&Fit> = Vec::new();
+    for (.., period) in all {
+        if !known.iter().any(|one| one.is_same(&period.fit)) {
+            known.push(&period.fit);
+        }
+    }
+    known.len()
 }
 
 fn agree(one: &Period, other: &Period) -> bool {

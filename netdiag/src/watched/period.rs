@@ -62,21 +62,34 @@ const STEADY: f64 = 8.0;
 /// The most regular spikes of a latency, none where there are too few.
 #[must_use]
 pub fn period(cells: &[Cell], spiky: Spiky) -> Option<Period> {
-    let all = LEVELS.into_iter().flat_map(|level| {
-        BRIDGES.into_iter().filter_map(move |bridge| regular(cells, level, bridge, spiky))
-    });
+    let seconds = median(cells.iter().map(|cell| cell.seconds))?;
+    let mut tries: Vec<(Vec<Spike>, u64)> = Vec::new();
+    for level in LEVELS {
+        let Some(watch) = Watch::of(cells, level, spiky) else { continue };
+        for bridge in BRIDGES {
+            let spikes = watch.spikes(bridge);
+            // Who sees the same spikes tries nothing else.
+            if !tries.iter().any(|(known, _)| are_same(known, &spikes, seconds)) {
+                tries.push((spikes, watch.usual_ns));
+            }
+        }
+    }
+    let all = tries.iter().filter_map(|(spikes, usual_ns)| regular(spikes, *usual_ns, seconds));
     let mut best = all.min_by(|one, other| one.fit.chance.total_cmp(&other.fit.chance))?;
-    // Each was one more try.
-    best.fit.chance *= (LEVELS.len() * BRIDGES.len()) as f64;
+    best.fit.chance *= tries.len() as f64;
     Some(best)
 }
 
-fn regular(cells: &[Cell], level: usize, bridge: usize, spiky: Spiky) -> Option<Period> {
-    let watch = Watch::of(cells, level, spiky)?;
-    let spikes = watch.spikes(bridge);
+/// Whether they are of the same times, as well as these are known.
+fn are_same(some: &[Spike], others: &[Spike], resolution: f64) -> bool {
+    let mut pairs = some.iter().zip(others);
+    some.len() == others.len()
+        && pairs.all(|(one, other)| (one.start - other.start).abs() <= resolution / 2.0)
+}
+
+fn regular(spikes: &[Spike], usual_ns: u64, resolution: f64) -> Option<Period> {
     let starts: Vec<_> = spikes.iter().map(|spike| spike.start).collect();
-    let seconds = median(cells.iter().map(|cell| cell.seconds))?;
-    let fit = fit::grid(&starts, seconds)?;
+    let fit = fit::grid(&starts, resolution)?;
     let of = |value: fn(&Spike) -> f64| median(fit.on.iter().map(|&on| value(&spikes[on])));
     let height_ns = of(|spike| spike.height_ns as f64)? as u64;
     // What takes that long recurs by itself: its end is where the next begins.
@@ -86,7 +99,7 @@ fn regular(cells: &[Cell], level: usize, bridge: usize, spiky: Spiky) -> Option<
     Some(Period {
         lasts: of(|spike| spike.seconds)?,
         height_ns,
-        usual_ns: watch.usual_ns,
+        usual_ns,
         share: of(|spike| spike.share)?,
         answers: of(|spike| spike.answers)?,
         fit,

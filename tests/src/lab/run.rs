@@ -56,6 +56,11 @@ impl Case {
         format!("{}{}", self.scenario.name, if self.twin { " (twin)" } else { "" })
     }
 
+    /// Whether whatever plays beside it would suffer.
+    const fn alone(&self) -> bool {
+        matches!(self.scenario.needs, Needs::OwnMachine(_))
+    }
+
     /// Why it cannot be had here, if so.
     #[must_use]
     pub fn missing(&self) -> Option<&'static str> {
@@ -105,7 +110,8 @@ pub struct Manner {
     pub without: &'static [Signal],
 }
 
-/// Cases that can play side by side: at most so many, and no two that take the same.
+/// Cases that can play side by side: at most so many, and no two that take the same. Who changes the
+/// machine plays alone.
 #[must_use]
 pub fn batches(cases: Vec<Case>, together: usize) -> Vec<Vec<Case>> {
     let mut waiting = VecDeque::from(cases);
@@ -115,7 +121,9 @@ pub fn batches(cases: Vec<Case>, together: usize) -> Vec<Vec<Case>> {
         for _ in 0..waiting.len() {
             let Some(case) = waiting.pop_front() else { break };
             let takes = case.scenario.takes;
-            let taken = batch.iter().any(|one| takes.is_some() && one.scenario.takes == takes);
+            let taken = batch.iter().any(|one| {
+                one.alone() || case.alone() || (takes.is_some() && one.scenario.takes == takes)
+            });
             if batch.len() < together && !taken {
                 batch.push(case);
             } else {
@@ -310,5 +318,16 @@ mod tests {
             .map(|batch| batch.iter().filter(|case| case.scenario.takes.is_some()).count())
             .collect();
         assert_eq!(sizes, [1, 1]);
+    }
+
+    #[test]
+    fn who_changes_the_machine_plays_alone() {
+        static RUDE: Scenario =
+            Scenario { needs: Needs::OwnMachine("the limit"), ..Scenario::healthy("rude") };
+        let cases = [&PLAIN, &RUDE, &PLAIN, &RUDE].map(|scenario| Case::draw(scenario, false, 1));
+        let names = batches(cases.to_vec(), 6);
+        let names: Vec<Vec<_>> =
+            names.iter().map(|batch| batch.iter().map(Case::name).collect()).collect();
+        assert_eq!(names, [vec!["plain", "plain"], vec!["rude"], vec!["rude"]]);
     }
 }

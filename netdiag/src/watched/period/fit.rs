@@ -32,6 +32,18 @@ pub struct Fit {
     pub chance: f64,
 }
 
+impl Fit {
+    /// Whether another one is of the same times, as well as these are known.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let off = OFF * self.seconds;
+        let apart = (self.last - other.last).rem_euclid(self.seconds);
+        self.places == other.places
+            && (self.seconds - other.seconds).abs() * self.places as f64 <= off
+            && apart.min(self.seconds - apart) <= off
+    }
+}
+
 /// The grid of the times, in order, which are known to about `resolution`; none where there is none.
 pub(super) fn grid(times: &[f64], resolution: f64) -> Option<Fit> {
     if times.len() < LEAST {

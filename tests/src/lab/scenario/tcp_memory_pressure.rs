@@ -11,10 +11,11 @@ pub(super) static SCENARIO: Scenario = Scenario {
         let pages = it["pages"];
         stage.keep(Setting::new("net/ipv4/tcp_mem", &format!("{} {pages} {}", pages / 2, pages * 2))?);
         let at = stage.at(9000);
-        // As slow to read as it is quick to be sent, so that queues fill.
+        // As slow to read as it is quick to be sent, so that queues fill: with up to tcp_wmem and tcp_rmem
+        // (4 and 6 MiB) each, of which the twin has room for twice as much.
         let slow = Receive { per_second: Some(20.0), chunk: 20_000, ..Receive::at(at) };
         stage.start(Side::Server, "store", Act::Receive(slow))?;
-        stage.start(Side::Client, "backup", Act::Send(Send::to(vec![at; 24])))?;
+        stage.start(Side::Client, "backup", Act::Send(Send::to(vec![at; 12])))?;
         Ok(())
     },
     proof: |_, seen, claims| {
