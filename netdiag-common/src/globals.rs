@@ -254,10 +254,10 @@ pub struct Settings {
     pub hooks_from: u64,
     /// First address behind it.
     pub hooks_to: u64,
-    /// 1 where programs may read a task's memory: lockdown does not forbid it.
+    /// 1 where programs may read a task's memory, whose fields were found.
     pub reads_tasks: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 where programs may read memory by its address: lockdown does not forbid it.
+    pub reads_memory: u32,
     /// Microseconds that the kernel takes a tick for (`USEC_PER_SEC / HZ`); 0 where that is not known.
     pub tick_us: u64,
 }

@@ -6,6 +6,11 @@ pub const ENTRIES: usize = 128;
 /// Those that it counts beside, which say less, for what found no room.
 pub const COARSE: usize = 32;
 
+/// Runs of the flush that hand over all of them, each the next part: verifiers walk through every turn of a loop,
+/// so one run shall not have many. A power of two.
+pub const FLUSHES: usize = 8;
+const _: () = assert!(FLUSHES.is_power_of_two() && (ENTRIES + COARSE).is_multiple_of(FLUSHES));
+
 /// What one CPU has counted and not handed over yet, records of type `R` that start with a
 /// [`crate::header::Header`].
 #[repr(C)]
@@ -13,8 +18,8 @@ pub const COARSE: usize = 32;
 pub struct Table<R> {
     /// 1 while a program works on it. Another run that interrupts it there leaves it alone.
     pub busy: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// The part that the flush hands over next.
+    pub part: u32,
     /// When the current window of handed-over records began.
     pub window_ns: u64,
     /// Records handed over in it for want of room.

@@ -4,6 +4,8 @@
 
 use core::arch::asm;
 
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+
 /// If `*at` is `expected`, makes it `new`. Returns what it was.
 ///
 /// # Safety
@@ -21,6 +23,15 @@ pub(crate) unsafe fn compare_exchange(at: *mut u64, expected: u64, new: u64) -> 
         );
     }
     old
+}
+
+/// Never attached: userspace tries to load it, to learn whether the kernel has [`compare_exchange`].
+#[raw_tracepoint(tracepoint = "netdiag_probe")]
+fn compare_exchange_probe(_ctx: RawTracePointContext) -> i32 {
+    let mut word = 0;
+    // SAFETY: a word of the stack is as good as one of a map value.
+    let _zero = unsafe { compare_exchange(&raw mut word, 0, 1) };
+    0
 }
 
 /// Stores `new` and returns what was there.

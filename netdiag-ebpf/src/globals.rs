@@ -52,7 +52,7 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     hooks_from: 0,
     hooks_to: 0,
     reads_tasks: 0,
-    reserved: 0,
+    reads_memory: 0,
     tick_us: 0,
 });
 
@@ -66,6 +66,14 @@ static mut BEGUN: u32 = 0;
 pub(crate) fn has_begun() -> bool {
     // SAFETY: a word that programs only read; volatile, since userspace writes it.
     unsafe { core::ptr::read_volatile(&raw const BEGUN) != 0 }
+}
+
+/// The number itself from the beginning on, unknown to verifiers. They walk through what follows once for each number
+/// that they know, as soon as something depends on it.
+#[inline(always)]
+pub(crate) fn unknown(number: u32) -> u32 {
+    // SAFETY: as above.
+    number * unsafe { core::ptr::read_volatile(&raw const BEGUN) }
 }
 
 /// Reads one word of a global. A copy of a whole struct would hide its constants from the verifier.
@@ -151,6 +159,12 @@ pub(crate) mod settings {
     #[inline(always)]
     pub(crate) fn reads_tasks() -> bool {
         constant!(SETTINGS as Settings, reads_tasks) != 0
+    }
+
+    /// See [`Settings::reads_memory`].
+    #[inline(always)]
+    pub(crate) fn reads_memory() -> bool {
+        constant!(SETTINGS as Settings, reads_memory) != 0
     }
 
     /// See [`Settings::hierarchy`].

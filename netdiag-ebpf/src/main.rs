@@ -39,6 +39,8 @@ mod table;
 mod task;
 #[cfg(target_arch = "bpf")]
 mod tracked;
+#[cfg(target_arch = "bpf")]
+mod words;
 
 /// The kernel lets only GPL-compatible programs use the tracing helpers.
 #[cfg(target_arch = "bpf")]

@@ -11,7 +11,7 @@ use network_types::{
 };
 
 use crate::{
-    kernel::{Access, Pointer, Probed, Refused, field, mapped},
+    kernel::{self, Access, Pointer, Probed, Refused, field, mapped},
     numbers::ETH_P_IP,
 };
 
@@ -71,21 +71,8 @@ pub(crate) unsafe fn device_netns<A: Access>(device: Pointer) -> u32 {
         return 0;
     }
     // SAFETY: passed on; the access survives any address.
-    let found = unsafe { netns::<A>(device, Field::DevNet) };
+    let found = unsafe { kernel::netns::<A>(device, Field::DevNet) };
     found.ok().filter(|inode| NETNS.contains(inode)).unwrap_or(0)
-}
-
-/// The network namespace that `holder` points to.
-///
-/// # Safety
-/// `holder` is the struct that `net` belongs to.
-#[inline(always)]
-pub(crate) unsafe fn netns<A: Access>(holder: Pointer, net: Field) -> Result<u32, Refused> {
-    // SAFETY: passed on.
-    unsafe {
-        let net: Pointer = field::<A, _>(holder, net)?;
-        if net.is_null() { Ok(0) } else { field::<A, _>(net, Field::NetInum) }
-    }
 }
 
 /// Where an IP packet's payload is.

@@ -18,7 +18,7 @@ use netdiag_common::{
     globals::{EVENTS_SHARE, SOCKETS_SHARE},
 };
 
-use crate::globals::settings;
+use crate::{globals::settings, words};
 
 /// Batches of samples. Userspace sets the sizes of both.
 #[map]
@@ -131,7 +131,7 @@ pub(crate) fn submit<T: 'static>(
     // SAFETY: the reserved bytes are ours, and all record types are plain data for which zero bytes
     // are valid.
     let result = unsafe {
-        core::ptr::write_bytes(record.cast::<u8>(), 0, size_of::<T>());
+        words::zero(record);
         fill(&mut *record)
     };
     match result {

@@ -10,19 +10,21 @@ use netdiag_common::{
     counters::Counters,
     header::Header,
     signal::Signal,
-    table::{COARSE, ENTRIES, Table},
+    table::{COARSE, ENTRIES, FLUSHES, Table},
 };
 
 use crate::{
     account::{Lane, counters},
-    assembly::opaque,
+    assembly::{opaque, opaque_number},
     globals::settings,
     kernel::Refused,
     nested, ring,
     signal::socket,
+    words,
 };
 
-/// A record that is counted so. It starts with a [`Header`], and is a multiple of 8 bytes long.
+/// A record that is counted so. It starts with a [`Header`], is a multiple of 8 bytes long, and by default all
+/// zero.
 pub(crate) trait Counted: Copy + Default + 'static {
     /// The signal that it belongs to.
     const SIGNAL: Signal;
@@ -80,7 +82,7 @@ pub(crate) fn with<R: Counted>(lane: Lane, body: impl FnOnce(Counting<R>, &mut R
         // Not on the stack, which has no room for it.
         unsafe {
             let record = &raw mut (*table).under_way[lane.is_twin()];
-            *record = R::default();
+            words::zero(record);
             body(Counting { table, counters }, &mut *record);
         }
     });
@@ -103,7 +105,7 @@ pub(crate) fn with_own<R: Counted>(
         let (table, record) = (opaque(table), opaque(record));
         // SAFETY: an element of this CPU lives as long as its map, and this one has one user.
         unsafe {
-            *record = R::default();
+            words::zero(record);
             body(Counting { table, counters }, &mut *record);
         }
     });
@@ -223,7 +225,7 @@ unsafe fn add<R: Counted>(entry: *mut R, record: &mut R, counters: &mut Counters
         if counted != 0 {
             hand_over(entry, counters);
         }
-        *entry = *record;
+        words::copy(record, entry);
     }
 }
 
@@ -331,7 +333,7 @@ fn hash<R: Counted>(record: &R) -> u32 {
     hash ^ hash >> 15
 }
 
-/// Empties this CPU's table. Runs in an interrupt and must not wait.
+/// Empties the next part of this CPU's table. Runs in an interrupt and must not wait.
 #[inline(always)]
 pub(crate) fn flush<R: Counted>(lane: Lane) {
     let (Some(table), Some(counters)) = (R::table(), counters(lane)) else { return };
@@ -343,22 +345,28 @@ pub(crate) fn flush<R: Counted>(lane: Lane) {
         }
         core::ptr::write_volatile(&raw mut (*table).busy, 1);
         compiler_fence(Ordering::SeqCst);
-        empty((&raw mut (*table).entries).cast::<R>(), ENTRIES, counters);
-        empty((&raw mut (*table).coarse).cast::<R>(), COARSE, counters);
+        let part = opaque_number(u64::from((*table).part)) as usize % FLUSHES;
+        (*table).part = part as u32 + 1;
+        empty(table, part * PART, counters);
         compiler_fence(Ordering::SeqCst);
         core::ptr::write_volatile(&raw mut (*table).busy, 0);
     }
 }
 
+/// Entries of one part; those that say less stand behind the others.
+const PART: usize = (ENTRIES + COARSE) / FLUSHES;
+
+/// Hands over the [`PART`] entries from `first` on.
+///
 /// # Safety
-/// The caller holds `busy` of the table that these `len` entries belong to.
+/// The caller holds `busy` of the table, which has these entries.
 #[inline(always)]
-unsafe fn empty<R: Counted>(entries: *mut R, len: usize, counters: &mut Counters) {
+unsafe fn empty<R: Counted>(table: *mut Table<R>, first: usize, counters: &mut Counters) {
     let mut at = 0;
-    while at < len {
+    while at < PART {
         // SAFETY: see above.
         unsafe {
-            let entry = entries.add(at);
+            let entry = (&raw mut (*table).entries).cast::<R>().add(first + at);
             if samples(entry) != 0 {
                 hand_over(entry, counters);
                 (*header(entry)).samples = 0;

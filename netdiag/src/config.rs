@@ -21,7 +21,7 @@ use crate::{
 pub use self::diagnose::Diagnose;
 pub use self::{
     owners::Owners,
-    targets::{Home, Lookup, Process, Targets, filters},
+    targets::{Home, Lookup, Process, Targets, filters, unknowable},
 };
 
 mod diagnose;
@@ -65,6 +65,17 @@ pub enum Command {
     Doctor(Output),
 }
 
+impl Command {
+    /// Whether it looks at what happens on the node.
+    #[must_use]
+    pub const fn watches(&self) -> bool {
+        match self {
+            Self::Live(_) | Self::Diagnose(..) | Self::Record(..) | Self::Events(..) => true,
+            Self::DiagnoseFrom(..) | Self::Doctor(_) => false,
+        }
+    }
+}
+
 /// Which kernel facilities to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
@@ -77,6 +88,8 @@ pub struct Kernel {
     pub btf: Option<PathBuf>,
     /// Where the host's file system is.
     pub host_root: PathBuf,
+    /// Nobody named that.
+    pub finds_host_root: bool,
     /// Size of the ring buffer: a power of two of whole pages.
     pub ring_bytes: u32,
     /// Which of the programs' own diagnostics are wanted: 0 none, 1 errors to 5 everything.
@@ -200,6 +213,7 @@ fn kernel(flags: &cli::Kernel, host_root: &Path) -> Result<Kernel, Error> {
         signals: Signal::ALL.iter().copied().filter(|&signal| wanted(signal)).collect(),
         sources: flags.source.clone(),
         btf: flags.btf.clone(),
+        finds_host_root: flags.host_root.is_none(),
         host_root: flags.host_root.clone().unwrap_or_else(|| host_root.to_owned()),
         ring_bytes: flags.ring_size,
         log_level: flags.log.map_or(0, |level| level as u32),

@@ -47,6 +47,9 @@ pub struct Count {
     pub column: bool,
     /// Whether it stands in the line below, where it has no column and is not zero.
     pub below: bool,
+    /// Whether findings need single flows that have it, which may not even send: where flows are summed up those
+    /// that have it are listed before others.
+    pub tells: bool,
     /// Signals without which it is not known, beside its own.
     pub needs: &'static [Signal],
 }
@@ -63,6 +66,7 @@ impl Count {
             adds_up: true,
             column: true,
             below: true,
+            tells: false,
             needs: &[],
         }
     }
@@ -78,6 +82,7 @@ impl Count {
             adds_up: true,
             column: true,
             below: true,
+            tells: false,
             needs: &[],
         }
     }
@@ -100,6 +105,7 @@ impl Count {
             adds_up: true,
             column: true,
             below: true,
+            tells: false,
             needs: &[],
         }
     }
@@ -120,6 +126,12 @@ impl Count {
     #[must_use]
     pub const fn below(self) -> Self {
         Self { below: true, ..self }
+    }
+
+    /// The same for what single flows are kept for.
+    #[must_use]
+    pub const fn telling(self) -> Self {
+        Self { tells: true, ..self }
     }
 
     /// The same for what is made of other signals' events, too.
@@ -163,8 +175,8 @@ pub enum Hook {
 /// A program and the place it attaches to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// Name of the program in the eBPF object. Where the kernel refuses it, the one of that name with `_plain` behind it
-    /// is tried, if there is one: it does without compare-and-exchange (5.12).
+    /// Name of the program in the eBPF object. Where the kernel has no compare-and-exchange (before 5.12), a program of
+    /// that name with `_plain` behind it goes first if there is one.
     pub program: &'static str,
     /// Where it goes.
     pub hook: Hook,

@@ -3,7 +3,10 @@
 //! A run is cut into windows, so that what was wrong for a minute of a day is not thinned out by the rest.
 //! What the rules find in several windows about the same is one finding.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -120,10 +123,31 @@ impl Last {
     }
 }
 
+/// Whether a finding of a window was asked for.
+type IsWanted = dyn Fn(&Finding, &Watched) -> bool + Send;
+
+/// Which findings were asked for.
+struct Wanted(Box<IsWanted>);
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self(Box::new(|_, _| true))
+    }
+}
+
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wanted")
+    }
+}
+
 /// Follows a run.
 #[derive(Debug, Default)]
 pub struct Diagnosis {
     thresholds: Thresholds,
+    wanted: Wanted,
+    /// It follows recordings. Which flows were wanted in them is not recorded.
+    recorded: bool,
     window: Watched,
     findings: Vec<Finding>,
     left_out: BTreeMap<String, u64>,
@@ -147,6 +171,19 @@ impl Diagnosis {
     #[must_use]
     pub fn new(thresholds: Thresholds) -> Self {
         Self { thresholds, complete: true, ..Self::default() }
+    }
+
+    /// Of recordings. Of filtered ones no finding is told of a namespace that no flow is in.
+    #[must_use]
+    pub fn of_recordings(thresholds: Thresholds) -> Self {
+        Self { recorded: true, ..Self::new(thresholds) }
+    }
+
+    /// The same, of which nothing is told but what is wanted: the rest does not even count among the findings of
+    /// its id, of which there may be too many.
+    #[must_use]
+    pub fn wanting(self, is_wanted: impl Fn(&Finding, &Watched) -> bool + Send + 'static) -> Self {
+        Self { wanted: Wanted(Box::new(is_wanted)), ..self }
     }
 
     /// An interval has passed.
@@ -185,7 +222,18 @@ impl Diagnosis {
         self.worst.take(&full, self.run);
         let found = self.conclude(&full, true);
         merge(&mut self.findings, found);
-        keep(&mut self.findings, MOST_KEPT, &mut self.left_out);
+        let mut findings = std::mem::take(&mut self.findings);
+        let mut left_out = std::mem::take(&mut self.left_out);
+        keep(&mut findings, MOST_KEPT, |one| self.is_of_a_flow(one), &mut left_out);
+        (self.findings, self.left_out) = (findings, left_out);
+    }
+
+    /// Whether its namespace is one of a flow, as far as that matters: in filtered recordings. That of the first
+    /// flow may come later.
+    fn is_of_a_flow(&self, finding: &Finding) -> bool {
+        let is_filtered = self.last.as_ref().is_some_and(|last| last.filtered);
+        let is_there = |netns| self.namespaces.contains(&netns);
+        !(self.recorded && is_filtered) || finding.scope.netns.is_none_or(is_there)
     }
 
     /// The findings as they stand, ranked.
@@ -228,36 +276,28 @@ impl Diagnosis {
                 told.push(one);
             }
         }
+        told.retain(|finding| (self.wanted.0)(finding, watched));
         told
-    }
-
-    /// The same of recordings. Which flows were wanted is not recorded: of filtered ones no finding is told of
-    /// a namespace that no flow is in.
-    #[must_use]
-    pub fn recorded(mut self) -> Option<Report> {
-        let namespaces = std::mem::take(&mut self.namespaces);
-        let mut report = Report { recorded: true, ..self.report()? };
-        if report.filtered {
-            let is_wanted = |netns: u32| namespaces.contains(&netns);
-            report.findings.retain(|finding| finding.scope.netns.is_none_or(is_wanted));
-            report.not_observable.push(
-                "recorded with filters: findings of namespaces that no flow is in are not told"
-                    .to_owned(),
-            );
-        }
-        Some(report)
     }
 
     /// The run is over: all that there is to say. None where there was no interval.
     #[must_use]
     pub fn report(mut self) -> Option<Report> {
         self.close();
+        let mut findings = std::mem::take(&mut self.findings);
+        findings.retain(|finding| self.is_of_a_flow(finding));
+        let mut findings = order::rank(findings);
         let mut left_out = self.left_out;
+        keep(&mut findings, MOST_OF_ONE, |_| true, &mut left_out);
         let last = self.last?;
-        let mut findings = order::rank(self.findings);
-        keep(&mut findings, MOST_OF_ONE, &mut left_out);
         let withheld = self.withheld.into_iter();
-        let not_observable = self.unseen.lines(&last.signals, &self.window.series);
+        let mut not_observable = self.unseen.lines(&last.signals, &self.window.series);
+        if self.recorded && last.filtered {
+            not_observable.push(
+                "recorded with filters: findings of namespaces that no flow is in are not told"
+                    .to_owned(),
+            );
+        }
         Some(Report {
             schema: SCHEMA.to_owned(),
             host: last.host,
@@ -268,7 +308,7 @@ impl Diagnosis {
             not_observable,
             signals: last.signals,
             accounting: together(self.accounting, last.accounting),
-            recorded: false,
+            recorded: self.recorded,
             complete: self.complete,
             filtered: last.filtered,
             findings,
@@ -327,17 +367,28 @@ fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>) {
     }
 }
 
-/// Keeps not more of one id than so many, the worst of them, in the order in which they stand.
-fn keep(findings: &mut Vec<Finding>, most: usize, left_out: &mut BTreeMap<String, u64>) {
-    let mut of_one: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+/// Keeps not more of one id than so many, in the order in which they stand: the worst of those that count, then of
+/// the others, of which nobody is told that they are left out.
+fn keep(
+    findings: &mut Vec<Finding>,
+    most: usize,
+    counts: impl Fn(&Finding) -> bool,
+    left_out: &mut BTreeMap<String, u64>,
+) {
+    let mut of_one: BTreeMap<&str, Vec<(bool, usize)>> = BTreeMap::new();
     for (at, finding) in findings.iter().enumerate() {
-        of_one.entry(&finding.id).or_default().push(at);
+        of_one.entry(&finding.id).or_default().push((!counts(finding), at));
     }
     let mut is_kept = vec![true; findings.len()];
     for (id, mut all) in of_one.into_iter().filter(|(_, all)| all.len() > most) {
-        all.sort_by(|&one, &other| findings[one].rank(&findings[other]));
-        *left_out.entry(id.to_owned()).or_default() += (all.len() - most) as u64;
-        all.iter().skip(most).for_each(|&at| is_kept[at] = false);
+        all.sort_by(|(one_is_not, one), (other_is_not, other)| {
+            one_is_not.cmp(other_is_not).then_with(|| findings[*one].rank(&findings[*other]))
+        });
+        all[most..].iter().for_each(|&(_, at)| is_kept[at] = false);
+        let missed = all[most..].iter().filter(|(does_not, _)| !does_not).count();
+        if missed > 0 {
+            *left_out.entry(id.to_owned()).or_default() += missed as u64;
+        }
     }
     let mut is_kept = is_kept.into_iter();
     findings.retain(|_| is_kept.next().unwrap_or(true));

@@ -24,7 +24,7 @@ mod tally;
 mod translations;
 pub mod tuples;
 
-pub use group::{Group, Grouping};
+pub use group::{Group, Grouping, SERVER};
 pub use table::{Config, FlowTable, Fresh, Seed};
 pub use translations::{End, Translation};
 
@@ -134,8 +134,10 @@ impl Frozen {
 pub struct Interval {
     /// Flows with a row of their own, by ascending id.
     pub flows: Vec<Frozen>,
-    /// Sum of all others.
+    /// Sum of all others, and of what belongs to no flow.
     pub other: Frozen,
+    /// Flows that are summed up there.
+    pub folded: u64,
     /// Entries of the connection tracking table.
     pub entries: entries::Interval,
 }
@@ -155,6 +157,7 @@ impl Interval {
     pub fn keep(&mut self, top: usize) {
         for flow in self.flows.drain(self.flows.len().min(top)..) {
             self.other.merge(&flow);
+            self.folded += 1;
         }
     }
 }

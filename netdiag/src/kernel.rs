@@ -3,10 +3,10 @@
 //! The only part of netdiag that names aya.
 
 mod account;
+mod ahead;
 pub mod attach;
 pub mod btf;
 mod cgroups;
-pub mod clock;
 mod ctnetlink;
 mod drops;
 pub mod facts;

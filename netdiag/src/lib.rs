@@ -4,6 +4,7 @@
 //! ARCHITECTURE.md for the map and the invariants.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod coverage;
 pub mod definition;

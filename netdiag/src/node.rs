@@ -15,8 +15,9 @@ use std::{
 use netdiag_common::flow::{FlowKey, TcpCounters, TcpDetail};
 
 use self::{conntrack::listener::Message, netns::Depth, places::Places, sockets::Socket};
-use crate::owner::Place;
+use crate::{clock, owner::Place};
 
+pub mod beside;
 pub mod census;
 pub mod cgroups;
 pub mod conntrack;
@@ -43,6 +44,7 @@ pub mod sockets;
 pub mod surroundings;
 pub mod tcp_counters;
 pub mod vantage;
+pub mod within;
 
 /// A socket that was there before the first program was attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +69,15 @@ pub struct SeededSocket {
     pub asks: Option<bool>,
 }
 
+impl SeededSocket {
+    /// By what the programs find its owner, and that.
+    #[must_use]
+    pub fn owned(&self) -> Option<(FlowKey, u32)> {
+        let is_listener = self.key.peer_port == 0;
+        Some((if is_listener { listener_key(self.key) } else { self.key }, self.pid?))
+    }
+}
+
 /// The TCP sockets of the node at one time.
 #[derive(Clone, Debug, Default)]
 pub struct Seeds {
@@ -86,10 +97,7 @@ impl Seeds {
     /// What the programs have to know of owners for filters. A listener on all addresses has an address of all
     /// zero, whatever its family.
     pub fn owners(&self) -> impl Iterator<Item = (FlowKey, u32)> + '_ {
-        let owned = |socket: &SeededSocket| Some((socket.key, socket.pid?));
-        let listeners = self.listeners.iter().filter_map(owned);
-        let listeners = listeners.map(|(key, pid)| (anywhere(key), pid));
-        self.sockets.iter().filter_map(owned).chain(listeners)
+        self.sockets.iter().chain(&self.listeners).filter_map(SeededSocket::owned)
     }
 
     /// The processes that hold the most of these sockets, first the one with most, as `812 (nginx)`.
@@ -109,7 +117,7 @@ impl Seeds {
 }
 
 /// The key of a listener as [`Seeds::owners`] has it.
-fn anywhere(key: FlowKey) -> FlowKey {
+fn listener_key(key: FlowKey) -> FlowKey {
     let unspecified = Ipv6Addr::from(key.local_addr).to_canonical().is_unspecified();
     FlowKey {
         local_addr: if unspecified { [0; 16] } else { key.local_addr },
@@ -126,7 +134,7 @@ const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
 /// Whether an end is the one that connected: where somebody listens at its address it is not, and with
 /// a port that the kernel gave it to a port that it does not give, it is.
 fn asks(listeners: &HashSet<FlowKey>, key: &FlowKey) -> Option<bool> {
-    let there = anywhere(*key);
+    let there = listener_key(*key);
     if listeners.contains(&there) || listeners.contains(&FlowKey { local_addr: [0; 16], ..there }) {
         return Some(false);
     }
@@ -141,7 +149,7 @@ fn asks(listeners: &HashSet<FlowKey>, key: &FlowKey) -> Option<bool> {
 pub fn seed(host_root: &Path, translates: bool) -> Seeds {
     let start = Instant::now();
     // A process that began later is not the one that was found to hold a socket.
-    let began_ns = places::monotonic_ns();
+    let began_ns = clock::monotonic_ns();
     let netns::Found { namespaces, mut problems } = netns::find(host_root, Depth::Everything);
     let mut dump = sockets::dump_all(&namespaces, &sockets::FULL);
     problems.append(&mut dump.problems);
@@ -157,7 +165,7 @@ pub fn seed(host_root: &Path, translates: bool) -> Seeds {
     let translated = conntrack::dump::translated(&namespaces, &ends, &mut problems);
     let mut places = Places::begin(host_root);
     problems.extend(places.problem());
-    let listeners = dump.listeners.iter().map(|listener| anywhere(listener.key)).collect();
+    let listeners = dump.listeners.iter().map(|listener| listener_key(listener.key)).collect();
     let mut seeded = |socket: Socket| {
         let owner = owners.by_inode.get(&socket.inode);
         let place = owner.and_then(|owner| places.of(Some(owner.pid), None, began_ns));

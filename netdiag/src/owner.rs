@@ -6,7 +6,10 @@
 mod names;
 mod path;
 
-pub use names::{Names, Pod};
+pub use names::{LogFiles, Names, Pod};
+
+/// Digits that the tools of container runtimes show of an id.
+pub const SHORT_ID: usize = 12;
 
 /// Where a process lives, as far as the path of its cgroup tells: pure text, no names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

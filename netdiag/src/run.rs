@@ -13,7 +13,7 @@ use crate::{
     cli::{self, Asked},
     config::{Command, Config},
     exit::{self, Status},
-    node::vantage,
+    node::{own, vantage},
 };
 
 mod diagnose;
@@ -41,6 +41,7 @@ mod writer;
 /// Entry of the binary: parses, runs, and says in one line what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
+    own::keep_memory_small();
     let status = match run() {
         Ok(status) => status.into(),
         Err(error) => {
@@ -63,7 +64,11 @@ fn run() -> Result<Status> {
             return Ok(Status::Ran);
         }
     };
-    let config = Config::new(&cli, &vantage::host_root(Path::new(vantage::USUAL)))?;
+    let found = vantage::host_root(Path::new(vantage::USUAL));
+    let config = Config::new(&cli, &found)?;
+    if config.command.watches() && config.kernel.finds_host_root {
+        vantage::taken(&found).iter().for_each(|line| voice::say(line));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -126,6 +126,18 @@ pub struct Flow {
     pub counts: BTreeMap<String, CountValue>,
 }
 
+impl Flow {
+    /// Whether anything was counted or measured.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        let counted = self.counts.values().any(|count| match count {
+            CountValue::Number(n) => n.is_some_and(|n| n > 0),
+            CountValue::Group(keys) => keys.values().flatten().any(|n| *n > 0),
+        });
+        counted || !self.metrics.is_empty()
+    }
+}
+
 /// Flows that have something in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Group {
@@ -156,8 +168,10 @@ pub struct Snapshot {
     pub by: Grouping,
     /// The flows, or the groups of them, largest first.
     pub flows: Vec<Flow>,
-    /// Sum of all flows that are not listed.
+    /// Sum of all flows that are not listed, and of what belongs to no flow.
     pub other: Flow,
+    /// Flows, or groups of them, that are summed up in `other`; null in what an older netdiag recorded.
+    pub folded: Option<u64>,
     /// Entries of the connection tracking table to which something happened; null when the signal is
     /// off.
     pub conntrack: Option<Conntrack>,

@@ -64,8 +64,10 @@ pub struct Watched {
     pub filtered: bool,
     /// The flows by id.
     pub flows: BTreeMap<String, Seen>,
-    /// Sum of all that are not told apart.
+    /// Sum of all that are not told apart, and of what belongs to no flow.
     pub other: Sums,
+    /// The most flows of an interval that are not told apart.
+    pub folded: u64,
     /// Who made entries of the connection tracking table, the most first.
     pub creators: Vec<TopCreator>,
     /// The intervals, in order.
@@ -117,6 +119,7 @@ impl Watched {
         for (signal, account) in &snapshot.accounting {
             self.lose(signal, account);
         }
+        let mut folded = snapshot.folded.unwrap_or(0);
         for flow in &snapshot.flows {
             let has_room = self.flows.len() < MOST_FLOWS;
             match self.flows.get_mut(&flow.id) {
@@ -126,10 +129,14 @@ impl Watched {
                     seen.take(flow, at, seconds);
                     self.flows.insert(flow.id.clone(), seen);
                 }
-                None => self.other.take(flow),
+                None => {
+                    self.other.take(flow);
+                    folded += 1;
+                }
             }
         }
         self.other.take(&snapshot.other);
+        self.folded = self.folded.max(folded);
         Arc::make_mut(&mut self.series).take(snapshot, seconds);
         let creators = snapshot.conntrack.as_ref().map_or(&[][..], |told| &told.creators);
         creators.iter().for_each(|creator| self.creator(creator));
@@ -161,6 +168,12 @@ impl Watched {
         }
         let made = |one: &TopCreator| one.new.max(one.confirmed).max(one.table_full);
         self.creators.sort_by_key(|one| std::cmp::Reverse(made(one)));
+    }
+
+    /// Whether any of the flows that are not told apart got through: to whom is not known.
+    #[must_use]
+    pub fn others_connected(&self) -> bool {
+        self.folded > 0 && self.other.samples("connect") > 0
     }
 
     /// What the node said last of itself.

@@ -28,8 +28,8 @@ impl Loaded {
             }
         }
         // The count is all that a probe without a link shows of itself.
-        let text = tool::run("bpftool", &["-j", "perf", "list"]).unwrap_or_default();
-        let list: Value = serde_json::from_str(&text).unwrap_or_default();
+        let text = tool::run("bpftool", &["-j", "perf", "list"])?;
+        let list: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
         for item in list.as_array().into_iter().flatten() {
             let id = item["prog_id"].as_u64().unwrap_or_default();
             all.insert(("perf".to_owned(), id, item["pid"].to_string()));
@@ -37,12 +37,27 @@ impl Loaded {
         Ok(Self(all))
     }
 
-    /// What is here and was not there earlier.
+    /// What is here and was not there earlier. The kernel gives no id of it twice.
     #[must_use]
-    pub fn since(&self, earlier: &Self) -> Vec<String> {
-        self.0
-            .difference(&earlier.0)
-            .map(|(kind, id, name)| format!("{kind} {id} {name}"))
-            .collect()
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self(self.0.difference(&earlier.0).cloned().collect())
+    }
+
+    /// What is here and was there as well.
+    #[must_use]
+    pub fn of(&self, other: &Self) -> Self {
+        Self(self.0.intersection(&other.0).cloned().collect())
+    }
+
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether something of a kind is there.
+    #[must_use]
+    pub fn has(&self, kind: &str) -> bool {
+        self.0.iter().any(|(of, ..)| of == kind)
     }
 }

@@ -1,18 +1,14 @@
 //! bpftrace: another tracer on the same hooks.
 
-use std::{
-    collections::BTreeMap,
-    io::Read as _,
-    process::{Child, Stdio},
-};
+use std::{collections::BTreeMap, io::Read as _, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::tool;
+use crate::{child::Own, tool};
 
 /// A running one; killed when dropped.
-pub struct Bpftrace(Child);
+pub struct Bpftrace(Own);
 
 impl Bpftrace {
     /// Runs these probes, and returns when all of them are attached.
@@ -23,11 +19,12 @@ impl Bpftrace {
         let program = format!("BEGIN {{ printf(\"ready\\n\"); }} {probes}");
         // It needs tracefs, which not every machine mounts: a mount of its own.
         let script = "mount -t tracefs none /sys/kernel/tracing; exec bpftrace -e \"$0\"";
-        let mut child = tool::command("unshare")?
+        let child = tool::command("unshare")?
             .args(["--mount", "sh", "-c", script, &program])
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()?;
+        let mut child = Own::from(child);
         let stdout = child.stdout.as_mut().context("standard output")?;
         let mut said = String::new();
         let mut byte = [0];
@@ -54,12 +51,5 @@ impl Bpftrace {
                 Ok((name.to_owned(), count.trim().parse().with_context(|| line.to_owned())?))
             })
             .collect()
-    }
-}
-
-impl Drop for Bpftrace {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }

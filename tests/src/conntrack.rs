@@ -10,7 +10,11 @@ pub mod said;
 pub mod service;
 pub mod table;
 
-use std::{fs, net::Ipv4Addr};
+use std::{
+    fs,
+    io::ErrorKind,
+    net::{Ipv4Addr, UdpSocket},
+};
 
 use anyhow::{Context, Result};
 
@@ -75,6 +79,23 @@ impl Rules {
             ),
         }
     }
+}
+
+/// Whether no connection of the namespace that the machine starts with is tracked, nor any that comes.
+#[must_use]
+pub fn none_tracked() -> bool {
+    let entries = || fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count");
+    // Rules that track have no entry where nobody speaks.
+    let spoken = || {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.send_to(b"netdiag", socket.local_addr()?)
+    };
+    spoken().is_ok()
+        && match entries() {
+            Ok(number) => number.trim() == "0",
+            // Nobody has asked for the module.
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        }
 }
 
 /// Lets the left end track from now on. A counter counts the packets that begin a conversation from

@@ -16,10 +16,12 @@ use rustix::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use self::manifest::{Volume, host_network, volumes};
 use crate::{namespace::Namespace, netdiag, tool};
 
-/// The manifest that netdiag runs by in a cluster.
-pub const DAEMONSET: &str = include_str!("../../deploy/daemonset.yaml");
+mod manifest;
+
+pub use self::manifest::{DAEMONSET, capabilities_of};
 
 /// Magic numbers of file systems in memory (`include/uapi/linux/magic.h`): tmpfs, ramfs.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
@@ -266,70 +268,4 @@ fn in_memory(path: &Path) -> std::io::Result<bool> {
 fn has(set: CapabilitySet, name: &str) -> bool {
     let name = name.trim_start_matches("CAP_");
     CapabilitySet::from_name(name).is_some_and(|capability| set.contains(capability))
-}
-
-/// What a volume of the manifest mounts.
-#[derive(Debug, PartialEq, Eq)]
-struct Volume {
-    host: String,
-    inside: String,
-    read_only: bool,
-}
-
-/// The capabilities that the manifest adds, with the kernel's prefix.
-///
-/// # Errors
-/// When it adds none.
-pub fn capabilities_of(manifest: &str) -> Result<Vec<String>> {
-    let (_, added) = manifest.split_once("add:\n").context("no capabilities are added")?;
-    let names = added.lines().map_while(|line| line.trim().strip_prefix("- "));
-    Ok(names.filter_map(|name| Some(format!("CAP_{}", name.split_whitespace().next()?))).collect())
-}
-
-fn host_network(manifest: &str) -> bool {
-    manifest.contains("hostNetwork: true")
-}
-
-/// Mounts of the manifest, each with the directory of the node that its volume is.
-fn volumes(manifest: &str) -> Result<Vec<Volume>> {
-    let value = |line: &str, key: &str| {
-        let rest = line.split_once(&format!("{key}: "))?.1;
-        Some(rest.split([',', '}']).next()?.trim().to_owned())
-    };
-    let (_, sources) = manifest.split_once("      volumes:\n").context("no volumes")?;
-    let host = |name: &str| {
-        let mut lines = sources.lines().skip_while(|line| line.trim() != format!("- name: {name}"));
-        value(lines.nth(1)?, "path")
-    };
-    let mounts = manifest.lines().filter(|line| line.contains("mountPath:"));
-    let volume = |line: &str| {
-        let name = value(line, "name")?;
-        Some(Volume {
-            host: host(&name)?,
-            inside: value(line, "mountPath")?,
-            read_only: line.contains("readOnly: true"),
-        })
-    };
-    mounts.map(|line| volume(line).with_context(|| format!("not followed: {line}"))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_manifest_is_followed() {
-        let volumes = volumes(DAEMONSET).unwrap();
-        let proc = Volume { host: "/proc".into(), inside: "/host/proc".into(), read_only: true };
-        assert!(volumes.contains(&proc), "{volumes:?}");
-        let writable: Vec<_> = volumes.iter().filter(|volume| !volume.read_only).collect();
-        let [recordings] = &writable[..] else { panic!("{writable:?}") };
-        assert_eq!(recordings.inside, "/var/lib/netdiag");
-        let capabilities = capabilities_of(DAEMONSET).unwrap();
-        assert!(capabilities.contains(&"CAP_SYS_ADMIN".to_owned()), "{capabilities:?}");
-        assert!(capabilities.iter().all(|name| has(CapabilitySet::all(), name)));
-        assert!(
-            DAEMONSET.contains("drop: [ALL]") && DAEMONSET.contains("readOnlyRootFilesystem: true")
-        );
-    }
 }

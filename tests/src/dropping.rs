@@ -20,7 +20,7 @@ use crate::{
     machine::{Series, patience, wait_until},
     namespace::Namespace,
     network::{LEFT_V4, Pair, RIGHT_V4},
-    tool,
+    ss, tool,
     traffic::{Connection, Family, listen},
 };
 
@@ -473,11 +473,7 @@ pub fn pruned(pair: &Pair) -> Result<(Dropped, Connection)> {
         raw::send(&socket, &packet, 1)?;
     }
     pair.wait_until_received()?;
-    let filter = format!("sport = :{}", to.port());
-    let said =
-        pair.right.command("ss")?.args(["-tnmH", "state", "established", &filter]).output()?;
-    let said = tool::finish("ss", &said)?;
-    let drops = said.rsplit_once(",d").context("ss shows no drops")?.1;
-    let packets = drops.trim_end().trim_end_matches(')').parse().context(said.clone())?;
+    let said = ss::said_of(&pair.right, &end)?;
+    let packets = said.get("skmem_d").copied().context("ss shows no drops")?;
     Ok((Dropped { netns: end.netns, local: end.local, packets }, connection))
 }

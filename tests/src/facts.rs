@@ -77,6 +77,17 @@ impl Facts {
         );
     }
 
+    /// Judges what holds of any run, also of one whose numbers are not exact.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn only_at_rest(total: &Snapshot) {
+        let mut facts = Self::new();
+        facts.at_rest(total);
+        facts.finish();
+    }
+
     /// That nothing was lost.
     pub fn lossless(&mut self, total: &Snapshot) {
         for (signal, account) in &total.accounting {

@@ -8,7 +8,6 @@
 
 pub mod act;
 mod blind;
-pub mod cgroup;
 pub mod judge;
 pub mod run;
 pub mod scenario;

@@ -6,8 +6,12 @@
 //! [`facts::Facts`], which prints every one of them when any is wrong. Nothing here needs more than
 //! the tools of a bare virtual machine (`ip`, `tc`, `nft`), and everything is removed on drop.
 
+pub mod attempt;
+pub mod beside;
 pub mod bpf;
 pub mod bpftrace;
+pub mod cgroup;
+pub mod child;
 pub mod conntrack;
 pub mod container;
 pub mod counters;
@@ -35,4 +39,5 @@ pub mod stream;
 pub mod tool;
 pub mod traffic;
 pub mod tree;
+pub mod usage;
 pub mod witness;

@@ -4,7 +4,7 @@ use std::{
     env,
     io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Command, ExitStatus, Output, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     thread,
     time::Instant,
@@ -17,6 +17,7 @@ use rustix::{
 };
 
 use crate::{
+    child::Own,
     gate::Gate,
     machine::{self, patience},
     outcome::Outcome,
@@ -108,7 +109,7 @@ enum Line {
 /// A running netdiag; killed when dropped.
 #[derive(Debug)]
 pub struct Netdiag {
-    child: Child,
+    child: Own,
     lines: Receiver<Line>,
     out: Vec<String>,
     err: Vec<String>,
@@ -179,6 +180,7 @@ impl Netdiag {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
+            .map(Own::from)
             .with_context(|| format!("start {command:?}"))?;
         let (sender, lines) = channel();
         let stdout = child.stdout.take().context("standard output")?;
@@ -203,6 +205,14 @@ impl Netdiag {
     /// When it ends or stays silent instead.
     pub fn wait_said(&mut self, words: &str) -> Result<()> {
         self.wait_for(&format!("{words:?}"), |this| this.err.iter().any(|l| l.contains(words)))
+    }
+
+    /// Waits until a line on standard output has these words.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead.
+    pub fn wait_printed(&mut self, words: &str) -> Result<()> {
+        self.wait_for(&format!("{words:?}"), |this| this.out.iter().any(|l| l.contains(words)))
     }
 
     /// Process id.
@@ -375,11 +385,4 @@ fn forward(
             }
         }
     });
-}
-
-impl Drop for Netdiag {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -1,6 +1,6 @@
 //! What netdiag said in a run, and how to find a flow or a number in it.
 
-use std::{net::SocketAddr, process::ExitStatus};
+use std::{collections::BTreeMap, net::SocketAddr, process::ExitStatus};
 
 use anyhow::{Context, Result};
 use netdiag::snapshot::{CountValue, Distribution, Endpoint, Flow, SignalStatus, Snapshot};
@@ -106,6 +106,17 @@ pub fn count(flow: &Flow, name: &str) -> Option<u64> {
             CountValue::Group(keys) => keys.get(key).copied().flatten(),
             CountValue::Number(_) => None,
         },
+    }
+}
+
+/// A group of counts of a flow, by their keys, without those that are null; empty when absent.
+#[must_use]
+pub fn group<'a>(flow: &'a Flow, name: &str) -> BTreeMap<&'a str, u64> {
+    match flow.counts.get(name) {
+        Some(CountValue::Group(keys)) => {
+            keys.iter().filter_map(|(key, n)| Some((key.as_str(), (*n)?))).collect()
+        }
+        _ => BTreeMap::new(),
     }
 }
 

@@ -7,12 +7,12 @@ use std::{
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU32, Ordering},
-    thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
+
+use crate::cgroup::{self, Cgroup};
 
 /// How kubelet names groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +31,8 @@ const CLASSES: [Option<&str>; 3] = [None, Some("burstable"), Some("besteffort")]
 #[derive(Debug)]
 pub struct Node {
     root: TempDir,
-    /// Where the groups are.
-    groups: PathBuf,
-    /// What stands before them in their paths.
-    prefix: String,
+    /// In which the groups are.
+    groups: Cgroup,
 }
 
 /// A container of a pod.
@@ -70,15 +68,9 @@ impl Node {
         for name in ["pods", "containers"] {
             fs::create_dir_all(root.path().join("var/log").join(name))?;
         }
-        let unified = Path::new("/sys/fs/cgroup");
-        let is_unified = unified.join("cgroup.controllers").exists();
-        let hierarchy = if is_unified { unified.to_owned() } else { unified.join("memory") };
         // Kubelet's --cgroup-root, so that tests of other binaries do not meet.
         let nth = NEXT.fetch_add(1, Ordering::Relaxed);
-        let prefix = format!("/netdiag-test-{}-{nth}", process::id());
-        let groups = hierarchy.join(prefix.trim_start_matches('/'));
-        fs::create_dir(&groups).with_context(|| groups.display().to_string())?;
-        Ok(Self { root, groups, prefix })
+        Ok(Self { root, groups: Cgroup::new("memory", &format!("pods-{nth}"))? })
     }
 
     /// For `--host-root`.
@@ -115,10 +107,10 @@ impl Node {
                 }
             }
         };
-        let group = self.groups.join(&below);
+        let group = self.groups.path().join(&below);
         fs::create_dir_all(&group).with_context(|| group.display().to_string())?;
         Ok(Container {
-            cgroup: format!("{}/{below}", self.prefix),
+            cgroup: format!("/{}/{below}", self.groups.name()),
             id,
             name: format!("app-{}", nth % 2),
             pod_uid,
@@ -151,37 +143,6 @@ impl Container {
     /// When one still is.
     pub fn remove(&self) -> Result<()> {
         let group = self.procs.parent().context("a group")?;
-        remove(group).with_context(|| group.display().to_string())
-    }
-}
-
-/// Removes a group as soon as the last process has left it.
-fn remove(group: &Path) -> Result<()> {
-    let mut result = Ok(());
-    for _ in 0..100 {
-        result = fs::remove_dir(group);
-        if result.is_ok() || !group.exists() {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(result?)
-}
-
-/// Removes groups from the leaves up.
-fn remove_all(group: &Path) -> Result<()> {
-    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
-        if entry.file_type()?.is_dir() {
-            remove_all(&entry.path())?;
-        }
-    }
-    remove(group)
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Err(error) = remove_all(&self.groups) {
-            eprintln!("{} stays behind: {error:#}", self.groups.display());
-        }
+        cgroup::remove(group)
     }
 }

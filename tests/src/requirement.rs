@@ -9,9 +9,9 @@ use netdiag::signal::{DEFINITIONS, Hook, Source};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
-    conntrack::module,
+    conntrack::{self, module},
     machine::{self, Series},
-    reader, setting, tool, tree,
+    processor, reader, setting, tool, tree,
 };
 
 /// The kernels that netdiag is held to work on: Debian's, by series.
@@ -34,6 +34,10 @@ pub enum Feature {
     Conntrack,
     /// Connection tracking as a module, which can be loaded and removed.
     ConntrackModule,
+    /// Nobody whose connections are tracked beside a test's own: some settings are one for all namespaces.
+    NoneTracked,
+    /// Processors for two threads at a time.
+    TwoProcessors,
     /// bpftool, to list what is loaded.
     Bpftool,
     /// bpftrace, as another tracer on the same hooks.
@@ -79,7 +83,9 @@ pub fn expectation(feature: Feature) -> Expectation {
                 May
             }
         }
-        Feature::Netem | Feature::OwnModules => machine::amount(May, Must),
+        Feature::Netem | Feature::OwnModules | Feature::NoneTracked | Feature::TwoProcessors => {
+            machine::amount(May, Must)
+        }
         Feature::Nft | Feature::Conntrack | Feature::Bpftool | Feature::Runc | Feature::Setpriv => {
             Must
         }
@@ -109,6 +115,8 @@ pub fn available(feature: Feature) -> bool {
         Feature::OwnModules => machine::emulated() && Path::new("/proc/modules").exists(),
         Feature::Conntrack => tool::find("conntrack").is_some(),
         Feature::ConntrackModule => module::exists(),
+        Feature::NoneTracked => conntrack::none_tracked(),
+        Feature::TwoProcessors => processor::each().is_ok_and(|all| all.len() >= 2),
         Feature::Bpftool => tool::find("bpftool").is_some(),
         Feature::Bpftrace => tool::find("bpftrace").is_some(),
         Feature::Compiler => tool::find("cc").is_some() && tool::find("objcopy").is_some(),

@@ -7,15 +7,16 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use netdiag::{
     exit,
     kernel::facts::Facts as Kernel,
-    signal::DEFINITIONS,
+    signal::{DEFINITIONS, Hook},
     snapshot::{Doctor, SignalStatus},
 };
 
 use crate::{
+    attempt::{self, Spoilt},
     machine, netdiag as program,
     requirement::{self, Expectation},
     tool,
@@ -70,7 +71,8 @@ pub fn forced(signal: &str, source: &str) -> Result<SignalStatus> {
 }
 
 /// Whether the kernel may skip runs of a source, given by its `--source` argument, because tasks are
-/// preempted inside its programs.
+/// preempted inside its programs; of kprobes and classic tracepoints also where a bpf(2) call that
+/// looks into a hash is preempted (`bpf_disable_instrumentation`, include/linux/bpf.h).
 #[must_use]
 pub fn may_skip(forced: &str) -> bool {
     let sources = DEFINITIONS.iter().flat_map(|definition| {
@@ -78,7 +80,14 @@ pub fn may_skip(forced: &str) -> bool {
     });
     Kernel::read().preemption.may_preempt()
         && sources.into_iter().any(|(signal, source)| {
-            source.skips_when_preempted && forced == format!("{signal}={}", source.name)
+            let waits_for_calls = source.attachments.iter().any(|attachment| {
+                matches!(
+                    attachment.hook,
+                    Hook::Kprobe(_) | Hook::Kretprobe(_) | Hook::Tracepoint(..)
+                )
+            });
+            (source.skips_when_preempted || waits_for_calls)
+                && forced == format!("{signal}={}", source.name)
         })
 }
 
@@ -124,21 +133,10 @@ fn try_each(signal: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Runs of a test in which the kernel may skip programs.
-const ATTEMPTS: usize = 10;
-
-/// Runs a test until the kernel has skipped no program in it, which `run` tells: what is exact then is
-/// bounded and told as missed otherwise, and `run` asks for that.
+/// Runs a test until the kernel has skipped no program in it, which `run` tells.
 ///
 /// # Errors
-/// Those of `run`, or the kernel skipped programs every time.
+/// As for [`attempt::until_whole`].
 pub fn until_unskipped(mut run: impl FnMut() -> Result<bool>) -> Result<()> {
-    for _ in 0..ATTEMPTS {
-        if run()? {
-            return Ok(());
-        }
-        // For `cargo xtask test` to count: a test that needs many attempts shows little.
-        eprintln!("RETRIED: the kernel skipped programs");
-    }
-    bail!("the kernel skipped programs in each of {ATTEMPTS} attempts");
+    attempt::until_whole(|| Ok((!run()?).then_some(Spoilt::Skipped)))
 }

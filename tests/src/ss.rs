@@ -38,6 +38,10 @@ fn parse(line: &str) -> Result<Said> {
             }
             continue;
         }
+        // The present before the sum.
+        if let ("retrans", Some((_, sum))) = (name, value.split_once('/')) {
+            said.insert("retrans_sum".to_owned(), sum.parse()?);
+        }
         // `busy:104ms(100.0%)`, `retrans:0/3`, `rtt:0.05/0.02`
         let value = value.split(['(', '/']).next().unwrap_or_default();
         let milliseconds = match name {
@@ -70,6 +74,7 @@ mod tests {
             ("rtt", 52_000),
             ("minrtt", 40_000),
             ("retrans", 0),
+            ("retrans_sum", 3),
             ("busy", 104_000_000),
             ("cwnd", 10),
         ] {

@@ -136,9 +136,13 @@ pub fn end_by_reset<'a>(sockets: impl IntoIterator<Item = &'a TcpStream>) -> Res
     Ok(())
 }
 
+/// As netdiag names it: a v4-mapped address is the same as its IPv4 form (RFC 4291 section 2.5.5.2).
+#[must_use]
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 fn end(socket: &TcpStream, netns: u32) -> Result<End> {
-    let canonical =
-        |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     Ok(End { netns, local: canonical(socket.local_addr()?), peer: canonical(socket.peer_addr()?) })
 }
 

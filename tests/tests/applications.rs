@@ -4,13 +4,14 @@
 use std::{
     net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt as _,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use netdiag::snapshot::{Flow, Snapshot};
 use netdiag_tests::{
+    child::Own,
     facts::Facts,
     machine,
     namespace::Namespace,
@@ -23,9 +24,9 @@ use netdiag_tests::{
     tool::{self, finish},
 };
 
-/// A server; killed when dropped.
+/// A server.
 struct Server {
-    child: Child,
+    _child: Own,
     address: SocketAddr,
 }
 
@@ -33,8 +34,8 @@ impl Server {
     /// Starts one that listens on this port of the pair's right end, and waits until it does.
     fn start(pair: &Pair, port: u16, mut command: Command) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        let child = pair.right.run(|| command.spawn())?;
-        let server = Self { child, address: SocketAddr::new(RIGHT_V4.into(), port) };
+        let child = pair.right.run(|| command.spawn())?.into();
+        let server = Self { _child: child, address: SocketAddr::new(RIGHT_V4.into(), port) };
         let listens =
             machine::wait_until(|| pair.left.run(|| TcpStream::connect(server.address)).is_ok());
         ensure!(listens, "{command:?} does not listen");
@@ -62,13 +63,6 @@ impl Server {
         command.args(["--no-tls", "--address"]).arg(RIGHT_V4.to_string());
         command.arg("--htdocs").arg(files).arg("8080");
         Self::start(pair, 8080, command)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -104,8 +98,17 @@ fn mean(flow: &Flow, name: &str) -> Duration {
     Duration::from_nanos(sum / metric(flow, name).count.max(1))
 }
 
-/// That what netdiag says is what the program says, within 5 % or 1 ms.
+/// What a packet takes from one end to the other.
+const ONE_WAY: Duration = Duration::from_millis(5);
+
+/// That what netdiag says is what the program says, within 5 % or 1 ms; and that it is no shorter than the way
+/// there and back, and no longer than the program says, whose clock runs from before the request to behind
+/// the response.
 fn agrees(facts: &mut Facts, what: &str, found: Duration, said: Duration) {
+    let least = 2 * ONE_WAY;
+    // Both have digits that are significant, the program three.
+    let holds = found >= least.mul_f64(0.99) && found <= said.mul_f64(1.01);
+    facts.holds(format_args!("{what}: {found:?} is from {least:?} to {said:?}"), holds);
     let bound = said.mul_f64(0.05).max(Duration::from_millis(1));
     facts.holds(format_args!("{what}: {found:?} is {said:?}"), found.abs_diff(said) <= bound);
 }
@@ -148,7 +151,7 @@ fn redis_has_a_turn_for_each_command_or_batch() -> Result<()> {
     for forced in source::loading("turn")? {
         for batch in [1, 16] {
             source::until_unskipped(|| {
-                let pair = Pair::distant(Duration::from_millis(5))?;
+                let pair = Pair::distant(ONE_WAY)?;
                 let server = Server::redis(&pair)?;
                 let netdiag = Netdiag::live_by(&forced, &[])?;
                 let (commands, host) = (TURNS * batch, server.address.ip());
@@ -161,6 +164,7 @@ fn redis_has_a_turn_for_each_command_or_batch() -> Result<()> {
                 let outcome = netdiag.stop()?;
                 let total = outcome.total()?;
                 if total.accounting["turn"].missed > 0 {
+                    Facts::only_at_rest(total);
                     return Ok(false);
                 }
                 let [asks, answers] = conversation(total, &pair, server.address.port())?;
@@ -200,9 +204,9 @@ fn http2_has_turns_only_where_its_client_waits() -> Result<()> {
     let files = tempfile::tempdir()?;
     for forced in source::loading("turn")? {
         // h2load looks for what is due every 10 ms.
-        for (one_way, how) in [(5, "-m 1"), (40, "-m 100 --rps 200")] {
+        for (one_way, how) in [(ONE_WAY, "-m 1"), (Duration::from_millis(40), "-m 100 --rps 200")] {
             source::until_unskipped(|| {
-                let pair = Pair::distant(Duration::from_millis(one_way))?;
+                let pair = Pair::distant(one_way)?;
                 let server = Server::http2(&pair, files.path())?;
                 let netdiag = Netdiag::live_by(&forced, &[])?;
                 let url = format!("http://{}/index.html", server.address);
@@ -210,6 +214,7 @@ fn http2_has_turns_only_where_its_client_waits() -> Result<()> {
                 let outcome = netdiag.stop()?;
                 let total = outcome.total()?;
                 if total.accounting["turn"].missed > 0 {
+                    Facts::only_at_rest(total);
                     return Ok(false);
                 }
                 let [asks, answers] = conversation(total, &pair, server.address.port())?;

@@ -2,20 +2,17 @@
 //! Kubernetes namespace; those that ended, whose sockets changed hands, and whose process id is another's now.
 
 use std::{
-    ffi::CString,
-    io,
     net::{TcpListener, TcpStream},
     os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    ptr,
+    path::PathBuf,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use netdiag::snapshot::{Flow, Snapshot};
 use netdiag_tests::{
+    child::Own,
     facts::Facts,
-    machine,
     netdiag::Netdiag,
     network::{Pair, RIGHT_V4},
     outcome::{flow_of, flows_of},
@@ -28,6 +25,8 @@ use tempfile::TempDir;
 
 #[path = "owner/bystander.rs"]
 mod bystander;
+#[path = "owner/reused.rs"]
+mod reused;
 
 /// Processes in containers, half of them of either driver.
 const PROCESSES: u32 = 200;
@@ -52,7 +51,7 @@ impl Programs {
 
 /// A process in a container that has a connection with this one; killed when dropped.
 struct Process {
-    child: Child,
+    child: Own,
     comm: String,
     container: Container,
     server: TcpStream,
@@ -78,7 +77,7 @@ impl Process {
     ) -> Result<Self> {
         let mut command = Command::new(programs.shell(&comm)?);
         command.args(["-c", &script(&container, listener.1)]).stdin(Stdio::null());
-        let child = pair.left.run(|| command.spawn())?;
+        let child = pair.left.run(|| command.spawn())?.into();
         let (server, end) = accept(pair, &listener.0)?;
         Ok(Self { child, comm, container, server, end })
     }
@@ -95,13 +94,6 @@ impl Process {
         // The last command was to read what it was told.
         ensure!(status.code().is_some(), "the shell: {status}");
         self.container.remove()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -271,89 +263,11 @@ fn a_socket_that_changes_hands() -> Result<()> {
 
 /// Reads digits up to a slash.
 fn read_number(mut from: &TcpStream) -> Result<u32> {
-    use io::Read as _;
+    use std::io::Read as _;
     let mut text = String::new();
     let mut byte = [0];
     while from.read(&mut byte)? == 1 && byte[0] != b'/' {
         text.push(char::from(byte[0]));
     }
     text.parse().with_context(|| text.clone())
-}
-
-/// The process id of one that has ended is given to one in another container, within one interval.
-#[test]
-fn a_process_id_that_is_used_again() -> Result<()> {
-    let _alone = alone();
-    let (node, pair, programs) = (Node::new()?, Pair::new()?, Programs::new()?);
-    let listener = listen(&pair.right, Family::V4)?;
-    let [first, second] = [0, 2].map(|nth| node.container(Driver::Cgroupfs, nth));
-    let (first, second) = (first?, second?);
-    node.name(&first)?;
-    node.name(&second)?;
-    let run = ["live", "-o", "json", "-i", "1h", "-d", "10h", "--host-root", node.root()];
-    let netdiag = Netdiag::start(&run)?;
-    let mut earlier =
-        Process::start(&pair, &listener, &programs, "earlier".to_owned(), first.clone())?;
-    earlier.send()?;
-    earlier.end()?;
-    let pid = earlier.child.id();
-    let program = programs.shell("later")?;
-    let script = script(&second, listener.1);
-    // Another process may have the number for a while.
-    let mut refused = None;
-    let is_again = machine::wait_until(|| {
-        refused = pair.left.run(|| start_as(pid, &program, &["-c", &script])).err();
-        refused.is_none()
-    });
-    ensure!(is_again, "process id {pid} cannot be had again: {refused:?}");
-    let (server, end) = accept(&pair, &listener.0)?;
-    send_once(&server, b"go\n")?;
-    read_bytes(&server, 1)?;
-    let outcome = netdiag.stop()?;
-    send_once(&server, b"end\n")?;
-    // SAFETY: waits for the child that was started above, and writes nowhere.
-    unsafe { libc::waitpid(pid.cast_signed(), ptr::null_mut(), 0) };
-    let total = outcome.total()?;
-    let (one, other) = (flow_of(total, &earlier.end)?, flow_of(total, &end)?);
-    let mut facts = Facts::new();
-    facts.equal("pids", [one.owner.pid, other.owner.pid], [Some(pid); 2]);
-    facts.equal("name of the earlier", one.owner.comm.as_deref(), Some("earlier"));
-    facts.equal("name of the later", other.owner.comm.as_deref(), Some("later"));
-    let found = said(one);
-    println!("place of the one that has ended: {found:?}");
-    facts.holds(
-        format_args!("the earlier is in its place or nowhere: {found:?}"),
-        found == of(&first) || found == [None; 6],
-    );
-    facts.equal("place of the later", said(other), of(&second));
-    facts.finish();
-    Ok(())
-}
-
-/// Starts a program as a process with this id (`clone3` with `set_tid`, clone(2)).
-fn start_as(pid: u32, program: &Path, arguments: &[&str]) -> Result<()> {
-    let text = |text: &str| CString::new(text).context("an argument");
-    let program = text(program.to_str().context("a name in UTF-8")?)?;
-    let arguments = arguments.iter().map(|argument| text(argument)).collect::<Result<Vec<_>>>()?;
-    let mut pointers: Vec<_> =
-        [&program].into_iter().chain(&arguments).map(|text| text.as_ptr()).collect();
-    pointers.push(ptr::null());
-    let environment = [ptr::null::<libc::c_char>()];
-    let set_tid = [pid.cast_signed()];
-    // SAFETY: all of it may be 0, where nothing is wanted.
-    let mut clone: libc::clone_args = unsafe { std::mem::zeroed() };
-    clone.exit_signal = libc::SIGCHLD.cast_unsigned().into();
-    clone.set_tid = set_tid.as_ptr() as u64;
-    clone.set_tid_size = 1;
-    // SAFETY: like fork. The child calls nothing but execve and _exit, with pointers that were made before.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const clone, size_of_val(&clone)) };
-    if result == 0 {
-        // SAFETY: in the child; lists end with a null pointer.
-        unsafe {
-            libc::execve(program.as_ptr(), pointers.as_ptr(), environment.as_ptr());
-            libc::_exit(127);
-        }
-    }
-    ensure!(result > 0, "{}", io::Error::last_os_error());
-    Ok(())
 }

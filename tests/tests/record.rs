@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
-use netdiag::snapshot::{CountValue, Snapshot};
+use netdiag::snapshot::Snapshot;
 use netdiag_tests::{
     conntrack::{Rules, connect, entry, said, table, track},
     dropping::CASES,
@@ -21,7 +21,7 @@ use netdiag_tests::{
     namespace::Namespace,
     netdiag::Netdiag,
     network::Pair,
-    outcome::{in_namespaces, metric},
+    outcome::{group, in_namespaces, metric},
     reader::{self, ByTag, Read},
     require,
     requirement::{Feature, alone},
@@ -302,10 +302,8 @@ fn the_lines_beside_have_drops_and_conntrack() -> Result<()> {
         let ours = [dropped.netns];
         let flows = in_namespaces(snapshot, &ours);
         for flow in flows.filter(|flow| flow.local.port == Some(dropped.local.port())) {
-            if let Some(CountValue::Group(keys)) = flow.counts.get("drops") {
-                for (reason, packets) in keys {
-                    *reasons.entry(reason.as_str()).or_default() += packets.unwrap_or_default();
-                }
+            for (reason, packets) in group(flow, "drops") {
+                *reasons.entry(reason).or_default() += packets;
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, ensure};
 use netdiag::{
     kernel::btf::Btf,
-    snapshot::{CountValue, Flow, Snapshot},
+    snapshot::{Flow, Snapshot},
 };
 use netdiag_tests::{
     counters::{TcpCounters, wait_until_quiet},
@@ -18,7 +18,7 @@ use netdiag_tests::{
     namespace::Namespace,
     netdiag::Netdiag,
     network::Pair,
-    outcome::{count, in_namespaces},
+    outcome::{count, group, in_namespaces},
     requirement::alone,
     source,
     stream::{self, Stream, is_in, sum},
@@ -26,13 +26,8 @@ use netdiag_tests::{
 };
 
 /// Resets that a flow sent, by the kernel's reason.
-fn sent(flow: &Flow) -> BTreeMap<String, u64> {
-    match flow.counts.get("resets_sent") {
-        Some(CountValue::Group(keys)) => {
-            keys.iter().filter_map(|(key, n)| Some((key.clone(), (*n)?))).collect()
-        }
-        _ => BTreeMap::new(),
-    }
+fn sent(flow: &Flow) -> BTreeMap<&str, u64> {
+    group(flow, "resets_sent")
 }
 
 /// How a connection ends, and what of it the client and the server then count.
@@ -164,10 +159,13 @@ fn each_reset_belongs_to_its_end() -> Result<()> {
             let total = outcome.total()?;
             let after = read()?;
             let missed = total.accounting["reset"].missed + told.account("reset")?.missed;
+            let mut facts = Facts::new();
+            told.at_rest(&mut facts)?;
             if missed > 0 {
+                facts.at_rest(total);
+                facts.finish();
                 return Ok(false);
             }
-            let mut facts = Facts::new();
             facts.note(&forced);
             for (family, case, port) in provoked {
                 let found = spaces.map(|space| of_port(total, space, port));
@@ -182,7 +180,7 @@ fn each_reset_belongs_to_its_end() -> Result<()> {
                 facts.note(format_args!("{reasons:?}"));
                 let all: u64 = reasons.iter().map(|(_, n)| n).sum();
                 facts.equal("sent, as the kernel counts them", all as i64, kernel["OutRsts"]);
-                let known = reasons.iter().all(|(reason, _)| (reason != "unknown") == has_reasons);
+                let known = reasons.iter().all(|(reason, _)| (*reason != "unknown") == has_reasons);
                 facts.holds("reasons are known where the kernel has them", known);
                 for direction in ["sent", "received"] {
                     let of = told

@@ -157,8 +157,9 @@ fn judge(forced: &str, total: &Snapshot, expected: &[Expected]) -> Result<()> {
         facts.holds(format_args!("{end}: its pair is the other end"), same);
     }
     let account = total.accounting.get("send").copied().unwrap_or_default();
-    if unseen == 0 {
-        facts.note("every send was seen");
+    let sending = format!("send={}", status(total, "send")?.source.as_deref().unwrap_or_default());
+    if unseen == 0 || !source::may_skip(&sending) {
+        facts.equal(format_args!("{sending}: unseen sends"), unseen, 0);
     } else {
         let unpaired = account.missed + account.unmatched;
         facts.holds(

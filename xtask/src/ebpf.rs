@@ -3,6 +3,10 @@
 use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
+use object::{
+    build::elf::{Builder, SectionData},
+    elf,
+};
 
 use crate::{process, setup::EbpfTools, toolchain::Toolchain, workspace};
 
@@ -49,6 +53,8 @@ pub(crate) fn build(tools: &EbpfTools) -> Result<PathBuf> {
     let built = directory.join(TARGET).join("release/netdiag-ebpf");
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     check(&bytes).with_context(|| format!("{} is no eBPF object", built.display()))?;
+    let bytes = without_debug(&bytes)
+        .with_context(|| format!("{} cannot be written anew", built.display()))?;
     let object = workspace::ebpf_object();
     if fs::read(&object).is_ok_and(|old| old == bytes) {
         return Ok(object);
@@ -60,6 +66,26 @@ pub(crate) fn build(tools: &EbpfTools) -> Result<PathBuf> {
         .and_then(|()| fs::rename(&new, &object))
         .with_context(|| format!("cannot write {}", object.display()))?;
     Ok(object)
+}
+
+/// Leaves out what only debuggers read, and BTF was made of: nine tenths of the object, all of whose sections are
+/// read at each start.
+fn without_debug(object: &[u8]) -> Result<Vec<u8>> {
+    let mut file = Builder::read(object)?;
+    for section in &mut file.sections {
+        let name = section.name.strip_prefix(b".rel").unwrap_or(&section.name);
+        section.delete |= name.starts_with(b".debug");
+    }
+    file.delete_orphans();
+    // LLVM keeps the names of sections among those of symbols.
+    let names = file.sections.add();
+    names.name = b".shstrtab".as_slice().into();
+    names.sh_type = elf::SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut bytes = Vec::new();
+    file.write(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Refuses what the kernel or aya would refuse later with less to say: no ELF for BPF, no BTF.

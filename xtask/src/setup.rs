@@ -50,6 +50,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         Layer::Vm => vm_tools()?,
         Layer::Test => {
             test_tools()?;
+            bench_tools()?;
             linters()?;
             cargo_deny()?;
         }
@@ -90,7 +91,7 @@ pub(crate) fn vm_tools() -> Result<()> {
     Emulator::get().map(drop)
 }
 
-pub(crate) use test::{cargo_deny, linters, tools as test_tools};
+pub(crate) use test::{bench_tools, cargo_deny, linters, tools as test_tools};
 
 /// Installs the packages of those `(program, package)` that are missing.
 fn programs(tools: &[(&str, &str)], why: &str) -> Result<()> {

@@ -119,11 +119,13 @@ pub(crate) struct Counted {
     pub(crate) output: String,
 }
 
-/// Runs `command` in a machine that counts instructions, with `program` in its directory there.
+/// Runs `command` in a machine that counts instructions, with these host files in its directory there and
+/// these programs of the host, as the options `--bring` and `--with` have them.
 pub(crate) fn count(
     series: &str,
     netdiag: &Path,
-    program: &Path,
+    bring: Vec<String>,
+    with: Vec<String>,
     command: &[String],
 ) -> Result<Counted> {
     const OUTPUT: &str = "/root/output";
@@ -136,10 +138,10 @@ pub(crate) fn count(
         memory: 1024,
         icount: true,
         kvm: false,
-        timeout: 900,
-        bring: vec![program.display().to_string()],
+        timeout: 3600,
+        bring,
         take: vec![format!("{OUTPUT}={}", output.display())],
-        with: Vec::new(),
+        with,
         env: Vec::new(),
         no_build: true,
         time: false,

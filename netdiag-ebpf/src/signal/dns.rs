@@ -34,6 +34,7 @@ use crate::{
     ring,
     signal::socket,
     tracked::{self, Link},
+    words,
 };
 
 const OUT: Lane = Lane::new(Signal::Dns, lane::OUT);
@@ -140,7 +141,9 @@ unsafe fn consider<A: Access>(skb: Pointer, carried: &Carried, flags: u32, lane:
     let flags = if to_server { flags | flag::TO_SERVER } else { flags };
     // SAFETY: the element of this CPU lives as long as the map, and a program has its own.
     let kept = unsafe { &mut *opaque(kept) };
-    kept.record = Record { flags, ..Record::default() };
+    // SAFETY: plain data.
+    unsafe { words::zero(&raw mut kept.record) };
+    kept.record.flags = flags;
     // SAFETY: passed on.
     match unsafe { describe::<A>(skb, carried, &mut kept.record) } {
         // SAFETY: passed on.

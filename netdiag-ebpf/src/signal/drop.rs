@@ -240,7 +240,7 @@ unsafe fn ends_of<A: Access>(
                 return Err(Refused::NotOurs);
             }
             drop.ends = ends::KNOWN;
-            drop.key.netns = packet::netns::<A>(freed.receiver, Field::SkNet)?;
+            drop.key.netns = kernel::netns::<A>(freed.receiver, Field::SkNet)?;
             return Ok(());
         }
         let device: Pointer = field::<A, _>(freed.skb, Field::SkbDev)?;
@@ -251,7 +251,7 @@ unsafe fn ends_of<A: Access>(
             return Ok(());
         }
         let port: u16 = field::<A, _>(socket, Field::SkNum)?;
-        let there = packet::netns::<A>(socket, Field::SkNet)?;
+        let there = kernel::netns::<A>(socket, Field::SkNet)?;
         if port == drop.key.peer_port && (here == 0 || here == there) {
             drop.ends = ends::KNOWN;
             drop.key.netns = there;

@@ -103,7 +103,7 @@ unsafe fn by_packet<A: Access>(
         key.netns = if sk.is_null() {
             packet::device_netns::<A>(field::<A, _>(skb, Field::SkbDev)?)
         } else {
-            packet::netns::<A>(sk, Field::SkNet)?
+            kernel::netns::<A>(sk, Field::SkNet)?
         };
     }
     Ok(())

@@ -91,7 +91,7 @@ fn begin<A: Access>(sk: Pointer, place: Place, again: Again, lane: Lane) {
         counters.map_full += 1;
         return;
     };
-    if again == Again::SameCall && is_under_way(&call, place) {
+    if again == Again::SameCall && is_under_way(&call, slot.flow, place) {
         return;
     }
     // SAFETY: no precondition.

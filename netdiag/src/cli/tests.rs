@@ -125,6 +125,23 @@ fn wrong_usage_gets_one_line_that_says_what_is_right() {
     }
 }
 
+/// Nothing is watched and nothing filtered then: a flag that did not count would mislead.
+#[test]
+fn from_refuses_all_that_only_watching_heeds() {
+    let mut command = Cli::command();
+    command.build();
+    let diagnose = command.find_subcommand("diagnose").expect("diagnose");
+    let from = diagnose.get_arguments().find(|arg| arg.get_id() == "from").expect("--from");
+    let refused: Vec<_> =
+        diagnose.get_arg_conflicts_with(from).into_iter().map(|arg| arg.get_id().clone()).collect();
+    let none = || clap::Command::new("none");
+    let groups =
+        [Filters::augment_args(none()), Flows::augment_args(none()), Kernel::augment_args(none())];
+    for flag in groups.iter().flat_map(clap::Command::get_arguments) {
+        assert!(refused.contains(flag.get_id()), "--from goes with {}", flag.get_id());
+    }
+}
+
 #[test]
 fn prefixes_are_mapped_and_masked() {
     let cases = [

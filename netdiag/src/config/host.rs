@@ -8,24 +8,19 @@ use std::{
     sync::OnceLock,
 };
 
-use rustix::{
-    fs::{FsWord, statfs},
-    system::uname,
-};
+use rustix::{fs::statfs, system::uname};
 
 use super::{Home, Lookup, Process};
 use crate::{
     cli::value::NetnsName,
     node::{
         self,
-        netns::{self, Depth},
+        netns::{self, Depth, NSFS_MAGIC},
         places::{Places, learn_names},
+        within::within,
     },
     owner::Names,
 };
-
-/// `NSFS_MAGIC` (`include/uapi/linux/magic.h`): the file system of namespaces.
-const NSFS_MAGIC: FsWord = 0x6e73_6673;
 
 /// Directories where tools keep named namespaces (`ip netns`, container runtimes).
 const NAMED: [&str; 3] = ["run/netns", "var/run/netns", "run/docker/netns"];
@@ -53,7 +48,7 @@ impl Host {
         let given = [flag, variable].into_iter().flatten().find(|name| !name.trim().is_empty());
         let name = given.map(str::to_owned).or_else(|| {
             let elsewhere = self.root != Path::new("/");
-            elsewhere.then(|| fs::read_to_string(self.root.join("etc/hostname")).ok()).flatten()
+            elsewhere.then(|| fs::read_to_string(within(&self.root, "etc/hostname")).ok()).flatten()
         });
         let own = || uname().nodename().to_string_lossy().into_owned();
         let name = name.filter(|name| !name.trim().is_empty()).unwrap_or_else(own);
@@ -94,7 +89,7 @@ impl Lookup for Host {
 
     fn netns(&self, name: &NetnsName) -> Result<u32, String> {
         let named = |name: &str| {
-            NAMED.iter().find_map(|directory| inode(&self.root.join(directory).join(name)))
+            NAMED.iter().find_map(|directory| inode(&within(&self.root, directory).join(name)))
         };
         match name {
             NetnsName::Inode(number) => {
@@ -125,7 +120,7 @@ impl Lookup for Host {
     fn netns_names(&self) -> Vec<String> {
         let names: BTreeSet<String> = NAMED
             .iter()
-            .filter_map(|directory| fs::read_dir(self.root.join(directory)).ok())
+            .filter_map(|directory| fs::read_dir(within(&self.root, directory)).ok())
             .flat_map(Iterator::flatten)
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();

@@ -94,8 +94,12 @@ impl Owners {
     }
 
     fn accepts_container(&self, id: Option<&str>) -> bool {
-        let begins =
-            |id: &str| self.containers.iter().any(|wanted| id.starts_with(wanted.as_str()));
+        let begins = |id: &str| {
+            let begins = |wanted: &String| {
+                id.get(..wanted.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(wanted))
+            };
+            self.containers.iter().any(begins)
+        };
         self.containers.is_empty() || id.is_some_and(begins)
     }
 }

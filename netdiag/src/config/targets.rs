@@ -119,6 +119,27 @@ pub fn filters(targets: &Targets, node: &impl Lookup) -> Result<Filters, Error> 
     })
 }
 
+/// What filters ask for that cannot be told here, in one line.
+#[must_use]
+pub fn unknowable(targets: &Targets, node: &impl Lookup) -> Option<String> {
+    let Owners { comms, .. } = &targets.owners;
+    if node.knows_processes() || comms.is_empty() && !targets.owners.asks_for_place() {
+        return None;
+    }
+    let unchecked = match &comms[..] {
+        [] => String::new(),
+        comms => format!(
+            "; nor could it be checked that there is a process called {}",
+            comms.join(" or ")
+        ),
+    };
+    Some(format!(
+        "/proc is that of a container, so it is not known whose the sockets from before the start are: those that \
+         the filters by owner ask for are left out until they are used again{unchecked}; run with the node's PID \
+         namespace (hostPID)"
+    ))
+}
+
 fn unknown_process(pid: u32, node: &impl Lookup) -> Error {
     let most = node.socket_holders().iter().take(5).cloned().collect::<Vec<_>>().join(", ");
     let hint = match most.is_empty() {

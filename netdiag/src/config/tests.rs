@@ -162,13 +162,58 @@ fn owners_are_named_in_several_ways() {
     let targets =
         targets("netdiag --comm nginx --cgroup /sys/fs/cgroup/kubepods/ --container cri-o://3F0f");
     let owners = &targets.owners;
-    assert_eq!((&owners.cgroups[0][..], &owners.containers[0][..]), ("/kubepods", "3f0f"));
+    assert_eq!((&owners.cgroups[0][..], &owners.containers[0][..]), ("/kubepods", "3F0f"));
     let filters = filters(&targets, &Node).expect("all exist");
     assert!(filters.by_owner() && filters.by_cgroup == 1 && !filters.is_empty());
     assert!(filters.accept_process(9, b"nginx"));
     assert!(!filters.accept_process(9, b"nginx2") && !filters.accept_process(9, b""));
-    for line in ["netdiag --cgroup ../x", "netdiag --container web", "netdiag --pod="] {
+    for line in [
+        "netdiag --cgroup ../x",
+        "netdiag --container we/b",
+        "netdiag --container docker://",
+        "netdiag --pod=",
+    ] {
         assert!(config(line).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn cgroups_and_containers_are_taken_as_tools_print_them() {
+    for text in [
+        "system.slice/nginx.service",
+        "/system.slice/nginx.service/",
+        "/sys/fs/cgroup/system.slice/nginx.service",
+        "/host/sys/fs/cgroup/system.slice/nginx.service",
+        "/sys/fs/cgroup/unified/system.slice/nginx.service",
+        "/sys/fs/cgroup/cpu,cpuacct/system.slice/nginx.service",
+        "0::/system.slice/nginx.service",
+        "9:memory:/system.slice/nginx.service",
+    ] {
+        assert_eq!(value::cgroup(text), Ok("/system.slice/nginx.service".to_owned()), "{text}");
+    }
+    for (text, path) in [
+        ("/sys/fs/cgroup", "/"),
+        ("/sys/fs/cgroup/memory", "/"),
+        ("memory/web", "/memory/web"),
+        ("/kubepods-pod1.slice:cri-containerd:3f0f", "/kubepods-pod1.slice:cri-containerd:3f0f"),
+    ] {
+        assert_eq!(value::cgroup(text), Ok(path.to_owned()), "{text}");
+    }
+    for (text, id) in [
+        ("docker://3f0f", "3f0f"),
+        ("containerd://3F0F", "3F0F"),
+        ("cri-o://3f0f", "3f0f"),
+        ("web-1.blue", "web-1.blue"),
+    ] {
+        assert_eq!(value::container(text), Ok(id.to_owned()), "{text}");
+    }
+    let owners =
+        |container: &str| Owners { containers: vec![container.to_owned()], ..Owners::default() };
+    let place = Place { container: Some("3f0f4f1f5a3e".to_owned()), ..Place::default() };
+    for (container, is_it) in
+        [("3F0F", true), ("3f0f4f1f5a3e", true), ("3f0f4f1f5a3e0", false), ("f0f", false)]
+    {
+        assert_eq!(owners(container).accepts(&place, None), Some(is_it), "{container}");
     }
 }
 
@@ -192,6 +237,49 @@ fn what_can_match_nothing_is_refused_with_near_names() {
         let error = filters(&targets(line), &Node).expect_err(line);
         assert_eq!(error.status(), Status::Usage, "{line}");
         assert!(error.to_string().contains(expected), "`{line}` says: {error}");
+    }
+}
+
+#[test]
+fn what_filters_ask_for_in_vain_is_said() {
+    assert_eq!(unknowable(&targets("netdiag --comm nginx"), &Node), None);
+    assert_eq!(unknowable(&targets("netdiag --port 80"), &Elsewhere), None);
+    let line = unknowable(&targets("netdiag --comm nginx"), &Elsewhere).expect("a line");
+    assert!(line.contains("called nginx") && line.contains("hostPID"), "{line}");
+    let line = unknowable(&targets("netdiag --pod web-0"), &Elsewhere).expect("a line");
+    assert!(line.contains("left out") && !line.contains("called"), "{line}");
+}
+
+/// A container that is shown no process of the node.
+struct Elsewhere;
+
+impl Lookup for Elsewhere {
+    fn knows_processes(&self) -> bool {
+        false
+    }
+
+    fn process(&self, _: u32) -> Process {
+        Process::Absent
+    }
+
+    fn socket_holders(&self) -> &[String] {
+        &[]
+    }
+
+    fn netns(&self, _: &NetnsName) -> Result<u32, String> {
+        Err(String::new())
+    }
+
+    fn netns_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn process_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn places(&self) -> Result<Vec<Home>, String> {
+        Node.places()
     }
 }
 

@@ -175,9 +175,37 @@ fn however_long_a_run_is_its_findings_are_bounded() {
     assert_eq!(report.left_out, BTreeMap::from([("close-wait-leak".to_owned(), 300 - 20)]));
 }
 
+/// A minute in which very many namespaces have the same, and one of them was asked for.
+fn crowded(mut diagnosis: Diagnosis, namespaces: u32, flows: &[Flow]) -> Report {
+    for second in 0..60 {
+        let mut snapshot = kit::snapshot(second, flows.to_vec());
+        snapshot.filtered = true;
+        let states = States { time_wait: 30_000, ..States::default() };
+        for netns in 0..namespaces {
+            let netns = kit::NETNS + 1 - namespaces + netns;
+            snapshot.node.sockets.push(Sockets { netns, states, ..Sockets::default() });
+        }
+        diagnosis.take(&snapshot);
+    }
+    diagnosis.report().expect("a report")
+}
+
+#[test]
+fn what_was_not_asked_for_displaces_nothing() {
+    let is_wanted = |finding: &Finding, _: &Watched| finding.scope.netns == Some(kit::NETNS);
+    let live = Diagnosis::new(Thresholds::new()).wanting(is_wanted);
+    let recorded = Diagnosis::of_recordings(Thresholds::new());
+    for (diagnosis, flows) in [(live, vec![]), (recorded, vec![kit::flow("f1")])] {
+        let report = crowded(diagnosis, 2 * MOST_KEPT as u32, &flows);
+        let found: Vec<_> = report.findings.iter().map(|one| one.scope.netns).collect();
+        assert_eq!(found, [Some(kit::NETNS)]);
+        assert_eq!(report.left_out, BTreeMap::new());
+    }
+}
+
 #[test]
 fn recordings_of_several_runs_are_accounted_for_together() {
-    let mut diagnosis = Diagnosis::new(Thresholds::new());
+    let mut diagnosis = Diagnosis::of_recordings(Thresholds::new());
     for (second, seen) in [(0, 5), (1, 9), (10, 2), (11, 3)] {
         let mut snapshot = lossy(second, 10);
         snapshot.accounting.entry("rtt".to_owned()).or_default().seen = seen;
@@ -189,7 +217,7 @@ fn recordings_of_several_runs_are_accounted_for_together() {
         }
         diagnosis.take(&snapshot);
     }
-    let report = diagnosis.recorded().expect("a report");
+    let report = diagnosis.report().expect("a report");
     assert_eq!((report.accounting["rtt"].seen, report.recorded), (12, true));
     let waits = report.findings.iter().filter(|one| one.id == "time-wait-buildup");
     let waits: Vec<_> = waits.map(|one| one.scope.netns).collect();

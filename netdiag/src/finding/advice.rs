@@ -47,6 +47,19 @@ pub(super) fn is_private(ip: IpAddr) -> bool {
     }
 }
 
+/// Says that connections may have got through that are not told apart, where any did: fewer of those that fail
+/// are left out.
+pub(super) fn beside_others(finding: Finding, watched: &Watched) -> Finding {
+    if !watched.others_connected() {
+        return finding;
+    }
+    finding.not_seeing(format!(
+        "who else got through: up to {} flows of an interval are not told apart, and some of them connected; \
+         narrow it by filters",
+        watched.folded
+    ))
+}
+
 /// So many of something, `1 connection`, `2 connections`.
 pub(super) fn many(n: usize, one: &str) -> String {
     format!("{n} {one}{}", if n == 1 { "" } else { "s" })

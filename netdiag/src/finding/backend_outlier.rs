@@ -131,7 +131,7 @@ fn outlier(
         return None;
     }
     let beyond = |value: fn(&Server<'_>) -> u64| {
-        let usual = median(others.iter().map(|other| value(other)))?;
+        let usual = upper_median(others.iter().map(|other| value(other)))?;
         let (mine, usual) = (value(one) as f64, usual as f64);
         let is_out = mine >= limits.of(&TIMES) * usual && mine - usual >= limits.of(&MORE);
         is_out.then_some((mine, usual))
@@ -141,7 +141,7 @@ fn outlier(
         p50.or_else(|| beyond(|server| server.p90).map(|(mine, usual)| ("p90", mine, usual)));
     let (which, mine, usual) = found?;
     let path = one.group.rtt_min_ns();
-    let paths = median(others.iter().filter_map(|other| other.group.rtt_min_ns()));
+    let paths = upper_median(others.iter().filter_map(|other| other.group.rtt_min_ns()));
     let farther = path.zip(paths).map(|(mine, theirs)| mine.saturating_sub(theirs) as f64);
     if farther.is_some_and(|farther| farther >= limits.of(&PATH) * (mine - usual)) {
         return None;
@@ -182,7 +182,8 @@ fn outlier(
     })
 }
 
-fn median(values: impl Iterator<Item = u64>) -> Option<u64> {
+/// Of two in the middle the larger: who takes longer than that one does so by either.
+fn upper_median(values: impl Iterator<Item = u64>) -> Option<u64> {
     let mut values: Vec<_> = values.collect();
     values.sort_unstable();
     values.get(values.len() / 2).copied()

@@ -4,7 +4,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{events, inside, many},
+    advice::{beside_others, events, inside, many},
 };
 use crate::watched::{Backend, Group, Seen, Watched};
 
@@ -80,6 +80,7 @@ fn of_backend(
         return None;
     }
     let established = group.sums.samples("connect");
+    let is_all = established == 0 && !watched.others_connected();
     let rate = count as f64 / watched.seconds.max(1e-9);
     let last = refused.seconds(|course| course.refused).last().unwrap_or(0);
     let is_well = group.seconds(|course| course.established).after(last)
@@ -87,14 +88,16 @@ fn of_backend(
     let is_tried_elsewhere = is_tried_elsewhere(watched, &refused);
     let (severity, threshold) = if is_well || is_tried_elsewhere || rate < limits.of(&RATE) {
         (Severity::Info, &RATE)
-    } else if established == 0 && rate >= limits.of(&CRITICAL_RATE) {
+    } else if is_all && rate >= limits.of(&CRITICAL_RATE) {
         (Severity::Critical, &CRITICAL_RATE)
     } else {
         (Severity::Warning, &RATE)
     };
     let scope = Scope::backend(netns, ip, port).by(&refused.owner());
-    let title = if established == 0 {
+    let title = if is_all {
         format!("{} refuses all of {}", scope.name, many(count as usize, "connection"))
+    } else if established == 0 {
+        format!("{} refuses {}", scope.name, many(count as usize, "connection"))
     } else {
         format!(
             "{} refuses {}, {established} got through",
@@ -120,6 +123,7 @@ fn of_backend(
         .advise(format!("on {ip}: is the service up, and does it listen at that address? ss -ltnp sport = :{port}"))
         .confirm_by(inside(&refused, &format!("nc -zv {ip} {port}")))
         .confirm_by(events("connect", netns, ip));
+    let finding = beside_others(finding, watched);
     Some(match (is_well, is_tried_elsewhere) {
         (true, _) => {
             finding.advise("it accepts again: see whether it was started anew at that time")
@@ -170,6 +174,21 @@ mod tests {
             kit::flow("f2").to("127.0.0.1", 5432).latency("connect", 1, 1_000),
         ]);
         check(&DEFINITION, &local, Some(Severity::Info));
+    }
+
+    /// Those that got through may be among the flows that are summed up.
+    #[test]
+    fn all_is_said_only_where_all_are_told_apart() {
+        let mut watched = of(10, 10, |_| vec![]);
+        assert!(rule(&watched, &Limits::default())[0].title.contains("refuses all of"));
+        let mut snapshot = kit::snapshot(10, vec![]);
+        snapshot.other = snapshot.other.latency("connect", 1, 1_000);
+        snapshot.folded = Some(7);
+        watched.take(&snapshot);
+        check(&DEFINITION, &watched, Some(Severity::Warning));
+        let found = rule(&watched, &Limits::default()).remove(0);
+        assert!(found.title.ends_with("refuses 10 connections"), "{}", found.title);
+        assert!(found.not_observable.iter().any(|line| line.contains("up to 7 flows")));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{events, inside},
+    advice::{beside_others, events, inside},
 };
 use crate::{
     snapshot::Role,
@@ -141,6 +141,9 @@ impl<'a> Cut<'a> {
             share if share >= limits.of(&CRITICAL_SHARE) => Severity::Critical,
             _ => Severity::Warning,
         };
+        // Of all connections fewer are known then than of those that were reset.
+        let severity =
+            if watched.others_connected() { severity.min(Severity::Warning) } else { severity };
         Some(Self { group, connections, share, in_vain, seconds, severity })
     }
 
@@ -153,6 +156,7 @@ impl<'a> Cut<'a> {
             .beyond(watched, "seconds with resets", self.seconds, &LEAST_SECONDS, limits)
             .with(watched, "reset with a request and no answer", self.in_vain as f64, Unit::Count)
             .with(watched, "connections", self.connections as f64, Unit::Count);
+        let finding = beside_others(finding, watched);
         let every = watched.every();
         if self.severity == Severity::Info && every > 2.0 {
             return finding.not_seeing(format!(

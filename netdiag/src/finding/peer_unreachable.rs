@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{events, inside, many},
+    advice::{beside_others, events, inside, many},
 };
 use crate::watched::{Backend, Group, Peer, Seen, Watched};
 
@@ -113,16 +113,19 @@ fn told(
     let Unanswered { group, share, .. } = unanswered;
     let count = group.flows.len();
     let rate = count as f64 / watched.seconds.max(1e-9);
+    let is_all = *share >= 1.0 && !watched.others_connected();
     let severity = match rate >= limits.of(&RATE) {
         false => Severity::Info,
-        true if *share >= 1.0 => Severity::Critical,
+        true if is_all => Severity::Critical,
         true => Severity::Warning,
     };
     let scope = if is_heard { Scope::backend(netns, ip, port) } else { Scope::peer(netns, ip) };
     let asked = many(count, "connection");
     let (name, owner) = (scope.name.clone(), group.owner());
-    let title = if *share >= 1.0 {
+    let title = if is_all {
         format!("{name} answers none of {asked} that were asked for")
+    } else if *share >= 1.0 {
+        format!("{name} does not answer {asked} that were asked for")
     } else {
         format!(
             "{name} does not answer {asked}, {:.0} % of those that were asked for",
@@ -133,7 +136,7 @@ fn told(
         ERRORS[1..].iter().map(|error| group.sums.at_least(&format!("connects_failed.{error}")));
     let by_router: u64 = by_router.sum();
     let finding = Finding::new(watched, severity, scope.by(&owner), title)
-        .confidence(if *share >= 1.0 { 0.95 } else { 0.7 })
+        .confidence(if is_all { 0.95 } else { 0.7 })
         .because(match (is_heard, by_router) {
             (_, 1..) => {
                 "A router on the way, or this node, says that the peer cannot be reached: no route, or \
@@ -165,7 +168,7 @@ fn told(
         .confirm_by(inside(group, &format!("nc -zvw 3 {ip} {port}")))
         .confirm_by(inside(group, &format!("ip route get {ip}")))
         .confirm_by(events("connect", netns, ip));
-    Some(finding)
+    Some(beside_others(finding, watched))
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! Flows that have something in common, as one row: their latencies and counts are added up, and of who and
 //! what they are stays what all of them share.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use clap::ValueEnum;
 use netdiag_common::flow::FlowKey;
@@ -56,12 +60,13 @@ impl Grouping {
 
     /// What a flow has in common with the others of its group; none where that is not known.
     fn of(self, flow: &Frozen) -> Option<String> {
-        let FlowKey { local_addr, peer_addr, local_port, peer_port, .. } = flow.key;
+        let FlowKey { local_addr, peer_addr, local_port, peer_port, netns, .. } = flow.key;
         let place = flow.place.as_deref();
         match self {
             Self::Flow => None,
             Self::Peer => {
-                Some(address(peer_addr)).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string())
+                let ip = Some(address(peer_addr)).filter(|ip| !ip.is_unspecified())?;
+                Some(within(ip, netns, ip.to_string()))
             }
             Self::Backend => {
                 let (ip, port) = match (flow.role, flow.translation.as_deref()) {
@@ -70,7 +75,8 @@ impl Grouping {
                     (_, None) => (peer_addr, peer_port),
                 };
                 let ip = Some(address(ip)).filter(|ip| !ip.is_unspecified())?;
-                Some(if port == 0 { ip.to_string() } else { SocketAddr::new(ip, port).to_string() })
+                let whole = || SocketAddr::new(ip, port).to_string();
+                Some(within(ip, netns, if port == 0 { ip.to_string() } else { whole() }))
             }
             Self::Process => {
                 let pid = flow.pid?;
@@ -89,6 +95,14 @@ impl Grouping {
         }
     }
 }
+
+/// The name of an address: a loopback one is another one in each namespace.
+fn within(ip: IpAddr, netns: u32, name: String) -> String {
+    if ip.is_loopback() && netns != 0 { format!("{name}/netns:{netns}") } else { name }
+}
+
+/// The end of the id of a group of servers' ends.
+pub const SERVER: &str = "/server";
 
 /// Which flows a row stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +133,7 @@ impl Group {
             }
         }
         if self.serves {
-            id.push_str("/server");
+            id.push_str(SERVER);
         }
         id
     }

@@ -6,8 +6,7 @@
 //! nearest to who asks: there its time begins, and ends when the answer passes the other way.
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
 };
 
@@ -70,8 +69,6 @@ enum State {
 /// A query that was seen.
 #[derive(Debug)]
 struct Pending {
-    /// Of the run: slots are used again.
-    number: u64,
     asker: FlowKey,
     names: SmallVec<[Name; 2]>,
     /// Where it was seen first.
@@ -82,11 +79,15 @@ struct Pending {
     state: State,
     /// When and how it was answered, elsewhere than at its place.
     answer: Option<(u64, u8)>,
+    /// As it stands in [`Queries::due`].
+    due_ns: u64,
+    /// Its turn to give way, as it stands in [`Queries::idle`].
+    turn: Option<u64>,
 }
 
 impl Pending {
     /// When something is to be done about it.
-    fn due_ns(&self) -> u64 {
+    fn next_ns(&self) -> u64 {
         let end = match self.state {
             State::Waiting => self.asked_ns + PATIENCE_NS,
             State::Overdue => self.sent_ns + KEEP_NS,
@@ -106,14 +107,14 @@ pub struct Queries {
     most: usize,
     pending: Slab<Pending>,
     names: HashMap<Name, usize>,
-    /// When, and whose turn it is. May name a query that is gone or whose time has changed.
-    due: BinaryHeap<Reverse<(u64, usize, u64)>>,
-    /// Those that give way first, the oldest in front: slot and number.
-    idle: VecDeque<(usize, u64)>,
+    /// When something is to be done, and about which: each query once.
+    due: BTreeSet<(u64, usize)>,
+    /// Those of which everything has been told, in the order in which they give way: each once.
+    idle: BTreeMap<u64, usize>,
     /// Where answers to what was asked there do pass. Not so where the packet goes on by another device than
     /// the one that took it, as behind a bond.
     heard: HashSet<Place>,
-    next_number: u64,
+    next_turn: u64,
     /// Messages whose turn has not come.
     held: Vec<Passage>,
     /// Up to then messages are missing.
@@ -137,10 +138,10 @@ impl Queries {
             most: most.max(1),
             pending: Slab::new(),
             names: HashMap::new(),
-            due: BinaryHeap::new(),
-            idle: VecDeque::new(),
+            due: BTreeSet::new(),
+            idle: BTreeMap::new(),
             heard: HashSet::new(),
-            next_number: 0,
+            next_turn: 0,
             held: Vec::new(),
             missed_ns: 0,
         }
@@ -217,14 +218,10 @@ impl Queries {
 
     /// Deals with what is due, now that everything has been seen up to `now_ns`.
     fn expire(&mut self, now_ns: u64, emit: &mut dyn FnMut(Query)) {
-        while let Some(&Reverse((due_ns, slot, number))) = self.due.peek()
+        while let Some(&(due_ns, slot)) = self.due.first()
             && due_ns <= now_ns
         {
-            self.due.pop();
-            let pending = self.pending.get(slot).filter(|pending| pending.number == number);
-            if pending.is_some_and(|pending| pending.due_ns() <= now_ns) {
-                self.settle(slot, now_ns, emit);
-            }
+            self.settle(slot, now_ns, emit);
         }
     }
 
@@ -233,10 +230,7 @@ impl Queries {
             return Fate::NoRoom;
         }
         let asked = passage.asked.as_ref().unwrap_or(&passage.seen);
-        let number = self.next_number;
-        self.next_number += 1;
         let pending = Pending {
-            number,
             asker: FlowKey { netns: passage.place.netns, local_port: 0, ..*asked },
             names: SmallVec::new(),
             place: passage.place,
@@ -244,6 +238,8 @@ impl Queries {
             sent_ns: passage.time_ns,
             state: State::Waiting,
             answer: None,
+            due_ns: 0,
+            turn: None,
         };
         emit(pending.tell(passage.time_ns, What::Asked));
         let slot = self.pending.insert(pending);
@@ -270,7 +266,7 @@ impl Queries {
         }
     }
 
-    /// Something is due.
+    /// Something is due: it is gone afterwards, or due later.
     fn settle(&mut self, slot: usize, now_ns: u64, emit: &mut dyn FnMut(Query)) {
         let pending = &mut self.pending[slot];
         if let (State::Waiting | State::Overdue, Some((then, _))) = (pending.state, pending.answer)
@@ -288,7 +284,7 @@ impl Queries {
                 let may_be_missing = pending.asked_ns < self.missed_ns;
                 let what = if may_be_missing { What::Unknown } else { What::Unanswered };
                 emit(pending.tell(pending.asked_ns + PATIENCE_NS, what));
-                self.idle.push_back((slot, pending.number));
+                self.may_give_way(slot);
                 self.expect(slot);
             }
             State::Overdue if pending.sent_ns + KEEP_NS <= now_ns => self.remove(slot),
@@ -312,14 +308,29 @@ impl Queries {
         }
         pending.state = State::Answered(then);
         emit(pending.tell(then, What::Answered { rcode, latency_ns, late }));
-        self.idle.push_back((slot, pending.number));
+        self.may_give_way(slot);
         self.expect(slot);
     }
 
-    /// Remembers when it is its turn.
+    /// Remembers when something is to be done about it.
     fn expect(&mut self, slot: usize) {
-        let pending = &self.pending[slot];
-        self.due.push(Reverse((pending.due_ns(), slot, pending.number)));
+        let pending = &mut self.pending[slot];
+        let next_ns = pending.next_ns();
+        let before_ns = mem::replace(&mut pending.due_ns, next_ns);
+        if before_ns != next_ns {
+            self.due.remove(&(before_ns, slot));
+            self.due.insert((next_ns, slot));
+        }
+    }
+
+    /// Everything has been told of it, and it gives way after those of which that was so before.
+    fn may_give_way(&mut self, slot: usize) {
+        let turn = &mut self.pending[slot].turn;
+        if turn.is_none() {
+            *turn = Some(self.next_turn);
+            self.idle.insert(self.next_turn, slot);
+            self.next_turn += 1;
+        }
     }
 
     /// Names lead to a query from now on.
@@ -337,6 +348,10 @@ impl Queries {
 
     fn remove(&mut self, slot: usize) {
         let pending = self.pending.remove(slot);
+        self.due.remove(&(pending.due_ns, slot));
+        if let Some(turn) = pending.turn {
+            self.idle.remove(&turn);
+        }
         for name in pending.names {
             // It may lead to another one by now.
             if self.names.get(&name) == Some(&slot) {
@@ -347,13 +362,9 @@ impl Queries {
 
     /// Forgets a query of which everything has been told.
     fn make_room(&mut self) -> bool {
-        while let Some((slot, number)) = self.idle.pop_front() {
-            if self.pending.get(slot).is_some_and(|pending| pending.number == number) {
-                self.remove(slot);
-                return true;
-            }
-        }
-        false
+        let Some((_, &slot)) = self.idle.first_key_value() else { return false };
+        self.remove(slot);
+        true
     }
 }
 

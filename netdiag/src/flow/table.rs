@@ -4,37 +4,38 @@
 use std::{
     collections::{HashMap, HashSet},
     mem,
-    sync::Arc,
 };
 
 use foldhash::fast::RandomState;
-use netdiag_common::flow::{FlowId, FlowKey, TcpCounters, TcpDetail};
+use netdiag_common::flow::FlowId;
 use slab::Slab;
 
 use crate::{
     flow::{
-        Frozen, Interval, Role,
+        Frozen,
         entries::Entries,
         recency::{Place, Recency},
         row::Row,
         tally::Tally,
         translations::Translations,
-        tuples::{Tuples, is_complete},
+        tuples::Tuples,
     },
-    owner,
     signal::{Event, Subject, socket::What},
 };
 
 use self::join::Opening;
 
+mod freeze;
 mod join;
 mod look;
 mod refresh;
+mod seed;
 mod translate;
 mod users;
 
 pub use look::{Handle, Whose};
 pub use refresh::Fresh;
+pub use seed::Seed;
 
 /// Entries of the connection tracking table have one row for so many of flows.
 const ENTRIES_SHARE: usize = 8;
@@ -70,27 +71,6 @@ impl Default for Config {
     }
 }
 
-/// What a dump of the kernel's sockets says of a socket older than the programs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seed {
-    /// The conversation.
-    pub key: FlowKey,
-    /// The kernel's socket cookie, 0 when unknown.
-    pub cookie: u64,
-    /// Which end it is, where known.
-    pub role: Option<Role>,
-    /// Process id of the owner, where known.
-    pub pid: Option<u32>,
-    /// Name of the owner, where known.
-    pub comm: Option<String>,
-    /// Where the owner lives, where known.
-    pub place: Option<Arc<owner::Place>>,
-    /// The socket's counters, where known.
-    pub tcp: Option<TcpCounters>,
-    /// What else the kernel tells of it.
-    pub detail: Option<TcpDetail>,
-}
-
 /// The table.
 #[derive(Debug)]
 pub struct FlowTable {
@@ -116,12 +96,17 @@ pub struct FlowTable {
     other: Tally,
     /// Share of the run that has no row.
     total_other: Tally,
+    /// Rows that are summed up in either.
+    folded: u64,
+    total_folded: u64,
     /// What is no flow: entries of the connection tracking table.
     entries: Entries,
     /// Those that translate addresses.
     translations: Translations,
     /// Sockets whose events count nowhere, since their user is not wanted.
     left_out: HashSet<FlowId, RandomState>,
+    /// Some found no room there.
+    lacks_room_to_leave_out: bool,
 }
 
 impl FlowTable {
@@ -143,9 +128,12 @@ impl FlowTable {
             gone: Vec::new(),
             other: Tally::default(),
             total_other: Tally::default(),
+            folded: 0,
+            total_folded: 0,
             entries: Entries::new(config.max_flows / ENTRIES_SHARE),
             translations: Translations::new(config.max_flows / TRANSLATIONS_SHARE),
             left_out: HashSet::default(),
+            lacks_room_to_leave_out: false,
         }
     }
 
@@ -212,39 +200,6 @@ impl FlowTable {
         Whose::Flows(self.handle(slot))
     }
 
-    /// Fills in what is unknown of a socket, or adds an idle row for it. False when there is no
-    /// room for one, or the socket is no conversation (a listener).
-    pub fn seed(&mut self, seed: &Seed, now_ns: u64) -> bool {
-        if !is_complete(&seed.key) {
-            return false;
-        }
-        let slot = match self.tuples.find(&seed.key) {
-            Some(slot) if join::same_cookie(self.rows[slot as usize].cookie, seed.cookie) => slot,
-            Some(_) => return false, // a socket that came after the dump
-            None if self.rows.len() >= self.config.max_flows => return false,
-            None => {
-                let seeded_ns = Some(now_ns);
-                let slot = self.insert(Row { key: seed.key, seeded_ns, ..Row::default() });
-                self.index(slot);
-                self.recency.promote(slot, Place::Live);
-                self.rows[slot as usize].last_ns = now_ns;
-                slot
-            }
-        };
-        let row = &mut self.rows[slot as usize];
-        row.owner_seeded = row.pid.is_none();
-        row.owner(seed.role, seed.pid, seed.comm.as_deref(), seed.place.as_ref());
-        row.cookie = if row.cookie == 0 { seed.cookie } else { row.cookie };
-        if let Some(tcp) = &seed.tcp {
-            row.begin_at(tcp, seed.detail.as_ref());
-        }
-        if !row.fresh.is_empty() {
-            // It grew between the dump and its first report, or packets told of it before.
-            self.touch(slot, now_ns);
-        }
-        true
-    }
-
     /// Makes rows leave the table of which nothing was heard for the idle time. Their sockets may
     /// still be there: the next event brings the row back.
     pub fn expire(&mut self, now_ns: u64) {
@@ -255,86 +210,6 @@ impl FlowTable {
             }
             self.recency.promote(slot, Place::Left);
         }
-    }
-
-    /// Freezes what happened since the last call, and makes idle rows leave.
-    ///
-    /// A socket whose record told no local port yet is left out once: what it counted comes with
-    /// the next interval, under its name if that is complete by then, else in `other`. So the last
-    /// interval of a run is taken by [`Self::last_interval`].
-    pub fn interval(&mut self, now_ns: u64) -> Interval {
-        self.freeze(now_ns, true)
-    }
-
-    /// Like [`Self::interval`], holding nothing back: the sum over all intervals equals the total.
-    pub fn last_interval(&mut self, now_ns: u64) -> Interval {
-        self.freeze(now_ns, false)
-    }
-
-    fn freeze(&mut self, now_ns: u64, hold: bool) -> Interval {
-        let mut flows = mem::take(&mut self.gone);
-        let mut other = mem::take(&mut self.other);
-        let mut touched = mem::take(&mut self.touched);
-        touched.sort_unstable();
-        touched.dedup();
-        for slot in touched {
-            self.learn_peer(slot);
-            let Some(row) = self.rows.get_mut(slot as usize).filter(|row| row.touched) else {
-                continue;
-            };
-            if row.is_shown() {
-                flows.push(row.freeze());
-            } else if hold && row.is_introduced() && !row.held && !row.closed {
-                row.held = true;
-                self.touched.push(slot);
-                continue;
-            } else {
-                // Here as there, so that a flow's intervals add up to its row in the total.
-                let fresh = mem::take(&mut row.fresh);
-                other.merge(&fresh);
-                self.total_other.merge(&fresh);
-            }
-            (row.touched, row.held) = (false, false);
-            self.active -= 1;
-        }
-        self.expire(now_ns);
-        if self.config.list_idle {
-            let seen: HashSet<u64> = flows.iter().map(|flow| flow.id).collect();
-            flows.extend(
-                self.rows
-                    .iter()
-                    .filter(|&(slot, row)| {
-                        self.recency.place(slot as u32) == Some(Place::Live)
-                            && row.is_shown()
-                            && !seen.contains(&row.number)
-                    })
-                    .map(|(_, row)| row.frozen(Tally::default(), true)),
-            );
-        }
-        flows.sort_unstable_by_key(|flow| flow.id);
-        let mut entries = self.entries.freeze(now_ns);
-        self.link(&mut entries);
-        Interval { flows, other: nameless(other), entries }
-    }
-
-    /// Everything since the start, frozen or not: flows in the table, idle ones too (they are the
-    /// other ends of those that were not), and those that left it while there was room; the rest
-    /// in `other`.
-    #[must_use]
-    pub fn total(&self) -> Interval {
-        let mut other = self.total_other.clone();
-        let mut flows = Vec::with_capacity(self.rows.len());
-        for (_, row) in &self.rows {
-            if !row.is_shown() {
-                other.merge(&row.fresh);
-            } else {
-                flows.push(row.whole());
-            }
-        }
-        flows.sort_unstable_by_key(|flow| flow.id);
-        let mut entries = self.entries.total();
-        self.link(&mut entries);
-        Interval { flows, other: nameless(other), entries }
     }
 
     fn touch(&mut self, slot: u32, now_ns: u64) {
@@ -403,6 +278,7 @@ impl FlowTable {
         let mut row = self.take(slot);
         self.total_other.merge(&row.past);
         self.total_other.merge(&row.fresh);
+        self.total_folded += u64::from(row.heard && row.is_shown());
         if !row.touched {
             return;
         }
@@ -411,13 +287,9 @@ impl FlowTable {
             self.gone.push(row.frozen(fresh, false));
         } else {
             self.other.merge(&fresh);
+            self.folded += u64::from(row.is_shown());
         }
     }
-}
-
-fn nameless(tally: Tally) -> Frozen {
-    let Tally { latencies, counts, labelled } = tally;
-    Frozen { latencies, counts, labelled, ..Frozen::default() }
 }
 
 #[cfg(test)]

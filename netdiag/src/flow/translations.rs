@@ -15,7 +15,7 @@ use slab::Slab;
 
 use super::{
     recency::{Place, Recency},
-    tuples::{Tuples, reversed},
+    tuples::{Tuples, anywhere, reversed},
 };
 use crate::signal::conntrack::{Entry, Tuple};
 
@@ -213,10 +213,6 @@ const NOWHERE: End = ([0; 16], 0);
 /// of it.
 fn at(tuples: &Tuples, key: &FlowKey) -> Option<u32> {
     tuples.find(key).or_else(|| tuples.find_in_any(&anywhere(key)))
-}
-
-const fn anywhere(key: &FlowKey) -> FlowKey {
-    FlowKey { netns: 0, ..*key }
 }
 
 const fn peer(key: &FlowKey) -> End {

@@ -49,7 +49,8 @@ pub(super) struct Tuples {
     slots: HashMap<FlowKey, SmallVec<[(u32, u32); 2]>>,
 }
 
-const fn anywhere(key: &FlowKey) -> FlowKey {
+/// The same key, in whatever namespace.
+pub(super) const fn anywhere(key: &FlowKey) -> FlowKey {
     FlowKey { netns: 0, ..*key }
 }
 

@@ -13,10 +13,11 @@ use netdiag_common::{
     batch::Batches,
     counters::{Counters, LANES, Lane, Lanes},
     signal::Signal,
+    table::FLUSHES,
 };
 
 pub(super) use self::sends::Phase;
-use crate::{coverage::Account, signal::DEFINITIONS};
+use crate::coverage::Account;
 
 /// How often the counters are read for one reading: programs may be at work on each.
 const READINGS: usize = 16;
@@ -42,13 +43,15 @@ pub(super) struct Counting {
 
 /// What one reading found.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reading {
+pub(super) struct Counts {
     /// Sums over CPUs by signal and lane.
     lanes: [Sums; Signal::COUNT],
     /// Sums of the sockets that the programs of any signal introduced.
     sockets: Counters,
     /// CPUs whose batches hold samples.
-    pub(super) unflushed: Vec<u32>,
+    batched: Vec<u32>,
+    /// All CPUs.
+    cpus: u32,
     /// Returned sends in those batches.
     pub(super) batched_sends: u64,
 }
@@ -72,7 +75,7 @@ impl Counting {
 
     /// Reads all CPUs. The kernel copies one CPU after the other, and programs may be between two
     /// counters: then it is read again, so that what is pending is what the programs say of it.
-    pub(super) fn read(&self) -> Result<Reading> {
+    pub(super) fn read(&self) -> Result<Counts> {
         let mut reading = self.read_once()?;
         for _ in 1..READINGS {
             if reading.is_whole() {
@@ -92,8 +95,8 @@ impl Counting {
         Ok(lanes.map(|lane| untold(&lane.own)).sum())
     }
 
-    fn read_once(&self) -> Result<Reading> {
-        let mut reading = Reading::default();
+    fn read_once(&self) -> Result<Counts> {
+        let mut reading = Counts::default();
         for (signal, sums) in reading.lanes.iter_mut().enumerate() {
             let cpus = self.counters.get(&(signal as u32), 0);
             for Raw(lanes) in cpus.context("reading the programs' counters")?.iter() {
@@ -107,22 +110,26 @@ impl Counting {
         for (cpu, Raw(batches)) in cpus.iter().enumerate() {
             reading.batched_sends += batches.sends();
             if !batches.are_empty() {
-                reading.unflushed.push(cpu as u32);
+                reading.batched.push(cpu as u32);
             }
         }
-        // What waits in a table may have begun on another CPU, so each may hold some of it.
-        let in_batches = |signal| Batches::SIGNALS.contains(&signal);
-        let tables = DEFINITIONS.iter().filter(|d| d.flush.is_some() && !in_batches(d.signal));
-        if tables.map(|table| reading.sum(table.signal).pending()).sum::<u64>() != 0 {
-            reading.unflushed = (0..cpus.len() as u32).collect();
-        }
-        reading.unflushed.sort_unstable();
-        reading.unflushed.dedup();
+        reading.cpus = cpus.len() as u32;
         Ok(reading)
     }
 }
 
-impl Reading {
+impl Counts {
+    /// CPUs on which the program that flushes a signal has something to hand over, and how often it is to be run on
+    /// each for all of it.
+    pub(super) fn unflushed(&self, signal: Signal) -> (Vec<u32>, usize) {
+        if Batches::SIGNALS.contains(&signal) {
+            return (self.batched.clone(), 1);
+        }
+        // What waits in a table may have begun on another CPU, so each may hold some of it.
+        let cpus = if self.sum(signal).pending() == 0 { 0 } else { self.cpus };
+        ((0..cpus).collect(), FLUSHES)
+    }
+
     /// Sum over all lanes of a signal.
     fn sum(&self, signal: Signal) -> Counters {
         let more = if signal == Signal::Socket { self.sockets } else { Counters::default() };
@@ -141,7 +148,7 @@ fn add(total: &mut Counters, more: &Counters) {
 
 /// The accounts of all signals, by name. `skipped` must have been read after the counters.
 pub(super) fn accounts(
-    reading: &Reading,
+    reading: &Counts,
     skipped: &[Skipped; Signal::COUNT],
     phase: Phase,
 ) -> BTreeMap<String, Account> {

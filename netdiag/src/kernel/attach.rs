@@ -11,14 +11,17 @@ use netdiag_common::{
 };
 
 use super::{
+    ahead::{self, Refused, Way, Ways},
     ctnetlink::Ctnetlink,
-    hooks::{Kernel, Link, load_kprobe, unload},
+    hooks::{Kernel, Link, load_kprobe, program_name, unload},
     modules::{Follow, Presence},
     plan::Options,
 };
 use crate::{
     coverage::{Refusal, SignalStatus, Status},
-    signal::{Attachment, By, Cost, DEFINITIONS, Definition, Extra, Hook, Role, Source, When},
+    signal::{
+        Alternative, Attachment, By, Cost, DEFINITIONS, Definition, Extra, Role, Source, When,
+    },
 };
 
 /// What is wanted.
@@ -60,68 +63,174 @@ pub(super) enum Verdict {
     NeedsHash,
 }
 
-/// Attaches every wanted signal.
-pub(super) fn attach(
-    kernel: &Kernel,
-    ebpf: &mut Ebpf,
-    locations: &Locations,
-    place: SlotPlace,
-    options: &Options,
-) -> Verdict {
-    let wishes = &options.wishes;
-    let mut outcome = Outcome::default();
-    for definition in DEFINITIONS {
-        let wanted =
-            definition.signal == Signal::Socket || wishes.signals.contains(&definition.signal);
-        if !wanted {
-            outcome.statuses.push(off(definition, Vec::new(), "not asked for"));
-            outcome.costs.push(None);
-            continue;
-        }
-        let mut refused = Vec::new();
-        let mut chosen = None;
-        for source in order(definition, kernel, wishes) {
-            let ready = preconditions(kernel, locations, source);
-            if ready.is_ok() && place == SlotPlace::Storage && !source.typed {
-                return Verdict::NeedsHash; // it is this one's turn, and it cannot reach storage
-            }
-            let presence = source.module.map(Presence::of);
-            let signal = definition.signal;
-            let mut trial = Trial { kernel, ebpf, locations, signal, options };
-            let result = if presence == Some(Presence::Absent) && kernel.facts.kprobes {
-                // Its functions cannot be looked for yet.
-                fields(locations, source.fields).and_then(|()| trial.until_loaded(source))
-            } else {
-                ready.and_then(|()| trial.source(source))
-            };
-            match result {
-                Ok(working) => {
-                    outcome.modular.extend(Follow::new(definition.signal, source, presence));
-                    outcome.attached.extend(working.attached);
-                    outcome.listening = outcome.listening.or(working.listening);
-                    let cost = source.cost.unwrap_or(definition.cost);
-                    chosen = Some((source, working.blind, working.cost.max(Some(cost))));
-                    break;
-                }
-                Err(error) => refused
-                    .push(Refusal { source: source.name.to_owned(), reason: one_line(&error) }),
-            }
-        }
-        outcome.costs.push(chosen.as_ref().and_then(|(_, _, cost)| *cost));
-        outcome.statuses.push(match chosen {
-            Some((source, blind, _)) => SignalStatus {
-                signal: definition.signal.name().to_owned(),
-                status: if blind.missing.is_empty() { Status::Full } else { Status::Degraded },
-                source: Some(source.name.to_owned()),
-                refused,
-                missing: blind.missing,
-                runs_per: None,
-                unseen_counts: blind.counts,
-            },
-            None => off(definition, refused, definition.help),
-        });
+/// By what programs are chosen.
+#[derive(Clone, Copy)]
+pub(super) struct Plan<'a> {
+    pub(super) kernel: &'a Kernel,
+    pub(super) locations: &'a Locations,
+    pub(super) place: SlotPlace,
+    pub(super) options: &'a Options,
+}
+
+impl<'a> Plan<'a> {
+    /// The signals to observe.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = &'static Definition> + use<'a> {
+        let wishes = &self.options.wishes;
+        DEFINITIONS.iter().copied().filter(|definition| {
+            definition.signal == Signal::Socket || wishes.signals.contains(&definition.signal)
+        })
     }
-    Verdict::Done(outcome)
+
+    /// Whether it is known before anything is loaded that some signal cannot reach socket storage.
+    pub(super) fn needs_hash(&self) -> bool {
+        let untyped = |definition| {
+            let first =
+                self.order(definition).into_iter().find(|it| self.preconditions(it).is_ok());
+            first.is_some_and(|source| !source.typed)
+        };
+        self.place == SlotPlace::Storage && self.wanted().any(untyped)
+    }
+
+    /// The ways in which a signal may be had, for loading ahead.
+    pub(super) fn ways(&self, definition: &Definition) -> Ways {
+        let reach = |it: &&Source| self.place == SlotPlace::Hash || it.typed;
+        Ways::new(self.order(definition).into_iter().take_while(reach).filter_map(|source| {
+            let extras = if self.waits_for_module(source) {
+                self.fields(source.fields).ok()?;
+                &[]
+            } else {
+                self.preconditions(source).ok()?;
+                source.extras
+            };
+            Some(Way { attachments: source.attachments, extras })
+        }))
+    }
+
+    /// Attaches every wanted signal.
+    pub(super) fn attach(&self, ebpf: &mut Ebpf) -> Verdict {
+        let plain = !self.kernel.has_compare_exchange(ebpf);
+        let mut refusals = ahead::load(self, ebpf, plain);
+        let mut outcome = Outcome::default();
+        for definition in DEFINITIONS {
+            if !self.wanted().any(|wanted| wanted.signal == definition.signal) {
+                outcome.statuses.push(off(definition, Vec::new(), "not asked for"));
+                outcome.costs.push(None);
+                continue;
+            }
+            let mut refused = Vec::new();
+            let mut chosen = None;
+            for source in self.order(definition) {
+                let ready = self.preconditions(source);
+                if ready.is_ok() && self.place == SlotPlace::Storage && !source.typed {
+                    return Verdict::NeedsHash; // it is this one's turn, and it cannot reach storage
+                }
+                let presence = source.module.map(Presence::of);
+                let signal = definition.signal;
+                let mut trial = Trial { plan: *self, ebpf, signal, plain, refusals: &mut refusals };
+                let result = if self.waits_for_module(source) {
+                    // Its functions cannot be looked for yet.
+                    self.fields(source.fields).and_then(|()| trial.until_loaded(source))
+                } else {
+                    ready.and_then(|()| trial.source(source))
+                };
+                match result {
+                    Ok(working) => {
+                        outcome.modular.extend(Follow::new(definition.signal, source, presence));
+                        outcome.attached.extend(working.attached);
+                        outcome.listening = outcome.listening.or(working.listening);
+                        let cost = source.cost.unwrap_or(definition.cost);
+                        chosen = Some((source, working.blind, working.cost.max(Some(cost))));
+                        break;
+                    }
+                    Err(error) => refused
+                        .push(Refusal { source: source.name.to_owned(), reason: one_line(&error) }),
+                }
+            }
+            outcome.costs.push(chosen.as_ref().and_then(|(_, _, cost)| *cost));
+            outcome.statuses.push(match chosen {
+                Some((source, blind, _)) => SignalStatus {
+                    signal: definition.signal.name().to_owned(),
+                    status: if blind.missing.is_empty() { Status::Full } else { Status::Degraded },
+                    source: Some(source.name.to_owned()),
+                    refused,
+                    missing: blind.missing,
+                    runs_per: None,
+                    unseen_counts: blind.counts,
+                },
+                None => {
+                    if let Some(flush) = definition.flush {
+                        unload(ebpf, flush);
+                    }
+                    off(definition, refused, definition.help)
+                }
+            });
+        }
+        Verdict::Done(outcome)
+    }
+
+    /// Sources in the order in which this kernel shall try them: where tasks are preempted inside
+    /// programs, each as it is meant for that, and those that lose nothing by it go first.
+    fn order(&self, definition: &Definition) -> Vec<&'static Source> {
+        let forced = self.options.wishes.forced.get(&definition.signal);
+        let mut sources: Vec<_> = definition
+            .sources
+            .iter()
+            .filter(|source| forced.is_none_or(|name| name == source.name))
+            .collect();
+        if self.kernel.facts.preemption.may_preempt() {
+            for source in &mut sources {
+                *source = source.when_preempted.unwrap_or(source);
+            }
+            // What needs no program sees the least.
+            sources.sort_by_key(|it| (it.attachments.is_empty(), it.skips_when_preempted));
+        }
+        sources
+    }
+
+    /// Whether a source's module is not loaded, and the source can wait for it.
+    fn waits_for_module(&self, source: &Source) -> bool {
+        self.kernel.facts.kprobes && source.module.map(Presence::of) == Some(Presence::Absent)
+    }
+
+    /// Why a source cannot work here, told without loading anything.
+    fn preconditions(&self, source: &Source) -> Result<()> {
+        let Self { kernel, .. } = self;
+        source.attachments.iter().try_for_each(|attachment| kernel.check(attachment.hook))?;
+        source.places.iter().try_for_each(|place| kernel.check_place(place))?;
+        self.fields(source.fields)
+    }
+
+    /// The same of what is beside a source.
+    pub(super) fn may_work(&self, alternative: &Alternative) -> Result<()> {
+        if let By::Programs(attachments) = alternative.by {
+            attachments.iter().try_for_each(|attachment| self.kernel.check(attachment.hook))?;
+        }
+        self.fields(alternative.fields)
+    }
+
+    /// Why a source cannot read what it needs.
+    fn fields(&self, fields: &[Field]) -> Result<()> {
+        for &field in fields {
+            if self.locations[field as usize] == Location::MISSING.0 {
+                let (structure, path, _) = field.path();
+                bail!("this kernel's BTF has no usable {structure}.{path}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something beside a source is wanted on this kernel.
+    pub(super) fn is_wanted(&self, extra: &Extra) -> bool {
+        let btf = &self.kernel.btf;
+        match extra.when {
+            When::Always => true,
+            When::FunctionExists(name) => btf.function(name).is_some(),
+            When::TracepointExists(name) => btf.tracepoint(name).is_some(),
+            When::TracepointArgumentsBelow(name, arguments) => {
+                btf.tracepoint(name).is_some_and(|args| args.len() < arguments)
+            }
+        }
+    }
 }
 
 /// The status of a signal that is not observed.
@@ -135,43 +244,6 @@ pub(super) fn off(definition: &Definition, refused: Vec<Refusal>, missing: &str)
         runs_per: None,
         unseen_counts: Vec::new(),
     }
-}
-
-/// Sources in the order in which this kernel shall try them: where tasks are preempted inside
-/// programs, each as it is meant for that, and those that lose nothing by it go first.
-fn order<'a>(definition: &'a Definition, kernel: &Kernel, wishes: &Wishes) -> Vec<&'a Source> {
-    let forced = wishes.forced.get(&definition.signal);
-    let mut sources: Vec<_> = definition
-        .sources
-        .iter()
-        .filter(|source| forced.is_none_or(|name| name == source.name))
-        .collect();
-    if kernel.facts.preemption.may_preempt() {
-        for source in &mut sources {
-            *source = source.when_preempted.unwrap_or(source);
-        }
-        // What needs no program sees the least.
-        sources.sort_by_key(|source| (source.attachments.is_empty(), source.skips_when_preempted));
-    }
-    sources
-}
-
-/// Why a source cannot work here, told without loading anything.
-fn preconditions(kernel: &Kernel, locations: &Locations, source: &Source) -> Result<()> {
-    source.attachments.iter().try_for_each(|attachment| kernel.check(attachment.hook))?;
-    source.places.iter().try_for_each(|place| kernel.check_place(place))?;
-    fields(locations, source.fields)
-}
-
-/// Why a source cannot read what it needs.
-fn fields(locations: &Locations, fields: &[Field]) -> Result<()> {
-    for &field in fields {
-        if locations[field as usize] == Location::MISSING.0 {
-            let (structure, path, _) = field.path();
-            bail!("this kernel's BTF has no usable {structure}.{path}");
-        }
-    }
-    Ok(())
 }
 
 /// What a source that works does not see.
@@ -199,17 +271,20 @@ struct Working {
 
 /// Trying out what a signal can be had by.
 struct Trial<'a> {
-    kernel: &'a Kernel,
+    plan: Plan<'a>,
     ebpf: &'a mut Ebpf,
-    locations: &'a Locations,
     signal: Signal,
-    options: &'a Options,
+    /// Whether programs do without compare-and-exchange.
+    plain: bool,
+    /// What the kernel refused when it was loaded ahead.
+    refusals: &'a mut Refused,
 }
 
 impl Trial<'_> {
     /// A source whose module is not loaded: nothing happens until it is. That its programs load is
     /// known by then.
     fn until_loaded(&mut self, source: &Source) -> Result<Working> {
+        self.was_refused(source.attachments)?;
         let mut loads =
             source.attachments.iter().map(|it| load_kprobe(self.ebpf, it.program).map(drop));
         if let Err(error) = loads.try_for_each(|loaded| loaded) {
@@ -230,7 +305,7 @@ impl Trial<'_> {
             Working { attached: self.attach_all(source.attachments)?, ..Working::default() };
         working.blind.lines(source.blind);
         for extra in source.extras {
-            if is_wanted(self.kernel, extra) {
+            if self.plan.is_wanted(extra) {
                 self.extra(extra, &mut working);
             }
         }
@@ -246,11 +321,7 @@ impl Trial<'_> {
         for alternative in extra.alternatives {
             match alternative.by {
                 By::Programs(attachments) => {
-                    let check = |attachment: &Attachment| self.kernel.check(attachment.hook);
-                    let checked = attachments
-                        .iter()
-                        .try_for_each(check)
-                        .and_then(|()| fields(self.locations, alternative.fields));
+                    let checked = self.plan.may_work(alternative);
                     match checked.and_then(|()| self.attach_all(attachments)) {
                         Ok(attached) => to.attached.extend(attached),
                         Err(error) => {
@@ -260,8 +331,8 @@ impl Trial<'_> {
                     }
                 }
                 By::Ctnetlink => {
-                    let Options { host_root, filters, .. } = self.options;
-                    match Ctnetlink::listen(&self.kernel.symbols, host_root, filters) {
+                    let Options { host_root, filters, .. } = self.plan.options;
+                    match Ctnetlink::listen(&self.plan.kernel.symbols, host_root, filters) {
                         Ok(listening) => {
                             if listening.waits() {
                                 to.blind.lines(&[
@@ -288,18 +359,20 @@ impl Trial<'_> {
     /// Attaches all of them, or none. Ends go first, so that no beginning waits for an end that was
     /// not yet attached.
     fn attach_all(&mut self, attachments: &[Attachment]) -> Result<Vec<Attached>> {
+        self.was_refused(attachments)?;
+        let Self { plan, ebpf, signal, plain, .. } = self;
         let mut attached = Vec::new();
         for attachment in attachments.iter().rev() {
-            match self.attach(attachment) {
-                Ok((program, link)) => attached.push(Attached {
-                    signal: self.signal,
-                    program,
-                    role: attachment.role,
-                    link: Some(link),
-                }),
+            let program = program_name(ebpf, attachment, *plain);
+            match plan.kernel.attach(ebpf, &program, attachment.hook) {
+                Ok(link) => {
+                    let role = attachment.role;
+                    attached.push(Attached { signal: *signal, program, role, link: Some(link) });
+                }
                 Err(error) => {
-                    for done in &attached {
-                        unload(self.ebpf, &done.program);
+                    for attachment in attachments {
+                        let program = program_name(ebpf, attachment, *plain);
+                        unload(ebpf, &program);
                     }
                     return Err(error);
                 }
@@ -308,36 +381,16 @@ impl Trial<'_> {
         Ok(attached)
     }
 
-    /// Attaches the program, or the one that stands in for it on older kernels.
-    fn attach(&mut self, attachment: &Attachment) -> Result<(String, Link)> {
-        self.attach_program(attachment.program, attachment.hook).or_else(|error| {
-            let plain = format!("{}_plain", attachment.program);
-            if self.ebpf.program(&plain).is_none() {
+    /// Why one of these programs could not be loaded; they are all out of the kernel then.
+    fn was_refused(&mut self, attachments: &[Attachment]) -> Result<()> {
+        let Self { ebpf, plain, refusals, .. } = self;
+        for attachment in attachments.iter().rev() {
+            let program = program_name(ebpf, attachment, *plain);
+            if let Some(error) = refusals.remove(&program) {
                 return Err(error);
             }
-            self.attach_program(&plain, attachment.hook)
-        })
-    }
-
-    fn attach_program(&mut self, program: &str, hook: Hook) -> Result<(String, Link)> {
-        match self.kernel.attach(self.ebpf, program, hook) {
-            Ok(link) => Ok((program.to_owned(), link)),
-            Err(error) => {
-                unload(self.ebpf, program);
-                Err(error)
-            }
         }
-    }
-}
-
-fn is_wanted(kernel: &Kernel, extra: &Extra) -> bool {
-    match extra.when {
-        When::Always => true,
-        When::FunctionExists(name) => kernel.btf.function(name).is_some(),
-        When::TracepointExists(name) => kernel.btf.tracepoint(name).is_some(),
-        When::TracepointArgumentsBelow(name, arguments) => {
-            kernel.btf.tracepoint(name).is_some_and(|args| args.len() < arguments)
-        }
+        Ok(())
     }
 }
 

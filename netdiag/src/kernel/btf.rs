@@ -11,6 +11,7 @@ mod prototype;
 mod samples;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod wire;
 
 use std::{

@@ -26,11 +26,11 @@ use tokio::sync::{Notify, oneshot};
 use zerocopy::IntoBytes as _;
 
 use super::{
-    clock::monotonic_ns,
     ring::Records,
     symbols::{Symbol, Symbols},
 };
 use crate::{
+    clock::monotonic_ns,
     coverage::Account,
     node::{
         conntrack::{

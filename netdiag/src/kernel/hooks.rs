@@ -5,7 +5,7 @@ use std::{iter, os::fd::AsFd as _};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use aya::{
-    Ebpf,
+    Ebpf, Endianness,
     programs::{
         BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint,
         kprobe::KProbeLinkId,
@@ -19,7 +19,7 @@ use super::{
     symbols::{Symbol, Symbols},
     tracefs::{self, Tracefs},
 };
-use crate::signal::{By, DEFINITIONS, Hook, conntrack::NETFILTER_HOOKS, drop};
+use crate::signal::{Attachment, By, DEFINITIONS, Hook, conntrack::NETFILTER_HOOKS, drop};
 
 /// What is known of the kernel before anything is loaded; dropped after the attach.
 pub(super) struct Kernel {
@@ -34,6 +34,10 @@ pub(super) struct Kernel {
     pub(super) memlock: Result<(), String>,
 }
 
+/// A program of the object that is never attached. It loads where the kernel has compare-and-exchange: from 5.12 on, if
+/// its compiler for this processor has it.
+const COMPARE_EXCHANGE: &str = "compare_exchange_probe";
+
 /// What keeps a program attached; detaches when dropped.
 #[derive(Debug)]
 pub(super) enum Link {
@@ -47,11 +51,10 @@ pub(super) enum Link {
 }
 
 impl Kernel {
-    /// The functions that some source hooks.
-    pub(super) fn functions() -> Vec<&'static str> {
-        let mut names: Vec<_> = DEFINITIONS
-            .iter()
-            .flat_map(|definition| definition.sources)
+    /// The hooks of all sources.
+    fn hooks() -> impl Iterator<Item = Hook> {
+        let sources = DEFINITIONS.iter().flat_map(|definition| definition.sources);
+        sources
             .flat_map(|source| iter::once(source).chain(source.when_preempted))
             .flat_map(|source| {
                 let ways = source.extras.iter().flat_map(|extra| extra.alternatives);
@@ -60,7 +63,13 @@ impl Kernel {
                     By::Ctnetlink => &[],
                 }))
             })
-            .filter_map(|attachment| match attachment.hook {
+            .map(|attachment| attachment.hook)
+    }
+
+    /// The functions that some source hooks, and others whose place is asked for.
+    pub(super) fn functions() -> Vec<&'static str> {
+        let mut names: Vec<_> = Self::hooks()
+            .filter_map(|hook| match hook {
                 Hook::Fentry(name)
                 | Hook::Fexit(name)
                 | Hook::FexitWith(name, _)
@@ -76,6 +85,19 @@ impl Kernel {
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    /// What aya needs of the running kernel's types: it asks them for the ids of hooks.
+    pub(super) fn types_for_aya(running: &Btf) -> Option<aya::Btf> {
+        let functions = Self::hooks().filter_map(|hook| match hook {
+            Hook::Fentry(name) | Hook::Fexit(name) | Hook::FexitWith(name, _) => Some(name),
+            _ => None,
+        });
+        let tracepoints = Self::hooks().filter_map(|hook| match hook {
+            Hook::TpBtf(name) => Some(name),
+            _ => None,
+        });
+        aya::Btf::parse(&running.thinned(functions, tracepoints), Endianness::default()).ok()
     }
 
     /// Why a hook cannot work here, told without loading anything.
@@ -138,42 +160,63 @@ impl Kernel {
         check_symbol(&self.symbols, name)
     }
 
+    /// Whether programs may compare and exchange words at once.
+    pub(super) fn has_compare_exchange(&self, ebpf: &mut Ebpf) -> bool {
+        let program = ebpf.program_mut(COMPARE_EXCHANGE);
+        let has = program.is_some_and(|it| self.load(it, Hook::RawTp("")).is_ok());
+        unload(ebpf, COMPARE_EXCHANGE);
+        has
+    }
+
     fn aya_btf(&self) -> Result<&aya::Btf> {
         self.aya_btf.as_ref().context("this kernel publishes no BTF, which typed programs need")
     }
 
-    /// Loads a program of the object and attaches it.
+    /// Loads a program for a hook, unless it is loaded.
+    pub(super) fn load(&self, program: &mut Program, hook: Hook) -> Result<()> {
+        if program.fd().is_ok() {
+            return Ok(());
+        }
+        let loaded = match hook {
+            Hook::Fentry(function) => {
+                <&mut FEntry>::try_from(program)?.load(function, self.aya_btf()?)
+            }
+            Hook::Fexit(function) | Hook::FexitWith(function, _) => {
+                <&mut FExit>::try_from(program)?.load(function, self.aya_btf()?)
+            }
+            Hook::TpBtf(tracepoint) => {
+                <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, self.aya_btf()?)
+            }
+            Hook::RawTp(_) | Hook::RawTpWith(..) => <&mut RawTracePoint>::try_from(program)?.load(),
+            Hook::Kprobe(_) | Hook::Kretprobe(_) => <&mut KProbe>::try_from(program)?.load(),
+            Hook::Tracepoint(..) => <&mut TracePoint>::try_from(program)?.load(),
+        };
+        loaded.map_err(brief)
+    }
+
+    /// Loads a program of the object, unless it is loaded, and attaches it.
     pub(super) fn attach(&self, ebpf: &mut Ebpf, name: &str, hook: Hook) -> Result<Link> {
         let program = ebpf
             .program_mut(name)
             .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
+        self.load(program, hook)?;
         match hook {
-            Hook::Fentry(function) => {
-                let program: &mut FEntry = program.try_into()?;
-                program.load(function, self.aya_btf()?).map_err(brief)?;
-                program.attach().map_err(brief)?;
+            Hook::Fentry(_) => {
+                <&mut FEntry>::try_from(program)?.attach().map_err(brief)?;
             }
-            Hook::Fexit(function) | Hook::FexitWith(function, _) => {
-                let program: &mut FExit = program.try_into()?;
-                program.load(function, self.aya_btf()?).map_err(brief)?;
-                program.attach().map_err(brief)?;
+            Hook::Fexit(_) | Hook::FexitWith(..) => {
+                <&mut FExit>::try_from(program)?.attach().map_err(brief)?;
             }
-            Hook::TpBtf(tracepoint) => {
-                let program: &mut BtfTracePoint = program.try_into()?;
-                program.load(tracepoint, self.aya_btf()?).map_err(brief)?;
-                program.attach().map_err(brief)?;
+            Hook::TpBtf(_) => {
+                <&mut BtfTracePoint>::try_from(program)?.attach().map_err(brief)?;
             }
             Hook::RawTp(tracepoint) | Hook::RawTpWith(tracepoint, _) => {
-                let program: &mut RawTracePoint = program.try_into()?;
-                program.load().map_err(brief)?;
-                program.attach(tracepoint).map_err(brief)?;
+                <&mut RawTracePoint>::try_from(program)?.attach(tracepoint).map_err(brief)?;
             }
             Hook::Kprobe(function) | Hook::Kretprobe(function) => {
                 return attach_kprobe(ebpf, name, function);
             }
             Hook::Tracepoint(category, tracepoint) => {
-                let program: &mut TracePoint = program.try_into()?;
-                program.load().map_err(brief)?;
                 let id = Tracefs::open()
                     .and_then(|tracefs| tracefs.id(category, tracepoint))
                     .context("tracefs cannot be read")?
@@ -197,7 +240,7 @@ pub(super) fn check_symbol(symbols: &Result<Symbols, String>, name: &str) -> Res
         Symbol::Absent => bail!("{name} is inlined in this kernel"),
         Symbol::Ambiguous(n) => bail!("this kernel has {n} symbols named {name}"),
         Symbol::Split => {
-            bail!("the compiler split {name} (.part), so a hook on it would miss calls")
+            bail!("the compiler made copies of {name} (as .part), so a hook on it would miss calls")
         }
     }
 }
@@ -226,6 +269,12 @@ pub(super) fn detach_kprobe(ebpf: &mut Ebpf, name: &str, link: Link) {
         // The function may be gone already.
         let _gone = program.detach(link);
     }
+}
+
+/// The program that an attachment means on this kernel; `plain` where it has no compare-and-exchange.
+pub(super) fn program_name(ebpf: &Ebpf, attachment: &Attachment, plain: bool) -> String {
+    let variant = format!("{}_plain", attachment.program);
+    if plain && ebpf.program(&variant).is_some() { variant } else { attachment.program.to_owned() }
 }
 
 /// Takes a program out of the kernel again.

@@ -3,6 +3,10 @@
 use anyhow::Result;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use netdiag_common::globals::{Filters, Locations, Settings, SlotPlace};
+use rustix::{
+    mm::{Advice, madvise},
+    param::page_size,
+};
 use zerocopy::IntoBytes as _;
 
 use crate::exit;
@@ -39,23 +43,42 @@ pub(super) struct Sizes {
 pub(super) struct Frozen<'a> {
     pub(super) settings: Settings,
     pub(super) filters: &'a Filters,
+    /// 1 where there is any.
+    pub(super) filtering: u32,
     pub(super) locations: &'a Locations,
     pub(super) sizes: Sizes,
     /// aya-log level of the programs' own diagnostics, 0 for none.
     pub(super) log_level: u8,
 }
 
+/// Who loads the object. aya reads the kernel's types for it, which nobody asks it for.
+pub(super) fn loader() -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None).verifier_log_level(VerifierLogLevel::DEBUG);
+    loader
+}
+
+/// Lets go of the object's pages: it is read once, and would stay resident as a part of this binary.
+pub(super) fn release() {
+    let object = ebpf_object::<true>();
+    let page = page_size();
+    let start = object.as_ptr().align_offset(page);
+    let len = object.len().saturating_sub(start) / page * page;
+    if len != 0 {
+        let pages = object[start..].as_ptr().cast_mut().cast();
+        // SAFETY: whole pages of a file that nobody wrote to; they are read anew when they are needed.
+        let _still_resident = unsafe { madvise(pages, len, Advice::LinuxDontNeed) };
+    }
+}
+
 /// Creates the maps; programs are loaded one by one later.
-pub(super) fn load(frozen: &Frozen<'_>) -> Result<Ebpf> {
+pub(super) fn load<'a>(loader: &mut EbpfLoader<'a>, frozen: &'a Frozen<'_>) -> Result<Ebpf> {
     let sizes = frozen.sizes;
-    let filtering = u32::from(!frozen.filters.is_empty());
     let storage = frozen.settings.slot_place == SlotPlace::Storage as u32;
-    EbpfLoader::new()
-        .btf(None)
-        .verifier_log_level(VerifierLogLevel::DEBUG)
+    loader
         .override_global("SETTINGS", frozen.settings.as_bytes(), true)
         .override_global("FILTERS", frozen.filters.as_bytes(), true)
-        .override_global("FILTERING", &filtering, true)
+        .override_global("FILTERING", &frozen.filtering, true)
         .override_global("LOCATIONS", frozen.locations.as_bytes(), true)
         .override_global("AYA_LOG_LEVEL", &frozen.log_level, true)
         .map_max_entries("SAMPLES", sizes.samples_bytes)

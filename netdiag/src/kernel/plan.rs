@@ -1,9 +1,13 @@
 //! What is decided before the first program is attached, and what the kernel gives at all.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use anyhow::{Result, bail};
-use aya::Ebpf;
+use aya::{Ebpf, EbpfLoader};
 use netdiag_common::{
     field::Field,
     globals::{EVENTS_SHARE, Filters, SOCKETS_SHARE, Settings, SlotPlace},
@@ -11,9 +15,9 @@ use netdiag_common::{
 };
 
 use super::{
-    attach::{self, Outcome, Verdict, Wishes},
+    attach::{self, Outcome, Plan, Verdict, Wishes},
     btf::Btf,
-    cgroups, clock, drops,
+    cgroups, drops,
     facts::{Facts, Lockdown},
     hooks::Kernel,
     memlock,
@@ -22,6 +26,7 @@ use super::{
     symbols::Symbols,
 };
 use crate::{
+    clock,
     coverage::{SignalStatus, Status},
     exit,
     node::places::Hierarchy,
@@ -81,8 +86,9 @@ pub struct Report {
 /// # Errors
 /// A file of types that cannot be read, and what nobody expects of the kernel.
 pub fn examine(options: &Options) -> Result<Report> {
-    let attached = read_kernel(options.btf.as_deref())
-        .and_then(|kernel| plan(&kernel, options).map(|(_ebpf, outcome)| (kernel, outcome)));
+    let attached = read_kernel(options.btf.as_deref()).and_then(|(kernel, loader)| {
+        plan(&kernel, loader, options).map(|(_ebpf, outcome)| (kernel, outcome))
+    });
     let (kernel, outcome) = match attached {
         Ok(attached) => attached,
         Err(error) => {
@@ -124,7 +130,11 @@ const fn reads_memory(lockdown: Option<Lockdown>) -> &'static [bool] {
 }
 
 /// Tries to remember sockets in socket storage, else in the hash.
-pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)> {
+pub(super) fn plan(
+    kernel: &Kernel,
+    loader: EbpfLoader<'static>,
+    options: &Options,
+) -> Result<(Ebpf, Outcome)> {
     let (locations, _missing) = kernel.btf.locations();
     for &field in IDENTITY {
         if let Err(error) = kernel.btf.locate(field) {
@@ -137,20 +147,29 @@ pub(super) fn plan(kernel: &Kernel, options: &Options) -> Result<(Ebpf, Outcome)
     let reads = reads_memory(kernel.facts.lockdown);
     let ways = [SlotPlace::Storage, SlotPlace::Hash];
     let ways = ways.into_iter().flat_map(|place| reads.iter().map(move |&reads| (place, reads)));
+    let frozen = |(place, reads_memory)| Frozen {
+        settings: settings(kernel, options, place, reads_memory),
+        filters: &options.filters,
+        filtering: u32::from(!options.filters.is_empty()),
+        locations: &locations,
+        sizes: sizes(options),
+        log_level: options.log_level,
+    };
+    let ways: Vec<_> = ways.map(|way| (way, frozen(way))).collect();
     let last = (SlotPlace::Hash, reads.last() == Some(&true));
-    for (place, reads_memory) in ways {
-        let mut ebpf = object::load(&Frozen {
-            settings: settings(kernel, options, place, reads_memory),
-            filters: &options.filters,
-            locations: &locations,
-            sizes: sizes(options),
-            log_level: options.log_level,
-        })
-        .map_err(|error| match &kernel.memlock {
-            Ok(()) => error,
-            Err(limit) => error.context(limit.clone()),
-        })?;
-        match attach::attach(kernel, &mut ebpf, &locations, place, options) {
+    let mut loader = loader;
+    for ((place, reads_memory), frozen) in &ways {
+        let (place, reads_memory) = (*place, *reads_memory);
+        let plan = Plan { kernel, locations: &locations, place, options };
+        if plan.needs_hash() {
+            continue;
+        }
+        let mut ebpf =
+            object::load(&mut loader, frozen).map_err(|error| match &kernel.memlock {
+                Ok(()) => error,
+                Err(limit) => error.context(limit.clone()),
+            })?;
+        match plan.attach(&mut ebpf) {
             Verdict::NeedsHash => {}
             // Where typed programs have no helper to reach socket storage by (5.10), they can use the hash.
             Verdict::Done(outcome) if (place, reads_memory) != last && lacks_sockets(&outcome) => {}
@@ -212,20 +231,41 @@ const IDENTITY: &[Field] = &[
     Field::NetInum,
 ];
 
-pub(super) fn read_kernel(btf_file: Option<&Path>) -> Result<Kernel> {
+/// Reads what there is to know of the kernel, and makes who loads the object.
+pub(super) fn read_kernel(btf_file: Option<&Path>) -> Result<(Kernel, EbpfLoader<'static>)> {
     let facts = Facts::read();
     if let Some(missing) = facts.privileges.refusal() {
         return Err(exit::Error::cannot_observe(missing).into());
     }
     let memlock = memlock::raise().map_err(|error| error.to_string());
-    let btf = Btf::load(btf_file).map_err(|error| {
+    // Each takes tens of milliseconds, and none waits for another.
+    let (symbols, loader, types) = thread::scope(|scope| {
+        let symbols = scope.spawn(|| Symbols::load(&Kernel::functions()));
+        let loader = scope.spawn(object::loader);
+        let types = types(btf_file);
+        (symbols.join(), loader.join(), types)
+    });
+    let (btf, aya_btf) = types?;
+    let symbols = symbols
+        .unwrap_or_else(|_| Err(io::Error::other("the thread that reads it ended")))
+        .map_err(|error| error.to_string());
+    // It panics where it finds no memory.
+    let loader = loader.unwrap_or_else(|_| object::loader());
+    Ok((Kernel { facts, btf, aya_btf, symbols, memlock }, loader))
+}
+
+/// The types to read fields by, and those that aya needs of them for typed programs.
+fn types(file: Option<&Path>) -> Result<(Btf, Option<aya::Btf>)> {
+    let btf = Btf::load(file).map_err(|error| {
         let status =
             if error.is_usage() { exit::Status::Usage } else { exit::Status::CannotObserve };
         exit::Error::new(status, error.to_string())
     })?;
-    let aya_btf = aya::Btf::from_sys_fs().ok();
-    let symbols = Symbols::load(&Kernel::functions()).map_err(|error| error.to_string());
-    Ok(Kernel { facts, btf, aya_btf, symbols, memlock })
+    let running = match file {
+        None => Kernel::types_for_aya(&btf),
+        Some(_) => Btf::load(None).ok().and_then(|running| Kernel::types_for_aya(&running)),
+    };
+    Ok((btf, running))
 }
 
 fn settings(kernel: &Kernel, options: &Options, place: SlotPlace, reads_memory: bool) -> Settings {
@@ -241,6 +281,7 @@ fn settings(kernel: &Kernel, options: &Options, place: SlotPlace, reads_memory: 
         alone: options.alone,
         stacks: u32::from(options.stacks),
         tick_us: clock::tick_us(),
+        reads_memory: u32::from(reads_memory),
         reset_has_reason: u32::from(reset.is_some_and(|args| args.len() > 2)),
         retransmit_has_error: u32::from(retransmit.is_some_and(|args| args.len() > 2)),
         ..Settings::default()

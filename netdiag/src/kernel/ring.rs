@@ -1,29 +1,36 @@
 //! Reading the rings: records are copied out whole and handed on as bytes.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+mod positions;
 
-use anyhow::{Context as _, Result};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData, RingBuf};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::unix::AsyncFd;
+
+use self::positions::Positions;
 
 /// Bytes copied out at a time, so that a flood cannot make the copy grow without bound.
 const CHUNK: usize = 1 << 20;
 
 /// A ring with its file descriptor in the reactor.
 pub(super) struct Ring {
-    ring: AsyncFd<Readable>,
+    fd: AsyncFd<Waiting>,
+    positions: Positions,
+    /// None while there is nothing to read: what is mapped counts as memory of this process.
+    mapped: Option<RingBuf<MapData>>,
 }
 
-struct Readable(RingBuf<MapData>);
+struct Waiting(OwnedFd);
 
-impl AsRawFd for Readable {
+impl AsRawFd for Waiting {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 }
 
-impl AsFd for Readable {
+impl AsFd for Waiting {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -76,26 +83,43 @@ impl Records {
 
 impl Ring {
     pub(super) fn new(map: Map, name: &str) -> Result<Self> {
-        let ring = RingBuf::try_from(map).with_context(|| format!("map {name}"))?;
-        // SAFETY: `Readable` owns the map's descriptor and gives no other as long as it lives.
-        let ring = unsafe { AsyncFd::register(Readable(ring)) }
+        let Map::RingBuf(data) = map else { bail!("map {name} is no ring") };
+        let context = || format!("ring {name}");
+        let fd = data.fd().as_fd().try_clone_to_owned().with_context(context)?;
+        let positions = Positions::of(&fd).with_context(context)?;
+        // SAFETY: `Waiting` owns the descriptor and gives no other as long as it lives.
+        let fd = unsafe { AsyncFd::register(Waiting(fd)) }
             .with_context(|| format!("cannot wait for ring {name}"))?;
-        Ok(Self { ring })
+        let mapped = Some(whole(fd.get_ref().as_fd()).with_context(context)?);
+        Ok(Self { fd, positions, mapped })
     }
 
     /// Waits until the kernel asks for the ring to be read, which it does only when it fills up.
     pub(super) async fn wanted(&self) -> Result<()> {
-        self.ring.readable().await.context("waiting for a ring")?.clear_ready();
+        self.fd.readable().await.context("waiting for a ring")?.clear_ready();
         Ok(())
     }
 
     /// Copies out what is there, at most about [`CHUNK`] bytes; false when there may be more.
     pub(super) fn take(&mut self, into: &mut Records) -> bool {
-        let ring = &mut self.ring.get_mut().0;
+        if !self.positions.differ() {
+            self.mapped = None;
+            return true;
+        }
+        // Without memory to map it, it is read the next time; what finds no room until then is counted.
+        if self.mapped.is_none() {
+            self.mapped = whole(self.fd.get_ref().as_fd()).ok();
+        }
+        let Some(ring) = &mut self.mapped else { return false };
         while into.bytes.len() < CHUNK {
             let Some(record) = ring.next() else { return true };
             into.put(&record);
         }
         false
     }
+}
+
+/// The whole ring.
+fn whole(fd: BorrowedFd<'_>) -> Result<RingBuf<MapData>> {
+    Ok(Map::RingBuf(MapData::from_fd(fd.try_clone_to_owned()?)?).try_into()?)
 }

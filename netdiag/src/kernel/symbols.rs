@@ -1,7 +1,7 @@
 //! Which functions the kernel really has, from /proc/kallsyms.
 //!
-//! BTF lists functions that were inlined away, and compilers call a split-off `NAME.part.0`
-//! directly: a hook on `NAME` then attaches and never fires.
+//! BTF lists functions that were inlined away, and compilers call a split-off `NAME.part.0` or a clone
+//! (`NAME.constprop.0`, `NAME.isra.0`) directly: a hook on `NAME` then attaches and misses those calls, or all.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,9 +9,9 @@ use std::{
     io::{self, BufRead, BufReader},
 };
 
-/// Functions that are entered by their own name although a `.part.` copy exists, seen on Linux
+/// Functions that are entered by their own name although a copy exists (`.part.`), seen on Linux
 /// 5.10, 6.1, 6.12 and 7.2.
-const ENTERED_DESPITE_PART: &[&str] = &["tcp_xmit_retransmit_queue"];
+const ENTERED_DESPITE_COPY: &[&str] = &["tcp_xmit_retransmit_queue"];
 
 /// No function of the kernel is as long: what lies farther behind a symbol is in none.
 const FUNCTION_MOST: u64 = 1 << 20;
@@ -28,7 +28,7 @@ pub enum Symbol {
     },
     /// That many symbols of this name; the kernel refuses to hook by name.
     Ambiguous(usize),
-    /// One, but the compiler split off a `.part.` copy that callers enter directly.
+    /// One, but the compiler made a copy of it, or of part of it, that callers enter directly.
     Split,
 }
 
@@ -43,7 +43,7 @@ struct Seen {
     matches: usize,
     function: bool,
     module: Option<String>,
-    part: bool,
+    copied: bool,
     /// Its first address, 0 where addresses are not told.
     start: u64,
     /// Where the next function begins, 0 until that was read.
@@ -106,7 +106,7 @@ impl Symbols {
         match self.0.get(name) {
             Some(seen) if seen.matches > 1 => Symbol::Ambiguous(seen.matches),
             Some(seen) if seen.matches == 1 && seen.function => {
-                if seen.part && !ENTERED_DESPITE_PART.contains(&name) {
+                if seen.copied && !ENTERED_DESPITE_COPY.contains(&name) {
                     Symbol::Split
                 } else {
                     Symbol::Unique { module: seen.module.clone() }
@@ -218,9 +218,8 @@ fn note(seen: &mut HashMap<String, Seen>, line: &str) -> Option<String> {
         seen.start = u64::from_str_radix(address, 16).unwrap_or(0);
         return (function && seen.start != 0).then(|| name.to_owned());
     }
-    if function && suffix.contains(".part.") && !suffix.contains(".cold") {
-        seen.part = true;
-    }
+    // What is hardly run of a function is jumped to from its inside.
+    seen.copied |= function && !suffix.contains(".cold");
     None
 }
 
@@ -244,6 +243,13 @@ ffffffff81a00000 t tcp_stream_memory_free
 0000000000000000 t nf_ct_gc_expired\t[nf_conntrack]
 0000000000000000 t nf_ct_delete.isra.0.part.0\t[nf_conntrack]
 0000000000000000 T nf_ct_delete\t[nf_conntrack]
+0000000000000000 t icmp_reply.isra.0
+0000000000000000 t icmp_reply.isra.0.cold
+0000000000000000 t icmp_reply
+0000000000000000 T skb_release
+0000000000000000 t skb_release.constprop.0
+0000000000000000 d skb_clone.0
+0000000000000000 T skb_clone
 0000000000000000 d tcp_prot
 0000000000000000 W weak_function
 garbage
@@ -262,6 +268,9 @@ garbage
             ("init_conntrack", Symbol::Absent),
             ("nf_ct_gc_expired", unique(Some("nf_conntrack"))),
             ("nf_ct_delete", Symbol::Split),
+            ("icmp_reply", Symbol::Split),
+            ("skb_release", Symbol::Split),
+            ("skb_clone", unique(None)),
             ("tcp_prot", Symbol::Absent),
             ("weak_function", unique(None)),
             ("tcp_drop", Symbol::Absent),

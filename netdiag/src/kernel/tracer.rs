@@ -1,6 +1,6 @@
 //! Programs in the kernel, from attach to detach: what run.rs holds on to.
 
-use std::{collections::BTreeMap, os::fd::AsFd as _};
+use std::{collections::BTreeMap, iter, os::fd::AsFd as _};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -21,6 +21,7 @@ use super::{
     hooks::Kernel,
     missed::Runs,
     modules::Follow,
+    object,
     packets::Packets,
     plan::{self, Options},
     ring::{Records, Ring},
@@ -61,8 +62,8 @@ pub struct Tracer {
     facts: Facts,
     signals: Vec<SignalStatus>,
     labels: Labels,
-    /// Programs that hand over what waits on a CPU.
-    flushes: Vec<&'static str>,
+    /// Programs that hand over what waits on a CPU, by their signals.
+    flushes: Vec<(Signal, &'static str)>,
     modular: Vec<Follow>,
     listening: Option<Ctnetlink>,
 }
@@ -73,8 +74,8 @@ impl Tracer {
     /// # Errors
     /// [`exit::Status::CannotObserve`] without privilege or BTF, or when no signal attaches.
     pub fn attach(options: &Options) -> Result<Self> {
-        let kernel = plan::read_kernel(options.btf.as_deref())?;
-        let (ebpf, outcome) = plan::plan(&kernel, options)?;
+        let (kernel, loader) = plan::read_kernel(options.btf.as_deref())?;
+        let (ebpf, outcome) = plan::plan(&kernel, loader, options)?;
         if let Some(refusal) = plan::refusal(&outcome.statuses, &options.wishes) {
             return Err(refusal.into());
         }
@@ -94,13 +95,20 @@ impl Tracer {
         let packets = if copies { Some(Packets::new(take("PACKETS")?)?) } else { None };
         let is_on = |signal| outcome.statuses[signal as usize].status != Status::Off;
         let on = DEFINITIONS.iter().filter(|definition| is_on(definition.signal));
-        let flushes: Vec<_> = on.filter_map(|definition| definition.flush).collect();
-        for name in &flushes {
+        let flushes: Vec<_> =
+            on.filter_map(|definition| Some((definition.signal, definition.flush?))).collect();
+        for (_, name) in &flushes {
             let flush: &mut RawTracePoint = program(&mut ebpf, name)?;
-            flush.load().context("the kernel refused a program that empties the batches")?;
+            if flush.fd().is_err() {
+                flush.load().context(
+                    "the kernel refused a program that empties the batches, so nothing was started; \
+                     `netdiag doctor` says what this kernel allows",
+                )?;
+            }
         }
         let labels = drops::labels(&kernel);
         begun.set(0, 1, 0).context("the programs cannot be told to begin")?;
+        object::release();
         Ok(Self {
             ebpf,
             attached: outcome.attached,
@@ -241,11 +249,13 @@ impl Tracer {
     /// # Errors
     /// The kernel refuses to run the program.
     pub fn flush(&mut self) -> Result<bool> {
-        let unflushed = self.counting.read()?.unflushed;
-        let none = unflushed.is_empty();
-        for name in &self.flushes {
+        let reading = self.counting.read()?;
+        let mut none = true;
+        for &(signal, name) in &self.flushes {
             let flush: &mut RawTracePoint = program(&mut self.ebpf, name)?;
-            for &cpu in &unflushed {
+            let (cpus, runs) = reading.unflushed(signal);
+            none &= cpus.is_empty();
+            for cpu in cpus.into_iter().flat_map(|cpu| iter::repeat_n(cpu, runs)) {
                 let options = RawTracePointRunOptions { cpu: Some(cpu), ..Default::default() };
                 match flush.test_run(options) {
                     Ok(_) => {}

@@ -6,11 +6,10 @@
 
 use std::{fs, io, net::IpAddr};
 
-use netlink_packet_core::NLM_F_DUMP;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{memory::value, netlink};
+use super::{netlink, proc::value};
 
 mod count;
 mod tell;
@@ -87,27 +86,26 @@ pub struct Socket {
 /// Counts the sockets of the calling thread's namespace, none where there are none.
 ///
 /// # Errors
-/// Those of netlink.
+/// Those of netlink, and `Interrupted` when no dump was whole.
 pub fn read() -> io::Result<Option<Census>> {
     let sysctl = |name| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok();
     if is_empty() {
         return Ok(None);
     }
     let range = sysctl("ip_local_port_range");
-    let mut census = Census::new(range.as_deref(), sysctl("ip_local_reserved_ports").as_deref());
-    const SEQUENCE: u32 = 1;
+    let reserved = sysctl("ip_local_reserved_ports");
     let request =
         Request { family_to_extensions: [0; 4], identity: [0; 48], states: STATES, dbs: 0 };
-    let request = netlink::request(GET_SOCKET, NLM_F_DUMP, SEQUENCE, request.as_bytes());
-    netlink::dump(NETLINK_SOCK_DIAG, &request, SEQUENCE, |kind, payload| {
+    let new = || Census::new(range.as_deref(), reserved.as_deref());
+    let take = |census: &mut Census, kind, payload: &[u8]| {
         let socket = (kind == GET_SOCKET).then(|| parse(payload)).flatten();
         let makes_sense = socket.is_some();
         if let Some(socket) = socket {
             census.add(&socket);
         }
         makes_sense
-    })?;
-    Ok(Some(census))
+    };
+    netlink::whole(NETLINK_SOCK_DIAG, GET_SOCKET, request.as_bytes(), new, take).map(Some)
 }
 
 /// Whether the namespace has no TCP socket, by what it says of itself.

@@ -72,6 +72,8 @@ pub struct Cgroups {
     hierarchy: Option<(PathBuf, Version)>,
     pace: Pace,
     limited: Vec<String>,
+    /// Groups with a limit that are not followed, and those that were not looked at.
+    left_out: u64,
     last: BTreeMap<String, Stat>,
     total: BTreeMap<String, Stat>,
 }
@@ -115,10 +117,18 @@ impl Cgroups {
         self.told(&self.total)
     }
 
+    /// Groups with a limit that are not followed, and groups that were not looked at, of which there may be
+    /// more; none where there are no groups to look at.
+    #[must_use]
+    pub fn left_out(&self) -> Option<u64> {
+        self.hierarchy.as_ref().map(|_| self.left_out)
+    }
+
     fn search(&mut self) {
         let Some((root, version)) = &self.hierarchy else { return };
         let (root, version) = (root.clone(), *version);
-        self.limited = self.pace.run(SEARCHED_EVERY, || limited(&root, version));
+        let look = || limited(&root, version, FOLLOWED, WALKED);
+        (self.limited, self.left_out) = self.pace.run(SEARCHED_EVERY, look);
     }
 
     fn read(&self) -> BTreeMap<String, Stat> {
@@ -164,28 +174,30 @@ fn hierarchy(root: &Path) -> Option<(PathBuf, Version)> {
     v1.into_iter().find(|path| path.is_dir()).map(|path| (path, Version::V1))
 }
 
-/// Paths of the groups with a limit, below the root.
-fn limited(root: &Path, version: Version) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut walked = 0;
+/// Paths of the groups with a limit, below the root, at most `most` of `walked` groups; and how many there
+/// are beyond, as far as that is known.
+fn limited(root: &Path, version: Version, most: usize, walked: usize) -> (Vec<String>, u64) {
+    let (mut found, mut left_out) = (Vec::new(), 0);
     let mut next = vec![(root.to_owned(), 0)];
-    while let Some((path, depth)) = next.pop() {
-        walked += 1;
-        if walked > WALKED || found.len() == FOLLOWED {
-            break;
-        }
+    for _ in 0..walked {
+        let Some((path, depth)) = next.pop() else { break };
         if depth > 0 && limit(&path, version).is_some() {
             let name = path.strip_prefix(root).ok().and_then(Path::to_str);
-            found.extend(name.map(str::to_owned));
+            match name.filter(|_| found.len() < most) {
+                Some(name) => found.push(name.to_owned()),
+                None => left_out += 1,
+            }
         }
+        let entries = fs::read_dir(&path).into_iter().flatten().flatten();
+        let groups = entries.filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir()));
         if depth < DEPTH {
-            let entries = fs::read_dir(&path).into_iter().flatten().flatten();
-            let groups = entries.filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir()));
             next.extend(groups.map(|group| (group.path(), depth + 1)));
+        } else {
+            left_out += groups.count() as u64;
         }
     }
     found.sort_unstable();
-    found
+    (found, left_out + next.len() as u64)
 }
 
 /// CPU time that a group may take in a period, and the period, in microseconds; none where it has no
@@ -281,10 +293,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_out_is_counted() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c", "c/d"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+            fs::write(root.path().join(name).join("cpu.max"), "20000 100000\n").unwrap();
+        }
+        for (most, walked, followed, left_out) in [(9, 9, 4, 0), (1, 9, 1, 3), (9, 1, 0, 3)] {
+            let (found, beyond) = limited(root.path(), Version::V2, most, walked);
+            assert_eq!((found.len(), beyond), (followed, left_out), "{most} {walked}");
+        }
+        let deep = (0..=DEPTH).fold(root.path().to_owned(), |path, _| path.join("deep"));
+        fs::create_dir_all(deep).unwrap();
+        assert_eq!(limited(root.path(), Version::V2, 9, 99).1, 1);
+    }
+
+    #[test]
     fn without_groups_nothing_is_told() {
         let root = tempfile::tempdir().unwrap();
         let mut cgroups = Cgroups::default();
         cgroups.begin(root.path());
         assert_eq!((cgroups.advance(), cgroups.total()), (vec![], vec![]));
+        assert_eq!(cgroups.left_out(), None);
     }
 }

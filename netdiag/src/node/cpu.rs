@@ -13,7 +13,7 @@ pub struct Load {
     runnable: Option<u64>,
     /// Microseconds.
     waited: Option<u64>,
-    softnet: BTreeMap<u32, Softnet>,
+    pub(super) softnet: BTreeMap<u32, Softnet>,
 }
 
 /// user, nice, system, idle, iowait, irq, softirq, steal. Time of guests is in the first two as well.
@@ -79,30 +79,32 @@ fn softnet(text: &str) -> BTreeMap<u32, Softnet> {
     text.lines().enumerate().filter_map(one).collect()
 }
 
-/// What CPUs took between two readings, the earlier first: those that took anything. The counters have
-/// 32 bits and wrap. A CPU that was off before counts from zero on.
+/// What CPUs took between two readings an interval apart, the earlier first. The counters have 32 bits and
+/// wrap. What a CPU counted that was off before, or was not read, may be of long ago: it is left out.
 #[must_use]
-pub fn taken(then: &Load, now: &Load) -> Vec<Softnet> {
+pub fn taken(then: &Load, now: &Load) -> BTreeMap<u32, Softnet> {
     let rise = |now: u64, then: u64| u64::from((now as u32).wrapping_sub(then as u32));
-    now.softnet
-        .values()
-        .map(|now| {
-            let then = then.softnet.get(&now.cpu).copied().unwrap_or_default();
-            Softnet {
-                processed: rise(now.processed, then.processed),
-                dropped: rise(now.dropped, then.dropped),
-                time_squeeze: rise(now.time_squeeze, then.time_squeeze),
-                flow_limit: now
-                    .flow_limit
-                    .map(|now| rise(now, then.flow_limit.unwrap_or_default())),
-                ..*now
-            }
-        })
-        .filter(|one| {
-            one.processed | one.dropped | one.time_squeeze | one.flow_limit.unwrap_or(0) != 0
-                || one.backlog.unwrap_or(0) != 0
-        })
-        .collect()
+    let taken = |(cpu, now): (&u32, &Softnet)| {
+        let then = then.softnet.get(cpu)?;
+        let taken = Softnet {
+            processed: rise(now.processed, then.processed),
+            dropped: rise(now.dropped, then.dropped),
+            time_squeeze: rise(now.time_squeeze, then.time_squeeze),
+            flow_limit: now.flow_limit.zip(then.flow_limit).map(|(now, then)| rise(now, then)),
+            ..*now
+        };
+        Some((*cpu, taken))
+    };
+    now.softnet.iter().filter_map(taken).collect()
+}
+
+/// Those that took anything.
+pub fn listed(taken: &BTreeMap<u32, Softnet>) -> Vec<Softnet> {
+    let took = |one: &&Softnet| {
+        one.processed | one.dropped | one.time_squeeze | one.flow_limit.unwrap_or(0) != 0
+            || one.backlog.unwrap_or(0) != 0
+    };
+    taken.values().filter(took).copied().collect()
 }
 
 /// How busy CPUs were between two readings, the earlier first; none where nothing is known.
@@ -199,6 +201,7 @@ ffffffff 00000001 00000014 00000000 00000000 00000000 00000000 00000000 00000000
     fn packets_wrap_and_idle_cpus_are_left_out() {
         let later = SOFTNET.replace("ffffffff 00000001", "00000004 00000003");
         let taken = taken(&load("", SOFTNET, 0), &load("", &later, 0));
+        assert_eq!(taken.len(), 2);
         let expected = Softnet {
             cpu: 3,
             processed: 5,
@@ -207,7 +210,9 @@ ffffffff 00000001 00000014 00000000 00000000 00000000 00000000 00000000 00000000
             flow_limit: Some(0),
             backlog: Some(5),
         };
-        assert_eq!(taken, [expected]);
+        assert_eq!(listed(&taken), [expected]);
+        let new = super::taken(&Load::default(), &load("", SOFTNET, 0));
+        assert_eq!(new, BTreeMap::new(), "nobody knows what was counted before");
         // Linux 5.10 ends with flow_limit_count.
         let old = softnet("00000001 00000002 00000003 0 0 0 0 0 0 00000000 00000007\n");
         let expected = Softnet {

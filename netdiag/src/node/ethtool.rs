@@ -6,7 +6,7 @@ use std::io;
 use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
 use netlink_sys::protocols::NETLINK_GENERIC;
 
-use super::{links::text, netlink};
+use super::netlink::{self, text};
 
 /// `GENL_ID_CTRL`, `CTRL_CMD_GETFAMILY`, `CTRL_ATTR_FAMILY_ID` and `CTRL_ATTR_FAMILY_NAME`
 /// (`include/uapi/linux/genetlink.h`).

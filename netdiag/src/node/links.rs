@@ -3,11 +3,11 @@
 
 use std::{collections::BTreeMap, io};
 
-use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
+use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{
-    netlink::{self, Flaws},
+    netlink::{self, text},
     reading::Reading,
 };
 use crate::snapshot::node::{Interface, PeerInterface};
@@ -31,30 +31,19 @@ pub struct Link {
 /// Interfaces by index.
 pub type Links = BTreeMap<u32, Link>;
 
-/// Times a dump is begun when interfaces come or go meanwhile: one that is left out would be new the
-/// next time, and have counted from zero.
-const ATTEMPTS: u32 = 4;
-
 /// Reads those of the calling thread's namespace.
 ///
 /// # Errors
 /// Those of netlink, and `Interrupted` when they came and went all the time.
 pub fn read() -> io::Result<Links> {
-    for sequence in 1..=ATTEMPTS {
-        let request = netlink::request(libc::RTM_GETLINK, NLM_F_DUMP, sequence, &[0; HEADER_BYTES]);
-        let mut links = Links::new();
-        let flaws = netlink::dump(NETLINK_ROUTE, &request, sequence, |kind, payload| {
-            let link = (kind == libc::RTM_NEWLINK).then(|| parse(payload)).flatten();
-            let makes_sense = link.is_some();
-            links.extend(link.map(|link| (link.interface.index, link)));
-            makes_sense
-        })?;
-        if flaws == Flaws::default() {
-            return Ok(links);
-        }
-    }
-    let what = format!("they changed during each of {ATTEMPTS} dumps, or made no sense");
-    Err(io::Error::new(io::ErrorKind::Interrupted, what))
+    let body = [0; HEADER_BYTES];
+    let take = |links: &mut Links, kind, payload: &[u8]| {
+        let link = (kind == libc::RTM_NEWLINK).then(|| parse(payload)).flatten();
+        let makes_sense = link.is_some();
+        links.extend(link.map(|link| (link.interface.index, link)));
+        makes_sense
+    };
+    netlink::whole(NETLINK_ROUTE, libc::RTM_GETLINK, &body, Links::new, take)
 }
 
 /// One message; none when it makes no sense.
@@ -93,10 +82,6 @@ fn parse(payload: &[u8]) -> Option<Link> {
     (interface.index != 0 && !interface.name.is_empty()).then_some(link)
 }
 
-pub(super) fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
-}
-
 /// `struct rtnl_link_stats64` (`include/uapi/linux/if_link.h`), which only ever grows at its end.
 fn count(interface: &mut Interface, stats: &[u8]) {
     let word = |at: usize| {
@@ -117,31 +102,12 @@ fn count(interface: &mut Interface, stats: &[u8]) {
     interface.rx_nohandler = word(23);
 }
 
-fn counts(one: &mut Interface) -> [&mut Option<u64>; 14] {
-    [
-        &mut one.rx_packets,
-        &mut one.tx_packets,
-        &mut one.rx_bytes,
-        &mut one.tx_bytes,
-        &mut one.rx_errors,
-        &mut one.tx_errors,
-        &mut one.rx_dropped,
-        &mut one.tx_dropped,
-        &mut one.rx_crc_errors,
-        &mut one.rx_overruns,
-        &mut one.rx_missed,
-        &mut one.tx_carrier_errors,
-        &mut one.rx_nohandler,
-        &mut one.carrier_changes,
-    ]
-}
-
 /// What was counted since. What fell is not known: a driver added up other queues, or it is another
 /// interface with the same index.
 fn since(now: &Interface, then: Option<&Interface>) -> Interface {
     let Some(mut then) = then.cloned() else { return now.clone() };
     let mut rose = now.clone();
-    for (value, then) in counts(&mut rose).into_iter().zip(counts(&mut then)) {
+    for (value, then) in rose.counts_mut().into_iter().zip(then.counts_mut()) {
         let Some((is, was)) = value.zip(*then) else { continue };
         *value = is.checked_sub(was);
     }
@@ -186,24 +152,33 @@ impl Link {
     }
 }
 
-/// What all interfaces counted between two readings, the earlier first, and how many are left out.
+/// Interfaces by namespace and index.
+pub type Interfaces = BTreeMap<(u32, u32), Interface>;
+
+/// What all interfaces counted between two readings, the earlier first.
 #[must_use]
-pub fn increase(before: &Reading<Links>, after: &Reading<Links>) -> (Vec<Interface>, u64) {
+pub fn increase(before: &Reading<Links>, after: &Reading<Links>) -> Interfaces {
+    let ends = &ends(after);
     let rose = after.since(before, |then, now| {
         let then = |index| then?.get(index).map(|link: &Link| &link.interface);
-        now.iter().map(|(index, link)| since(&link.interface, then(index))).collect::<Vec<_>>()
+        now.iter()
+            .map(|(index, link)| (link, since(&link.interface, then(index))))
+            .collect::<Vec<_>>()
     });
-    let mut all: Vec<_> = rose
-        .into_iter()
-        .flat_map(|(netns, links)| links.into_iter().map(move |one| Interface { netns, ..one }))
-        .collect();
+    let named = |netns| {
+        move |(link, one): (&Link, Interface)| {
+            let peer = link.peer(netns, ends);
+            ((netns, one.index), Interface { netns, peer, ..one })
+        }
+    };
+    rose.into_iter().flat_map(|(netns, links)| links.into_iter().map(named(netns))).collect()
+}
+
+/// Those that a snapshot lists, and how many are left out.
+#[must_use]
+pub fn listed(all: &Interfaces) -> (Vec<Interface>, u64) {
     let left_out = all.len().saturating_sub(LISTED);
-    all.truncate(LISTED);
-    let ends = ends(after);
-    for one in &mut all {
-        one.peer = after.namespaces[&one.netns][&one.index].peer(one.netns, &ends);
-    }
-    (all, left_out as u64)
+    (all.values().take(LISTED).cloned().collect(), left_out as u64)
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ fn counts_are_increases_and_ends_find_each_other() {
         (9, &[link(2, Some(9), 1)]),
         (10, &[link(2, Some(9), 2)]),
     ]);
-    let (all, left_out) = increase(&before, &after);
+    let (all, left_out) = listed(&increase(&before, &after));
     let told: Vec<_> = all
         .iter()
         .map(|one| (one.netns, one.index, one.rx_packets, one.peer.and_then(|peer| peer.netns)))

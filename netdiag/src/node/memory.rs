@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::proc::value;
 use crate::snapshot::node::{MemoryUse, SocketMemory};
 
 /// Reads it; what cannot be read is unknown. The same in every namespace.
@@ -16,12 +17,6 @@ pub fn read() -> SocketMemory {
         tcp_orphans: value(&sockstat, "TCP:", "orphan"),
         tcp_max_orphans: sysctl("tcp_max_orphans").trim_end().parse().ok(),
     }
-}
-
-/// The value after a name on the line of a group.
-pub(super) fn value(sockstat: &str, group: &str, name: &str) -> Option<u64> {
-    let line = sockstat.lines().find_map(|line| line.strip_prefix(group))?;
-    line.split_ascii_whitespace().skip_while(|word| *word != name).nth(1)?.parse().ok()
 }
 
 fn usage(pages: Option<u64>, limits: &str) -> MemoryUse {

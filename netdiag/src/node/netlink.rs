@@ -4,8 +4,8 @@
 use std::{io, time::Duration};
 
 use netlink_packet_core::{
-    Emitable, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
-    NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader,
+    Emitable, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR,
+    NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader,
 };
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -61,6 +61,42 @@ pub(super) fn dump(
             return Ok(flaws);
         }
     }
+}
+
+/// Times a dump is begun when its table changes meanwhile: one that is left out would be new the next time, and
+/// have counted from zero.
+const ATTEMPTS: u32 = 4;
+
+/// Asks for a dump by a request with this fixed part, again where its answer is not whole. `take` adds a message to
+/// what `new` begins with, and returns whether it makes sense.
+///
+/// # Errors
+/// Those of [`dump`], and `Interrupted` when the table changed all the time.
+pub(super) fn whole<T>(
+    protocol: isize,
+    kind: u16,
+    body: &[u8],
+    new: impl Fn() -> T,
+    mut take: impl FnMut(&mut T, u16, &[u8]) -> bool,
+) -> io::Result<T> {
+    repeated(|sequence| {
+        let mut all = new();
+        let request = request(kind, NLM_F_DUMP, sequence, body);
+        let flaws =
+            dump(protocol, &request, sequence, |kind, payload| take(&mut all, kind, payload))?;
+        Ok((all, flaws))
+    })
+}
+
+fn repeated<T>(mut ask: impl FnMut(u32) -> io::Result<(T, Flaws)>) -> io::Result<T> {
+    for sequence in 1..=ATTEMPTS {
+        let (answer, flaws) = ask(sequence)?;
+        if flaws == Flaws::default() {
+            return Ok(answer);
+        }
+    }
+    let what = format!("they changed during each of {ATTEMPTS} dumps, or made no sense");
+    Err(io::Error::new(io::ErrorKind::Interrupted, what))
 }
 
 /// A request with this fixed part.
@@ -146,6 +182,11 @@ pub(super) fn read(
     Ok(End::More)
 }
 
+/// The string in an attribute, up to the NUL that ends it.
+pub(super) fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
+}
+
 /// `int error` at the start of NLMSG_ERROR, and of NLMSG_DONE where it may be left out.
 fn status(payload: &[u8]) -> Option<i32> {
     payload.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
@@ -160,4 +201,22 @@ fn error(payload: &[u8]) -> io::Error {
 
 fn from_kernel(negative: i32) -> io::Error {
     io::Error::from_raw_os_error(negative.checked_neg().unwrap_or(libc::EIO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_that_is_not_whole_is_repeated_and_given_up_at_last() {
+        let broken = Flaws { interrupted: true, ..Flaws::default() };
+        let asked = |whole_at: u32| {
+            repeated(|n| Ok((n, if n == whole_at { Flaws::default() } else { broken })))
+        };
+        assert_eq!(asked(3).expect("whole"), 3);
+        let error = asked(ATTEMPTS + 1).expect_err("never whole");
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        let refused = repeated::<u32>(|_| Err(io::ErrorKind::PermissionDenied.into()));
+        assert_eq!(refused.expect_err("refused").kind(), io::ErrorKind::PermissionDenied);
+    }
 }

@@ -17,17 +17,21 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, fstat, fstatfs, open, openat2, stat},
+    fs::{FsWord, Mode, OFlags, ResolveFlags, fstat, fstatfs, open, openat2, stat},
     io::Errno,
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
-pub use self::find::{Depth, Found, find};
+pub use self::{
+    find::{Depth, Found, find},
+    known::Known,
+};
 
 mod find;
+mod known;
 
-/// `NSFS_MAGIC` (`include/uapi/linux/magic.h`).
-const NSFS_MAGIC: i64 = 0x6e73_6673;
+/// `NSFS_MAGIC` (`include/uapi/linux/magic.h`): the file system of namespaces.
+pub const NSFS_MAGIC: FsWord = 0x6e73_6673;
 
 /// The calling process's own namespace.
 const OWN: &str = "/proc/self/ns/net";
@@ -87,6 +91,19 @@ impl Namespace {
     /// # Errors
     /// One line when it is gone or may not be opened.
     pub fn open(&self) -> Result<OwnedFd, String> {
+        self.open_any().map_err(|error| match error {
+            Errno::NOENT => format!("network namespace {} is gone", self.describe()),
+            error => format!("cannot open network namespace {}: {error}", self.describe()),
+        })
+    }
+
+    /// Whether none of the ways found to it leads there any more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.open_any().is_err_and(|error| error == Errno::NOENT)
+    }
+
+    fn open_any(&self) -> Result<OwnedFd, Errno> {
         let mut error = Errno::NOENT;
         for handle in &self.handles {
             match handle.open(self.inode) {
@@ -96,10 +113,7 @@ impl Namespace {
                 Err(other) => error = other,
             }
         }
-        Err(match error {
-            Errno::NOENT => format!("network namespace {} is gone", self.describe()),
-            error => format!("cannot open network namespace {}: {error}", self.describe()),
-        })
+        Err(error)
     }
 
     /// Its inode number with what helps a reader to recognise it.

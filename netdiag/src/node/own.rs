@@ -18,6 +18,23 @@ pub fn resident_bytes() -> Option<u64> {
     Some(pages * procfs::page_size())
 }
 
+/// Has threads allocate from one heap, and the heap shrink as soon as its end is free: several keep what each needed
+/// once. To be called before there is a second thread.
+pub fn keep_memory_small() {
+    /// Bytes of a free end that are given back, and that are asked for beyond what is needed.
+    const FREE: i32 = 128 << 10;
+    const MORE: i32 = 64 << 10;
+    #[cfg(target_env = "gnu")]
+    // SAFETY: glibc's mallopt takes any numbers, and there is no other thread.
+    let _refused = unsafe {
+        [
+            libc::mallopt(libc::M_ARENA_MAX, 1),
+            libc::mallopt(libc::M_TRIM_THRESHOLD, FREE),
+            libc::mallopt(libc::M_TOP_PAD, MORE),
+        ]
+    };
+}
+
 /// Gives freed memory back to the kernel: what reading its types and symbols took is needed once.
 pub fn release_freed() {
     #[cfg(target_env = "gnu")]

@@ -14,6 +14,9 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// Due at once.
+    pub const NEW: Self = Self { due: None };
+
     /// Whether it is time.
     #[must_use]
     pub fn is_due(&self) -> bool {

@@ -13,12 +13,14 @@ use std::{
     time::Duration,
 };
 
-use rustix::time::ClockId;
-
-pub use self::hierarchy::{Hierarchy, Kind};
+pub use self::hierarchy::{Hierarchy, Kind, ROOT, is_mounted};
 use self::{process::Process, tree::Tree, watch::Watch};
-use super::{pace::Pace, proc};
-use crate::owner::{Names, Place};
+use super::{
+    beside::{Beside, PATIENCE},
+    proc,
+    within::within,
+};
+use crate::owner::{LogFiles, Names, Place};
 
 mod hierarchy;
 mod process;
@@ -44,7 +46,8 @@ pub struct Places {
     /// A watch was wanted, and there is none.
     is_unwatched: bool,
     said: Said,
-    pace: Pace,
+    /// Walks over the hierarchy.
+    walks: Beside<Vec<(u64, String)>>,
     processes: HashMap<u32, Process>,
 }
 
@@ -55,21 +58,14 @@ struct Said {
     forgotten: bool,
 }
 
-/// `CLOCK_MONOTONIC` in nanoseconds, the clock of events.
-#[must_use]
-pub fn monotonic_ns() -> u64 {
-    process::now(ClockId::Monotonic)
-}
-
 impl Places {
-    /// Looks at all cgroups of the node whose file system is mounted at `host_root`.
+    /// Looks at all cgroups of the node whose file system is mounted at `host_root`. Blocks.
     #[must_use]
     pub fn begin(host_root: &Path) -> Self {
         let hierarchy = Hierarchy::find(host_root);
         let mut tree = Tree::new(hierarchy.as_ref().is_some_and(Hierarchy::is_part));
-        let mut pace = Pace::default();
         if let Some(hierarchy) = &hierarchy {
-            pace.run(SEARCHED_EVERY, || tree.walk(&hierarchy.root));
+            tree.walk(&hierarchy.root);
         }
         let base = hierarchy::base(hierarchy.as_ref(), &tree);
         let proc = proc::is_of_node(host_root).then(|| host_root.join("proc"));
@@ -81,7 +77,7 @@ impl Places {
             watch: None,
             is_unwatched: false,
             said: Said::default(),
-            pace,
+            walks: Beside::new(SEARCHED_EVERY),
             processes: HashMap::new(),
         }
     }
@@ -127,21 +123,33 @@ impl Places {
         self.of_cgroup(id)
     }
 
-    /// The place of a cgroup by its id. Walks the hierarchy when it is not known, but not too often.
+    /// The place of a cgroup by its id. Has the hierarchy walked when it is not known.
     pub fn of_cgroup(&mut self, id: NonZeroU64) -> Option<Arc<Place>> {
         if self.tree.get(id.get()).is_none() {
             self.hear();
         }
-        if self.tree.get(id.get()).is_none() && self.pace.is_due() {
+        if self.tree.get(id.get()).is_none() {
             self.look();
         }
         self.tree.get(id.get()).cloned()
     }
 
-    /// Walks the hierarchy again.
+    /// Has the hierarchy walked again, but not too often. Waits for that as long as the loop may stand still; what is
+    /// found later is taken in by [`Self::hear`].
     pub fn look(&mut self) {
-        if let Some(hierarchy) = &self.hierarchy {
-            self.pace.run(SEARCHED_EVERY, || self.tree.walk(&hierarchy.root));
+        if let Some(hierarchy) = &self.hierarchy
+            && self.walks.is_due()
+        {
+            let root = hierarchy.root.clone();
+            self.walks.begin(move || tree::list(&root));
+            self.walked(PATIENCE);
+        }
+    }
+
+    /// Takes in what a walk found, if it ends in that time.
+    fn walked(&mut self, patience: Duration) {
+        if let Some(found) = self.walks.result(patience) {
+            self.tree.walked(&found);
         }
     }
 
@@ -227,13 +235,14 @@ impl Places {
 
     /// Takes in what was heard of new cgroups.
     pub fn hear(&mut self) {
+        self.walked(Duration::ZERO);
         let Self { watch, tree, .. } = self;
         for (id, path) in watch.iter().flat_map(Watch::found) {
             tree.found(id, &path);
         }
         if let Some(watch) = &self.watch
             && watch.is_overrun()
-            && self.pace.is_due()
+            && self.walks.is_due()
         {
             watch.is_made_up_for();
             self.look();
@@ -254,16 +263,19 @@ impl Places {
     }
 }
 
-/// Reads what pods and containers are called, beside what is known. Log files that cannot be read name nothing.
-pub fn learn_names(host_root: &Path, names: &mut Names) {
+/// Names of the log files of pods and of containers, which are [`Names::learn`] to take in. Those that cannot be read
+/// are none.
+#[must_use]
+pub fn list_names(host_root: &Path) -> LogFiles {
     let entries = |directory: &str| {
-        let entries = std::fs::read_dir(host_root.join(directory)).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok())
+        let entries =
+            std::fs::read_dir(within(host_root, directory)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     };
-    for name in entries("var/log/pods") {
-        names.pod_directory(&name);
-    }
-    for name in entries("var/log/containers") {
-        names.container_log(&name);
-    }
+    LogFiles { pods: entries("var/log/pods"), containers: entries("var/log/containers") }
+}
+
+/// Reads what pods and containers are called, beside what is known. Blocks.
+pub fn learn_names(host_root: &Path, names: &mut Names) {
+    names.learn(&list_names(host_root));
 }

@@ -121,6 +121,12 @@ pub(super) fn target(dir: BorrowedFd<'_>, name: &CStr) -> Result<Target> {
     Ok(Target::parse(link))
 }
 
+/// The value after a name on the line of a group, as in `/proc/net/sockstat`.
+pub(super) fn value(text: &str, group: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(group))?;
+    line.split_ascii_whitespace().skip_while(|word| *word != name).nth(1)?.parse().ok()
+}
+
 /// Whether an error says no more than that the process ended or the descriptor was closed.
 pub(super) fn gone(error: Errno) -> bool {
     matches!(error, Errno::NOENT | Errno::SRCH)

@@ -3,11 +3,15 @@
 
 use std::{collections::BTreeMap, io};
 
-use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
+use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::{links::text, netlink, reading::Reading};
-use crate::snapshot::node::{Interface, Qdisc};
+use super::{
+    links::Interfaces,
+    netlink::{self, text},
+    reading::Reading,
+};
+use crate::snapshot::node::Qdisc;
 
 /// `struct tcmsg` (`include/uapi/linux/rtnetlink.h`).
 const HEADER_BYTES: usize = 20;
@@ -29,27 +33,28 @@ const LISTED: usize = 1_000;
 /// Those of one namespace that are remembered.
 const REMEMBERED: usize = 4_096;
 
-/// By interface, parent and handle; counts are since each was made.
-pub type Queues = BTreeMap<(u32, u32, u32), Qdisc>;
+/// Interface, parent and handle.
+pub type QueueKey = (u32, u32, u32);
+
+/// Those of a namespace; counts are since each was made.
+pub type Queues = BTreeMap<QueueKey, Qdisc>;
 
 /// Reads those of the calling thread's namespace.
 ///
 /// # Errors
-/// Those of netlink.
+/// Those of netlink, and `Interrupted` when they came and went all the time.
 pub fn read() -> io::Result<Queues> {
-    const SEQUENCE: u32 = 1;
-    let request = netlink::request(libc::RTM_GETQDISC, NLM_F_DUMP, SEQUENCE, &[0; HEADER_BYTES]);
-    let mut queues = Queues::new();
-    netlink::dump(NETLINK_ROUTE, &request, SEQUENCE, |kind, payload| {
+    let body = [0; HEADER_BYTES];
+    let take = |queues: &mut Queues, kind, payload: &[u8]| {
         let queue = (kind == libc::RTM_NEWQDISC).then(|| parse(payload)).flatten();
         let makes_sense = queue.is_some();
         queues.extend(queue.filter(|(_, queue)| queue.kind != "noqueue"));
         makes_sense
-    })?;
-    Ok(queues)
+    };
+    netlink::whole(NETLINK_ROUTE, libc::RTM_GETQDISC, &body, Queues::new, take)
 }
 
-fn parse(payload: &[u8]) -> Option<((u32, u32, u32), Qdisc)> {
+fn parse(payload: &[u8]) -> Option<(QueueKey, Qdisc)> {
     let (header, attributes) = payload.split_first_chunk::<HEADER_BYTES>()?;
     let (index, handle, parent) = (word(header, 4)?, word(header, 8)?, word(header, 12)?);
     let mut qdisc = Qdisc {
@@ -119,8 +124,8 @@ fn long(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
 }
 
-/// What was counted since. Packets and drops are counted in 32 bits and wrap; where the bytes fell it
-/// is another one with the same handle, and new.
+/// What was counted since, an interval ago. Packets and drops are counted in 32 bits and wrap; where the
+/// bytes fell it is another one with the same handle, and new.
 fn since(now: &Qdisc, then: Option<&Qdisc>) -> Qdisc {
     let Some((then, bytes)) = then
         .filter(|then| then.kind == now.kind)
@@ -158,32 +163,35 @@ pub fn follow(last: &mut Reading<Queues>, mut now: Reading<Queues>) {
     last.follow(now);
 }
 
-/// What is worth telling of what was counted between two readings, the earlier first.
+/// Those of all namespaces, by inode number and as [`Queues`] are.
+pub type Qdiscs = BTreeMap<(u32, QueueKey), Qdisc>;
+
+/// What was counted between two readings an interval apart, the earlier first.
 #[must_use]
-pub fn increase(
-    before: &Reading<Queues>,
-    after: &Reading<Queues>,
-    interfaces: &[Interface],
-) -> Vec<Qdisc> {
-    let names: BTreeMap<_, _> =
-        interfaces.iter().map(|one| ((one.netns, one.index), &one.name)).collect();
+pub fn increase(before: &Reading<Queues>, after: &Reading<Queues>) -> Qdiscs {
     let rose = after.since(before, |then, now| {
         let then = |key| then?.get(key);
-        now.iter().map(|(key, qdisc)| since(qdisc, then(key))).collect::<Vec<_>>()
+        now.iter().map(|(key, qdisc)| (*key, since(qdisc, then(key)))).collect::<Vec<_>>()
     });
-    let worth = |one: &Qdisc| {
+    let of = |netns| move |(key, one)| ((netns, key), Qdisc { netns, ..one });
+    rose.into_iter().flat_map(|(netns, qdiscs)| qdiscs.into_iter().map(of(netns))).collect()
+}
+
+/// Those worth telling, with the names of their interfaces.
+#[must_use]
+pub fn listed(all: &Qdiscs, interfaces: &Interfaces) -> Vec<Qdisc> {
+    let worth = |one: &&Qdisc| {
         let happened =
             one.drops | one.overlimits | one.requeues | one.backlog_bytes | one.backlog_packets;
         happened != 0 || one.rate_bits.is_some()
     };
-    rose.into_iter()
-        .flat_map(|(netns, qdiscs)| qdiscs.into_iter().map(move |one| Qdisc { netns, ..one }))
+    all.values()
         .filter(worth)
-        .map(|one| Qdisc {
-            interface: names.get(&(one.netns, one.index)).map(|name| (*name).clone()),
-            ..one
-        })
         .take(LISTED)
+        .map(|one| {
+            let interface = interfaces.get(&(one.netns, one.index));
+            Qdisc { interface: interface.map(|found| found.name.clone()), ..one.clone() }
+        })
         .collect()
 }
 
@@ -256,13 +264,13 @@ mod tests {
     #[test]
     fn one_that_was_skipped_is_not_new() {
         let one = |bytes| ((1, ROOT, 0), Qdisc { bytes, drops: bytes, ..Qdisc::default() });
-        let reading = |queues: &[((u32, u32, u32), Qdisc)]| Reading {
+        let reading = |queues: &[(QueueKey, Qdisc)]| Reading {
             namespaces: BTreeMap::from([(5, queues.iter().cloned().collect())]),
             ..Reading::default()
         };
         let mut last = reading(&[one(70)]);
         follow(&mut last, reading(&[]));
-        let told = increase(&last, &reading(&[one(72)]), &[]);
+        let told = listed(&increase(&last, &reading(&[one(72)])), &Interfaces::new());
         assert_eq!((told.len(), told[0].drops), (1, 2));
     }
 

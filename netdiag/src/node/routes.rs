@@ -3,7 +3,7 @@
 
 use std::{io, net::IpAddr};
 
-use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
+use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::netlink;
@@ -24,19 +24,20 @@ const LISTED: usize = 100;
 /// Reads them, sorted.
 ///
 /// # Errors
-/// Those of netlink.
+/// Those of netlink, and `Interrupted` when they changed all the time.
 pub fn read() -> io::Result<Vec<RouteMtu>> {
     let mut routes = Vec::new();
-    for (sequence, family) in (1..).zip([libc::AF_INET, libc::AF_INET6]) {
+    for family in [libc::AF_INET, libc::AF_INET6] {
         let mut body = [0; HEADER_BYTES];
         body[0] = family as u8;
-        let request = netlink::request(libc::RTM_GETROUTE, NLM_F_DUMP, sequence, &body);
-        netlink::dump(NETLINK_ROUTE, &request, sequence, |kind, payload| {
-            if routes.len() < LISTED {
+        let room = LISTED - routes.len();
+        let take = |routes: &mut Vec<RouteMtu>, kind, payload: &[u8]| {
+            if routes.len() < room {
                 routes.extend(parse(payload));
             }
             kind == libc::RTM_NEWROUTE
-        })?;
+        };
+        routes.extend(netlink::whole(NETLINK_ROUTE, libc::RTM_GETROUTE, &body, Vec::new, take)?);
     }
     routes.sort_unstable();
     Ok(routes)

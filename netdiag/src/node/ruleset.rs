@@ -6,10 +6,10 @@
 
 use std::{collections::BTreeMap, fs, io};
 
-use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
+use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::{links::text, netlink};
+use super::netlink::{self, text};
 use crate::snapshot::node::RuleTable;
 
 /// `NFNL_SUBSYS_NFTABLES` (`include/uapi/linux/netfilter/nfnetlink.h`), `NFT_MSG_NEWTABLE`,
@@ -23,6 +23,9 @@ const GET_RULE: u16 = 10 << 8 | 7;
 /// `NFTA_TABLE_NAME` and `NFTA_RULE_TABLE`.
 const TABLE: u16 = 1;
 
+/// Family of what stands for all tables.
+const ANY_FAMILY: &str = "any";
+
 /// `struct nfgenmsg`: any family.
 const ANY: [u8; 4] = [0; 4];
 
@@ -35,18 +38,19 @@ pub fn may_ask() -> bool {
     }
 }
 
-/// The tables of the calling thread's namespace.
-///
-/// # Errors
-/// Those of netlink. A kernel without nftables has no tables of it.
-pub fn read(may_ask: bool) -> io::Result<Vec<RuleTable>> {
-    let mut tables = BTreeMap::new();
-    if may_ask {
-        match ask(&mut tables) {
-            Err(error) if !is_absent(&error) => return Err(error),
-            _ => {}
+/// The tables of the calling thread's namespace, and whether all could be read: an error of netlink
+/// (`Interrupted` when they changed all the time) or of a file. Where nftables could not be asked, a table of any
+/// family without a name stands for all of its. A kernel without nftables has no tables of it.
+pub fn read(may_ask: bool) -> (Vec<RuleTable>, io::Result<()>) {
+    let mut read = Ok(());
+    let tables = match may_ask.then(ask) {
+        Some(Ok(tables)) => tables,
+        Some(Err(error)) if !is_absent(&error) => {
+            read = Err(error);
+            Tables::new()
         }
-    }
+        _ => Tables::new(),
+    };
     let table = |family: &str, table: String, legacy, rules| RuleTable {
         netns: 0,
         family: family.to_owned(),
@@ -58,12 +62,20 @@ pub fn read(may_ask: bool) -> io::Result<Vec<RuleTable>> {
         .into_iter()
         .map(|((family, name), rules)| table(self::family(family), name, false, Some(rules)))
         .collect();
-    for (family, file) in [("ip", "ip_tables_names"), ("ip6", "ip6_tables_names")] {
-        // Without such tables there is no such file.
-        let names = fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
-        all.extend(names.lines().map(|name| table(family, name.to_owned(), true, None)));
+    if read.is_err() {
+        all.push(table(ANY_FAMILY, String::new(), false, None));
     }
-    Ok(all)
+    for (family, file) in [("ip", "ip_tables_names"), ("ip6", "ip6_tables_names")] {
+        match fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
+            Ok(names) => {
+                all.extend(names.lines().map(|name| table(family, name.to_owned(), true, None)));
+            }
+            // Without such tables there is no such file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => read = read.and(Err(error)),
+        }
+    }
+    (all, read)
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -73,21 +85,22 @@ fn is_absent(error: &io::Error) -> bool {
 /// Rules by family and table.
 type Tables = BTreeMap<(u8, String), u64>;
 
-fn ask(tables: &mut Tables) -> io::Result<()> {
-    for (sequence, (get, new, rules)) in
-        (1..).zip([(GET_TABLE, NEW_TABLE, 0), (GET_RULE, NEW_RULE, 1)])
-    {
-        let request = netlink::request(get, NLM_F_DUMP, sequence, &ANY);
-        netlink::dump(NETLINK_NETFILTER, &request, sequence, |kind, payload| {
+fn ask() -> io::Result<Tables> {
+    let mut all = Tables::new();
+    for (get, new, rules) in [(GET_TABLE, NEW_TABLE, 0), (GET_RULE, NEW_RULE, 1)] {
+        let take = |tables: &mut Tables, kind, payload: &[u8]| {
             let table = (kind == new).then(|| parse(payload)).flatten();
             let makes_sense = table.is_some();
             if let Some(table) = table {
                 *tables.entry(table).or_default() += rules;
             }
             makes_sense
-        })?;
+        };
+        for (table, rules) in netlink::whole(NETLINK_NETFILTER, get, &ANY, Tables::new, take)? {
+            *all.entry(table).or_default() += rules;
+        }
     }
-    Ok(())
+    Ok(all)
 }
 
 /// Family and table of a message, which both kinds have at the same place.

@@ -166,7 +166,10 @@ fn problem(error: &io::Error, family: &str, netns: u32, consequence: &str) -> St
             )
         }
         _ => {
-            format!("the {family} socket dump of namespace {netns} failed: {error}: {consequence}")
+            format!(
+                "the {family} socket dump of namespace {netns} failed: {error}: {consequence}; see \
+                 whether `ss -ta` answers there"
+            )
         }
     }
 }

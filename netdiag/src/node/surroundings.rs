@@ -27,8 +27,10 @@ use super::{
 use crate::snapshot::node::Node;
 
 mod rare;
+mod rise;
 
 use rare::Rare;
+use rise::Rise;
 
 /// What changes rarely is read so rarely at most.
 const RARELY: Duration = Duration::from_secs(30);
@@ -57,8 +59,11 @@ struct Visit {
 /// Readings one interval apart.
 pub struct Surroundings {
     host_root: PathBuf,
-    first: Counted,
     last: Counted,
+    /// What the CPUs said first.
+    first: Load,
+    /// Of the run.
+    total: Rise,
     censuses: BTreeMap<u32, (Instant, Census)>,
     counting: Pace,
     owners: Owners,
@@ -76,8 +81,9 @@ impl Surroundings {
         cgroups.begin(host_root);
         let mut all = Self {
             host_root: host_root.to_owned(),
-            first: Counted::default(),
             last: Counted::default(),
+            first: Load::default(),
+            total: Rise::default(),
             censuses: BTreeMap::new(),
             counting: Pace::default(),
             owners: Owners::default(),
@@ -87,36 +93,50 @@ impl Surroundings {
             problems: Vec::new(),
         };
         all.last = all.read(namespaces);
-        all.first = all.last.clone();
+        all.first = all.last.load.clone();
         all
     }
 
     /// Adds what happened since the last time, and how things stand.
     pub fn advance(&mut self, namespaces: &[Namespace], node: &mut Node) {
         let now = self.read(namespaces);
-        rose(&self.last, &now, node);
+        self.take(now, node);
+        node.throttled = self.cgroups.advance();
+        node.cgroups_left_out = self.cgroups.left_out();
+        self.stand(node);
+    }
+
+    /// Adds what happened since the last reading, and takes over a later one.
+    fn take(&mut self, now: Counted, node: &mut Node) {
+        let rise = Rise::between(&self.last, &now);
+        rise.tell(node);
+        node.cpu = cpu::busy(&self.last.load, &now.load);
+        self.total.add(&rise);
         self.problems = [
             lasting(&self.last.protocols, &now.protocols, &now.unvisited),
             lasting(&self.last.links, &now.links, &now.unvisited),
             lasting(&self.last.queues, &now.queues, &now.unvisited),
+            rare::problems(&self.rare),
         ]
         .concat();
         self.last.protocols.follow(now.protocols);
         self.last.links.follow(now.links);
         qdiscs::follow(&mut self.last.queues, now.queues);
         self.last.load = now.load;
-        node.throttled = self.cgroups.advance();
-        self.stand(node);
+        self.total.keep(&self.last);
     }
 
-    /// Adds what happened since the first time, and how things stood the last time.
+    /// Adds what happened since the first time, and how things stood the last time. What was read only once
+    /// is left out.
     pub fn total(&mut self, node: &mut Node) {
-        rose(&self.first, &self.last, node);
+        self.total.tell(node);
+        node.cpu = cpu::busy(&self.first, &self.last.load);
         node.throttled = self.cgroups.total();
+        node.cgroups_left_out = self.cgroups.left_out();
         self.stand(node);
     }
 
-    /// Why namespaces cannot be read, one line each. Those that cannot even be entered have no TCP
+    /// Why namespaces, or what they say rarely, cannot be read, one line each. Those that cannot even be entered have no TCP
     /// counters either, and are told of by these.
     #[must_use]
     pub fn problems(&self) -> &[String] {
@@ -223,15 +243,6 @@ fn lasting<T>(then: &Reading<T>, now: &Reading<T>, unvisited: &BTreeSet<u32>) ->
     unread.map(|(_, problem)| problem.clone()).collect()
 }
 
-/// What happened between two readings, the earlier first.
-fn rose(then: &Counted, now: &Counted, node: &mut Node) {
-    let counted = now.protocols.since(&then.protocols, |then, now| now.since(then));
-    node.ip = protocols::of(&counted, |one| &one.ip);
-    node.udp = protocols::of(&counted, |one| &one.udp);
-    node.icmp = protocols::of(&counted, |one| &one.icmp);
-    let (interfaces, left_out) = links::increase(&then.links, &now.links);
-    (node.interfaces, node.interfaces_left_out) = (interfaces, Some(left_out));
-    node.qdiscs = qdiscs::increase(&then.queues, &now.queues, &node.interfaces);
-    node.softnet = cpu::taken(&then.load, &now.load);
-    node.cpu = cpu::busy(&then.load, &now.load);
-}
+#[cfg(test)]
+#[path = "surroundings_tests.rs"]
+mod tests;

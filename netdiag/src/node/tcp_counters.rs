@@ -141,6 +141,20 @@ pub(super) fn rise(then: Option<&Counters>, now: &Counters) -> Counters {
     now.iter().map(|(name, now)| (name.clone(), rise(name, *now))).collect()
 }
 
+/// Adds what rose in a later interval.
+pub fn add(total: &mut BTreeMap<u32, Counters>, rose: &BTreeMap<u32, Counters>) {
+    for (netns, rose) in rose {
+        let Some(total) = total.get_mut(netns) else {
+            total.insert(*netns, rose.clone());
+            continue;
+        };
+        for (name, rose) in rose.iter().filter(|(_, rose)| **rose > 0) {
+            let total = total.entry(name.clone()).or_default();
+            *total = total.saturating_add(*rose);
+        }
+    }
+}
+
 fn fell(then: &Counters, now: &Counters) -> bool {
     now.iter().any(|(name, now)| then.get(name).is_some_and(|then| now < then))
 }

@@ -23,7 +23,7 @@ fn socket(local: &str, local_port: u16, peer_port: u16, pid: u32, comm: &str) ->
 fn an_end_with_a_listener_answers_and_one_with_a_lent_port_asks() {
     let listeners: HashSet<FlowKey> =
         [("::", 80), ("::ffff:0.0.0.0", 40_000), ("::ffff:10.0.0.1", 82)]
-            .map(|(address, port)| anywhere(socket(address, port, 0, 7, "seven").key))
+            .map(|(address, port)| listener_key(socket(address, port, 0, 7, "seven").key))
             .into();
     for (address, port, peer_port, expected) in [
         ("::1", 80, 50_000, Some(false)),

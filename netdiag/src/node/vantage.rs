@@ -8,22 +8,18 @@ use std::{
 };
 
 use rustix::{
-    fs::{FsWord, PROC_SUPER_MAGIC, statfs},
+    fs::{PROC_SUPER_MAGIC, statfs},
     thread::{CapabilitySet, capabilities},
 };
 
-use super::proc;
+use super::{
+    places::{ROOT, is_mounted},
+    proc,
+};
 
 /// Where containers that look at their node have its file system: `kubectl debug node` mounts it
 /// there, and so does deploy/.
 pub const USUAL: &str = "/host";
-
-/// The inode number of the group above all others (`kernfs_create_root`, fs/kernfs/dir.c); a
-/// container's own group has another one, though it is as far up as can be seen there.
-const FIRST_GROUP: u64 = 1;
-
-/// `CGROUP_SUPER_MAGIC` and `CGROUP2_SUPER_MAGIC` (`include/uapi/linux/magic.h`).
-const CGROUP_MAGIC: [FsWord; 2] = [0x0027_e0eb, 0x6367_7270];
 
 /// The file system of the node, where nobody tells where it is: at `usual`, where a procfs shows
 /// that there is one, else at the root.
@@ -32,6 +28,18 @@ pub fn host_root(usual: &Path) -> PathBuf {
     let is_procfs = |path: &Path| statfs(path).is_ok_and(|stat| stat.f_type == PROC_SUPER_MAGIC);
     let root = if is_procfs(&usual.join("proc")) { usual } else { Path::new("/") };
     root.to_owned()
+}
+
+/// What is said of a root that nobody named, unless it is this machine's own.
+#[must_use]
+pub fn taken(host_root: &Path) -> Option<String> {
+    (host_root != Path::new("/")).then(|| {
+        let root = host_root.display();
+        format!(
+            "the node is looked at below {root}, for {root}/proc is a procfs; where that is no node's, give \
+             --host-root /"
+        )
+    })
 }
 
 /// Whether this process runs in a container, as far as that can be told.
@@ -102,10 +110,9 @@ fn lacking(effective: CapabilitySet) -> Vec<String> {
 /// Whether the control groups below `root` are the node's, for no name of a container or pod is known
 /// from others.
 fn groups(root: &Path) -> Option<String> {
-    let is_hierarchy =
-        |path: &PathBuf| statfs(path).is_ok_and(|stat| CGROUP_MAGIC.contains(&stat.f_type));
     let below = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut hierarchies = [root.to_owned()].into_iter().chain(below).filter(is_hierarchy);
+    let mut hierarchies =
+        [root.to_owned()].into_iter().chain(below).filter(|path| is_mounted(path));
     let Some(first) = hierarchies.next() else {
         return Some(format!(
             "control groups: none are mounted at {}, so groups, containers and pods have no names; mount \
@@ -114,7 +121,7 @@ fn groups(root: &Path) -> Option<String> {
         ));
     };
     let inode = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.ino());
-    let whole = |path: &Path| inode(path).is_none_or(|inode| inode == FIRST_GROUP);
+    let whole = |path: &Path| inode(path).is_none_or(|inode| inode == ROOT);
     let partial = match first == root {
         true => !whole(root),
         false => !whole(&first) || hierarchies.any(|hierarchy| !whole(&hierarchy)),
@@ -141,6 +148,8 @@ mod tests {
         let linked = directory.path().join("linked");
         std::os::unix::fs::symlink("/", &linked).expect("link");
         assert_eq!(host_root(&linked), linked);
+        assert!(taken(&linked).is_some_and(|line| line.contains("--host-root /")));
+        assert_eq!(taken(Path::new("/")), None);
     }
 
     #[test]

@@ -30,6 +30,15 @@ pub struct Names {
     containers: Generations<Container>,
 }
 
+/// The names of log files that kubelet made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogFiles {
+    /// In `/var/log/pods`.
+    pub pods: Vec<String>,
+    /// In `/var/log/containers`.
+    pub containers: Vec<String>,
+}
+
 /// What is remembered, in two parts. A full one takes the place of the one before it, and whatever still has a file
 /// is in the next one as soon as files are looked for again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +74,16 @@ struct Container {
 }
 
 impl Names {
+    /// Takes in the names of log files.
+    pub fn learn(&mut self, files: &LogFiles) {
+        for name in &files.pods {
+            self.pod_directory(name);
+        }
+        for name in &files.containers {
+            self.container_log(name);
+        }
+    }
+
     /// Takes in the name of a directory below `/var/log/pods`; says whether it is a pod's.
     pub fn pod_directory(&mut self, name: &str) -> bool {
         let mut parts = name.split('_');

@@ -2,8 +2,12 @@
 //!
 //! Kubelet makes a group for each pod, `pod<UID>` or `…-pod<UID>.slice`, below one of its own that has
 //! `kubepods` in its name (pkg/kubelet/cm/pod_container_manager_linux.go). A runtime makes one for each
-//! container, whose name is the container's id, with the runtime's name before it where systemd made it a scope. What
-//! a container makes inside its own group changes nothing, unless that is a node itself (kind, k3d).
+//! container, whose name is the container's id, with the runtime's name before it where systemd made it a scope.
+//!
+//! Whoever owns a group may make others below it, by any name. So the outermost names count, which the node's own
+//! kubelet and runtime gave, and a container cannot pass for another one by what it makes inside its own group. A pod
+//! below a container that is in no pod counts, since that container may be a node itself (kind, k3d): one to which
+//! the node's hierarchy was handed can claim to be a pod, and nothing less.
 
 use super::Place;
 
@@ -19,26 +23,37 @@ const DASHES: [usize; 4] = [8, 13, 18, 23];
 impl Place {
     /// What a path below the root of a hierarchy tells.
     ///
-    /// Of several pods the innermost one counts: those outside are the node's own, of a node that is a
-    /// container. Of several containers in a pod the outermost one counts, which is the one that
-    /// Kubernetes knows; without a pod the innermost one.
+    /// Of several pods the outermost one counts, and of containers the one right below the pod, which is the one
+    /// that Kubernetes knows; without a pod the outermost one.
     #[must_use]
     pub fn of(path: &str) -> Self {
         let mut place = Self { cgroup: path.to_owned(), ..Self::default() };
         let mut is_kubelets = false;
-        // `slice:runtime:id` is what systemd's driver asks for, and one name where no systemd answers.
-        for name in path.split(['/', ':']) {
-            is_kubelets |= is_of_kubelet(name);
-            if is_kubelets && let Some(uid) = pod_uid(name) {
-                (place.pod_uid, place.container) = (Some(uid), None);
-            } else if (place.pod_uid.is_none() || place.container.is_none())
-                && let Some(id) = container(name)
-            {
-                place.container = Some(id.to_owned());
+        let mut groups = path.split('/');
+        for group in groups.by_ref() {
+            for name in names(group) {
+                is_kubelets |= is_of_kubelet(name);
+                if is_kubelets && let Some(uid) = pod_uid(name) {
+                    (place.pod_uid, place.container) = (Some(uid), None);
+                } else if place.container.is_none() {
+                    place.container = container(name).map(str::to_owned);
+                }
             }
+            if place.pod_uid.is_some() {
+                break;
+            }
+        }
+        if place.pod_uid.is_some() && place.container.is_none() {
+            let below = groups.next().into_iter().flat_map(names);
+            place.container = below.filter_map(container).next().map(str::to_owned);
         }
         place
     }
+}
+
+/// `slice:runtime:id` is what systemd's driver asks for, and one name where no systemd answers.
+fn names(group: &str) -> impl Iterator<Item = &str> {
+    group.split(':')
 }
 
 /// Whether it is the group of all pods or one of those below: `kubepods`, `kubelet-kubepods-burstable.slice`.
@@ -175,7 +190,16 @@ mod tests {
             ("/system.slice/docker-{N}.scope/kubelet.slice/kubelet.service", Some(N), None),
             ("/docker/{N}/kubepods/besteffort/pod{U}", None, Some(U)),
             ("/docker/{N}/k3s", Some(N), None),
-            ("/kubepods/pod{S}/{N}/docker/{N}/kubelet/kubepods/pod{U}/{C}", Some(C), Some(U)),
+            // What a container may call a group of its own.
+            ("/kubepods/pod{S}/{N}/docker/{N}/kubelet/kubepods/pod{U}/{C}", Some(N), Some(S)),
+            ("/kubepods/pod{S}/{N}/kubepods/pod{U}/{C}", Some(N), Some(S)),
+            ("/kubepods/pod{S}/odd/{C}", None, Some(S)),
+            (
+                "/kubepods.slice/kubepods-pod{V}.slice/crio-{C}.scope/kubepods.slice/kubepods-pod{S}.slice/crio-{N}.scope",
+                Some(C),
+                Some(U),
+            ),
+            ("/docker/{N}/kubelet/kubepods/pod{U}/{C}/kubepods/pod{S}/{N}", Some(C), Some(U)),
         ] {
             let path = path(pattern);
             let place = Place::of(&path);
@@ -195,7 +219,8 @@ mod tests {
             ("/system.slice/docker-{C}.scope", Some(C)),
             ("/system.slice:docker:{C}", Some(C)),
             ("/user.slice/user-1000.slice/user@1000.service/user.slice/docker-{C}.scope", Some(C)),
-            ("/docker/{N}/docker/{C}", Some(C)),
+            ("/docker/{C}/docker/{N}", Some(C)),
+            ("/lxc.payload.web/docker/{C}", Some("web")),
             ("/default/{C}", Some(C)),
             ("/system.slice/nerdctl-{C}.scope", Some(C)),
             ("/machine.slice/libpod-{C}.scope", Some(C)),

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     io::{self, IsTerminal as _, Write},
+    net::IpAddr,
     path::Path,
     time::{Duration, Instant},
 };
@@ -16,10 +17,11 @@ use crate::{
     config::{Diagnose, Owners},
     diagnosis::{Diagnosis, Report, Thresholds},
     exit::{self, Status},
-    finding::{Finding, Scope, Severity},
+    finding::{Finding, Scope, ScopeKind, Severity},
     flow::Grouping,
     snapshot::Snapshot,
     view::{self, table::COLUMNS},
+    watched::{Seen, Watched},
 };
 
 /// What makes a line of its own: id, name and namespace of the scope, what of it, and how bad.
@@ -29,8 +31,6 @@ type Headline = (String, String, Option<u32>, String, Severity);
 pub(super) struct Diagnosing {
     diagnosis: Diagnosis,
     form: Output,
-    filters: Filters,
-    owners: Owners,
     /// What was told as it formed; none where nobody looks on.
     told: Option<HashSet<Headline>>,
     looked: Instant,
@@ -48,10 +48,9 @@ impl Diagnosing {
     ) -> Self {
         let looked_at = io::stderr().is_terminal();
         Self {
-            diagnosis: Diagnosis::new(thresholds.clone()),
+            diagnosis: Diagnosis::new(thresholds.clone())
+                .wanting(move |finding, watched| is_wanted(finding, watched, &filters, &owners)),
             form,
-            filters,
-            owners,
             told: looked_at.then(HashSet::new),
             looked: Instant::now(),
         }
@@ -66,9 +65,6 @@ impl Diagnosing {
         }
         self.looked = Instant::now();
         for finding in self.diagnosis.findings() {
-            if !is_wanted(&finding, &self.filters, &self.owners) {
-                continue;
-            }
             let Finding { id, scope, part, severity, .. } = &finding;
             let key = (id.clone(), scope.name.clone(), scope.netns, part.clone(), *severity);
             if told.insert(key) {
@@ -84,13 +80,12 @@ impl Diagnosing {
         out: &mut impl Write,
     ) -> io::Result<Option<Severity>> {
         let Some(report) = self.diagnosis.report() else { return Ok(None) };
-        let mut report = Report {
+        let report = Report {
             signals: total.signals.clone(),
             accounting: total.accounting.clone(),
             complete: total.complete,
             ..report
         };
-        report.findings.retain(|finding| is_wanted(finding, &self.filters, &self.owners));
         put_out(&report, self.form, out)?;
         Ok(report.worst_severity())
     }
@@ -98,11 +93,41 @@ impl Diagnosing {
 
 /// The node's counters stay whole whatever the filters, but what is known to be another namespace's or process's
 /// was not asked for.
-fn is_wanted(finding: &Finding, filters: &Filters, owners: &Owners) -> bool {
+fn is_wanted(finding: &Finding, watched: &Watched, filters: &Filters, owners: &Owners) -> bool {
     let Scope { netns, owner, .. } = &finding.scope;
     netns.is_none_or(|netns| filters.netns.accept(netns))
         && owner.pid.is_none_or(|pid| filters.pid.accept(pid))
         && owners.accepts_owner(owner) != Some(false)
+        && (accepts_ends(&finding.scope, filters)
+            || watched.flows.values().any(|flow| is_of(flow, &finding.scope)))
+}
+
+/// Whether filters ask for the peer and the port that a scope names. Of the other end's port it says nothing, so
+/// what asks for that does not.
+fn accepts_ends(scope: &Scope, filters: &Filters) -> bool {
+    let Filters { port, local_port, peer_port, peer, .. } = filters;
+    let (named, other) = match scope.kind {
+        ScopeKind::Backend => (peer_port, local_port),
+        _ => (local_port, peer_port),
+    };
+    let accepts_port =
+        |at: u16| port.accept(at.into()) && named.accept(at.into()) && other.len == 0;
+    scope.peer.is_none_or(|ip| peer.accept(&mapped(ip))) && scope.port.is_none_or(accepts_port)
+}
+
+/// Whether a scope names the ends of a flow. Every flow was asked for.
+fn is_of(flow: &Seen, scope: &Scope) -> bool {
+    let ends = [&flow.peer, flow.server(), &flow.local];
+    scope.netns.is_none_or(|netns| flow.netns == Some(netns))
+        && scope.peer.is_none_or(|ip| ends[..2].iter().any(|end| end.ip == Some(ip)))
+        && scope.port.is_none_or(|port| ends.iter().any(|end| end.port == Some(port)))
+}
+
+const fn mapped(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
 }
 
 fn put_out(report: &Report, form: Output, out: &mut impl Write) -> io::Result<()> {
@@ -112,12 +137,12 @@ fn put_out(report: &Report, form: Output, out: &mut impl Write) -> io::Result<()
     }
 }
 
-/// Concludes from what was recorded, node by node.
+/// Concludes from what was recorded, node by node. A node of which nothing can be read makes the run a failed one.
 pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Result<Status> {
     let nodes = recordings::find(directory)?;
-    let mut worst = None;
+    let (mut worst, mut is_unread) = (None, false);
     for (nth, (node, files)) in nodes.iter().enumerate() {
-        let mut diagnosis = Diagnosis::new(diagnose.thresholds.clone());
+        let mut diagnosis = Diagnosis::of_recordings(diagnose.thresholds.clone());
         let (mut unread, mut grouped) = (0, None);
         for file in files {
             unread += recordings::read(file, |snapshot| {
@@ -134,17 +159,24 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
                 .into());
             }
         }
-        if unread > 0 {
-            say(&format!(
-                "{node}: {unread} lines are torn or no snapshots, and were left out; the rest counts"
-            ));
-        }
-        let Some(report) = diagnosis.recorded() else {
-            say(&format!(
+        let report = diagnosis.report();
+        match (&report, unread) {
+            (Some(_), 0) => {}
+            (Some(_), n) => say(&format!(
+                "{node}: {n} lines are torn or no snapshots, and were left out; the rest counts"
+            )),
+            (None, 0) => say(&format!(
                 "{node}: no interval was recorded; record for longer than one --interval"
-            ));
-            continue;
-        };
+            )),
+            (None, n) => {
+                is_unread = true;
+                say(&format!(
+                    "{node}: all {n} lines are torn or no snapshots, so nothing is concluded; read them with the \
+                     netdiag that recorded them"
+                ));
+            }
+        }
+        let Some(report) = report else { continue };
         let mut out = io::stdout().lock();
         if nth > 0 && form == Output::Text {
             writeln!(out).context(STDOUT)?;
@@ -153,5 +185,79 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
         worst = worst.max(report.worst_severity());
     }
     let failed = diagnose.fail_on.is_some_and(|least| worst >= Some(least));
-    Ok(if failed { Status::Finding } else { Status::Ran })
+    Ok(match (failed, is_unread) {
+        (true, _) => Status::Finding,
+        (false, true) => Status::Failed,
+        (false, false) => Status::Ran,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watched::kit::{self, NETNS};
+
+    /// Whether a finding of this scope is wanted beside a flow from 10.0.0.1:40000 to 10.0.0.2:443.
+    fn is_told(scope: &Scope, change: impl Fn(&mut Filters)) -> bool {
+        let watched = kit::watched(&[kit::flow("f1")]);
+        let finding = Finding::new(&watched, Severity::Warning, scope.clone(), "");
+        let mut filters = Filters::default();
+        change(&mut filters);
+        is_wanted(&finding, &watched, &filters, &Owners::default())
+    }
+
+    fn only(number: &mut netdiag_common::globals::Numbers, value: u32) {
+        (number.values[0], number.len) = (value, 1);
+    }
+
+    #[test]
+    fn findings_that_name_another_peer_or_port_are_not_wanted() {
+        let of =
+            |ip: &str, port| Scope::backend(Some(NETNS), ip.parse().expect("an address"), port);
+        let (watched, other) = (of("10.0.0.2", 443), of("10.0.0.3", 3306));
+        let service = Scope::namespace(NETNS).at(8080);
+        type Change = fn(&mut Filters);
+        let none: Change = |_| {};
+        let peer: Change = |filters| {
+            filters.peer.network[0] = mapped_words("10.0.0.2");
+            filters.peer.mask[0] = [u32::MAX; 4];
+            filters.peer.len = 1;
+        };
+        let port: Change = |filters| only(&mut filters.port, 443);
+        // The flow has it, its server does not.
+        let local: Change = |filters| only(&mut filters.local_port, 40_000);
+        let database: Change = |filters| only(&mut filters.peer_port, 3306);
+        let listens: Change = |filters| only(&mut filters.local_port, 8080);
+        for (change, expected) in [
+            (none, [true, true, true]),
+            (peer, [true, false, true]),
+            (port, [true, false, false]),
+            (local, [true, false, false]),
+            (database, [true, true, false]),
+            (listens, [true, false, true]),
+        ] {
+            let told = [&watched, &other, &service].map(|scope| is_told(scope, change));
+            assert_eq!(told, expected);
+        }
+        assert!(is_told(&Scope::node(""), port) && is_told(&Scope::namespace(NETNS), peer));
+    }
+
+    #[test]
+    fn recordings_of_which_nothing_can_be_read_fail_the_run() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("netdiag-node-1-20261121T041800Z.jsonl");
+        let diagnose = Diagnose { thresholds: Thresholds::new(), fail_on: None };
+        let status = |lines: &str| {
+            std::fs::write(&file, lines).expect("a file");
+            from(directory.path(), Output::Text, &diagnose).expect("it is read")
+        };
+        assert_eq!(status("{\"schema\":\"netdiag.snapshot/9\"}\n{\"sch"), Status::Failed);
+        assert_eq!(status(""), Status::Ran, "it had no time to record");
+    }
+
+    fn mapped_words(ip: &str) -> [u32; 4] {
+        let octets = mapped(ip.parse().expect("an address"));
+        let (words, _none) = octets.as_chunks::<4>();
+        std::array::from_fn(|at| u32::from_ne_bytes(words[at]))
+    }
 }

@@ -12,14 +12,14 @@ use super::{
     stop::Stop,
     teller::Teller,
     voice::say,
-    watch::{about, flow_table, node_name, options, targets},
+    watch::{about, flow_table, node_name, options, places, targets},
     writer::Writing,
 };
 use crate::{
     config::{self, Tell, Watch},
     exit::Status,
     kernel::{plan::Options, symbols, tracer::Tracer},
-    node::{self, places::Places},
+    node,
     snapshot::told::LISTEN_OVERFLOW,
 };
 
@@ -34,7 +34,9 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let Some(filters) = targets(watch, &kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };
-    let places = Places::begin(&kernel.host_root).watching();
+    let Some(places) = places(&kernel.host_root, &mut stop).await? else {
+        return Ok(Status::Ran);
+    };
     let mut tracer = Tracer::attach(&Options {
         alone: ALONE,
         stacks: tell.stack,

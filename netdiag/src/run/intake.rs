@@ -1,31 +1,30 @@
 //! From the rings into the flow table.
 
-use std::{collections::BTreeMap, mem};
+use std::mem;
 
-use netdiag_common::{globals::Filters, signal::Signal};
+use netdiag_common::signal::Signal;
 
-use self::ended::Ended;
+use self::{ended::Ended, fates::Fates};
 use super::{
     sieve::{Sieve, Verdicts},
     teller::Teller,
 };
 use crate::{
     flow::{
-        Role,
         queries::{Lost, Queries},
-        table::{FlowTable, Seed, Whose},
+        table::{FlowTable, Whose},
     },
     kernel::tracer::Taken,
-    node::{SeededSocket, Seeds, conntrack::listener::Message, places::Places},
-    signal::{
-        self, Event,
-        conntrack::{self, Entry},
-        dns, socket,
-    },
-    snapshot::{Account, SignalStatus, Status, Stream},
+    node::places::Places,
+    signal::{self, Event, conntrack, dns, socket},
+    snapshot::Stream,
 };
 
 mod ended;
+mod fates;
+mod seeding;
+
+pub(super) use seeding::seed;
 
 /// Queries of the domain name system that wait at once. Those beyond are shed.
 const QUERIES: usize = 1 << 16;
@@ -56,29 +55,6 @@ pub(super) struct Intake {
     sieve: Option<Sieve>,
     /// What ended before the seeds came; none any more once they did.
     ended: Option<Ended>,
-}
-
-/// Fates that samples have here.
-#[derive(Clone, Copy, Default)]
-struct Fates {
-    /// Left out by filters.
-    filtered: u64,
-    /// An end without a beginning.
-    unmatched: u64,
-    /// Left out for want of room.
-    shed: u64,
-}
-
-impl Fates {
-    const fn add(&mut self, more: Self) {
-        self.filtered += more.filtered;
-        self.unmatched += more.unmatched;
-        self.shed += more.shed;
-    }
-
-    const fn sum(self) -> u64 {
-        self.filtered + self.unmatched + self.shed
-    }
 }
 
 impl Intake {
@@ -232,14 +208,14 @@ impl Intake {
             return Verdicts::default();
         };
         let verdicts = sieve.verdicts(places);
-        sieve.readmit(table, now_ns);
-        verdicts
+        Verdicts { owners: sieve.readmit(table, now_ns), ..verdicts }
     }
 
     /// What is missing of owners since a while, each once.
     pub(super) fn take_problems(&mut self) -> Vec<String> {
         let mut problems = self.places.take_problems();
-        problems.extend(self.sieve.as_mut().and_then(Sieve::take_problem));
+        let Self { sieve, table, .. } = self;
+        problems.extend(sieve.iter_mut().flat_map(|sieve| sieve.take_problems(table)));
         problems
     }
 
@@ -250,80 +226,15 @@ impl Intake {
         }
     }
 
-    /// Whether the filters by owner let pass what a dump of sockets says of one.
-    pub(super) fn wants_owner(&mut self, socket: &SeededSocket, filters: &Filters) -> bool {
-        match &mut self.sieve {
-            Some(sieve) => sieve.wants(socket.pid, socket.comm.as_deref(), socket.place.as_deref()),
-            None => filters.pid.accept(socket.pid.unwrap_or(0)),
-        }
-    }
-
     /// What was received, of that which was submitted.
     pub(super) fn received(&self) -> u64 {
         self.stream.received
-    }
-
-    /// What came of the samples that have no other fate, as [`Self::amend`] has it.
-    pub(super) fn stream(&self) -> Stream {
-        let elsewhere: u64 = self.fates.iter().map(|fates| fates.sum()).sum();
-        let Stream { received, decoded, malformed } = self.stream;
-        Stream { received: received - elsewhere, decoded: decoded - elsewhere, malformed }
-    }
-
-    /// Adds to the programs' own accounts what the records tell: what no program saw was missed,
-    /// whatever the kernel says of skipped runs; what has another fate here was not handed on.
-    pub(super) fn amend(
-        &self,
-        mut accounts: BTreeMap<String, Account>,
-        statuses: &[SignalStatus],
-    ) -> BTreeMap<String, Account> {
-        for ((status, &unseen), fates) in statuses.iter().zip(&self.unseen).zip(&self.fates) {
-            if status.status != Status::Off
-                && let Some(account) = accounts.get_mut(&status.signal)
-            {
-                account.missed = account.missed.max(unseen);
-                account.filtered += fates.filtered;
-                account.unmatched += fates.unmatched;
-                account.shed += fates.shed;
-                account.submitted -= fates.sum();
-            }
-        }
-        accounts
     }
 
     /// Forgets processes that were looked up, and takes in what was heard of cgroups, whether or not one is asked for.
     pub(super) fn forget_processes(&mut self) {
         self.places.forget_processes();
         self.places.hear();
-    }
-
-    /// Fills in what the kernel knows of what is older than the programs: its sockets, and where connection tracking
-    /// sends their packets; once.
-    pub(super) fn seed(&mut self, seeds: &Seeds, now_ns: u64) {
-        /// Whatever is told by an event is newer.
-        const BEFORE_ALL: u64 = 0;
-        let ended = self.ended.take().unwrap_or_default();
-        for socket in seeds.sockets.iter().filter(|socket| !ended.has_socket(socket)) {
-            let seed = Seed {
-                key: socket.key,
-                cookie: socket.cookie,
-                pid: socket.pid,
-                comm: socket.comm.clone(),
-                place: socket.place.clone(),
-                tcp: socket.tcp,
-                detail: socket.detail,
-                role: socket.asks.map(|asks| if asks { Role::Client } else { Role::Server }),
-            };
-            // Sockets beyond --max-flows come back with their first event.
-            let _no_room = self.table.seed(&seed, now_ns);
-        }
-        for message in &seeds.translated {
-            let Message { netns, zone, protocol, original, .. } = *message;
-            let entry = Entry { netns, zone, protocol: protocol.into(), original };
-            if !ended.has_entry(&entry) {
-                self.table.translated(&entry, &message.reply, BEFORE_ALL);
-            }
-        }
     }
 }
 

@@ -10,16 +10,13 @@ use anyhow::{Context as _, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::node::Overflows;
-use crate::{
-    node::netns::{self, Depth},
-    snapshot::Listener,
-};
+use crate::{node::netns::Known, snapshot::Listener};
 
 /// Asks one time after the other.
 pub(super) struct Listening {
     host_root: PathBuf,
-    idle: Option<Overflows>,
-    busy: Option<JoinHandle<(Overflows, Vec<Listener>)>>,
+    idle: Option<(Known, Overflows)>,
+    busy: Option<JoinHandle<(Known, Overflows, Vec<Listener>)>>,
 }
 
 impl Listening {
@@ -28,20 +25,20 @@ impl Listening {
         let host_root = host_root.to_owned();
         let root = host_root.clone();
         let begin = move || {
-            let found = netns::find(&root, Depth::Everything);
-            (Overflows::begin(&found.namespaces, &root), Vec::new())
+            let mut namespaces = Known::new(&root);
+            let overflows = Overflows::begin(&namespaces.look(), &root);
+            (namespaces, overflows, Vec::new())
         };
         Self { host_root, idle: None, busy: Some(spawn_blocking(begin)) }
     }
 
     /// Asks, unless it is at that.
     pub(super) fn ask(&mut self) {
-        if let Some(mut overflows) = self.idle.take() {
+        if let Some((mut namespaces, mut overflows)) = self.idle.take() {
             let root = self.host_root.clone();
             self.busy = Some(spawn_blocking(move || {
-                let found = netns::find(&root, Depth::Processes);
-                let (_counters, listeners) = overflows.advance(&found.namespaces, &root);
-                (overflows, listeners)
+                let (_counters, listeners) = overflows.advance(&namespaces.look(), &root);
+                (namespaces, overflows, listeners)
             }));
         }
     }
@@ -53,8 +50,9 @@ impl Listening {
     /// The thread is gone.
     pub(super) async fn found(&mut self) -> Result<Vec<Listener>> {
         let Some(busy) = &mut self.busy else { return pending().await };
-        let (overflows, listeners) = busy.await.context("the thread that asks listeners ended")?;
-        (self.busy, self.idle) = (None, Some(overflows));
+        let (namespaces, overflows, listeners) =
+            busy.await.context("the thread that asks listeners ended")?;
+        (self.busy, self.idle) = (None, Some((namespaces, overflows)));
         Ok(listeners)
     }
 

@@ -8,17 +8,17 @@ use std::{
 
 use super::voice::say;
 use crate::{
-    kernel::clock::monotonic_ns,
+    clock::monotonic_ns,
     node::{
         conntrack::{Counter, Tables, Tracked},
         listeners::{Dropping, Listeners},
-        netns::{self, Depth, Namespace},
+        netns::{Known, Namespace},
         own,
         places::Places,
         surroundings::Surroundings,
         tcp_counters,
     },
-    snapshot::{ConntrackTable, Listener, Node, Owner, build::endpoints},
+    snapshot::{ConntrackTable, Listener, Node, Owner, build::endpoints, node::NamespaceCounters},
 };
 
 /// The TCP counters, and the listeners that by these threw connection requests away.
@@ -62,8 +62,10 @@ impl Overflows {
 /// takes the longer the more namespaces there are, so it is no work for the thread that reads the rings.
 pub(super) struct Readings {
     host_root: PathBuf,
+    namespaces: Known,
     overflows: Overflows,
-    first: tcp_counters::Reading,
+    /// By how much the TCP counters rose in the run.
+    tcp: NamespaceCounters,
     cpu: Duration,
     first_cpu: Duration,
     conntrack: Tables,
@@ -78,15 +80,17 @@ const TOLD: usize = 20;
 impl Readings {
     /// Reads for the first time.
     pub(super) fn begin(host_root: &Path) -> Self {
-        let namespaces = netns::find(host_root, Depth::Everything).namespaces;
+        let mut known = Known::new(host_root);
+        let namespaces = known.look();
         let overflows = Overflows::begin(&namespaces, host_root);
         let mut conntrack = Tables::default();
         conntrack.begin(&namespaces);
         let cpu = own::cpu_time();
         Self {
             host_root: host_root.to_owned(),
-            first: overflows.tcp.clone(),
+            namespaces: known,
             overflows,
+            tcp: NamespaceCounters::new(),
             cpu,
             first_cpu: cpu,
             conntrack,
@@ -98,7 +102,7 @@ impl Readings {
     /// What happened since the last time.
     pub(super) fn advance(&mut self) -> Node {
         let began_ns = monotonic_ns();
-        let namespaces = netns::find(&self.host_root, Depth::Processes).namespaces;
+        let namespaces = self.namespaces.look();
         let (increase, listeners) = self.overflows.advance(&namespaces, &self.host_root);
         let conntrack = self.conntrack.advance(&namespaces);
         let mut node = Node::default();
@@ -110,6 +114,7 @@ impl Readings {
             }
         }
         node.tcp = tcp_counters::documented(increase);
+        tcp_counters::add(&mut self.tcp, &node.tcp);
         node.listeners = listeners;
         node.conntrack = conntrack.into_iter().map(table).collect();
         let cpu = own::cpu_time();
@@ -121,12 +126,11 @@ impl Readings {
         node
     }
 
-    /// What happened since the first time.
+    /// What happened since the first time. A namespace that was read only once is left out.
     pub(super) fn total(&mut self) -> Node {
-        let Overflows { tcp, listeners, .. } = &self.overflows;
         let mut node = Node {
-            tcp: tcp_counters::documented(tcp_counters::increase(&self.first, tcp)),
-            listeners: listeners.total().into_iter().map(named).collect(),
+            tcp: self.tcp.clone(),
+            listeners: self.overflows.listeners.total().into_iter().map(named).collect(),
             conntrack: self.conntrack.total().into_iter().map(table).collect(),
             ..Node::default()
         };

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, future::Future, mem, pin::pin, time::Duration};
 
 use anyhow::{Context as _, Result};
-use netdiag_common::globals::Filters;
+use netdiag_common::{flow::FlowKey, globals::Filters};
 use tokio::{
     task::JoinHandle,
     time::{self, Instant, MissedTickBehavior, sleep, sleep_until},
@@ -25,12 +25,10 @@ use super::{
     wall::Wall,
 };
 use crate::{
+    clock::monotonic_ns,
     config::Watch,
     flow::Interval,
-    kernel::{
-        clock::monotonic_ns,
-        tracer::{Detached, Tracer},
-    },
+    kernel::tracer::{Detached, Tracer},
     node::{self, SeededSocket, Seeds},
     snapshot::{Account, SignalStatus, Stream},
 };
@@ -106,13 +104,7 @@ impl Observer {
             let mut is_wanted = |one: &SeededSocket| self.intake.wants_owner(one, filters);
             seeds.sockets.retain(&mut is_wanted);
             seeds.listeners.retain(is_wanted);
-            let no_room = self.tracer.seed_owners(seeds.owners())?;
-            if no_room > 0 {
-                say(&format!(
-                    "{no_room} sockets of wanted owners do not fit, so retransmits of these may be left \
-                     out; raise --max-flows"
-                ));
-            }
+            self.tell_owners(seeds.owners())?;
         }
         // Whatever ended up to now is known to have ended.
         self.drain();
@@ -247,8 +239,11 @@ impl Observer {
 
     /// Tells the programs of cgroups that became known.
     fn decide_on_cgroups(&mut self) -> Result<()> {
-        let Verdicts { new, gone } = self.intake.verdicts(monotonic_ns());
+        let Verdicts { new, gone, owners } = self.intake.verdicts(monotonic_ns());
         self.intake.take_problems().iter().for_each(|line| say(line));
+        if !owners.is_empty() {
+            self.tell_owners(owners.into_iter())?;
+        }
         if new.is_empty() && gone.is_empty() {
             return Ok(());
         }
@@ -257,6 +252,18 @@ impl Observer {
             say(&format!(
                 "the programs have no room for {no_room} more cgroups: what these do is filtered after it was handed \
                  on, which costs more, and retransmits of SYN-ACKs of listeners in them may be left out"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Tells the programs whose older sockets are.
+    fn tell_owners(&mut self, owners: impl Iterator<Item = (FlowKey, u32)>) -> Result<()> {
+        let no_room = self.tracer.seed_owners(owners)?;
+        if no_room > 0 {
+            say(&format!(
+                "{no_room} sockets of wanted owners do not fit, so retransmits of these may be left out; raise \
+                 --max-flows"
             ));
         }
         Ok(())

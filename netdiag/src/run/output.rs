@@ -150,7 +150,9 @@ impl Outputs {
             let out = &mut self.stdout();
             view::table::accounting(snapshot, COLUMNS, out).context(STDOUT)?;
         }
-        closed.context("the files could not be closed")?;
+        closed.context(
+            "the files hold every interval but could not be ended; the next `netdiag record` there does that",
+        )?;
         Ok(Ended { complete, worst: None })
     }
 
@@ -178,7 +180,7 @@ pub(super) fn ends_with_container(directory: &Path, host_root: &Path) -> Option<
     if !vantage::in_container(host_root) {
         return None;
     }
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mountinfo = fs::read("/proc/self/mountinfo").ok()?;
     let reason = mounts::short_lived(&mountinfo, &fs::canonicalize(directory).ok()?)?;
     Some(format!(
         "--out {}: the files are gone with this container, for {reason}; give a directory of the node: \
@@ -191,6 +193,10 @@ pub(super) fn ends_with_container(directory: &Path, host_root: &Path) -> Option<
 /// What is said of standard output when it cannot be written to.
 pub(super) const STDOUT: &str =
     "nothing can be written to standard output any more, so the run ends";
+
+/// What is said when the thread is gone that writes.
+pub(super) const BROKE_DOWN: &str = "the thread that writes the output broke down, so the run ends without \
+                                     what it had not written; report it with the lines above";
 
 /// Whether somebody may still read standard output: a pipe whose reader is gone tells before anything is
 /// written to it.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::{
     exit,
     snapshot::{Node, Snapshot, build::Scope},
+    view::dump::Name,
 };
 
 /// Longer lines are none of ours: a snapshot of all flows that can be remembered has less.
@@ -30,23 +31,21 @@ pub(super) fn find(directory: &Path) -> Result<BTreeMap<String, Vec<PathBuf>>, e
         ))
     };
     let entries = fs::read_dir(directory).map_err(|error| usage(error.to_string()))?;
-    let mut nodes: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    let mut names = Vec::new();
     for entry in entries {
         let name = entry.map_err(|error| usage(error.to_string()))?.file_name();
-        let Some(node) = name.to_str().and_then(node_of) else { continue };
-        nodes.entry(node.to_owned()).or_default().push(directory.join(&name));
+        names.extend(name.to_str().and_then(|name| Name::parse(name.strip_suffix(".jsonl")?)));
     }
-    // Names end with the time at which they were begun.
-    nodes.values_mut().for_each(|files| files.sort());
+    names.sort_unstable();
+    let mut nodes: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for name in names {
+        let files = nodes.entry(name.node().to_owned()).or_default();
+        files.push(directory.join(format!("{name}.jsonl")));
+    }
     if nodes.is_empty() {
         return Err(usage("there is no netdiag-NODE-TIME.jsonl in it".to_owned()));
     }
     Ok(nodes)
-}
-
-/// `node-1` of `netdiag-node-1-20261121T041800Z.jsonl`.
-fn node_of(name: &str) -> Option<&str> {
-    Some(name.strip_prefix("netdiag-")?.strip_suffix(".jsonl")?.rsplit_once('-')?.0)
 }
 
 /// Hands over the snapshots of a file, and returns how many lines are none: a recording that is being
@@ -111,15 +110,17 @@ mod tests {
     }
 
     #[test]
-    fn names_tell_the_node() {
-        let cases = [
-            ("netdiag-node-1-20261121T041800Z.jsonl", Some("node-1")),
-            ("netdiag-a-20261121T041800Z.hlog", None),
-            ("netdiag-20261121T041800Z.jsonl", None),
-            ("other.jsonl", None),
-        ];
-        for (name, node) in cases {
-            assert_eq!(node_of(name), node, "{name}");
+    fn files_are_those_of_a_node_in_their_order() {
+        let root = tempfile::tempdir().expect("directory");
+        let ours =
+            ["0Z", "0Z-2", "0Z-10", "1Z"].map(|end| format!("netdiag-a-20261121T04180{end}.jsonl"));
+        let others =
+            ["netdiag-b-20261121T041800Z.jsonl", "netdiag-a-20261121T041800Z.hlog", "x.jsonl"];
+        for name in ours.iter().map(String::as_str).chain(others) {
+            File::create(root.path().join(name)).expect("file");
         }
+        let found = find(root.path()).expect("recordings");
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(found["a"], ours.map(|name| root.path().join(name)));
     }
 }

@@ -13,8 +13,8 @@ use std::{
 use netdiag_common::flow::FlowKey;
 
 use crate::{
+    clock::monotonic_ns,
     flow::Fresh,
-    kernel::clock::monotonic_ns,
     node::{
         netns::{self, Depth, Namespace},
         sockets::{self, Socket},

@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
     node::Readings,
-    output::{Ended, Outputs, Progress},
+    output::{BROKE_DOWN, Ended, Outputs, Progress},
 };
 use crate::{
     flow::{Grouping, Interval},
@@ -199,5 +199,5 @@ impl Worker {
 }
 
 fn ended<T>(result: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    result.context("the thread that writes the output ended")?
+    result.context(BROKE_DOWN)?
 }

@@ -11,16 +11,22 @@ use std::{
     time::Duration,
 };
 
-use netdiag_common::{flow::FlowId, globals::Filters};
+use netdiag_common::{
+    flow::{FlowId, FlowKey},
+    globals::Filters,
+};
 
+use super::intake::seed;
 use crate::{
     config::Owners,
     flow::table::FlowTable,
     node::{
+        SeededSocket,
+        beside::{Beside, PATIENCE},
         pace::Pace,
-        places::{Places, learn_names},
+        places::{Places, list_names},
     },
-    owner::{Names, Place},
+    owner::{LogFiles, Names, Place},
     signal::{
         Event,
         socket::{self, What},
@@ -45,7 +51,7 @@ pub(super) struct Sieve {
     owners: Owners,
     host_root: PathBuf,
     names: Names,
-    pace: Pace,
+    listing: Beside<LogFiles>,
     swept: Pace,
     /// Cgroups whose pods' names are not known yet, the oldest first.
     nameless: VecDeque<(u64, Arc<Place>)>,
@@ -53,9 +59,18 @@ pub(super) struct Sieve {
     told: HashMap<u64, Arc<Place>>,
     /// What introduced sockets that are left out until the names of their users' pods are known.
     held: HashMap<FlowId, socket::Event>,
-    /// Some found no room there, and whether that was said.
+    /// Sockets from before the start that are left out until then, or until they are used.
+    older: HashMap<FlowKey, SeededSocket>,
+    /// Some found no room there.
     lacks_room: bool,
-    said: bool,
+    said: Said,
+}
+
+/// Whether it was said what found no room.
+#[derive(Debug, Default)]
+struct Said {
+    held: bool,
+    left_out: bool,
 }
 
 /// What the programs are to know of cgroups, by their ids.
@@ -65,6 +80,8 @@ pub(super) struct Verdicts {
     pub(super) new: Vec<(u64, bool)>,
     /// Those that are gone.
     pub(super) gone: Vec<u64>,
+    /// Owners of sockets from before the start that turned out to be wanted.
+    pub(super) owners: Vec<(FlowKey, u32)>,
 }
 
 impl Sieve {
@@ -78,13 +95,14 @@ impl Sieve {
             owners: owners.clone(),
             host_root: host_root.to_owned(),
             names: Names::default(),
-            pace: Pace::default(),
+            listing: Beside::new(LEARNT_EVERY),
             swept: Pace::default(),
             nameless: VecDeque::new(),
             told: HashMap::new(),
             held: HashMap::new(),
+            older: HashMap::new(),
             lacks_room: false,
-            said: false,
+            said: Said::default(),
         })
     }
 
@@ -95,12 +113,16 @@ impl Sieve {
         }
         let gone = self.sweep(|id, place| places.is_there(id, place));
         let new = self.decide(places.take_new());
-        Verdicts { new, gone }
+        Verdicts { new, gone, owners: Vec::new() }
     }
 
     /// Decides on cgroups, as far as names are known; on the rest later.
     fn decide(&mut self, open: Vec<(u64, Arc<Place>)>) -> Vec<(u64, bool)> {
-        if !(open.is_empty() && self.nameless.is_empty() && self.held.is_empty()) {
+        if !(open.is_empty()
+            && self.nameless.is_empty()
+            && self.held.is_empty()
+            && self.older.is_empty())
+        {
             self.learn_names();
         }
         let mut verdicts = Vec::new();
@@ -130,9 +152,10 @@ impl Sieve {
         })
     }
 
-    /// Sockets whose users' pods have names now have a verdict: those that are wanted count from here on.
-    pub(super) fn readmit(&mut self, table: &mut FlowTable, now_ns: u64) {
-        let Self { owners, names, held, .. } = self;
+    /// Sockets whose users' pods have names now have a verdict: those that are wanted count from here on. Returns the
+    /// owners of those from before the start.
+    pub(super) fn readmit(&mut self, table: &mut FlowTable, now_ns: u64) -> Vec<(FlowKey, u32)> {
+        let Self { owners, names, held, older, .. } = self;
         held.retain(|_, event| {
             let place = event.place.as_deref();
             let answer = place.map_or(Some(false), |it| owners.accepts(it, names.pod(it)));
@@ -141,29 +164,54 @@ impl Sieve {
             }
             answer.is_none()
         });
+        let mut admitted = Vec::new();
+        older.retain(|_, socket| {
+            let place = socket.place.as_deref();
+            let answer = place.map_or(Some(false), |it| owners.accepts(it, names.pod(it)));
+            if answer == Some(true) {
+                // Beyond --max-flows they come back with their first event.
+                let _no_room = table.seed(&seed(socket), now_ns);
+                admitted.extend(socket.owned());
+            }
+            answer.is_none()
+        });
+        admitted
     }
 
-    /// What is left out for want of room, once.
-    pub(super) fn take_problem(&mut self) -> Option<String> {
-        (self.lacks_room && !mem::replace(&mut self.said, true)).then(|| {
-            format!(
+    /// What found no room, each once.
+    pub(super) fn take_problems(&mut self, table: &FlowTable) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.lacks_room && !mem::replace(&mut self.said.held, true) {
+            problems.push(format!(
                 "more than {MOST_HELD} sockets are of pods whose names are not known: some stay left out when their \
                  pod turns out to be wanted"
-            )
-        })
+            ));
+        }
+        if table.lacks_room_to_leave_out() && !mem::replace(&mut self.said.left_out, true) {
+            problems.push(
+                "more sockets at once are none that the filters by owner ask for than can be remembered: what the \
+                 kernel tells of some without their user counts all the same"
+                    .to_owned(),
+            );
+        }
+        problems
     }
 
-    /// Whether a process passes that is known by its id, its name and its place; what is unknown does not.
-    pub(super) fn wants(
-        &mut self,
-        pid: Option<u32>,
-        comm: Option<&str>,
-        place: Option<&Place>,
-    ) -> bool {
-        self.answer(pid, comm, place) == Some(true)
+    /// Whether a socket from before the start passes. Where that depends on names that are not known it does later.
+    pub(super) fn wants(&mut self, socket: &SeededSocket) -> bool {
+        let answer = self.answer(socket.pid, socket.comm.as_deref(), socket.place.as_deref());
+        if answer.is_none() {
+            if self.older.len() < MOST_HELD {
+                self.older.insert(socket.key, socket.clone());
+            } else {
+                self.lacks_room = true;
+            }
+        }
+        answer == Some(true)
     }
 
-    /// The same; none where it depends on names of a pod that are not known.
+    /// Whether a process passes that is known by its id, its name and its place; none where it depends on names of a
+    /// pod that are not known.
     fn answer(
         &mut self,
         pid: Option<u32>,
@@ -193,6 +241,9 @@ impl Sieve {
                 let flow = event.socket.flow;
                 if event.what == What::Close {
                     self.held.remove(&flow);
+                }
+                if !self.older.is_empty() && (event.what == What::Close || event.tid.is_some()) {
+                    self.older.remove(&event.socket.key);
                 }
                 if event.tid.is_none() {
                     return true;
@@ -242,14 +293,20 @@ impl Sieve {
         self.owners.accepts(place, self.names.pod(place))
     }
 
-    /// Whether it looked for more.
+    /// Looks for names, and waits for them as long as the loop may stand still; says whether there may be more.
     fn learn_names(&mut self) -> bool {
-        if !self.owners.asks_for_names() || !self.pace.is_due() {
+        if !self.owners.asks_for_names() {
             return false;
         }
-        let Self { pace, host_root, names, .. } = self;
-        pace.run(LEARNT_EVERY, || learn_names(host_root, names));
-        true
+        let is_new = self.listing.is_due();
+        if is_new {
+            let host_root = self.host_root.clone();
+            self.listing.begin(move || list_names(&host_root));
+        }
+        let patience = if is_new { PATIENCE } else { Duration::ZERO };
+        let files = self.listing.result(patience);
+        files.iter().for_each(|files| self.names.learn(files));
+        files.is_some()
     }
 }
 

@@ -5,6 +5,7 @@ use std::{future::Future, pin::pin, time::Duration};
 use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    task::spawn_blocking,
     time::{Instant, sleep_until, timeout},
 };
 
@@ -47,6 +48,21 @@ impl Stop {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Does what may take its time on a thread, so that it hears of being asked meanwhile; `None` when asked before
+    /// that is done.
+    ///
+    /// # Errors
+    /// When that panicked.
+    pub(super) async fn unless_asked<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Option<T>> {
+        tokio::select! {
+            done = spawn_blocking(work) => Ok(Some(done.context("a thread ended before its work was done")?)),
+            () = self.asked() => Ok(None),
         }
     }
 
@@ -149,6 +165,17 @@ mod tests {
 
     /// What it shows, why the run ends, and what follows upon what.
     type Case = (&'static str, End, &'static [(Then, Verdict)]);
+
+    #[tokio::test]
+    async fn it_is_heard_while_work_stands_still() {
+        use rustix::process::{Signal, getpid, kill_process};
+        let mut stop = Stop::new().unwrap();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        kill_process(getpid(), Signal::TERM).unwrap();
+        assert_eq!(stop.unless_asked(move || wait.recv()).await.unwrap(), None);
+        drop(go);
+        assert_eq!(stop.unless_asked(|| 7).await.unwrap(), Some(7));
+    }
 
     #[test]
     fn outputs_that_stand_still_are_given_up_when_asked_again() {

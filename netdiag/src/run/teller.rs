@@ -15,13 +15,14 @@ use super::{
     writer::QUEUE,
 };
 use crate::{
+    clock::monotonic_ns,
     config::{self, Tell},
     event::{Kind, Stack, Told, Value},
     flow::{
         Frozen,
         table::{FlowTable, Handle, Whose},
     },
-    kernel::{clock::monotonic_ns, stacks::Stacks},
+    kernel::stacks::Stacks,
     signal::{Event, Subject},
     snapshot::{
         Listener,

@@ -2,7 +2,7 @@
 
 use std::{env, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use netdiag_common::globals::Filters;
 use tokio::{task::spawn_blocking, time::sleep};
 
@@ -112,6 +112,8 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
         Wanted::Record(dump) => Some(dump.out.clone()),
         Wanted::Show | Wanted::Diagnose(_) => None,
     };
+    // What is concluded from: now, or later from the files.
+    let telling = !matches!(wanted, Wanted::Show);
     let owners = &watch.targets.owners;
     let Some(outputs) = open(watch.output, wanted, &node_name, filters, owners, &mut stop).await?
     else {
@@ -120,14 +122,17 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     if let Some(line) = kept_in.and_then(|out| ends_with_container(&out, &kernel.host_root)) {
         say(&line);
     }
-    let places = Places::begin(&kernel.host_root).watching();
+    let Some(places) = places(&kernel.host_root, &mut stop).await? else {
+        return Ok(Status::Ran);
+    };
     let options = options(kernel, places.hierarchy(), Some((watch, filters)));
     let mut tracer = Tracer::attach(&options)?;
     let host_root = kernel.host_root.clone();
     let translates = kernel.signals.contains(&Intake::TRANSLATING);
     let seeding = spawn_blocking(move || node::seed(&host_root, translates));
     let about = about(node_name, &tracer, &filters, &kernel.host_root);
-    let listing = Listing { by: watch.by, sort: watch.sort, top: watch.top, all: watch.all };
+    let Watch { by, sort, top, all, .. } = *watch;
+    let listing = Listing { by, sort, top, all, telling };
     let host_root = kernel.host_root.clone();
     let worker = Worker::start(outputs.progress().clone(), move || Reporter {
         about,
@@ -149,6 +154,12 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     })
 }
 
+/// Looks at all cgroups of the node, of which there may be many; `None` when stopped before.
+pub(super) async fn places(host_root: &Path, stop: &mut Stop) -> Result<Option<Places>> {
+    let host_root = host_root.to_owned();
+    stop.unless_asked(move || Places::begin(&host_root).watching()).await
+}
+
 /// Opens the outputs, which may take a file server's time; `None` when stopped before.
 async fn open(
     form: Output,
@@ -159,11 +170,9 @@ async fn open(
     stop: &mut Stop,
 ) -> Result<Option<Outputs>> {
     let (node, owners) = (node.to_owned(), owners.clone());
-    let opening = spawn_blocking(move || Outputs::open(form, &wanted, &node, &filters, owners));
-    tokio::select! {
-        opened = opening => Ok(Some(opened.context("the thread that opens the files ended")??)),
-        () = stop.asked() => Ok(None),
-    }
+    let opened =
+        stop.unless_asked(move || Outputs::open(form, &wanted, &node, &filters, owners)).await?;
+    Ok(opened.transpose()?)
 }
 
 /// The filters, as soon as everything exists that they name; `None` when stopped before.
@@ -172,11 +181,18 @@ pub(super) async fn targets(
     host_root: &Path,
     stop: &mut Stop,
 ) -> Result<Option<Filters>> {
-    let host = Host::new(host_root);
+    let mut host = Host::new(host_root);
     let mut told = false;
     loop {
-        match config::filters(&watch.targets, &host) {
-            Ok(filters) => return Ok(Some(filters)),
+        let wanted = watch.targets.clone();
+        let looking = stop.unless_asked(move || (config::filters(&wanted, &host), host));
+        let Some((found, known)) = looking.await? else { return Ok(None) };
+        host = known;
+        match found {
+            Ok(filters) => {
+                config::unknowable(&watch.targets, &host).iter().for_each(|line| say(line));
+                return Ok(Some(filters));
+            }
             Err(error) if watch.wait => {
                 if !told {
                     say(&format!("waiting: {error}"));

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
-    output::{Pieces, Progress, STDOUT},
+    output::{BROKE_DOWN, Pieces, Progress, STDOUT},
     reporter::{About, Cut},
     teller::{Line, Rest},
 };
@@ -76,7 +76,7 @@ impl Writing {
     /// # Errors
     /// Why it cannot.
     pub(super) async fn ended(&mut self) -> Result<bool> {
-        (&mut self.thread).await.context("the thread that writes the output ended")?
+        (&mut self.thread).await.context(BROKE_DOWN)?
     }
 
     /// Writes the end; the queue's other end must be gone. Returns whether nothing was lost or missed.

@@ -47,18 +47,24 @@ pub const DEFINITION: Definition = Definition {
     )],
     counts: &[
         Count::new("dns.queries", "queries, each once however often it was sent or forwarded")
-            .without_column(),
-        Count::new("dns.unanswered", "queries without an answer for 5 s").without_column(),
+            .without_column()
+            .telling(),
+        Count::new("dns.unanswered", "queries without an answer for 5 s")
+            .without_column()
+            .telling(),
         Count::new("dns.retried", "times that queries were sent again, also after 5 s")
-            .without_column(),
-        Count::new("dns.late", "answers that came after 5 s").without_column(),
+            .without_column()
+            .telling(),
+        Count::new("dns.late", "answers that came after 5 s").without_column().telling(),
         Count::new("dns.unknown", "queries whose answer may be among messages that were not told of")
-            .without_column(),
+            .without_column()
+            .telling(),
         Count::labelled(
             "dns_answers",
             "answers by result code, late ones too, without the codes that EDNS adds",
         )
-        .without_column(),
+        .without_column()
+        .telling(),
     ],
     cost: Cost::Packet,
     sources: &[TP_BTF, RAW_TP],

@@ -29,7 +29,8 @@ pub const DEFINITION: Definition = Definition {
             "drops",
             "packets dropped, a buffer of many segments as one, by the kernel's reason; before 5.17 \
              by place, as at:SYMBOL",
-        ),
+        )
+        .telling(),
         Count::new("drop_bytes", "bytes of the packets dropped"),
     ],
     cost: Cost::Loss,

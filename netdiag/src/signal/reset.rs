@@ -29,8 +29,9 @@ pub const DEFINITION: Definition = Definition {
             "resets_sent",
             "resets that this end sent, by the kernel's reason; `unknown` before 6.10",
         )
-        .without_column(),
-        Count::new("resets_received", "resets that ended a connection of this end"),
+        .without_column()
+        .telling(),
+        Count::new("resets_received", "resets that ended a connection of this end").telling(),
     ],
     cost: Cost::Loss,
     sources: &[TP_BTF, RAW_TP],

@@ -33,7 +33,7 @@ pub const DEFINITION: Definition = Definition {
         Count::new("retransmits.rto", "segments sent again after a timeout"),
         Count::new("retransmits.fast", "segments sent again by fast recovery"),
         Count::new("retransmits.tlp", "tail-loss probes that sent a segment again"),
-        Count::new("retransmits.syn", "SYN segments sent again"),
+        Count::new("retransmits.syn", "SYN segments sent again").telling(),
         Count::new("retransmits.synack", "SYN-ACK segments sent again"),
         Count::new(
             "retransmits.other",

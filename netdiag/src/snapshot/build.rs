@@ -34,6 +34,8 @@ pub struct Listing {
     pub top: Option<usize>,
     /// Also flows of which nothing was heard.
     pub all: bool,
+    /// Half of those listed may be flows that would be folded and that findings need.
+    pub telling: bool,
 }
 
 impl Listing {
@@ -47,10 +49,36 @@ impl Listing {
         let value = self.sort.value();
         interval.flows.sort_by_cached_key(|flow| (Reverse(value(flow)), flow.id));
         if let Some(top) = self.top {
+            if self.telling {
+                bring_forward(&mut interval.flows, top);
+            }
             interval.keep(top);
         }
         interval.entries.arrange(self.top);
     }
+}
+
+/// Moves up to half as many flows as are listed in front of what is not: those of which single flows tell
+/// ([`Count::tells`]). The order stays.
+fn bring_forward(flows: &mut Vec<Frozen>, top: usize) {
+    if flows.len() <= top {
+        return;
+    }
+    let ids: Vec<CountId> =
+        counts().filter(|(_, _, count)| count.tells).map(|(id, ..)| id).collect();
+    let tells = |flow: &Frozen| ids.iter().any(|&id| flow.count(id).is_some_and(|n| n > 0));
+    let mut room = top / 2;
+    let mut is_first = Vec::with_capacity(flows.len());
+    for flow in &*flows {
+        let is_one = room > 0 && tells(flow);
+        room -= usize::from(is_one);
+        is_first.push(is_one);
+    }
+    let others = is_first.iter_mut().filter(|is_first| !**is_first);
+    others.take(top - (top / 2 - room)).for_each(|is_first| *is_first = true);
+    let all = std::mem::take(flows).into_iter().zip(is_first);
+    let (first, rest): (Vec<_>, Vec<_>) = all.partition(|(_, is_first)| *is_first);
+    flows.extend(first.into_iter().chain(rest).map(|(flow, _)| flow));
 }
 
 /// What a snapshot speaks of.
@@ -127,6 +155,7 @@ impl Frame<'_> {
                 id: "other".to_owned(),
                 ..unnamed(&interval.other, self.signals, self.labels)
             },
+            folded: Some(interval.folded),
             conntrack: conntrack::build(
                 &interval.entries,
                 self.signals,

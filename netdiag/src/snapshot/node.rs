@@ -62,6 +62,9 @@ pub struct Node {
     pub cpu: Option<Cpu>,
     /// Control groups that their CPU limit held back, the longest first, at most twenty.
     pub throttled: Vec<Throttled>,
+    /// Control groups that have a CPU limit and are not followed, or that nobody looked at for one, at
+    /// least; null when unknown.
+    pub cgroups_left_out: Option<u64>,
     /// Memory that sockets take.
     pub memory: SocketMemory,
     /// Packet filter rules by namespace and table. Counted now and then only.
@@ -98,6 +101,12 @@ impl Node {
         let throttled = self.throttled.iter_mut().map(|one| &mut one.owner);
         listeners.chain(queues).chain(held).chain(ports).chain(throttled)
     }
+}
+
+/// Both, as far as they are known.
+#[must_use]
+pub fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).reduce(|one, other| one + other)
 }
 
 /// A listener that dropped connection requests.

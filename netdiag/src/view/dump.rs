@@ -1,7 +1,8 @@
 //! `record`: the histograms of every interval in files that the HdrHistogram readers understand.
 //!
 //! A pair of files per run and rotation: `netdiag-NODE-TIME.hlog`, an HdrHistogram interval log of
-//! version 1.3, and the same name with `.jsonl`, one snapshot per interval ([`Sidecar`]).
+//! version 1.3, and the same name with `.jsonl`, one snapshot per interval ([`Sidecar`]). See [`Name`] for
+//! several pairs of a second.
 //!
 //! An interval is *complete* when its line in the sidecar is. The order of writing is: all lines
 //! of the log in one write, closed by a comment `#[Complete: N]`; then the line of the sidecar in
@@ -21,11 +22,13 @@ use crate::{config, exit, format, snapshot::Snapshot};
 pub mod block;
 mod directory;
 mod interval;
+mod name;
 mod pair;
 pub mod recover;
 
 use block::Encoder;
 use directory::{Directory, Room};
+pub use name::Name;
 use pair::Pair;
 
 /// A line of the `.jsonl` file: the snapshot of an interval, and which tags of the log are whose.

@@ -50,7 +50,7 @@ fn lines(snapshot: &Snapshot, columns: usize) -> Vec<String> {
     lines.extend(accounting::losses(snapshot, columns));
     let by = snapshot.by;
     let mut rows: Vec<Row> = snapshot.flows.iter().map(|flow| Row::new(flow, by)).collect();
-    if is_active(&snapshot.other) {
+    if snapshot.other.is_active() {
         rows.push(Row::new(&snapshot.other, by));
     }
     if rows.is_empty() {
@@ -96,26 +96,6 @@ fn milliseconds(time: &str) -> String {
 fn time_of_day(time: &str) -> String {
     let time = milliseconds(time);
     time.split_once('T').map_or(time.clone(), |(_, time)| time.to_owned())
-}
-
-fn is_active(flow: &Flow) -> bool {
-    !flow.metrics.is_empty() || numbers(flow).any(|(_, number)| number != 0)
-}
-
-/// Every number of a flow's counts by its full name.
-fn numbers(flow: &Flow) -> impl Iterator<Item = (String, u64)> {
-    flow.counts.iter().flat_map(|(name, value)| {
-        let values: Vec<(String, u64)> = match value {
-            CountValue::Number(number) => {
-                number.iter().map(|number| (name.clone(), *number)).collect()
-            }
-            CountValue::Group(group) => group
-                .iter()
-                .filter_map(|(key, number)| Some((format!("{name}.{key}"), (*number)?)))
-                .collect(),
-        };
-        values
-    })
 }
 
 /// A flow, ready to be laid out.

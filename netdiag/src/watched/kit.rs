@@ -153,6 +153,7 @@ pub(crate) fn snapshot(second: u64, flows: Vec<Flow>) -> Snapshot {
             owner: Owner::default(),
             ..flow("other")
         },
+        folded: Some(0),
         conntrack: None,
         filtered: false,
         node: Node::default(),

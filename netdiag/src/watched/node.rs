@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Watched;
 use crate::snapshot::{
     ConntrackTable, Endpoint, Node, Owner,
-    node::{Interface, Qdisc, Softnet, Throttled},
+    node::{Interface, Qdisc, Softnet, Throttled, sum},
 };
 
 /// A listener with its queues.
@@ -62,33 +62,8 @@ impl Watched {
     /// The interfaces by namespace and index: as they stood last, with the increases of the window.
     #[must_use]
     pub fn interfaces(&self) -> BTreeMap<(u32, u32), Interface> {
-        let counts: [fn(&mut Interface) -> &mut Option<u64>; 14] = [
-            |one| &mut one.rx_bytes,
-            |one| &mut one.rx_packets,
-            |one| &mut one.rx_errors,
-            |one| &mut one.rx_dropped,
-            |one| &mut one.rx_missed,
-            |one| &mut one.rx_crc_errors,
-            |one| &mut one.rx_overruns,
-            |one| &mut one.rx_nohandler,
-            |one| &mut one.tx_bytes,
-            |one| &mut one.tx_packets,
-            |one| &mut one.tx_errors,
-            |one| &mut one.tx_dropped,
-            |one| &mut one.tx_carrier_errors,
-            |one| &mut one.carrier_changes,
-        ];
         let key = |one: &Interface| (one.netns, one.index);
-        self.merged(
-            |node| &node.interfaces,
-            key,
-            |known, later| {
-                let mut before = std::mem::replace(known, later.clone());
-                for count in counts {
-                    *count(known) = sum(*count(&mut before), *count(known));
-                }
-            },
-        )
+        self.merged(|node| &node.interfaces, key, Interface::add)
     }
 
     /// The queueing disciplines by namespace, index of the interface, handle and parent, likewise; what waits
@@ -100,14 +75,10 @@ impl Watched {
             |node| &node.qdiscs,
             key,
             |known, later| {
-                let before = std::mem::replace(known, later.clone());
-                known.bytes += before.bytes;
-                known.packets += before.packets;
-                known.drops += before.drops;
-                known.overlimits += before.overlimits;
-                known.requeues += before.requeues;
-                known.backlog_bytes = known.backlog_bytes.max(before.backlog_bytes);
-                known.backlog_packets = known.backlog_packets.max(before.backlog_packets);
+                let waited = (known.backlog_bytes, known.backlog_packets);
+                known.add(later);
+                known.backlog_bytes = known.backlog_bytes.max(waited.0);
+                known.backlog_packets = known.backlog_packets.max(waited.1);
             },
         );
         merged.into_values().collect()
@@ -116,17 +87,7 @@ impl Watched {
     /// What the CPUs took from network cards and virtual links.
     #[must_use]
     pub fn softnet(&self) -> Vec<Softnet> {
-        let merged = self.merged(
-            |node| &node.softnet,
-            |one| one.cpu,
-            |known, later| {
-                known.processed += later.processed;
-                known.dropped += later.dropped;
-                known.time_squeeze += later.time_squeeze;
-                known.flow_limit = sum(known.flow_limit, later.flow_limit);
-                known.backlog = later.backlog;
-            },
-        );
+        let merged = self.merged(|node| &node.softnet, |one| one.cpu, Softnet::add);
         merged.into_values().collect()
     }
 
@@ -255,11 +216,6 @@ impl Watched {
         let makers = makers.filter_map(|one| one.creator.as_ref()?.pid);
         inside.filter_map(|flow| flow.owner.pid).chain(makers).next()
     }
-}
-
-/// Both, as far as they are known.
-fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
-    one.into_iter().chain(other).reduce(|one, other| one + other)
 }
 
 #[cfg(test)]

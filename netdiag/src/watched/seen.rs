@@ -85,7 +85,7 @@ impl Seen {
         if flow.owner.pid.is_some() {
             self.owner = flow.owner.clone();
         }
-        self.pair = flow.pair.clone().or(self.pair.take());
+        self.paired(flow.pair.as_ref(), flow.peer_owner.as_ref());
         self.translated(flow.service.as_ref(), flow.backend.as_ref());
         self.closed |= flow.closed;
         self.srtt_ns = flow.srtt_ns.or(self.srtt_ns);
@@ -102,6 +102,7 @@ impl Seen {
         if later.owner.pid.is_some() {
             self.owner = later.owner.clone();
         }
+        self.paired(later.pair.as_ref(), later.peer_owner.as_ref());
         self.translated(later.service.as_ref(), later.backend.as_ref());
         self.closed |= later.closed;
         self.srtt_ns = later.srtt_ns.or(self.srtt_ns);
@@ -110,6 +111,11 @@ impl Seen {
         self.intervals += later.intervals;
         self.sums.add(&later.sums);
         self.course = later.course;
+    }
+
+    fn paired(&mut self, pair: Option<&String>, owner: Option<&Owner>) {
+        self.pair = pair.cloned().or(self.pair.take());
+        self.peer_owner = owner.cloned().or(self.peer_owner.take());
     }
 
     fn translated(&mut self, service: Option<&Endpoint>, backend: Option<&Endpoint>) {

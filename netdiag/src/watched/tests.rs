@@ -1,5 +1,5 @@
 use super::{kit::*, sums::approximate, *};
-use crate::snapshot::Distribution;
+use crate::snapshot::{Distribution, Flow};
 
 #[test]
 fn counts_add_up_and_states_are_the_last() {
@@ -62,4 +62,32 @@ fn loss_is_that_of_the_window() {
     assert_eq!(next.lost["drop"], 2);
     next.take(&lossy(3, 1));
     assert_eq!(next.lost["drop"], 3, "another run began");
+}
+
+/// The other end may be accepted in a later interval, and by another process in a later window.
+#[test]
+fn whose_the_other_end_is_may_come_later() {
+    let with = |pair: Option<&str>, peer: Option<&str>| Flow {
+        pair: pair.map(str::to_owned),
+        peer_owner: peer.map(owner),
+        ..flow("f1")
+    };
+    let window = |flows: &[Flow]| {
+        let mut watched = Watched::default();
+        for (second, flow) in (0..).zip(flows) {
+            watched.take(&snapshot(second, vec![flow.clone()]));
+        }
+        watched.flows["f1"].clone()
+    };
+    let told = |seen: &Seen| {
+        (seen.pair.clone(), seen.peer_owner.as_ref().and_then(|owner| owner.comm.clone()))
+    };
+    let pair = |id: &str, name: &str| (Some(id.to_owned()), Some(name.to_owned()));
+    let first = window(&[with(None, None), with(Some("f2"), Some("web")), with(None, None)]);
+    assert_eq!(told(&first), pair("f2", "web"));
+    let mut both = window(&[with(None, None)]);
+    both.follow(&first);
+    assert_eq!(told(&both), pair("f2", "web"));
+    both.follow(&window(&[with(Some("f3"), Some("db"))]));
+    assert_eq!(told(&both), pair("f3", "db"));
 }

@@ -6,7 +6,7 @@ use std::{
     env, fs,
     io::{BufRead as _, BufReader},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{ChildStdout, Command, Stdio},
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -19,6 +19,7 @@ use super::{
     act::{Act, MARK, Part, READY, VARIABLE},
 };
 use crate::{
+    child::Own,
     fault,
     namespace::Namespace,
     network::{link::Way, relay::Relay},
@@ -297,7 +298,7 @@ impl Stage {
 struct Actor {
     role: String,
     comm: String,
-    child: Child,
+    child: Own,
     lines: BufReader<ChildStdout>,
 }
 
@@ -308,7 +309,7 @@ impl Actor {
         command.args(["--exact", "act", "--nocapture", "--test-threads=1"]);
         command.env(VARIABLE, serde_json::to_string(part)?);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = side.run(|| command.spawn())?;
+        let mut child = Own::from(side.run(|| command.spawn())?);
         let lines = BufReader::new(child.stdout.take().context("standard output")?);
         let mut actor = Self { role: role.to_owned(), comm: part.comm.clone(), child, lines };
         actor.wait_for(|line| line == READY)?;
@@ -333,12 +334,5 @@ impl Actor {
         drop(self.child.stdin.take());
         let said = self.wait_for(|line| line.starts_with('{'))?;
         Ok((self.role.clone(), serde_json::from_str(&said)?))
-    }
-}
-
-impl Drop for Actor {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _gone = self.child.wait();
     }
 }

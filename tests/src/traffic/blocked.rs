@@ -4,6 +4,7 @@ use std::{
     io::{self, Write},
     net::Shutdown,
     os::fd::AsFd,
+    sync::Barrier,
     thread,
     time::{Duration, Instant},
 };
@@ -65,10 +66,12 @@ pub struct Call {
     /// How much of that the caller was ready to run and had no processor: before, in or after the
     /// call.
     pub waited: Duration,
+    /// When it returned.
+    pub returned: Instant,
 }
 
 /// Several senders on one full connection, each making `sends` blocking calls of `bytes`, while the
-/// server reads at a pace.
+/// server reads at a pace, which begins when all senders do.
 ///
 /// # Errors
 /// When a socket call fails or takes less than all.
@@ -81,24 +84,27 @@ pub fn send_blocked(
     pace: Pace,
 ) -> Result<Vec<Call>> {
     let message = vec![b'b'; bytes];
-    let message = &message;
+    let (message, together) = (&message, &Barrier::new(senders + 1));
     thread::scope(|scope| {
         let threads: Vec<_> = (0..senders)
             .map(|_| {
                 scope.spawn(move || -> Result<Vec<Call>> {
                     hurry();
+                    together.wait();
                     let mut calls = Vec::with_capacity(sends);
                     for _ in 0..sends {
                         let before = waited_for()?;
                         let start = Instant::now();
                         send_once(&connection.client, message)?;
-                        let took = start.elapsed();
-                        calls.push(Call { took, waited: waited_for()?.saturating_sub(before) });
+                        let returned = Instant::now();
+                        let waited = waited_for()?.saturating_sub(before);
+                        calls.push(Call { took: returned - start, waited, returned });
                     }
                     Ok(calls)
                 })
             })
             .collect();
+        together.wait();
         let total = filled + senders * sends * bytes;
         let read = read_paced(connection, total, pace);
         if read.is_err() {

@@ -1,15 +1,11 @@
 //! A sender that is another process: the shell, which every machine has.
 
-use std::{
-    net::TcpStream,
-    path::Path,
-    process::{Child, Stdio},
-};
+use std::{net::TcpStream, path::Path, process::Stdio};
 
 use anyhow::{Result, ensure};
 
 use super::{End, Family, listen, read_bytes, send_once};
-use crate::{namespace::Namespace, network::RIGHT_V4, tool};
+use crate::{child::Own, namespace::Namespace, network::RIGHT_V4, tool};
 
 /// Name of the process.
 pub const COMM: &str = "bash";
@@ -17,7 +13,7 @@ pub const COMM: &str = "bash";
 /// A shell that has connected to the right end of a pair and made single-byte sends.
 #[derive(Debug)]
 pub struct Shell {
-    child: Child,
+    child: Own,
     server: TcpStream,
     sends: usize,
     /// Its end of the connection.
@@ -81,7 +77,7 @@ impl Shell {
         // Not by `ip netns exec`, which mounts another /sys: groups of processes are not in it.
         let mut command = tool::command(COMM)?;
         command.args(["-c", &script]).stdin(Stdio::null());
-        let child = from.run(|| command.spawn())?;
+        let child = Own::from(from.run(|| command.spawn())?);
         let (server, peer) = listener.accept()?;
         let end = End { netns: from.inode(), local: peer, peer: server.local_addr()? };
         Ok(Self { child, server, sends, end })
@@ -125,12 +121,5 @@ impl Shell {
         let status = self.child.wait()?;
         ensure!(status.success(), "the shell: {status}");
         Ok(())
-    }
-}
-
-impl Drop for Shell {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -1,6 +1,6 @@
 //! How old entries are, and became: by the kernel's own stamps.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use netdiag_tests::{
@@ -14,9 +14,9 @@ use netdiag_tests::{
     netdiag::Netdiag,
     network::Pair,
     outcome::status,
-    processor::waited_for_by,
     require,
     requirement::{Feature, alone},
+    traffic::Connection,
 };
 
 use crate::{CTNETLINK, KPROBE, exact, sources};
@@ -42,62 +42,69 @@ fn entries_are_as_old_as_the_kernel_says() -> Result<()> {
         track(&pair, Rules::Plain)?;
         table::stamp(&pair.left)?;
         let removed = Events::listen_to_stamps(&pair.left)?;
-        let netdiag = Netdiag::live_by(forced, &[])?;
-        let before = waited_for_by(netdiag.pid())?;
+        let signals = ["--signals", "conntrack", "--source", forced.as_str()];
+        let is_kprobe = forced == KPROBE;
+        let interval = machine::amount("100ms", "1s");
+        let live = ["live", "-o", "json", "-i", interval, "-d", "10h"];
+        let mut netdiag = Netdiag::start(&[&live[..], &signals].concat())?;
+        // What netdiag has told it has read: of each connection when that was known, and when its end was.
+        let mut told_by_now = |connection: &Connection, count: &str| -> Result<i128> {
+            let entry = entry(connection, Rules::Plain)?;
+            netdiag.wait_outcome(&format!("{count} of {entry:?}"), |outcome| {
+                let all = outcome.snapshots.iter().filter_map(|it| it.conntrack.as_ref());
+                let mut rows = all.flat_map(|all| said::of(all, &entry));
+                rows.any(|row| said::count(row, count) > Some(0))
+            })?;
+            Ok(now())
+        };
         let mut connections = Vec::new();
-        // By when each was in the table, and by when it was gone again.
         let (mut known, mut gone) = (Vec::new(), BTreeMap::new());
         for _ in 0..NUMBER {
-            connections.extend(connect(&pair, Rules::Plain, 1)?);
-            known.push(now());
-            thread::sleep(Duration::from_millis(200));
+            let connection = connect(&pair, Rules::Plain, 1)?.pop().context("a connection")?;
+            // By when it was in the table, which kprobes see.
+            let there = now();
+            let read = told_by_now(&connection, "confirmed")?;
+            known.push(if is_kprobe { there } else { read });
+            connections.push(connection);
         }
         for connection in connections.iter().step_by(2) {
             let port = connection.client_end()?.local.port();
             table::remove(&pair.left, port)?;
-            gone.insert(port, now());
-            thread::sleep(Duration::from_millis(100));
+            let there = now();
+            let read = told_by_now(connection, "destroyed")?;
+            gone.insert(port, if is_kprobe { there } else { read });
         }
         let all_told = || removed.stamps().is_ok_and(|stamps| stamps.len() >= NUMBER / 2);
         let told = machine::wait_until(all_told);
         let (living, removed) = (table::stamps(&pair.left)?, removed.stamps()?);
-        let waited = waited_for_by(netdiag.pid())?.saturating_sub(before);
+        let living_still = now();
         let (outcome, said) = said::stop(netdiag)?;
+        let ended = now();
         let total = outcome.total()?;
-        let end = total.end.parse::<jiff::Timestamp>()?.as_nanosecond();
 
         let mut facts = Facts::new();
         facts.note(format_args!("{forced}: {:?}", status(total, "conntrack")?));
-        facts.note(format_args!("living {living:?}, removed {removed:?}, end {end}: {said:#?}"));
+        facts.note(format_args!("living {living:?}, removed {removed:?}: {said:#?}"));
         facts.holds("the kernel told of the removed", told);
         facts.equal("entries with stamps", living.len() + removed.len(), NUMBER);
-        // What the kernel tells by itself is stamped when it is read, for which netdiag needs a processor;
-        // of the others only the end of the run is.
-        let late = Duration::from_millis(machine::amount(100, 1500)) + waited;
-        let late = late.as_nanos() as i128;
         for (connection, known) in connections.iter().zip(known) {
             let entry = entry(connection, Rules::Plain)?;
             let port = entry.original.source.port();
             let (start, stop) = living.get(&port).or_else(|| removed.get(&port)).context("none")?;
-            let expected = stop.map_or(end, i128::from) - i128::from(*start);
+            // Stamped when it comes and goes, or when the kernel's word of that is read: behind the kernel's own
+            // stamp, and before anybody knows. Who lives on is as old as the run's end finds it.
+            let [first, last] = match stop {
+                Some(stop) => [i128::from(*stop), *gone.get(&port).context("removed by nobody")?],
+                None => [living_still, ended],
+            };
+            let (least, most) = (first - known - CLOCKS, last - i128::from(*start) + CLOCKS);
             let rows = said::of(&said, &entry);
             facts.equal(format_args!("rows of {entry:?}"), rows.len(), 1);
             for row in rows {
-                let age = row.age_ns.context("its age is unknown")?;
-                let age = i128::from(age);
-                let off = (age - expected).abs();
-                if let (KPROBE, Some(stop), Some(gone)) = (forced.as_str(), stop, gone.get(&port)) {
-                    // Stamped as it comes and goes; seen after that, and before anybody knows.
-                    let least = i128::from(*stop) - known - CLOCKS;
-                    let most = gone - i128::from(*start) + CLOCKS;
-                    let range = format_args!("{age} ns, {expected} by stamps, {least} to {most}");
-                    facts.holds(range, (least..=most).contains(&age));
-                } else {
-                    facts.holds(
-                        format_args!("{age} ns are {expected}, {off} off, at most {late}"),
-                        off <= late,
-                    );
-                }
+                let age = i128::from(row.age_ns.context("its age is unknown")?);
+                facts.holds(format_args!("{age} ns are from {least} to {most}"), {
+                    (least..=most).contains(&age)
+                });
             }
         }
         exact(&mut facts, total)?;

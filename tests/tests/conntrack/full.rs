@@ -54,6 +54,7 @@ fn refused_there(said: &Conntrack, refused: &Refused) -> u64 {
 fn a_full_table_tells_each_packet_and_who_sent_it() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
+    require!(Feature::NoneTracked);
     let _alone = alone();
     name_process("nd-traffic")?;
     for forced in sources_of_failures()? {
@@ -67,13 +68,14 @@ fn a_full_table_tells_each_packet_and_who_sent_it() -> Result<()> {
         let (outcome, said) = said::stop(netdiag)?;
         drop(full);
         let total = outcome.total()?;
+        let ours = [pair.left.inode()];
         let mut facts = Facts::new();
         facts.note(format_args!("{forced}: {:?}", status(total, "conntrack")?));
         facts.note(format_args!("{many:?}, {few:?}, {risen:?}: {said:#?}"));
         facts.equal("refused, by the kernel", risen.table_full(), many.datagrams + few.datagrams);
         facts.equal(
             "refused, by netdiag",
-            said::sum(&said, "table_full")?,
+            said::sum_in(&said, &ours, "table_full")?,
             Some(risen.table_full()),
         );
         for refused in [&many, &few] {
@@ -87,9 +89,10 @@ fn a_full_table_tells_each_packet_and_who_sent_it() -> Result<()> {
         facts.equal("the first creator", first, Some(many.pid));
         if forced == "conntrack=kprobe" {
             let expected = [0, 0, 0, 0, risen.table_full(), 0, 0].map(Some);
-            facts.equal("sums", sums(&said, &[pair.left.inode()])?, expected);
+            facts.equal("sums", sums(&said, &ours)?, expected);
         } else {
-            facts.equal("new ones, which packets do not tell", said::sum(&said, "new")?, None);
+            let new = said::sum_in(&said, &ours, "new")?;
+            facts.equal("new ones, which packets do not tell", new, None);
         }
         exact(&mut facts, total)?;
         facts.finish();
@@ -101,6 +104,7 @@ fn a_full_table_tells_each_packet_and_who_sent_it() -> Result<()> {
 fn entries_that_gave_way() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
+    require!(Feature::NoneTracked);
     require!(Feature::Kprobes);
     let _alone = alone();
     let pair = Pair::new()?;
@@ -124,7 +128,9 @@ fn entries_that_gave_way() -> Result<()> {
         .filter(|top| top.creator.as_ref().and_then(|by| by.pid) == Some(std::process::id()))
         .filter_map(|top| top.new)
         .sum();
-    facts.holds(format_args!("{created} of {made} are this process's"), created <= made);
+    facts.holds(format_args!("{created} of {made} are this process's"), {
+        0 < created && created <= made
+    });
     exact(&mut facts, total)?;
     facts.finish();
     Ok(())
@@ -135,6 +141,7 @@ fn entries_that_gave_way() -> Result<()> {
 fn a_flood_of_refusals_displaces_nothing() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
+    require!(Feature::NoneTracked);
     /// Records of refusals (`most_handed`, netdiag-ebpf/src/signal/conntrack.rs).
     const HANDED: u64 = 512;
     let _alone = alone();
@@ -183,12 +190,15 @@ fn a_flood_of_refusals_displaces_nothing() -> Result<()> {
         let exact = machine::emulated() && forced == "conntrack=kprobe";
         let hidden = if exact { 0 } else { account.missed };
         facts.equal("samples of conntrack lost", account.lost() - hidden, 0);
-        let counted =
-            said::sum(&said, "table_full")?.context("packets without room are unknown")?;
+        let counted = said::sum_in(&said, &[flooded.left.inode()], "table_full")?
+            .context("packets without room are unknown")?;
         let dark = refused.saturating_sub(counted);
         facts.equal("refused, by netdiag", counted + dark.min(hidden), refused);
-        let ours = flooded.left.inode();
-        let elsewhere = said.entries.iter().filter(|row| row.netns.is_some_and(|n| n != ours));
+        let elsewhere = [&flooded.right, &lossy.left, &lossy.right].map(Namespace::inode);
+        let elsewhere = said
+            .entries
+            .iter()
+            .filter(|row| row.netns.is_none_or(|netns| elsewhere.contains(&netns)));
         let elsewhere: u64 = elsewhere.filter_map(|row| said::count(row, "table_full")).sum();
         facts.equal("refused in other namespaces", elsewhere, 0);
         let pid = std::process::id();

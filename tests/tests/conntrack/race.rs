@@ -17,6 +17,7 @@ use crate::{exact, sources_of_failures};
 fn clashes_and_failed_insertions() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
+    require!(Feature::TwoProcessors);
     let _alone = alone();
     for forced in sources_of_failures()? {
         for race in RACES {
@@ -26,28 +27,39 @@ fn clashes_and_failed_insertions() -> Result<()> {
             let raced = race.run(&pair, 10)?;
             let (outcome, said) = said::stop(netdiag)?;
             let total = outcome.total()?;
+            let ours = [pair.left.inode()];
             let mut facts = Facts::new();
             facts.note(format_args!("{forced}: {:?}", status(total, "conntrack")?));
             facts.note(format_args!("{race:?}: {raced:?}; {} rows", said.entries.len()));
             facts.holds("races were lost", race.lost(raced) >= 10);
             facts.equal(
                 "failed insertions",
-                said::sum(&said, "insert_failed")?,
+                said::sum_in(&said, &ours, "insert_failed")?,
                 Some(raced.failed),
             );
-            facts.equal("packets without room", said::sum(&said, "table_full")?, Some(0));
+            facts.equal("packets without room", said::sum_in(&said, &ours, "table_full")?, Some(0));
             if forced == "conntrack=kprobe" {
-                facts.equal("clashes", said::sum(&said, "clash")?, Some(raced.clashes));
+                facts.equal("clashes", said::sum_in(&said, &ours, "clash")?, Some(raced.clashes));
                 let undisputed = race.undisputed(raced);
                 let made = undisputed + raced.clashes + raced.failed;
-                facts.equal("new", said::sum(&said, "new")?, Some(made));
-                facts.equal("confirmed", said::sum(&said, "confirmed")?, Some(undisputed));
+                facts.equal("new", said::sum_in(&said, &ours, "new")?, Some(made));
+                facts.equal(
+                    "confirmed",
+                    said::sum_in(&said, &ours, "confirmed")?,
+                    Some(undisputed),
+                );
             } else {
-                facts.equal("clashes, which packets do not tell", said::sum(&said, "clash")?, None);
+                facts.equal(
+                    "clashes, which packets do not tell",
+                    said::sum_in(&said, &ours, "clash")?,
+                    None,
+                );
             }
             // Each loser of its own, with the server that it wanted to reach.
-            let rows =
-                said.entries.iter().filter(|row| said::count(row, "insert_failed") > Some(0));
+            let rows = said.entries.iter().filter(|row| {
+                let is_ours = row.netns.is_none_or(|netns| ours.contains(&netns));
+                is_ours && said::count(row, "insert_failed") > Some(0)
+            });
             for row in rows {
                 let port =
                     said::end(&row.original.destination).map(|destination| destination.port());

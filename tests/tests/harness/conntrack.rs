@@ -102,6 +102,7 @@ fn each_connection_has_its_entry_until_it_is_removed() -> Result<()> {
 fn a_full_table_refuses_every_datagram() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
+    require!(Feature::NoneTracked);
     let _alone = alone();
     let pair = Pair::new()?;
     track(&pair, Rules::Plain)?;
@@ -130,6 +131,7 @@ fn a_full_table_refuses_every_datagram() -> Result<()> {
 fn a_setting_is_set_back_by_a_panic() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
+    require!(Feature::NoneTracked);
     let _alone = alone();
     let pair = Pair::new()?;
     // Where it is a module it is loaded now.
@@ -156,6 +158,7 @@ fn a_setting_is_set_back_by_a_panic() -> Result<()> {
 fn entries_give_way_where_there_is_no_room() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
+    require!(Feature::NoneTracked);
     let _alone = alone();
     let pair = Pair::new()?;
     track(&pair, Rules::Plain)?;
@@ -176,6 +179,7 @@ fn entries_give_way_where_there_is_no_room() -> Result<()> {
 fn packets_race_for_one_entry() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
+    require!(Feature::TwoProcessors);
     let _alone = alone();
     for race in RACES {
         let pair = Pair::new()?;
@@ -199,6 +203,7 @@ fn packets_race_for_one_entry() -> Result<()> {
 fn a_flood_is_refused_to_the_last_datagram() -> Result<()> {
     require!(Feature::Nft);
     require!(Feature::Conntrack);
+    require!(Feature::NoneTracked);
     let _alone = alone();
     let pair = Pair::new()?;
     track(&pair, Rules::Plain)?;

@@ -4,13 +4,13 @@ use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader},
     net::{IpAddr, Ipv6Addr},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
 };
 
 use netdiag::node::conntrack::listener::{Losses, Message, Subscriptions, Tuple, What};
-use netdiag_tests::requirement::alone;
+use netdiag_tests::{child::Own, requirement::alone};
 
 use super::{
     Asked as _, Made, NONE,
@@ -30,31 +30,25 @@ fn event(what: What, protocol: u8, original: Tuple, reply: Tuple) -> String {
 
 /// `conntrack -E`, ended with the value.
 struct Events {
-    child: Child,
+    _child: Own,
     lines: Receiver<String>,
 }
 
 impl Events {
     fn begin(made: &Made) -> Self {
-        let mut child = Command::new("ip")
+        let child = Command::new("ip")
             .args(["netns", "exec", made.name(), "conntrack", "-E", "-e", "NEW,DESTROY"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let mut child = Own::from(child);
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = channel();
         thread::spawn(move || {
             let _ = stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line));
         });
-        Self { child, lines }
-    }
-}
-
-impl Drop for Events {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        Self { _child: child, lines }
     }
 }
 

@@ -13,6 +13,7 @@ use netdiag::node::{
     owners, seed,
     sockets::{FULL, Socket, dump_all},
 };
+use netdiag_tests::traffic::canonical;
 
 use super::{Asked as _, Made, NONE, make, unexpected, until};
 
@@ -113,10 +114,8 @@ fn ours(socket: &Socket, pid: Option<u32>) -> (u64, Said) {
     (socket.cookie, said)
 }
 
-/// A v4-mapped address is the same address as its IPv4 form.
-fn canonical(said: Said) -> Said {
-    let canonical =
-        |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+/// With addresses as netdiag names them.
+fn of_canonical_ends(said: Said) -> Said {
     Said { local: canonical(said.local), peer: said.peer.map(canonical), ..said }
 }
 
@@ -165,7 +164,7 @@ fn equal_to_ss() {
         .map(|socket| ours(socket, owners.by_inode.get(&socket.inode).map(|owner| owner.pid)))
         .collect();
     let said: BTreeMap<u64, Said> =
-        said.into_iter().map(|(cookie, said)| (cookie, canonical(said))).collect();
+        said.into_iter().map(|(cookie, said)| (cookie, of_canonical_ends(said))).collect();
     assert_eq!(ours, said);
     assert!(all().all(|socket| socket.key.netns == made.inode() && socket.uid == 0));
     assert!(owners.by_inode.values().all(|owner| owner.pid == process::id()));

@@ -7,7 +7,7 @@ use std::{
     io::Write as _,
     net::{Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    path::Path,
     process,
     time::Duration,
 };
@@ -16,6 +16,7 @@ use netdiag::{
     node::{netns::Namespace, own, surroundings::Surroundings},
     snapshot::{Node, node::States},
 };
+use netdiag_tests::{cgroup::Limited, requirement::alone};
 use rustix::{
     io::Errno,
     net::{self, AddressFamily, SocketType, sockopt},
@@ -380,27 +381,11 @@ fn cpus_and_what_they_take() {
     assert_eq!(node.settings.len(), 1);
 }
 
-/// A control group that goes away with its value.
-struct Group(PathBuf);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        until("the group is empty", || fs::remove_dir(&self.0).ok());
-    }
-}
-
 #[test]
 fn a_group_that_is_held_back() {
-    let root = Path::new("/sys/fs/cgroup");
-    let v2 = root.join("cgroup.controllers").exists();
-    let base = if v2 { root.to_owned() } else { root.join("cpu") };
-    if v2 {
-        fs::write(base.join("cgroup.subtree_control"), "+cpu").unwrap();
-    }
-    let group = Group(base.join(format!("netdiag-test-{}", process::id())));
-    fs::create_dir(&group.0).unwrap();
-    let (quota, text) = if v2 { ("cpu.max", "5000 100000") } else { ("cpu.cfs_quota_us", "5000") };
-    fs::write(group.0.join(quota), text).unwrap();
+    // It changes what groups of the machine have.
+    let _alone = alone();
+    let group = Limited::new("held-back", 5).unwrap();
     let made = make("held-back");
     let mut watch = Watch::begin(&[&made]);
     let mut busy = process::Command::new("sh")
@@ -408,13 +393,9 @@ fn a_group_that_is_held_back() {
         .stdin(process::Stdio::piped())
         .spawn()
         .unwrap();
-    fs::write(group.0.join("cgroup.procs"), busy.id().to_string()).unwrap();
+    group.hold(busy.id()).unwrap();
     busy.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    let throttled = || -> u64 {
-        let stat = fs::read_to_string(group.0.join("cpu.stat")).unwrap();
-        let value = stat.lines().find_map(|line| line.strip_prefix("nr_throttled "));
-        value.unwrap().parse().unwrap()
-    };
+    let throttled = || group.throttled().unwrap();
     until("it is held back", || (throttled() >= 3).then_some(()));
     busy.kill().unwrap();
     busy.wait().unwrap();
@@ -424,8 +405,7 @@ fn a_group_that_is_held_back() {
         (throttled() == before).then_some(())
     });
     let node = watch.advance();
-    let name = group.0.file_name().unwrap().to_str().unwrap();
-    let found = node.throttled.iter().find(|one| one.cgroup.ends_with(name));
+    let found = node.throttled.iter().find(|one| one.cgroup.ends_with(group.name()));
     let found = found.unwrap_or_else(|| panic!("{:?}", node.throttled));
     assert_eq!(found.throttled_periods, throttled());
     assert!(found.throttled_us > 0 && found.periods >= found.throttled_periods, "{found:?}");

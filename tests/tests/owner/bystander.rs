@@ -1,9 +1,10 @@
 //! Timers and packets come in softirqs, which interrupt whoever runs: what they tell is no business of his.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use netdiag_tests::{
+    child::Own,
     counters::{TcpCounters, wait_until_quiet},
     dropping,
     facts::Facts,
@@ -14,6 +15,7 @@ use netdiag_tests::{
     pods::{Driver, Node},
     require,
     requirement::{Feature, alone},
+    tool,
     traffic::{End, Family, listen, read_bytes, send_once},
     witness::Witness,
 };
@@ -23,20 +25,15 @@ use super::{Process, Programs, of, said};
 const BYSTANDER: &str = "bystander";
 
 /// Keeps a CPU busy until it is dropped.
-struct Busy(Child);
+struct Busy(Own);
 
 impl Busy {
     fn start(programs: &Programs) -> Result<Self> {
-        let mut command = Command::new(programs.shell(BYSTANDER)?);
+        // It ends with who started it, however that ends.
+        let mut command = tool::command("setpriv")?;
+        command.args(["--pdeathsig", "KILL"]).arg(programs.shell(BYSTANDER)?);
         let command = command.args(["-c", "while :; do :; done"]).stdin(Stdio::null());
-        Ok(Self(command.spawn().context("a busy shell")?))
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        Ok(Self(command.spawn().context("a busy shell")?.into()))
     }
 }
 
@@ -45,6 +42,7 @@ impl Drop for Busy {
 #[test]
 fn who_is_interrupted_owns_nothing() -> Result<()> {
     require!(Feature::Nft);
+    require!(Feature::Setpriv);
     let _alone = alone();
     let (node, pair, programs) = (Node::new()?, Pair::new()?, Programs::new()?);
     let listener = listen(&pair.right, Family::V4)?;

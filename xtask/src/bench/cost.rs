@@ -1,126 +1,171 @@
-//! From the load's CPU times to instructions per send.
+//! From the load's CPU times to what each tracer adds to a send.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// Most added instructions per send, by kernel series and source.
-pub(crate) struct Bounds(BTreeMap<String, BTreeMap<String, f64>>);
+/// What is measured with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// The time of this machine.
+    Nanoseconds,
+    /// Instructions, on a machine each of which takes as long.
+    Instructions,
+}
 
-impl Bounds {
-    pub(crate) fn parse(text: &str) -> Result<Self> {
-        Ok(Self(serde_json::from_str(text)?))
-    }
-
-    pub(crate) fn get(&self, series: &str, source: &str) -> Option<f64> {
-        self.0.get(series)?.get(source).copied()
+impl Unit {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Nanoseconds => "ns",
+            Self::Instructions => "instructions",
+        }
     }
 }
 
-/// Instructions of one send, as the mean of many.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Round {
+/// What a send took at the best.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub(crate) struct Round {
+    #[serde(rename = "before_ns")]
     before: f64,
+    #[serde(rename = "traced_ns")]
     traced: f64,
+    #[serde(rename = "after_ns")]
     after: f64,
 }
 
 impl Round {
     /// What tracing added to the untraced sends around it.
-    fn added(&self) -> f64 {
+    pub(crate) fn added(&self) -> f64 {
         self.traced - (self.before + self.after) / 2.0
     }
 }
 
 /// What the load measured.
-#[derive(Debug)]
-pub(crate) struct Cost {
+#[derive(Debug, Deserialize)]
+pub(crate) struct Measured {
     sends: u64,
     /// Time of one instruction; 1 when the machine counts them.
+    #[serde(rename = "loop_ns")]
     instruction_ns: f64,
-    rounds: Vec<Round>,
+    tracers: BTreeMap<String, Vec<Round>>,
 }
 
-impl Cost {
-    /// Reads the load's JSON and turns its times into instructions.
-    pub(crate) fn parse(text: &str) -> Result<Self> {
-        let json: Value = serde_json::from_str(text)?;
-        let number = |of: &Value, name: &str| {
-            of[name].as_f64().with_context(|| format!("{name} is not a number"))
-        };
-        let instruction_ns = number(&json, "loop_ns")?;
+/// The tracer that the others are held against.
+pub(crate) const NETDIAG: &str = "netdiag";
+
+impl Measured {
+    /// Reads the load's JSON.
+    pub(crate) fn parse(text: &str, unit: Unit) -> Result<Self> {
+        let mut measured: Self =
+            serde_json::from_str(text).with_context(|| format!("the load printed {text:?}"))?;
+        let instruction_ns = measured.instruction_ns;
         ensure!(instruction_ns > 0.0, "an instruction took {instruction_ns} ns");
-        let sends = json["sends"].as_u64().context("sends is not a number")?;
-        let rounds = json["rounds"].as_array().context("there are no rounds")?;
-        let rounds = rounds
-            .iter()
-            .map(|round| {
-                let instructions =
-                    |name| -> Result<f64> { Ok(number(round, name)? / instruction_ns) };
-                Ok(Round {
-                    before: instructions("before_ns")?,
-                    traced: instructions("traced_ns")?,
-                    after: instructions("after_ns")?,
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        ensure!(!rounds.is_empty(), "there are no rounds");
-        Ok(Self { sends, instruction_ns, rounds })
+        if unit == Unit::Instructions {
+            for round in measured.tracers.values_mut().flatten() {
+                for time in [&mut round.before, &mut round.traced, &mut round.after] {
+                    *time /= instruction_ns;
+                }
+            }
+        }
+        ensure!(measured.tracers.values().all(|rounds| !rounds.is_empty()), "there are no rounds");
+        ensure!(measured.tracers.contains_key(NETDIAG), "netdiag was not measured");
+        Ok(measured)
     }
 
-    /// Instructions that tracing adds to a send: the median of all rounds.
-    pub(crate) fn added(&self) -> f64 {
-        median(self.rounds.iter().map(Round::added))
+    /// Each tracer with its rounds, in the order of their names.
+    pub(crate) fn tracers(&self) -> impl Iterator<Item = (&str, &[Round])> {
+        self.tracers.iter().map(|(name, rounds)| (name.as_str(), rounds.as_slice()))
+    }
+
+    /// The rounds of netdiag.
+    pub(crate) fn netdiag(&self) -> &[Round] {
+        &self.tracers[NETDIAG]
+    }
+
+    /// What each tracer adds, the cheapest first.
+    fn rows(&self) -> Vec<(&str, Spread)> {
+        let mut rows: Vec<_> = self.tracers().map(|(name, rounds)| (name, added(rounds))).collect();
+        rows.sort_by(|(_, a), (_, b)| a.median.total_cmp(&b.median));
+        rows
     }
 
     /// For people.
-    pub(crate) fn line(&self, bound: Option<f64>) -> String {
-        let bound = bound.map_or("none".to_owned(), |bound| bound.to_string());
-        format!(
-            "{:.0} guest instructions added per send (bound {bound}); untraced {:.0} before, {:.0} \
-             after; {} rounds of {} sends",
-            self.added(),
-            median(self.rounds.iter().map(|round| round.before)),
-            median(self.rounds.iter().map(|round| round.after)),
-            self.rounds.len(),
+    pub(crate) fn table(&self, unit: Unit) -> String {
+        let untraced = Spread::of(self.tracers.values().flatten().map(|round| round.before));
+        let rounds = self.netdiag().len();
+        let mut table = format!(
+            "{} added to a send of {:.0} ({:.0} to {:.0}); {rounds} rounds of {} sends\n{:<12} {:>7} \
+             {:>7} {:>7}\n",
+            unit.name(),
+            untraced.median,
+            untraced.least,
+            untraced.most,
             self.sends,
-        )
+            "tracer",
+            "median",
+            "least",
+            "most",
+        );
+        for (name, Spread { median, least, most }) in self.rows() {
+            table += &format!("{name:<12} {median:>7.0} {least:>7.0} {most:>7.0}\n");
+        }
+        table
     }
 
     /// For programs.
-    pub(crate) fn json(
-        &self,
-        series: &str,
-        build: &str,
-        source: &str,
-        bound: Option<f64>,
-    ) -> Value {
-        let tenths = |value: f64| (value * 10.0).round() / 10.0;
-        let rounds: Vec<Value> = self
-            .rounds
-            .iter()
-            .map(|round| {
-                json!({
-                    "before": tenths(round.before),
-                    "traced": tenths(round.traced),
-                    "after": tenths(round.after),
-                    "added": tenths(round.added()),
+    pub(crate) fn json(&self, unit: Unit) -> Value {
+        let tracers = self.tracers().map(|(name, rounds)| {
+            let each: Vec<Value> = rounds
+                .iter()
+                .map(|round| {
+                    json!({
+                        "before": tenths(round.before),
+                        "traced": tenths(round.traced),
+                        "after": tenths(round.after),
+                    })
                 })
-            })
-            .collect();
+                .collect();
+            let Spread { median, least, most } = added(rounds);
+            let added =
+                json!({ "median": tenths(median), "least": tenths(least), "most": tenths(most) });
+            (name.to_owned(), json!({ "added": added, "rounds": each }))
+        });
         json!({
-            "schema": "netdiag.bench.icount/1",
-            "kernel": series,
-            "build": build,
-            "signal": "send",
-            "source": source,
+            "schema": "netdiag.bench.send/1",
+            "unit": unit.name(),
             "sends": self.sends,
             "instruction_ns": self.instruction_ns,
-            "added_instructions": tenths(self.added()),
-            "bound_instructions": bound,
-            "rounds": rounds,
+            "tracers": tracers.collect::<serde_json::Map<_, _>>(),
         })
+    }
+}
+
+/// What a tracer adds.
+pub(crate) fn added(rounds: &[Round]) -> Spread {
+    Spread::of(rounds.iter().map(Round::added))
+}
+
+fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+/// Several measurements of one thing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
+        Self {
+            least: values.clone().fold(f64::INFINITY, f64::min),
+            most: values.clone().fold(f64::NEG_INFINITY, f64::max),
+            median: median(values),
+        }
     }
 }
 
@@ -133,43 +178,70 @@ pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn cost(loop_ns: f64, rounds: &[[f64; 3]]) -> Result<Cost> {
-        let rounds: Vec<Value> = rounds
-            .iter()
-            .map(|[a, b, c]| json!({ "before_ns": a, "traced_ns": b, "after_ns": c }))
-            .collect();
-        Cost::parse(&json!({ "loop_ns": loop_ns, "sends": 10, "rounds": rounds }).to_string())
+    /// The load's JSON with an instruction of 2 ns, netdiag, and these.
+    pub(in crate::bench) fn measured(
+        unit: Unit,
+        others: &[(&str, &[[f64; 3]])],
+    ) -> Result<Measured> {
+        let netdiag: (&str, &[[f64; 3]]) =
+            (NETDIAG, &[[100.0, 150.0, 110.0], [110.0, 160.0, 100.0]]);
+        let tracers = others.iter().chain([&netdiag]).map(|(name, rounds)| {
+            let rounds: Vec<Value> = rounds
+                .iter()
+                .map(|[a, b, c]| json!({ "before_ns": a, "traced_ns": b, "after_ns": c }))
+                .collect();
+            ((*name).to_owned(), json!(rounds))
+        });
+        let tracers: serde_json::Map<_, _> = tracers.collect();
+        Measured::parse(
+            &json!({ "loop_ns": 2.0, "sends": 10, "tracers": tracers }).to_string(),
+            unit,
+        )
     }
 
     #[test]
-    fn added_is_the_median_over_the_mean_of_both_baselines() {
-        let three = [[100.0, 150.0, 110.0], [110.0, 900.0, 100.0], [100.0, 140.0, 100.0]];
-        assert_eq!(cost(1.0, &three).unwrap().added(), 45.0);
-        assert_eq!(cost(1.0, &three[..2]).unwrap().added(), (45.0 + 795.0) / 2.0);
+    fn added_is_over_the_mean_of_both_baselines() {
+        let three: &[[f64; 3]] =
+            &[[100.0, 150.0, 110.0], [110.0, 900.0, 100.0], [100.0, 140.0, 100.0]];
+        let both = measured(Unit::Nanoseconds, &[("a", three), ("b", &three[..2])]).unwrap();
+        let all: Vec<_> = both.rows();
+        let spread = |median, least, most| Spread { median, least, most };
+        assert_eq!(
+            all,
+            [
+                ("a", spread(45.0, 40.0, 795.0)),
+                ("netdiag", spread(50.0, 45.0, 55.0)),
+                ("b", spread(420.0, 45.0, 795.0)),
+            ]
+        );
+        let table = both.table(Unit::Nanoseconds);
+        assert!(
+            table.starts_with("ns added to a send of 100 (100 to 110); 2 rounds of 10 sends\n")
+        );
+        assert!(table.contains("\nnetdiag           50      45      55\n"), "{table}");
     }
 
     #[test]
     fn times_become_instructions() {
-        assert_eq!(cost(2.0, &[[100.0, 150.0, 100.0]]).unwrap().added(), 25.0);
-        assert!(cost(0.0, &[[1.0, 1.0, 1.0]]).is_err());
+        let measured = measured(Unit::Instructions, &[]).unwrap();
+        assert_eq!(added(measured.netdiag()).median, 25.0);
+        assert_eq!(measured.json(Unit::Instructions)["tracers"]["netdiag"]["added"]["least"], 22.5);
     }
 
     #[test]
     fn nothing_measured_is_an_error() {
-        assert!(cost(1.0, &[]).is_err());
-        for text in ["", "{}", r#"{"loop_ns":1.0,"sends":1,"rounds":[{"before_ns":1}]}"#] {
-            assert!(Cost::parse(text).is_err(), "{text}");
+        assert!(measured(Unit::Nanoseconds, &[("a", &[])]).is_err());
+        for text in [
+            "",
+            "{}",
+            r#"{"loop_ns":1.0,"sends":1,"tracers":{}}"#,
+            r#"{"loop_ns":0.0,"sends":1,"tracers":{"netdiag":[{"before_ns":1,"traced_ns":1,"after_ns":1}]}}"#,
+            r#"{"loop_ns":1.0,"sends":1,"tracers":{"netdiag":[{"before_ns":1}]}}"#,
+        ] {
+            assert!(Measured::parse(text, Unit::Nanoseconds).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn committed_bounds_are_found_by_series_and_source() {
-        let bounds = Bounds::parse(super::super::BOUNDS).unwrap();
-        assert!(bounds.get("6.12", "fexit").is_some_and(|bound| bound <= 800.0));
-        assert_eq!(bounds.get("6.12", "no-source"), None);
-        assert_eq!(bounds.get("2.6", "fexit"), None);
     }
 }

@@ -1,5 +1,5 @@
-//! What the tests need beyond what netdiag needs: other tracers to stand beside, programs that converse,
-//! the readers of histogram logs in other languages, the linters.
+//! What the tests need beyond what netdiag needs: other tracers to stand beside and what builds them,
+//! programs that converse, the readers of histogram logs in other languages, the linters.
 
 use std::{
     fs,
@@ -30,6 +30,20 @@ pub(crate) fn tools() -> Result<()> {
     ];
     programs(&conversing, "netdiag is held against what real programs say of their conversations")?;
     readers()
+}
+
+/// What netdiag's cost is measured beside: bpftrace, and what builds tracers in C.
+pub(crate) fn bench_tools() -> Result<()> {
+    let tools = [("bpftrace", "bpftrace"), ("clang", "clang"), ("pkg-config", "pkg-config")];
+    let why = "netdiag's cost is measured beside that of other tracers";
+    programs(&tools, why)?;
+    if process::output(Command::new("pkg-config").args(["--exists", "libbpf"])).is_ok() {
+        return Ok(());
+    }
+    if !packages::has_apt() {
+        bail!("libbpf's headers are missing, needed for {why}: install them, then try again");
+    }
+    packages::install(&["libbpf-dev"], why)
 }
 
 /// Where the readers of other languages go.

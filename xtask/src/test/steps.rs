@@ -86,6 +86,14 @@ impl<'a> Steps<'a> {
         self.done.lock().unwrap_or_else(PoisonError::into_inner).iter().any(Done::failed)
     }
 
+    /// Tests of some steps that have passed, failed or were skipped.
+    pub(crate) fn ended(&self, is_one: impl Fn(&str) -> bool) -> u32 {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let tallies =
+            done.iter().filter(|step| is_one(step.name)).filter_map(|it| it.tally.as_ref());
+        tallies.map(|tally| tally.passed + tally.failed + tally.skipped).sum()
+    }
+
     /// Prints the table and the closing line; failure when anything failed.
     pub(crate) fn report(self) -> ExitCode {
         let took = self.start.elapsed();
@@ -213,6 +221,17 @@ native                   3  drop
         ] {
             assert_eq!(done("unit", tally).failed(), fails);
         }
+    }
+
+    #[test]
+    fn tests_are_counted_over_some_steps() {
+        let steps = Steps::new(&[]);
+        let ended = Tally { passed: 2, skipped: 1, ..Tally::default() };
+        for name in ["unit", "native", "vm-6.1"] {
+            steps.always(name, |_| Ok(ended.clone()));
+        }
+        assert_eq!(steps.ended(|name| name != "unit"), 6);
+        assert_eq!(steps.ended(|name| name == "image"), 0);
     }
 
     #[test]

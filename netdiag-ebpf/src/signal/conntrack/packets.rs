@@ -76,7 +76,7 @@ unsafe fn describe(skb: Pointer, record: &mut Record) -> Result<(), Refused> {
         let socket: Pointer = field::<Probed, _>(skb, Field::SkbSk)?;
         record.netns = packet::device_netns::<Probed>(field::<Probed, _>(skb, Field::SkbDev)?);
         if record.netns == 0 && !socket.is_null() {
-            record.netns = packet::netns::<Probed>(socket, Field::SkNet)?;
+            record.netns = kernel::netns::<Probed>(socket, Field::SkNet)?;
         }
     }
     record.protocol = key.protocol;
@@ -104,7 +104,7 @@ unsafe fn sender(skb: Pointer, record: &mut Record) -> Result<(), Refused> {
         if state == TIME_WAIT || state == NEW_SYN_RECV {
             return Ok(());
         }
-        if packet::netns::<Probed>(socket, Field::SkNet)? != record.netns {
+        if kernel::netns::<Probed>(socket, Field::SkNet)? != record.netns {
             return Ok(());
         }
         if kernel::is_tcp::<Probed>(socket)?

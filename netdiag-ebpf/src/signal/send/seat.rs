@@ -55,11 +55,16 @@ unsafe fn is_of(seat: *mut Seat, call: &Call) -> bool {
     }
 }
 
-/// Whether a call has its seat.
+/// Whether a call of the current thread on a flow has its seat. By flow, not by socket: another one may lie where a
+/// socket was whose call never ended.
 #[inline(always)]
-pub(super) fn has(call: &Call) -> bool {
-    // SAFETY: just got.
-    unsafe { is_of(of(call), call) }
+pub(super) fn has(call: &Call, flow: FlowId) -> bool {
+    let seat = of(call);
+    // SAFETY: just got. Volatile: others take it and leave it.
+    unsafe {
+        core::ptr::read_volatile(&raw const (*seat).thread) == call.thread
+            && (*seat).start.flow == flow
+    }
 }
 
 /// Whether a call may ever have found this one's seat taken, and thus lie elsewhere.

@@ -68,10 +68,10 @@ fn may_be_elsewhere(call: &Call, place: Place) -> bool {
     place == Place::Hash || seat::is_shared(call)
 }
 
-/// Whether the beginning of a call was seen.
+/// Whether the beginning of a call on a flow was seen.
 #[inline(always)]
-pub(super) fn is_under_way(call: &Call, place: Place) -> bool {
-    if place == Place::Seat && seat::has(call) {
+pub(super) fn is_under_way(call: &Call, flow: FlowId, place: Place) -> bool {
+    if place == Place::Seat && seat::has(call, flow) {
         return true;
     }
     if !may_be_elsewhere(call, place) {
@@ -79,7 +79,7 @@ pub(super) fn is_under_way(call: &Call, place: Place) -> bool {
     }
     let key = *call;
     // SAFETY: only this thread writes and removes its own entry.
-    unsafe { STARTS.get(&key) }.is_some_and(|start| start.start_ns != 0)
+    unsafe { STARTS.get(&key) }.is_some_and(|start| start.start_ns != 0 && start.flow == flow)
 }
 
 /// Puts the beginning of this thread's call where its end finds it, and counts it.

@@ -15,7 +15,7 @@ use super::detail;
 use crate::{
     account::{Lane, counters, socket_counters},
     filter::{self, User},
-    globals::settings,
+    globals::{settings, unknown},
     kernel::{self, Access, Pointer, Refused},
     numbers::state::SYN_RECV,
     ring,
@@ -95,6 +95,8 @@ pub(crate) unsafe fn report_accepted<A: Access>(
     lane: Lane,
 ) -> bool {
     let Some(counters) = socket_counters(lane) else { return false };
+    let what = unknown(what);
+    let context = unknown(context as u32);
     counters.seen += 1;
     let submitted = ring::submit::<Record>(ring::Into::Sockets, counters, |record| {
         record.header = header(Signal::Socket, 1);
@@ -105,7 +107,7 @@ pub(crate) unsafe fn report_accepted<A: Access>(
             record.has_tcp = u32::from(kernel::tcp_counters::<A>(sk, &mut record.tcp)?);
             detail::read::<A>(sk, &mut record.detail)?;
         }
-        if context == Context::Ending && record.has_tcp != 0 {
+        if context == Context::Ending as u32 && record.has_tcp != 0 {
             record.tcp.retrans_unseen = retransmit::account_growth(slot, record.tcp.retrans, 0);
         }
         if what == what::FAILED {
@@ -117,7 +119,7 @@ pub(crate) unsafe fn report_accepted<A: Access>(
                 }
             }
         }
-        if context == Context::Accepted && record.has_tcp != 0 {
+        if context == Context::Accepted as u32 && record.has_tcp != 0 {
             // SAFETY: passed on.
             record.tcp.retrans_unseen =
                 unsafe { retransmit::synacks::unseen::<A>(sk, record.tcp.retrans) }?;
@@ -126,7 +128,7 @@ pub(crate) unsafe fn report_accepted<A: Access>(
         record.what = what;
         record.accept_wait_ns = accept_wait_ns;
         record.pid = slot.owner;
-        if context == Context::Owner {
+        if context == Context::Owner as u32 {
             let ([first, second], thread) = task::name();
             record.tid = thread;
             let (words, _none) = record.comm.as_chunks_mut::<8>();

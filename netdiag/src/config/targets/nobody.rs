@@ -3,13 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{Home, Lookup, Owners, Place, Pod};
-use crate::{cli::value::nearest, config::owners::is_named, exit::Error};
+use crate::{cli::value::nearest, config::owners::is_named, exit::Error, owner::SHORT_ID};
 
 /// Names that an error lists.
 const LISTED: usize = 5;
-
-/// Digits of a container id that tools print.
-const SHORT_ID: usize = 12;
 
 /// Whether there may be somebody.
 ///

@@ -124,6 +124,34 @@ fn flows_are_grouped_by_what_they_share() {
 }
 
 #[test]
+fn a_loopback_address_is_another_one_in_each_namespace() {
+    let loopback = |id, netns| {
+        let mut flow = flow(id, (9, 80), &[1]);
+        flow.key.peer_addr = Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
+        flow.key.netns = netns;
+        flow
+    };
+    let flows = [loopback(1, 7), loopback(2, 8), loopback(3, 8), loopback(4, 0)];
+    let cases: [(Grouping, [(&str, u64); 3]); 2] = [
+        (
+            Grouping::Peer,
+            [("peer:127.0.0.1", 1), ("peer:127.0.0.1/netns:7", 1), ("peer:127.0.0.1/netns:8", 2)],
+        ),
+        (
+            Grouping::Backend,
+            [
+                ("backend:127.0.0.1:80", 1),
+                ("backend:127.0.0.1:80/netns:7", 1),
+                ("backend:127.0.0.1:80/netns:8", 2),
+            ],
+        ),
+    ];
+    for (by, expected) in cases {
+        assert_eq!(ids(&grouped(by, &flows)), expected.map(|(id, n)| (id.to_owned(), n)), "{by:?}");
+    }
+}
+
+#[test]
 fn a_group_is_what_all_of_it_are_and_has_no_states() {
     let flows = [flow(1, (9, 80), &[1]), flow(2, (9, 80), &[2]), flow(3, (9, 443), &[3])];
     let [group] = &grouped(Grouping::Peer, &flows)[..] else { panic!("one peer") };

@@ -282,6 +282,27 @@ fn the_oldest_of_which_all_is_told_gives_way() {
     assert_eq!(lost, Lost { unmatched: 1, shed: 2 });
 }
 
+#[test]
+fn what_is_remembered_is_of_queries_that_are_there() {
+    let mut queries = Queries::new(1_000);
+    for second in 0..100 {
+        let passages = (0..20).flat_map(|port| {
+            let talk = Talk::new(port, 7);
+            let asks = (0..5).map(move |again| talk.asks(second * SECOND + again, WAY[0]));
+            let hears = talk.hears(second * SECOND + 9, WAY[0], 0);
+            asks.chain((port > 0).then_some(hears))
+        });
+        let passages: Vec<_> = passages.collect();
+        run(&mut queries, &passages, (second + 1) * SECOND - 1);
+        let there = queries.pending.len();
+        assert_eq!(queries.due.len(), there, "{second}");
+        assert!(queries.idle.len() <= there, "{second}: {} of {there}", queries.idle.len());
+    }
+    run(&mut queries, &[], 100 * SECOND + KEEP_NS);
+    let left = (queries.pending.len(), queries.due.len(), queries.idle.len());
+    assert_eq!((left, queries.names.len()), ((0, 0, 0), 0));
+}
+
 /// A query of a random run.
 #[derive(Clone, Debug)]
 struct Plan {

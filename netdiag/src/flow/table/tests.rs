@@ -5,7 +5,7 @@ use netdiag_common::flow::{FlowKey, SocketRef, TCP, TcpCounters};
 use super::*;
 use crate::{
     event::Stack,
-    flow::tuples::reversed,
+    flow::{Interval, Role, tuples::reversed},
     signal::{
         CountId, counts, drop, metrics,
         retransmit::{self, Kind},
@@ -443,6 +443,18 @@ fn the_oldest_idle_row_makes_room_and_nothing_is_lost() {
     let total = shape(&table.total());
     assert_eq!(total, (vec![(4, 0, 0), (5, 0, 0), (6, 0, 0)], (5, 0)));
     assert!(!table.seed(&Seed { key: key(99), ..Seed::default() }, 14), "no room for the idle");
+}
+
+#[test]
+fn flows_that_are_summed_up_are_counted_and_what_is_of_none_is_not() {
+    let mut table = FlowTable::new(config(1));
+    table.apply(&sent(0, 5), 1);
+    for flow in 1..=3 {
+        table.apply(&opened(flow, key(flow as u16), What::Connect), flow);
+    }
+    let interval = table.interval(4);
+    assert_eq!((interval.flows.len(), interval.folded), (2, 1));
+    assert_eq!((table.interval(5).folded, table.total().folded), (0, 2));
 }
 
 #[test]

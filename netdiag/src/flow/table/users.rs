@@ -16,9 +16,19 @@ impl FlowTable {
     pub fn admit(&mut self, flow: FlowId, is_wanted: bool) {
         if is_wanted {
             self.left_out.remove(&flow);
-        } else if flow != 0 && self.left_out.len() < MOST {
-            self.left_out.insert(flow);
+        } else if flow != 0 {
+            if self.left_out.len() < MOST {
+                self.left_out.insert(flow);
+            } else {
+                self.lacks_room_to_leave_out |= !self.left_out.contains(&flow);
+            }
         }
+    }
+
+    /// Some sockets that no filter asks for found no room among those that are left out, so that they may be shown.
+    #[must_use]
+    pub const fn lacks_room_to_leave_out(&self) -> bool {
+        self.lacks_room_to_leave_out
     }
 
     /// A socket that was left out is wanted after all. It has a row again, which knows what `event` says of it and of
@@ -59,5 +69,23 @@ impl FlowTable {
         {
             self.close_stale(slot);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::table::Config;
+
+    #[test]
+    fn what_finds_no_room_to_be_left_out_is_known() {
+        let mut table = FlowTable::new(Config::default());
+        for flow in 1..=MOST as FlowId {
+            table.admit(flow, false);
+        }
+        table.admit(1, false);
+        assert!(!table.lacks_room_to_leave_out());
+        table.admit(MOST as FlowId + 1, false);
+        assert!(table.lacks_room_to_leave_out());
     }
 }

@@ -38,6 +38,11 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// Kind, entries and flag as they stand there.
+    pub(super) fn info(self) -> u32 {
+        self.info
+    }
+
     /// Entries that follow. 24 bits: newer kernels widen the field into bits that were zero before.
     pub(super) fn vlen(self) -> usize {
         (self.info & 0x00ff_ffff) as usize

@@ -126,13 +126,18 @@ fn quarter(census: &Census) -> u64 {
 
 fn sockets(netns: u32, age_ns: u64, census: &Census, owners: &Owners) -> Sockets {
     let [syn_sent, fin_wait2, time_wait] = census.groups.each_ref().map(groups);
-    let close_wait = if census.states.close_wait >= MANY {
-        let held = held(&census.close_wait, owners);
-        held.into_iter().map(|(found, count)| HeldSockets { owner: owner(found), count }).collect()
-    } else {
-        Vec::new()
-    };
-    Sockets { netns, age_ns, states: census.states, close_wait, time_wait, syn_sent, fin_wait2 }
+    let looked_at = if census.states.close_wait >= MANY { &census.close_wait[..] } else { &[] };
+    let held = held(looked_at, owners).into_iter();
+    Sockets {
+        netns,
+        age_ns,
+        states: census.states,
+        close_wait: held.map(|(found, count)| HeldSockets { owner: owner(found), count }).collect(),
+        close_wait_looked_at: Some(looked_at.len() as u64),
+        time_wait,
+        syn_sent,
+        fin_wait2,
+    }
 }
 
 /// Who holds how many of these, the most first.
@@ -250,6 +255,7 @@ mod tests {
         let told = tell(all.into_iter(), &mut owners, Path::new("/nowhere"));
         let [sockets] = &told.sockets[..] else { panic!("{told:?}") };
         assert_eq!((sockets.states.close_wait, sockets.states.syn_recv), (12, 70));
+        assert_eq!(sockets.close_wait_looked_at, Some(12));
         let held: Vec<_> = sockets
             .close_wait
             .iter()
@@ -269,5 +275,20 @@ mod tests {
             .map(|one| (one.local.port, one.accept_queue, one.syn_recv, one.owner.comm.as_deref()))
             .collect();
         assert_eq!(queues, [(Some(81), 3, 0, Some("late")), (Some(80), 0, 70, Some("web"))]);
+    }
+
+    #[test]
+    fn how_many_sockets_were_looked_at_is_told() {
+        for (count, looked_at) in [(9, 0), (10, 10), (5_000, 4_096)] {
+            let mut census = Census::new(None, None);
+            for inode in 0..count {
+                let peer = ("10.0.0.9", inode as u16 + 1);
+                census.add(&socket(state::CLOSE_WAIT, ("10.0.0.1", 80), peer, inode + 1));
+            }
+            let told = sockets(5, 0, &census.settle(), &Owners::default());
+            assert_eq!(told.states.close_wait, count);
+            assert_eq!(told.close_wait_looked_at, Some(looked_at));
+            assert_eq!(told.close_wait.iter().map(|held| held.count).sum::<u64>(), looked_at);
+        }
     }
 }

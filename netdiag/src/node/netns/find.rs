@@ -2,19 +2,18 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    ffi::OsString,
     fs,
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::ffi::OsStringExt,
-    },
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
 use rustix::io::Errno;
 
 use super::{Handle, Namespace, OWN, own_inode};
-use crate::node::proc::{self, Target};
+use crate::node::{
+    mounts,
+    proc::{self, Target},
+};
 
 /// Ways to one namespace that are remembered: a process may end before its namespace is entered.
 const HANDLES: usize = 4;
@@ -194,34 +193,10 @@ impl Search {
 /// Bind mounts of network namespaces in a `mountinfo` (`proc_pid_mountinfo(5)`): inode number and
 /// mount point.
 fn namespace_mounts(mountinfo: &[u8]) -> impl Iterator<Item = (u32, PathBuf)> {
-    mountinfo.split(|byte| *byte == b'\n').filter_map(|line| {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let root = fields.nth(3)?;
-        let path = fields.next()?;
-        let fs_type = fields.skip_while(|field| *field != b"-").nth(1)?;
-        let inode = root.strip_prefix(b"net:[")?.strip_suffix(b"]")?;
-        let inode = std::str::from_utf8(inode).ok()?.parse().ok()?;
-        (fs_type == b"nsfs").then(|| (inode, PathBuf::from(OsString::from_vec(unescape(path)))))
+    mounts::all(mountinfo).filter(|mount| mount.kind == b"nsfs").filter_map(|mount| {
+        let inode = mount.root.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?;
+        Some((inode.parse().ok()?, mount.point))
     })
-}
-
-/// The kernel writes space, tab, newline and backslash in octal (`fs/proc_namespace.c`, `mangle`).
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let octal = |digit: &u8| (b'0'..=b'7').contains(digit).then(|| u32::from(digit - b'0'));
-        let escaped = match (first, after) {
-            (b'\\', [a, b, c, ..]) => octal(a)
-                .zip(octal(b))
-                .zip(octal(c))
-                .and_then(|((a, b), c)| u8::try_from(a * 64 + b * 8 + c).ok()),
-            _ => None,
-        };
-        bytes.push(escaped.unwrap_or(first));
-        rest = if escaped.is_some() { &after[3..] } else { after };
-    }
-    bytes
 }
 
 #[cfg(test)]
@@ -271,18 +246,6 @@ mod tests {
             for (_, path) in namespace_mounts(&text) {
                 prop_assert!(path.as_os_str().len() <= text.len());
             }
-        }
-
-        #[test]
-        fn escapes_are_undone(name in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let mangled: Vec<u8> = name
-                .iter()
-                .flat_map(|byte| match byte {
-                    b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
-                    byte => vec![*byte],
-                })
-                .collect();
-            prop_assert_eq!(unescape(&mangled), name);
         }
     }
 }

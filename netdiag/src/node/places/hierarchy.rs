@@ -17,8 +17,9 @@ const CGROUP_MAGIC: FsWord = 0x0027_e0eb;
 /// Where file systems of cgroups are mounted.
 const MOUNTED_AT: &str = "sys/fs/cgroup";
 
-/// Inode number of the root of a hierarchy; a mount of a part of it begins with another one.
-pub(super) const ROOT: u64 = 1;
+/// Inode number of the root of a hierarchy (`kernfs_create_root`, fs/kernfs/dir.c); a mount of a part of it begins with
+/// another one.
+pub const ROOT: u64 = 1;
 
 /// The first cgroup namespace: `PROC_CGROUP_INIT_INO` in include/linux/proc_ns.h.
 const FIRST_NAMESPACE: &str = "cgroup:[4026531835]";
@@ -125,6 +126,12 @@ fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
         Some((controllers, path.strip_suffix(" (deleted)").unwrap_or(path)))
     })
+}
+
+/// Whether a file system of cgroups is there, of either version.
+#[must_use]
+pub fn is_mounted(path: &Path) -> bool {
+    is(path, CGROUP2_MAGIC) || is(path, CGROUP_MAGIC)
 }
 
 fn is(path: &Path, magic: FsWord) -> bool {

@@ -11,11 +11,13 @@ use std::{
 use rustix::{
     fs::{CWD, Mode, OFlags, openat},
     param::clock_ticks_per_second,
-    time::{ClockId, clock_gettime},
 };
 
 use super::hierarchy::{self, Hierarchy, Kind};
-use crate::owner::Place;
+use crate::{
+    clock::{boot_ns, monotonic_ns},
+    owner::Place,
+};
 
 /// `PF_EXITING` (include/linux/sched.h).
 const EXITING: u64 = 0x4;
@@ -42,7 +44,7 @@ impl Process {
         base: Option<&str>,
     ) -> Self {
         // In this order, what passes between the two makes the beginning later, never earlier.
-        let (boot_ns, seen_ns) = (now(ClockId::Boottime), now(ClockId::Monotonic));
+        let (boot_ns, seen_ns) = (boot_ns(), monotonic_ns());
         let read = || {
             let directory = open(proc, pid).ok()?;
             let cgroups = text(directory.as_fd(), "cgroup").unwrap_or_default();
@@ -99,12 +101,6 @@ fn ticks_to_ns(ticks: u64) -> u64 {
     ticks.saturating_mul(1_000_000_000 / clock_ticks_per_second().max(1))
 }
 
-/// Nanoseconds of a clock.
-pub(super) fn now(clock: ClockId) -> u64 {
-    let now = clock_gettime(clock);
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
-}
-
 fn open(proc: &Path, pid: u32) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
     Ok(openat(CWD, proc.join(pid.to_string()), flags, Mode::empty())?)
@@ -134,19 +130,19 @@ mod tests {
 
     #[test]
     fn a_process_is_not_taken_for_an_earlier_one() {
-        let before = now(ClockId::Monotonic);
+        let before = monotonic_ns();
         sleep(Duration::from_millis(30));
-        let spawned = now(ClockId::Monotonic);
+        let spawned = monotonic_ns();
         let mut child = Command::new("sleep").arg("60").spawn().expect("sleep");
         // `comm` is that of this process until the child has become another program.
         let read = || Process::read(Path::new("/proc"), child.id(), None, Some(""));
-        let until = now(ClockId::Monotonic) + 10_000_000_000;
-        while read().comm != "sleep" && now(ClockId::Monotonic) < until {
+        let until = monotonic_ns() + 10_000_000_000;
+        while read().comm != "sleep" && monotonic_ns() < until {
             sleep(Duration::from_millis(1));
         }
         sleep(Duration::from_millis(30));
         let process = read();
-        let after = now(ClockId::Monotonic);
+        let after = monotonic_ns();
         child.kill().expect("kill");
         child.wait().expect("wait");
         assert_eq!(process.comm, "sleep");

@@ -70,41 +70,18 @@ impl Tree {
 
     /// Takes in all that is below a root. What cannot be read is left out.
     pub(super) fn walk(&mut self, root: &Path) {
-        let Ok(found) = std::fs::metadata(root) else { return };
-        let Ok(directory) =
-            openat(CWD, root, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty())
-        else {
-            return;
-        };
-        self.walks += 1;
-        self.found(found.ino(), "/");
-        let mut path = String::new();
-        // One that is removed meanwhile ends nothing but itself.
-        let _gone = self.below(&directory, &mut path, 0);
+        self.walked(&list(root));
     }
 
-    fn below(&mut self, directory: &OwnedFd, path: &mut String, depth: usize) -> Result<(), Errno> {
-        if depth == DEPTH {
-            return Ok(());
+    /// Takes in what [`list`] found.
+    pub(super) fn walked(&mut self, found: &[(u64, String)]) {
+        if found.is_empty() {
+            return;
         }
-        let mut buffer = [MaybeUninit::uninit(); ENTRIES_BYTES];
-        let mut entries = RawDir::new(directory, &mut buffer);
-        while let Some(entry) = entries.next() {
-            let entry = entry?;
-            let name = entry.file_name();
-            if entry.file_type() != FileType::Directory || matches!(name.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            let length = path.len();
-            path.push('/');
-            path.push_str(&name.to_string_lossy());
-            self.found(entry.ino(), path);
-            if let Ok(inner) = openat(directory.as_fd(), name, DIRECTORY, Mode::empty()) {
-                let _gone = self.below(&inner, path, depth + 1);
-            }
-            path.truncate(length);
+        self.walks += 1;
+        for (id, path) in found {
+            self.found(*id, path);
         }
-        Ok(())
     }
 
     /// A directory was found there.
@@ -168,6 +145,48 @@ impl Tree {
     pub(super) fn take_new(&mut self) -> Vec<(u64, Arc<Place>)> {
         self.new.drain(..).collect()
     }
+}
+
+/// Ids and paths of all groups below a root, that first. What cannot be read is left out.
+pub(super) fn list(root: &Path) -> Vec<(u64, String)> {
+    let mut found = Vec::new();
+    let top = std::fs::metadata(root).ok().map(|top| top.ino());
+    let directory = openat(CWD, root, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty());
+    if let (Some(top), Ok(directory)) = (top, directory) {
+        found.push((top, "/".to_owned()));
+        // One that is removed meanwhile ends nothing but itself.
+        let _gone = below(&directory, &mut String::new(), 0, &mut found);
+    }
+    found
+}
+
+fn below(
+    directory: &OwnedFd,
+    path: &mut String,
+    depth: usize,
+    found: &mut Vec<(u64, String)>,
+) -> Result<(), Errno> {
+    if depth == DEPTH {
+        return Ok(());
+    }
+    let mut buffer = [MaybeUninit::uninit(); ENTRIES_BYTES];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type() != FileType::Directory || matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let length = path.len();
+        path.push('/');
+        path.push_str(&name.to_string_lossy());
+        found.push((entry.ino(), path.clone()));
+        if let Ok(inner) = openat(directory.as_fd(), name, DIRECTORY, Mode::empty()) {
+            let _gone = below(&inner, path, depth + 1, found);
+        }
+        path.truncate(length);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fs,
     io::{self, PipeReader, PipeWriter},
     mem::MaybeUninit,
@@ -62,10 +63,7 @@ impl Watch {
         let (ended, running) = io::pipe().ok()?;
         let (root, paths, shared) = (root.to_owned(), HashMap::new(), Arc::clone(&lacks));
         let watcher = Watcher { descriptor, root, most, paths, tell, lacks: shared };
-        let run = move || {
-            // Without it, cgroups are found as they are looked for.
-            let _no_more = watcher.run(&ended);
-        };
+        let run = move || watcher.run(&ended);
         thread::Builder::new().name("cgroups".to_owned()).spawn(run).ok()?;
         Some(Self { found, lacks, _running: running })
     }
@@ -101,11 +99,18 @@ struct Watcher {
     lacks: Arc<Lacks>,
 }
 
-/// Nobody listens any more.
+/// Nobody listens or tells any more.
 struct Ended;
 
 impl Watcher {
-    fn run(mut self, ended: &PipeReader) -> Result<(), Ended> {
+    /// Watches until nobody listens any more, or the kernel does not tell any more. Cgroups are found as they
+    /// are looked for then.
+    fn run(mut self, ended: &PipeReader) {
+        let Err(Ended) = self.follow(ended);
+        self.lacks.watches.store(true, Relaxed);
+    }
+
+    fn follow(&mut self, ended: &PipeReader) -> Result<Infallible, Ended> {
         self.add("", 0)?;
         loop {
             let mut fds =
@@ -236,5 +241,9 @@ mod tests {
         assert!(lacks.told.load(Relaxed) && lacks.watches.load(Relaxed));
         drop(found);
         assert!(watcher.add("", 0).is_err());
+        lacks.watches.store(false, Relaxed);
+        let (ended, _running) = io::pipe().unwrap();
+        watcher.run(&ended);
+        assert!(lacks.watches.load(Relaxed), "nothing is watched any more");
     }
 }

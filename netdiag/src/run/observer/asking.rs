@@ -15,7 +15,7 @@ use tokio::{
 
 use super::Observer;
 use crate::{
-    kernel::clock::monotonic_ns,
+    clock::monotonic_ns,
     run::{
         refresh::{Answers, CONSEQUENCE, Refresher},
         stop::Stop,

@@ -11,9 +11,9 @@ use tokio::{
 
 use super::Observer;
 use crate::{
+    clock::monotonic_ns,
     config::Watch,
     flow::Interval,
-    kernel::clock::monotonic_ns,
     node::Seeds,
     run::{
         listening::Listening,
@@ -105,7 +105,10 @@ impl Observer {
                 }
                 ended = writing.ended() => {
                     ended?;
-                    bail!("the output ended before the run");
+                    bail!(
+                        "the thread that writes events ended before its time, so the run ends; report it \
+                         with the lines above"
+                    );
                 }
                 _ = modules.tick() => self.follow_changes()?,
                 wanted = self.tracer.wanted() => {

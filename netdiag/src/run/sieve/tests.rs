@@ -60,7 +60,7 @@ fn sockets_of_a_pod_that_is_named_late_count_from_then_on() {
     for (uid, pod) in [(UID, "web-0"), (FOREIGN, "web-1")] {
         fs::create_dir_all(root.path().join(format!("var/log/pods/shop_{pod}_{uid}"))).unwrap();
     }
-    sieve.pace = Pace::default();
+    sieve.listing = Beside::new(LEARNT_EVERY);
     sieve.decide(Vec::new());
     sieve.readmit(&mut table, 0);
     assert_eq!((table.len(), sieve.held.len()), (1, 0));
@@ -70,6 +70,45 @@ fn sockets_of_a_pod_that_is_named_late_count_from_then_on() {
     assert!(!sieve.passes(&event(5, What::Connect, Some(place(FOREIGN))), &mut table));
     assert!(!sieve.passes(&event(6, What::Connect, None), &mut table));
     assert!(sieve.held.is_empty());
+}
+
+fn older(port: u16, uid: &str) -> SeededSocket {
+    let Event::Socket(event) = event(FlowId::from(port), What::Connect, Some(place(uid))) else {
+        unreachable!("it is one of a socket")
+    };
+    SeededSocket {
+        key: event.socket.key,
+        cookie: port.into(),
+        state: 1,
+        pid: event.pid,
+        comm: event.comm,
+        place: event.place,
+        tcp: None,
+        detail: None,
+        asks: Some(true),
+    }
+}
+
+#[test]
+fn older_sockets_of_a_pod_that_is_named_late_return_by_themselves() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut sieve, mut table) = (sieve(root.path()), FlowTable::new(Config::default()));
+    for (port, uid) in [(1, UID), (2, FOREIGN), (3, UID), (4, UID)] {
+        assert!(!sieve.wants(&older(port, uid)), "{port}");
+    }
+    sieve.passes(&event(3, What::Close, None), &mut table);
+    assert_eq!(sieve.readmit(&mut table, 0), []);
+    assert_eq!((table.len(), sieve.older.len()), (0, 3), "nothing is known yet");
+    for (uid, pod) in [(UID, "web-0"), (FOREIGN, "web-1")] {
+        fs::create_dir_all(root.path().join(format!("var/log/pods/shop_{pod}_{uid}"))).unwrap();
+    }
+    sieve.listing = Beside::new(LEARNT_EVERY);
+    sieve.decide(Vec::new());
+    let mut owners = sieve.readmit(&mut table, 0);
+    owners.sort_by_key(|(key, _)| key.local_port);
+    assert_eq!(owners, [1, 4].map(|port| (older(port, UID).key, 4)));
+    assert_eq!((table.len(), sieve.older.len()), (2, 0));
+    assert!(sieve.wants(&older(5, UID)) && !sieve.wants(&older(6, FOREIGN)));
 }
 
 #[test]

@@ -136,7 +136,8 @@ pub(super) const COUNTS: [Count; ALL] = [
         "connects_failed",
         "connections asked for that failed, by errno, `closed` where the process gave up",
     )
-    .without_column(),
+    .without_column()
+    .telling(),
 ];
 
 #[cfg(test)]

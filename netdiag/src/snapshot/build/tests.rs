@@ -283,22 +283,44 @@ fn sorting_puts_the_largest_first_and_the_unknown_last() {
     }
 }
 
+/// Connections that are refused send nothing.
+#[test]
+fn flows_that_tell_are_listed_before_others_where_findings_need_them() {
+    let refused = |id| {
+        let errno = Label::Errno(111);
+        Frozen { labelled: vec![((id_of("connects_failed"), errno), 1)], ..frozen(id, &[], &[]) }
+    };
+    let busy = |id| frozen(id, &[("sends", 100 - id)], &[]);
+    let flows: Vec<_> = (1..=6).map(busy).chain((7..=9).map(refused)).collect();
+    let listed = |top, telling| {
+        let mut interval = Interval { flows: flows.clone(), ..Interval::default() };
+        Listing { top: Some(top), telling, ..Listing::default() }.arrange(&mut interval);
+        assert_eq!(interval.folded, 9 - top.min(9) as u64);
+        interval.flows.iter().map(|flow| flow.id).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(4, false), [1, 2, 3, 4]);
+    assert_eq!(listed(4, true), [1, 2, 7, 8]);
+    assert_eq!(listed(7, true), [1, 2, 3, 4, 7, 8, 9]);
+    assert_eq!(listed(9, true), listed(9, false));
+}
+
 proptest! {
     #[test]
     fn folding_the_rest_changes_no_sum(
         flows in vec((0u64..50, vec(0u64..1_000_000, 0..20)), 0..20),
         top in 0usize..25,
+        telling: bool,
     ) {
         let flows: Vec<Frozen> = (1..)
             .zip(&flows)
             .map(|(id, (rto, latencies))| {
                 let sends = latencies.len() as u64;
-                frozen(id, &[("sends", sends), ("retransmits.rto", *rto)], latencies)
+                frozen(id, &[("sends", sends), ("retransmits.rto", *rto), ("retransmits.syn", id % 3)], latencies)
             })
             .collect();
         let mut interval = Interval { flows, other: frozen(0, &[("sends", 1)], &[77]), ..Interval::default() };
         let before = interval.clone();
-        Listing { top: Some(top), ..Listing::default() }.arrange(&mut interval);
+        Listing { top: Some(top), telling, ..Listing::default() }.arrange(&mut interval);
         prop_assert_eq!(interval.flows.len(), before.flows.len().min(top));
         let (sum, expected) = (interval.sum(), before.sum());
         prop_assert_eq!(&sum.counts, &expected.counts);

@@ -1,7 +1,11 @@
 //! Network interfaces, what queues before them, and what routes allow.
 
+use std::mem;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::sum;
 
 /// A network interface. Counts are increases; null is what the kernel does not tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -58,6 +62,36 @@ pub struct Interface {
     pub carrier_changes: Option<u64>,
 }
 
+impl Interface {
+    /// Adds a later interval: its counts as far as they are known, and all else as it stood then.
+    pub fn add(&mut self, later: &Self) {
+        let mut before = mem::replace(self, later.clone());
+        for (count, before) in self.counts_mut().into_iter().zip(before.counts_mut()) {
+            *count = sum(*before, *count);
+        }
+    }
+
+    /// What it counts.
+    pub fn counts_mut(&mut self) -> [&mut Option<u64>; 14] {
+        [
+            &mut self.rx_bytes,
+            &mut self.rx_packets,
+            &mut self.rx_errors,
+            &mut self.rx_dropped,
+            &mut self.rx_missed,
+            &mut self.rx_crc_errors,
+            &mut self.rx_overruns,
+            &mut self.rx_nohandler,
+            &mut self.tx_bytes,
+            &mut self.tx_packets,
+            &mut self.tx_errors,
+            &mut self.tx_dropped,
+            &mut self.tx_carrier_errors,
+            &mut self.carrier_changes,
+        ]
+    }
+}
+
 /// The interface that another one leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerInterface {
@@ -99,6 +133,18 @@ pub struct Qdisc {
     /// The rate that it limits to, in bits per second; null where it has none or the kind is not known
     /// here (`tbf` is).
     pub rate_bits: Option<u64>,
+}
+
+impl Qdisc {
+    /// Adds a later interval: its counts, and all else as it stood then.
+    pub fn add(&mut self, later: &Self) {
+        let before = mem::replace(self, later.clone());
+        self.bytes += before.bytes;
+        self.packets += before.packets;
+        self.drops += before.drops;
+        self.overlimits += before.overlimits;
+        self.requeues += before.requeues;
+    }
 }
 
 /// A route that sets an MTU.

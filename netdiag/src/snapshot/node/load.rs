@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::sum;
 use crate::snapshot::Owner;
 
 /// What one CPU took from network cards and virtual links (`/proc/net/softnet_stat`). Increases.
@@ -21,6 +22,17 @@ pub struct Softnet {
     pub flow_limit: Option<u64>,
     /// Packets in its backlog at the end; null where the kernel does not tell.
     pub backlog: Option<u64>,
+}
+
+impl Softnet {
+    /// Adds a later interval: its counts as far as they are known, and its backlog as it stood then.
+    pub fn add(&mut self, later: &Self) {
+        self.processed += later.processed;
+        self.dropped += later.dropped;
+        self.time_squeeze += later.time_squeeze;
+        self.flow_limit = sum(self.flow_limit, later.flow_limit);
+        self.backlog = later.backlog;
+    }
 }
 
 /// How busy CPUs were (`/proc/stat`).

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct RuleTable {
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// `ip`, `ip6`, `inet`, `arp`, `bridge`, `netdev`.
+    /// `ip`, `ip6`, `inet`, `arp`, `bridge`, `netdev`; `any` where nftables did not tell its tables.
     pub family: String,
-    /// Name of the table.
+    /// Name of the table; empty where it stands for all of them.
     pub table: String,
     /// True for a table of the older iptables, false for nftables, which the newer one uses.
     pub legacy: bool,

@@ -20,6 +20,9 @@ pub struct Sockets {
     /// Processes that hold sockets in CLOSE_WAIT, the most first, at most ten: the peer closed, they
     /// did not.
     pub close_wait: Vec<HeldSockets>,
+    /// Sockets in CLOSE_WAIT whose processes were looked for: none of fewer than ten, and 4,096 at most. Null in
+    /// what an older netdiag recorded.
+    pub close_wait_looked_at: Option<u64>,
     /// Sockets in TIME_WAIT by conversation, the most first, at most ten.
     pub time_wait: Vec<SocketGroup>,
     /// Those in SYN_SENT, likewise: nobody answered yet.
@@ -58,7 +61,7 @@ pub struct States {
 pub struct HeldSockets {
     /// The process; null parts where it is not known. Looked for when there are ten sockets or more.
     pub owner: Owner,
-    /// How many it holds.
+    /// How many it holds of those looked at.
     pub count: u64,
 }
 

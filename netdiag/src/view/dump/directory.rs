@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use rustix::{
     fs::{
         AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fstatvfs, fsync,
@@ -20,12 +20,14 @@ use rustix::{
     process::geteuid,
 };
 
+use super::name::Name;
+
 /// The `--out` directory and the node whose files are in it.
 #[derive(Debug)]
 pub(super) struct Directory {
     fd: OwnedFd,
     path: PathBuf,
-    prefix: String,
+    node: String,
 }
 
 impl Directory {
@@ -47,41 +49,28 @@ impl Directory {
             }
             error => error.into(),
         })?;
-        let directory = Self { fd, path: path.to_owned(), prefix: format!("netdiag-{node}-") };
+        let directory = Self { fd, path: path.to_owned(), node: node.to_owned() };
         directory.probe()?;
         Ok(directory)
     }
 
     fn probe(&self) -> io::Result<()> {
         let name = format!(".netdiag-probe-{}", std::process::id());
-        self.remove(&name);
+        self.remove(&name)?;
         match self.create(&name) {
             Ok(_) => self.remove(&name),
-            Err(error) if super::is_full(&error) => {}
-            Err(error) => return Err(error),
+            Err(error) if super::is_full(&error) => Ok(()),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Name of a pair, without extension.
-    pub(super) fn name(&self, time: Timestamp) -> String {
-        let time = time.to_zoned(TimeZone::UTC);
-        format!("{}{}", self.prefix, time.strftime("%Y%m%dT%H%M%SZ"))
-    }
-
-    /// Whether a file name without extension is one of this node's pairs.
-    fn is_ours(&self, name: &str) -> bool {
-        let Some(time) = name.strip_prefix(&self.prefix) else { return false };
-        time.len() == 16
-            && time.bytes().enumerate().all(|(at, byte)| match at {
-                8 => byte == b'T',
-                15 => byte == b'Z',
-                _ => byte.is_ascii_digit(),
-            })
+    /// What a pair that begins then is called first.
+    pub(super) fn name(&self, time: Timestamp) -> Name {
+        Name::new(&self.node, time)
     }
 
     /// Creates a file that must not exist, mode 0600, for appending.
@@ -110,31 +99,35 @@ impl Directory {
     }
 
     /// Removes a file; that it is not there is fine, too.
-    pub(super) fn remove(&self, name: &str) {
-        let _ = unlinkat(&self.fd, name, AtFlags::empty());
+    ///
+    /// # Errors
+    /// Those of `unlinkat`: it may not be removed, as one that is only appended to.
+    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&self.fd, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            removed => Ok(removed?),
+        }
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
         Ok(fsync(&self.fd)?)
     }
 
-    /// This node's pairs, oldest first, without extension.
-    pub(super) fn pairs(&self) -> io::Result<Vec<String>> {
+    /// This node's pairs, oldest first.
+    pub(super) fn pairs(&self) -> io::Result<Vec<Name>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.fd)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().to_str() else { continue };
             let Some((name, "hlog" | "jsonl")) = name.rsplit_once('.') else { continue };
-            if self.is_ours(name) {
-                names.push(name.to_owned());
-            }
+            names.extend(Name::parse(name).filter(|name| name.node() == self.node));
         }
         names.sort_unstable();
         names.dedup();
         Ok(names)
     }
 
-    fn pair_bytes(&self, name: &str) -> u64 {
+    fn pair_bytes(&self, name: &Name) -> u64 {
         ["hlog", "jsonl"]
             .iter()
             .filter_map(|extension| {
@@ -149,9 +142,9 @@ impl Directory {
     /// that another process writes.
     ///
     /// # Errors
-    /// [`io::ErrorKind::StorageFull`] when they do not fit even then.
-    pub(super) fn make_room(&self, max_disk: u64, more: u64, current: &str) -> io::Result<()> {
-        let pairs: Vec<(String, u64)> = self
+    /// [`io::ErrorKind::StorageFull`] when they do not fit even then, with what could not be removed.
+    pub(super) fn make_room(&self, max_disk: u64, more: u64, current: &Name) -> io::Result<()> {
+        let pairs: Vec<(Name, u64)> = self
             .pairs()?
             .into_iter()
             .map(|name| {
@@ -160,14 +153,18 @@ impl Directory {
             })
             .collect();
         let mut total: u64 = pairs.iter().map(|(_, bytes)| bytes).sum::<u64>() + more;
+        let mut kept = None;
         for (name, bytes) in pairs {
             if total <= max_disk {
                 return Ok(());
             }
-            if name != current && self.is_at_rest(&name) {
-                self.remove(&format!("{name}.hlog"));
-                self.remove(&format!("{name}.jsonl"));
-                total -= bytes;
+            if name != *current && self.is_at_rest(&name) {
+                for file in [format!("{name}.hlog"), format!("{name}.jsonl")] {
+                    if let Err(error) = self.remove(&file) {
+                        kept = kept.or(Some(format!("{file} could not be removed: {error}")));
+                    }
+                }
+                total -= bytes.saturating_sub(self.pair_bytes(&name));
             }
         }
         if total <= max_disk {
@@ -175,11 +172,17 @@ impl Directory {
         }
         Err(io::Error::new(
             io::ErrorKind::StorageFull,
-            format!("an interval of {more} bytes does not fit --max-disk, raise it"),
+            match kept {
+                None => format!("an interval of {more} bytes does not fit --max-disk, raise it"),
+                Some(kept) => format!(
+                    "an interval of {more} bytes does not fit --max-disk, and {kept}; remove it or raise \
+                     --max-disk"
+                ),
+            },
         ))
     }
 
-    fn is_at_rest(&self, name: &str) -> bool {
+    fn is_at_rest(&self, name: &Name) -> bool {
         self.reopen(&format!("{name}.hlog")).map_or_else(
             |error| error.kind() == io::ErrorKind::NotFound,
             |log| flock(&log, FlockOperation::NonBlockingLockExclusive).is_ok(),
@@ -215,5 +218,30 @@ impl Room {
                 self.bytes.max(part)
             )
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::MetadataExt as _};
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_removed_makes_no_room() {
+        let root = tempfile::tempdir().expect("directory");
+        let directory = Directory::open(root.path(), "a").expect("opened");
+        let stays = root.path().join("netdiag-a-20200101T000000Z.jsonl");
+        fs::create_dir(&stays).expect("a directory in its place");
+        fs::write(stays.join("file"), "").expect("file");
+        let goes = root.path().join("netdiag-a-20200101T000000Z-2.hlog");
+        fs::write(&goes, [b'#'; 1_000]).expect("file");
+        let bytes = fs::metadata(&stays).expect("there").size();
+        let current = directory.name(Timestamp::UNIX_EPOCH);
+        directory.make_room(bytes + 10, 10, &current).expect("the younger one makes room");
+        assert!(!goes.exists());
+        let error = directory.make_room(bytes, 10, &current).expect_err("no room");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(error.to_string().contains("netdiag-a-20200101T000000Z.jsonl could"), "{error}");
     }
 }

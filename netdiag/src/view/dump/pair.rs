@@ -6,21 +6,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jiff::{Timestamp, ToSpan as _};
+use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
     block::{self, Block, CLOSED},
     directory::Directory,
+    name::Name,
 };
 
-/// Seconds after its start that a pair may be named for, when the names before are taken.
-const NAMES: i64 = 60;
+/// Pairs of one second that are told apart: no run rotates as often, but many runs may share a directory.
+const NAMES: usize = 10_000;
 
 /// Two files that grow together. The log is locked as long as they do.
 #[derive(Debug)]
 pub(super) struct Pair {
-    name: String,
+    name: Name,
     path: PathBuf,
     start: Timestamp,
     log: File,
@@ -34,19 +35,17 @@ pub(super) struct Pair {
 impl Pair {
     /// Creates both files, named after `start`, and writes the header of the log.
     pub(super) fn create(directory: &Directory, start: Timestamp) -> io::Result<Self> {
-        let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
-        for second in 0..NAMES {
-            let named = start.checked_add(second.seconds()).map_err(io::Error::other)?;
-            let name = directory.name(named);
+        let mut name = directory.name(start);
+        for _ in 1..NAMES {
             match Self::create_named(directory, &name, start) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => name = name.next(),
                 done => return done,
             }
         }
-        Err(last)
+        Self::create_named(directory, &name, start)
     }
 
-    fn create_named(directory: &Directory, name: &str, start: Timestamp) -> io::Result<Self> {
+    fn create_named(directory: &Directory, name: &Name, start: Timestamp) -> io::Result<Self> {
         let log = directory.create(&format!("{name}.hlog"))?;
         // Waits at most for a recovery that found the empty file. A file system without locks
         // gives nobody a lock, so nobody cuts the file either.
@@ -54,7 +53,7 @@ impl Pair {
         let opened = directory.create(&format!("{name}.jsonl")).and_then(|sidecar| {
             let path = directory.path().join(format!("{name}.hlog"));
             let mut pair = Self {
-                name: name.to_owned(),
+                name: name.clone(),
                 path,
                 start,
                 log,
@@ -64,11 +63,13 @@ impl Pair {
                 intervals: 0,
                 last_interval_bytes: 0,
             };
-            pair.write_header().inspect_err(|_| directory.remove(&format!("{name}.jsonl")))?;
+            // Best effort, here and below: what is left has no interval in it.
+            pair.write_header()
+                .inspect_err(|_| drop(directory.remove(&format!("{name}.jsonl"))))?;
             Ok(pair)
         });
         if opened.is_err() {
-            directory.remove(&format!("{name}.hlog"));
+            drop(directory.remove(&format!("{name}.hlog")));
         }
         let pair = opened?;
         directory.sync()?;
@@ -118,7 +119,7 @@ impl Pair {
             .any(|file| rustix::fs::fstat(file).is_ok_and(|stat| stat.st_nlink == 0))
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(super) const fn name(&self) -> &Name {
         &self.name
     }
 

@@ -13,6 +13,7 @@ use rustix::{
 use super::{
     block::{CLOSED, COMPLETE},
     directory::Directory,
+    name::Name,
 };
 
 /// Where complete intervals end.
@@ -81,7 +82,13 @@ fn sidecar_ends(sidecar: &[u8]) -> Vec<usize> {
 pub(super) fn all(directory: &Directory) -> Vec<String> {
     let names = match directory.pairs() {
         Ok(names) => names,
-        Err(error) => return vec![format!("{}: {error}", directory.path().display())],
+        Err(error) => {
+            return vec![format!(
+                "{}: {error}; what an earlier run left incomplete was not looked for, give a directory that \
+                 this user may read",
+                directory.path().display()
+            )];
+        }
     };
     names
         .iter()
@@ -98,7 +105,7 @@ pub(super) fn all(directory: &Directory) -> Vec<String> {
 }
 
 /// Cuts one pair; returns how many bytes went.
-fn one(directory: &Directory, name: &str) -> io::Result<u64> {
+fn one(directory: &Directory, name: &Name) -> io::Result<u64> {
     let mut log = directory.reopen(&format!("{name}.hlog"))?;
     match flock(&log, FlockOperation::NonBlockingLockExclusive) {
         // another process is writing it

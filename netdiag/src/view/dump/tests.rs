@@ -165,13 +165,13 @@ fn nobody_else_may_read_and_no_link_is_followed() {
     fs::DirBuilder::new().mode(0o755).create(&out).expect("directory");
     let name = "netdiag-node-1-20261121T0418";
     symlink(&victim, out.join(format!("{name}00Z.hlog"))).expect("link");
-    fs::hard_link(&victim, out.join(format!("{name}01Z.hlog"))).expect("link");
+    fs::hard_link(&victim, out.join(format!("{name}00Z-2.hlog"))).expect("link");
     let (mut recorder, said) = open(&settings(out.clone()));
     assert_eq!(said.len(), 2, "{said:?}");
     recorder.write(&snapshot(0), &interval(&[(1, &[1])], &[])).expect("written");
     assert_eq!(fs::read_to_string(&victim).expect("file"), "precious");
     for extension in ["hlog", "jsonl"] {
-        let file = out.join(format!("{name}02Z.{extension}"));
+        let file = out.join(format!("{name}00Z-3.{extension}"));
         let mode = fs::symlink_metadata(&file).expect("file").permissions().mode();
         assert_eq!(mode & 0o7777, 0o600, "{}", file.display());
     }
@@ -264,6 +264,21 @@ fn files_removed_under_us_are_begun_again() {
 }
 
 #[test]
+fn a_second_has_room_for_many_pairs() {
+    let root = tempfile::tempdir().expect("directory");
+    let mut settings = settings(root.path().to_owned());
+    settings.rotate_size = 1;
+    let (mut recorder, _) = open(&settings);
+    for _ in 0..70 {
+        recorder.write(&snapshot(0), &interval(&[(1, &[1])], &[])).expect("written");
+    }
+    recorder.close().expect("closed");
+    let names = files(root.path());
+    assert_eq!(names.len(), 140);
+    assert!(names.contains(&"netdiag-node-1-20261121T041800Z-70.hlog".to_owned()), "{names:?}");
+}
+
+#[test]
 fn two_runs_at_once_share_a_directory() {
     let root = tempfile::tempdir().expect("directory");
     let settings = settings(root.path().to_owned());
@@ -275,11 +290,10 @@ fn two_runs_at_once_share_a_directory() {
     second.write(&snapshot(0), &one).expect("written");
     first.write(&snapshot(1), &one).expect("written");
     drop((first, second));
-    let intervals: Vec<usize> = files(root.path())
-        .iter()
-        .filter(|name| name.ends_with(".jsonl"))
-        .map(|name| sidecar(&fs::read(root.path().join(name)).expect("sidecar")).len())
-        .collect();
+    let intervals = ["", "-2"].map(|number| {
+        let name = format!("netdiag-node-1-20261121T041800Z{number}.jsonl");
+        sidecar(&fs::read(root.path().join(name)).expect("sidecar")).len()
+    });
     assert_eq!(intervals, [2, 1]);
 }
 

@@ -1,8 +1,9 @@
 //! Which flow, or which group of them, a row is about.
 
 use crate::{
-    flow::Grouping,
+    flow::{Grouping, SERVER},
     format::{self, MISSING, cut, sanitised},
+    owner::SHORT_ID,
     snapshot::{Endpoint, Flow, Group, Owner},
     view::owner::process,
 };
@@ -43,11 +44,10 @@ fn group_name(flow: &Flow, group: &Group, by: Grouping) -> String {
         | Grouping::Process
         | Grouping::Port => Vec::new(),
     };
-    let served = flow.id.ends_with("/server");
+    let served = flow.id.ends_with(SERVER);
     match (known.is_empty(), by) {
         (false, _) => sanitised(&known.join("/")),
-        // As the tools of container runtimes shorten it.
-        (true, Grouping::Container) => cut(&sanitised(name), 12),
+        (true, Grouping::Container) => cut(&sanitised(name), SHORT_ID),
         (true, _) if served => format!("{} (server)", sanitised(name)),
         (true, _) => sanitised(name),
     }

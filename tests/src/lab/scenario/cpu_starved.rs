@@ -1,7 +1,7 @@
 //! A server that its control group lets have less of the CPU than its requests take.
 
 use super::prelude::*;
-use crate::{lab::cgroup::Cgroup, machine};
+use crate::{cgroup::Limited, machine};
 
 pub(super) static SCENARIO: Scenario = Scenario {
     watch: &[Side::Server],
@@ -14,7 +14,9 @@ pub(super) static SCENARIO: Scenario = Scenario {
         let at = stage.at(8080);
         let serve = Serve { work: it.ms("work_ms"), burns: true, ..Serve::at(vec![at]) };
         let pid = stage.start(Side::Server, "render", Act::Serve(serve))?;
-        stage.keep(Cgroup::with(&stage.comm("render"), it["quota_percent"], pid)?);
+        let group = Limited::new(&stage.comm("render"), it["quota_percent"])?;
+        group.hold(pid)?;
+        stage.keep(group);
         // An emulated processor takes a multiple of that for each answer.
         let per_second = machine::amount(30.0, 6.0);
         stage.start(Side::Client, "web", Act::Ask(Ask::to(vec![at; 8], per_second)))?;

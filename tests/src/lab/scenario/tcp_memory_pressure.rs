@@ -5,17 +5,21 @@ use super::prelude::*;
 pub(super) static SCENARIO: Scenario = Scenario {
     watch: &[Side::Client, Side::Server],
     needs: Needs::OwnMachine("net.ipv4.tcp_mem is one for the machine"),
-    parameters: &[Parameter::new("pages", [300, 600], [60_000, 90_000])],
+    parameters: &[
+        Parameter::new("pages", [300, 600], [60_000, 90_000]),
+        // Of 20,000 bytes each; the twin's come as soon as there is something.
+        Parameter::new("reads_per_s", [15, 20], [1_000, 1_000]),
+    ],
     set: |stage, it| {
         stage.veth([1500; 2])?;
         let pages = it["pages"];
         stage.keep(Setting::new("net/ipv4/tcp_mem", &format!("{} {pages} {}", pages / 2, pages * 2))?);
         let at = stage.at(9000);
-        // As slow to read as it is quick to be sent, so that queues fill: with up to tcp_wmem and tcp_rmem
-        // (4 and 6 MiB) each, of which the twin has room for twice as much.
-        let slow = Receive { per_second: Some(20.0), chunk: 20_000, ..Receive::at(at) };
-        stage.start(Side::Server, "store", Act::Receive(slow))?;
-        stage.start(Side::Client, "backup", Act::Send(Send::to(vec![at; 12])))?;
+        // Read more slowly than it is sent, so that queues fill.
+        let per_second = Some(it["reads_per_s"] as f64);
+        let receive = Receive { per_second, chunk: 20_000, ..Receive::at(at) };
+        stage.start(Side::Server, "store", Act::Receive(receive))?;
+        stage.start(Side::Client, "backup", Act::Send(Send::paced(vec![at; 12], 500_000)))?;
         Ok(())
     },
     proof: |_, seen, claims| {

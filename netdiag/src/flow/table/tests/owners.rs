@@ -1,6 +1,9 @@
 //! Where owners live, and whose the other end is.
 
+use std::sync::Arc;
+
 use super::*;
+use crate::owner;
 
 fn place(path: &str) -> Option<Arc<owner::Place>> {
     Some(Arc::new(owner::Place::of(path)))

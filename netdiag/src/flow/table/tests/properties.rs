@@ -6,6 +6,7 @@ use netdiag_common::flow::FlowId;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
+use crate::flow::tuples::is_complete;
 use netdiag_common::flow::UDP;
 
 #[derive(Clone, Debug)]

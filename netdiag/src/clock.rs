@@ -1,8 +1,23 @@
-//! The programs' clocks.
+//! The clocks of the kernel and its programs.
 
-use rustix::time::{ClockId, clock_getres};
+use rustix::time::{ClockId, clock_getres, clock_gettime};
 
-pub use crate::node::places::monotonic_ns;
+/// `CLOCK_MONOTONIC` in nanoseconds, the clock of events.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    now_ns(ClockId::Monotonic)
+}
+
+/// `CLOCK_BOOTTIME` in nanoseconds, the clock of processes, which counts while the machine sleeps.
+#[must_use]
+pub fn boot_ns() -> u64 {
+    now_ns(ClockId::Boottime)
+}
+
+fn now_ns(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
 
 /// Microseconds that the kernel takes a tick for when it tells of times that it counts in ticks
 /// (`USEC_PER_SEC / HZ`).
