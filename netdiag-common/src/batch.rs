@@ -26,10 +26,10 @@ pub struct Record<S> {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
 pub struct Batch<S> {
-    /// 1 while a program works on it. Another run that interrupts it there leaves it alone.
-    pub busy: u32,
     /// Valid samples.
     pub len: u32,
+    /// 1 while a program works on it. Another run that interrupts it there leaves it alone.
+    pub busy: u32,
     /// The record to be; its header is written when it is submitted.
     pub record: Record<S>,
 }

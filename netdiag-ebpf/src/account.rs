@@ -6,7 +6,7 @@ use netdiag_common::{
     signal::Signal,
 };
 
-use crate::{assembly::opaque, globals};
+use crate::{assembly::opaque_checked, globals};
 
 /// By signal.
 #[btf_map]
@@ -61,10 +61,10 @@ fn of(lane: Lane) -> Option<&'static mut counters::Lane> {
     if !globals::has_begun() {
         return None;
     }
-    let lanes = opaque(COUNTERS.get_ptr_mut(lane.signal as u32)?);
+    let lanes = COUNTERS.get_ptr_mut(lane.signal as u32)?;
     // SAFETY: the element of this CPU lives as long as the map, and only this lane's program writes
     // these counters on this CPU.
-    Some(unsafe { &mut (*lanes).lanes[lane.nth] })
+    Some(unsafe { &mut (*opaque_checked(lanes)).lanes[lane.nth] })
 }
 
 /// What this program counts of its own signal on this CPU.

@@ -4,6 +4,8 @@
 
 use core::arch::asm;
 
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+
 /// If `*at` is `expected`, makes it `new`. Returns what it was.
 ///
 /// # Safety
@@ -21,6 +23,15 @@ pub(crate) unsafe fn compare_exchange(at: *mut u64, expected: u64, new: u64) -> 
         );
     }
     old
+}
+
+/// Never attached: userspace tries to load it, to learn whether the kernel has [`compare_exchange`].
+#[raw_tracepoint(tracepoint = "netdiag_probe")]
+fn compare_exchange_probe(_ctx: RawTracePointContext) -> i32 {
+    let mut word = 0;
+    // SAFETY: a word of the stack is as good as one of a map value.
+    let _zero = unsafe { compare_exchange(&raw mut word, 0, 1) };
+    0
 }
 
 /// Stores `new` and returns what was there.
@@ -48,6 +59,18 @@ pub(crate) fn opaque<T>(mut pointer: *mut T) -> *mut T {
     // A real instruction, not an empty one: the kernel refuses line numbers that share an address.
     // SAFETY: changes nothing.
     unsafe { asm!("{0} = {0}", inout(reg) pointer, options(nomem, nostack, preserves_flags)) };
+    pointer
+}
+
+/// The same for a pointer that was checked: what the optimiser has lost sight of is not checked again.
+///
+/// # Safety
+/// It is not null.
+#[inline(always)]
+pub(crate) unsafe fn opaque_checked<T>(pointer: *mut T) -> *mut T {
+    let pointer = opaque(pointer);
+    // SAFETY: see above.
+    unsafe { core::hint::assert_unchecked(!pointer.is_null()) };
     pointer
 }
 

@@ -1,6 +1,9 @@
 //! Samples on their way to the ring, in batches of one CPU and lane.
 
-use core::sync::atomic::{Ordering, compiler_fence};
+use core::{
+    mem::offset_of,
+    sync::atomic::{Ordering, compiler_fence},
+};
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use netdiag_common::{
@@ -39,13 +42,13 @@ pub(crate) trait Sample: Copy {
 /// sample alone.
 #[inline(always)]
 pub(crate) fn append<S: Sample>(sample: S, batch: *mut Batch<S>, counters: &mut Counters) {
-    append_by(sample, batch, || Some(counters));
+    append_by(|| sample, batch, || Some(counters));
 }
 
-/// The same for who needs no counters but those of a full batch.
+/// The same for who needs no counters but those of a full batch, and makes the sample in its place.
 #[inline(always)]
 pub(crate) fn append_by<'a, S: Sample>(
-    sample: S,
+    sample: impl Fn() -> S,
     batch: *mut Batch<S>,
     counters: impl FnOnce() -> Option<&'a mut Counters>,
 ) {
@@ -54,30 +57,59 @@ pub(crate) fn append_by<'a, S: Sample>(
     unsafe {
         if core::ptr::read_volatile(&raw const (*batch).busy) != 0 {
             if let Some(counters) = counters() {
-                alone(sample, counters);
+                alone(sample(), counters);
             }
             return;
         }
         core::ptr::write_volatile(&raw mut (*batch).busy, 1);
         compiler_fence(Ordering::SeqCst);
-        let len = core::ptr::read_volatile(&raw const (*batch).len) as usize;
-        if len < BATCH {
-            let to = (&raw mut (*batch).record.samples).cast::<S>().add(len);
-            to.write(sample);
-            core::ptr::write_volatile(&raw mut (*batch).len, len as u32 + 1);
+        let len = core::ptr::read_volatile(&raw const (*batch).len);
+        if len < BATCH as u32 - 1 {
+            let to = (&raw mut (*batch).record.samples).cast::<S>().add(len as usize);
+            to.write(sample());
+            compiler_fence(Ordering::SeqCst);
+            release(batch, len + 1);
+        } else {
+            match counters() {
+                Some(counters) => complete(sample(), batch, counters),
+                None => release(batch, len),
+            }
         }
-        if len + 1 >= BATCH
-            && let Some(counters) = counters()
-        {
-            flush(batch, counters);
+    }
+}
+
+/// Sets the length and ends the work on a batch: two words in one store.
+///
+/// # Safety
+/// The caller holds `busy` of this CPU's batch.
+#[inline(always)]
+unsafe fn release<S>(batch: *mut Batch<S>, len: u32) {
+    const { assert!(offset_of!(Batch<u64>, len) == 0 && offset_of!(Batch<u64>, busy) == 4) };
+    // SAFETY: see above; a batch begins with both words and is aligned for them, and BPF is built for
+    // little-endian machines only.
+    unsafe { core::ptr::write_volatile(batch.cast::<u64>(), u64::from(len)) };
+}
+
+/// Puts the last sample into a batch, and the batch into the ring.
+///
+/// # Safety
+/// The caller holds `busy` of this CPU's batch, which has room for no more than one.
+#[inline(never)]
+unsafe fn complete<S: Sample>(sample: S, batch: *mut Batch<S>, counters: &mut Counters) {
+    // SAFETY: see above.
+    unsafe {
+        if core::ptr::read_volatile(&raw const (*batch).len) == BATCH as u32 - 1 {
+            (*batch).record.samples[BATCH - 1] = sample;
+            core::ptr::write_volatile(&raw mut (*batch).len, BATCH as u32);
         }
+        flush(batch, counters);
         compiler_fence(Ordering::SeqCst);
-        core::ptr::write_volatile(&raw mut (*batch).busy, 0);
+        release(batch, 0);
     }
 }
 
 /// A record with one sample.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn alone<S: Sample>(sample: S, counters: &mut Counters) {
     #[repr(C)]
     struct Single<S> {

@@ -147,17 +147,61 @@ pub(crate) unsafe fn is_tcp<A: Access>(sk: Pointer) -> Result<bool, Refused> {
 /// its send call returned.
 #[inline(always)]
 pub(crate) fn tcp_send_length(ctx: &TracePointContext) -> Option<(Pointer, i32)> {
-    let at = |field| location(field).offset();
-    // SAFETY: the offsets come from the BTF of the tracepoint's record.
-    unsafe {
-        let family = ctx.read_at(at(Field::TpSendFamily)).ok()?;
-        let protocol = ctx.read_at(at(Field::TpSendProtocol)).ok()?;
-        if !means_tcp(family, protocol) {
-            return None;
-        }
-        let sk: u64 = ctx.read_at(at(Field::TpSendSk)).ok()?;
-        Some((sk as Pointer, ctx.read_at(at(Field::TpSendRet)).ok()?))
+    let family = record::half(ctx, Field::TpSendFamily)?;
+    let protocol = record::half(ctx, Field::TpSendProtocol)?;
+    if !means_tcp(family as u16, protocol as u16) {
+        return None;
     }
+    let sk = record::double(ctx, Field::TpSendSk)?;
+    Some((sk as Pointer, record::word(ctx, Field::TpSendRet)? as i32))
+}
+
+/// Plain loads from the record of a classic tracepoint, which cost a fraction of the helper's.
+///
+/// Verifiers want the offset of such a load in the instruction. So there is one load for each offset that is likely,
+/// and the helper for any other; of these the verifier leaves the one that is: to it the field's location is a constant.
+mod record {
+    use core::arch::asm;
+
+    use aya_ebpf::{EbpfContext as _, programs::TracePointContext};
+    use netdiag_common::field::Field;
+
+    use crate::globals::location;
+
+    macro_rules! load_at {
+        ($ctx:ident $offset:ident $instruction:literal $($at:literal)+) => {$(
+            if $offset == $at {
+                let value: u64;
+                // SAFETY: the caller has it from the BTF of the record that the field lies there.
+                unsafe {
+                    asm!(
+                        concat!("{value} = *(", $instruction, " *)({ctx} + ", $at, ")"),
+                        value = out(reg) value,
+                        ctx = in(reg) $ctx.as_ptr(),
+                        options(pure, readonly, nostack),
+                    );
+                }
+                return Some(value);
+            }
+        )+};
+    }
+
+    macro_rules! loads {
+        ($name:ident $type:ty, $instruction:literal $($at:literal)+) => {
+            /// Loads a field of that width.
+            #[inline(always)]
+            pub(super) fn $name(ctx: &TracePointContext, field: Field) -> Option<u64> {
+                let offset = location(field).offset();
+                load_at!(ctx offset $instruction $($at)+);
+                // SAFETY: as above.
+                unsafe { ctx.read_at::<$type>(offset) }.ok().map(u64::from)
+            }
+        };
+    }
+
+    loads!(half u16, "u16" 8 10 12 14 16 18 20 22 24 26 28 30);
+    loads!(word u32, "u32" 8 12 16 20 24 28 32 36);
+    loads!(double u64, "u64" 8 16 24 32);
 }
 
 /// Loads `skc_state`.

@@ -17,7 +17,7 @@ use netdiag_common::{
 
 use crate::{
     account::Lane,
-    assembly::opaque,
+    assembly::{opaque, opaque_checked},
     filter::User,
     globals::settings,
     kernel::{Access, Pointer},
@@ -39,12 +39,8 @@ const UNWANTED: u32 = 8;
 pub(crate) struct Slot {
     /// Its number, never 0.
     pub(crate) flow: FlowId,
-    /// When the send call of `sender` began.
-    pub(crate) send_start_ns: u64,
-    /// Thread that holds this slot for its send call, 0 when free.
-    pub(crate) sender: u64,
-    /// When its counters were last reported.
-    pub(crate) reported_ns: u64,
+    /// When its counters shall be reported again where it is in use. 0: at once, as long as it is not `ANNOUNCED`.
+    pub(crate) due_ns: u64,
     /// Process that used it last in its own context, 0 when none was seen.
     pub(crate) owner: u32,
     /// `ANNOUNCED`, `CLIENT`, `SERVER`, `UNWANTED`.
@@ -169,10 +165,7 @@ fn storage(sk: Pointer, initial: *mut Slot, flags: u64) -> Option<&'static mut S
         if slot.is_null() {
             return None;
         }
-        let slot = opaque(slot);
-        // It was checked before the optimiser lost sight of it.
-        core::hint::assert_unchecked(!slot.is_null());
-        Some(&mut *slot)
+        Some(&mut *opaque_checked(slot))
     }
 }
 
@@ -190,7 +183,7 @@ pub(crate) fn find<A: Access>(sk: Pointer) -> Option<&'static mut Slot> {
     } else {
         let key = sk as u64;
         // SAFETY: entries are preallocated and removed at tcp_destroy_sock only.
-        SLOT_HASH.get_ptr_mut(&key).map(|slot| unsafe { &mut *opaque(slot) })
+        SLOT_HASH.get_ptr_mut(&key).map(|slot| unsafe { &mut *opaque_checked(slot) })
     }
 }
 
@@ -242,7 +235,7 @@ fn create<A: Access>(sk: Pointer, lane: Lane) -> Option<&'static mut Slot> {
     // Another CPU may be faster: then its slot is the one.
     let _lost_the_race = SLOT_HASH.insert(&key, &*slot, u64::from(BPF_NOEXIST));
     // SAFETY: as in `find`.
-    SLOT_HASH.get_ptr_mut(&key).map(|slot| unsafe { &mut *opaque(slot) })
+    SLOT_HASH.get_ptr_mut(&key).map(|slot| unsafe { &mut *opaque_checked(slot) })
 }
 
 /// Forgets a destroyed socket; storage goes with it by itself.

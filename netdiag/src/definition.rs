@@ -175,8 +175,8 @@ pub enum Hook {
 /// A program and the place it attaches to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// Name of the program in the eBPF object. Where sockets are remembered in the hash, a program
-    /// of that name with `_hash` behind it goes first if there is one.
+    /// Name of the program in the eBPF object. Where the kernel has no compare-and-exchange (before 5.12), a program of
+    /// that name with `_plain` behind it goes first if there is one.
     pub program: &'static str,
     /// Where it goes.
     pub hook: Hook,

@@ -18,14 +18,14 @@ use netdiag_tests::{
     namespace::Namespace,
     netdiag::Netdiag,
     network::{Pair, RIGHT_V4},
-    outcome::{count, flow_of, group, in_namespaces, metric},
+    outcome::{count, flow_of, group, in_namespaces, metric, sum},
     processor::waited_for,
     require,
     requirement::{Feature, alone},
     source,
     traffic::{End, FAMILIES, Family, address, canonical, end_by_reset, listen},
 };
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketType, sendto, sockopt};
 
 /// Failed connects of a flow by errno.
 fn failures(flow: &Flow) -> BTreeMap<&str, u64> {
@@ -319,5 +319,40 @@ fn a_connect_that_is_older_has_no_latency() -> Result<()> {
     facts.equal("failures", failures(flow), BTreeMap::new());
     facts.at_rest(total);
     facts.finish();
+    Ok(())
+}
+
+/// A send that connects (include/linux/socket.h).
+const MSG_FASTOPEN: SendFlags = SendFlags::from_bits_retain(0x2000_0000);
+
+/// A socket becomes another flow as it connects; a send under way at the time goes with it.
+#[test]
+fn a_send_that_connects_is_of_its_connection() -> Result<()> {
+    let _alone = alone();
+    for forced in source::loading("send")? {
+        let namespace = Namespace::new("fastopen")?;
+        let netdiag = Netdiag::live_by(&forced, &["--netns", namespace.name()])?;
+        let (listener, port) = listen(&namespace, Family::V4)?;
+        let client = namespace.run(|| {
+            let client = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let sent = sendto(&client, b"x", MSG_FASTOPEN, &to)?;
+            anyhow::ensure!(sent == 1, "sent {sent}");
+            Ok(TcpStream::from(client))
+        })?;
+        let server = listener.accept()?.0;
+        let end = client_end(&namespace, &client)?;
+        end_by_reset([&client, &server])?;
+        let outcome = netdiag.stop()?;
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        let flow = flow_of(total, &end)?;
+        facts.note(format_args!("{forced}: {flow:?}"));
+        facts.equal("sends of the connection", count(flow, "sends"), Some(1));
+        let all = sum(in_namespaces(total, &[namespace.inode()]), "sends");
+        facts.equal("sends of all sockets", all, 1);
+        facts.at_rest(total);
+        facts.finish();
+    }
     Ok(())
 }

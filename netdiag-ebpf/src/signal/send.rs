@@ -1,12 +1,13 @@
 //! Programs of the signal `send`: tcp_sendmsg and tcp_sendpage, entry to return.
 //!
-//! A call is paired by thread and socket. Its beginning lies in the socket's slot, tagged with the
-//! thread; when another thread holds the slot, or slots are in the hash, it lies in a hash by both.
+//! A call is paired by thread and socket. Its beginning lies in a seat of the thread ([`seat`]); where another call has
+//! that, or the kernel has no compare-and-exchange, it lies in a hash by both.
 
+mod seat;
 mod start;
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    helpers::bpf_ktime_get_ns,
     macros::{btf_tracepoint, fentry, fexit, kprobe, raw_tracepoint, tracepoint},
     programs::{
         BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RawTracePointContext,
@@ -21,7 +22,8 @@ use netdiag_common::{
     },
 };
 
-use self::start::{Place, is_under_way, recall, remember};
+pub(crate) use self::start::renumber;
+use self::start::{Call, Place, Start, forget_earlier, is_under_way, recall, remember};
 use crate::{
     account::{Lane, counters},
     batch,
@@ -61,11 +63,14 @@ enum Function {
 #[inline(always)]
 fn begin<A: Access>(sk: Pointer, place: Place, again: Again, lane: Lane) {
     let Some(counters) = counters(lane) else { return };
-    let thread = bpf_get_current_pid_tgid();
-    let pid = (thread >> 32) as u32;
+    let call = Call::on(sk);
     if filter::active() {
         // SAFETY: the hook's argument is a TCP socket.
-        match unsafe { filter::passes::<A>(sk, User::Current) } {
+        let passes = unsafe { filter::passes::<A>(sk, User::Current) };
+        if passes != Ok(true) {
+            forget_earlier(&call, place, counters);
+        }
+        match passes {
             Ok(true) => {}
             Ok(false) if again == Again::Lost => {
                 counters.seen += 1;
@@ -86,19 +91,19 @@ fn begin<A: Access>(sk: Pointer, place: Place, again: Again, lane: Lane) {
         counters.map_full += 1;
         return;
     };
-    if again == Again::SameCall && is_under_way(sk, slot, place, thread) {
+    if again == Again::SameCall && is_under_way(&call, slot.flow, place) {
         return;
     }
     // SAFETY: no precondition.
     let mut start_ns = unsafe { bpf_ktime_get_ns() };
-    if slot.owner != pid || slot.flags & ANNOUNCED == 0 || socket::is_due(slot, start_ns) {
+    if slot.owner != call.process() || socket::is_due(slot, start_ns) {
         // SAFETY: as above.
-        unsafe { introduce::<A>(sk, slot, pid, lane) };
+        unsafe { introduce::<A>(sk, slot, call.process(), lane) };
         // The report is not charged to the call.
         // SAFETY: no precondition.
         start_ns = unsafe { bpf_ktime_get_ns() };
     }
-    remember(sk, slot, place, thread, start_ns, counters);
+    remember(&call, place, Start { flow: slot.flow, start_ns }, counters);
 }
 
 /// Tells userspace of a socket that is new to it, has another owner, or is due for a report.
@@ -133,20 +138,14 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, function
         Function::Sendmsg => END,
         Function::Sendpage => SENDPAGE_END,
     };
-    let thread = bpf_get_current_pid_tgid();
-    let slot = slot::find::<A>(sk);
-    let (flow, start_ns) = match slot {
-        Some(slot) => (slot.flow, recall(sk, slot, place, thread)),
-        None => (0, None),
-    };
-    let Some(start_ns) = start_ns else {
+    let Some(Start { flow, start_ns }) = recall(&Call::on(sk), place) else {
         if let Some(counters) = counters(lane) {
             unmatched::<A>(sk, again, counters);
         }
         return;
     };
-    let sample =
-        Sample { flow, latency_ns: end_ns.wrapping_sub(start_ns), result: i64::from(result) };
+    let latency_ns = end_ns.wrapping_sub(start_ns);
+    let sample = || Sample { flow, latency_ns, result: i64::from(result) };
     let Some(batches) = batch::of_this_cpu() else { return };
     // SAFETY: just got; makes no reference.
     let batch = unsafe {
@@ -201,42 +200,37 @@ macro_rules! trampolines {
     };
 }
 
-trampolines!(send_fentry send_fexit Place::Slot, 3, BEGIN, Function::Sendmsg);
-trampolines!(send_fentry_hash send_fexit_hash Place::Hash, 3, BEGIN, Function::Sendmsg);
+trampolines!(send_fentry send_fexit Place::Seat, 3, BEGIN, Function::Sendmsg);
+trampolines!(send_fentry_plain send_fexit_plain Place::Hash, 3, BEGIN, Function::Sendmsg);
 trampolines!(
-    sendpage_fentry sendpage_fexit Place::Slot, 5, SENDPAGE_BEGIN, Function::Sendpage
+    sendpage_fentry sendpage_fexit Place::Seat, 5, SENDPAGE_BEGIN, Function::Sendpage
 );
 trampolines!(
-    sendpage_fentry_hash sendpage_fexit_hash Place::Hash, 5, SENDPAGE_BEGIN, Function::Sendpage
+    sendpage_fentry_plain sendpage_fexit_plain Place::Hash, 5, SENDPAGE_BEGIN, Function::Sendpage
 );
 
-macro_rules! tracepoints {
-    ($begin:ident $end:ident $place:expr) => {
-        #[btf_tracepoint(function = "tcp_sendmsg_locked")]
-        fn $begin(ctx: BtfTracePointContext) -> i32 {
-            begin::<Typed>(ctx.arg(0), $place, Again::SameCall, BEGIN);
-            0
-        }
-
-        #[btf_tracepoint(function = "sock_send_length")]
-        fn $end(ctx: BtfTracePointContext) -> i32 {
-            let sk: Pointer = ctx.arg(0);
-            // SAFETY: the tracepoint gives a full socket, of any family.
-            if unsafe { kernel::is_tcp::<Typed>(sk) } == Ok(true) {
-                end::<Typed>(sk, ctx.arg(1), $place, Again::SameCall, Function::Sendmsg);
-            }
-            0
-        }
-    };
+#[btf_tracepoint(function = "tcp_sendmsg_locked")]
+fn send_begin_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    begin::<Typed>(ctx.arg(0), Place::Seat, Again::SameCall, BEGIN);
+    0
 }
 
-tracepoints!(send_begin_tp_btf send_end_tp_btf Place::Slot);
-tracepoints!(send_begin_tp_btf_hash send_end_tp_btf_hash Place::Hash);
+#[btf_tracepoint(function = "sock_send_length")]
+fn send_end_tp_btf(ctx: BtfTracePointContext) -> i32 {
+    let sk: Pointer = ctx.arg(0);
+    // SAFETY: the tracepoint gives a full socket, of any family.
+    if unsafe { kernel::is_tcp::<Typed>(sk) } == Ok(true) {
+        end::<Typed>(sk, ctx.arg(1), Place::Seat, Again::SameCall, Function::Sendmsg);
+    }
+    0
+}
+
+// The end's tracepoint is of 6.3, so these have compare-and-exchange.
 
 #[kprobe]
 fn send_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg::<Pointer>(0) {
-        begin::<Probed>(sk, Place::Hash, Again::Lost, BEGIN);
+        begin::<Probed>(sk, Place::Seat, Again::Lost, BEGIN);
     }
     0
 }
@@ -247,7 +241,7 @@ macro_rules! classic {
         #[tracepoint]
         fn $end(ctx: TracePointContext) -> u32 {
             if let Some((sk, result)) = kernel::tcp_send_length(&ctx) {
-                end::<Probed>(sk, result, Place::Hash, $again, Function::Sendmsg);
+                end::<Probed>(sk, result, Place::Seat, $again, Function::Sendmsg);
             }
             0
         }

@@ -27,7 +27,7 @@ use crate::{
     kernel::{self, Access, Pointer, Probed, Typed},
     nested,
     numbers::state::{CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV, SYN_SENT},
-    signal::retransmit,
+    signal::{retransmit, send},
     slot::{self, ANNOUNCED, CLIENT, RoundTrips, SERVER, Slot, Told},
 };
 
@@ -194,7 +194,11 @@ fn begins_anew<A: Access>(sk: Pointer, slot: &mut Slot, lane: Lane) {
     if let Some(flow) = slot::new_flow(lane) {
         slot.flow = flow;
         slot.flags = 0;
+        slot.due_ns = 0;
         slot.retrans_known = 0;
+        if settings::is_on(Signal::Send) {
+            send::renumber(sk, flow);
+        }
     }
 }
 

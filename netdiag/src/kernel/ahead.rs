@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::Error;
 use aya::{Ebpf, programs::Program};
-use netdiag_common::globals::SlotPlace;
 
 use super::{
     attach::Plan,
@@ -54,9 +53,8 @@ impl Ways {
 }
 
 /// Loads what the plan will attach. Where the kernel refuses a program of one way, the others of it are taken out
-/// again, and the next way is tried.
-pub(super) fn load(plan: &Plan<'_>, ebpf: &mut Ebpf) -> Refused {
-    let hashed = plan.place == SlotPlace::Hash;
+/// again, and the next way is tried. `plain`: by the programs that do without compare-and-exchange.
+pub(super) fn load(plan: &Plan<'_>, ebpf: &mut Ebpf, plain: bool) -> Refused {
     let mut refused = Refused::new();
     let mut open: Vec<Ways> = plan.wanted().map(|definition| plan.ways(definition)).collect();
     let flushes = plan.wanted().filter_map(|definition| definition.flush);
@@ -66,7 +64,7 @@ pub(super) fn load(plan: &Plan<'_>, ebpf: &mut Ebpf) -> Refused {
     loop {
         let first = open.iter().filter_map(|ways| ways.0.front());
         for attachment in first.flat_map(|way| way.attachments) {
-            tasks.insert(program_name(ebpf, attachment, hashed), attachment.hook);
+            tasks.insert(program_name(ebpf, attachment, plain), attachment.hook);
         }
         if tasks.is_empty() {
             return refused;
@@ -75,7 +73,7 @@ pub(super) fn load(plan: &Plan<'_>, ebpf: &mut Ebpf) -> Refused {
         let mut next = Vec::new();
         for mut ways in open {
             let Some(way) = ways.0.pop_front() else { continue };
-            let name = |attachment| program_name(ebpf, attachment, hashed);
+            let name = |attachment| program_name(ebpf, attachment, plain);
             let names: Vec<_> = way.attachments.iter().map(name).collect();
             if names.iter().any(|name| failed.contains_key(name)) {
                 names.iter().for_each(|name| unload(ebpf, name));

@@ -108,7 +108,8 @@ impl<'a> Plan<'a> {
 
     /// Attaches every wanted signal.
     pub(super) fn attach(&self, ebpf: &mut Ebpf) -> Verdict {
-        let mut refusals = ahead::load(self, ebpf);
+        let plain = !self.kernel.has_compare_exchange(ebpf);
+        let mut refusals = ahead::load(self, ebpf, plain);
         let mut outcome = Outcome::default();
         for definition in DEFINITIONS {
             if !self.wanted().any(|wanted| wanted.signal == definition.signal) {
@@ -125,7 +126,7 @@ impl<'a> Plan<'a> {
                 }
                 let presence = source.module.map(Presence::of);
                 let signal = definition.signal;
-                let mut trial = Trial { plan: *self, ebpf, signal, refusals: &mut refusals };
+                let mut trial = Trial { plan: *self, ebpf, signal, plain, refusals: &mut refusals };
                 let result = if self.waits_for_module(source) {
                     // Its functions cannot be looked for yet.
                     self.fields(source.fields).and_then(|()| trial.until_loaded(source))
@@ -273,6 +274,8 @@ struct Trial<'a> {
     plan: Plan<'a>,
     ebpf: &'a mut Ebpf,
     signal: Signal,
+    /// Whether programs do without compare-and-exchange.
+    plain: bool,
     /// What the kernel refused when it was loaded ahead.
     refusals: &'a mut Refused,
 }
@@ -357,10 +360,10 @@ impl Trial<'_> {
     /// not yet attached.
     fn attach_all(&mut self, attachments: &[Attachment]) -> Result<Vec<Attached>> {
         self.was_refused(attachments)?;
-        let Self { plan, ebpf, signal, .. } = self;
+        let Self { plan, ebpf, signal, plain, .. } = self;
         let mut attached = Vec::new();
         for attachment in attachments.iter().rev() {
-            let program = program_name(ebpf, attachment, plan.place == SlotPlace::Hash);
+            let program = program_name(ebpf, attachment, *plain);
             match plan.kernel.attach(ebpf, &program, attachment.hook) {
                 Ok(link) => {
                     let role = attachment.role;
@@ -368,7 +371,7 @@ impl Trial<'_> {
                 }
                 Err(error) => {
                     for attachment in attachments {
-                        let program = program_name(ebpf, attachment, plan.place == SlotPlace::Hash);
+                        let program = program_name(ebpf, attachment, *plain);
                         unload(ebpf, &program);
                     }
                     return Err(error);
@@ -380,9 +383,9 @@ impl Trial<'_> {
 
     /// Why one of these programs could not be loaded; they are all out of the kernel then.
     fn was_refused(&mut self, attachments: &[Attachment]) -> Result<()> {
-        let Self { plan, ebpf, refusals, .. } = self;
+        let Self { ebpf, plain, refusals, .. } = self;
         for attachment in attachments.iter().rev() {
-            let program = program_name(ebpf, attachment, plan.place == SlotPlace::Hash);
+            let program = program_name(ebpf, attachment, *plain);
             if let Some(error) = refusals.remove(&program) {
                 return Err(error);
             }

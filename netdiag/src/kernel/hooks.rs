@@ -34,6 +34,10 @@ pub(super) struct Kernel {
     pub(super) memlock: Result<(), String>,
 }
 
+/// A program of the object that is never attached. It loads where the kernel has compare-and-exchange: from 5.12 on, if
+/// its compiler for this processor has it.
+const COMPARE_EXCHANGE: &str = "compare_exchange_probe";
+
 /// What keeps a program attached; detaches when dropped.
 #[derive(Debug)]
 pub(super) enum Link {
@@ -156,6 +160,14 @@ impl Kernel {
         check_symbol(&self.symbols, name)
     }
 
+    /// Whether programs may compare and exchange words at once.
+    pub(super) fn has_compare_exchange(&self, ebpf: &mut Ebpf) -> bool {
+        let program = ebpf.program_mut(COMPARE_EXCHANGE);
+        let has = program.is_some_and(|it| self.load(it, Hook::RawTp("")).is_ok());
+        unload(ebpf, COMPARE_EXCHANGE);
+        has
+    }
+
     fn aya_btf(&self) -> Result<&aya::Btf> {
         self.aya_btf.as_ref().context("this kernel publishes no BTF, which typed programs need")
     }
@@ -259,10 +271,10 @@ pub(super) fn detach_kprobe(ebpf: &mut Ebpf, name: &str, link: Link) {
     }
 }
 
-/// The program that an attachment means in this run.
-pub(super) fn program_name(ebpf: &Ebpf, attachment: &Attachment, hashed: bool) -> String {
-    let variant = format!("{}_hash", attachment.program);
-    if hashed && ebpf.program(&variant).is_some() { variant } else { attachment.program.to_owned() }
+/// The program that an attachment means on this kernel; `plain` where it has no compare-and-exchange.
+pub(super) fn program_name(ebpf: &Ebpf, attachment: &Attachment, plain: bool) -> String {
+    let variant = format!("{}_plain", attachment.program);
+    if plain && ebpf.program(&variant).is_some() { variant } else { attachment.program.to_owned() }
 }
 
 /// Takes a program out of the kernel again.

@@ -33,7 +33,7 @@ use crate::{
     signal::DEFINITIONS,
 };
 
-/// Sends under way at once that find no slot: threads that share a socket.
+/// Sends under way at once that find their seats taken, or on kernels where there are no seats, all of them.
 const CALLS: u32 = 16_384;
 
 /// Cgroups that the programs know under a filter. What is done in others, userspace decides.

@@ -1,9 +1,12 @@
 //! Where the beginnings of calls lie until their ends come for them.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::HashMap, macros::btf_map};
-use netdiag_common::counters::Counters;
+use aya_ebpf::{
+    bindings::BPF_NOEXIST, btf_maps::HashMap, helpers::bpf_get_current_pid_tgid, macros::btf_map,
+};
+use netdiag_common::{counters::Counters, flow::FlowId};
 
-use crate::{assembly, kernel::Pointer, slot::Slot};
+use super::seat::{self, Asked};
+use crate::kernel::Pointer;
 
 /// Another key like it is there (include/uapi/asm-generic/errno-base.h).
 const EEXIST: i32 = -17;
@@ -16,88 +19,127 @@ const TRIES: u32 = 3;
 /// A call under way.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Call {
-    sk: u64,
+pub(super) struct Call {
+    pub(super) sk: u64,
     /// `bpf_get_current_pid_tgid`: unique to a thread, never 0.
-    thread: u64,
+    pub(super) thread: u64,
 }
 
-/// Beginnings that have no slot to lie in; 0 when the call returned. Userspace sets the size.
+impl Call {
+    /// Of the current thread.
+    #[inline(always)]
+    pub(super) fn on(sk: Pointer) -> Self {
+        Self { sk: sk as u64, thread: bpf_get_current_pid_tgid() }
+    }
+
+    /// The process that makes it.
+    #[inline(always)]
+    pub(super) const fn process(&self) -> u32 {
+        (self.thread >> 32) as u32
+    }
+}
+
+/// What its end needs to know of its beginning.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Start {
+    /// The number of the socket.
+    pub(super) flow: FlowId,
+    /// When it began, 0 when the call returned.
+    pub(super) start_ns: u64,
+}
+
+/// Beginnings that have no seat to lie in. Userspace sets the size.
 #[btf_map]
-static STARTS: HashMap<Call, u64, 1> = HashMap::new();
+static STARTS: HashMap<Call, Start, 1> = HashMap::new();
 
 /// Where beginnings may lie.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// In the slot if it is free. Needs compare-and-exchange: 5.12 and later, typed programs.
-    Slot,
+    /// In a seat if it is free, else in [`STARTS`]. Needs compare-and-exchange (5.12).
+    Seat,
     /// In [`STARTS`].
     Hash,
 }
 
+/// Whether a call lies in [`STARTS`], for a program that looks there only when it may.
 #[inline(always)]
-pub(super) fn is_under_way(sk: Pointer, slot: &Slot, place: Place, thread: u64) -> bool {
-    if place == Place::Slot && slot.sender == thread {
+fn may_be_elsewhere(call: &Call, place: Place) -> bool {
+    place == Place::Hash || seat::is_shared(call)
+}
+
+/// Whether the beginning of a call on a flow was seen.
+#[inline(always)]
+pub(super) fn is_under_way(call: &Call, flow: FlowId, place: Place) -> bool {
+    if place == Place::Seat && seat::has(call, flow) {
         return true;
     }
-    let call = Call { sk: sk as u64, thread };
+    if !may_be_elsewhere(call, place) {
+        return false;
+    }
+    let key = *call;
     // SAFETY: only this thread writes and removes its own entry.
-    unsafe { STARTS.get(&call) }.is_some_and(|&start_ns| start_ns != 0)
+    unsafe { STARTS.get(&key) }.is_some_and(|start| start.start_ns != 0 && start.flow == flow)
 }
 
 /// Puts the beginning of this thread's call where its end finds it, and counts it.
 #[inline(always)]
-pub(super) fn remember(
-    sk: Pointer,
-    slot: &mut Slot,
-    place: Place,
-    thread: u64,
-    start_ns: u64,
-    counters: &mut Counters,
-) {
-    if place == Place::Slot {
-        // SAFETY: a word of the slot, which outlives the program.
-        let held = unsafe { assembly::compare_exchange(&raw mut slot.sender, 0, thread) };
-        if held == 0 || held == thread {
-            if held == thread {
-                counters.unmatched += 1;
-                counters.ended += 1;
+pub(super) fn remember(call: &Call, place: Place, start: Start, counters: &mut Counters) {
+    if place == Place::Seat {
+        let asked = seat::take(call, start);
+        if asked != Asked::Refused {
+            if asked == Asked::GivenAgain {
+                overwritten(counters);
             }
             counters.seen += 1;
             counters.begun += 1;
-            slot.send_start_ns = start_ns;
             return;
         }
     }
-    let call = Call { sk: sk as u64, thread };
-    let inserted = insert(&call, start_ns);
+    // A copy: what helpers are shown is in memory, and a call that has a seat shall not be.
+    let key = *call;
+    let inserted = insert(&key, start);
     counters.seen += 1;
     if inserted == Ok(()) {
         counters.begun += 1;
         return;
     }
-    let Some(earlier) = STARTS.get_ptr_mut(&call) else {
+    let Some(earlier) = STARTS.get_ptr_mut(&key) else {
         counters.map_full += 1;
         return;
     };
     // SAFETY: only this thread writes and removes its own entry, so it stays.
     unsafe {
-        if *earlier != 0 {
-            counters.unmatched += 1;
-            counters.ended += 1;
+        if (*earlier).start_ns != 0 {
+            overwritten(counters);
         }
         counters.begun += 1;
-        *earlier = start_ns;
+        *earlier = start;
+    }
+}
+
+/// A beginning was found whose end was missed.
+#[inline(always)]
+const fn overwritten(counters: &mut Counters) {
+    counters.unmatched += 1;
+    counters.ended += 1;
+}
+
+/// A call begins that is not remembered. Its end must not be taken for that of an earlier one, whose own was missed.
+#[inline(always)]
+pub(super) fn forget_earlier(call: &Call, place: Place, counters: &mut Counters) {
+    if recall(call, place).is_some() {
+        overwritten(counters);
     }
 }
 
 /// Puts a beginning into [`STARTS`] unless one of the same call is there.
 #[inline(always)]
-fn insert(call: &Call, start_ns: u64) -> Result<(), i32> {
+fn insert(call: &Call, start: Start) -> Result<(), i32> {
     let mut result = Err(EEXIST);
     let mut tries = 0;
     while tries < TRIES {
-        result = STARTS.insert(call, &start_ns, u64::from(BPF_NOEXIST));
+        result = STARTS.insert(call, &start, u64::from(BPF_NOEXIST));
         if matches!(result, Ok(()) | Err(EEXIST)) {
             break;
         }
@@ -108,26 +150,44 @@ fn insert(call: &Call, start_ns: u64) -> Result<(), i32> {
 
 /// Takes the beginning of this thread's call out again.
 #[inline(always)]
-pub(super) fn recall(sk: Pointer, slot: &mut Slot, place: Place, thread: u64) -> Option<u64> {
-    if place == Place::Slot && slot.sender == thread {
-        let start_ns = slot.send_start_ns;
-        // An exchange, not a store: on weakly ordered machines the next holder's start must not
-        // be visible before ours was read.
-        // SAFETY: as in `remember`.
-        let _us = unsafe { assembly::exchange(&raw mut slot.sender, 0) };
-        return Some(start_ns);
+pub(super) fn recall(call: &Call, place: Place) -> Option<Start> {
+    if place == Place::Seat
+        && let Some(start) = seat::leave(call)
+    {
+        return Some(start);
     }
-    let call = Call { sk: sk as u64, thread };
-    let start = STARTS.get_ptr_mut(&call)?;
+    if !may_be_elsewhere(call, place) {
+        return None;
+    }
+    let key = *call;
+    let entry = STARTS.get_ptr_mut(&key)?;
     // SAFETY: only this thread writes and removes its own entry. Cleared first, so that an entry
     // that cannot be removed is not taken for a call under way.
-    let start_ns = unsafe { core::ptr::replace(start, 0) };
+    let start = unsafe {
+        let start = *entry;
+        (*entry).start_ns = 0;
+        start
+    };
     let mut tries = 0;
     while tries < TRIES {
-        if matches!(STARTS.remove(&call), Ok(()) | Err(ENOENT)) {
+        if matches!(STARTS.remove(&key), Ok(()) | Err(ENOENT)) {
             break;
         }
         tries += 1;
     }
-    (start_ns != 0).then_some(start_ns)
+    (start.start_ns != 0).then_some(start)
+}
+
+/// A socket has another number from here on. Where the current thread makes a call on it, it is one that connects
+/// (`MSG_FASTOPEN`), and belongs to the new conversation.
+#[inline(always)]
+pub(crate) fn renumber(sk: Pointer, flow: FlowId) {
+    let call = Call::on(sk);
+    if seat::renumber(&call, flow) {
+        return;
+    }
+    if let Some(start) = STARTS.get_ptr_mut(&call) {
+        // SAFETY: only this thread writes and removes its own entry.
+        unsafe { (*start).flow = flow };
+    }
 }

@@ -100,7 +100,7 @@ pub(crate) unsafe fn report_accepted<A: Access>(
     counters.seen += 1;
     let submitted = ring::submit::<Record>(ring::Into::Sockets, counters, |record| {
         record.header = header(Signal::Socket, 1);
-        slot.reported_ns = record.header.time_ns;
+        slot.due_ns = record.header.time_ns + settings::report_every_ns();
         // SAFETY: passed on.
         unsafe {
             identify::<A>(sk, slot.flow, &mut record.socket)?;
@@ -140,7 +140,10 @@ pub(crate) unsafe fn report_accepted<A: Access>(
     });
     match submitted {
         Some(Ok(())) => slot.flags |= ANNOUNCED,
-        Some(Err(_)) => counters.read_failed += 1,
+        Some(Err(_)) => {
+            slot.due_ns = 0;
+            counters.read_failed += 1;
+        }
         None => {}
     }
     submitted == Some(Ok(()))
@@ -219,8 +222,8 @@ pub(crate) fn introduction(slot: &Slot) -> u32 {
     }
 }
 
-/// When a socket that is in use shall be reported again.
+/// Whether a socket that is in use shall be told of, or reported again.
 #[inline(always)]
-pub(crate) fn is_due(slot: &Slot, now_ns: u64) -> bool {
-    now_ns.wrapping_sub(slot.reported_ns) > settings::report_every_ns()
+pub(crate) const fn is_due(slot: &Slot, now_ns: u64) -> bool {
+    now_ns > slot.due_ns
 }
