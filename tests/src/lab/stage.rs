@@ -150,6 +150,19 @@ impl Stage {
         self.addresses()
     }
 
+    /// Has netem keep what the client sends for `time`. What came together goes together: from one softirq, up to 64
+    /// packets (`__qdisc_run`, net/sched/sch_generic.c).
+    ///
+    /// # Errors
+    /// When this kernel has no netem.
+    pub fn hold_back(&self, time: Duration) -> Result<()> {
+        let (client, device, us) = (self.client.name(), self.device(), time.as_micros());
+        tool::line(&format!(
+            "tc -n {client} qdisc replace dev {device} root netem limit 10000 delay {us}us"
+        ))?;
+        Ok(())
+    }
+
     fn addresses(&self) -> Result<()> {
         let device = self.device();
         for (side, host) in [(&self.client, 1), (&self.server, 2)] {

@@ -8,6 +8,8 @@ pub(super) static SCENARIO: Scenario = Scenario {
     parameters: &[Parameter::new("backlog", [1, 2], [2000, 4000])],
     set: |stage, it| {
         stage.veth([1500; 2])?;
+        // What is sent packet by packet is received packet by packet: a queue is needed that lets a burst go at once.
+        stage.hold_back(5 * MS)?;
         stage.keep(Setting::new("net/core/netdev_max_backlog", &it["backlog"])?);
         let at = stage.at(9000);
         stage.start(Side::Server, "store", Act::Receive(Receive::at(at)))?;
