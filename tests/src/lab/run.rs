@@ -155,13 +155,9 @@ pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
     let netdiag = if manner.diagnose { Some(begin(&chosen, time)?) } else { None };
     let before = stages.iter().map(Readings::take).collect::<Result<Vec<_>>>()?;
     stages.iter_mut().for_each(Stage::watched);
-    let diagnosis = match netdiag {
-        Some(netdiag) => Some(end(netdiag)?),
-        None => {
-            thread::sleep(time);
-            None
-        }
-    };
+    // Longer than one waits for a word of netdiag, where a scenario takes that long.
+    thread::sleep(time);
+    let diagnosis = netdiag.map(end).transpose()?;
     let blind = blind.into_iter().map(Blind::stop).collect::<Result<Vec<_>>>()?;
     let mut found = diagnosis.as_ref().map(findings).unwrap_or_default();
     // What another node would say of itself.

@@ -104,22 +104,42 @@ pub(super) fn all(directory: &Directory) -> Vec<String> {
         .collect()
 }
 
+/// A file that nobody else writes meanwhile. Given back at once, also where a child that is just being started has a
+/// copy of its descriptor: to who looks next it would seem to be written.
+struct Locked(File);
+
+impl Locked {
+    /// None where somebody else has it.
+    fn take(file: File) -> io::Result<Option<Self>> {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            locked => Ok(locked.map(|()| Some(Self(file)))?),
+        }
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // It goes with the last descriptor otherwise.
+        let _closing_will_do = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 /// Cuts one pair; returns how many bytes went.
 fn one(directory: &Directory, name: &Name) -> io::Result<u64> {
-    let mut log = directory.reopen(&format!("{name}.hlog"))?;
-    match flock(&log, FlockOperation::NonBlockingLockExclusive) {
+    let Some(mut log) = Locked::take(directory.reopen(&format!("{name}.hlog"))?)? else {
         // another process is writing it
-        Err(Errno::WOULDBLOCK) => return Ok(0),
-        locked => locked?,
-    }
-    if is_closed(&mut log)? {
+        return Ok(0);
+    };
+    let log = &mut log.0;
+    if is_closed(log)? {
         return Ok(0);
     }
     let mut sidecar = match directory.reopen(&format!("{name}.jsonl")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         opened => Some(opened?),
     };
-    let log_bytes = read(&mut log)?;
+    let log_bytes = read(log)?;
     let sidecar_bytes = sidecar.as_mut().map(read).transpose()?;
     let cut = cut(&log_bytes, sidecar_bytes.as_deref());
     log.set_len(cut.log as u64)?;
