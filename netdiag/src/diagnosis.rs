@@ -35,12 +35,12 @@ const MOST_KEPT: usize = 256;
 /// Value of `schema`.
 pub const SCHEMA: &str = "netdiag.diagnose/1";
 
-/// A finding of which nothing can be said.
+/// A finding of which nothing can be said, or only from a part of the signals that show it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Withheld {
     /// Its id.
     pub id: String,
-    /// Why, and what to do about that.
+    /// Why, or what was not looked at, and what to do about that.
     pub reason: String,
 }
 
@@ -77,7 +77,7 @@ pub struct Report {
     /// Findings that were left out since there were many of one id, by id; one that comes and goes in a
     /// long run may be counted each time.
     pub left_out: BTreeMap<String, u64>,
-    /// What could not be concluded.
+    /// What could not be concluded, or from a part of the signals only.
     pub withheld: Vec<Withheld>,
     /// What could not be seen at all, a line each.
     pub not_observable: Vec<String>,
@@ -260,6 +260,9 @@ impl Diagnosis {
                     self.withheld.insert(definition.id, reason);
                 }
                 continue;
+            }
+            if let Some(reason) = finding::not_looked_at(definition, watched).filter(|_| is_over) {
+                self.withheld.insert(definition.id, reason);
             }
             let limits = self.thresholds.get(definition.id).cloned().unwrap_or_default();
             let of_one = (definition.rule)(watched, &limits).into_iter();

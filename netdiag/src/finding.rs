@@ -110,6 +110,9 @@ pub struct Definition {
     pub thresholds: &'static [&'static Threshold],
     /// Signals without which nothing can be concluded: where one is off the finding is withheld.
     pub needs: &'static [Signal],
+    /// Signals each of which shows it in a part of the cases: where some are off it is told of the rest, and
+    /// what was not looked at is said.
+    pub parts: &'static [Signal],
     /// Signals of which every sample counts: where some were lost the finding is withheld.
     pub exact: &'static [Signal],
     /// Findings that explain this one where both concern the same.
@@ -165,6 +168,19 @@ pub const DEFINITIONS: &[&Definition] = &[
 #[must_use]
 pub fn definition(id: &str) -> Option<&'static Definition> {
     DEFINITIONS.iter().find(|definition| definition.id == id).copied()
+}
+
+/// Where a definition is concluded from less than it could be, what was not looked at and why.
+#[must_use]
+pub fn not_looked_at(definition: &Definition, watched: &Watched) -> Option<String> {
+    let off = definition.parts.iter().filter(|signal| !watched.sees(signal.name()));
+    let off: Vec<String> = off.map(|signal| format!("`{}`", signal.name())).collect();
+    let (off, are) = match &off[..] {
+        [] => return None,
+        [one] => (one.clone(), "the signal is off"),
+        [first @ .., last] => (format!("{} and {last}", first.join(", ")), "these signals are off"),
+    };
+    Some(format!("not looked for in what {off} would tell, as {are}; `netdiag doctor` says why"))
 }
 
 /// Why nothing is concluded of what a definition is about; none where something can be.

@@ -62,6 +62,23 @@ fn what_cannot_be_concluded_is_said() {
 }
 
 #[test]
+fn what_was_looked_for_in_a_part_only_is_said() {
+    let mut snapshot = lossy(0, 10);
+    snapshot.signals.retain(|status| !["turn", "rtt"].contains(&status.signal.as_str()));
+    let mut diagnosis = Diagnosis::new(Thresholds::new());
+    diagnosis.take(&snapshot);
+    let report = diagnosis.report().expect("a report");
+    let withheld = report.withheld.iter().find(|withheld| withheld.id == "periodic-latency");
+    let reason = withheld.map(|withheld| withheld.reason.as_str());
+    assert_eq!(
+        reason,
+        Some(
+            "not looked for in what `turn` and `rtt` would tell, as these signals are off; `netdiag doctor` says why"
+        )
+    );
+}
+
+#[test]
 fn worse_comes_first() {
     let watched = kit::watched(&[]);
     let of = |severity, confidence| {

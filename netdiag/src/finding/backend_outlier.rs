@@ -56,6 +56,7 @@ pub const DEFINITION: Definition = Definition {
     help: "one of several servers of a service answers much later than the others",
     thresholds: &[&TIMES, &MORE, &OTHERS, &LEAST, &PATH],
     needs: &[Signal::Turn],
+    parts: &[],
     exact: &[],
     causes: &[
         "packet-loss",

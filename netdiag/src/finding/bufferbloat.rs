@@ -53,6 +53,7 @@ pub const DEFINITION: Definition = Definition {
     help: "a queue on the path to a peer is long, and full",
     thresholds: &[&EXCESS, &TIMES, &CRITICAL, &LEAST_RATE, &LEAST_SAMPLES],
     needs: &[Signal::Rtt],
+    parts: &[],
     exact: &[],
     causes: &["interface-saturated", "qdisc-drop"],
     rule,

@@ -40,6 +40,7 @@ pub const DEFINITION: Definition = Definition {
     help: "a process does not close connections that its peers have closed",
     thresholds: &[&COUNT, &CRITICAL, &SECONDS],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &[],
     rule,

@@ -65,6 +65,7 @@ pub const DEFINITION: Definition = Definition {
     help: "a process opens a connection for about each request instead of keeping some",
     thresholds: &[&RATE, &NOTICED, &CRITICAL, &SHORT, &SHARE, &LEAST],
     needs: &[Signal::Socket],
+    parts: &[],
     exact: &[],
     causes: &[],
     rule,

@@ -39,6 +39,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&LEAST, &RATE, &CRITICAL_RATE],
     needs: &[Signal::Socket],
     // A connection that was not seen to succeed would count as none.
+    parts: &[],
     exact: &[Signal::Socket],
     causes: &["firewall-drop", "listen-overflow", "syn-backlog-overflow"],
     rule,

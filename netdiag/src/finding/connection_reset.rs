@@ -55,6 +55,7 @@ pub const DEFINITION: Definition = Definition {
     help: "connections are reset instead of answered, again and again",
     thresholds: &[&LEAST, &SHARE, &CRITICAL_SHARE, &LEAST_SECONDS, &LONG_SECONDS],
     needs: &[Signal::Reset],
+    parts: &[],
     exact: &[],
     causes: &["listen-overflow", "firewall-drop", "half-open-peer", "tcp-memory-pressure"],
     rule,

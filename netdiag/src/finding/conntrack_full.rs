@@ -34,6 +34,7 @@ pub const DEFINITION: Definition = Definition {
     help: "the connection tracking table is full, new connections are dropped",
     thresholds: &[&FILL, &DROPS],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &["connection-churn"],
     rule,

@@ -24,6 +24,7 @@ pub const DEFINITION: Definition = Definition {
     help: "first packets are dropped since another connection has their place in connection tracking",
     thresholds: &[&FAILED],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &[],
     rule,

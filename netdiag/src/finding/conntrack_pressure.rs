@@ -23,6 +23,7 @@ pub const DEFINITION: Definition = Definition {
     help: "the connection tracking table is nearly full",
     thresholds: &[&FILL],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &["connection-churn"],
     rule,

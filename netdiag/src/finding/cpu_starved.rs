@@ -89,6 +89,7 @@ pub const DEFINITION: Definition = Definition {
         &SECONDS,
     ],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &[],
     rule,

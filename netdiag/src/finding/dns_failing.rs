@@ -46,6 +46,7 @@ pub const DEFINITION: Definition = Definition {
     help: "a server of names answers with failures (SERVFAIL, REFUSED)",
     thresholds: &[&FAILED, &NOTICED, &CRITICAL, &LEAST],
     needs: &[Signal::Dns],
+    parts: &[],
     exact: &[],
     causes: &[],
     rule,

@@ -50,6 +50,7 @@ pub const DEFINITION: Definition = Definition {
     help: "a server of names answers late",
     thresholds: &[&USUAL, &SLOW, &NOTICED, &CRITICAL, &LEAST],
     needs: &[Signal::Dns],
+    parts: &[],
     exact: &[],
     causes: &[
         "packet-loss",

@@ -45,6 +45,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&UNANSWERED, &NOTICED, &CRITICAL, &LEAST],
     needs: &[Signal::Dns],
     // An answer that was not seen would count as none.
+    parts: &[],
     exact: &[Signal::Dns],
     causes: &[
         "peer-unreachable",

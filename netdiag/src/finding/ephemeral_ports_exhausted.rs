@@ -40,6 +40,7 @@ pub const DEFINITION: Definition = Definition {
     help: "local ports towards a destination run out, connects fail",
     thresholds: &[&PRESSURE, &EXHAUSTED, &FAILED],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &["connection-churn", "time-wait-buildup"],
     rule,

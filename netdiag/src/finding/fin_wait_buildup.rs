@@ -33,6 +33,7 @@ pub const DEFINITION: Definition = Definition {
     help: "peers do not close connections that this end has closed",
     thresholds: &[&COUNT, &SECONDS],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &["close-wait-leak"],
     rule,

@@ -45,6 +45,7 @@ pub const DEFINITION: Definition = Definition {
     help: "this node's firewall drops packets of its own connections, or of clients",
     thresholds: &[&LEAST, &NOTICED, &CONVERSATIONS],
     needs: &[Signal::Drop],
+    parts: &[],
     exact: &[],
     causes: &["conntrack-full", "conntrack-insert-failed"],
     rule,

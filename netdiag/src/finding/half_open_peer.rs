@@ -33,6 +33,7 @@ pub const DEFINITION: Definition = Definition {
     help: "a peer went without a word: connections to it stand, and get no answer",
     thresholds: &[&SILENCE, &CRITICAL],
     needs: &[Signal::Retransmit, Signal::Socket],
+    parts: &[],
     exact: &[],
     causes: &["firewall-drop", "conntrack-full", "interface-errors", "qdisc-drop", "softnet-drop"],
     rule,

@@ -22,6 +22,7 @@ pub const DEFINITION: Definition = Definition {
     help: "a network namespace has very many packet filter rules",
     thresholds: &[&RULES],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &[],
     rule,

@@ -58,6 +58,7 @@ pub const DEFINITION: Definition = Definition {
     help: "the path to a peer takes long, whatever is on it",
     thresholds: &[&SAME_NODE, &PRIVATE_NOTICED, &PRIVATE, &PUBLIC, &LEAST_SAMPLES],
     needs: &[Signal::Rtt],
+    parts: &[],
     exact: &[],
     causes: &["bufferbloat", "interface-saturated", "qdisc-drop"],
     rule,

@@ -45,6 +45,7 @@ pub const DEFINITION: Definition = Definition {
     help: "an interface damages packets, has no room for them, or loses its link",
     thresholds: &[&LEAST, &RATIO, &CRITICAL, &FLAPS],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &["cpu-starved"],
     rule,

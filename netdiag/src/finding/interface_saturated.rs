@@ -34,6 +34,7 @@ pub const DEFINITION: Definition = Definition {
     help: "an interface carries all that its link can",
     thresholds: &[&USE, &SECONDS],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &[],
     rule,

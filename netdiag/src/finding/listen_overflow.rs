@@ -27,6 +27,7 @@ pub const DEFINITION: Definition = Definition {
     help: "an application accepts connections later than they come, and they are dropped",
     thresholds: &[&LEAST, &CRITICAL_SHARE],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &["cpu-starved", "tcp-memory-pressure", "slow-local-application"],
     rule,

@@ -49,6 +49,7 @@ pub const DEFINITION: Definition = Definition {
     help: "a process of this node leaves unread what has arrived for it",
     thresholds: &[&UNREAD, &WAIT, &LEAST, &SHARE],
     needs: &[Signal::Socket],
+    parts: &[],
     exact: &[],
     causes: &["cpu-starved", "tcp-memory-pressure"],
     rule,

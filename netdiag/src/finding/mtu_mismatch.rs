@@ -27,6 +27,7 @@ pub const DEFINITION: Definition = Definition {
     help: "local interfaces that lead to one another differ in MTU",
     thresholds: &[&BYTES],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &[],
     rule,

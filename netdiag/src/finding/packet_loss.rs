@@ -60,6 +60,7 @@ pub const DEFINITION: Definition = Definition {
     help: "segments to a peer get lost on the way",
     thresholds: &[&LOSS_RATIO, &NOTICED_RATIO, &CRITICAL_RATIO, &LEAST_LOST, &LEAST_SECONDS],
     needs: &[Signal::Retransmit],
+    parts: &[],
     exact: &[],
     causes: &[
         "pmtu-black-hole",

@@ -49,6 +49,7 @@ pub const DEFINITION: Definition = Definition {
     help: "the application at the other end does not read what it is sent",
     thresholds: &[&SHARE, &CRITICAL, &LEAST, &USED],
     needs: &[Signal::Socket],
+    parts: &[],
     exact: &[],
     causes: &["cpu-starved", "tcp-memory-pressure", "local-not-reading"],
     rule,

@@ -42,6 +42,7 @@ pub const DEFINITION: Definition = Definition {
     // Until it fails, SYNs that are sent again are all that can be seen.
     needs: &[Signal::Socket, Signal::Retransmit],
     // A connection that was not seen to succeed would count as none.
+    parts: &[],
     exact: &[Signal::Socket],
     causes: &[
         "firewall-drop",

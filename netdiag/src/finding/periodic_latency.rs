@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use netdiag_common::signal::Signal;
+
 use super::{
     DELAYED_ACK_NS, Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{host, ss_by},
@@ -59,12 +61,13 @@ const ANSWERS: Threshold = Threshold {
     source: "a job that asks for something slow each minute is no spike for the others",
 };
 
-/// What the rest of netdiag knows of it. It needs no single signal: it takes those that tell a latency.
+/// What the rest of netdiag knows of it. It needs no single signal: it looks at the latencies that there are.
 pub const DEFINITION: Definition = Definition {
     id: "periodic-latency",
     help: "latency is high again and again at regular times",
     thresholds: &[&TIMES, &MORE, &CHANCE, &CYCLES, &SHARE, &ANSWERS],
     needs: &[],
+    parts: &[Signal::Turn, Signal::Socket, Signal::Rtt],
     exact: &[],
     causes: &[
         "packet-loss",

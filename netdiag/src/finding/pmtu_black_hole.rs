@@ -30,6 +30,7 @@ pub const DEFINITION: Definition = Definition {
     help: "full segments to a peer get lost where small ones pass, and nobody tells the sender",
     thresholds: &[&STALL, &CRITICAL],
     needs: &[Signal::Retransmit, Signal::Socket],
+    parts: &[],
     exact: &[],
     causes: &["mtu-mismatch", "firewall-drop"],
     rule,

@@ -51,6 +51,7 @@ pub const DEFINITION: Definition = Definition {
     help: "a queueing discipline of this node drops packets",
     thresholds: &[&LEAST, &NOTICED, &RATIO, &CRITICAL],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &["interface-saturated"],
     rule,

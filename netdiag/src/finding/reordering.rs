@@ -39,6 +39,7 @@ pub const DEFINITION: Definition = Definition {
     help: "segments to a peer overtake each other, and TCP takes them for lost",
     thresholds: &[&RATIO, &NOTICED, &LEAST],
     needs: &[Signal::Socket],
+    parts: &[],
     exact: &[],
     causes: &[],
     rule,

@@ -48,6 +48,7 @@ pub const DEFINITION: Definition = Definition {
     help: "a send buffer is too small for the path and holds data back",
     thresholds: &[&SHARE, &NOTICED, &LEAST, &ENOUGH],
     needs: &[Signal::Socket],
+    parts: &[],
     exact: &[],
     causes: &["tcp-memory-pressure", "bufferbloat", "peer-not-reading"],
     rule,

@@ -59,6 +59,7 @@ pub const DEFINITION: Definition = Definition {
     help: "a server of this node answers late, and has the requests",
     thresholds: &[&SERVICE, &CRITICAL, &HELD, &SHARE, &ELSEWHERE, &LEAST],
     needs: &[Signal::Turn],
+    parts: &[],
     exact: &[],
     causes: &["cpu-starved", "tcp-memory-pressure", "periodic-latency"],
     rule,

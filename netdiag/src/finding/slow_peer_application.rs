@@ -55,6 +55,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&RESPONSE, &CRITICAL, &HELD, &SHARE, &LEAST],
     // The peer's time is what the path and what was sent again leave of a response.
     needs: &[Signal::Turn, Signal::Rtt, Signal::Retransmit],
+    parts: &[],
     exact: &[],
     causes: &[
         "packet-loss",

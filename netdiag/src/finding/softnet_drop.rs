@@ -34,6 +34,7 @@ pub const DEFINITION: Definition = Definition {
     help: "CPUs drop received packets since their backlog is full",
     thresholds: &[&LEAST, &RATIO, &CRITICAL],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &["cpu-starved"],
     rule,

@@ -38,6 +38,7 @@ pub const DEFINITION: Definition = Definition {
     help: "more connection requests wait for their confirmation than there is room for",
     thresholds: &[&LEAST, &CRITICAL, &SYN_RECV],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &["listen-overflow"],
     rule,

@@ -48,6 +48,7 @@ pub const DEFINITION: Definition = Definition {
     help: "the memory of TCP's queues is used up, sockets are kept small",
     thresholds: &[&NOTICED, &USED, &ENTERED, &LIMIT, &ORPHANS],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &[],
     rule,

@@ -82,6 +82,14 @@ fn what_is_off_or_lost_withholds() {
             let reason = withheld(definition, &watched).expect("withheld");
             assert!(reason.contains(signal.name()), "{}: {reason}", definition.id);
         }
+        for signal in definition.parts {
+            let mut watched = kit::watched(&[]);
+            assert_eq!(not_looked_at(definition, &watched), None, "{}", definition.id);
+            watched.signals.retain(|status| status.signal != signal.name());
+            assert_eq!(withheld(definition, &watched), None, "{}", definition.id);
+            let reason = not_looked_at(definition, &watched).expect("said");
+            assert!(reason.contains(signal.name()), "{}: {reason}", definition.id);
+        }
         for signal in definition.exact {
             let mut watched = kit::watched(&[]);
             watched.lost.insert(signal.name().to_owned(), 3);

@@ -33,6 +33,7 @@ pub const DEFINITION: Definition = Definition {
     help: "very many sockets wait in TIME_WAIT",
     thresholds: &[&COUNT, &CRITICAL],
     needs: &[],
+    parts: &[],
     exact: &[],
     causes: &["connection-churn"],
     rule,

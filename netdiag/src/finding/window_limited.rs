@@ -48,6 +48,7 @@ pub const DEFINITION: Definition = Definition {
     help: "a peer's receive window is too small for the distance",
     thresholds: &[&SHARE, &LEAST_BUSY, &BANDWIDTH, &FILLED],
     needs: &[Signal::Socket],
+    parts: &[],
     exact: &[],
     causes: &["peer-not-reading", "high-rtt", "packet-loss", "bufferbloat"],
     rule,
