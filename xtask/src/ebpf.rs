@@ -1,6 +1,10 @@
 //! Builds the eBPF object.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 use object::{
@@ -18,20 +22,89 @@ const CPU: &str = "v3";
 /// Builds `netdiag-ebpf` and leaves the object where netdiag's build script takes it, touching it
 /// only when its bytes changed so that nothing is rebuilt in vain.
 pub(crate) fn build(tools: &EbpfTools) -> Result<PathBuf> {
-    let directory = workspace::target().join("ebpf-build");
+    let bytes = compile(tools, workspace::root(), &workspace::target().join("ebpf-build"))?;
+    let object = workspace::ebpf_object();
+    if fs::read(&object).is_ok_and(|old| old == bytes) {
+        return Ok(object);
+    }
+    let directory = object.parent().context("the object's path has no directory")?;
+    fs::create_dir_all(directory)?;
+    let new = directory.join(".netdiag-ebpf.new");
+    fs::write(&new, &bytes)
+        .and_then(|()| fs::rename(&new, &object))
+        .with_context(|| format!("cannot write {}", object.display()))?;
+    Ok(object)
+}
+
+/// Builds the object again, from a copy of the sources elsewhere, and fails when its bytes are others: who
+/// has the sources can tell whether a binary runs them in the kernel.
+pub(crate) fn reproduce(tools: &EbpfTools) -> Result<()> {
+    let first = fs::read(build(tools)?)?;
+    let elsewhere = tempfile::tempdir().context("no directory for a copy of the sources")?;
+    let copy = elsewhere.path().join("sources");
+    copy_sources(workspace::root(), &copy)?;
+    let again = compile(tools, &copy, &elsewhere.path().join("built"))?;
+    if let Some(path) = machine_path(&again, elsewhere.path()) {
+        bail!(
+            "the eBPF object holds a path of this machine, {path}: see `names` in xtask/src/ebpf.rs"
+        );
+    }
+    if first != again {
+        let at = first.iter().zip(&again).take_while(|(one, other)| one == other).count();
+        bail!(
+            "the eBPF object differs from byte {at} on where it is built in another directory ({} and {} \
+             bytes): who builds it cannot tell whether it is the same",
+            first.len(),
+            again.len()
+        );
+    }
+    Ok(())
+}
+
+/// Copies what cargo builds from: all but hidden files and what was built.
+fn copy_sources(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
+        let entry = entry?;
+        let (name, to) = (entry.file_name(), to.join(entry.file_name()));
+        if name == "target" || name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            copy_sources(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), &to).with_context(|| format!("cannot make {}", to.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// A path that tells where it was built, if `object` has one.
+fn machine_path(object: &[u8], sources: &Path) -> Option<String> {
+    let homes = [Some(sources.to_path_buf()), cargo_home()];
+    homes.into_iter().flatten().find_map(|home| {
+        let home = home.to_string_lossy().into_owned();
+        let is_there = object.windows(home.len()).any(|bytes| bytes == home.as_bytes());
+        is_there.then_some(home)
+    })
+}
+
+/// Compiles the object from the sources at `root` into `directory`, and gives its bytes.
+fn compile(tools: &EbpfTools, root: &Path, directory: &Path) -> Result<Vec<u8>> {
     let Toolchain { cargo, rustc, .. } = &tools.toolchain;
-    let flags = [
-        format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
+    let mut flags = vec![
+        format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         format!("-Ctarget-cpu={CPU}"),
     ];
+    flags.extend(names(root, rustc)?);
     let mut command = Command::new(cargo);
     command
-        .current_dir(workspace::root())
+        .current_dir(root)
         .args(["build", "--quiet", "--package", "netdiag-ebpf", "--bins", "--release"])
         .args(["--target", TARGET, "-Zbuild-std=core", "--target-dir"])
-        .arg(&directory)
+        .arg(directory)
         .env("RUSTC_BOOTSTRAP", "1")
         // By path: PATH may hold rustup's shims, which would choose another compiler.
         .env("RUSTC", rustc)
@@ -53,19 +126,32 @@ pub(crate) fn build(tools: &EbpfTools) -> Result<PathBuf> {
     let built = directory.join(TARGET).join("release/netdiag-ebpf");
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     check(&bytes).with_context(|| format!("{} is no eBPF object", built.display()))?;
-    let bytes = without_debug(&bytes)
-        .with_context(|| format!("{} cannot be written anew", built.display()))?;
-    let object = workspace::ebpf_object();
-    if fs::read(&object).is_ok_and(|old| old == bytes) {
-        return Ok(object);
+    without_debug(&bytes).with_context(|| format!("{} cannot be written anew", built.display()))
+}
+
+/// What tells the compiler to name source files by where they are in the sources, the registry or the
+/// compiler, not by where those lie on this machine: BTF has the names.
+fn names(root: &Path, rustc: &Path) -> Result<Vec<String>> {
+    let sysroot = process::output(Command::new(rustc).args(["--print", "sysroot"]))?;
+    let library = Path::new(sysroot.trim()).join("lib/rustlib/src/rust");
+    let mut names = vec![(root.to_path_buf(), "")];
+    if let Ok(library) = library.canonicalize() {
+        names.push((library, "rustc"));
     }
-    let directory = object.parent().context("the object's path has no directory")?;
-    fs::create_dir_all(directory)?;
-    let new = directory.join(".netdiag-ebpf.new");
-    fs::write(&new, &bytes)
-        .and_then(|()| fs::rename(&new, &object))
-        .with_context(|| format!("cannot write {}", object.display()))?;
-    Ok(object)
+    names.push((library, "rustc"));
+    let registries = cargo_home().map(|home| home.join("registry/src"));
+    // A registry that is not there yet has no source in the object either: xtask is built from it as well.
+    let registries =
+        registries.and_then(|sources| fs::read_dir(sources).ok()).into_iter().flatten();
+    names.extend(registries.filter_map(|entry| Some((entry.ok()?.path(), "registry"))));
+    let flag = |(from, to): (PathBuf, &str)| format!("--remap-path-prefix={}={to}", from.display());
+    Ok(names.into_iter().map(flag).collect())
+}
+
+/// Where cargo keeps what it downloads.
+fn cargo_home() -> Option<PathBuf> {
+    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cargo"));
+    env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home)
 }
 
 /// Leaves out what only debuggers read, and BTF was made of: nine tenths of the object, all of whose sections are

@@ -26,12 +26,12 @@ use self::{
     steps::{Output, Steps},
     tally::Tally,
 };
-use crate::{build, image, process, setup, workspace};
+use crate::{build, ebpf, image, process, setup, workspace};
 
 /// Run every check and test
 #[derive(clap::Args)]
 #[command(
-    after_help = "Steps: format, unit, native, image, cost, lints, licences, and vm-NAME for each machine: vm-5.10,
+    after_help = "Steps: format, unit, native, image, cost, lints, licences, object, and vm-NAME for each machine: vm-5.10,
 vm-6.1, vm-6.12, vm-newest, vm-6.12-preempt, vm-6.12-lockdown. The steps set-up and build-tests come
 first where others need them. The native tests run alone; then all others together.
 
@@ -59,7 +59,8 @@ pub(crate) struct Args {
 type Job<'a> = (&'static str, Box<dyn FnOnce(&mut Output) -> Result<Tally> + Send + 'a>);
 
 /// The steps by name, but for those that only prepare others and those in machines.
-const STEPS: [&str; 7] = ["format", "unit", "native", "image", "cost", "lints", "licences"];
+const STEPS: [&str; 8] =
+    ["format", "unit", "native", "image", "cost", "lints", "licences", "object"];
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let names: Vec<_> =
@@ -75,7 +76,9 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         runner::check(process::cargo().args(["fmt", "--all", "--check"]), output)
     });
     let mut built = Vec::new();
-    if names.iter().any(|name| !["format", "lints", "licences"].contains(name) && steps.wants(name))
+    if names
+        .iter()
+        .any(|name| !["format", "lints", "licences", "object"].contains(name) && steps.wants(name))
     {
         built = build(&steps);
     }
@@ -91,6 +94,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     }
     jobs.push(("lints", Box::new(lints)));
     jobs.push(("licences", Box::new(licences)));
+    jobs.push(("object", Box::new(|_| object())));
     run_all(&steps, jobs, args.jobs.max(1));
     // A machine may have none of the tests that were asked for, but not all of them.
     let takes_arguments =
@@ -206,4 +210,9 @@ fn licences(output: &mut Output) -> Result<Tally> {
     let deny = setup::cargo_deny()?;
     let options = ["--log-level", "error", "--locked", "check", "licenses", "bans", "sources"];
     runner::check(Command::new(deny).current_dir(workspace::root()).args(options), output)
+}
+
+/// That the programs of the kernel can be built again, byte by byte.
+fn object() -> Result<Tally> {
+    ebpf::reproduce(&setup::build_tools()?).map(|()| Tally::default())
 }
