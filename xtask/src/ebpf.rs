@@ -14,7 +14,8 @@ use object::{
 
 use crate::{process, setup::EbpfTools, toolchain::Toolchain, workspace};
 
-const TARGET: &str = "bpfel-unknown-none";
+/// What the programs of the kernel are built for.
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
 /// `-C target-cpu` of the object. v3 (32-bit ALU and jumps) loads since Linux 5.1; v4 needs 6.6.
 const CPU: &str = "v3";
@@ -42,7 +43,7 @@ pub(crate) fn reproduce(tools: &EbpfTools) -> Result<()> {
     let first = fs::read(build(tools)?)?;
     let elsewhere = tempfile::tempdir().context("no directory for a copy of the sources")?;
     let copy = elsewhere.path().join("sources");
-    copy_sources(workspace::root(), &copy)?;
+    workspace::copy_sources(workspace::root(), &copy)?;
     let again = compile(tools, &copy, &elsewhere.path().join("built"))?;
     if let Some(path) = machine_path(&again, elsewhere.path()) {
         bail!(
@@ -57,24 +58,6 @@ pub(crate) fn reproduce(tools: &EbpfTools) -> Result<()> {
             first.len(),
             again.len()
         );
-    }
-    Ok(())
-}
-
-/// Copies what cargo builds from: all but hidden files and what was built.
-fn copy_sources(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
-    for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
-        let entry = entry?;
-        let (name, to) = (entry.file_name(), to.join(entry.file_name()));
-        if name == "target" || name.as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        if entry.file_type()?.is_dir() {
-            copy_sources(&entry.path(), &to)?;
-        } else {
-            fs::copy(entry.path(), &to).with_context(|| format!("cannot make {}", to.display()))?;
-        }
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ mod lab;
 mod packages;
 mod process;
 mod run;
+mod sbom;
 mod setup;
 mod test;
 mod toolchain;
@@ -41,6 +42,7 @@ enum Command {
     Image(image::Args),
     Bench(bench::Args),
     Lab(lab::Args),
+    Sbom(sbom::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,5 +65,6 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Image(args) => image::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Lab(args) => lab::main(&args),
+        Command::Sbom(args) => sbom::main(&args),
     }
 }

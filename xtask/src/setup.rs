@@ -53,6 +53,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             bench_tools()?;
             linters()?;
             cargo_deny()?;
+            cargo_cyclonedx()?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -91,7 +92,7 @@ pub(crate) fn vm_tools() -> Result<()> {
     Emulator::get().map(drop)
 }
 
-pub(crate) use test::{bench_tools, cargo_deny, linters, tools as test_tools};
+pub(crate) use test::{bench_tools, cargo_cyclonedx, cargo_deny, linters, tools as test_tools};
 
 /// Installs the packages of those `(program, package)` that are missing.
 fn programs(tools: &[(&str, &str)], why: &str) -> Result<()> {

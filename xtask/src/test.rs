@@ -26,7 +26,7 @@ use self::{
     steps::{Output, Steps},
     tally::Tally,
 };
-use crate::{build, ebpf, image, process, setup, workspace};
+use crate::{build, ebpf, image, process, sbom, setup, workspace};
 
 /// Run every check and test
 #[derive(clap::Args)]
@@ -206,10 +206,13 @@ fn lints(output: &mut Output) -> Result<Tally> {
     runner::check(process::cargo().args(clippy), output)
 }
 
+/// Licences and sources of what netdiag is built from, and that it can be listed.
 fn licences(output: &mut Output) -> Result<Tally> {
     let deny = setup::cargo_deny()?;
     let options = ["--log-level", "error", "--locked", "check", "licenses", "bans", "sources"];
-    runner::check(Command::new(deny).current_dir(workspace::root()).args(options), output)
+    let tally =
+        runner::check(Command::new(deny).current_dir(workspace::root()).args(options), output)?;
+    sbom::write().map(|()| tally)
 }
 
 /// That the programs of the kernel can be built again, byte by byte.

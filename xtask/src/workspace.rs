@@ -1,7 +1,7 @@
 //! Where things stand in the work tree.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     sync::LazyLock,
 };
@@ -45,4 +45,22 @@ pub(crate) fn host_target() -> Result<PathBuf> {
     let xtask = env::current_exe().context("cannot tell where this program stands")?;
     let profile = xtask.parent().context("this program stands in no directory")?;
     Ok(profile.parent().context("this program stands in no target directory")?.to_path_buf())
+}
+
+/// Copies what cargo builds from: all but hidden files and what was built.
+pub(crate) fn copy_sources(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
+        let entry = entry?;
+        let (name, to) = (entry.file_name(), to.join(entry.file_name()));
+        if name == "target" || name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            copy_sources(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), &to).with_context(|| format!("cannot make {}", to.display()))?;
+        }
+    }
+    Ok(())
 }

@@ -13,6 +13,7 @@ use super::{cargo_install, programs, vm_tools};
 use crate::{packages, process, workspace};
 
 const CARGO_DENY: &str = "0.20.2";
+const CARGO_CYCLONEDX: &str = "0.5.9";
 const PYTHON_READER: &str = "hdrhistogram==0.10.8";
 const JAVASCRIPT_READER: &str = "hdr-histogram-js@3.0.1";
 /// Node.js with npm in one file. Debian's npm comes in some 350 packages, which take minutes.
@@ -76,22 +77,27 @@ pub(crate) fn linters() -> Result<()> {
 
 /// cargo-deny, of the version that is held to.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    let deny = workspace::tools().join("bin/cargo-deny");
-    let current = format!("cargo-deny {CARGO_DENY}");
-    if deny.exists() && process::output(Command::new(&deny).arg("--version"))?.trim() == current {
-        return Ok(deny);
+    tool("cargo-deny", CARGO_DENY, &["--version"], "the tests check licences and sources")
+}
+
+/// cargo-cyclonedx, likewise.
+pub(crate) fn cargo_cyclonedx() -> Result<PathBuf> {
+    let asked = ["cyclonedx", "--version"];
+    tool("cargo-cyclonedx", CARGO_CYCLONEDX, &asked, "it writes what a binary consists of")
+}
+
+/// A program from the registry, of the version that it tells when asked so.
+fn tool(name: &str, version: &str, asked: &[&str], why: &str) -> Result<PathBuf> {
+    let path = workspace::tools().join("bin").join(name);
+    let is_current = |said: String| said.trim().ends_with(&format!(" {version}"));
+    if path.exists() && process::output(Command::new(&path).args(asked)).is_ok_and(is_current) {
+        return Ok(path);
     }
-    eprintln!(
-        "setup: building cargo-deny {CARGO_DENY} into target/tools: the tests check licences and sources (about 2 minutes)"
-    );
+    eprintln!("setup: building {name} {version} into target/tools: {why} (about 2 minutes)");
     // It runs for a second: optimizing it would take longer than it saves.
-    cargo_install(
-        "cargo-deny",
-        CARGO_DENY,
-        &["--force", "--debug"],
-        &[("CARGO_PROFILE_DEV_DEBUG", "false")],
-    )?;
-    Ok(deny)
+    let environment = [("CARGO_PROFILE_DEV_DEBUG", "false")];
+    cargo_install(name, version, &["--force", "--debug"], &environment)?;
+    Ok(path)
 }
 
 /// Java's, Python's and JavaScript's readers of histogram logs.
