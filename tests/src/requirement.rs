@@ -56,6 +56,8 @@ pub enum Feature {
     Readers,
     /// tshark and scapy, which read packets.
     PacketReaders,
+    /// bash, zsh, fish and man, for which netdiag makes files.
+    Shells,
     /// A server of Redis and its benchmark.
     Redis,
     /// A server of HTTP/2 and a client that loads it.
@@ -99,6 +101,7 @@ pub fn expectation(feature: Feature) -> Expectation {
         | Feature::Cargo
         | Feature::Readers
         | Feature::PacketReaders
+        | Feature::Shells
         | Feature::Redis
         | Feature::Http2 => machine::amount(Must, Absent),
     }
@@ -133,6 +136,9 @@ pub fn available(feature: Feature) -> bool {
         Feature::Setpriv => tool::find("setpriv").is_some(),
         Feature::Readers => reader::all().is_ok(),
         Feature::PacketReaders => capture::has_readers(),
+        Feature::Shells => {
+            ["bash", "zsh", "fish", "man"].iter().all(|name| tool::find(name).is_some())
+        }
         Feature::Redis => tool::find("redis-benchmark").is_some(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),
     }

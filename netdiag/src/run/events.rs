@@ -13,13 +13,13 @@ use super::{
     stop::Stop,
     teller::Teller,
     voice::say,
-    watch::{about, flow_table, node_name, options, places, targets},
+    watch::{about, attach, flow_table, node_name, options, places, targets},
     writer::Writing,
 };
 use crate::{
     config::{self, Tell, Watch},
     exit::Status,
-    kernel::{plan::Options, symbols, tracer::Tracer},
+    kernel::{plan::Options, symbols},
     node,
     snapshot::told::LISTEN_OVERFLOW,
 };
@@ -47,7 +47,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
         stacks: tell.stack,
         ..options(kernel, places.hierarchy(), Some((watch, filters)))
     };
-    let mut tracer = Tracer::attach(&options).inspect_err(|_| capture.iter().for_each(Capture::discard))?;
+    let mut tracer = attach(&options).inspect_err(|_| capture.iter().for_each(Capture::discard))?;
     if tell.stack && !symbols::are_told() {
         say(
             "--stack: /proc/kallsyms shows no addresses, so that stacks and places have no names; \

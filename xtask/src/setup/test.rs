@@ -29,6 +29,8 @@ pub(crate) fn tools() -> Result<()> {
         ("h2load", "nghttp2-client"),
     ];
     programs(&conversing, "netdiag is held against what real programs say of their conversations")?;
+    let shells = [("zsh", "zsh"), ("fish", "fish"), ("man", "man-db")];
+    programs(&shells, "completions and manual pages are held against what they are for")?;
     let reading = [("tshark", "tshark"), ("scapy", "python3-scapy")];
     programs(&reading, "the packets that netdiag writes are held against other readers")?;
     readers()
