@@ -9,9 +9,11 @@ use netdiag_common::signal::Signal;
 use crate::{event::Kind, exit, flow::Grouping, snapshot::build::Sort};
 
 mod diagnose;
+mod generate;
 pub mod value;
 
 pub use diagnose::Diagnose;
+pub use generate::{Completions, Man, Shell};
 use value::{NetnsName, Prefix, SourceChoice};
 
 const EXAMPLES: &str = "\
@@ -54,6 +56,10 @@ pub enum Command {
     Events(Events),
     /// Say what this kernel and these privileges allow, and what is lost
     Doctor(Doctor),
+    /// Print what makes a shell complete netdiag's commands and flags
+    Completions(Completions),
+    /// Print a manual page
+    Man(Man),
 }
 
 /// `netdiag live`.
@@ -110,12 +116,15 @@ pub struct Record {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 A line comes within about 0.1 s of what it tells. In a flood drops of one
-conversation are told together, with their number.
+conversation are told together, with their number. What --pcap writes are no
+captured packets, but headers made of what is known of each.
 
 Examples:
   netdiag events --kind drop,listen_overflow
   netdiag events --kind retransmit --peer-port 5432 --stack
-  netdiag events --netns blue -d 1m -o json | jq 'select(.kind == \"connect\")'")]
+  netdiag events --netns blue -d 1m -o json | jq 'select(.kind == \"connect\")'
+  netdiag events --kind drop,retransmit,reset --pcap lost.pcapng
+  netdiag events --pcap - | tshark -r -")]
 pub struct Events {
     /// Kinds of events to tell of [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = value::kind)]
@@ -129,9 +138,13 @@ pub struct Events {
     /// Stop after this long, with a unit [default: run until interrupted]
     #[arg(short, long, value_name = "TIME", value_parser = value::duration)]
     pub duration: Option<Duration>,
-    /// Form of the output
-    #[arg(short, long, value_enum, value_name = "FORM", default_value_t)]
-    pub output: Output,
+    /// Form of the output [default: text]
+    #[arg(short, long, value_enum, value_name = "FORM")]
+    pub output: Option<Output>,
+    /// Write the headers of packets that were dropped, sent again or reset to a new FILE (pcapng);
+    /// `-` is standard output, which then has no lines
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
     /// What is remembered of flows, and what ends the run badly.
     #[command(flatten)]
     pub flows: Flows,
@@ -317,7 +330,7 @@ pub struct Kernel {
 pub enum Asked {
     /// Run a command.
     Run(Box<Cli>),
-    /// Print this text: help or version.
+    /// Print this text: help, version, a manual page or completions.
     Print(String),
 }
 
@@ -326,10 +339,27 @@ pub enum Asked {
 /// # Errors
 /// Wrong usage, in one line.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, exit::Error> {
+    parse_for(args, false)
+}
+
+/// The same for whoever `shows_colours`, in which help stands out then.
+///
+/// # Errors
+/// As for [`parse`].
+pub fn parse_for(
+    args: impl IntoIterator<Item = OsString>,
+    shows_colours: bool,
+) -> Result<Asked, exit::Error> {
     let matches = Cli::command().try_get_matches_from(with_command(args.into_iter().collect()));
     match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(Cli { command: Command::Completions(of) }) => {
+            Ok(Asked::Print(generate::completions(of.shell)))
+        }
+        Ok(Cli { command: Command::Man(of) }) => {
+            Ok(Asked::Print(generate::man(of.command.as_deref())))
+        }
         Ok(cli) => Ok(Asked::Run(Box::new(cli))),
-        Err(error) => exit::from_clap(&error).map(Asked::Print),
+        Err(error) => exit::from_clap(&error, shows_colours).map(Asked::Print),
     }
 }
 

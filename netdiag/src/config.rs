@@ -134,6 +134,17 @@ pub struct Tell {
     pub limit: u64,
     /// Whether the kernel's stack is told.
     pub stack: bool,
+    /// Where headers of packets go, if they shall go anywhere.
+    pub pcap: Option<CaptureTo>,
+}
+
+/// Where headers of packets go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaptureTo {
+    /// To standard output, instead of lines.
+    Stdout,
+    /// To a new file.
+    File(PathBuf),
 }
 
 /// Where and how `record` writes.
@@ -179,7 +190,7 @@ impl Config {
                 Ok(Self { command, kernel: kernel(&flags.kernel)? })
             }
             cli::Command::Events(flags) => {
-                let tell = events::tell(flags);
+                let tell = events::tell(flags)?;
                 let mut kernel = kernel(&flags.kernel)?;
                 events::narrow(&mut kernel, &tell)?;
                 Ok(Self { command: Command::Events(events::watch(flags)?, tell), kernel })
@@ -188,6 +199,9 @@ impl Config {
                 command: Command::Doctor(doctor.output),
                 kernel: kernel(&doctor.kernel)?,
             }),
+            cli::Command::Completions(_) | cli::Command::Man(_) => Err(Error::usage(
+                "it prints a text and does nothing else, so there is nothing to set",
+            )),
         }
     }
 }

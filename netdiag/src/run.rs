@@ -16,6 +16,7 @@ use crate::{
     node::{own, vantage},
 };
 
+mod capture;
 mod diagnose;
 mod diagnostics;
 mod doctor;
@@ -33,6 +34,7 @@ mod reporter;
 mod sieve;
 mod stop;
 mod teller;
+mod terminal;
 mod voice;
 mod wall;
 mod watch;
@@ -57,7 +59,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<Status> {
-    let cli = match cli::parse(std::env::args_os())? {
+    let cli = match cli::parse_for(std::env::args_os(), terminal::shows_colours())? {
         Asked::Run(cli) => cli,
         Asked::Print(text) => {
             io::stdout().write_all(text.as_bytes())?;

@@ -10,6 +10,7 @@ pub mod attempt;
 pub mod beside;
 pub mod bpf;
 pub mod bpftrace;
+pub mod capture;
 pub mod cgroup;
 pub mod child;
 pub mod conntrack;

@@ -9,6 +9,7 @@ use netdiag::signal::{DEFINITIONS, Hook, Source};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
+    capture,
     conntrack::{self, module},
     machine::{self, Series},
     processor, reader, setting, tool,
@@ -53,6 +54,10 @@ pub enum Feature {
     Setpriv,
     /// The Java, Python and JavaScript readers of histogram logs.
     Readers,
+    /// tshark and scapy, which read packets.
+    PacketReaders,
+    /// bash, zsh, fish and man, for which netdiag makes files.
+    Shells,
     /// A server of Redis and its benchmark.
     Redis,
     /// A server of HTTP/2 and a client that loads it.
@@ -92,9 +97,13 @@ pub fn expectation(feature: Feature) -> Expectation {
         }
         Feature::Bpftrace => machine::amount(Must, May),
         Feature::Cargo if std::env::var_os(workshop::BELOW).is_some() => Must,
-        Feature::Compiler | Feature::Cargo | Feature::Readers | Feature::Redis | Feature::Http2 => {
-            machine::amount(Must, Absent)
-        }
+        Feature::Compiler
+        | Feature::Cargo
+        | Feature::Readers
+        | Feature::PacketReaders
+        | Feature::Shells
+        | Feature::Redis
+        | Feature::Http2 => machine::amount(Must, Absent),
     }
 }
 
@@ -126,6 +135,10 @@ pub fn available(feature: Feature) -> bool {
         Feature::Cargo => Workshop::find().is_some(),
         Feature::Setpriv => tool::find("setpriv").is_some(),
         Feature::Readers => reader::all().is_ok(),
+        Feature::PacketReaders => capture::has_readers(),
+        Feature::Shells => {
+            ["bash", "zsh", "fish", "man"].iter().all(|name| tool::find(name).is_some())
+        }
         Feature::Redis => tool::find("redis-benchmark").is_some(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),
     }

@@ -87,6 +87,7 @@ const DNS: Kind = Kind {
         ),
     ],
     has_stack: false,
+    has_packet: false,
 };
 
 const FIELDS: &[Field] = &[
@@ -266,6 +267,7 @@ impl Event {
             events: 1,
             values: vec![Value::Text(result), latency],
             stack: Stack::None,
+            packet: None,
         });
     }
 }

@@ -1,5 +1,5 @@
 //! What the tests need beyond what netdiag needs: other tracers to stand beside and what builds them,
-//! programs that converse, the readers of histogram logs in other languages, the linters.
+//! programs that converse, readers of histogram logs and of packets, the linters.
 
 use std::{
     fs,
@@ -30,6 +30,10 @@ pub(crate) fn tools() -> Result<()> {
         ("h2load", "nghttp2-client"),
     ];
     programs(&conversing, "netdiag is held against what real programs say of their conversations")?;
+    let shells = [("zsh", "zsh"), ("fish", "fish"), ("man", "man-db")];
+    programs(&shells, "completions and manual pages are held against what they are for")?;
+    let reading = [("tshark", "tshark"), ("scapy", "python3-scapy")];
+    programs(&reading, "the packets that netdiag writes are held against other readers")?;
     readers()
 }
 

@@ -6,7 +6,10 @@
 use std::{
     fs::{DirBuilder, File},
     io,
-    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::DirBuilderExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -190,13 +193,19 @@ impl Directory {
     }
 }
 
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// How much of the file system is left to others.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
+pub(crate) struct Room {
     /// Free bytes to leave.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// Free part of the file system to leave, in percent.
-    pub(super) percent: u64,
+    pub(crate) percent: u64,
 }
 
 impl Default for Room {
@@ -206,9 +215,9 @@ impl Default for Room {
 }
 
 impl Room {
-    /// Why the file system is too full to write to, if it is.
-    pub(super) fn lacking(self, directory: &Directory) -> io::Result<Option<String>> {
-        let stat = fstatvfs(&directory.fd)?;
+    /// Why the file system of a file or directory is too full to write to, if it is.
+    pub(crate) fn lacking(self, of: impl AsFd) -> io::Result<Option<String>> {
+        let stat = fstatvfs(of)?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
         let part = total / 100 * self.percent;
