@@ -16,6 +16,7 @@ use crate::{
     node::{own, vantage},
 };
 
+mod budget;
 mod diagnose;
 mod diagnostics;
 mod doctor;
@@ -26,6 +27,7 @@ mod listening;
 mod node;
 mod observer;
 mod output;
+mod own;
 mod pace;
 mod recordings;
 mod refresh;

@@ -14,8 +14,8 @@ use netdiag_common::{flow::FlowKey, signal::Signal};
 
 pub use self::sort::Sort;
 use super::{
-    Account, CountValue, Distribution, Endpoint, Flow, Group, Node, Owner, SignalStatus, Snapshot,
-    Status, Stream,
+    Account, CountValue, Distribution, Endpoint, Flow, Group, Node, Own, Owner, SignalStatus,
+    Snapshot, Status, Stream,
 };
 use crate::{
     flow::{End, Frozen, Grouping, Interval, latency::Latency, tuples::address},
@@ -124,6 +124,8 @@ pub struct Frame<'a> {
     pub filtered: bool,
     /// What the node says of itself.
     pub node: Node,
+    /// What netdiag itself takes.
+    pub own: Own,
     /// Fates of samples by signal.
     pub accounting: BTreeMap<String, Account>,
     /// What userspace received.
@@ -164,6 +166,7 @@ impl Frame<'_> {
             ),
             filtered: self.filtered,
             node: self.node,
+            own: self.own,
             accounting: self.accounting,
             stream: self.stream,
             complete: lost == 0 && self.stream.malformed == 0 && arrived,

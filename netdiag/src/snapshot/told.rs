@@ -142,6 +142,8 @@ pub struct End {
     pub stacks_not_taken: Option<u64>,
     /// How each signal was observed.
     pub signals: Vec<SignalStatus>,
+    /// What netdiag itself took.
+    pub own: Own,
     /// Fates of samples by signal.
     pub accounting: BTreeMap<String, Account>,
     /// What userspace received.

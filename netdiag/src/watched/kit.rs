@@ -157,6 +157,7 @@ pub(crate) fn snapshot(second: u64, flows: Vec<Flow>) -> Snapshot {
         conntrack: None,
         filtered: false,
         node: Node::default(),
+        own: Own::default(),
         accounting: Signal::ALL
             .iter()
             .map(|signal| (signal.name().to_owned(), Account::default()))

@@ -184,6 +184,7 @@ fn end() -> End {
         suppressed: BTreeMap::from([("drop", 40)]),
         stacks_not_taken: Some(3),
         signals: Vec::new(),
+        own: Own::default(),
         accounting: BTreeMap::from([("drop".to_owned(), account)]),
         stream: Stream { received: 9, decoded: 9, malformed: 0 },
         complete: true,
