@@ -91,8 +91,7 @@ impl Counting {
     pub(super) fn untold(&self, signal: Signal) -> Result<u64> {
         let cpus = self.counters.get(&(signal as u32), 0).context("reading a signal's counters")?;
         let lanes = cpus.iter().flat_map(|Raw(lanes)| &lanes.lanes);
-        let untold =
-            |own: &Counters| own.ring_full + own.rate_limited + own.read_failed + own.shed;
+        let untold = |own: &Counters| own.ring_full + own.rate_limited + own.read_failed + own.shed;
         Ok(lanes.map(|lane| untold(&lane.own)).sum())
     }
 
@@ -101,7 +100,8 @@ impl Counting {
         let mut seen = [0; Signal::COUNT];
         let mut lost = 0;
         for &signal in of {
-            let cpus = self.counters.get(&(signal as u32), 0).context("reading a signal's counters")?;
+            let cpus =
+                self.counters.get(&(signal as u32), 0).context("reading a signal's counters")?;
             for own in cpus.iter().flat_map(|Raw(lanes)| &lanes.lanes).map(|lane| &lane.own) {
                 seen[signal as usize] += own.seen;
                 lost += own.ring_full;

@@ -151,12 +151,14 @@ impl Budget {
 
     /// Whether the last that went may come back, as far as this look tells.
     fn has_room(&self, look: &Look) -> bool {
-        let Some(Shed { signal, took, rate, was_behind, .. }) = self.shed.last() else { return false };
+        let Some(Shed { signal, took, rate, was_behind, .. }) = self.shed.last() else {
+            return false;
+        };
         let now = look.rates[*signal as usize];
         let part = if *rate > 0.0 { now / rate } else { 1.0 };
-        let fits = self.limit.is_none_or(|limit| {
-            look.cpu_ratio + took.unwrap_or(0.0) * part <= limit * ROOM
-        });
+        let fits = self
+            .limit
+            .is_none_or(|limit| look.cpu_ratio + took.unwrap_or(0.0) * part <= limit * ROOM);
         // Where they were too many to be read, fewer must come.
         fits && (!was_behind || part <= ROOM || now == 0.0)
     }

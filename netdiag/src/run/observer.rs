@@ -36,7 +36,7 @@ use crate::{
     flow::Interval,
     kernel::tracer::{Detached, Tracer},
     node::{self, SeededSocket, Seeds},
-    snapshot::{Account, Own, SignalStatus, Stream},
+    snapshot::{Account, Own, SignalStatus, Stream, build::Listing},
 };
 
 mod asking;
@@ -65,6 +65,8 @@ pub(super) struct Observer {
     /// The programs had no room for verdicts, and that was said.
     is_full: bool,
     spending: Spending,
+    /// Which flows are told.
+    listing: Listing,
 }
 
 impl Observer {
@@ -75,11 +77,22 @@ impl Observer {
         diagnostics: Diagnostics,
         asking: Option<Asking>,
         max_cpu: Option<f64>,
+        listing: Listing,
     ) -> Self {
         let now = Wall::now();
         let spending = Spending::new(&tracer, max_cpu);
         let (began, interval_began, is_full) = (now, now, false);
-        Self { tracer, intake, diagnostics, asking, began, interval_began, is_full, spending }
+        Self {
+            tracer,
+            intake,
+            diagnostics,
+            asking,
+            began,
+            interval_began,
+            is_full,
+            spending,
+            listing,
+        }
     }
 
     /// Takes in and puts out until it is time to end; then detaches, and puts out the rest and the
@@ -186,7 +199,7 @@ impl Observer {
                 if self.refresh(watch.interval, stop).await?.is_none() {
                     return Ok(End::Asked);
                 }
-                let flows = self.intake.table.interval(monotonic_ns());
+                let flows = self.listing.interval(&mut self.intake.table, monotonic_ns(), false);
                 let accounting =
                     self.intake.amend(self.tracer.accounting()?, self.tracer.signals());
                 worker.interval(self.cut(flows, accounting));
@@ -203,17 +216,18 @@ impl Observer {
         stop: &mut Stop,
     ) -> Result<Ended> {
         self.refresh_last(interval).await;
-        let (mut intake, run) = self.detach().await?;
-        let mut run = run;
-        let last = run.last(intake.table.last_interval(monotonic_ns()));
-        let total = move || run.total(intake.table.total());
+        let listing = self.listing;
+        let (mut intake, mut run) = self.detach().await?;
+        let last = run.last(listing.interval(&mut intake.table, monotonic_ns(), true));
+        let total = move || run.total(intake.table.into_total());
         let progress = worker.progress().clone();
         stop.last(end, worker.end(last, total), &progress).await
     }
 
     /// Takes the programs out, and takes in the last of what they submitted.
     async fn detach(self) -> Result<(Intake, Run)> {
-        let Self { tracer, mut intake, mut diagnostics, began, interval_began, spending, .. } = self;
+        let Self { tracer, mut intake, mut diagnostics, began, interval_began, spending, .. } =
+            self;
         let statuses = tracer.signals().to_vec();
         spending.release();
         let mut detached = tracer.detach()?;
@@ -339,13 +353,13 @@ impl Run {
     }
 
     /// What was taken in in the run.
-    fn total(&self, flows: Interval) -> Cut {
+    fn total<F>(&self, flows: F) -> Cut<F> {
         let (start, end) = self.began.until(self.end);
         let own = self.spending.total(self.received, (start, end.time()));
         self.cut((start, end.time()), flows, own)
     }
 
-    fn cut(&self, (start, end): (SystemTime, SystemTime), flows: Interval, own: Own) -> Cut {
+    fn cut<F>(&self, (start, end): (SystemTime, SystemTime), flows: F, own: Own) -> Cut<F> {
         let (signals, accounting) = (self.signals.clone(), self.accounting.clone());
         Cut { start, end, flows, own, signals, accounting, stream: self.stream }
     }

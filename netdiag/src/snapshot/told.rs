@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Account, CountValue, Endpoint, Listener, Owner, Role, SignalStatus, Stream, Tuple,
+    Account, CountValue, Endpoint, Listener, Own, Owner, Role, SignalStatus, Stream, Tuple,
     build::{conntrack, endpoints, flow_name, owner, protocol_name, rfc3339, translated, values},
 };
 use crate::{

@@ -117,7 +117,9 @@ impl Lines {
                 writeln!(out, "{line}")?;
             }
         }
-        for line in own::line(&end.own).iter().flat_map(|line| paragraph(line, self.columns, "", INDENT)) {
+        for line in
+            own::line(&end.own).iter().flat_map(|line| paragraph(line, self.columns, "", INDENT))
+        {
             writeln!(out, "{line}")?;
         }
         table::accounting(total, self.columns, out)

@@ -13,22 +13,25 @@ pub(super) fn line(own: &Own) -> Option<String> {
         process.push(format!("{} of a core{}", percent(ratio), limit.unwrap_or_default()));
     }
     process.extend(own.resident_bytes.map(bytes));
-    process.extend(own.samples_per_s.map(|rate| format!("{} samples/s", count(rate.round() as u64))));
+    process
+        .extend(own.samples_per_s.map(|rate| format!("{} samples/s", count(rate.round() as u64))));
     if process.is_empty() {
         return None;
     }
-    let mut line = format!("netdiag: {}", process.join(", "));
+    let mut parts = vec![format!("netdiag: {}", process.join(", "))];
     if let Some(ratio) = own.programs_cpu_ratio {
-        let (runs, time_ns) = own.programs.iter().fold((0, 0), |(runs, time_ns), program| {
-            (runs + program.runs, time_ns + program.runs * program.run_ns)
-        });
-        let each = if runs > 0 { format!(", {} a run", duration(time_ns / runs)) } else { String::new() };
-        line.push_str(&format!("; its programs {}{each}", percent(ratio)));
+        let (runs, time_ns) =
+            own.programs.iter().fold((0_u64, 0_u64), |(runs, time_ns), program| {
+                (runs + program.runs, time_ns + program.runs * program.run_ns)
+            });
+        let each = time_ns.checked_div(runs).map(|ns| format!(", {} a run", duration(ns)));
+        let each = each.unwrap_or_default();
+        parts.push(format!("its programs {}{each}", percent(ratio)));
     }
     if !own.shed.is_empty() {
-        line.push_str(&format!("; SHED: {}", sanitised(&own.shed.join(", "))));
+        parts.push(format!("SHED: {}", sanitised(&own.shed.join(", "))));
     }
-    Some(line)
+    Some(parts.join("; "))
 }
 
 #[cfg(test)]

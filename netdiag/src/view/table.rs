@@ -63,7 +63,9 @@ fn lines(snapshot: &Snapshot, columns: usize) -> Vec<String> {
     }
     lines.extend(listeners::lines(&snapshot.node.listeners, columns));
     lines.extend(conntrack::lines(snapshot, columns));
-    lines.extend(own::line(&snapshot.own).iter().flat_map(|line| paragraph(line, columns, "", INDENT)));
+    lines.extend(
+        own::line(&snapshot.own).iter().flat_map(|line| paragraph(line, columns, "", INDENT)),
+    );
     lines.push(String::new());
     lines
 }

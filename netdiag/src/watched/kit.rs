@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::Watched;
 use crate::snapshot::{
-    Account, CountValue, Distribution, Endpoint, Flow, Grouping, Node, Owner, Role, SignalStatus,
-    Snapshot, Status, Stream,
+    Account, CountValue, Distribution, Endpoint, Flow, Grouping, Node, Own, Owner, Role,
+    SignalStatus, Snapshot, Status, Stream,
 };
 use netdiag_common::signal::Signal;
 

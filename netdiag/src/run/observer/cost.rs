@@ -12,7 +12,7 @@ use crate::{
     kernel::tracer::Tracer,
     run::{
         budget::{Budget, Look, Step},
-        own::{Measuring, Used},
+        usage::{Measuring, Used},
         voice::say,
     },
     signal::shedding,
@@ -76,7 +76,9 @@ impl Spending {
         for (status, &signal) in statuses.iter_mut().zip(Signal::ALL) {
             if self.budget.ever_shed(signal) {
                 status.status = Status::Degraded;
-                status.missing.push("samples that were left out to keep the cost down (shed)".to_owned());
+                status
+                    .missing
+                    .push("samples that were left out to keep the cost down (shed)".to_owned());
             }
         }
         statuses

@@ -13,7 +13,7 @@ use crate::{
     labels::Labels,
     signal::{self, conntrack, dns, retransmit, socket},
     snapshot::{
-        Account, Endpoint, Listener, Stream,
+        Account, Endpoint, Listener, Own, Stream,
         told::{Names, SCHEMA, Telling, of_listener, stranger},
     },
     view::sample,

@@ -174,9 +174,7 @@ impl Used {
             samples: Some(samples),
             samples_per_s: whole.then(|| rounded(samples as f64 / elapsed.as_secs_f64())),
             programs_cpu_ratio: measuring.and_then(Measuring::cpu_ratio).map(rounded),
-            programs: measuring
-                .map(|it| it.lock(|programs| programs.each()))
-                .unwrap_or_default(),
+            programs: measuring.map(|it| it.lock(|programs| programs.each())).unwrap_or_default(),
             max_cpu_ratio: limit,
             shed: shed.map(|signal| signal.name().to_owned()).collect(),
         }
