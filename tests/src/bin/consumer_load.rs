@@ -32,9 +32,7 @@ fn main() -> Result<()> {
     let told = match arguments[..] {
         ["idle", seconds] => idle(number(seconds)?)?,
         ["rate", rate, seconds] => at_rate(number(rate)?, number(seconds)?, FLOWS)?,
-        ["rate", rate, seconds, flows] => {
-            at_rate(number(rate)?, number(seconds)?, number(flows)?)?
-        }
+        ["rate", rate, seconds, flows] => at_rate(number(rate)?, number(seconds)?, number(flows)?)?,
         ["flows", flows, samples, form] => many(number(flows)?, number(samples)?, form)?,
         ["short", flows, form] => short(number(flows)?, form)?,
         _ => bail!(USAGE),

@@ -54,7 +54,10 @@ unsafe impl Send for Program {}
 impl Program {
     pub(super) fn load(plan: &Plan<'_>) -> Result<Self> {
         let length = plan.records.first().context("no records")?.len();
-        ensure!(plan.records.iter().all(|record| record.len() == length), "records differ in length");
+        ensure!(
+            plan.records.iter().all(|record| record.len() == length),
+            "records differ in length"
+        );
         let bytes = CONTROL + plan.records.len() * length;
         let map = sys::array(bytes as u32)?;
         // SAFETY: a new mapping, anywhere.
