@@ -172,3 +172,110 @@ impl<I: Iterator<Item: Serialize>> Serialize for Lazily<I> {
         serializer.collect_seq(self.0.take().into_iter().flatten())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netdiag_common::{
+        flow::{FlowKey, SocketRef, TCP},
+        header::{Header, VERSION},
+        signal::{Signal, socket},
+    };
+    use proptest::{collection::vec, prelude::*};
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+    use crate::{
+        flow::Config,
+        signal::{Event, decode, send},
+    };
+
+    /// Flows that sent so often; those with an odd number of sends failed to connect before.
+    fn table(sends: &[u64]) -> FlowTable {
+        let mut table = FlowTable::new(Config::default());
+        for (flow, &sends) in (1..).zip(sends) {
+            for what in [socket::what::CONNECT, socket::what::FAILED] {
+                if what == socket::what::FAILED && sends % 2 == 0 {
+                    continue;
+                }
+                let key = FlowKey {
+                    local_addr: [1; 16],
+                    peer_addr: [2; 16],
+                    local_port: flow as u16,
+                    peer_port: 443,
+                    netns: 1,
+                    protocol: TCP,
+                    reserved: 0,
+                };
+                let record = socket::Record {
+                    header: Header {
+                        version: VERSION,
+                        signal: Signal::Socket as u16,
+                        samples: 1,
+                        time_ns: 1,
+                    },
+                    socket: SocketRef { flow, key, state: 1, ..Default::default() },
+                    what,
+                    ..Default::default()
+                };
+                decode(record.as_bytes(), &mut |event| drop(table.apply(&event, 1)))
+                    .expect("a sound record");
+            }
+            for at in 0..sends {
+                let event = send::Event { flow, latency_ns: 1_000 + at, result: 1 };
+                table.apply(&Event::Send(event), 1);
+            }
+        }
+        table
+    }
+
+    fn told(interval: &Interval) -> (Vec<u64>, u64, Frozen) {
+        let ids = interval.flows.iter().map(|flow| flow.id).collect();
+        (ids, interval.folded, interval.sum())
+    }
+
+    fn check(listing: &Listing, chosen: Interval, whole: Interval) -> Result<(), TestCaseError> {
+        let arranged = |mut interval: Interval| {
+            listing.arrange(&mut interval);
+            told(&interval)
+        };
+        let ((chosen, folded, sum), (ids, all_folded, all)) = (arranged(chosen), arranged(whole));
+        prop_assert_eq!((chosen, folded, sum.counts), (ids, all_folded, all.counts));
+        let samples = |flow: &Frozen| {
+            flow.latencies.iter().map(|(id, l)| (*id, l.count())).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(samples(&sum), samples(&all));
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Whoever is chosen as it comes, the same are listed, and the rest adds up to the same.
+        #[test]
+        fn the_same_are_listed(sends in vec(0..6_u64, 0..40), top in 1..30_usize, telling: bool) {
+            let listing = Listing { top: Some(top), telling, all: true, ..Listing::default() };
+            let (mut one, mut other) = (table(&sends), table(&sends));
+            check(&listing, listing.interval(&mut one, 2, false), other.interval(2))?;
+            check(&listing, listing.total(one.into_total()), other.total())?;
+        }
+
+        #[test]
+        fn a_survey_is_in_the_order_that_is_wanted(sends in vec(0..6_u64, 0..40)) {
+            let listing = Listing { all: true, ..Listing::default() };
+            let table = table(&sends);
+            let mut whole = table.total();
+            listing.arrange(&mut whole);
+            let mut total = table.into_total();
+            let order = listing.survey(&total).order;
+            let ids: Vec<_> = order.into_iter().filter_map(|slot| total.take(slot)).map(|flow| flow.id).collect();
+            prop_assert_eq!(ids, told(&whole).0);
+            prop_assert!(total.slots().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_made_lazily_is_a_list() {
+        let made = serde_json::to_string(&Lazily::new((1..4).map(|n| n * 2))).expect("JSON");
+        assert_eq!(made, "[2,4,6]");
+    }
+}
