@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod capture;
+mod budget;
 mod diagnose;
 mod diagnostics;
 mod doctor;
@@ -35,6 +36,7 @@ mod sieve;
 mod stop;
 mod teller;
 mod terminal;
+mod usage;
 mod voice;
 mod wall;
 mod watch;

@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod dump;
 pub mod events;
 pub mod json;
+mod own;
 mod owner;
 pub mod pcap;
 pub mod table;

@@ -20,6 +20,7 @@ pub mod dns;
 pub mod dropping;
 pub mod facts;
 pub mod fault;
+pub mod feeder;
 pub mod gate;
 pub mod hlog;
 pub mod lab;

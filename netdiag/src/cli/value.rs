@@ -13,7 +13,7 @@ use crate::{
 
 pub use self::{
     owner::{NetnsName, cgroup, container, name, netns},
-    quantity::{duration, idle, interval, max_disk, ring_size, rotate_every, rotate_size},
+    quantity::{duration, idle, interval, max_cpu, max_disk, ring_size, rotate_every, rotate_size},
     threshold::{Given, threshold},
 };
 

@@ -9,12 +9,13 @@ use aya::{
     programs::{ProgramFd, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use aya_log::EbpfLogger;
-use netdiag_common::{flow::FlowKey, signal::Signal};
+use netdiag_common::{flow::FlowKey, globals::Live, signal::Signal};
 use zerocopy::IntoBytes as _;
 
 use super::{
     account::{Counting, Phase, Skipped, accounts},
     attach::{Attached, Outcome},
+    cost::{Measured, Meter},
     ctnetlink::Ctnetlink,
     drops,
     facts::Facts,
@@ -55,6 +56,8 @@ pub struct Tracer {
     ebpf: Ebpf,
     attached: Vec<Attached>,
     counting: Counting,
+    /// A [`Live`].
+    live: Array<MapData, u64>,
     samples: Ring,
     sockets: Ring,
     events: Ring,
@@ -86,7 +89,7 @@ impl Tracer {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
         };
-        let mut begun = Array::<_, u32>::try_from(take(".bss")?).context("map .bss")?;
+        let mut live = Array::<_, u64>::try_from(take(".bss")?).context("map .bss")?;
         let counting = Counting::new(take("COUNTERS")?, take("BATCHES")?)?;
         let samples = Ring::new(take("SAMPLES")?, "SAMPLES")?;
         let sockets = Ring::new(take("SOCKETS")?, "SOCKETS")?;
@@ -107,12 +110,14 @@ impl Tracer {
             }
         }
         let labels = drops::labels(&kernel);
-        begun.set(0, 1, 0).context("the programs cannot be told to begin")?;
+        let begun = Live { begun: 1, shed: 0 };
+        live.set(0, begun.value(), 0).context("the programs cannot be told to begin")?;
         object::release();
         Ok(Self {
             ebpf,
             attached: outcome.attached,
             counting,
+            live,
             samples,
             sockets,
             events,
@@ -274,6 +279,43 @@ impl Tracer {
     pub fn untold(&self, signal: Signal) -> u64 {
         // Where that is not known there may be any number.
         self.counting.untold(signal).unwrap_or(u64::MAX)
+    }
+
+    /// How many samples of each signal were seen so far, and how many of these signals found no room in the ring.
+    ///
+    /// # Errors
+    /// The counters cannot be read.
+    pub fn seen_and_lost(&self, of: &[Signal]) -> Result<([u64; Signal::COUNT], u64)> {
+        self.counting.seen_and_lost(of)
+    }
+
+    /// Has the programs leave out and count the samples of a set of signals, see [`Live::shed`].
+    ///
+    /// # Errors
+    /// They cannot be told.
+    pub fn shed(&mut self, signals: u32) -> Result<()> {
+        let live = Live { begun: 1, shed: signals };
+        self.live.set(0, live.value(), 0).context("the programs cannot be told what to leave out")
+    }
+
+    /// Whether samples fill more than half of their ring.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.samples.is_half_full()
+    }
+
+    /// Measures the programs that are attached by now.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn meter(&self) -> Result<Meter> {
+        let mut programs = Vec::new();
+        for Attached { signal, program: name, .. } in &self.attached {
+            let Some(program) = self.ebpf.program(name) else { continue };
+            let fd = program.fd()?.try_clone().context("no descriptor to measure a program by")?;
+            programs.push(Measured { signal: *signal, name: name.clone(), fd });
+        }
+        Ok(Meter { programs })
     }
 
     /// Fates of all samples so far, by signal.

@@ -21,7 +21,7 @@ use crate::{
     exit::Status,
     kernel::{plan::Options, symbols},
     node,
-    snapshot::told::LISTEN_OVERFLOW,
+    snapshot::{build::Listing, told::LISTEN_OVERFLOW},
 };
 
 /// Drops, and events of connection tracking, that a CPU tells of one by one in a tenth of a second, more
@@ -68,7 +68,8 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let table = flow_table(watch, &filters);
     let sieve = Sieve::new(&filters, owners, &kernel.host_root);
     let intake = Intake::new(table, places, sieve, Some(teller));
-    let observer = Observer::new(tracer, intake, diagnostics, None);
+    let observer =
+        Observer::new(tracer, intake, diagnostics, None, watch.max_cpu, Listing::default());
     let complete = observer.tell(watch, &filters, seeding, writing, listening, &mut stop).await?;
     Ok(if watch.strict && !complete { Status::Incomplete } else { Status::Ran })
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -17,14 +18,15 @@ use super::{
     output::{BROKE_DOWN, Ended, Outputs, Progress},
 };
 use crate::{
-    flow::{Grouping, Interval},
+    flow::{Grouping, Interval, Total},
     kernel::symbols,
     labels::Labels,
     node::{pace::Pace, places::learn_names},
     owner::Place,
+    signal::Label,
     snapshot::{
-        Account, Node, Owner, SignalStatus, Snapshot, Stream,
-        build::{Frame, Listing, Scope},
+        Account, Node, Own, Owner, SignalStatus, Snapshot, Stream,
+        build::{Frame, Listing, Scope, Survey},
     },
 };
 
@@ -53,7 +55,12 @@ impl About {
 
     /// What was cut off, for the outputs.
     pub(super) fn snapshot(&self, scope: Scope, by: Grouping, node: Node, cut: &Cut) -> Snapshot {
-        let frame = Frame {
+        self.frame(scope, by, node, cut).build(&cut.flows)
+    }
+
+    /// The same without its flows.
+    fn frame<'a>(&'a self, scope: Scope, by: Grouping, node: Node, cut: &'a Cut) -> Frame<'a> {
+        Frame {
             scope,
             by,
             start: cut.start,
@@ -64,23 +71,33 @@ impl About {
             signals: &cut.signals,
             filtered: self.filtered,
             node,
+            own: cut.own.clone(),
             accounting: cut.accounting.clone(),
             stream: cut.stream,
-        };
-        frame.build(&cut.flows)
+        }
     }
 }
 
 /// What was taken in within a time: all that is to be put out of it.
-pub(super) struct Cut {
+pub(super) struct Cut<F = Interval> {
     pub(super) start: SystemTime,
     pub(super) end: SystemTime,
-    pub(super) flows: Interval,
+    pub(super) flows: F,
+    /// What netdiag itself took.
+    pub(super) own: Own,
     /// How each signal is observed by now.
     pub(super) signals: Vec<SignalStatus>,
     /// Since the start of the run, like `stream`.
     pub(super) accounting: BTreeMap<String, Account>,
     pub(super) stream: Stream,
+}
+
+impl<F> Cut<F> {
+    /// The same with other flows; and those.
+    fn with<T>(self, flows: impl FnOnce(F) -> T) -> Cut<T> {
+        let Self { start, end, own, signals, accounting, stream, .. } = self;
+        Cut { start, end, flows: flows(self.flows), own, signals, accounting, stream }
+    }
 }
 
 /// Puts out what it is given. Blocks.
@@ -92,47 +109,77 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    fn interval(&mut self, cut: Cut) -> Result<()> {
-        let node = self.readings.advance();
+    fn interval(&mut self, mut cut: Cut) -> Result<()> {
+        let mut node = self.readings.advance();
         self.outputs.progress().step();
-        let (snapshot, flows) = self.build(Scope::Interval, self.listing, node, cut);
-        self.outputs.interval(&snapshot, &flows)
+        self.listing.arrange(&mut cut.flows);
+        self.learn(&mut node, &cut.flows);
+        if self.outputs.streams() {
+            let flows = mem::take(&mut cut.flows.flows);
+            let frame = self.about.frame(Scope::Interval, self.listing.by, node, &cut);
+            return self.outputs.stream(&frame.lazily(&cut.flows, flows.into_iter()));
+        }
+        let snapshot = self.about.snapshot(Scope::Interval, self.listing.by, node, &cut);
+        self.outputs.progress().step();
+        self.outputs.interval(&snapshot, &cut.flows)
     }
 
-    fn total(mut self, cut: Cut) -> Result<Ended> {
+    fn total(mut self, cut: Cut<Total>) -> Result<Ended> {
         // People asked for so many rows; a script gets every flow of the run.
         let top = self.listing.top.filter(|_| self.outputs.is_for_people());
         let listing = Listing { top, all: true, ..self.listing };
-        let node = self.readings.total();
-        let (snapshot, _) = self.build(Scope::Total, listing, node, cut);
+        let mut node = self.readings.total();
+        if self.outputs.streams() && listing.by == Grouping::Flow && top.is_none() {
+            return self.stream_total(listing, node, cut);
+        }
+        let mut cut = cut.with(|total| listing.total(total));
+        listing.arrange(&mut cut.flows);
+        self.learn(&mut node, &cut.flows);
+        let snapshot = self.about.snapshot(Scope::Total, listing.by, node, &cut);
+        self.outputs.progress().step();
         self.outputs.total(&snapshot)
     }
 
-    /// Asks for the names of places in the kernel's code that were not met before.
-    fn learn_places(&mut self, flows: &Interval) {
+    /// Writes the total flow by flow: there may be as many as there is memory for, and their names take more.
+    fn stream_total(mut self, listing: Listing, mut node: Node, cut: Cut<Total>) -> Result<Ended> {
+        let Survey { order, labels, places } = listing.survey(&cut.flows);
+        let of_other = cut.flows.rest().other.labelled.iter().map(|&((_, label), _)| label);
+        self.learn_places(labels.into_iter().chain(of_other));
+        self.learn_names(&mut node, places.iter().map(|place| &**place));
+        self.outputs.progress().step();
+        let mut total = None;
+        let cut = cut.with(|mut flows| {
+            let rest = mem::take(flows.rest_mut());
+            total = Some(flows);
+            rest
+        });
+        let flows = order.into_iter().filter_map(move |slot| total.as_mut()?.take(slot));
+        let frame = self.about.frame(Scope::Total, listing.by, node, &cut);
+        let snapshot = frame.lazily(&cut.flows, flows);
+        self.outputs.stream(&snapshot)?;
+        Ok(Ended { complete: snapshot.complete, worst: None })
+    }
+
+    /// Asks for what has no name yet.
+    fn learn(&mut self, node: &mut Node, flows: &Interval) {
         let all = flows.flows.iter().chain([&flows.other]).flat_map(|flow| &flow.labelled);
-        let unknown = self.about.labels.unknown_places(all.map(|&((_, label), _)| label));
+        self.learn_places(all.map(|&((_, label), _)| label));
+        self.learn_names(node, flows.flows.iter().filter_map(|flow| flow.place.as_deref()));
+    }
+
+    /// Asks for the names of places in the kernel's code that were not met before.
+    fn learn_places(&mut self, labels: impl Iterator<Item = Label>) {
+        let unknown = self.about.labels.unknown_places(labels);
         if !unknown.is_empty() {
             self.about.labels.places.extend(symbols::places(&unknown));
         }
     }
 
-    fn build(
-        &mut self,
-        scope: Scope,
-        listing: Listing,
-        mut node: Node,
-        mut cut: Cut,
-    ) -> (Snapshot, Interval) {
-        listing.arrange(&mut cut.flows);
-        self.learn_places(&cut.flows);
-        let of_flows = cut.flows.flows.iter().filter_map(|flow| flow.place.as_deref());
+    fn learn_names<'a>(&mut self, node: &mut Node, of_flows: impl Iterator<Item = &'a Place>) {
         let of_node: Vec<_> = node.owners().map(Owner::place).collect();
-        self.about.learn_names(of_flows.chain(&of_node));
+        let of_flows: Vec<_> = of_flows.collect();
+        self.about.learn_names(of_flows.iter().copied().chain(&of_node));
         node.owners_mut().for_each(|owner| owner.name(&self.about.labels));
-        let snapshot = self.about.snapshot(scope, listing.by, node, &cut);
-        self.outputs.progress().step();
-        (snapshot, cut.flows)
     }
 }
 
@@ -188,7 +235,11 @@ impl Worker {
     ///
     /// # Errors
     /// What went wrong, with an earlier interval, too.
-    pub(super) async fn end(mut self, last: Cut, total: impl FnOnce() -> Cut) -> Result<Ended> {
+    pub(super) async fn end(
+        mut self,
+        last: Cut,
+        total: impl FnOnce() -> Cut<Total>,
+    ) -> Result<Ended> {
         self.idle().await?;
         self.interval(last);
         self.idle().await?;

@@ -146,7 +146,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let sieve = Sieve::new(&filters, &watch.targets.owners, &kernel.host_root);
     let intake = Intake::new(table, places, sieve, None);
     let asking = Asking::new(&kernel.host_root);
-    let observer = Observer::new(tracer, intake, diagnostics, Some(asking));
+    let observer = Observer::new(tracer, intake, diagnostics, Some(asking), watch.max_cpu, listing);
     let ended = observer.run(watch, &filters, seeding, worker, &mut stop).await?;
     Ok(match ended {
         Ended { worst, .. } if fail_on.is_some_and(|least| worst >= Some(least)) => Status::Finding,
