@@ -43,7 +43,8 @@ fn prometheus() -> Result<()> {
     if programs.iter().all(is_there) {
         return Ok(());
     }
-    let why = "netdiag's metrics are held against a real Prometheus, and its rules against promtool";
+    let why =
+        "netdiag's metrics are held against a real Prometheus, and its rules against promtool";
     if !packages::has_apt() {
         bail!("{} missing, needed since {why}: install them, then try again", programs.join(", "));
     }
