@@ -84,8 +84,8 @@ fn prometheus_says_what_netdiag_says() -> Result<()> {
     let _alone = alone();
     name_process("metrics-test")?;
     let pair = Pair::new()?;
-    let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
     let (netdiag, address) = serving(&pair, &[])?;
+    let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
     let client = connection.client_end()?;
     let group = format!("comm=\"metrics-test\",role=\"client\",service=\"{}\"", client.peer);
     let mut found = Vec::new();

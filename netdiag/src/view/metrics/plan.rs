@@ -63,7 +63,7 @@ pub(super) fn plan() -> Vec<Entry> {
         match whole.map(|one| (&mut one.definition, &mut one.source)) {
             Some((known, Source::Counts { parts, .. })) => {
                 // Each key has its own help.
-                let help = format!("{}; {}: {}", known.help, keyed(&part), count.help);
+                let help = format!("{}; {}: {}", known.help, keyed(&part), definition.help);
                 Arc::make_mut(known).help = help;
                 parts.push(part);
             }

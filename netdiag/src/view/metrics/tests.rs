@@ -239,7 +239,8 @@ proptest! {
     ) {
         let mut metrics = Metrics::new(3, at(0));
         metrics.signals = read::<Snapshot>("quiet").signals;
-        let (mut before, mut expected) = (BTreeMap::new(), 0);
+        let mut before: BTreeMap<&str, BTreeMap<Vec<String>, f64>> = BTreeMap::new();
+        let mut expected = 0;
         for (nth, flows) in intervals.into_iter().enumerate() {
             expected += flows.iter().map(|(.., n)| n).sum::<u64>();
             let flow = |(who, nanoseconds, n)| flow(["a", "b", "c", "d", "e", "f"][who], nanoseconds, n);
