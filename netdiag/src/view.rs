@@ -6,6 +6,7 @@ pub mod dump;
 pub mod events;
 pub mod json;
 mod own;
+pub mod metrics;
 mod owner;
 pub mod pcap;
 pub mod table;

@@ -31,6 +31,7 @@ pub mod network;
 pub mod outcome;
 pub mod pods;
 pub mod processor;
+pub mod prometheus;
 pub mod random;
 pub mod reader;
 pub mod requirement;

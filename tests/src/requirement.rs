@@ -12,7 +12,7 @@ use crate::{
     capture,
     conntrack::{self, module},
     machine::{self, Series},
-    processor, reader, setting, tool,
+    processor, prometheus, reader, setting, tool,
     workshop::{self, Workshop},
 };
 
@@ -62,6 +62,8 @@ pub enum Feature {
     Redis,
     /// A server of HTTP/2 and a client that loads it.
     Http2,
+    /// Prometheus and promtool.
+    Prometheus,
 }
 
 /// Whether a kernel or machine is known to have something.
@@ -103,7 +105,8 @@ pub fn expectation(feature: Feature) -> Expectation {
         | Feature::PacketReaders
         | Feature::Shells
         | Feature::Redis
-        | Feature::Http2 => machine::amount(Must, Absent),
+        | Feature::Http2
+        | Feature::Prometheus => machine::amount(Must, Absent),
     }
 }
 
@@ -140,6 +143,7 @@ pub fn available(feature: Feature) -> bool {
             ["bash", "zsh", "fish", "man"].iter().all(|name| tool::find(name).is_some())
         }
         Feature::Redis => tool::find("redis-benchmark").is_some(),
+        Feature::Prometheus => prometheus::programs().is_ok(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),
     }
 }

@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::{
     node::Readings,
     output::{BROKE_DOWN, Ended, Outputs, Progress},
+    scrape::Feed,
 };
 use crate::{
     flow::{Grouping, Interval, Total},
@@ -79,6 +80,7 @@ impl About {
 }
 
 /// What was taken in within a time: all that is to be put out of it.
+#[derive(Clone)]
 pub(super) struct Cut<F = Interval> {
     pub(super) start: SystemTime,
     pub(super) end: SystemTime,
@@ -98,6 +100,11 @@ impl<F> Cut<F> {
         let Self { start, end, own, signals, accounting, stream, .. } = self;
         Cut { start, end, flows: flows(self.flows), own, signals, accounting, stream }
     }
+
+    /// How long it was.
+    fn took(&self) -> Duration {
+        self.end.duration_since(self.start).unwrap_or_default()
+    }
 }
 
 /// Puts out what it is given. Blocks.
@@ -106,20 +113,26 @@ pub(super) struct Reporter {
     pub(super) listing: Listing,
     pub(super) outputs: Outputs,
     pub(super) readings: Readings,
+    /// What scrapers are told, where any may come.
+    pub(super) feed: Option<Feed>,
 }
 
 impl Reporter {
     fn interval(&mut self, mut cut: Cut) -> Result<()> {
         let mut node = self.readings.advance();
         self.outputs.progress().step();
+        let is_fed = self.feed(&mut node, &mut cut);
         self.listing.arrange(&mut cut.flows);
         self.learn(&mut node, &cut.flows);
-        if self.outputs.streams() {
+        if self.outputs.streams() && !is_fed {
             let flows = mem::take(&mut cut.flows.flows);
             let frame = self.about.frame(Scope::Interval, self.listing.by, node, &cut);
             return self.outputs.stream(&frame.lazily(&cut.flows, flows.into_iter()));
         }
         let snapshot = self.about.snapshot(Scope::Interval, self.listing.by, node, &cut);
+        if let Some(feed) = self.feed.as_mut().filter(|_| is_fed) {
+            feed.observe(&snapshot, cut.end, cut.took());
+        }
         self.outputs.progress().step();
         self.outputs.interval(&snapshot, &cut.flows)
     }
@@ -158,6 +171,28 @@ impl Reporter {
         let snapshot = frame.lazily(&cut.flows, flows);
         self.outputs.stream(&snapshot)?;
         Ok(Ended { complete: snapshot.complete, worst: None })
+    }
+
+    /// Tells scrapers of an interval, before the outputs leave anything of it out. True when they are to be told of
+    /// the outputs' own snapshot too.
+    fn feed(&mut self, node: &mut Node, cut: &mut Cut) -> bool {
+        if self.feed.is_none() {
+            return false;
+        }
+        self.learn(node, &cut.flows);
+        let Some(feed) = &mut self.feed else { return false };
+        feed.count(&cut.flows, &self.about.labels, cut.end);
+        let Some(wider) = Feed::wider(&self.listing) else { return true };
+        let snapshot = if self.listing.by == Grouping::Flow {
+            wider.arrange(&mut cut.flows);
+            self.about.snapshot(Scope::Interval, wider.by, node.clone(), cut)
+        } else {
+            let mut apart = cut.clone();
+            wider.arrange(&mut apart.flows);
+            self.about.snapshot(Scope::Interval, wider.by, node.clone(), &apart)
+        };
+        feed.observe(&snapshot, cut.end, cut.took());
+        false
     }
 
     /// Asks for what has no name yet.
