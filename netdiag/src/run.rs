@@ -21,6 +21,7 @@ mod diagnostics;
 mod doctor;
 mod events;
 mod intake;
+mod keep;
 mod limit;
 mod listening;
 mod node;
@@ -30,9 +31,11 @@ mod pace;
 mod recordings;
 mod refresh;
 mod reporter;
+mod screen;
 mod sieve;
 mod stop;
 mod teller;
+pub mod terminal;
 mod voice;
 mod wall;
 mod watch;
@@ -42,7 +45,10 @@ mod writer;
 #[must_use]
 pub fn main() -> ExitCode {
     own::keep_memory_small();
-    let status = match run() {
+    let ended = run();
+    // Whatever is said now is to be read.
+    terminal::leave();
+    let status = match ended {
         Ok(status) => status.into(),
         Err(error) => {
             let (status, line) = exit::explain(&error);
@@ -77,7 +83,9 @@ fn run() -> Result<Status> {
         match &config.command {
             Command::Doctor(form) => doctor::run(&config.kernel, *form),
             Command::Events(watch, tell) => events::run(&config.kernel, watch, tell).await,
-            Command::Live(watch) => watch::run(&config.kernel, watch, Wanted::Show).await,
+            Command::Live(watch, live) => {
+                watch::run(&config.kernel, watch, screen::wanted(watch, live)).await
+            }
             Command::Record(watch, dump) => {
                 watch::run(&config.kernel, watch, Wanted::Record(dump.clone())).await
             }

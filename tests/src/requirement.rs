@@ -57,6 +57,8 @@ pub enum Feature {
     Redis,
     /// A server of HTTP/2 and a client that loads it.
     Http2,
+    /// tmux, a terminal that tells what is on its screen.
+    Tmux,
 }
 
 /// Whether a kernel or machine is known to have something.
@@ -92,9 +94,12 @@ pub fn expectation(feature: Feature) -> Expectation {
         }
         Feature::Bpftrace => machine::amount(Must, May),
         Feature::Cargo if std::env::var_os(workshop::BELOW).is_some() => Must,
-        Feature::Compiler | Feature::Cargo | Feature::Readers | Feature::Redis | Feature::Http2 => {
-            machine::amount(Must, Absent)
-        }
+        Feature::Compiler
+        | Feature::Cargo
+        | Feature::Readers
+        | Feature::Redis
+        | Feature::Http2
+        | Feature::Tmux => machine::amount(Must, Absent),
     }
 }
 
@@ -128,6 +133,7 @@ pub fn available(feature: Feature) -> bool {
         Feature::Readers => reader::all().is_ok(),
         Feature::Redis => tool::find("redis-benchmark").is_some(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),
+        Feature::Tmux => tool::find("tmux").is_some(),
     }
 }
 

@@ -48,8 +48,7 @@ impl Diagnosing {
     ) -> Self {
         let looked_at = io::stderr().is_terminal();
         Self {
-            diagnosis: Diagnosis::new(thresholds.clone())
-                .wanting(move |finding, watched| is_wanted(finding, watched, &filters, &owners)),
+            diagnosis: wanted(thresholds, filters, owners),
             form,
             told: looked_at.then(HashSet::new),
             looked: Instant::now(),
@@ -89,6 +88,12 @@ impl Diagnosing {
         put_out(&report, self.form, out)?;
         Ok(report.worst_severity())
     }
+}
+
+/// A diagnosis of which nothing is told but what filters ask for.
+pub(super) fn wanted(thresholds: &Thresholds, filters: Filters, owners: Owners) -> Diagnosis {
+    Diagnosis::new(thresholds.clone())
+        .wanting(move |finding, watched| is_wanted(finding, watched, &filters, &owners))
 }
 
 /// The node's counters stay whole whatever the filters, but what is known to be another namespace's or process's
