@@ -5,10 +5,11 @@ pub mod doctor;
 pub mod dump;
 pub mod events;
 pub mod json;
-mod own;
 pub mod metrics;
+mod own;
 mod owner;
 pub mod pcap;
+pub mod screen;
 pub mod table;
 
 #[cfg(test)]

@@ -64,6 +64,8 @@ pub enum Feature {
     Http2,
     /// Prometheus and promtool.
     Prometheus,
+    /// tmux, a terminal that tells what is on its screen.
+    Tmux,
 }
 
 /// Whether a kernel or machine is known to have something.
@@ -106,7 +108,8 @@ pub fn expectation(feature: Feature) -> Expectation {
         | Feature::Shells
         | Feature::Redis
         | Feature::Http2
-        | Feature::Prometheus => machine::amount(Must, Absent),
+        | Feature::Prometheus
+        | Feature::Tmux => machine::amount(Must, Absent),
     }
 }
 
@@ -145,6 +148,7 @@ pub fn available(feature: Feature) -> bool {
         Feature::Redis => tool::find("redis-benchmark").is_some(),
         Feature::Prometheus => prometheus::programs().is_ok(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),
+        Feature::Tmux => tool::find("tmux").is_some(),
     }
 }
 

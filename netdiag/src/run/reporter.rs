@@ -134,13 +134,13 @@ impl Reporter {
             feed.observe(&snapshot, cut.end, cut.took());
         }
         self.outputs.progress().step();
-        self.outputs.interval(&snapshot, &cut.flows)
+        self.outputs.interval(snapshot, cut.flows, &self.about.labels)
     }
 
     fn total(mut self, cut: Cut<Total>) -> Result<Ended> {
         // People asked for so many rows; a script gets every flow of the run.
         let top = self.listing.top.filter(|_| self.outputs.is_for_people());
-        let listing = Listing { top, all: true, ..self.listing };
+        let listing = Listing { top, all: true, apart: false, ..self.listing };
         let mut node = self.readings.total();
         if self.outputs.streams() && listing.by == Grouping::Flow && top.is_none() {
             return self.stream_total(listing, node, cut);

@@ -15,7 +15,7 @@ use netdiag_common::{flow::FlowKey, signal::Signal};
 
 pub use self::{
     choice::{Lazily, Survey},
-    sort::Sort,
+    sort::{Sort, Value},
 };
 use super::{
     Account, CountValue, Distribution, Endpoint, Flow, Group, Node, Own, Owner, SignalStatus,
@@ -40,6 +40,8 @@ pub struct Listing {
     pub all: bool,
     /// Half of those listed may be flows that would be folded and that findings need.
     pub telling: bool,
+    /// What is folded is wanted one by one as well ([`Interval::whole`]).
+    pub apart: bool,
 }
 
 impl Listing {
@@ -56,7 +58,7 @@ impl Listing {
             if self.telling {
                 bring_forward(&mut interval.flows, top);
             }
-            interval.keep(top);
+            if self.apart { interval.keep_apart(top) } else { interval.keep(top) }
         }
         interval.entries.arrange(self.top);
     }
@@ -240,7 +242,9 @@ pub(super) fn protocol_name(key: &FlowKey) -> Option<String> {
     conntrack::protocol(key.protocol)
 }
 
-fn named(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {
+/// A row with names and units, as in a snapshot.
+#[must_use]
+pub fn named(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {
     let (local, peer) = endpoints(&flow.key);
     let (service, backend) = translated(flow);
     Flow {

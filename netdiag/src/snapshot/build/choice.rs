@@ -94,7 +94,7 @@ impl Choice {
 impl Listing {
     /// How many flows are chosen as they come; none where all of them are needed.
     fn chosen(&self) -> Option<usize> {
-        self.top.filter(|_| self.by == Grouping::Flow)
+        self.top.filter(|_| self.by == Grouping::Flow && !self.apart)
     }
 
     /// The interval that ends, with those flows that [`Self::arrange`] needs. The last holds nothing back.
