@@ -6,6 +6,7 @@ pub mod dump;
 pub mod events;
 pub mod json;
 mod owner;
+pub mod report;
 pub mod table;
 
 #[cfg(test)]
