@@ -52,15 +52,16 @@ impl Columns {
     pub fn covering(first: i64, last: i64, longest: i64) -> Self {
         let of = |step_ns: i64| {
             let start = first.div_euclid(step_ns);
-            let count = last.max(first).div_euclid(step_ns) - start + 1;
-            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            let count = last.max(first).div_euclid(step_ns).saturating_sub(start);
+            let count = usize::try_from(count.saturating_add(1)).unwrap_or(usize::MAX);
             Self { start_ns: start.saturating_mul(step_ns), step_ns, count }
         };
         let days =
             (1..).map(|doubled: u32| STEPS[STEPS.len() - 1].saturating_mul(1 << doubled.min(40)));
         // An interval takes a little longer than what was asked for.
         let fits = |columns: &Self| {
-            columns.count <= COLUMNS && columns.step_ns + columns.step_ns / 5 >= longest
+            columns.count <= COLUMNS
+                && columns.step_ns.saturating_add(columns.step_ns / 5) >= longest
         };
         let mut all = STEPS.into_iter().chain(days).map(of);
         all.find(fits).unwrap_or_else(|| of(i64::MAX))

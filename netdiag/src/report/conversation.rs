@@ -80,9 +80,12 @@ fn way(from: &EndRow, to: &EndRow) -> Way {
         segments_received,
         segments_lost: lost,
         retransmits: of(from, "retransmits"),
+        retransmitted_bytes: of(from, "bytes_retransmitted"),
         spurious: of(from, "dsacks"),
         dropped_at_sender: of(from, "drops"),
         dropped_at_receiver: of(to, "drops"),
+        dropped_bytes_at_sender: of(from, "drop_bytes"),
+        dropped_bytes_at_receiver: of(to, "drop_bytes"),
         lost_where: String::new(),
     };
     way.lost_where = place(&way);
@@ -91,32 +94,32 @@ fn way(from: &EndRow, to: &EndRow) -> Way {
 
 /// Where most of what was lost was lost.
 fn place(way: &Way) -> String {
-    let Way {
-        segments_lost, retransmits, spurious, dropped_at_sender, dropped_at_receiver, ..
-    } = way;
-    let needed = retransmits.map(|sent| sent.saturating_sub(spurious.unwrap_or(0)));
+    let Way { from, to, .. } = way;
+    let needed = way.retransmits.map(|sent| sent.saturating_sub(way.spurious.unwrap_or(0)));
     // What was sent again was missed; that counters were read a moment apart is no loss.
-    let lost = match (needed, segments_lost) {
+    let lost = match (needed, way.segments_lost) {
         (Some(0), _) => return "nothing is lost".to_owned(),
-        (Some(needed), Some(lost)) => needed.min(*lost),
+        (Some(needed), Some(lost)) => needed.min(lost),
         (Some(needed), None) => needed,
         (None, _) => return "not known: retransmissions were not recorded".to_owned(),
     };
-    let most =
-        |dropped: &Option<u64>| dropped.is_some_and(|n| n > 0 && n.saturating_mul(2) >= lost);
-    if most(dropped_at_receiver) {
-        return format!("on {}, in the kernel, which says why in its drops", way.to);
+    // A packet that a kernel drops may be many segments, which their bytes tell.
+    let most = |packets: Option<u64>, bytes: Option<u64>| {
+        let by_bytes = bytes.zip(way.retransmitted_bytes);
+        packets.is_some_and(|n| n > 0 && n.saturating_mul(2) >= lost)
+            || by_bytes.is_some_and(|(n, again)| n > 0 && n.saturating_mul(2) >= again)
+    };
+    if most(way.dropped_at_receiver, way.dropped_bytes_at_receiver) {
+        return format!("on {to}, in the kernel, which says why in its drops");
     }
-    if most(dropped_at_sender) {
-        return format!("on {}, in the kernel, which says why in its drops", way.from);
+    if most(way.dropped_at_sender, way.dropped_bytes_at_sender) {
+        return format!("on {from}, in the kernel, which says why in its drops");
     }
     if lost == 0 {
-        return format!("all arrived at {}: its acknowledgements are lost or late", way.to);
+        return format!("all arrived at {to}: its acknowledgements are lost or late");
     }
-    match (dropped_at_sender, dropped_at_receiver) {
-        (Some(_), Some(_)) => {
-            format!("on the way from {} to {}: neither kernel dropped it", way.from, way.to)
-        }
+    match (way.dropped_at_sender, way.dropped_at_receiver) {
+        (Some(_), Some(_)) => format!("on the way from {from} to {to}: neither kernel dropped it"),
         _ => "not known: drops were not recorded at both ends".to_owned(),
     }
 }
@@ -138,9 +141,12 @@ mod tests {
             segments_received: Some(1_000),
             segments_lost: Some(0),
             retransmits: Some(0),
+            retransmitted_bytes: Some(40_000),
             spurious: Some(0),
             dropped_at_sender: Some(0),
             dropped_at_receiver: Some(0),
+            dropped_bytes_at_sender: Some(0),
+            dropped_bytes_at_receiver: Some(0),
             lost_where: String::new(),
         };
         let of = |sent, lost| Way { retransmits: Some(sent), segments_lost: Some(lost), ..none() };
@@ -151,6 +157,14 @@ mod tests {
             (Way { dropped_at_receiver: Some(25), ..of(30, 30) }, "on b, in the kernel"),
             (Way { dropped_at_sender: Some(16), ..of(30, 30) }, "on a, in the kernel"),
             (Way { dropped_at_receiver: Some(2), ..of(30, 30) }, "on the way from a to b"),
+            (
+                Way {
+                    dropped_at_receiver: Some(1),
+                    dropped_bytes_at_receiver: Some(39_000),
+                    ..of(30, 30)
+                },
+                "on b, in the kernel",
+            ),
             (Way { spurious: Some(30), ..of(30, 0) }, "nothing is lost"),
             (of(30, 0), "all arrived at b: its acknowledgements"),
             (Way { retransmits: None, ..none() }, "not known: retransmissions"),

@@ -219,12 +219,18 @@ pub struct Way {
     pub segments_lost: Option<u64>,
     /// Segments sent again.
     pub retransmits: Option<u64>,
+    /// Payload bytes sent again.
+    pub retransmitted_bytes: Option<u64>,
     /// Segments that were sent again for nothing, as the receiver told.
     pub spurious: Option<u64>,
     /// Packets of the conversation that the sender's kernel dropped, of either direction.
     pub dropped_at_sender: Option<u64>,
-    /// The same of the receiver's kernel.
+    /// The same of the receiver's kernel. A packet may be of many segments.
     pub dropped_at_receiver: Option<u64>,
+    /// Bytes of what the sender's kernel dropped.
+    pub dropped_bytes_at_sender: Option<u64>,
+    /// Bytes of what the receiver's kernel dropped.
+    pub dropped_bytes_at_receiver: Option<u64>,
     /// Where it is lost, in words.
     pub lost_where: String,
 }

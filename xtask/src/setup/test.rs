@@ -1,5 +1,5 @@
 //! What the tests need beyond what netdiag needs: other tracers to stand beside and what builds them,
-//! programs that converse, the readers of histogram logs in other languages, the linters.
+//! programs that converse, the readers of histogram logs in other languages, a browser, the linters.
 
 use std::{
     fs,
@@ -29,6 +29,10 @@ pub(crate) fn tools() -> Result<()> {
         ("h2load", "nghttp2-client"),
     ];
     programs(&conversing, "netdiag is held against what real programs say of their conversations")?;
+    programs(
+        &[("chromium", "chromium")],
+        "the page of `netdiag report` is opened and used in a browser",
+    )?;
     readers()
 }
 

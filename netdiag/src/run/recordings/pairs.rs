@@ -342,6 +342,7 @@ mod tests {
         // Another node of that name, or an empty file, is no copy.
         let other = write(&copy, "netdiag-b-20261121T041800Z", 0..3);
         let file = one.join(format!("{NAME}.hlog"));
+        fs::write(&file, "").expect("log");
         let (pairs, said) = find(&[one.clone(), copy, one, file]).expect("pairs");
         let found: Vec<_> = pairs.iter().map(|pair| pair.sidecar.clone()).collect();
         assert_eq!((found, said.len()), (vec![whole, other], 1), "{said:?}");

@@ -110,9 +110,12 @@ fn conversation_of(name: &str) -> Conversation {
         segments_received: Some(993),
         segments_lost: Some(7),
         retransmits: Some(7),
+        retransmitted_bytes: Some(9_000),
         spurious: Some(0),
         dropped_at_sender: Some(0),
         dropped_at_receiver: None,
+        dropped_bytes_at_sender: Some(0),
+        dropped_bytes_at_receiver: None,
         lost_where: "not known: drops were not recorded at both ends".to_owned(),
     };
     Conversation {
