@@ -17,11 +17,17 @@ const COARSE: usize = 16;
 
 impl Fold {
     /// The report. `metric` is what rows are sorted by where that was asked for; `page` whether it shows what only a
-    /// page does; `notes` what is to be known of the files, where they could not all be read.
+    /// page does; `notes` what is to be known of the files, and `is_read` whether they could all be read.
     #[must_use]
-    pub fn report(mut self, metric: Option<&str>, page: bool, mut notes: Vec<String>) -> Report {
+    pub fn report(
+        mut self,
+        metric: Option<&str>,
+        page: bool,
+        mut notes: Vec<String>,
+        is_read: bool,
+    ) -> Report {
         let metric = metric.map(str::to_owned).or_else(|| self.all.largest(&self.names));
-        let is_read = notes.is_empty() && self.unread + self.without == 0;
+        let is_read = is_read && self.unread + self.without == 0;
         let nodes = std::mem::take(&mut self.chosen.nodes);
         let (mut rows, mut findings, mut left_out) = (Vec::new(), Vec::new(), BTreeMap::new());
         for (name, node) in nodes {

@@ -61,7 +61,7 @@ fn reported(asked: Asked, all: &[Taken]) -> Report {
     for one in all {
         fold.take(origin(one), &one.snapshot, &BTreeMap::new(), Some(&one.log));
     }
-    fold.report(None, true, Vec::new())
+    fold.report(None, true, Vec::new(), true)
 }
 
 /// Of all of these values.

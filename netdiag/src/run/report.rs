@@ -52,12 +52,13 @@ pub(super) fn run(config: &config::Report) -> Result<Status> {
         let is_unread = extents.iter().any(|extent| extent.unread > 0);
         return Ok(if is_unread { Status::Failed } else { Status::Ran });
     };
+    let is_read = extents.iter().all(|extent| extent.unread == 0);
     let mut fold = Fold::new(chosen);
     for (at, (pair, extent)) in pairs.iter().zip(extents).enumerate() {
         let origin = Origin { node: pair.name.node(), pair: at };
         pair.intervals(extent, |one| fold.take(origin, &one.snapshot, &one.tags, one.log))?;
     }
-    let report = fold.report(config.metric, page.is_some(), notes);
+    let report = fold.report(config.metric, page.is_some(), notes, is_read);
     let mut out = io::stdout().lock();
     match config.output {
         Output::Text => view::report::text(&report, COLUMNS, &mut out).context(STDOUT)?,

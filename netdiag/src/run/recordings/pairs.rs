@@ -155,10 +155,12 @@ pub(in crate::run) struct Extent {
     pub(in crate::run) unread: u64,
 }
 
-#[derive(Deserialize)]
-struct Tags {
-    #[serde(default)]
-    tags: BTreeMap<String, String>,
+/// Flow ids by tag, which stand at the end of a line. Within a text the quotes would be escaped.
+fn tags(line: &[u8]) -> Option<BTreeMap<String, String>> {
+    const MARK: &[u8] = b",\"tags\":";
+    let at = line.windows(MARK.len()).rposition(|window| window == MARK)?;
+    let mut rest = serde_json::Deserializer::from_slice(&line[at + MARK.len()..]);
+    BTreeMap::deserialize(&mut rest).ok()
 }
 
 impl Pair {
@@ -208,8 +210,7 @@ impl Pair {
                 log = None;
             }
             let Some(snapshot) = interval(&line) else { continue };
-            let tags = serde_json::from_slice(&line)
-                .map_or_else(|_| BTreeMap::new(), |Tags { tags }| tags);
+            let tags = tags(&line).unwrap_or_default();
             take(&Recorded { snapshot, tags, log: is_whole.then_some(&block) });
         }
         Ok(())
@@ -264,14 +265,14 @@ pub(in crate::run) fn nodes(pairs: &[Pair]) -> BTreeSet<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watched::kit;
+    use crate::{view::dump::Sidecar, watched::kit};
 
     fn sidecar(seconds: std::ops::Range<u64>) -> String {
         let line = |second| {
-            let snapshot = kit::snapshot(second, vec![kit::flow("f1")]);
-            let mut line = serde_json::to_value(snapshot).expect("JSON");
-            line["tags"] = serde_json::json!({"f1": "f1"});
-            format!("{line}\n")
+            let snapshot = kit::snapshot(second, vec![kit::flow("f1").of(1, ",\"tags\":{}")]);
+            let tags = [("f1".to_owned(), "f1".to_owned())].into();
+            let line = serde_json::to_string(&Sidecar { snapshot: &snapshot, tags });
+            format!("{}\n", line.expect("JSON"))
         };
         seconds.map(line).collect()
     }
