@@ -10,10 +10,12 @@ use crate::{event::Kind, exit, flow::Grouping, snapshot::build::Sort};
 
 mod diagnose;
 mod generate;
+mod report;
 pub mod value;
 
 pub use diagnose::Diagnose;
 pub use generate::{Completions, Man, Shell};
+pub use report::Report;
 use value::{NetnsName, Prefix, SourceChoice};
 
 const EXAMPLES: &str = "\
@@ -24,6 +26,7 @@ Examples:
   netdiag diagnose                   what is wrong here, and what to do about it
   netdiag record --out /var/lib/netdiag -i 10s
   netdiag events --kind drop --stack what is dropped where, as it happens
+  netdiag report DIR --html FILE     percentiles of recordings, and a page of them
   netdiag doctor                     what this kernel allows
 
 Without a command it is `live`; its flags: `netdiag live --help`.
@@ -54,6 +57,8 @@ pub enum Command {
     Record(Record),
     /// Tell of single events as they happen: retransmits, drops, connects, …
     Events(Events),
+    /// Merge recordings of any number of nodes: percentiles, and a page for browsers
+    Report(Report),
     /// Say what this kernel and these privileges allow, and what is lost
     Doctor(Doctor),
     /// Print what makes a shell complete netdiag's commands and flags

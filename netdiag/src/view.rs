@@ -9,6 +9,7 @@ pub mod metrics;
 mod own;
 mod owner;
 pub mod pcap;
+pub mod report;
 pub mod screen;
 pub mod table;
 

@@ -9,7 +9,7 @@ use netdiag::signal::{DEFINITIONS, Hook, Source};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
-    capture,
+    browser, capture,
     conntrack::{self, module},
     machine::{self, Series},
     processor, prometheus, reader, setting, tool,
@@ -66,6 +66,8 @@ pub enum Feature {
     Prometheus,
     /// tmux, a terminal that tells what is on its screen.
     Tmux,
+    /// A browser that needs no screen.
+    Browser,
 }
 
 /// Whether a kernel or machine is known to have something.
@@ -109,7 +111,8 @@ pub fn expectation(feature: Feature) -> Expectation {
         | Feature::Redis
         | Feature::Http2
         | Feature::Prometheus
-        | Feature::Tmux => machine::amount(Must, Absent),
+        | Feature::Tmux
+        | Feature::Browser => machine::amount(Must, Absent),
     }
 }
 
@@ -149,6 +152,7 @@ pub fn available(feature: Feature) -> bool {
         Feature::Prometheus => prometheus::programs().is_ok(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),
         Feature::Tmux => tool::find("tmux").is_some(),
+        Feature::Browser => tool::find(browser::PROGRAM).is_some(),
     }
 }
 

@@ -257,7 +257,10 @@ mod tests {
     }
 
     /// What is compared of one.
-    fn told(tally: &Tally) -> (Vec<(MetricId, Vec<(u64, u64)>, u64)>, Vec<(CountId, u64)>, usize) {
+    /// Buckets and what was out of range of each metric, counts, and how many labelled ones.
+    type Told = (Vec<(MetricId, Vec<(u64, u64)>, u64)>, Vec<(CountId, u64)>, usize);
+
+    fn told(tally: &Tally) -> Told {
         let latencies = tally.latencies.iter().map(|(metric, latency)| {
             (*metric, latency.buckets().collect(), latency.out_of_range())
         });

@@ -1,5 +1,5 @@
 //! What the tests need beyond what netdiag needs: other tracers to stand beside and what builds them,
-//! programs that converse, Prometheus, readers of histogram logs and of packets, the linters.
+//! programs that converse, Prometheus, a browser, readers of histogram logs and of packets, the linters.
 
 use std::{
     fs,
@@ -39,6 +39,10 @@ pub(crate) fn tools() -> Result<()> {
     let reading = [("tshark", "tshark"), ("scapy", "python3-scapy")];
     programs(&reading, "the packets that netdiag writes are held against other readers")?;
     prometheus()?;
+    programs(
+        &[("chromium", "chromium")],
+        "the page of `netdiag report` is opened and used in a browser",
+    )?;
     readers()
 }
 

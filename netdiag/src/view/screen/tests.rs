@@ -183,6 +183,7 @@ fn shot(nth: u64, signals: &[SignalStatus], lost: u64) -> Shot {
         filtered: false,
         node: node(),
         accounting,
+        own: crate::snapshot::Own::default(),
         stream: quiet.stream,
     };
     let snapshot = frame.build(&interval);
