@@ -18,7 +18,7 @@ use netdiag_tests::{
     facts::Facts,
     fault, machine,
     namespace::Namespace,
-    netdiag::{Netdiag, binary, command, run, run_command},
+    netdiag::{Netdiag, binary, run, run_command},
     network::Pair,
     outcome::RETRANSMITS,
     require,
@@ -129,7 +129,7 @@ fn what_was_lost_is_read_by_tshark_and_scapy() -> Result<()> {
                 false => format!("{ip}:{}", port.unwrap_or(0)),
             }
         });
-        facts.equal("its ends", ends, flow.into());
+        facts.equal("its ends", ends, BTreeSet::from(flow));
         facts.equal("interface", &frame.interface, &format!("netns:{}", event["flow"]["netns"]));
         facts.holds("checksum", frame.has_right_checksum != Some(false));
         let harmful = |c: char| c.is_control() || c == '\u{202e}';
@@ -224,11 +224,11 @@ fn files_of_others_stay_as_they_are() -> Result<()> {
     let mut facts = Facts::new();
     for (arguments, word) in [
         (&["--pcap", taken.as_str()][..], "File exists"),
-        (&["--pcap", &link], "File exists"),
-        (&["--pcap", &missing], "No such file"),
-        (&["--pcap", "-", "-o", "json"], "--output"),
-        (&["--pcap", "-", "--stack"], "--stack"),
-        (&["--pcap", &fresh, "--kind", "dns"], "drop"),
+        (&["--pcap", link.as_str()][..], "File exists"),
+        (&["--pcap", missing.as_str()][..], "No such file"),
+        (&["--pcap", "-", "-o", "json"][..], "--output"),
+        (&["--pcap", "-", "--stack"][..], "--stack"),
+        (&["--pcap", fresh.as_str(), "--kind", "dns"][..], "drop"),
     ] {
         let output = run(&[&["events", "-d", "1s"], arguments].concat())?;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -99,11 +99,11 @@ fn manual_pages_are_read_by_man() -> Result<()> {
     for (arguments, words) in [
         (&["man"][..], ["NETDIAG(1)", "netdiag events --kind drop --stack", "--version"]),
         (
-            &["man", "events"],
+            &["man", "events"][..],
             ["NETDIAG-EVENTS(1)", "netdiag events --pcap - | tshark -r -", "--pcap"],
         ),
         (
-            &["man", "record"],
+            &["man", "record"][..],
             ["NETDIAG-RECORD(1)", "netdiag record --out /var/lib/netdiag", "--max-disk"],
         ),
     ] {
