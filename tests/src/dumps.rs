@@ -70,6 +70,7 @@ pub fn make(dumps: &Dumps<'_>) -> Result<u64> {
             signals: &signals(),
             filtered: false,
             node: Node::default(),
+            own: Own::default(),
             accounting: [].into(),
             stream: Stream::default(),
         }
