@@ -85,7 +85,7 @@ impl Feeder {
     /// # Errors
     /// It is not there, has no such rings, or nothing of BPF is permitted.
     pub fn of(pid: u32) -> Result<Self> {
-        let [mut samples, mut sockets, mut counters] = [None, None, None];
+        let (mut samples, mut sockets, mut counters) = (None, None, None);
         for id in maps_of(pid)? {
             let map = sys::map_by_id(id)?;
             let (name, size) = sys::map_info(&map)?;
@@ -256,8 +256,8 @@ fn maps_of(pid: u32) -> Result<Vec<u32>> {
     for entry in fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
         // It may have been closed meanwhile.
         let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
-        let id = text.lines().find_map(|line| line.strip_prefix("map_id:")?.trim().parse().ok());
-        ids.extend(id);
+        let id = text.lines().find_map(|line| line.strip_prefix("map_id:"));
+        ids.extend(id.and_then(|id| id.trim().parse::<u32>().ok()));
     }
     if ids.is_empty() {
         bail!("process {pid} has no maps");

@@ -21,7 +21,7 @@ use netdiag_tests::{
 };
 
 /// What is fed, and what netdiag tells of at all where it is.
-const FED: &[&str] = &["--signals", "send,rtt,turn"];
+const FED: &[&str] = &["--signals", "send,rtt,turn", "--ring-size", "32MiB"];
 
 /// In parts of which a ring holds many; returns how many found room.
 fn all_of(feed: &Feed, samples: u64) -> Result<u64> {
