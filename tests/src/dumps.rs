@@ -14,7 +14,7 @@ use netdiag::{
     labels::Labels,
     signal::{self, MetricId},
     snapshot::{
-        Node,
+        Node, Own,
         build::{Frame, Scope},
     },
     view::dump::Recorder,

@@ -102,7 +102,7 @@ fn logged(directories: &[PathBuf]) -> Result<BTreeMap<String, Distribution>> {
                 let Some((_, metric)) = tag.rsplit_once('.') else { continue };
                 match all.get_mut(metric) {
                     Some(sum) => {
-                        sum.add(&histogram).map_err(|error| anyhow::anyhow!("{error:?}"))?
+                        sum.add(&histogram).map_err(|error| anyhow::anyhow!("{error:?}"))?;
                     }
                     None => drop(all.insert(metric.to_owned(), histogram)),
                 }
@@ -144,7 +144,7 @@ fn two_nodes_are_merged_and_their_ends_meet() -> Result<()> {
         let name = &told.nodes[at].name;
         let row = told.by[1].rows.iter().find(|row| row.name.as_ref() == Some(name));
         let row = row.context("a row of the node")?;
-        facts.equal(format_args!("of {name}"), &row.metrics, &logged(&[directory.clone()])?);
+        facts.equal(format_args!("of {name}"), &row.metrics, &logged(std::slice::from_ref(directory))?);
     }
     let again =
         report(&[root.path().join("near").as_path(), near, far], &["--by", "peer,node,flow"])?;
@@ -229,7 +229,7 @@ fn torn_files_are_read_as_far_as_they_go() -> Result<()> {
     let (whole_log, whole) = (fs::read(&log)?, fs::read(&sidecar)?);
     let mut facts = Facts::new();
     let all = report(&[&out], &[])?;
-    facts.equal("all of it", &all.all.metrics, &logged(&[out.clone()])?);
+    facts.equal("all of it", &all.all.metrics, &logged(std::slice::from_ref(&out))?);
     let intervals = all.nodes[0].intervals;
     facts.holds(format_args!("{intervals} intervals are enough"), intervals >= 3);
     // The last line of the sidecar is torn: its histograms do not count either.
