@@ -26,7 +26,7 @@ Examples:
   netdiag diagnose                   what is wrong here, and what to do about it
   netdiag record --out /var/lib/netdiag -i 10s
   netdiag events --kind drop --stack what is dropped where, as it happens
-  netdiag report DIR --html FILE     percentiles of recordings, and a page of them
+  netdiag report DIR --html FILE     percentiles of recordings, and a page
   netdiag doctor                     what this kernel allows
 
 Without a command it is `live`; its flags: `netdiag live --help`.
@@ -57,7 +57,7 @@ pub enum Command {
     Record(Record),
     /// Tell of single events as they happen: retransmits, drops, connects, …
     Events(Events),
-    /// Merge recordings of any number of nodes: percentiles, and a page for browsers
+    /// Merge recordings of any nodes: percentiles, and a page of them
     Report(Report),
     /// Say what this kernel and these privileges allow, and what is lost
     Doctor(Doctor),
