@@ -144,7 +144,11 @@ fn two_nodes_are_merged_and_their_ends_meet() -> Result<()> {
         let name = &told.nodes[at].name;
         let row = told.by[1].rows.iter().find(|row| row.name.as_ref() == Some(name));
         let row = row.context("a row of the node")?;
-        facts.equal(format_args!("of {name}"), &row.metrics, &logged(std::slice::from_ref(directory))?);
+        facts.equal(
+            format_args!("of {name}"),
+            &row.metrics,
+            &logged(std::slice::from_ref(directory))?,
+        );
     }
     let again =
         report(&[root.path().join("near").as_path(), near, far], &["--by", "peer,node,flow"])?;
