@@ -1,7 +1,7 @@
 //! The command line: what was typed, parsed into values with units. Nothing is looked up and
 //! nothing is opened here; [`crate::config`] does that.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use netdiag_common::signal::Signal;
@@ -210,6 +210,14 @@ pub struct Watch {
     /// List flows that were idle in the interval, too
     #[arg(long)]
     pub all: bool,
+    /// Serve metrics for Prometheus at http://ADDR/metrics; of a port alone,
+    /// such as :9464, on the loopback
+    #[arg(long, value_name = "ADDR", value_parser = value::listen)]
+    pub listen: Option<SocketAddr>,
+    /// Groups of flows that metrics tell apart, the rest is `other`
+    #[arg(long, value_name = "N", default_value_t = 50, requires = "listen",
+        value_parser = clap::value_parser!(u32).range(..=1_000))]
+    pub listen_groups: u32,
     /// What is remembered of flows, and what ends the run badly.
     #[command(flatten)]
     pub flows: Flows,

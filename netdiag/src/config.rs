@@ -4,6 +4,7 @@
 //! filters name, again and again under `--wait`.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -123,6 +124,17 @@ pub struct Watch {
     pub targets: Targets,
     /// Wait for targets that do not exist yet.
     pub wait: bool,
+    /// Where metrics are served.
+    pub listen: Option<Listen>,
+}
+
+/// Where metrics are served, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address.
+    pub address: SocketAddr,
+    /// Groups of flows that are told apart.
+    pub groups: usize,
 }
 
 /// Which events to tell of, and how.
@@ -280,6 +292,9 @@ fn watch(flags: &cli::Watch, default_top: Option<usize>) -> Result<Watch, Error>
         strict: flags.flows.strict,
         targets: targets(&flags.filters),
         wait: flags.filters.wait,
+        listen: flags
+            .listen
+            .map(|address| Listen { address, groups: flags.listen_groups as usize }),
     })
 }
 

@@ -30,6 +30,7 @@ mod pace;
 mod recordings;
 mod refresh;
 mod reporter;
+mod scrape;
 mod sieve;
 mod stop;
 mod teller;

@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod dump;
 pub mod events;
 pub mod json;
+pub mod metrics;
 mod owner;
 pub mod table;
 

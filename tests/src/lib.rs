@@ -29,6 +29,7 @@ pub mod network;
 pub mod outcome;
 pub mod pods;
 pub mod processor;
+pub mod prometheus;
 pub mod random;
 pub mod reader;
 pub mod requirement;

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::{
     conntrack::{self, module},
     machine::{self, Series},
-    processor, reader, setting, tool,
+    processor, prometheus, reader, setting, tool,
     workshop::{self, Workshop},
 };
 
@@ -57,6 +57,8 @@ pub enum Feature {
     Redis,
     /// A server of HTTP/2 and a client that loads it.
     Http2,
+    /// Prometheus and promtool.
+    Prometheus,
 }
 
 /// Whether a kernel or machine is known to have something.
@@ -92,9 +94,12 @@ pub fn expectation(feature: Feature) -> Expectation {
         }
         Feature::Bpftrace => machine::amount(Must, May),
         Feature::Cargo if std::env::var_os(workshop::BELOW).is_some() => Must,
-        Feature::Compiler | Feature::Cargo | Feature::Readers | Feature::Redis | Feature::Http2 => {
-            machine::amount(Must, Absent)
-        }
+        Feature::Compiler
+        | Feature::Cargo
+        | Feature::Readers
+        | Feature::Redis
+        | Feature::Http2
+        | Feature::Prometheus => machine::amount(Must, Absent),
     }
 }
 
@@ -127,6 +132,7 @@ pub fn available(feature: Feature) -> bool {
         Feature::Setpriv => tool::find("setpriv").is_some(),
         Feature::Readers => reader::all().is_ok(),
         Feature::Redis => tool::find("redis-benchmark").is_some(),
+        Feature::Prometheus => prometheus::programs().is_ok(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),
     }
 }

@@ -48,8 +48,7 @@ impl Diagnosing {
     ) -> Self {
         let looked_at = io::stderr().is_terminal();
         Self {
-            diagnosis: Diagnosis::new(thresholds.clone())
-                .wanting(move |finding, watched| is_wanted(finding, watched, &filters, &owners)),
+            diagnosis: diagnosis(thresholds, filters, owners),
             form,
             told: looked_at.then(HashSet::new),
             looked: Instant::now(),
@@ -89,6 +88,13 @@ impl Diagnosing {
         put_out(&report, self.form, out)?;
         Ok(report.worst_severity())
     }
+}
+
+/// Concludes what was asked for.
+pub(super) fn diagnosis(thresholds: &Thresholds, filters: Filters, owners: Owners) -> Diagnosis {
+    let is_wanted =
+        move |finding: &Finding, watched: &Watched| is_wanted(finding, watched, &filters, &owners);
+    Diagnosis::new(thresholds.clone()).wanting(is_wanted)
 }
 
 /// The node's counters stay whole whatever the filters, but what is known to be another namespace's or process's
