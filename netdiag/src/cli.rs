@@ -9,9 +9,11 @@ use netdiag_common::signal::Signal;
 use crate::{event::Kind, exit, flow::Grouping, snapshot::build::Sort};
 
 mod diagnose;
+mod report;
 pub mod value;
 
 pub use diagnose::Diagnose;
+pub use report::Report;
 use value::{NetnsName, Prefix, SourceChoice};
 
 const EXAMPLES: &str = "\
@@ -22,6 +24,7 @@ Examples:
   netdiag diagnose                   what is wrong here, and what to do about it
   netdiag record --out /var/lib/netdiag -i 10s
   netdiag events --kind drop --stack what is dropped where, as it happens
+  netdiag report DIR --html FILE     percentiles of recordings, and a page
   netdiag doctor                     what this kernel allows
 
 Without a command it is `live`; its flags: `netdiag live --help`.
@@ -52,6 +55,8 @@ pub enum Command {
     Record(Record),
     /// Tell of single events as they happen: retransmits, drops, connects, …
     Events(Events),
+    /// Merge recordings of any nodes: percentiles, and a page of them
+    Report(Report),
     /// Say what this kernel and these privileges allow, and what is lost
     Doctor(Doctor),
 }

@@ -9,6 +9,7 @@ use netdiag::signal::{DEFINITIONS, Hook, Source};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
+    browser,
     conntrack::{self, module},
     machine::{self, Series},
     processor, prometheus, reader, setting, tool,
@@ -59,6 +60,8 @@ pub enum Feature {
     Http2,
     /// Prometheus and promtool.
     Prometheus,
+    /// A browser that needs no screen.
+    Browser,
 }
 
 /// Whether a kernel or machine is known to have something.
@@ -99,7 +102,8 @@ pub fn expectation(feature: Feature) -> Expectation {
         | Feature::Readers
         | Feature::Redis
         | Feature::Http2
-        | Feature::Prometheus => machine::amount(Must, Absent),
+        | Feature::Prometheus
+        | Feature::Browser => machine::amount(Must, Absent),
     }
 }
 
@@ -134,6 +138,7 @@ pub fn available(feature: Feature) -> bool {
         Feature::Redis => tool::find("redis-benchmark").is_some(),
         Feature::Prometheus => prometheus::programs().is_ok(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),
+        Feature::Browser => tool::find(browser::PROGRAM).is_some(),
     }
 }
 

@@ -233,7 +233,7 @@ fn flags_that_are_spoken_of_exist() -> Result<()> {
     for part in command.get_subcommands() {
         known.extend(part.get_arguments().filter_map(|flag| flag.get_long()).map(str::to_owned));
     }
-    for name in ["README.md", "docs/kubernetes.md", "docs/metrics.md"] {
+    for name in ["README.md", "docs/kubernetes.md", "docs/metrics.md", "docs/report.md"] {
         let document = fs::read_to_string(root.join(name))?;
         let unknown: Vec<_> =
             flags(&document).into_iter().filter(|&f| !known.contains(f)).collect();

@@ -71,7 +71,7 @@ fn width(p99_ns: u64, native: bool) -> f64 {
     }
     let bounds = [0].into_iter().chain(BOUNDS.map(|(bound, _)| bound));
     let above = bounds.clone().find(|bound| *bound >= p99_ns).unwrap_or(p99_ns);
-    let below = bounds.filter(|bound| *bound < p99_ns).last().unwrap_or(0);
+    let below = bounds.rev().find(|bound| *bound < p99_ns).unwrap_or(0);
     (above - below) as f64 / 1e9
 }
 

@@ -13,7 +13,9 @@ use crate::{
 
 pub use self::{
     owner::{NetnsName, cgroup, container, name, netns},
-    quantity::{duration, idle, interval, max_disk, ring_size, rotate_every, rotate_size},
+    quantity::{
+        When, duration, idle, interval, max_disk, ring_size, rotate_every, rotate_size, when,
+    },
     threshold::{Given, threshold},
 };
 
@@ -134,6 +136,12 @@ pub fn source(text: &str) -> Parsed<SourceChoice> {
             Err(unknown(&what, name, sources.iter().map(|source| source.name)))
         }
     }
+}
+
+/// `--metric`: learnt from the definitions of the signals.
+pub fn metric(text: &str) -> Parsed<&'static str> {
+    let names = || signal::metrics().map(|(_, _, metric)| metric.name);
+    names().find(|name| *name == text).ok_or_else(|| unknown("metric", text, names()))
 }
 
 /// `--by` where it changes nothing.

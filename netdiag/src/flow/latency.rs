@@ -9,6 +9,9 @@ use std::iter;
 
 use hdrhistogram::Histogram;
 
+pub mod encoded;
+pub mod spread;
+
 /// Smallest latency that is recorded, in nanoseconds.
 pub const LOWEST_NS: u64 = 1;
 /// Largest latency that is recorded, in nanoseconds: one hour.

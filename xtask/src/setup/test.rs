@@ -1,5 +1,5 @@
 //! What the tests need beyond what netdiag needs: other tracers to stand beside and what builds them,
-//! programs that converse, Prometheus, the readers of histogram logs in other languages, the linters.
+//! programs that converse, Prometheus, a browser, readers of histogram logs, the linters.
 
 use std::{
     fs,
@@ -31,6 +31,10 @@ pub(crate) fn tools() -> Result<()> {
     ];
     programs(&conversing, "netdiag is held against what real programs say of their conversations")?;
     prometheus()?;
+    programs(
+        &[("chromium", "chromium")],
+        "the page of `netdiag report` is opened and used in a browser",
+    )?;
     readers()
 }
 

@@ -61,7 +61,7 @@ fn numbers(metrics: &Metrics, name: &str) -> BTreeMap<Vec<String>, f64> {
     let families = metrics.families();
     let family = families.iter().find(|family| family.definition.name == name).expect(name);
     let of = |series: &Series| {
-        let labels = series.labels.iter().map(|label| label.to_string()).collect();
+        let labels = series.labels.iter().map(ToString::to_string).collect();
         let value = match &series.value {
             Value::Number(value) => *value,
             Value::Histogram(told) => told.count as f64,
