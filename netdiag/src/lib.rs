@@ -19,6 +19,7 @@ pub mod labels;
 pub mod node;
 pub mod owner;
 pub mod run;
+pub mod sandbox;
 pub mod signal;
 pub mod snapshot;
 pub mod view;

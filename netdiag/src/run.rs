@@ -14,6 +14,7 @@ use crate::{
     config::{Command, Config},
     exit::{self, Status},
     node::{own, vantage},
+    sandbox::{self, Purpose},
 };
 
 mod diagnose;
@@ -66,11 +67,16 @@ fn run() -> Result<Status> {
     };
     let found = vantage::host_root(Path::new(vantage::USUAL));
     let config = Config::new(&cli, &found)?;
+    // Before the first line is said, which takes a thread.
+    if config.kernel.sandbox {
+        sandbox::begin(purpose(&config.command)).iter().for_each(|line| voice::say(line));
+    }
     if config.command.watches() && config.kernel.finds_host_root {
         vantage::taken(&found).iter().for_each(|line| voice::say(line));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_start(sandbox::on_thread)
         .build()
         .context("the runtime cannot be started")?;
     let status = runtime.block_on(async {
@@ -90,4 +96,15 @@ fn run() -> Result<Status> {
     // A thread that waits for an output that stands still must not keep the process.
     runtime.shutdown_background();
     status
+}
+
+/// What a command needs of its privileges.
+fn purpose(command: &Command) -> Purpose<'_> {
+    match command {
+        Command::Live(_) | Command::Diagnose(..) | Command::Events(..) | Command::Doctor(_) => {
+            Purpose::Watches(None)
+        }
+        Command::Record(_, dump) => Purpose::Watches(Some(&dump.out)),
+        Command::DiagnoseFrom(from, ..) => Purpose::Reads(from),
+    }
 }
