@@ -15,6 +15,7 @@ use crate::{
     exit::{self, Status},
     node::{own, vantage},
     sandbox::{self, Purpose},
+    snapshot::redact::Redactor,
 };
 
 mod diagnose;
@@ -90,7 +91,10 @@ fn run() -> Result<Status> {
             Command::Diagnose(watch, diagnose) => {
                 watch::run(&config.kernel, watch, Wanted::Diagnose(diagnose.clone())).await
             }
-            Command::DiagnoseFrom(from, form, diagnose) => diagnose::from(from, *form, diagnose),
+            Command::DiagnoseFrom(from, form, diagnose) => {
+                let redactor = config.kernel.redact.then(Redactor::default);
+                diagnose::from(from, *form, diagnose, redactor.as_ref())
+            }
         }
     });
     // A thread that waits for an output that stands still must not keep the process.

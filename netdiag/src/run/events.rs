@@ -53,7 +53,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let seeding = spawn_blocking(move || node::seed(&host_root, translates));
     let listening = tell.kinds.contains(&&LISTEN_OVERFLOW);
     let listening = listening.then(|| Listening::start(&kernel.host_root));
-    let about = about(node_name(kernel, None), &tracer, &filters, &kernel.host_root);
+    let about = about(node_name(kernel, None), &tracer, &filters, kernel);
     let (writing, lines) = Writing::start(about, tracer.signals().to_vec(), watch.output);
     let stacks = if tell.stack { Some(tracer.stacks()?) } else { None };
     let diagnostics = Diagnostics::new(&mut tracer, kernel.log_level)?;

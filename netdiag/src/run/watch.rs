@@ -28,7 +28,7 @@ use crate::{
         pace::Pace,
         places::{Hierarchy, Places},
     },
-    snapshot::build::Listing,
+    snapshot::{build::Listing, redact::Redactor},
 };
 
 /// Between two looks at what `--wait` waits for.
@@ -79,13 +79,19 @@ pub(super) fn flow_table(watch: &Watch, filters: &Filters) -> FlowTable {
 }
 
 /// What every output of a run says of its circumstances.
-pub(super) fn about(node: String, tracer: &Tracer, filters: &Filters, host_root: &Path) -> About {
+pub(super) fn about(
+    node: String,
+    tracer: &Tracer,
+    filters: &Filters,
+    kernel: &config::Kernel,
+) -> About {
     About {
         node,
         kernel: tracer.facts().release.clone(),
         labels: tracer.labels().clone(),
         filtered: !filters.is_empty(),
-        host_root: host_root.to_owned(),
+        host_root: kernel.host_root.clone(),
+        redactor: kernel.redact.then(Redactor::default),
         names: Pace::default(),
     }
 }
@@ -130,7 +136,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let host_root = kernel.host_root.clone();
     let translates = kernel.signals.contains(&Intake::TRANSLATING);
     let seeding = spawn_blocking(move || node::seed(&host_root, translates));
-    let about = about(node_name, &tracer, &filters, &kernel.host_root);
+    let about = about(node_name, &tracer, &filters, kernel);
     let Watch { by, sort, top, all, .. } = *watch;
     let listing = Listing { by, sort, top, all, telling };
     let host_root = kernel.host_root.clone();

@@ -171,12 +171,12 @@ impl Writer {
                     signals: &self.signals,
                 };
                 let event = names.event(telling);
-                self.event(&event, out)
+                self.event(event, out)
             }
             Line::Listener(time, listener) => {
                 let mut event = of_listener(*time, listener);
                 event.flow.owner.name(&self.about.labels);
-                self.event(&event, out)
+                self.event(event, out)
             }
             Line::Suppressed(time, by_kind) => {
                 self.suppressed(&Suppressed::new(*time, by_kind.clone()), out)
@@ -184,10 +184,13 @@ impl Writer {
         }
     }
 
-    fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> std::io::Result<()> {
+    fn event(&mut self, mut event: Event, out: &mut Vec<u8>) -> std::io::Result<()> {
+        if let Some(redactor) = &self.about.redactor {
+            redactor.event(&mut event);
+        }
         match self.form {
-            Output::Text => self.text.event(event, out),
-            Output::Json => view::json::line(event, out),
+            Output::Text => self.text.event(&event, out),
+            Output::Json => view::json::line(&event, out),
         }
     }
 
