@@ -14,8 +14,8 @@ use crate::{ebpf, process, setup, workspace};
 /// Write what the binary and the programs of the kernel consist of, as CycloneDX
 #[derive(clap::Args)]
 #[command(
-    after_help = "Leaves target/netdiag.cdx.json and target/netdiag-ebpf.cdx.json: crates with their versions, \
-                        licences and checksums of one build, without what only tests or builds it.
+    after_help = "Leaves target/netdiag.cdx.json and target/netdiag-ebpf.cdx.json: crates with their versions,
+licences and checksums, procedural macros among them, without what only tests and build scripts use.
 
 Examples:
   cargo xtask sbom"
