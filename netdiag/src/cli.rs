@@ -1,7 +1,7 @@
 //! The command line: what was typed, parsed into values with units. Nothing is looked up and
 //! nothing is opened here; [`crate::config`] does that.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use netdiag_common::signal::Signal;
@@ -9,9 +9,11 @@ use netdiag_common::signal::Signal;
 use crate::{event::Kind, exit, flow::Grouping, snapshot::build::Sort};
 
 mod diagnose;
+mod report;
 pub mod value;
 
 pub use diagnose::Diagnose;
+pub use report::Report;
 use value::{NetnsName, Prefix, SourceChoice};
 
 const EXAMPLES: &str = "\
@@ -22,6 +24,7 @@ Examples:
   netdiag diagnose                   what is wrong here, and what to do about it
   netdiag record --out /var/lib/netdiag -i 10s
   netdiag events --kind drop --stack what is dropped where, as it happens
+  netdiag report DIR --html FILE     percentiles of recordings, and a page
   netdiag doctor                     what this kernel allows
 
 Without a command it is `live`; its flags: `netdiag live --help`.
@@ -52,6 +55,8 @@ pub enum Command {
     Record(Record),
     /// Tell of single events as they happen: retransmits, drops, connects, …
     Events(Events),
+    /// Merge recordings of any nodes: percentiles, and a page of them
+    Report(Report),
     /// Say what this kernel and these privileges allow, and what is lost
     Doctor(Doctor),
 }
@@ -210,6 +215,14 @@ pub struct Watch {
     /// List flows that were idle in the interval, too
     #[arg(long)]
     pub all: bool,
+    /// Serve metrics for Prometheus at http://ADDR/metrics; of a port alone,
+    /// such as :9464, on the loopback
+    #[arg(long, value_name = "ADDR", value_parser = value::listen)]
+    pub listen: Option<SocketAddr>,
+    /// Groups of flows that metrics tell apart, the rest is `other`
+    #[arg(long, value_name = "N", default_value_t = 50, requires = "listen",
+        value_parser = clap::value_parser!(u32).range(..=1_000))]
+    pub listen_groups: u32,
     /// What is remembered of flows, and what ends the run badly.
     #[command(flatten)]
     pub flows: Flows,

@@ -4,6 +4,7 @@
 //! filters name, again and again under `--wait`.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,7 +19,7 @@ use crate::{
     snapshot::build::Sort,
 };
 
-pub use self::diagnose::Diagnose;
+pub use self::{diagnose::Diagnose, report::Report};
 pub use self::{
     owners::Owners,
     targets::{Home, Lookup, Process, Targets, filters, unknowable},
@@ -28,6 +29,7 @@ mod diagnose;
 mod events;
 pub mod host;
 mod owners;
+mod report;
 mod targets;
 
 /// Rows of the text table where `--top` is not given.
@@ -61,6 +63,8 @@ pub enum Command {
     Record(Watch, Dump),
     /// Single events as they happen.
     Events(Watch, Tell),
+    /// Recordings, merged.
+    Report(Box<Report>),
     /// What this kernel allows.
     Doctor(Output),
 }
@@ -71,7 +75,7 @@ impl Command {
     pub const fn watches(&self) -> bool {
         match self {
             Self::Live(_) | Self::Diagnose(..) | Self::Record(..) | Self::Events(..) => true,
-            Self::DiagnoseFrom(..) | Self::Doctor(_) => false,
+            Self::DiagnoseFrom(..) | Self::Report(_) | Self::Doctor(_) => false,
         }
     }
 }
@@ -94,6 +98,21 @@ pub struct Kernel {
     pub ring_bytes: u32,
     /// Which of the programs' own diagnostics are wanted: 0 none, 1 errors to 5 everything.
     pub log_level: u32,
+}
+
+impl Kernel {
+    /// That of a command that does not ask for any.
+    fn none(host_root: &Path) -> Self {
+        Self {
+            signals: Vec::new(),
+            sources: Vec::new(),
+            btf: None,
+            host_root: host_root.to_owned(),
+            finds_host_root: false,
+            ring_bytes: 0,
+            log_level: 0,
+        }
+    }
 }
 
 /// How and what to watch.
@@ -123,6 +142,17 @@ pub struct Watch {
     pub targets: Targets,
     /// Wait for targets that do not exist yet.
     pub wait: bool,
+    /// Where metrics are served.
+    pub listen: Option<Listen>,
+}
+
+/// Where metrics are served, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address.
+    pub address: SocketAddr,
+    /// Groups of flows that are told apart.
+    pub groups: usize,
 }
 
 /// Which events to tell of, and how.
@@ -184,6 +214,10 @@ impl Config {
                 events::narrow(&mut kernel, &tell)?;
                 Ok(Self { command: Command::Events(events::watch(flags)?, tell), kernel })
             }
+            cli::Command::Report(flags) => Ok(Self {
+                command: Command::Report(Box::new(report::report(flags)?)),
+                kernel: Kernel::none(host_root),
+            }),
             cli::Command::Doctor(doctor) => Ok(Self {
                 command: Command::Doctor(doctor.output),
                 kernel: kernel(&doctor.kernel)?,
@@ -280,6 +314,9 @@ fn watch(flags: &cli::Watch, default_top: Option<usize>) -> Result<Watch, Error>
         strict: flags.flows.strict,
         targets: targets(&flags.filters),
         wait: flags.filters.wait,
+        listen: flags
+            .listen
+            .map(|address| Listen { address, groups: flags.listen_groups as usize }),
     })
 }
 

@@ -52,6 +52,9 @@ pub struct Count {
     pub tells: bool,
     /// Signals without which it is not known, beside its own.
     pub needs: &'static [Signal],
+    /// What the keys of its group say, where all of them together are a whole: the name of the label that they are
+    /// in metrics. Where they are none, each key is a metric of its own there.
+    pub key: Option<&'static str>,
 }
 
 impl Count {
@@ -68,6 +71,7 @@ impl Count {
             below: true,
             tells: false,
             needs: &[],
+            key: None,
         }
     }
 
@@ -84,6 +88,7 @@ impl Count {
             below: true,
             tells: false,
             needs: &[],
+            key: None,
         }
     }
 
@@ -107,6 +112,7 @@ impl Count {
             below: true,
             tells: false,
             needs: &[],
+            key: Some("reason"),
         }
     }
 
@@ -138,6 +144,12 @@ impl Count {
     #[must_use]
     pub const fn needing(self, needs: &'static [Signal]) -> Self {
         Self { needs, ..self }
+    }
+
+    /// The same in a group whose keys together are a whole, and what they say.
+    #[must_use]
+    pub const fn keyed(self, key: &'static str) -> Self {
+        Self { key: Some(key), ..self }
     }
 
     /// The group that it stands in, if any.

@@ -18,6 +18,7 @@ pub mod kernel;
 pub mod labels;
 pub mod node;
 pub mod owner;
+pub mod report;
 pub mod run;
 pub mod signal;
 pub mod snapshot;

@@ -29,7 +29,9 @@ mod output;
 mod pace;
 mod recordings;
 mod refresh;
+mod report;
 mod reporter;
+mod scrape;
 mod sieve;
 mod stop;
 mod teller;
@@ -84,6 +86,7 @@ fn run() -> Result<Status> {
             Command::Diagnose(watch, diagnose) => {
                 watch::run(&config.kernel, watch, Wanted::Diagnose(diagnose.clone())).await
             }
+            Command::Report(report) => report::run(report),
             Command::DiagnoseFrom(from, form, diagnose) => diagnose::from(from, *form, diagnose),
         }
     });

@@ -5,7 +5,9 @@ pub mod doctor;
 pub mod dump;
 pub mod events;
 pub mod json;
+pub mod metrics;
 mod owner;
+pub mod report;
 pub mod table;
 
 #[cfg(test)]

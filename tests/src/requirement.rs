@@ -9,9 +9,10 @@ use netdiag::signal::{DEFINITIONS, Hook, Source};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
+    browser,
     conntrack::{self, module},
     machine::{self, Series},
-    processor, reader, setting, tool,
+    processor, prometheus, reader, setting, tool,
     workshop::{self, Workshop},
 };
 
@@ -57,6 +58,10 @@ pub enum Feature {
     Redis,
     /// A server of HTTP/2 and a client that loads it.
     Http2,
+    /// Prometheus and promtool.
+    Prometheus,
+    /// A browser that needs no screen.
+    Browser,
 }
 
 /// Whether a kernel or machine is known to have something.
@@ -92,9 +97,13 @@ pub fn expectation(feature: Feature) -> Expectation {
         }
         Feature::Bpftrace => machine::amount(Must, May),
         Feature::Cargo if std::env::var_os(workshop::BELOW).is_some() => Must,
-        Feature::Compiler | Feature::Cargo | Feature::Readers | Feature::Redis | Feature::Http2 => {
-            machine::amount(Must, Absent)
-        }
+        Feature::Compiler
+        | Feature::Cargo
+        | Feature::Readers
+        | Feature::Redis
+        | Feature::Http2
+        | Feature::Prometheus
+        | Feature::Browser => machine::amount(Must, Absent),
     }
 }
 
@@ -127,7 +136,9 @@ pub fn available(feature: Feature) -> bool {
         Feature::Setpriv => tool::find("setpriv").is_some(),
         Feature::Readers => reader::all().is_ok(),
         Feature::Redis => tool::find("redis-benchmark").is_some(),
+        Feature::Prometheus => prometheus::programs().is_ok(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),
+        Feature::Browser => tool::find(browser::PROGRAM).is_some(),
     }
 }
 

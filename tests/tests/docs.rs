@@ -16,7 +16,7 @@ use netdiag::{
     finding::{self, Threshold},
     signal::{self, Attachment, DEFINITIONS, Hook, Rows, Source},
     snapshot::told::kinds,
-    view::diagnose::valued,
+    view::{diagnose::valued, metrics},
 };
 use netdiag_tests::{
     machine::Series,
@@ -118,6 +118,22 @@ fn table_of_metrics() -> Result<()> {
 }
 
 #[test]
+fn table_of_what_is_scraped() -> Result<()> {
+    let mut table = String::from("| metric | kind | labels | what |\n|---|---|---|---|\n");
+    for definition in metrics::definitions() {
+        let shared =
+            definition.labels.starts_with(&metrics::LABELS).then_some(metrics::LABELS.len());
+        let own = definition.labels.iter().skip(shared.unwrap_or(0));
+        let shown = shared.map(|_| "…".to_owned()).into_iter();
+        let labels: Vec<_> = shown.chain(own.map(|label| format!("`{label}`"))).collect();
+        let labels = if labels.is_empty() { "–".to_owned() } else { labels.join(", ") };
+        let (name, kind, help) = (&definition.name, definition.kind.name(), &definition.help);
+        writeln!(table, "| `{name}` | {kind} | {labels} | {help} |")?;
+    }
+    generated("docs/metrics.md", "every-metric", &table)
+}
+
+#[test]
 fn table_of_events() -> Result<()> {
     let mut table =
         String::from("| kind | what happened | key | what it says |\n|---|---|---|---|\n");
@@ -195,7 +211,8 @@ fn a_summary_is_the_first_sentence() {
 }
 
 /// Programs whose flags are their own.
-const OTHERS: [&str; 6] = ["cargo ", "nsenter ", "kubectl ", "docker ", "ctr ", "pahole "];
+const OTHERS: [&str; 7] =
+    ["cargo ", "nsenter ", "kubectl ", "docker ", "ctr ", "pahole ", "prometheus "];
 
 /// Flags of netdiag that a document speaks of; those of others are not.
 fn flags(document: &str) -> BTreeSet<&str> {
@@ -216,7 +233,7 @@ fn flags_that_are_spoken_of_exist() -> Result<()> {
     for part in command.get_subcommands() {
         known.extend(part.get_arguments().filter_map(|flag| flag.get_long()).map(str::to_owned));
     }
-    for name in ["README.md", "docs/kubernetes.md"] {
+    for name in ["README.md", "docs/kubernetes.md", "docs/metrics.md", "docs/report.md"] {
         let document = fs::read_to_string(root.join(name))?;
         let unknown: Vec<_> =
             flags(&document).into_iter().filter(|&f| !known.contains(f)).collect();

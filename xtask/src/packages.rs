@@ -78,6 +78,22 @@ pub(crate) fn download(name: &str, directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Fetches package `name` alone into `directory`, which is to be empty; gives its file. Nothing is installed, which
+/// takes no privilege.
+pub(crate) fn download_alone(name: &str, directory: &Path) -> Result<PathBuf> {
+    if candidates(&[name])?.is_empty() {
+        bail!("apt offers no {name}: add the suite that has it to apt's sources");
+    }
+    let mut download = Command::new("apt-get");
+    // The directory need not be readable by apt's own user.
+    download.args(["-qq", "download", "-o", "APT::Sandbox::User=root", name]);
+    download.current_dir(directory);
+    or_refreshed(|| process::output(&mut download))?;
+    let mut files = fs::read_dir(directory)?.map_while(Result::ok).map(|entry| entry.path());
+    let package = files.find(|path| path.extension() == Some(OsStr::new("deb")));
+    package.with_context(|| format!("apt fetched no package {name}"))
+}
+
 /// apt-get that puts what an installation would take into `directory`.
 fn downloading(name: &str, directory: &Path) -> Command {
     let mut command = Command::new("apt-get");
@@ -90,7 +106,7 @@ fn downloading(name: &str, directory: &Path) -> Command {
 
 /// Does it again with fresh lists when it fails: lists older than the archive name files that it no
 /// longer has.
-fn or_refreshed<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
+fn or_refreshed<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     attempt().or_else(|error| {
         eprintln!("setup: {error:#}");
         update().and_then(|()| attempt())

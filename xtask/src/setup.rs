@@ -38,7 +38,8 @@ enum Layer {
     Build,
     /// qemu and the guest's tools
     Vm,
-    /// Linters, other tracers, programs that converse, readers of histogram logs in other languages
+    /// Linters, other tracers, programs that converse, Prometheus, readers of histogram logs in
+    /// other languages
     Test,
 }
 

@@ -20,7 +20,7 @@ fn watch(line: &str) -> Watch {
         Ok(Asked::Run(cli)) => match cli.command {
             Command::Live(live) => live.watch,
             Command::Record(record) => record.watch,
-            Command::Doctor(_) | Command::Events(_) | Command::Diagnose(_) => {
+            Command::Doctor(_) | Command::Events(_) | Command::Diagnose(_) | Command::Report(_) => {
                 panic!("`{line}` watches nothing")
             }
         },

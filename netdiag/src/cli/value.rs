@@ -1,6 +1,6 @@
 //! Values of flags: each from its text, with a message that says what would have been right.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netdiag_common::signal::Signal;
 
@@ -13,7 +13,9 @@ use crate::{
 
 pub use self::{
     owner::{NetnsName, cgroup, container, name, netns},
-    quantity::{duration, idle, interval, max_disk, ring_size, rotate_every, rotate_size},
+    quantity::{
+        When, duration, idle, interval, max_disk, ring_size, rotate_every, rotate_size, when,
+    },
     threshold::{Given, threshold},
 };
 
@@ -51,6 +53,18 @@ pub fn node(text: &str) -> Parsed<String> {
         );
     }
     Ok(text.to_owned())
+}
+
+/// `--listen`: a port alone is on the loopback, any other address must be written.
+pub fn listen(text: &str) -> Parsed<SocketAddr> {
+    if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
+        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    }
+    text.parse().map_err(|_| {
+        "write a port, such as :9464, which is on the loopback, or an address with one: 10.0.0.7:9464, \
+         [2001:db8::1]:9464, 0.0.0.0:9464 for all"
+            .to_owned()
+    })
 }
 
 /// `--peer`.
@@ -122,6 +136,12 @@ pub fn source(text: &str) -> Parsed<SourceChoice> {
             Err(unknown(&what, name, sources.iter().map(|source| source.name)))
         }
     }
+}
+
+/// `--metric`: learnt from the definitions of the signals.
+pub fn metric(text: &str) -> Parsed<&'static str> {
+    let names = || signal::metrics().map(|(_, _, metric)| metric.name);
+    names().find(|name| *name == text).ok_or_else(|| unknown("metric", text, names()))
 }
 
 /// `--by` where it changes nothing.

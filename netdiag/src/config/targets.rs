@@ -166,7 +166,7 @@ fn unknown_netns(name: &NetnsName, reason: &str, node: &impl Lookup) -> Error {
     ))
 }
 
-fn numbers(all: impl Iterator<Item = u32>) -> Numbers {
+pub(in crate::config) fn numbers(all: impl Iterator<Item = u32>) -> Numbers {
     let mut numbers = Numbers::default();
     for (place, value) in numbers.values.iter_mut().zip(all) {
         *place = value;

@@ -90,7 +90,8 @@ fn defaults_depend_on_the_command() {
         Command::Doctor(_)
         | Command::Events(..)
         | Command::Diagnose(..)
-        | Command::DiagnoseFrom(..) => None,
+        | Command::DiagnoseFrom(..)
+        | Command::Report(_) => None,
     };
     assert_eq!(top("netdiag"), Some(20));
     assert_eq!(top("netdiag -o json"), None);

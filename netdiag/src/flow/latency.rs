@@ -9,6 +9,9 @@ use std::iter;
 
 use hdrhistogram::Histogram;
 
+pub mod encoded;
+pub mod spread;
+
 /// Smallest latency that is recorded, in nanoseconds.
 pub const LOWEST_NS: u64 = 1;
 /// Largest latency that is recorded, in nanoseconds: one hour.
@@ -63,7 +66,8 @@ impl Default for Buckets {
 }
 
 /// Number of the bucket of a value in range (`Histogram::index_for` of the crate).
-const fn bucket_of(value: u64) -> u16 {
+#[must_use]
+pub const fn bucket_of(value: u64) -> u16 {
     let unit_mask = (1 << UNIT_BITS) - 1;
     let exponent = u64::BITS - UNIT_BITS - (value | unit_mask).leading_zeros();
     let half = 1 << (UNIT_BITS - 1);
@@ -71,7 +75,8 @@ const fn bucket_of(value: u64) -> u16 {
 }
 
 /// Smallest and largest value of a bucket (`Histogram::value_for` of the crate).
-const fn bounds_of(bucket: u16) -> (u64, u64) {
+#[must_use]
+pub const fn bounds_of(bucket: u16) -> (u64, u64) {
     let half = 1 << (UNIT_BITS - 1);
     let octave = bucket >> (UNIT_BITS - 1);
     let offset = (bucket & (half - 1)) as u64;

@@ -48,8 +48,7 @@ impl Diagnosing {
     ) -> Self {
         let looked_at = io::stderr().is_terminal();
         Self {
-            diagnosis: Diagnosis::new(thresholds.clone())
-                .wanting(move |finding, watched| is_wanted(finding, watched, &filters, &owners)),
+            diagnosis: diagnosis(thresholds, filters, owners),
             form,
             told: looked_at.then(HashSet::new),
             looked: Instant::now(),
@@ -91,9 +90,21 @@ impl Diagnosing {
     }
 }
 
+/// Concludes what was asked for.
+pub(super) fn diagnosis(thresholds: &Thresholds, filters: Filters, owners: Owners) -> Diagnosis {
+    let is_wanted =
+        move |finding: &Finding, watched: &Watched| is_wanted(finding, watched, &filters, &owners);
+    Diagnosis::new(thresholds.clone()).wanting(is_wanted)
+}
+
 /// The node's counters stay whole whatever the filters, but what is known to be another namespace's or process's
 /// was not asked for.
-fn is_wanted(finding: &Finding, watched: &Watched, filters: &Filters, owners: &Owners) -> bool {
+pub(super) fn is_wanted(
+    finding: &Finding,
+    watched: &Watched,
+    filters: &Filters,
+    owners: &Owners,
+) -> bool {
     let Scope { netns, owner, .. } = &finding.scope;
     netns.is_none_or(|netns| filters.netns.accept(netns))
         && owner.pid.is_none_or(|pid| filters.pid.accept(pid))
@@ -123,7 +134,7 @@ fn is_of(flow: &Seen, scope: &Scope) -> bool {
         && scope.port.is_none_or(|port| ends.iter().any(|end| end.port == Some(port)))
 }
 
-const fn mapped(ip: IpAddr) -> [u8; 16] {
+pub(super) const fn mapped(ip: IpAddr) -> [u8; 16] {
     match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
         IpAddr::V6(ip) => ip.octets(),

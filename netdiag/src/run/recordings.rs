@@ -16,6 +16,8 @@ use crate::{
     view::dump::Name,
 };
 
+pub(super) mod pairs;
+
 /// Longer lines are none of ours: a snapshot of all flows that can be remembered has less.
 const LONGEST: u64 = 1 << 30;
 

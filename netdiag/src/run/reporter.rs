@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::{
     node::Readings,
     output::{BROKE_DOWN, Ended, Outputs, Progress},
+    scrape::Feed,
 };
 use crate::{
     flow::{Grouping, Interval},
@@ -72,6 +73,7 @@ impl About {
 }
 
 /// What was taken in within a time: all that is to be put out of it.
+#[derive(Clone)]
 pub(super) struct Cut {
     pub(super) start: SystemTime,
     pub(super) end: SystemTime,
@@ -83,12 +85,21 @@ pub(super) struct Cut {
     pub(super) stream: Stream,
 }
 
+impl Cut {
+    /// How long it was.
+    fn took(&self) -> Duration {
+        self.end.duration_since(self.start).unwrap_or_default()
+    }
+}
+
 /// Puts out what it is given. Blocks.
 pub(super) struct Reporter {
     pub(super) about: About,
     pub(super) listing: Listing,
     pub(super) outputs: Outputs,
     pub(super) readings: Readings,
+    /// What scrapers are told, where any may come.
+    pub(super) feed: Option<Feed>,
 }
 
 impl Reporter {
@@ -108,6 +119,28 @@ impl Reporter {
         self.outputs.total(&snapshot)
     }
 
+    /// Tells scrapers of an interval, before the outputs leave anything of it out.
+    fn feed(&mut self, node: &Node, cut: &mut Cut) {
+        if self.feed.is_none() {
+            return;
+        }
+        self.learn_places(&cut.flows);
+        let places = cut.flows.flows.iter().filter_map(|flow| flow.place.as_deref());
+        self.about.learn_names(places);
+        let Some(feed) = &mut self.feed else { return };
+        feed.count(&cut.flows, &self.about.labels, cut.end);
+        let Some(wider) = Feed::wider(&self.listing) else { return };
+        let snapshot = if self.listing.by == Grouping::Flow {
+            wider.arrange(&mut cut.flows);
+            self.about.snapshot(Scope::Interval, wider.by, node.clone(), cut)
+        } else {
+            let mut apart = cut.clone();
+            wider.arrange(&mut apart.flows);
+            self.about.snapshot(Scope::Interval, wider.by, node.clone(), &apart)
+        };
+        feed.observe(&snapshot, cut.end, cut.took());
+    }
+
     /// Asks for the names of places in the kernel's code that were not met before.
     fn learn_places(&mut self, flows: &Interval) {
         let all = flows.flows.iter().chain([&flows.other]).flat_map(|flow| &flow.labelled);
@@ -124,6 +157,9 @@ impl Reporter {
         mut node: Node,
         mut cut: Cut,
     ) -> (Snapshot, Interval) {
+        if scope == Scope::Interval {
+            self.feed(&node, &mut cut);
+        }
         listing.arrange(&mut cut.flows);
         self.learn_places(&cut.flows);
         let of_flows = cut.flows.flows.iter().filter_map(|flow| flow.place.as_deref());
@@ -131,6 +167,11 @@ impl Reporter {
         self.about.learn_names(of_flows.chain(&of_node));
         node.owners_mut().for_each(|owner| owner.name(&self.about.labels));
         let snapshot = self.about.snapshot(scope, listing.by, node, &cut);
+        if scope == Scope::Interval
+            && let Some(feed) = self.feed.as_mut().filter(|_| Feed::wider(&listing).is_none())
+        {
+            feed.observe(&snapshot, cut.end, cut.took());
+        }
         self.outputs.progress().step();
         (snapshot, cut.flows)
     }

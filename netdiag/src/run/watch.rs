@@ -1,18 +1,24 @@
 //! `netdiag live`, `record` and `diagnose`: from what was asked for to a run of the loop.
 
-use std::{env, path::Path, time::Duration};
+use std::{
+    env,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Result;
 use netdiag_common::globals::Filters;
 use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
+    diagnose::diagnosis,
     diagnostics::Diagnostics,
     intake::Intake,
     node::Readings,
     observer::{Asking, Observer},
     output::{Ended, Outputs, Wanted, ends_with_container},
     reporter::{About, Reporter, Worker},
+    scrape::{Feed, Scrape},
     sieve::Sieve,
     stop::Stop,
     voice::say,
@@ -20,6 +26,7 @@ use super::{
 use crate::{
     cli::Output,
     config::{self, Owners, Watch, host::Host},
+    diagnosis::Thresholds,
     exit::Status,
     flow::table::{self, FlowTable},
     kernel::{attach::Wishes, plan::Options, tracer::Tracer},
@@ -122,6 +129,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     if let Some(line) = kept_in.and_then(|out| ends_with_container(&out, &kernel.host_root)) {
         say(&line);
     }
+    let listening = watch.listen.map(|listen| Scrape::listen(listen.address)).transpose()?;
     let Some(places) = places(&kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };
@@ -133,12 +141,20 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let about = about(node_name, &tracer, &filters, &kernel.host_root);
     let Watch { by, sort, top, all, .. } = *watch;
     let listing = Listing { by, sort, top, all, telling };
+    let feed = match (listening, watch.listen) {
+        (Some(scrape), Some(listen)) => {
+            let diagnosis = diagnosis(&Thresholds::new(), filters, owners.clone());
+            Some(Feed::new(scrape.serve()?, listen.groups, SystemTime::now(), diagnosis))
+        }
+        _ => None,
+    };
     let host_root = kernel.host_root.clone();
     let worker = Worker::start(outputs.progress().clone(), move || Reporter {
         about,
         listing,
         outputs,
         readings: Readings::begin(&host_root),
+        feed,
     });
     let diagnostics = Diagnostics::new(&mut tracer, kernel.log_level)?;
     let table = flow_table(watch, &filters);

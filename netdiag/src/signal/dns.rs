@@ -63,6 +63,7 @@ pub const DEFINITION: Definition = Definition {
             "dns_answers",
             "answers by result code, late ones too, without the codes that EDNS adds",
         )
+        .keyed("rcode")
         .without_column()
         .telling(),
     ],

@@ -30,15 +30,16 @@ pub const DEFINITION: Definition = Definition {
     help: "segments that TCP sent again, by kind; failed attempts apart",
     metrics: &[],
     counts: &[
-        Count::new("retransmits.rto", "segments sent again after a timeout"),
-        Count::new("retransmits.fast", "segments sent again by fast recovery"),
-        Count::new("retransmits.tlp", "tail-loss probes that sent a segment again"),
-        Count::new("retransmits.syn", "SYN segments sent again").telling(),
-        Count::new("retransmits.synack", "SYN-ACK segments sent again"),
+        Count::new("retransmits.rto", "segments sent again after a timeout").keyed("kind"),
+        Count::new("retransmits.fast", "segments sent again by fast recovery").keyed("kind"),
+        Count::new("retransmits.tlp", "tail-loss probes that sent a segment again").keyed("kind"),
+        Count::new("retransmits.syn", "SYN segments sent again").telling().keyed("kind"),
+        Count::new("retransmits.synack", "SYN-ACK segments sent again").keyed("kind"),
         Count::new(
             "retransmits.other",
             "segments sent again for another reason, or that no program saw",
-        ),
+        )
+        .keyed("kind"),
         Count::new("retransmits_failed", "segments whose retransmission failed on this node"),
         Count::new(
             "retransmit_bytes",

@@ -76,36 +76,42 @@ pub const DEFINITION: Definition = Definition {
             "nanoseconds in which this end's application had to answer or to read: service_ns and \
              read_wait_ns",
         )
-        .without_column(),
+        .without_column()
+        .keyed("layer"),
         Count::new(
             "spent_ns.local_send",
             "nanoseconds in send calls: copying, and waiting for room in the send buffer",
         )
         .without_column()
+        .keyed("layer")
         .needing(&[Signal::Send]),
         Count::new(
             "spent_ns.network_path",
             "nanoseconds of responses that the path takes at its best (rtt_min)",
         )
-        .without_column(),
+        .without_column()
+        .keyed("layer"),
         Count::new(
             "spent_ns.network_queueing",
             "nanoseconds that it took beyond that, by round trips in the same turn that no delay of the \
              peer is part of",
         )
         .without_column()
+        .keyed("layer")
         .needing(&[Signal::Rtt]),
         Count::new(
             "spent_ns.network_stalls",
             "nanoseconds of responses until some of the request was sent again for the last time",
         )
         .without_column()
+        .keyed("layer")
         .needing(&[Signal::Retransmit]),
         Count::new(
             "spent_ns.peer_application",
             "the rest of responses: the peer's application, and what of the network was not seen",
         )
-        .without_column(),
+        .without_column()
+        .keyed("layer"),
     ],
     cost: Cost::Segment,
     sources: &[FEXIT, TRACEPOINTS, KPROBE],

@@ -331,7 +331,8 @@ fn by_label(flow: &Frozen, count: CountId, labels: &Labels) -> CountValue {
 }
 
 /// Whether a count of a signal could be seen: that signal and those that it needs are on.
-fn is_seen(signal: Signal, count: &Count, signals: &[SignalStatus]) -> bool {
+#[must_use]
+pub fn is_seen(signal: Signal, count: &Count, signals: &[SignalStatus]) -> bool {
     let is_on = |signal: Signal| {
         signals.iter().find(|status| status.signal == signal.name() && status.status != Status::Off)
     };

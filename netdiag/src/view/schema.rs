@@ -9,6 +9,7 @@ use super::{dump::Sidecar, sample};
 use crate::{
     diagnosis::{self, Report},
     event::{Form, Kind},
+    report,
     snapshot::{
         CountValue, Doctor, Endpoint, Owner, Snapshot, Tuple,
         told::{self, End, EventFlow, Suppressed},
@@ -16,13 +17,14 @@ use crate::{
 };
 
 /// Files in `docs/schema` and the `schema` that objects of that form carry.
-const SCHEMAS: [(&str, &str); 6] = [
+const SCHEMAS: [(&str, &str); 7] = [
     ("snapshot-1.json", "netdiag.snapshot/1"),
     ("total-1.json", "netdiag.total/1"),
     ("doctor-1.json", "netdiag.doctor/1"),
     ("record-1.json", "netdiag.snapshot/1"),
     ("event-1.json", told::SCHEMA),
     ("diagnose-1.json", diagnosis::SCHEMA),
+    ("report-1.json", report::told::SCHEMA),
 ];
 
 fn path(file: &str) -> PathBuf {
@@ -106,6 +108,7 @@ fn schema(file: &str, name: &str) -> Value {
         "record-1.json" => generated::<Sidecar<'_>>("a line of netdiag record's .jsonl", name),
         "event-1.json" => events(name),
         "diagnose-1.json" => generated::<Report>("netdiag diagnose -o json", name),
+        "report-1.json" => generated::<report::Report>("netdiag report -o json", name),
         "total-1.json" => generated::<Snapshot>("the last line of netdiag live -d -o json", name),
         _ => generated::<Snapshot>("a line of netdiag live -o json", name),
     }

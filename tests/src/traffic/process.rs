@@ -51,6 +51,25 @@ impl Shell {
         Self::run_after(&format!("echo $$ >{} || exit;", procs.display()), from, to, sends, &script)
     }
 
+    /// The same by another name, which may have any byte in it.
+    ///
+    /// # Errors
+    /// As for [`Self::connect`].
+    pub fn connect_named(
+        name: &str,
+        from: &Namespace,
+        to: &Namespace,
+        sends: usize,
+    ) -> Result<Self> {
+        let script = format!(
+            "while read -r -u 3 word && [ $word = go ]; do \
+             for ((i = 0; i < {sends}; i++)); do printf x >&3; done; done"
+        );
+        let octal: String = name.bytes().map(|byte| format!("\\{byte:03o}")).collect();
+        let before = format!("printf '{octal}' >/proc/$$/comm || exit;");
+        Self::run_after(&before, from, to, sends, &script)
+    }
+
     /// Starts one that makes `sends` sends at once, so that this process need not send at all.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
 //! What the tests need beyond what netdiag needs: other tracers to stand beside and what builds them,
-//! programs that converse, the readers of histogram logs in other languages, the linters.
+//! programs that converse, Prometheus, a browser, readers of histogram logs, the linters.
 
 use std::{
     fs,
@@ -30,7 +30,40 @@ pub(crate) fn tools() -> Result<()> {
         ("h2load", "nghttp2-client"),
     ];
     programs(&conversing, "netdiag is held against what real programs say of their conversations")?;
+    prometheus()?;
+    programs(
+        &[("chromium", "chromium")],
+        "the page of `netdiag report` is opened and used in a browser",
+    )?;
     readers()
+}
+
+/// Prometheus and promtool. Debian's package is unpacked: installed it would start a service.
+fn prometheus() -> Result<()> {
+    let programs = ["prometheus", "promtool"];
+    let directory = directory().join("prometheus");
+    let is_there = |program: &&str| {
+        process::which(program).is_some() || directory.join("usr/bin").join(program).is_file()
+    };
+    if programs.iter().all(is_there) {
+        return Ok(());
+    }
+    let why =
+        "netdiag's metrics are held against a real Prometheus, and its rules against promtool";
+    if !packages::has_apt() {
+        bail!("{} missing, needed since {why}: install them, then try again", programs.join(", "));
+    }
+    eprintln!("setup: unpacking Debian's prometheus into target/test-tools: {why}");
+    fs::create_dir_all(self::directory())?;
+    let scratch = tempfile::tempdir_in(self::directory())?;
+    let package = packages::download_alone("prometheus", scratch.path())?;
+    let unpacked = scratch.path().join("unpacked");
+    process::run(Command::new("dpkg-deb").arg("--extract").args([&package, &unpacked]))?;
+    if directory.exists() {
+        fs::remove_dir_all(&directory)?;
+    }
+    // As the last step, so that what is there is whole.
+    fs::rename(&unpacked, &directory).context("cannot put Prometheus into its place")
 }
 
 /// What netdiag's cost is measured beside: bpftrace, and what builds tracers in C.

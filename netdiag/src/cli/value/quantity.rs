@@ -2,7 +2,27 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::Parsed;
+
+/// A point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// That time.
+    At(Timestamp),
+    /// So long before now.
+    Ago(Duration),
+}
+
+/// `--since`, `--until`.
+pub fn when(text: &str) -> Parsed<When> {
+    if let Ok(at) = text.parse() {
+        return Ok(When::At(at));
+    }
+    let hint = "write a time with its zone, 2026-11-21T04:18:00Z, or how long ago: 30m, 2h, 7d";
+    time(text).map(When::Ago).map_err(|_| format!("`{text}` is no time; {hint}"))
+}
 
 /// A time with units, such as `1s`, `500ms`, `1m30s`.
 pub(super) fn time(text: &str) -> Parsed<Duration> {

@@ -136,6 +136,7 @@ pub(super) const COUNTS: [Count; ALL] = [
         "connects_failed",
         "connections asked for that failed, by errno, `closed` where the process gave up",
     )
+    .keyed("error")
     .without_column()
     .telling(),
 ];

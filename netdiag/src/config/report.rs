@@ -1,0 +1,103 @@
+//! What a report is made of.
+
+use std::path::PathBuf;
+
+use netdiag_common::globals::Filters;
+
+use super::{
+    Owners, check_filters, targets,
+    targets::{numbers, prefixes},
+};
+use crate::{
+    cli::{
+        self, Output,
+        value::{NetnsName, When},
+    },
+    exit::Error,
+    report::By,
+};
+
+/// What a report is made of, and where it goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Directories and files.
+    pub paths: Vec<PathBuf>,
+    /// Tables.
+    pub by: Vec<By>,
+    /// Rows of each.
+    pub top: usize,
+    /// Metric that rows are sorted by, where one is given.
+    pub metric: Option<&'static str>,
+    /// Earlier intervals are left out.
+    pub since: Option<When>,
+    /// Later ones, too.
+    pub until: Option<When>,
+    /// Where a page goes.
+    pub html: Option<PathBuf>,
+    /// Form of the output.
+    pub output: Output,
+    /// What is asked of conversations and process ids.
+    pub filters: Filters,
+    /// What is asked of owners.
+    pub owners: Owners,
+}
+
+impl Report {
+    /// Whether flows are left out.
+    #[must_use]
+    pub fn filtered(&self) -> bool {
+        !self.filters.is_empty() || self.owners != Owners::default()
+    }
+}
+
+pub(super) fn report(flags: &cli::Report) -> Result<Report, Error> {
+    check_filters(&flags.filters)?;
+    if flags.filters.wait {
+        return Err(Error::usage(
+            "--wait waits for what does not exist yet, and recordings are of what was; leave it out",
+        ));
+    }
+    let wanted = targets(&flags.filters);
+    let mut netns = Vec::new();
+    for name in &wanted.netns {
+        let NetnsName::Inode(inode) = name else {
+            return Err(Error::usage(format!(
+                "--netns {name}: recordings know network namespaces by inode number; give that, `--by netns` \
+                 lists those that were recorded"
+            )));
+        };
+        netns.push(*inode);
+    }
+    let mut by = flags.by.clone();
+    if by.is_empty() {
+        by = if flags.html.is_some() { By::ALL.to_vec() } else { vec![By::Peer] };
+    }
+    let mut known = Vec::new();
+    by.retain(|one| {
+        !known.contains(one) && {
+            known.push(*one);
+            true
+        }
+    });
+    let ports = |ports: &[u16]| numbers(ports.iter().copied().map(u32::from));
+    Ok(Report {
+        paths: flags.paths.clone(),
+        by,
+        top: flags.top.into(),
+        metric: flags.metric,
+        since: flags.since,
+        until: flags.until,
+        html: flags.html.clone(),
+        output: flags.output,
+        filters: Filters {
+            pid: numbers(wanted.pids.iter().copied()),
+            port: ports(&wanted.ports),
+            local_port: ports(&wanted.local_ports),
+            peer_port: ports(&wanted.peer_ports),
+            netns: numbers(netns.into_iter()),
+            peer: prefixes(&wanted.peers),
+            ..Filters::default()
+        },
+        owners: wanted.owners,
+    })
+}
