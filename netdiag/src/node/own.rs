@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use procfs::process::{MMPermissions, MMapPath, Process};
 use rustix::{
+    mm::{Advice, madvise},
     thread::disable_transparent_huge_pages,
     time::{ClockId, clock_gettime},
 };
@@ -17,7 +19,7 @@ pub fn cpu_time() -> Duration {
 /// Resident memory of this process, in bytes (`/proc/self/statm`); none when it cannot be read.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
-    let pages = procfs::process::Process::myself().ok()?.statm().ok()?.resident;
+    let pages = Process::myself().ok()?.statm().ok()?.resident;
     Some(pages * procfs::page_size())
 }
 
@@ -48,6 +50,25 @@ pub fn release_freed() {
     let _nothing_to_release = unsafe { libc::malloc_trim(0) };
 }
 
+/// Lets go of this program's code, most of which ran for the last time when everything was attached. What still
+/// runs is mapped again as it is reached, out of the page cache.
+pub fn release_code() {
+    const CODE: MMPermissions =
+        MMPermissions::READ.union(MMPermissions::EXECUTE).union(MMPermissions::PRIVATE);
+    // Where they cannot be listed they stay.
+    let Ok(maps) = Process::myself().and_then(|own| own.maps()) else { return };
+    for map in maps {
+        if map.perms != CODE || !matches!(map.pathname, MMapPath::Path(_)) {
+            continue;
+        }
+        let (start, end) = map.address;
+        let pages = std::ptr::with_exposed_provenance_mut(start as usize);
+        // SAFETY: whole pages of a file that cannot be written to: they are read anew when they are needed.
+        let _still_resident =
+            unsafe { madvise(pages, (end - start) as usize, Advice::LinuxDontNeed) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +81,15 @@ mod tests {
             rounds = std::hint::black_box(rounds + 1);
         }
         assert!(cpu_time() > before, "{rounds} rounds");
+    }
+
+    /// It also goes on running, which it could not without its code.
+    #[test]
+    fn code_that_ran_once_is_not_resident() {
+        let before = resident_bytes().unwrap();
+        release_code();
+        let after = resident_bytes().unwrap();
+        assert!(after + (1 << 20) < before, "before {before}, after {after}");
     }
 
     #[test]

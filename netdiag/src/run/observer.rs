@@ -111,6 +111,7 @@ impl Observer {
         self.intake.seed(&seeds, monotonic_ns());
         drop(seeds);
         node::own::release_freed();
+        node::own::release_code();
         let listens = self.tracer.ready();
         let Some((ready, ())) = self.beside(stop, async { (ready.await, listens.await) }).await?
         else {

@@ -66,7 +66,10 @@ impl Shell {
              for ((i = 0; i < {sends}; i++)); do printf x >&3; done; done"
         );
         let octal: String = name.bytes().map(|byte| format!("\\{byte:03o}")).collect();
-        let before = format!("printf '{octal}' >/proc/$$/comm || exit;");
+        // In one piece: what is written after a line's end would be a name of its own.
+        let before = format!(
+            "printf '{octal}' | dd bs=16 iflag=fullblock status=none of=/proc/$$/comm || exit;"
+        );
         Self::run_after(&before, from, to, sends, &script)
     }
 
