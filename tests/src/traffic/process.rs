@@ -1,14 +1,27 @@
 //! A sender that is another process: the shell, which every machine has.
 
-use std::{net::TcpStream, path::Path, process::Stdio};
+use std::{
+    net::TcpStream,
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{End, Family, listen, read_bytes, send_once};
 use crate::{child::Own, namespace::Namespace, network::RIGHT_V4, tool};
 
 /// Name of the process.
 pub const COMM: &str = "bash";
+
+/// A script that makes so many sends each time it is told to.
+fn when_told(sends: usize) -> String {
+    format!(
+        "while read -r -u 3 word && [ $word = go ]; do \
+         for ((i = 0; i < {sends}; i++)); do printf x >&3; done; done"
+    )
+}
 
 /// A shell that has connected to the right end of a pair and made single-byte sends.
 #[derive(Debug)]
@@ -27,11 +40,7 @@ impl Shell {
     /// # Errors
     /// When the shell cannot be started or does not connect.
     pub fn connect(from: &Namespace, to: &Namespace, sends: usize) -> Result<Self> {
-        let script = format!(
-            "while read -r -u 3 word && [ $word = go ]; do \
-             for ((i = 0; i < {sends}; i++)); do printf x >&3; done; done"
-        );
-        Self::run(from, to, sends, &script)
+        Self::run(tool::command(COMM)?, from, to, sends, &when_told(sends))
     }
 
     /// The same in a group of processes, which it enters by itself through this file before it connects.
@@ -44,14 +53,11 @@ impl Shell {
         to: &Namespace,
         sends: usize,
     ) -> Result<Self> {
-        let script = format!(
-            "while read -r -u 3 word && [ $word = go ]; do \
-             for ((i = 0; i < {sends}; i++)); do printf x >&3; done; done"
-        );
-        Self::run_after(&format!("echo $$ >{} || exit;", procs.display()), from, to, sends, &script)
+        let before = format!("echo $$ >{} || exit;", procs.display());
+        Self::run_after(tool::command(COMM)?, &before, from, to, sends, &when_told(sends))
     }
 
-    /// The same by another name, which may have any byte in it.
+    /// The same by another name, of any characters that a file's name can have.
     ///
     /// # Errors
     /// As for [`Self::connect`].
@@ -61,16 +67,12 @@ impl Shell {
         to: &Namespace,
         sends: usize,
     ) -> Result<Self> {
-        let script = format!(
-            "while read -r -u 3 word && [ $word = go ]; do \
-             for ((i = 0; i < {sends}; i++)); do printf x >&3; done; done"
-        );
-        let octal: String = name.bytes().map(|byte| format!("\\{byte:03o}")).collect();
-        // In one piece: what is written after a line's end would be a name of its own.
-        let before = format!(
-            "printf '{octal}' | dd bs=16 iflag=fullblock status=none of=/proc/$$/comm || exit;"
-        );
-        Self::run_after(&before, from, to, sends, &script)
+        // A program is named like the file that was executed.
+        let directory = tempfile::tempdir()?;
+        let link = directory.path().join(name);
+        let shell = tool::find(COMM).with_context(|| format!("{COMM} is not installed"))?;
+        symlink(shell, &link)?;
+        Self::run(Command::new(link), from, to, sends, &when_told(sends))
     }
 
     /// Starts one that makes `sends` sends at once, so that this process need not send at all.
@@ -80,14 +82,21 @@ impl Shell {
     pub fn connect_unasked(from: &Namespace, to: &Namespace, sends: usize) -> Result<Self> {
         let script =
             format!("for ((i = 0; i < {sends}; i++)); do printf x >&3; done; read -r -u 3 word");
-        Self::run(from, to, sends, &script)
+        Self::run(tool::command(COMM)?, from, to, sends, &script)
     }
 
-    fn run(from: &Namespace, to: &Namespace, sends: usize, script: &str) -> Result<Self> {
-        Self::run_after("", from, to, sends, script)
+    fn run(
+        shell: Command,
+        from: &Namespace,
+        to: &Namespace,
+        sends: usize,
+        script: &str,
+    ) -> Result<Self> {
+        Self::run_after(shell, "", from, to, sends, script)
     }
 
     fn run_after(
+        mut shell: Command,
         before: &str,
         from: &Namespace,
         to: &Namespace,
@@ -97,9 +106,8 @@ impl Shell {
         let (listener, port) = listen(to, Family::V4)?;
         let script = format!("{before} exec 3<>/dev/tcp/{RIGHT_V4}/{port}; {script}");
         // Not by `ip netns exec`, which mounts another /sys: groups of processes are not in it.
-        let mut command = tool::command(COMM)?;
-        command.args(["-c", &script]).stdin(Stdio::null());
-        let child = Own::from(from.run(|| command.spawn())?);
+        shell.args(["-c", &script]).stdin(Stdio::null());
+        let child = Own::from(from.run(|| shell.spawn())?);
         let (server, peer) = listener.accept()?;
         let end = End { netns: from.inode(), local: peer, peer: server.local_addr()? };
         Ok(Self { child, server, sends, end })
