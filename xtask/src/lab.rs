@@ -1,13 +1,12 @@
 //! `cargo xtask lab`: faults made on purpose, and what `netdiag diagnose` makes of them.
 
 use std::{
-    env,
     ffi::OsString,
     fs,
     process::{Command, ExitCode},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::{build, process, setup, workspace};
 
@@ -85,8 +84,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             fs::create_dir_all(&directory)?;
             let strip = ["--strip-debug", "-o"];
             process::run(Command::new("strip").args(strip).arg(directory.join("lab")).arg(lab))?;
-            let xtask = env::current_exe().context("cannot tell where this program stands")?;
-            let mut command = Command::new(xtask);
+            let mut command = Command::new(workspace::xtask()?);
             command.args(["vm", "--no-build", "--memory", "2048", "--kernel", kernel]);
             command.args(["--timeout", &LONGEST_S.to_string()]);
             command.arg(format!("--bring={}=/root/lab", directory.display()));

@@ -54,6 +54,13 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
     Ok(command)
 }
 
+/// Lets this thread, and what it starts from now on, run only where nobody else wants to (`SCHED_IDLE`,
+/// sched(7)).
+pub(crate) fn give_way() -> Result<()> {
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    run(Command::new("chrt").args(["--idle", "--pid", "0", &thread]))
+}
+
 /// The path of `program` in PATH, or in the sbin directories that a plain user's PATH lacks.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

@@ -9,7 +9,6 @@ mod tally;
 
 use std::{
     collections::VecDeque,
-    env,
     ffi::OsString,
     io::Write as _,
     process::{Command, ExitCode},
@@ -33,7 +32,8 @@ use crate::{build, ebpf, image, process, sbom, setup, workspace};
 #[command(
     after_help = "Steps: format, unit, native, image, cost, lints, licences, object, and vm-NAME for each machine: vm-5.10,
 vm-6.1, vm-6.12, vm-newest, vm-6.12-preempt, vm-6.12-lockdown. The steps set-up and build-tests come
-first where others need them. The native tests run alone; then all others together.
+first where others need them. All others run beside the native tests, on what these leave of the
+processors.
 
 Examples:
   cargo xtask test                             everything
@@ -84,18 +84,24 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     }
     let mut jobs: Vec<Job<'_>> = Vec::new();
     if !built.is_empty() {
+        // Before anything else holds cargo's lock.
         steps.run("unit", |output| unit(&built, output));
-        steps.run("native", |output| native(&built, &args.arguments, output));
         jobs.extend(MACHINES.iter().map(|machine| -> Job<'_> {
             (machine.name, Box::new(|output| machine.run(&built, &args.arguments, output)))
         }));
         jobs.push(("image", Box::new(image)));
         jobs.push(("cost", Box::new(cost)));
     }
-    jobs.push(("lints", Box::new(lints)));
     jobs.push(("licences", Box::new(licences)));
     jobs.push(("object", Box::new(|_| object())));
-    run_all(&steps, jobs, args.jobs.max(1));
+    thread::scope(|scope| {
+        scope.spawn(|| run_all(&steps, jobs, args.jobs.max(1)));
+        if !built.is_empty() {
+            steps.run("native", |output| native(&built, &args.arguments, output));
+        }
+        // One of the native tests builds: this would hold cargo's lock.
+        steps.run("lints", lints);
+    });
     // A machine may have none of the tests that were asked for, but not all of them.
     let takes_arguments =
         |name: &str| name == "native" || MACHINES.iter().any(|machine| machine.name == name);
@@ -126,13 +132,17 @@ fn build(steps: &Steps<'_>) -> Vec<Binary> {
     built
 }
 
-/// Runs the jobs that were asked for, `workers` at a time.
+/// Runs the jobs that were asked for, `workers` at a time, each on what others leave of the processors: tests
+/// on this machine wait for most of their time, and those that measure are not to be held up.
 fn run_all(steps: &Steps<'_>, jobs: Vec<Job<'_>>, workers: usize) {
     let waiting = Mutex::new(VecDeque::from(jobs));
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
+                if let Err(error) = process::give_way() {
+                    eprintln!("test: tests on this machine may be held up by others: {error:#}");
+                }
                 while let Some((name, job)) = next() {
                     steps.run(name, job);
                 }
@@ -182,7 +192,7 @@ fn native(built: &[Binary], arguments: &[OsString], output: &mut Output) -> Resu
 /// The image's root file system: its size, and that netdiag finds all it needs in it.
 fn image(output: &mut Output) -> Result<Tally> {
     let (root, _) = image::root_file_system(&workspace::netdiag("release"))?;
-    let mut command = Command::new(env::current_exe()?);
+    let mut command = Command::new(workspace::xtask()?);
     command.args(["vm", "--no-build", "--kernel", "6.12"]);
     command.arg(format!("--bring={}=/image", root.display()));
     runner::check(command.args(["--", "sh", "-c", image::DOCTOR]), output)
@@ -192,7 +202,7 @@ fn image(output: &mut Output) -> Result<Tally> {
 fn cost(output: &mut Output) -> Result<Tally> {
     let mut tally = Tally::default();
     for (kernel, source) in [("5.10", "fexit"), ("6.12", "fexit"), ("6.12", "kprobe")] {
-        let mut command = Command::new(env::current_exe()?);
+        let mut command = Command::new(workspace::xtask()?);
         command.args(["bench", "--no-build", "--icount", "--alone", "--rounds", "1"]);
         command.args(["--kernel", kernel, "--source", source]);
         tally += runner::check(&mut command, output)?;

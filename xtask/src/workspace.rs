@@ -1,7 +1,10 @@
 //! Where things stand in the work tree.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::LazyLock,
 };
@@ -42,9 +45,23 @@ pub(crate) fn netdiag(profile: &str) -> PathBuf {
 /// Where cargo puts what it builds for this machine: `target/TRIPLE`, as the build target is named
 /// in .cargo/config.toml.
 pub(crate) fn host_target() -> Result<PathBuf> {
-    let xtask = env::current_exe().context("cannot tell where this program stands")?;
+    let xtask = xtask()?;
     let profile = xtask.parent().context("this program stands in no directory")?;
     Ok(profile.parent().context("this program stands in no target directory")?.to_path_buf())
+}
+
+/// This very program. Where cargo has built it anew since it began, for other features of what it depends
+/// on, the new one stands in its place and does the same.
+pub(crate) fn xtask() -> Result<PathBuf> {
+    let path = env::current_exe().context("cannot tell where this program stands")?;
+    Ok(living(&path))
+}
+
+/// The path of a program without the mark that the kernel gives to one whose file was replaced
+/// (`fs/d_path.c`, Linux 6.12).
+fn living(path: &Path) -> PathBuf {
+    let bytes = path.as_os_str().as_bytes();
+    OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes)).into()
 }
 
 /// Copies what cargo builds from: all but hidden files and what was built.
@@ -63,4 +80,15 @@ pub(crate) fn copy_sources(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_was_replaced_stands_where_it_stood() {
+        assert_eq!(living(Path::new("/t/debug/xtask (deleted)")), Path::new("/t/debug/xtask"));
+        assert_eq!(living(Path::new("/t/debug/xtask")), Path::new("/t/debug/xtask"));
+    }
 }

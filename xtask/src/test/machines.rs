@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::{
     binaries::{self, Binary},
@@ -132,8 +132,7 @@ impl Machine {
         output: &mut Output,
     ) -> Result<Tally> {
         let directory = binaries::stage(built, self.name, self.tests)?;
-        let xtask = env::current_exe().context("cannot tell where this program stands")?;
-        let mut command = Command::new(xtask);
+        let mut command = Command::new(workspace::xtask()?);
         command.args(["vm", "--no-build", "--time", "--memory", "2048", "--kernel", self.kernel]);
         command.arg(format!("--append={}", self.append));
         command.args(["--timeout", &SECONDS.to_string()]);
