@@ -27,6 +27,8 @@ use unseen::Unseen;
 
 /// Seconds of a window: enough for rates, short enough for what comes and goes.
 const WINDOW_S: f64 = 60.0;
+/// Of a shorter rest behind a whole window nothing is concluded: rates of a moment are no rates.
+const REST_S: f64 = 5.0;
 /// Findings of one id that are told one by one; where there are more, the worst are.
 const MOST_OF_ONE: usize = 20;
 /// The same while the run goes on: of processes that come and go there is no end.
@@ -149,6 +151,8 @@ pub struct Diagnosis {
     /// It follows recordings. Which flows were wanted in them is not recorded.
     recorded: bool,
     window: Watched,
+    /// Whether a whole window came right before this one.
+    goes_on: bool,
     findings: Vec<Finding>,
     left_out: BTreeMap<String, u64>,
     withheld: BTreeMap<&'static str, String>,
@@ -194,6 +198,7 @@ impl Diagnosis {
         // Another run began, whose flows have the same ids, or nothing was recorded for a while.
         if self.last.as_ref().is_some_and(|last| last.end != snapshot.start) {
             self.close();
+            self.goes_on = false;
             self.run += 1;
             self.window.forget();
             self.unseen.gap();
@@ -203,6 +208,7 @@ impl Diagnosis {
                 let sum = self.accounting.entry(signal.clone()).or_default();
                 *sum = sum.plus(account);
             }
+            self.window.lose_anew();
         }
         self.namespaces.extend(snapshot.flows.iter().filter_map(|flow| flow.netns));
         self.intervals += 1;
@@ -221,6 +227,7 @@ impl Diagnosis {
         let full = std::mem::replace(&mut self.window, next);
         self.worst.take(&full, self.run);
         let found = self.conclude(&full, true);
+        self.goes_on |= full.seconds >= WINDOW_S;
         merge(&mut self.findings, found);
         let mut findings = std::mem::take(&mut self.findings);
         let mut left_out = std::mem::take(&mut self.left_out);
@@ -250,7 +257,8 @@ impl Diagnosis {
 
     fn conclude(&mut self, watched: &Watched, is_over: bool) -> Vec<Finding> {
         let mut found = Vec::new();
-        if watched.intervals.is_empty() {
+        let is_rest = self.goes_on && watched.seconds < REST_S;
+        if watched.intervals.is_empty() || is_rest {
             return found;
         }
         let host = self.last.as_ref().map_or("", |last| &last.host);

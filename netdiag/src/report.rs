@@ -6,12 +6,12 @@
 //! histograms bucket by bucket, by group and by column of time. So every number is exact, and what is kept depends
 //! on rows and columns alone.
 
-use crate::snapshot::Flow;
+use crate::snapshot::{Flow, Snapshot};
 
 mod by;
 mod columns;
 mod conversation;
-mod counts;
+pub(crate) mod counts;
 mod course;
 mod ends;
 mod fold;
@@ -65,6 +65,18 @@ impl Asked {
     pub fn has(&self, start: i64) -> bool {
         self.since.is_none_or(|since| start >= since)
             && self.until.is_none_or(|until| start < until)
+    }
+
+    /// A snapshot with the flows alone that are asked for, as live filters leave it; none where all are. What it sums
+    /// up cannot be asked whose it is.
+    pub(crate) fn narrowed(&self, snapshot: &Snapshot) -> Option<Snapshot> {
+        self.filtered.then(|| {
+            let mut narrowed = Snapshot { filtered: true, ..snapshot.clone() };
+            narrowed.flows.retain(|flow| (self.wanted)(flow));
+            narrowed.other.metrics.clear();
+            narrowed.other.counts.clear();
+            narrowed
+        })
     }
 }
 

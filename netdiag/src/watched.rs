@@ -98,6 +98,11 @@ impl Watched {
         self.series = Arc::default();
     }
 
+    /// Forgets how much was lost before: the accounts of another run begin at 0.
+    pub fn lose_anew(&mut self) {
+        self.lost_before.clear();
+    }
+
     /// Seconds of an interval, in the mean; 0 before there was one.
     #[must_use]
     pub fn every(&self) -> f64 {

@@ -43,6 +43,8 @@ pub enum Expect {
     Fault(&'static [&'static str]),
     /// Findings of these ids, whichever is first, each with one of its scopes.
     Faults(&'static [(&'static str, &'static [&'static str])]),
+    /// The same, each the cause of the next: in that order, and said so.
+    Chain(&'static [(&'static str, &'static [&'static str])]),
     /// Nothing above info.
     Healthy,
 }
@@ -157,6 +159,15 @@ impl Scenario {
         all: &'static [(&'static str, &'static [&'static str])],
     ) -> Self {
         Self { expect: Expect::Faults(all), ..Self::healthy(name) }
+    }
+
+    /// A fault and what comes of it, seen from the client's end.
+    #[must_use]
+    pub const fn chain(
+        name: &'static str,
+        all: &'static [(&'static str, &'static [&'static str])],
+    ) -> Self {
+        Self { expect: Expect::Chain(all), ..Self::healthy(name) }
     }
 
     /// Whether it has a twin.

@@ -17,6 +17,9 @@ use crate::{
     report::By,
 };
 
+/// Rows of each table that a page can have: with all tables and metrics it is some 100 MB then.
+const PAGE_ROWS: u16 = 200;
+
 /// What a report is made of, and where it goes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
@@ -79,6 +82,12 @@ pub(super) fn report(flags: &cli::Report) -> Result<Report, Error> {
             true
         }
     });
+    if flags.html.is_some() && flags.top > PAGE_ROWS {
+        return Err(Error::usage(format!(
+            "--top {}: a page holds each row over time, and browsers not that many; ask for {PAGE_ROWS} at most, or              for -o json",
+            flags.top
+        )));
+    }
     let ports = |ports: &[u16]| numbers(ports.iter().copied().map(u32::from));
     Ok(Report {
         paths: flags.paths.clone(),

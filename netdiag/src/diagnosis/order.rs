@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::finding::{self, Finding, Scope, ScopeKind};
+use super::WINDOW_S;
+use crate::{
+    finding::{self, Finding, Scope, ScopeKind, Severity},
+    watched::seconds,
+};
 
 /// Fills in what explains what, and puts the findings in the order in which to act on them.
 pub(super) fn rank(mut findings: Vec<Finding>) -> Vec<Finding> {
@@ -31,18 +35,26 @@ fn place(id: &str) -> usize {
     finding::DEFINITIONS.iter().position(|definition| definition.id == id).unwrap_or(usize::MAX)
 }
 
-/// The findings that explain one.
+/// The findings that explain one. What is no more than an info explains nothing that is worse.
 fn causes(one: &Finding, all: &[Finding]) -> BTreeSet<usize> {
     let ids = finding::definition(&one.id).map_or(&[][..], |definition| definition.causes);
     let explains = |other: &Finding| {
         ids.contains(&other.id.as_str())
             && other.id != one.id
             && other.scope.meets(&one.scope)
+            && (other.severity > Severity::Info || one.severity == Severity::Info)
+            && !is_at_another_time(other, one)
             && !is_too_narrow(&other.scope, &one.scope)
             && !is_elsewhere(&other.scope, &one.scope)
             && !one.cleared.contains(&other.id.as_str())
     };
     all.iter().enumerate().filter(|(_, other)| explains(other)).map(|(at, _)| at).collect()
+}
+
+/// Whether more than a window was between the two: what was over explains nothing, nor what came later.
+fn is_at_another_time(cause: &Finding, symptom: &Finding) -> bool {
+    let between = |end: &str, start: &str| seconds(end, start).unwrap_or(0.0);
+    between(&cause.end, &symptom.start) > WINDOW_S || between(&symptom.end, &cause.start) > WINDOW_S
 }
 
 /// What is wrong with one peer does not explain what is wrong with the whole node.

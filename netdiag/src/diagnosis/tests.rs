@@ -42,6 +42,19 @@ fn what_holds_on_is_one_finding() {
     assert_eq!(report.findings[0].windows, 3);
 }
 
+/// Rates of a moment are no rates; where there is nothing else they are all that there is.
+#[test]
+fn a_moment_behind_a_window_is_none() {
+    let after = |seconds: u64, bad: u64| {
+        let mut diagnosis = Diagnosis::new(Thresholds::new());
+        for second in 0..seconds + bad {
+            diagnosis.take(&lossy(second, if second < seconds { 0 } else { 10 }));
+        }
+        diagnosis.report().expect("a report").findings.len()
+    };
+    assert_eq!([after(60, 4), after(60, 5), after(0, 1), after(59, 1)], [0, 1, 1, 0]);
+}
+
 #[test]
 fn thresholds_can_be_given() {
     let given = Limits::new(vec![("loss_ratio", 0.5), ("critical_ratio", 0.6)]);
@@ -100,6 +113,33 @@ fn worse_comes_first() {
             (Severity::Info, 1.0)
         ]
     );
+}
+
+#[test]
+fn what_is_over_or_next_to_nothing_explains_nothing() {
+    let watched = kit::watched(&[]);
+    let slow = |time: &str| Finding {
+        id: "slow-local-application".to_owned(),
+        start: format!("2026-11-28T{time}Z"),
+        end: format!("2026-11-28T{time}Z"),
+        ..Finding::new(&watched, Severity::Warning, Scope::node(""), "")
+    };
+    let starved = |severity| Finding {
+        id: "cpu-starved".to_owned(),
+        start: "2026-11-28T02:00:00Z".to_owned(),
+        end: "2026-11-28T02:01:00.5Z".to_owned(),
+        ..Finding::new(&watched, severity, Scope::node(""), "")
+    };
+    let explained = |severity, time: &str| {
+        let ranked = rank(vec![starved(severity), slow(time)]);
+        ranked.iter().any(|one| !one.caused_by.is_empty())
+    };
+    assert!(explained(Severity::Warning, "02:00:30") && explained(Severity::Warning, "02:02:00"));
+    assert!(!explained(Severity::Warning, "02:02:01") && !explained(Severity::Warning, "14:00:00"));
+    assert!(
+        !explained(Severity::Critical, "01:58:59") && explained(Severity::Critical, "01:59:30")
+    );
+    assert!(!explained(Severity::Info, "02:00:30"));
 }
 
 #[test]

@@ -25,7 +25,8 @@ pub(super) fn ss_of(ip: IpAddr) -> String {
 
 /// A command in the network namespace of these flows, where a process in it is known.
 pub(super) fn inside(group: &Group<'_>, command: &str) -> String {
-    format!("{}{command}", within(group.pid()))
+    let netns = group.flows.first().and_then(|flow| flow.netns);
+    format!("{}{command}", within(group.pid(), netns))
 }
 
 /// Netdiag's own events of a kind with an address.
@@ -67,12 +68,18 @@ pub(super) fn many(n: usize, one: &str) -> String {
 
 /// The same, of the sockets in a process's network namespace that `filter` lets through.
 pub(super) fn ss_by(pid: Option<u32>, filter: &str) -> String {
-    format!("{}ss -tinmp {filter}", within(pid))
+    format!("{}ss -tinmp {filter}", within(pid, None))
 }
 
-/// Before a command that is to run in a process's network namespace.
-fn within(pid: Option<u32>) -> String {
-    pid.map_or_else(String::new, |pid| format!("nsenter --net=/proc/{pid}/ns/net "))
+/// Before a command that is to run in the network namespace of this process, or of any that is in it when it runs;
+/// nothing where neither is known.
+pub(super) fn within(pid: Option<u32>, netns: Option<u32>) -> String {
+    let pid = match (pid, netns) {
+        (Some(pid), _) => pid.to_string(),
+        (None, Some(netns)) => format!("$(lsns -nt net -o NS,PID | awk '$1=={netns}{{print $2}}')"),
+        (None, None) => return String::new(),
+    };
+    format!("nsenter --net=/proc/{pid}/ns/net ")
 }
 
 /// An address as `ss` takes it in a filter.
@@ -95,17 +102,22 @@ pub(super) fn end(end: &Endpoint) -> String {
 pub(super) fn dig(watched: &Watched, netns: Option<u32>, ip: IpAddr) -> String {
     let lives = |flow: &&Seen| flow.netns == netns && !flow.closed;
     let pid = watched.flows.values().filter(lives).find_map(|flow| flow.owner.pid);
-    format!("{}dig @{ip} +tries=1 +time=5 . NS", within(pid))
+    format!("{}dig @{ip} +tries=1 +time=5 . NS", within(pid, netns))
 }
 
-/// Findings of servers of names without those of a stub on this node, where there is one of a server that
-/// it asks itself.
-pub(super) fn without_stubs(mut found: Vec<Finding>) -> Vec<Finding> {
+/// Findings of servers of names without those of a stub, where there is one, no less bad, of a server that it asks
+/// itself from there.
+pub(super) fn without_stubs(found: Vec<Finding>) -> Vec<Finding> {
     let is_stub = |one: &Finding| one.scope.peer.is_some_and(|ip| ip.is_loopback());
-    if !found.iter().all(is_stub) {
-        found.retain(|one| !is_stub(one));
-    }
-    found
+    let (stubs, mut servers): (Vec<_>, Vec<_>) = found.into_iter().partition(is_stub);
+    let is_said = |stub: &Finding| {
+        let says =
+            |one: &Finding| one.scope.netns == stub.scope.netns && one.severity >= stub.severity;
+        servers.iter().any(says)
+    };
+    let unsaid: Vec<_> = stubs.into_iter().filter(|stub| !is_said(stub)).collect();
+    servers.extend(unsaid);
+    servers
 }
 
 #[cfg(test)]
@@ -136,5 +148,24 @@ mod tests {
             assert!(!is_private(ip.parse().expect("an address")), "{ip}");
         }
         assert_eq!(ss_of("::1".parse().expect("an address")), "ss -tinm dst [::1]");
+    }
+
+    #[test]
+    fn a_stub_is_told_of_where_nothing_says_it() {
+        use crate::{
+            finding::{Scope, Severity},
+            watched::kit,
+        };
+        let watched = kit::watched(&[]);
+        let of = |netns, ip: &str, severity| {
+            let ip = ip.parse().expect("an address");
+            Finding::new(&watched, severity, Scope::peer(Some(netns), ip), "")
+        };
+        let kept = |other: Finding| {
+            without_stubs(vec![of(1, "127.0.0.53", Severity::Warning), other]).len()
+        };
+        assert_eq!(kept(of(1, "10.0.0.2", Severity::Warning)), 1);
+        assert_eq!(kept(of(2, "10.0.0.2", Severity::Critical)), 2, "of another namespace");
+        assert_eq!(kept(of(1, "10.0.0.2", Severity::Info)), 2, "less bad");
     }
 }

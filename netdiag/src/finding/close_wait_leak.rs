@@ -111,7 +111,7 @@ fn found(
         )
         .beyond(watched, "sockets in CLOSE_WAIT at the end", count as f64, threshold, limits)
         .with(watched, "more of the namespace within the last seconds", grew as f64, Unit::Count)
-        .ruling_out("connections that are being closed just now: they do not become fewer");
+        .ruling_out("a moment: there were no fewer at the end than before");
     let finding = if is_known {
         finding
     } else {

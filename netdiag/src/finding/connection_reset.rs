@@ -190,7 +190,12 @@ fn by_peer(
         .advise("if connections are idle before: let clients close them sooner than the server does")
         .advise("where a device between gives them up, the resets have another TTL than the peer's segments")
         .confirm_by(events("reset", netns, ip))
-        .confirm_by(inside(group, &format!("tcpdump -nvi any 'tcp[tcpflags] & tcp-rst != 0 and host {ip}'")))
+        .confirm_by(inside(group, &format!("tcpdump -nvi any '{} & 4 != 0 and host {ip}'", flags_of(ip))))
+}
+
+/// The byte of TCP's flags as a filter of pcap has it: of IPv6 it knows no `tcp[…]`.
+const fn flags_of(ip: IpAddr) -> &'static str {
+    if ip.is_ipv6() { "ip6[6] == 6 and ip6[53]" } else { "tcp[tcpflags]" }
 }
 
 fn by_service(

@@ -93,6 +93,12 @@ fn of_destination(watched: &Watched, limits: &Limits, worst: &Worst<'_>) -> Opti
     let Worst { ports, to, fill } = *worst;
     let (ip, port) = (to.peer.ip?, to.peer.port?);
     let failed = failed(watched, ports.netns, ip, port);
+    // As long as connects get one, ports that are given out again are none that are gone.
+    let gone = match is_given_again(watched, ports.netns, ip) && failed.is_none_or(|n| n == 0) {
+        true => to.taken.saturating_sub(to.time_wait),
+        false => to.taken,
+    };
+    let fill = fill * gone as f64 / to.taken.max(1) as f64;
     if fill < limits.of(&PRESSURE) {
         return None;
     }
@@ -103,12 +109,12 @@ fn of_destination(watched: &Watched, limits: &Limits, worst: &Worst<'_>) -> Opti
     let available = ports.available.unwrap_or(0);
     let title = match severity {
         Severity::Critical => format!(
-            "no local port is left for connections to {}: {} of {available} are taken",
-            scope.name, to.taken
+            "no local port is left for connections to {}: {gone} of {available} are taken",
+            scope.name
         ),
         _ => format!(
-            "local ports for connections to {} run out: {} of {available} are taken",
-            scope.name, to.taken
+            "local ports for connections to {} run out: {gone} of {available} are taken",
+            scope.name
         ),
     };
     let finding = Finding::new(watched, severity, scope, title)
@@ -137,6 +143,18 @@ fn of_destination(watched: &Watched, limits: &Limits, worst: &Worst<'_>) -> Opti
     Some(advised(finding, watched, worst, ip, port))
 }
 
+/// Whether ports in TIME_WAIT are given to new connections after a second: 1 for all, 2 on the loopback
+/// (`net.ipv4.tcp_tw_reuse`, Documentation/networking/ip-sysctl.rst, Linux 6.12).
+fn is_given_again(watched: &Watched, netns: u32, ip: IpAddr) -> bool {
+    let node = watched.node();
+    let settings = node.and_then(|node| node.settings.iter().find(|one| one.netns == netns));
+    match settings.and_then(|settings| settings.tcp_tw_reuse) {
+        Some(1) => true,
+        Some(2) => ip.is_loopback(),
+        _ => false,
+    }
+}
+
 fn advised(
     finding: Finding,
     watched: &Watched,
@@ -158,13 +176,10 @@ fn advised(
              that it forgot"
         ))
     };
-    let settings = watched.node();
-    let settings =
-        settings.and_then(|node| node.settings.iter().find(|one| one.netns == ports.netns));
-    let finding = match settings.and_then(|settings| settings.tcp_tw_reuse) {
-        Some(1) => finding
-            .ruling_out("ports kept back for nothing: net.ipv4.tcp_tw_reuse=1 gives them out again after 1 s"),
-        _ => finding.advise(
+    let finding = match is_given_again(watched, ports.netns, ip) {
+        true => finding
+            .ruling_out("ports kept back for nothing: by net.ipv4.tcp_tw_reuse they are given out again after 1 s"),
+        false => finding.advise(
             "net.ipv4.tcp_tw_reuse=1 lets new connections have ports in TIME_WAIT (with timestamps, from \
              this end)",
         ),
@@ -183,7 +198,10 @@ fn advised(
     };
     let dst = if ip.is_ipv6() { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
     finding
-        .advise(format!("widen net.ipv4.ip_local_port_range{range}; 1024 to 65535 is the most"))
+        .advise(format!(
+            "widen net.ipv4.ip_local_port_range{range}; 1024 to 65535 is the most, with what services listen on in \
+             net.ipv4.ip_local_reserved_ports"
+        ))
         .advise("more addresses at either end: each pair has ports of its own")
         .confirm_by(inside(watched, ports.netns, &to.owner, &format!("ss -tanp dst {dst}")))
         .confirm_by(inside(
@@ -199,7 +217,7 @@ mod tests {
     use super::*;
     use crate::{
         finding::tests::check,
-        snapshot::Flow,
+        snapshot::{Flow, node::Settings},
         watched::kit::{self, NETNS, end},
     };
 
@@ -235,6 +253,31 @@ mod tests {
         check(&DEFINITION, &of(999, &[]), Some(Severity::Warning));
         check(&DEFINITION, &of(1_000, &[]), Some(Severity::Critical));
         check(&DEFINITION, &of(900, &[refused()]), Some(Severity::Critical));
+    }
+
+    /// Three quarters of the ports wait.
+    #[test]
+    fn ports_that_are_given_out_again_are_not_gone() {
+        let with = |reuse: u64, peer: &str, flows: &[Flow]| {
+            let mut watched = of(1_000, flows);
+            for interval in &mut watched.intervals {
+                let node = &mut interval.node;
+                node.settings = vec![Settings {
+                    netns: NETNS,
+                    tcp_tw_reuse: Some(reuse),
+                    ..Settings::default()
+                }];
+                for to in node.ports.iter_mut().flat_map(|ports| &mut ports.destinations) {
+                    to.peer = end(peer, 3306);
+                }
+            }
+            watched
+        };
+        check(&DEFINITION, &with(0, "10.0.0.2", &[]), Some(Severity::Critical));
+        check(&DEFINITION, &with(1, "10.0.0.2", &[]), None);
+        check(&DEFINITION, &with(2, "10.0.0.2", &[]), Some(Severity::Critical));
+        check(&DEFINITION, &with(2, "127.0.0.1", &[]), None);
+        check(&DEFINITION, &with(1, "10.0.0.2", &[refused()]), Some(Severity::Critical));
     }
 
     #[test]

@@ -36,7 +36,7 @@ const FLAPS: Threshold = Threshold {
     value: 2.0,
     unit: Unit::Count,
     help: "times in a window that the link of a network card came or went",
-    source: "once is somebody who pulled a plug",
+    source: "out and in again: once is enough to lose seconds",
 };
 
 /// What the rest of netdiag knows of it.
@@ -130,7 +130,7 @@ fn advised(finding: Finding, watched: &Watched, one: &Interface, is_card: bool) 
                 "The card has packets faster than the node takes them out of its ring: bursts, a ring that is \
                  short, or CPUs that are busy. TCP sends them again, and slows down.",
             )
-            .advise(format!("a longer ring: ethtool -g {word}, then ethtool -G {word} rx N"))
+            .advise(format!("a longer ring, where the card is: ethtool -g {word}, then ethtool -G {word} rx N"))
             .advise("spread queues over CPUs (RSS, irqbalance), look for CPUs that are starved"),
         None => finding
             .because(

@@ -18,7 +18,7 @@ const BYTES: Threshold = Threshold {
     value: 1.0,
     unit: Unit::Bytes,
     help: "by how much the largest packet of one end is larger than that of the other",
-    source: "a packet that is larger by one byte is dropped",
+    source: "the larger end sends what the smaller one does not take",
 };
 
 /// What the rest of netdiag knows of it.

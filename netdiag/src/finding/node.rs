@@ -1,6 +1,6 @@
 //! What findings of the node share: how bad a number is, whose it is, and what to run.
 
-use super::{Finding, Limits, Scope, Severity, Threshold, Unit};
+use super::{Finding, Limits, Scope, Severity, Threshold, Unit, advice::within};
 use crate::{
     format,
     snapshot::{Endpoint, Owner, TopCreator},
@@ -39,11 +39,8 @@ pub(super) fn holder(netns: u32, owner: &Owner) -> Scope {
 
 /// A command in the network namespace of this process, or of any that is known to be there.
 pub(super) fn inside(watched: &Watched, netns: u32, owner: &Owner, command: &str) -> String {
-    let pid = match owner.pid.or_else(|| watched.inhabitant(netns)) {
-        Some(pid) => pid.to_string(),
-        None => format!("$(lsns -nt net -o NS,PID | awk '$1=={netns}{{print $2}}')"),
-    };
-    format!("nsenter --net=/proc/{pid}/ns/net {command}")
+    let pid = owner.pid.or_else(|| watched.inhabitant(netns));
+    format!("{}{command}", within(pid, Some(netns)))
 }
 
 /// An address with its port.

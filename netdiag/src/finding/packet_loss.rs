@@ -7,7 +7,7 @@ use netdiag_common::signal::Signal;
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{events, inside, ss_of},
-    stalled::hangs,
+    stalled::{hangs_on, is_too_large},
 };
 use crate::{
     format,
@@ -116,9 +116,9 @@ struct Loss<'a> {
 
 impl<'a> Loss<'a> {
     /// A tail-loss probe may be an answer to nothing but a late ACK, and what the peer got twice was not
-    /// lost. Connections that hang have another reason.
+    /// lost. Connections that hang in the end, or with large segments alone, have another reason.
     fn of(watched: &Watched, limits: &Limits, peer: Peer, group: &Group<'a>) -> Option<Self> {
-        let group = group.only(|flow| !hangs(flow))?;
+        let group = group.only(|flow| !hangs_on(flow) && !is_too_large(flow, group))?;
         let sums = &group.sums;
         let sent = sent(sums)?;
         let again = sums.count("retransmits.rto")? + sums.count("retransmits.fast")?;
@@ -296,6 +296,23 @@ mod tests {
         let hangs = stalled("f2", 1_448, 0);
         check(&DEFINITION, &kit::watched(&[hangs.clone(), sound("f1")]), None);
         check(&DEFINITION, &kit::watched(&[hangs]), None);
+    }
+
+    /// Where much is lost each connection hangs now and then.
+    #[test]
+    fn who_got_over_it_counts() {
+        let mut watched = Watched::default();
+        for second in 0..12 {
+            let hangs = second % 6 < 4;
+            let acked = if hangs { 0 } else { 20 };
+            let flow = stalled("f1", 300, 3)
+                .count("bytes_acked", acked * 300)
+                .count("delivered", acked)
+                .count("unacknowledged", 4)
+                .count("data_segments_sent", acked + 1);
+            watched.take(&kit::snapshot(second, vec![flow]));
+        }
+        check(&DEFINITION, &watched, Some(Severity::Critical));
     }
 
     #[test]

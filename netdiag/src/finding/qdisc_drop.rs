@@ -155,10 +155,14 @@ fn advised(
               node."
         }
     };
-    let word = quoted(name);
+    let (word, owner) = (quoted(name), Owner::default());
+    let command = |command: &str| inside(watched, worst.netns, &owner, command);
     let finding = finding.because(format!("{why} TCP sends it again, and slows down."));
     let finding = match (worst.kind.as_str(), rate) {
-        ("netem", _) => finding.advise(format!("take it away: tc qdisc del dev {word} root")),
+        ("netem", _) => finding.advise(format!(
+            "take it away where `tc qdisc show` has it at the root: {}",
+            command(&format!("tc qdisc del dev {word} root"))
+        )),
         (_, Some(bits)) => finding
             .advise("find who sends more than the limit is meant for, and have it pace itself")
             .advise(format!(
@@ -176,15 +180,10 @@ fn advised(
             )
             .advise("a longer queue trades loss for waiting: tens of ms of the rate, no more"),
     };
-    let owner = Owner::default();
     let finding = match worst.kind.as_str() {
         "ingress" | "clsact" => {
-            finding.ruling_out("the path: these packets had arrived").confirm_by(inside(
-                watched,
-                worst.netns,
-                &owner,
-                &format!("tc -s filter show dev {word} ingress"),
-            ))
+            let filters = format!("tc -s filter show dev {word} ingress");
+            finding.ruling_out("the path: these packets had arrived").confirm_by(command(&filters))
         }
         _ => finding.ruling_out("the path: these packets never left this node"),
     };
@@ -192,7 +191,7 @@ fn advised(
         .not_seeing(
             "which flows the packets belonged to, unless drops are observed with their reasons",
         )
-        .confirm_by(inside(watched, worst.netns, &owner, &format!("tc -s qdisc show dev {word}")))
+        .confirm_by(command(&format!("tc -s qdisc show dev {word}")))
         .confirm_by(format!("netdiag events --kind drop --netns {}", worst.netns))
 }
 

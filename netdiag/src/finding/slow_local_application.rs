@@ -88,7 +88,7 @@ fn of_service(
     }
     let owner = group.owner();
     let name = owner.comm.clone().unwrap_or_else(|| "the server".to_owned());
-    let waits = waits(watched, group);
+    let waits = waits(watched, limits, group);
     let waits_for = waits.filter(|(_, ns)| *ns as f64 >= limits.of(&ELSEWHERE) * works as f64);
     let held = quickest as f64 >= limits.of(&HELD);
     let (severity, threshold) = match p90 as f64 {
@@ -176,13 +176,18 @@ fn pids(group: &Group<'_>) -> Option<BTreeSet<u32>> {
     group.flows.iter().map(|flow| flow.owner.pid).collect()
 }
 
-/// What the process of a service waits for its own servers, and the one that it waits for most.
-fn waits<'a>(watched: &'a Watched, group: &Group<'_>) -> Option<(&'a Seen, u64)> {
+/// What the process of a service waits for its own servers, and the one that it waits for most. What answers that
+/// late on purpose (a long poll) is waited for beside the work.
+fn waits<'a>(watched: &'a Watched, limits: &Limits, group: &Group<'_>) -> Option<(&'a Seen, u64)> {
     let pids = pids(group)?;
     let is_own = |flow: &Seen| flow.owner.pid.is_some_and(|pid| pids.contains(&pid));
     let is_asked = |flow: &&Seen| is_own(flow) && flow.is_client();
     let waits = |flow: &Seen| flow.sums.at_least("response_ns");
-    let asked = watched.flows.values().filter(is_asked).filter(|flow| waits(flow) > 0);
+    let is_held = |flow: &Seen| {
+        waits(flow) as f64 / flow.sums.samples("response").max(1) as f64 >= limits.of(&HELD)
+    };
+    let asked = watched.flows.values().filter(is_asked);
+    let asked = asked.filter(|flow| waits(flow) > 0 && !is_held(flow));
     let all: u64 = asked.clone().map(waits).sum();
     asked.max_by_key(|flow| waits(flow)).map(|most| (most, all))
 }
@@ -244,6 +249,11 @@ mod tests {
         check(&DEFINITION, &window(390), Some(Severity::Warning));
         let others = kit::flow("f2").of(78, "other").count("response_ns", 8_000 * MS);
         check(&DEFINITION, &kit::watched(&[flow(800, 0), others]), Some(Severity::Warning));
+        // Who also waits for news has not passed that on.
+        let polls = |ms: u64| kit::flow("f3").of(77, "search").latency("response", 1, ms * MS);
+        let polls = |ms: u64| polls(ms).count("response_ns", ms * MS);
+        check(&DEFINITION, &kit::watched(&[flow(800, 0), polls(7_900)]), Some(Severity::Info));
+        check(&DEFINITION, &kit::watched(&[flow(800, 0), polls(8_000)]), Some(Severity::Warning));
     }
 
     #[test]

@@ -16,6 +16,12 @@ pub(super) fn hangs(flow: &Seen) -> bool {
     stall.in_vain() >= TIMEOUTS && stall.at_least_s() > HANGS_S
 }
 
+/// Whether it hangs at the end of the window, too: it did not get over what was lost.
+pub(super) fn hangs_on(flow: &Seen) -> bool {
+    let stall = flow.course.stall;
+    stall.in_vain() >= TIMEOUTS && stall.at_least_s() > HANGS_S
+}
+
 /// Whether the peer is there while a connection to it hangs.
 pub(super) fn is_heard(stall: &Stall, peer: &Group<'_>) -> bool {
     peer.seconds(|course| course.heard).after(stall.since)

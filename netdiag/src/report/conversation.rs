@@ -16,14 +16,28 @@ pub(super) struct End {
     /// Who and what it is, as was told last.
     flow: Option<Box<Flow>>,
     rtt_min_ns: Option<u64>,
+    /// Of the intervals that tell of it: the first one's start, the last one's end and the longest one's length, in
+    /// nanoseconds.
+    told: Option<(i64, i64, i64)>,
 }
 
 impl End {
-    pub(super) fn count(&mut self, flow: &Flow) {
+    pub(super) fn count(&mut self, flow: &Flow, (start, end): (i64, i64)) {
         self.sum.count(flow);
+        let length = end.saturating_sub(start);
+        let (first, last, longest) = self.told.unwrap_or((start, end, length));
+        self.told = Some((first.min(start), last.max(end), longest.max(length)));
         self.rtt_min_ns = [self.rtt_min_ns, flow.rtt_min_ns].into_iter().flatten().min();
         let who = Flow { metrics: [].into(), counts: [].into(), ..flow.clone() };
         self.flow = Some(Box::new(who));
+    }
+
+    /// Whether both tell of the same time, to the length of an interval.
+    fn is_beside(&self, other: &Self) -> bool {
+        let (Some(one), Some(other)) = (self.told, other.told) else { return false };
+        let most = one.2.max(other.2);
+        let is_near = |one: i64, other: i64| one.abs_diff(other) <= most.unsigned_abs();
+        is_near(one.0, other.0) && is_near(one.1, other.1)
     }
 
     fn told(&self, key: &Key, names: &Names) -> EndRow {
@@ -46,6 +60,7 @@ impl End {
 
 /// A conversation by its two ends.
 pub(super) fn told(pair: &Pair, ends: &[End], names: &Names) -> Conversation {
+    let is_whole = matches!(ends, [one, other] if one.is_beside(other));
     let protocol = ends.iter().find_map(|end| end.flow.as_deref()?.protocol.clone());
     let mut ends: Vec<EndRow> =
         pair.ends.iter().zip(ends).map(|(key, end)| end.told(key, names)).collect();
@@ -53,7 +68,7 @@ pub(super) fn told(pair: &Pair, ends: &[End], names: &Names) -> Conversation {
         ends.reverse();
     }
     let ways = match &ends[..] {
-        [one, other] => vec![way(one, other), way(other, one)],
+        [one, other] => vec![way(one, other, is_whole), way(other, one, is_whole)],
         _ => Vec::new(),
     };
     Conversation {
@@ -66,13 +81,14 @@ pub(super) fn told(pair: &Pair, ends: &[End], names: &Names) -> Conversation {
     }
 }
 
-fn way(from: &EndRow, to: &EndRow) -> Way {
+/// `is_whole`: both ends were recorded in the same time, so that their counts can be held against each other.
+fn way(from: &EndRow, to: &EndRow, is_whole: bool) -> Way {
     let of = |end: &EndRow, name| counts::total(&end.counts, name);
     let (segments_sent, segments_received) =
         (of(from, "segments_sent"), of(to, "segments_received"));
     // The kernel is asked for the one and the other at times of its own: no less than nothing is lost.
-    let lost =
-        segments_sent.zip(segments_received).map(|(sent, received)| sent.saturating_sub(received));
+    let both = segments_sent.zip(segments_received).filter(|_| is_whole);
+    let lost = both.map(|(sent, received)| sent.saturating_sub(received));
     let mut way = Way {
         from: from.node.clone(),
         to: to.node.clone(),
@@ -88,7 +104,11 @@ fn way(from: &EndRow, to: &EndRow) -> Way {
         dropped_bytes_at_receiver: of(to, "drop_bytes"),
         lost_where: String::new(),
     };
-    way.lost_where = place(&way);
+    way.lost_where = if is_whole {
+        place(&way)
+    } else {
+        "not known: one end was recorded for longer than the other".to_owned()
+    };
     way
 }
 

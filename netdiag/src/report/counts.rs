@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Counts by name, as in a flow.
-pub(super) type Counts = BTreeMap<String, CountValue>;
+pub(crate) type Counts = BTreeMap<String, CountValue>;
 
 /// Names of those that are states, which nothing adds up to.
 static STATES: LazyLock<BTreeSet<&'static str>> = LazyLock::new(|| {
@@ -57,7 +57,7 @@ fn add_value(to: &mut CountValue, from: &CountValue) {
 }
 
 /// The sum of a count, over all keys where it is a group; none where it is unknown.
-pub(super) fn total(counts: &Counts, name: &str) -> Option<u64> {
+pub(crate) fn total(counts: &Counts, name: &str) -> Option<u64> {
     match counts.get(name)? {
         CountValue::Number(number) => *number,
         CountValue::Group(keys) if keys.is_empty() => Some(0),

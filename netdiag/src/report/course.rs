@@ -8,24 +8,26 @@ use super::{
 };
 use crate::{
     flow::latency::{encoded::Buckets, spread::Spread},
+    signal,
     snapshot::{Distribution, Flow},
 };
 
 /// Quarters of a power of two have so many buckets each.
 const QUARTER: u16 = 32;
 
-/// Names of metrics, in the order in which they were met.
+/// Names of metrics, in the order in which they were met: none that netdiag does not have.
 #[derive(Debug, Default)]
 pub(super) struct Names(Vec<String>);
 
 impl Names {
-    /// The number of a metric.
-    pub(super) fn number(&mut self, name: &str) -> usize {
+    /// The number of a metric; none of one that is not known.
+    pub(super) fn number(&mut self, name: &str) -> Option<usize> {
         if let Some(at) = self.0.iter().position(|known| known == name) {
-            return at;
+            return Some(at);
         }
+        signal::metrics().find(|(_, _, metric)| metric.name == name)?;
         self.0.push(name.to_owned());
-        self.0.len() - 1
+        Some(self.0.len() - 1)
     }
 }
 
@@ -40,7 +42,8 @@ impl Counted {
     fn add(&mut self, flow: &Flow) {
         counts::add(&mut self.counts, &flow.counts);
         for (metric, told) in flow.metrics.iter().filter(|(_, told)| told.out_of_range > 0) {
-            *self.out_of_range.entry(metric.clone()).or_default() += told.out_of_range;
+            let known = self.out_of_range.entry(metric.clone()).or_default();
+            *known = known.saturating_add(told.out_of_range);
         }
     }
 

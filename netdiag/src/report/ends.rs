@@ -2,7 +2,7 @@
 //! or as connection tracking says that they were translated.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
 };
 
@@ -132,32 +132,31 @@ impl Ends {
         }
         let mut keys: Vec<&Key> = self.all.keys().collect();
         keys.sort_unstable();
-        let mut taken: BTreeMap<&Key, ()> = BTreeMap::new();
+        let mut taken: BTreeSet<&Key> = BTreeSet::new();
         let mut found = Vec::new();
         // What is known of a translation says more than what tuples look like.
         for by_translation in [true, false] {
             for key in &keys {
                 let end = &self.all[*key];
-                if taken.contains_key(key) {
+                if taken.contains(key) {
                     continue;
                 }
                 let plain = [(end.own.1, end.own.0)];
                 let wanted: &[_] = if by_translation { &end.translated } else { &plain };
                 let others = wanted.iter().filter_map(|own| by_own.get(&(&end.protocol, *own)));
-                let is_other =
-                    |other: &&&Key| !taken.contains_key(**other) && self.meet(key, other);
+                let is_other = |other: &&&Key| !taken.contains(**other) && self.meet(key, other);
                 let mut others: Vec<&Key> = others.flatten().filter(is_other).copied().collect();
                 others.sort_unstable();
                 let overlap = |other: &&Key| end.overlap(&self.all[*other]);
                 let Some(other) = others.into_iter().rev().max_by_key(overlap) else { continue };
-                taken.insert(*key, ());
-                taken.insert(other, ());
+                taken.insert(*key);
+                taken.insert(other);
                 found.push((*key, other, by_translation));
             }
         }
         let rank = |(one, other, _): &(&Key, &Key, bool)| {
             let (one, other) = (&self.all[*one], &self.all[*other]);
-            (one.trouble + other.trouble, one.spent_ns + other.spent_ns)
+            (one.trouble.saturating_add(other.trouble), one.spent_ns.saturating_add(other.spent_ns))
         };
         found.sort_by(|one, other| rank(other).cmp(&rank(one)).then_with(|| one.0.cmp(other.0)));
         found.truncate(top);
@@ -213,6 +212,8 @@ fn ends(tuple: &Tuple) -> Option<(SocketAddr, SocketAddr)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::{
         snapshot::Entry,

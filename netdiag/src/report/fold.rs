@@ -103,12 +103,12 @@ impl Fold {
         let mut places = HashMap::with_capacity(snapshot.flows.len() + 1);
         for flow in &snapshot.flows {
             let place = self.places(origin.node, run, flow);
-            self.count(&place, column, flow);
+            self.count(&place, column, flow, (start, start.saturating_add(length)));
             places.insert(flow.id.as_str(), place);
         }
         if !self.chosen.asked.filtered {
             let place = self.places_of_other(origin.node);
-            self.count(&place, column, &snapshot.other);
+            self.count(&place, column, &snapshot.other, (start, start.saturating_add(length)));
             places.insert(snapshot.other.id.as_str(), place);
         }
         let Some(log) = log else {
@@ -122,8 +122,11 @@ impl Fold {
             };
             let Some((tag, metric)) = line.of else { continue };
             let id = tags.get(tag).map_or(tag, String::as_str);
-            if let Some(place) = places.get(id) {
-                self.record(place, column, metric, line.encoded);
+            match places.get(id) {
+                Some(place) => self.record(place, column, metric, line.encoded),
+                None if self.chosen.asked.filtered && id == snapshot.other.id => {}
+                // Of a flow that the sidecar does not tell of.
+                None => self.unread += 1,
             }
         }
     }
@@ -152,9 +155,9 @@ impl Fold {
         Places { rows, end: None, wanted: true }
     }
 
-    fn count(&mut self, place: &Places, column: usize, flow: &Flow) {
+    fn count(&mut self, place: &Places, column: usize, flow: &Flow, times: (i64, i64)) {
         if let Some(end) = place.end {
-            self.end_rows[end].count(flow);
+            self.end_rows[end].count(flow, times);
         }
         if !place.wanted {
             return;
@@ -176,7 +179,10 @@ impl Fold {
             self.unread += 1;
             return;
         };
-        let metric = self.names.number(metric);
+        let Some(metric) = self.names.number(metric) else {
+            self.unread += 1;
+            return;
+        };
         if let Some(end) = place.end {
             self.end_rows[end].sum.record(metric, buckets);
         }

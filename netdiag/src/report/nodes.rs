@@ -89,10 +89,14 @@ impl Node {
         self.complete &= snapshot.complete;
         self.filtered |= snapshot.filtered;
         self.grouped |= snapshot.by != Grouping::Flow;
+        run
+    }
+
+    /// Adds an interval, with the flows alone that are asked for, to what is concluded from.
+    pub(super) fn conclude(&mut self, snapshot: &Snapshot) {
         if snapshot.by == Grouping::Flow {
             self.diagnosis.take(snapshot);
         }
-        run
     }
 
     /// A pair of files goes on with the run whose last interval ended where its first one begins.

@@ -14,6 +14,8 @@ use crate::format;
 
 /// Columns of time in text.
 const COARSE: usize = 16;
+/// Seconds from which on two runs that recorded a node at once are more than the moment between them.
+const OVERLAP_S: f64 = 1.0;
 
 impl Fold {
     /// The report. `metric` is what rows are sorted by where that was asked for; `page` whether it shows what only a
@@ -53,7 +55,8 @@ impl Fold {
             start: start.map(rfc3339).unwrap_or_default(),
             end: end.map(rfc3339).unwrap_or_default(),
             filtered: self.chosen.asked.filtered || rows.iter().any(|node| node.filtered),
-            complete: is_read && rows.iter().all(|node| node.complete),
+            complete: is_read
+                && rows.iter().all(|node| node.complete && node.overlap_s < OVERLAP_S),
             counted: TROUBLES.iter().map(|name| (*name).to_owned()).collect(),
             columns: self.times(),
             all: self.all.row(&self.names, page),
@@ -83,7 +86,7 @@ impl Fold {
     fn grouped(&self, metric: Option<&str>, page: bool) -> Vec<Grouped> {
         let kinds = self.chosen.kinds().zip(&self.kinds);
         let all = kinds.zip(self.chosen.groups.iter().zip(&self.chosen.folded));
-        let uncounted = self.chosen.uncounted;
+        let uncounted = self.chosen.uncounted || self.chosen.grouped;
         all.map(|((by, kind), (names, folded))| {
             let named = |((name, flows), course): (&(String, u64), &super::course::Course)| Row {
                 name: Some(name.clone()).filter(|name| !name.is_empty()),
@@ -103,7 +106,7 @@ impl Fold {
     fn coarse(&mut self, metric: Option<&str>) -> Vec<Coarse> {
         let columns = self.columns();
         let width = columns.count.div_ceil(COARSE).max(1);
-        let metric = metric.map(|metric| self.names.number(metric));
+        let metric = metric.and_then(|metric| self.names.number(metric));
         let ranges = (0..columns.count).step_by(width);
         let ranges = ranges.map(|from| from..(from + width).min(columns.count));
         ranges
@@ -123,7 +126,7 @@ impl Fold {
         let count = format::count;
         for node in nodes {
             let name = &node.name;
-            if node.overlap_s >= 1.0 {
+            if node.overlap_s >= OVERLAP_S {
                 notes.push(format!(
                     "{name}: several runs recorded at once for {:.0} s; flows that both saw count twice",
                     node.overlap_s
@@ -158,7 +161,7 @@ impl Fold {
             }
         }
         if chosen.uncounted {
-            notes.push("there are too many flows to count those of each group".to_owned());
+            notes.push("there are too many flows or groups to count the flows of each".to_owned());
         }
         notes
     }

@@ -22,7 +22,7 @@ use crate::{
 /// Groups of one kind that are told apart; where there are more the lesser half is forgotten, and begins anew when
 /// it comes again.
 const MOST_GROUPS: usize = 32_768;
-/// Flows that are counted one by one; beyond, groups do not say how many they have.
+/// Flows that are counted one by one, in each kind of groups; beyond, groups do not say how many they have.
 const MOST_FLOWS: usize = 4_000_000;
 /// Samples of an interval from which on a percentile of them says something.
 const SAMPLES: u64 = 10;
@@ -58,7 +58,7 @@ impl Groups {
         match self.all.entry(name.unwrap_or_default()) {
             Entry::Occupied(mut known) => {
                 let known = known.get_mut();
-                known.flows += more.flows;
+                known.flows = known.flows.saturating_add(more.flows);
                 known.spent_ns = known.spent_ns.saturating_add(more.spent_ns);
                 known.trouble = known.trouble.saturating_add(more.trouble);
                 known.slow_ns = known.slow_ns.max(more.slow_ns);
@@ -113,6 +113,7 @@ pub struct Survey {
     times: Option<(i64, i64)>,
     longest: i64,
     other: bool,
+    grouped: bool,
 }
 
 impl std::fmt::Debug for Survey {
@@ -134,8 +135,10 @@ pub struct Chosen {
     pub(super) pairs: Vec<Pair>,
     /// Runs by pair of files.
     pub(super) runs: HashMap<usize, u32>,
-    /// Whether flows were too many to be counted.
+    /// Whether flows were too many to be counted, or groups to be remembered.
     pub(super) uncounted: bool,
+    /// Whether recordings tell of groups, of which nobody knows how many flows they had in all.
+    pub(super) grouped: bool,
     /// Flows that were not looked at as ends of conversations.
     pub(super) ends_left_out: u64,
     /// Whether recordings sum up flows that no filter can be asked for.
@@ -158,6 +161,7 @@ impl Survey {
             times: None,
             longest: 0,
             other: false,
+            grouped: false,
         }
     }
 
@@ -172,6 +176,8 @@ impl Survey {
         let node = self.nodes.entry(origin.node.to_owned()).or_insert_with(|| {
             Node::new(snapshot, start, move |finding, watched| wanted(finding, watched))
         });
+        let narrowed = self.asked.narrowed(snapshot);
+        node.conclude(narrowed.as_ref().unwrap_or(snapshot));
         let run = node.take(origin.pair, snapshot, (start, end));
         for flow in &snapshot.flows {
             self.flow(origin.node, run, flow, (start, end));
@@ -197,16 +203,14 @@ impl Survey {
         if !wanted {
             return;
         }
-        let hash = self.hasher.hash_one((node, run, &flow.id));
-        let is_new = self.flows.len() < MOST_FLOWS && self.flows.insert(hash);
-        let weight = Weight {
-            flows: if is_new { flow.group.as_ref().map_or(1, |group| group.flows) } else { 0 },
-            spent_ns,
-            trouble: counts::trouble(&flow.counts),
-            slow_ns,
-        };
+        self.grouped |= flow.group.is_some();
+        let weight = Weight { flows: 0, spent_ns, trouble: counts::trouble(&flow.counts), slow_ns };
         for (by, groups) in self.asked.by.iter().zip(&mut self.groups) {
-            groups.add(by.of(node, run, flow), weight);
+            let name = by.of(node, run, flow);
+            // Whose a flow is may become known later, and then it is in another row as well.
+            let hash = self.hasher.hash_one((by.name(), &name, node, run, &flow.id));
+            let is_new = self.flows.len() < MOST_FLOWS && self.flows.insert(hash);
+            groups.add(name, Weight { flows: is_new.into(), ..weight });
         }
     }
 
@@ -218,13 +222,15 @@ impl Survey {
         let groups: Vec<_> = self.groups.iter().map(|groups| groups.choose(top)).collect();
         let folded = self.groups.iter().zip(&groups);
         let folded = folded.map(|(all, rows)| (all.all.len() - rows.len()) as u64 + all.forgotten);
+        let forgotten = self.groups.iter().any(|groups| groups.forgotten > 0);
         let runs = self.nodes.values().flat_map(Node::runs).collect();
         Some(Chosen {
             columns: Columns::covering(first, last, self.longest),
             folded: folded.collect(),
             pairs: self.ends.pairs(CONVERSATIONS),
             ends_left_out: self.ends.left_out,
-            uncounted: self.flows.len() >= MOST_FLOWS,
+            uncounted: self.flows.len() >= MOST_FLOWS || forgotten,
+            grouped: self.grouped,
             other_left_out: self.asked.filtered && self.other,
             nodes: self.nodes,
             asked: self.asked,

@@ -215,7 +215,7 @@ pub struct Way {
     pub segments_sent: Option<u64>,
     /// Segments that arrived at the other end's TCP.
     pub segments_received: Option<u64>,
-    /// Segments that did not.
+    /// Segments that did not; null too where one end was recorded for longer than the other.
     pub segments_lost: Option<u64>,
     /// Segments sent again.
     pub retransmits: Option<u64>,

@@ -9,7 +9,7 @@ use netdiag_common::globals::Filters;
 use super::{
     diagnose::{is_wanted, mapped},
     output::STDOUT,
-    recordings::pairs::{self, Extent, Pair},
+    recordings::pairs::{self, Extent, Found, Pair},
     voice::say,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     config::{self, Owners},
     exit::Status,
     format,
-    report::{Asked, Fold, Origin, Survey, nanoseconds},
+    report::{Asked, Fold, Origin, Survey},
     snapshot::Flow,
     view::{self, table::COLUMNS},
 };
@@ -28,7 +28,8 @@ use file::Replaced;
 
 /// Reports what was recorded. Where nothing of it can be read the run is a failed one.
 pub(super) fn run(config: &config::Report) -> Result<Status> {
-    let (pairs, mut notes) = pairs::find(&config.paths)?;
+    let Found { pairs, mut notes, is_whole } = pairs::find(&config.paths)?;
+    let mut is_read = is_whole;
     let page = config.html.as_deref().map(Replaced::create).transpose()?;
     let asked = asked(config, SystemTime::now());
     let (filters, owners) = (config.filters, config.owners.clone());
@@ -37,7 +38,14 @@ pub(super) fn run(config: &config::Report) -> Result<Status> {
     let mut extents = Vec::new();
     for (at, pair) in pairs.iter().enumerate() {
         let origin = Origin { node: pair.name.node(), pair: at };
-        let extent = pair.snapshots(|snapshot| survey.take(origin, snapshot))?;
+        // A recorder may take an old one away meanwhile.
+        let extent =
+            pair.snapshots(|snapshot| survey.take(origin, snapshot)).unwrap_or_else(|error| {
+                notes.push(format!("{error:#}"));
+                is_read = false;
+                Extent::default()
+            });
+        is_read &= extent.unread == 0;
         notes.extend(unread(pair, extent));
         extents.push(extent);
     }
@@ -49,23 +57,27 @@ pub(super) fn run(config: &config::Report) -> Result<Status> {
              give another --since and --until",
             nodes.join(", ")
         ));
-        let is_unread = extents.iter().any(|extent| extent.unread > 0);
-        return Ok(if is_unread { Status::Failed } else { Status::Ran });
+        return Ok(if is_read { Status::Ran } else { Status::Failed });
     };
-    let is_read = extents.iter().all(|extent| extent.unread == 0);
     let mut fold = Fold::new(chosen);
     for (at, (pair, extent)) in pairs.iter().zip(extents).enumerate() {
         let origin = Origin { node: pair.name.node(), pair: at };
-        pair.intervals(extent, |one| fold.take(origin, &one.snapshot, &one.tags, one.log))?;
+        let taken =
+            pair.intervals(extent, |one| fold.take(origin, &one.snapshot, &one.tags, one.log));
+        if let Err(error) = taken {
+            notes.push(format!("{error:#}"));
+            is_read = false;
+        }
     }
     let report = fold.report(config.metric, page.is_some(), notes, is_read);
+    // Before anything is printed: whoever reads that may go.
+    if let Some(page) = page {
+        page.write(|out| view::report::page::write(&report, out))?;
+    }
     let mut out = io::stdout().lock();
     match config.output {
         Output::Text => view::report::text(&report, COLUMNS, &mut out).context(STDOUT)?,
         Output::Json => view::json::line(&report, &mut out).context(STDOUT)?,
-    }
-    if let Some(page) = page {
-        page.write(|out| view::report::page::write(&report, out))?;
     }
     Ok(Status::Ran)
 }
@@ -83,13 +95,15 @@ fn unread(pair: &Pair, extent: Extent) -> Option<String> {
 fn asked(config: &config::Report, now: SystemTime) -> Asked {
     let at = |when: When| {
         let at = match when {
-            When::At(at) => at.to_string(),
+            When::At(at) => at,
             When::Ago(ago) => {
                 let at = now.checked_sub(ago).and_then(|at| Timestamp::try_from(at).ok());
-                at.unwrap_or(Timestamp::MIN).to_string()
+                at.unwrap_or(Timestamp::MIN)
             }
         };
-        nanoseconds(&at).unwrap_or(i64::MIN)
+        // What is further off than these nanoseconds reach is before or after all that was recorded.
+        let nanoseconds = at.as_nanosecond().clamp(i64::MIN.into(), i64::MAX.into());
+        i64::try_from(nanoseconds).unwrap_or(i64::MAX)
     };
     let (filters, owners) = (config.filters, config.owners.clone());
     Asked {

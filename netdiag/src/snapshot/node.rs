@@ -106,7 +106,7 @@ impl Node {
 /// Both, as far as they are known.
 #[must_use]
 pub fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
-    one.into_iter().chain(other).reduce(|one, other| one + other)
+    one.into_iter().chain(other).reduce(u64::saturating_add)
 }
 
 /// A listener that dropped connection requests.

@@ -127,10 +127,45 @@ pub fn finding(finding: &Finding, columns: usize) -> Vec<String> {
     let (next, also) =
         finding.commands.split_first().map_or((None, &[][..]), |(n, a)| (Some(n), a));
     for command in also {
-        say("also: ", command);
+        lines.extend(typed("also: ", command, columns));
     }
     if let Some(command) = next {
-        say("next: ", command);
+        lines.extend(typed("next: ", command, columns));
+    }
+    lines
+}
+
+/// A command in lines that can be typed as they stand: broken where a blank parts two words of the shell, each line
+/// but the last with a backslash at its end.
+fn typed(label: &str, command: &str, columns: usize) -> Vec<String> {
+    let mut words = vec![format!("{INDENT}{label}")];
+    let mut quote = None;
+    for c in sanitised(command).chars() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            None if matches!(c, '\'' | '"') => quote = Some(c),
+            _ => {}
+        }
+        if c == ' ' && quote.is_none() {
+            words.push(String::new());
+        } else if let Some(word) = words.last_mut() {
+            word.push(c);
+        }
+    }
+    let mut lines: Vec<String> = Vec::new();
+    for word in words {
+        match lines.last_mut() {
+            // The backslash wants room, too.
+            Some(line) if format::width(line) + 1 + format::width(&word) + 2 <= columns => {
+                line.push(' ');
+                line.push_str(&word);
+            }
+            Some(line) => {
+                line.push_str(" \\");
+                lines.push(format!("{DEEPER}{word}"));
+            }
+            None => lines.push(word),
+        }
     }
     lines
 }
@@ -153,7 +188,9 @@ pub fn valued(value: f64, unit: Unit) -> String {
         Unit::Times => format!("{value:.1} times"),
         Unit::Bytes => format::bytes(value as u64),
         Unit::BytesPerSecond => format!("{}/s", format::bytes(value as u64)),
-        Unit::Count => format::count(value as u64),
+        // As so many for each of something.
+        Unit::Count if value < 10.0 && value.fract() >= 0.05 => format!("{value:.1}"),
+        Unit::Count => format::count(value.round() as u64),
         Unit::PerSecond if value < 1.0 => format!("{value:.2}/s"),
         Unit::PerSecond if value < 10.0 => format!("{value:.1}/s"),
         Unit::PerSecond => format!("{}/s", format::count(value as u64)),

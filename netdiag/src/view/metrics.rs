@@ -31,6 +31,8 @@ pub use self::{
     histogram::{BOUNDS, SCHEMA},
     negotiate::Format,
 };
+use netdiag_common::signal::Signal;
+
 use self::{
     group::Groups,
     plan::{Entry, Source},
@@ -41,7 +43,7 @@ use crate::{
     flow::Interval,
     labels::Labels,
     signal::{CountId, MetricId, Rows, counts_of, metrics},
-    snapshot::{SignalStatus, Snapshot},
+    snapshot::{SignalStatus, Snapshot, Status},
 };
 
 /// Every metric that there is, in the order in which they are told.
@@ -149,9 +151,14 @@ impl Metrics {
     }
 
     fn out_of_range(&self) -> Vec<Series> {
-        let of = |(metric, n): (&str, &u64)| {
-            Series::number(vec![metric.into()], *n as f64).since(self.began)
+        let is_off = |signal: Signal| {
+            let is_it = |one: &&SignalStatus| one.signal == signal.name();
+            self.signals.iter().find(is_it).is_some_and(|one| one.status == Status::Off)
         };
-        metrics().map(|(_, _, metric)| metric.name).zip(&self.out_of_range).map(of).collect()
+        let seen = metrics().zip(&self.out_of_range).filter(|((_, signal, _), _)| !is_off(*signal));
+        seen.map(|((_, _, metric), n)| {
+            Series::number(vec![metric.name.into()], *n as f64).since(self.began)
+        })
+        .collect()
     }
 }

@@ -7,10 +7,10 @@ use crate::{
     finding::Finding,
     format::{self, MISSING, cut, left, or_missing, paragraph, right, sanitised, width},
     report::{
-        Report,
-        told::{Conversation, EndRow, Grouped, NodeRow, Row, Way},
+        Report, counts,
+        told::{Conversation, EndRow, Grouped, NodeRow, Way},
     },
-    snapshot::{CountValue, Distribution},
+    snapshot::Distribution,
     view::{diagnose::headline, table::endpoint},
 };
 
@@ -123,18 +123,10 @@ fn all(report: &Report) -> Vec<String> {
     }
     let counts = report.counted.iter().map(|name| {
         let name = name.as_str();
-        format!("{name} {}", or_missing(total(&report.all, name), format::count))
+        format!("{name} {}", or_missing(counts::total(&report.all.counts, name), format::count))
     });
     lines.push(counts.collect::<Vec<_>>().join("  "));
     lines
-}
-
-fn total(row: &Row, name: &str) -> Option<u64> {
-    match row.counts.get(name)? {
-        CountValue::Number(number) => *number,
-        CountValue::Group(keys) if keys.is_empty() => Some(0),
-        CountValue::Group(keys) => keys.values().flatten().copied().reduce(u64::saturating_add),
-    }
 }
 
 /// No wider than the numbers below it.
@@ -184,7 +176,8 @@ fn by_group(report: &Report, grouped: &Grouped, columns: usize) -> Vec<String> {
         title,
         format!("{}{}", left(&by.to_uppercase(), NAME), cells(headings(report))),
     ];
-    let has_other = !grouped.other.metrics.is_empty();
+    let counted = |name: &String| counts::total(&grouped.other.counts, name).is_some_and(|n| n > 0);
+    let has_other = !grouped.other.metrics.is_empty() || report.counted.iter().any(counted);
     let other = has_other.then_some(("other".to_owned(), &grouped.other));
     let named = grouped
         .rows
@@ -193,7 +186,7 @@ fn by_group(report: &Report, grouped: &Grouped, columns: usize) -> Vec<String> {
     for (name, row) in named.chain(other) {
         let told = row.metrics.get(metric);
         let counts = report.counted.iter().take(COUNTS);
-        let counts = counts.map(|name| or_missing(total(row, name), format::count));
+        let counts = counts.map(|name| or_missing(counts::total(&row.counts, name), format::count));
         let values = cells(values(told).chain(counts));
         if width(&name) < NAME {
             lines.push(format!("{}{values}", left(&name, NAME)));
@@ -213,8 +206,9 @@ fn both_ends(report: &Report, columns: usize) -> Vec<String> {
     let mut lines = vec![
         String::new(),
         format!(
-            "both ends recorded: {}, the most troubled first",
-            number(all as u64, "conversation")
+            "both ends recorded: {}, the most troubled first{}",
+            number(all as u64, "conversation"),
+            if all > CONVERSATIONS { format!("; {CONVERSATIONS} of them") } else { String::new() }
         ),
     ];
     for one in report.conversations.iter().take(CONVERSATIONS) {
@@ -250,7 +244,7 @@ fn conversation(one: &Conversation, columns: usize) -> Vec<String> {
 fn passage(way: &Way) -> String {
     let n = |n: Option<u64>| or_missing(n, format::count);
     format!(
-        "{} > {}: {} segments sent, {} arrived, {} sent again ({} for nothing), dropped {} here and {} there; {}",
+        "{} > {}: {} segments sent, {} arrived, {} sent again ({} for nothing), dropped {} here and {} there of either direction; {}",
         way.from,
         way.to,
         n(way.segments_sent),
@@ -265,18 +259,23 @@ fn passage(way: &Way) -> String {
 
 fn findings(report: &Report, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
-    if report.findings.is_empty() {
-        lines.push("nothing is wrong as far as could be seen".to_owned());
-        return lines;
+    match report.findings.len() {
+        0 => lines.push("nothing is wrong as far as could be seen".to_owned()),
+        n => lines.push(format!("findings: {n}; `netdiag diagnose --from` tells all of each")),
     }
-    lines.push(format!(
-        "findings: {}; `netdiag diagnose --from` tells all of each",
-        report.findings.len()
-    ));
     for one in &report.findings {
         let Finding { start, .. } = &one.finding;
         let text = format!("{} {} {}", moment(start), sanitised(&one.node), headline(&one.finding));
         lines.extend(paragraph(&text, columns, INDENT, "    "));
+    }
+    for (id, n) in &report.findings_left_out {
+        lines.push(format!("{INDENT}{} more of {}", format::count(*n), sanitised(id)));
+    }
+    for node in &report.nodes {
+        for withheld in &node.withheld {
+            let text = format!("withheld {} on {}: {}", withheld.id, node.name, withheld.reason);
+            lines.extend(paragraph(&sanitised(&text), columns, "", INDENT));
+        }
     }
     lines
 }

@@ -115,6 +115,18 @@ pub fn judge(wanted: &[Wanted], found: &[&Found]) -> Judgement {
     judgement
 }
 
+/// Whether each of the wanted ones stands behind the one before it, and says that it comes of that.
+#[must_use]
+pub fn is_chained(wanted: &[Wanted], found: &[&Found]) -> bool {
+    let at = |id: &str| found.iter().position(|found| found.counts && found.id == id);
+    wanted.windows(2).all(|pair| {
+        let [(cause, _), (symptom, _)] = pair else { return false };
+        at(cause).zip(at(symptom)).is_some_and(|(before, behind)| {
+            before < behind && found[behind].caused_by.contains(cause)
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -178,5 +190,9 @@ mod tests {
         let judged = judge(&both, &mine);
         assert!(judged.right && judged.scoped && judged.others.is_empty(), "{judged:?}");
         assert!(!judge(&[both[0].clone(), wanted("high-rtt", "10.77.1.2")], &mine).right);
+        let [symptom, cause] = both;
+        assert!(is_chained(&[cause.clone(), symptom.clone()], &mine));
+        assert!(!is_chained(&[symptom.clone(), cause], &mine), "the other way round");
+        assert!(!is_chained(&[wanted("high-rtt", "10.77.12.2"), symptom], &mine), "not found");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{
     Expect, Needs, Scenario, Side, Values,
     blind::Blind,
-    judge::{Found, Judgement, Wanted, findings, judge},
+    judge::{Found, Judgement, Wanted, findings, is_chained, judge},
     stage::Stage,
     witness::{Claims, Readings, Seen},
 };
@@ -188,7 +188,15 @@ pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
         if !case.twin {
             (case.scenario.proof)(&case.values, &seen, &mut claims);
         }
-        let judged = || judge(&wanted, &found.iter().collect::<Vec<_>>());
+        let judged = || {
+            let found: Vec<_> = found.iter().collect();
+            let judged = judge(&wanted, &found);
+            let is_chain = matches!(case.expect(), Expect::Chain(_));
+            Judgement {
+                right: judged.right && (!is_chain || is_chained(&wanted, &found)),
+                ..judged
+            }
+        };
         let judgement = manner.diagnose.then(judged);
         let blind = blind.iter().flat_map(|said| said[number].problems(&wanted, &found)).collect();
         outcomes.push(Outcome { case, claims, judgement, found, seen, blind });
@@ -231,7 +239,9 @@ fn wanted(case: &Case, stage: &Stage) -> Vec<Wanted> {
     };
     match case.expect() {
         Expect::Fault(scopes) => vec![of(case.scenario.name, scopes)],
-        Expect::Faults(all) => all.iter().map(|(id, scopes)| of(id, scopes)).collect(),
+        Expect::Faults(all) | Expect::Chain(all) => {
+            all.iter().map(|(id, scopes)| of(id, scopes)).collect()
+        }
         Expect::Healthy => Vec::new(),
     }
 }

@@ -31,13 +31,24 @@ pub(in crate::run) struct Pair {
     pub(in crate::run) sidecar: PathBuf,
 }
 
-/// The pairs in these directories, and those of these files, by node and there by age; with what is to be said, a line
-/// each.
+/// What there is to read.
+#[derive(Debug)]
+pub(in crate::run) struct Found {
+    /// By node, and there by age.
+    pub(in crate::run) pairs: Vec<Pair>,
+    /// What is to be said, a line each.
+    pub(in crate::run) notes: Vec<String>,
+    /// Whether nothing is left out for want of its other half.
+    pub(in crate::run) is_whole: bool,
+}
+
+/// The pairs in these directories, and those of these files.
 ///
 /// # Errors
 /// Wrong usage: one that is not there, or no recording in it.
-pub(in crate::run) fn find(paths: &[PathBuf]) -> Result<(Vec<Pair>, Vec<String>), exit::Error> {
+pub(in crate::run) fn find(paths: &[PathBuf]) -> Result<Found, exit::Error> {
     let mut found = BTreeMap::new();
+    let mut halves = Vec::new();
     for path in paths {
         let shown = path.display();
         let usage = |cause: String| {
@@ -49,14 +60,19 @@ pub(in crate::run) fn find(paths: &[PathBuf]) -> Result<(Vec<Pair>, Vec<String>)
         let mut add = |file: &Path| {
             let Some(pair) = pair(file) else { return };
             any = true;
-            if let Ok(known) = fs::canonicalize(&pair.sidecar) {
-                found.insert(known, pair);
+            match fs::canonicalize(&pair.sidecar) {
+                Ok(known) => drop(found.insert(known, pair)),
+                Err(error) => halves.push(format!(
+                    "{}: {error}, so the histograms of its .hlog belong to nobody and were left out; copy both files",
+                    pair.sidecar.display()
+                )),
             }
         };
         if fs::metadata(path).map_err(|error| usage(error.to_string()))?.is_dir() {
             for entry in fs::read_dir(path).map_err(|error| usage(error.to_string()))? {
                 let entry = entry.map_err(|error| usage(error.to_string()))?.path();
-                if entry.extension().is_some_and(|extension| extension == "jsonl") {
+                let is = |wanted| entry.extension().is_some_and(|extension| extension == wanted);
+                if is("jsonl") || is("hlog") && !entry.with_extension("jsonl").exists() {
                     add(&entry);
                 }
             }
@@ -67,7 +83,10 @@ pub(in crate::run) fn find(paths: &[PathBuf]) -> Result<(Vec<Pair>, Vec<String>)
             return Err(usage("there is no netdiag-NODE-TIME.jsonl".to_owned()));
         }
     }
-    Ok(distinct(found.into_values()))
+    let (pairs, mut notes) = distinct(found.into_values());
+    let is_whole = halves.is_empty();
+    notes.extend(halves);
+    Ok(Found { pairs, notes, is_whole })
 }
 
 /// The pair of which a file is one half.
@@ -78,12 +97,15 @@ fn pair(file: &Path) -> Option<Pair> {
     Some(Pair { name: Name::parse(name)?, sidecar })
 }
 
-/// Of several copies of one recording the longest: one that was still written when it was copied has less.
+/// Of several copies of one recording the longest, and of these the one with the most histograms: one that was still written when it was copied has less.
 fn distinct(pairs: impl Iterator<Item = Pair>) -> (Vec<Pair>, Vec<String>) {
     let mut kept: BTreeMap<(Name, Vec<u8>), Pair> = BTreeMap::new();
     let mut said = Vec::new();
     for pair in pairs {
-        let length = |pair: &Pair| fs::metadata(&pair.sidecar).map_or(0, |metadata| metadata.len());
+        let length = |pair: &Pair| {
+            let of = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+            (of(&pair.sidecar), of(&pair.log()))
+        };
         let mut head = Vec::new();
         if let Ok(file) = open(&pair.sidecar) {
             // What cannot be read is said when it should be.
@@ -191,7 +213,7 @@ impl Pair {
         mut take: impl FnMut(&Recorded<'_>),
     ) -> Result<()> {
         let mut lines = self.lines()?;
-        let path = self.sidecar.with_extension("hlog");
+        let path = self.log();
         let mut log = match open(&path) {
             Ok(file) => Some(Log { lines: BufReader::new(file), intervals: 0 }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -216,6 +238,10 @@ impl Pair {
         Ok(())
     }
 
+    fn log(&self) -> PathBuf {
+        self.sidecar.with_extension("hlog")
+    }
+
     fn lines(&self) -> Result<BufReader<File>> {
         open(&self.sidecar).map(BufReader::new).with_context(|| self.context())
     }
@@ -226,7 +252,7 @@ impl Pair {
 }
 
 fn unreadable(path: &Path) -> String {
-    format!("{}: what was recorded cannot be read, so nothing is reported", path.display())
+    format!("{}: what was recorded there cannot be read, and was left out", path.display())
 }
 
 fn interval(line: &[u8]) -> Option<Snapshot> {
@@ -291,8 +317,8 @@ mod tests {
         if let Some(log) = log {
             fs::write(root.path().join(format!("{NAME}.hlog")), log).expect("log");
         }
-        let (pairs, said) = find(&[root.path().to_owned()]).expect("pairs");
-        assert_eq!((pairs.len(), said.len()), (1, 0));
+        let Found { pairs, notes, is_whole } = find(&[root.path().to_owned()]).expect("pairs");
+        assert_eq!((pairs.len(), notes.len(), is_whole), (1, 0, true));
         let mut snapshots = 0;
         let extent = pairs[0].snapshots(|_| snapshots += 1).expect("read");
         let mut logs = Vec::new();
@@ -344,10 +370,16 @@ mod tests {
         let other = write(&copy, "netdiag-b-20261121T041800Z", 0..3);
         let file = one.join(format!("{NAME}.hlog"));
         fs::write(&file, "").expect("log");
-        let (pairs, said) = find(&[one.clone(), copy, one, file]).expect("pairs");
+        let Found { pairs, notes, .. } = find(&[one.clone(), copy, one, file]).expect("pairs");
         let found: Vec<_> = pairs.iter().map(|pair| pair.sidecar.clone()).collect();
-        assert_eq!((found, said.len()), (vec![whole, other], 1), "{said:?}");
+        assert_eq!((found, notes.len()), (vec![whole, other], 1), "{notes:?}");
         assert_eq!(nodes(&pairs).into_iter().collect::<Vec<_>>(), ["a", "b"]);
+        let half = root.path().join("netdiag-c-20261121T041800Z.hlog");
+        fs::write(&half, "").expect("log");
+        for path in [half, root.path().to_owned()] {
+            let found = find(&[path]).expect("half a pair");
+            assert_eq!((found.pairs.len(), found.notes.len(), found.is_whole), (0, 1, false));
+        }
         for wrong in ["/nowhere", "/proc/self/status", "/proc/self"] {
             let error = find(&[wrong.into()]).expect_err("no recording");
             assert_eq!(error.status(), exit::Status::Usage, "{error}");

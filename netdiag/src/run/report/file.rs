@@ -14,6 +14,9 @@ use anyhow::{Context as _, Result};
 
 use crate::exit;
 
+/// Files that runs which were killed have left behind, at most.
+const LEFT: u32 = 100;
+
 /// A file that is being written.
 #[derive(Debug)]
 pub(super) struct Replaced {
@@ -47,13 +50,23 @@ impl Replaced {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}", process::id()));
-        let beside = path.with_file_name(hidden);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        Ok(Self { file: options.open(&beside)?, path: path.to_owned(), beside })
+        let mut nth = 0;
+        loop {
+            let mut hidden = OsString::from(".");
+            hidden.push(name);
+            hidden.push(format!(".{}.{nth}", process::id()));
+            let beside = path.with_file_name(hidden);
+            match options.open(&beside) {
+                Ok(file) => return Ok(Self { file, path: path.to_owned(), beside }),
+                // Of a run that was killed: in a container all have the same process id.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && nth < LEFT => {
+                    nth += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Writes it, and puts it in its place.
@@ -119,6 +132,15 @@ mod tests {
         assert_eq!(fs::metadata(&path).expect("file").permissions().mode() & 0o7777, 0o600);
         drop(Replaced::create(&root.path().join("other")).expect("begun"));
         assert_eq!(names(root.path()), ["page.html"]);
+    }
+
+    #[test]
+    fn what_a_run_left_that_was_killed_is_in_nobodys_way() {
+        let root = tempfile::tempdir().expect("directory");
+        let path = root.path().join("page.html");
+        std::mem::forget(Replaced::create(&path).expect("begun"));
+        Replaced::create(&path).expect("begun").write(|out| out.write_all(b"it")).expect("written");
+        assert_eq!(fs::read_to_string(&path).expect("file"), "it");
     }
 
     #[test]

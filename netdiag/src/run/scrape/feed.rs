@@ -61,11 +61,13 @@ impl Feed {
     pub(in crate::run) fn observe(&mut self, snapshot: &Snapshot, end: SystemTime, took: Duration) {
         self.diagnosis.take(snapshot);
         let since = |past: &str| seconds(past, &snapshot.end).unwrap_or(0.0);
-        if self.looked.as_deref().is_none_or(|looked| since(looked) >= LOOK_S) {
+        // A clock that was set back makes what was looked at lie ahead.
+        let is_due = |looked: &str| !(0.0..LOOK_S).contains(&since(looked));
+        if self.looked.as_deref().is_none_or(is_due) {
             self.found = self.diagnosis.findings();
             self.looked = Some(snapshot.end.clone());
         }
-        self.found.retain(|finding| since(&finding.end) <= STAYS_S);
+        self.found.retain(|finding| since(&finding.end).abs() <= STAYS_S);
         self.metrics.observe(snapshot, &self.found, end, took);
         self.publisher.put_up(self.metrics.families());
     }

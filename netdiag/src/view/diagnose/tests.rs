@@ -34,6 +34,25 @@ fn reports_look_as_agreed() {
 }
 
 #[test]
+fn commands_can_be_typed_as_they_stand() {
+    for command in [
+        "nsenter --net=/proc/$(lsns -nt net -o NS,PID | awk '$1==4026532177{print $2}')/ns/net tc -s qdisc show dev eth0",
+        "sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max net.ipv4.tcp_tw_reuse",
+        "ss -tin",
+    ] {
+        let lines = typed("also: ", command, 80);
+        assert!(lines.iter().all(|line| format::width(line) <= 80), "{lines:#?}");
+        let text = lines.join("\n");
+        // As a shell joins them.
+        let mut joined = text.replace("\\\n", "");
+        while joined.contains("  ") {
+            joined = joined.replace("  ", " ");
+        }
+        assert_eq!(joined.trim_start(), format!("also: {command}"));
+    }
+}
+
+#[test]
 fn names_cannot_move_the_cursor() {
     let mut report = report(40);
     report.findings[0].title = "\u{1b}[2Jevil\n".to_owned();

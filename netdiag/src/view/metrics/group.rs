@@ -119,8 +119,11 @@ impl Groups {
             Reverse(flows.iter().map(|flow| samples(flow)).sum::<u64>())
         });
         self.summed_up = 0;
+        let mut has_room = true;
         for (key, flows) in new {
-            let group = if self.makes_room(now) {
+            // None falls silent meanwhile: where none makes room now, none does for the rest.
+            has_room = has_room && self.makes_room(now);
+            let group = if has_room {
                 // What it did before, if it did anything, was summed up.
                 let new = Group { heard: now, ..Group::new(self.until) };
                 self.groups.entry(key).or_insert(new)

@@ -39,7 +39,7 @@ pub(super) const SCALARS: &[Scalar] = &[
         "local ports taken, of those that connecting sockets may be given, where most are taken",
         |seen, tell| {
             let used = seen.snapshot.node.ports.iter();
-            tell(&[], worst(used.map(|ports| ratio(ports.taken, ports.available))));
+            tell_worst(tell, used.map(|ports| ratio(ports.taken, ports.available)));
         },
     )
     .of(Unit::Ratio),
@@ -59,7 +59,8 @@ pub(super) const SCALARS: &[Scalar] = &[
         |seen, tell| {
             let queues = seen.snapshot.node.listen_queues.iter();
             let used = |queue: u32, limit: u32| ratio(queue.into(), Some(limit.into()));
-            tell(&[], worst(queues.map(|one| used(one.accept_queue, one.accept_queue_limit))));
+            let most = queues.filter_map(|one| used(one.accept_queue, one.accept_queue_limit));
+            tell(&[], most.fold(0.0, f64::max));
         },
     )
     .of(Unit::Ratio),
@@ -168,8 +169,8 @@ pub(super) const SCALARS: &[Scalar] = &[
         |seen, tell| {
             let memory = &seen.snapshot.node.memory;
             for (protocol, MemoryUse { pages, high_pages, .. }) in [("tcp", memory.tcp), ("udp", memory.udp)] {
-                if let (Some(pages), Some(_)) = (pages, high_pages) {
-                    tell(&[protocol], ratio(pages, high_pages));
+                if let Some(used) = pages.and_then(|pages| ratio(pages, high_pages)) {
+                    tell(&[protocol], used);
                 }
             }
         },
@@ -182,20 +183,22 @@ pub(super) const SCALARS: &[Scalar] = &[
         }
     }),
     Scalar::new("netdiag_node_filter_rules", Now, "packet filter rules, counted now and then", |seen, tell| {
-        let rules = seen.snapshot.node.netfilter.iter().filter_map(|table| table.rules);
-        tell(&[], rules.sum::<u64>() as f64);
+        for rules in seen.snapshot.node.netfilter.iter().filter_map(|table| table.rules) {
+            tell(&[], rules as f64);
+        }
     }),
     Scalar::new("netdiag_node_conntrack_entries", Now, "connections in the tables of connection tracking", |seen, tell| {
-        let tables = seen.snapshot.node.conntrack.iter();
-        tell(&[], tables.map(|table| table.entries).sum::<u64>() as f64);
+        for table in &seen.snapshot.node.conntrack {
+            tell(&[], table.entries as f64);
+        }
     }),
     Scalar::new(
         "netdiag_node_conntrack_used_ratio",
         Now,
-        "the same of those that may be there, where most are; 0 where there is no limit",
+        "the same of those that may be there, where most are; none where there is no limit",
         |seen, tell| {
             let tables = seen.snapshot.node.conntrack.iter();
-            tell(&[], worst(tables.map(|table| ratio(table.entries, table.max))));
+            tell_worst(tell, tables.map(|table| ratio(table.entries, table.max)));
         },
     )
     .of(Unit::Ratio),
@@ -203,13 +206,16 @@ pub(super) const SCALARS: &[Scalar] = &[
         .by(&["counter"]),
 ];
 
-/// A part of a whole; 0 where that is not known, or there is none.
-fn ratio(part: u64, whole: Option<u64>) -> f64 {
-    whole.filter(|whole| *whole > 0).map_or(0.0, |whole| part as f64 / whole as f64)
+/// A part of a whole; none where that is not known, or there is none.
+fn ratio(part: u64, whole: Option<u64>) -> Option<f64> {
+    whole.filter(|whole| *whole > 0).map(|whole| part as f64 / whole as f64)
 }
 
-fn worst(ratios: impl Iterator<Item = f64>) -> f64 {
-    ratios.fold(0.0, f64::max)
+/// The largest of those that are known; nothing where none is.
+fn tell_worst(tell: &mut Tell<'_>, ratios: impl Iterator<Item = Option<f64>>) {
+    if let Some(worst) = ratios.flatten().reduce(f64::max) {
+        tell(&[], worst);
+    }
 }
 
 fn kernel(counters: &NamespaceCounters, tell: &mut Tell<'_>) {

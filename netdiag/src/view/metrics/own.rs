@@ -81,8 +81,8 @@ pub(super) const SCALARS: &[Scalar] = &[
         |seen, tell| tell(&[], f64::from(u8::from(seen.snapshot.filtered))),
     ),
     Scalar::new("netdiag_flows", Now, "flows that did something in the last interval", |seen, tell| {
-        let listed = seen.snapshot.flows.len() as u64;
-        tell(&[], (listed + seen.snapshot.folded.unwrap_or(0)) as f64);
+        let active = seen.snapshot.flows.iter().filter(|flow| flow.is_active()).count() as u64;
+        tell(&[], (active + seen.snapshot.folded.unwrap_or(0)) as f64);
     }),
     Scalar::new(
         "netdiag_groups",
@@ -112,7 +112,11 @@ pub(super) const SCALARS: &[Scalar] = &[
         "process_cpu_seconds_total",
         Increase,
         "CPU time of netdiag's process; what its programs take in the kernel is charged to those that they run for",
-        |seen, tell| tell(&[], seen.snapshot.node.own_cpu_ns.unwrap_or(0) as f64 / 1e9),
+        |seen, tell| {
+            if let Some(ns) = seen.snapshot.node.own_cpu_ns {
+                tell(&[], ns as f64 / 1e9);
+            }
+        },
     )
     .of(Unit::Seconds),
     Scalar::new("process_resident_memory_bytes", Now, "resident memory of netdiag's process", |seen, tell| {

@@ -16,14 +16,14 @@ const state = {
   row: null,
   column: null,
 };
-state.row = report.by[state.by]?.rows.find((row) => row.name === asked.get('row')) ?? null;
+state.row = asked.has('row') ? report.by[state.by]?.rows.find((row) => (row.name ?? '') === asked.get('row')) ?? null : null;
 
 /** Writes what is looked at behind the `#`, so that the address can be handed on. */
 function remember() {
   const kept = new URLSearchParams();
   if (report.by.length > 0) kept.set('by', report.by[state.by].by);
   if (state.metric) kept.set('metric', state.metric);
-  if (state.row?.name) kept.set('row', state.row.name);
+  if (state.row) kept.set('row', state.row.name ?? '');
   if (state.search) kept.set('search', state.search);
   if (state.theme) kept.set('theme', state.theme);
   try { history.replaceState(null, '', `#${kept}`); } catch { /* an address that cannot be changed */ }
@@ -133,7 +133,8 @@ function drawFindings() {
   const left = Object.entries(report.findings_left_out).map(([id, n]) => `${amount(n)} more of ${id}`);
   const none = report.findings.length === 0 ? 'nothing is wrong as far as could be seen' : 'none is searched for';
   place('findings').replaceChildren(...found.map(([finding, number]) => findingDetails(finding, number)),
-    ...(found.length === 0 ? [el('p', { class: 'faint' }, none)] : []), ...(left.length > 0 ? [el('p', { class: 'faint' }, left.join(', '))] : []));
+    ...(found.length === 0 ? [el('p', { class: 'faint' }, none)] : []), ...(left.length > 0 ? [el('p', { class: 'faint' }, left.join(', '))] : []),
+    ...report.nodes.flatMap((node) => node.withheld.map((it) => el('p', { class: 'faint' }, `withheld ${it.id} on ${node.name}: ${it.reason}`))));
 }
 
 function openFinding(number) {

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     report::{
         By,
-        told::{Coarse, Course, SCHEMA, Series, Times},
+        told::{Coarse, Course, Row, SCHEMA, Series, Times},
     },
     view::schema::check,
     watched::kit,

@@ -40,7 +40,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
             seen.tracking(Side::Client, "drop")
         }, 20);
     },
-    ..Scenario::faults(
+    ..Scenario::chain(
         "churn-fills-table",
         &[
             ("connection-churn", &["process:{php}", "backend:{server}", "peer:{server}"]),
