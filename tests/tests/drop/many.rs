@@ -49,14 +49,18 @@ fn a_flood_of_drops_displaces_nothing() -> Result<()> {
     let before: Vec<_> = namespaces.map(TcpCounters::read).into_iter().collect::<Result<_>>()?;
     let end = AtomicBool::new(false);
     let (began, idle) = (Instant::now(), own_cpu_time());
-    let packets = thread::scope(|scope| -> Result<u64> {
-        let flood = scope.spawn(|| dropping::flood(&flooded, &end));
+    // An emulated machine would flood itself for minutes, were it to last as long as the traffic beside it.
+    let (packets, lasted) = thread::scope(|scope| -> Result<_> {
+        let flood = scope.spawn(|| dropping::flood(&flooded, &end).map(|n| (n, began.elapsed())));
+        scope.spawn(|| {
+            thread::sleep(Duration::from_secs(10));
+            end.store(true, Ordering::Relaxed);
+        });
         let traffic = lossy::bulk(&lossy);
-        thread::sleep(Duration::from_secs(10).saturating_sub(began.elapsed()));
-        end.store(true, Ordering::Relaxed);
-        Ok(traffic? + flood.join().expect("the flood panicked")?)
+        let (flood, lasted) = flood.join().expect("the flood panicked")?;
+        Ok((traffic? + flood, lasted))
     })?;
-    let (lasted, flood_cpu) = (began.elapsed(), own_cpu_time().saturating_sub(idle));
+    let flood_cpu = own_cpu_time().saturating_sub(idle);
     for namespace in namespaces {
         wait_until_quiet(namespace)?;
     }
