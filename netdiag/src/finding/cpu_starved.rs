@@ -177,7 +177,7 @@ fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Fi
             .advise("cpu.max.burst lets it save up for bursts")
             // Version 2 has it at the root, version 1 below the controller's name, and a limit in two files.
             .confirm_by(format!(
-                "head /sys/fs/cgroup/{{,cpu/}}{}/cpu.{{stat,max,cfs_quota_us,cfs_period_us}} 2>/dev/null",
+                "head /sys/fs/cgroup/{{,cpu/}}{}/cpu.{{stat,max,cfs_*_us}} 2>/dev/null",
                 quoted(cgroup.trim_matches('/'))
             ))
             .confirm_by("systemd-cgtop -c"),

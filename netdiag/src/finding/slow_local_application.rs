@@ -183,8 +183,9 @@ fn waits<'a>(watched: &'a Watched, limits: &Limits, group: &Group<'_>) -> Option
     let is_own = |flow: &Seen| flow.owner.pid.is_some_and(|pid| pids.contains(&pid));
     let is_asked = |flow: &&Seen| is_own(flow) && flow.is_client();
     let waits = |flow: &Seen| flow.sums.at_least("response_ns");
-    let is_held = |flow: &Seen| {
-        waits(flow) as f64 / flow.sums.samples("response").max(1) as f64 >= limits.of(&HELD)
+    let is_held = |flow: &Seen| match flow.sums.samples("response") {
+        0 => false,
+        n => waits(flow) as f64 / n as f64 >= limits.of(&HELD),
     };
     let asked = watched.flows.values().filter(is_asked);
     let asked = asked.filter(|flow| waits(flow) > 0 && !is_held(flow));
