@@ -16,7 +16,7 @@ use crate::{
     packages, process,
     toolchain::{self, BPF_LINKER, Toolchain},
     version,
-    vm::{Emulator, Wanted},
+    vm::Emulator,
     workspace,
 };
 
@@ -90,8 +90,7 @@ pub(crate) fn vm_tools() -> Result<()> {
         ("runc", "runc"),
     ];
     programs(&TOOLS, "virtual machines to test on other kernels")?;
-    Emulator::get(Wanted::Quickest)?;
-    Emulator::get(Wanted::OfRelease).map(drop)
+    Emulator::get().map(drop)
 }
 
 pub(crate) use test::{bench_tools, cargo_cyclonedx, cargo_deny, linters, tools as test_tools};
