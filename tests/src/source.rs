@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use netdiag::{
     exit,
     kernel::facts::Facts as Kernel,
@@ -91,46 +91,71 @@ pub fn may_skip(forced: &str) -> bool {
         })
 }
 
-/// Sources of a signal that load here, each by its `--source` argument. Says which do not. Asked
-/// once a process: it takes a start of netdiag each.
+/// Sources of a signal that load here, each by its `--source` argument. Says which do not. What the table
+/// knows of this kernel is not asked again by each test, as it takes a start of netdiag: the test of
+/// [`every_one`] holds it against netdiag's word.
 ///
 /// # Errors
-/// When one does not load although this kernel should have it, or loads although the table says
-/// that it cannot.
+/// As for [`every_one`].
 pub fn loading(signal: &str) -> Result<Vec<String>> {
     static KNOWN: Mutex<BTreeMap<String, Vec<String>>> = Mutex::new(BTreeMap::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = known.get(signal) {
         return Ok(found.clone());
     }
-    let found = try_each(signal)?;
+    let found = those(signal, |name| match requirement::source(signal, name) {
+        Expectation::Must => Ok(None),
+        Expectation::Absent => Ok(Some("known to be absent".to_owned())),
+        Expectation::May => refused(signal, name),
+    })?;
     known.insert(signal.to_owned(), found.clone());
     Ok(found)
 }
 
-fn try_each(signal: &str) -> Result<Vec<String>> {
+/// The same, each by netdiag's own word.
+///
+/// # Errors
+/// As for [`doctor`]; when one does not load although this kernel should have it, or loads although the
+/// table says that it cannot.
+pub fn every_one(signal: &str) -> Result<Vec<String>> {
+    those(signal, |name| {
+        let refused = refused(signal, name)?;
+        let kernel = machine::release();
+        match (&refused, requirement::source(signal, name)) {
+            (None, Expectation::Absent) => {
+                bail!("{signal}={name} loads on {kernel}: correct the table in requirement.rs")
+            }
+            (Some(reason), Expectation::Must) => {
+                bail!("{signal}={name} must load on {kernel}: {reason}")
+            }
+            _ => Ok(refused),
+        }
+    })
+}
+
+/// The sources that `refused` says nothing of, each by its `--source` argument.
+fn those(
+    signal: &str,
+    refused: impl Fn(&'static str) -> Result<Option<String>>,
+) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for name in names(signal) {
-        let status = forced(signal, name)?;
-        let loads = status.source.as_deref() == Some(name);
-        let kernel = machine::release();
-        match (loads, requirement::source(signal, name)) {
-            (true, Expectation::Absent) => {
-                anyhow::bail!(
-                    "{signal}={name} loads on {kernel}: correct the table in requirement.rs"
-                )
-            }
-            (true, _) => found.push(format!("{signal}={name}")),
-            (false, Expectation::Must) => {
-                anyhow::bail!("{signal}={name} must load on {kernel}: {status:?}")
-            }
-            (false, _) => {
-                eprintln!("SKIPPED: source {signal}={name} on {kernel}: {:?}", status.refused);
+        match refused(name)? {
+            None => found.push(format!("{signal}={name}")),
+            Some(reason) => {
+                eprintln!("SKIPPED: source {signal}={name} on {}: {reason}", machine::release());
             }
         }
     }
     ensure!(!found.is_empty(), "no source of {signal} loads");
     Ok(found)
+}
+
+/// Why a source does not load.
+fn refused(signal: &str, source: &str) -> Result<Option<String>> {
+    let status = forced(signal, source)?;
+    let loads = status.source.as_deref() == Some(source);
+    Ok((!loads).then(|| format!("{:?}", status.refused)))
 }
 
 /// Runs a test until the kernel has skipped no program in it, which `run` tells.

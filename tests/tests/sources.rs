@@ -3,8 +3,12 @@
 use std::{io::Read as _, os::fd::AsFd as _};
 
 use anyhow::Result;
-use netdiag::snapshot::{Role, Snapshot};
+use netdiag::{
+    signal::DEFINITIONS,
+    snapshot::{Role, Snapshot},
+};
 use netdiag_tests::{
+    conntrack::{Rules, table, track},
     facts::Facts,
     netdiag::Netdiag,
     network::Pair,
@@ -34,6 +38,20 @@ struct Expected {
     role: Option<Role>,
     pid: u32,
     comm: &'static str,
+}
+
+/// What the tests expect of this kernel, by their table, is what netdiag finds on it.
+#[test]
+fn every_source_loads_where_it_is_known_to() -> Result<()> {
+    let _alone = alone();
+    // The kernel tells of the table of connections by a module, which is loaded for whoever tracks.
+    let tracking = Pair::new()?;
+    track(&tracking, Rules::Plain)?;
+    table::list(&tracking.left)?;
+    for definition in DEFINITIONS {
+        source::every_one(definition.signal.name())?;
+    }
+    Ok(())
 }
 
 #[test]
