@@ -48,6 +48,13 @@ pub fn patience() -> Duration {
     Duration::from_secs(if emulated() { 1200 } else { 90 })
 }
 
+/// Whether the clock of this emulated machine counts instructions (QEMU with `-icount`), by the word of who started
+/// it: CPU times are then the same each time, whatever the machine below does.
+#[must_use]
+pub fn counts() -> bool {
+    std::env::var_os("NETDIAG_EXPECT_COUNTED").is_some()
+}
+
 /// `full` on a real machine, `reduced` where every send costs a multiple.
 #[must_use]
 pub fn amount<T>(full: T, reduced: T) -> T {

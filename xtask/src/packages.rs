@@ -68,8 +68,17 @@ pub(crate) fn download(name: &str, directory: &Path) -> Result<Vec<PathBuf>> {
     if candidates(&[name])?.is_empty() {
         bail!("apt offers no {name}: add the suite that has it to apt's sources");
     }
+    or_refreshed(|| download_by(Command::new("apt-get"), name, directory))
+}
+
+/// The same by an apt-get that has been told where its lists are.
+pub(crate) fn download_by(
+    mut command: Command,
+    name: &str,
+    directory: &Path,
+) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(directory.join("partial"))?;
-    or_refreshed(|| process::output(&mut downloading(name, directory)))?;
+    process::output(downloading(&mut command, name, directory))?;
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         files.push(entry?.path());
@@ -95,13 +104,11 @@ pub(crate) fn download_alone(name: &str, directory: &Path) -> Result<PathBuf> {
 }
 
 /// apt-get that puts what an installation would take into `directory`.
-fn downloading(name: &str, directory: &Path) -> Command {
-    let mut command = Command::new("apt-get");
+fn downloading<'a>(command: &'a mut Command, name: &str, directory: &Path) -> &'a mut Command {
     command.args(["-qq", "install", "--yes", "--no-install-recommends", "--download-only"]);
     command.arg("-o").arg(format!("Dir::Cache::archives={}", directory.display()));
     // The directory is nobody else's, and need not be readable by apt's own user.
-    command.args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root", name]);
-    command
+    command.args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root", name])
 }
 
 /// Does it again with fresh lists when it fails: lists older than the archive name files that it no

@@ -16,7 +16,7 @@ use crate::{
     packages, process,
     toolchain::{self, BPF_LINKER, Toolchain},
     version,
-    vm::Emulator,
+    vm::{Emulator, Wanted},
     workspace,
 };
 
@@ -90,7 +90,8 @@ pub(crate) fn vm_tools() -> Result<()> {
         ("runc", "runc"),
     ];
     programs(&TOOLS, "virtual machines to test on other kernels")?;
-    Emulator::get().map(drop)
+    Emulator::get(Wanted::Quickest)?;
+    Emulator::get(Wanted::OfRelease).map(drop)
 }
 
 pub(crate) use test::{bench_tools, cargo_cyclonedx, cargo_deny, linters, tools as test_tools};

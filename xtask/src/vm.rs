@@ -21,7 +21,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) use self::emulator::Emulator;
+pub(crate) use self::emulator::{Emulator, Wanted};
 use self::{
     kernel::Kernel,
     machine::{End, Settings},
@@ -185,7 +185,11 @@ fn run(args: &Args, netdiag: &Path) -> Result<u8> {
     let scratch = tempfile::tempdir().context("no temporary directory")?;
     let path = |name: &str| scratch.path().join(name);
     image::write(&kernel, &run, &path("image.cpio"))?;
-    let emulator = Emulator::get()?;
+    let wanted = match shares.is_empty() && !args.icount {
+        true => Wanted::Quickest,
+        false => Wanted::OfRelease,
+    };
+    let emulator = Emulator::get(wanted)?;
     let server = Server::start(&emulator, &shares, scratch.path())?;
     let settings = Settings {
         emulator,

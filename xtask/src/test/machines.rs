@@ -25,20 +25,20 @@ pub(crate) struct Machine {
     /// Boot parameters.
     append: &'static str,
     environment: &'static [&'static str],
+    /// Its clock counts instructions, so that CPU times are the same each time.
+    counts: bool,
     tests: Tests,
 }
 
 /// Which test binaries run on a machine.
 #[derive(Clone, Copy)]
 pub(crate) enum Tests {
-    /// Those of kernels, all of them but [`CONTAINERS`] and [`YOUNG`].
+    /// Those of kernels, all of them but [`CONTAINERS`] and [`COUNTED`].
     All,
-    /// The same but for [`OLDEST`], and [`YOUNG`].
+    /// The same but for [`OLDEST`].
     Newest,
-    /// The same but for [`BETWEEN`].
+    /// Those of [`Tests::All`] but for [`BETWEEN`], and without [`LOADS`].
     Kernels,
-    /// The same, [`CONTAINERS`] and [`YOUNG`].
-    KernelsAndContainers,
     /// These.
     Only(&'static [&'static str]),
 }
@@ -74,49 +74,69 @@ const OLDEST: [&str; 2] = ["diagnose", "lab"];
 /// shown that.
 const CONTAINERS: [&str; 1] = ["pod"];
 
-/// What a start takes, which younger verifiers do in less: natively, on 6.12 and on the newest. Older ones
-/// are not held to it yet (docs/performance.md, "Start").
-const YOUNG: [&str; 1] = ["start"];
+/// What a start takes: natively by time, elsewhere where instructions are counted.
+const COUNTED: [&str; 1] = ["start"];
+
+/// Tests of what the tables in the kernel do under floods, by the beginnings of their names. They take as long
+/// as all others of their binaries, and are of programs whose tables are the same between the oldest kernel
+/// and the newest.
+const LOADS: [&str; 2] = ["many::", "full::a_flood"];
 
 impl Tests {
     /// Whether a kernel-facing binary is among them.
     pub(super) fn has(self, binary: &str) -> bool {
+        let lists = |lists: &[&[&str]]| lists.iter().any(|list| list.contains(&binary));
         match self {
-            Self::All => {
-                ![&NATIVE[..], &CONTAINERS, &YOUNG].iter().any(|list| list.contains(&binary))
-            }
-            Self::Newest => {
-                Self::All.has(binary) && !OLDEST.contains(&binary) || YOUNG.contains(&binary)
-            }
-            Self::Kernels => Self::All.has(binary) && !BETWEEN.contains(&binary),
-            Self::KernelsAndContainers => {
-                Self::Kernels.has(binary) || CONTAINERS.contains(&binary) || YOUNG.contains(&binary)
-            }
+            Self::All => !lists(&[&NATIVE, &CONTAINERS, &COUNTED]),
+            Self::Newest => Self::All.has(binary) && !lists(&[&OLDEST]),
+            Self::Kernels => Self::All.has(binary) && !lists(&[&BETWEEN]),
             Self::Only(names) => names.contains(&binary),
+        }
+    }
+
+    /// Tests that are left out of its binaries, by what their names have.
+    const fn without(self) -> &'static [&'static str] {
+        match self {
+            Self::Kernels => &LOADS,
+            Self::All | Self::Newest | Self::Only(_) => &[],
         }
     }
 }
 
 const fn machine(name: &'static str, kernel: &'static str, tests: Tests) -> Machine {
-    Machine { name, kernel, append: "", environment: &[], tests }
+    Machine { name, kernel, append: "", environment: &[], counts: false, tests }
+}
+
+const fn counting(name: &'static str, kernel: &'static str) -> Machine {
+    Machine {
+        counts: true,
+        environment: &["NETDIAG_EXPECT_COUNTED=1"],
+        ..machine(name, kernel, Tests::Only(&COUNTED))
+    }
 }
 
 /// The kernels that netdiag is held to work on; those that take longest come first, so that the
 /// last to end does not end alone.
-pub(crate) const MACHINES: [Machine; 6] = [
+pub(crate) const MACHINES: [Machine; 11] = [
     machine("vm-newest", "newest", Tests::Newest),
     machine("vm-5.10", "5.10", Tests::All),
-    machine("vm-6.12", "6.12", Tests::KernelsAndContainers),
+    machine("vm-6.12", "6.12", Tests::Kernels),
     machine("vm-6.1", "6.1", Tests::Kernels),
     Machine {
         append: "preempt=full",
         ..machine("vm-6.12-preempt", "6.12", Tests::Only(&["preempt", "sources"]))
     },
+    // By itself, for a machine that is shown directories is run by a slower emulator.
+    machine("vm-6.12-containers", "6.12", Tests::Only(&CONTAINERS)),
     Machine {
         append: "lockdown=confidentiality",
         environment: &["NETDIAG_EXPECT_LOCKDOWN=1"],
         ..machine("vm-6.12-lockdown", "6.12", Tests::Only(&["lockdown"]))
     },
+    counting("vm-5.10-counting", "5.10"),
+    counting("vm-6.1-counting", "6.1"),
+    counting("vm-6.12-counting", "6.12"),
+    counting("vm-newest-counting", "newest"),
 ];
 
 /// After this a machine is taken to hang. Ten times what the longest takes on two idle CPUs: this is
@@ -141,7 +161,11 @@ impl Machine {
         if CONTAINERS.iter().any(|name| self.tests.has(name)) {
             command.args(workshop(|name| env::var(name).ok()));
         }
+        if self.counts {
+            command.arg("--icount");
+        }
         command.args(["--", "sh", "-c", binaries::RUN_ALL, "sh"]).args(arguments);
+        command.args(self.tests.without().iter().flat_map(|name| ["--skip", name]));
         runner::tests(&mut command, output)
     }
 }
@@ -178,11 +202,26 @@ mod tests {
             |name: &&str| workspace::root().join(format!("tests/tests/{name}.rs")).is_file();
         let only = MACHINES.iter().filter_map(|machine| match machine.tests {
             Tests::Only(names) => Some(names),
-            Tests::All | Tests::Newest | Tests::Kernels | Tests::KernelsAndContainers => None,
+            Tests::All | Tests::Newest | Tests::Kernels => None,
         });
-        let lists = NATIVE.iter().chain(&BETWEEN).chain(&OLDEST).chain(&CONTAINERS).chain(&YOUNG);
+        let lists = NATIVE.iter().chain(&BETWEEN).chain(&OLDEST).chain(&CONTAINERS).chain(&COUNTED);
         let mut named = lists.chain(only.flatten());
         assert_eq!(named.find(|name| !there(name)), None);
+    }
+
+    /// A load that was renamed would run everywhere.
+    #[test]
+    fn the_loads_name_tests_that_are_there() {
+        for load in LOADS {
+            let (module, test) = load.split_once("::").unwrap();
+            let binaries = fs::read_dir(workspace::root().join("tests/tests")).unwrap();
+            let modules =
+                binaries.map(|binary| binary.unwrap().path().join(format!("{module}.rs")));
+            let has = |path: PathBuf| {
+                fs::read_to_string(path).is_ok_and(|it| it.contains(&format!("\nfn {test}")))
+            };
+            assert_eq!(modules.filter(|path| has(path.clone())).count(), 1, "{load}");
+        }
     }
 
     /// Each kernel-facing test runs on some kernel that is not this one's, or natively for a reason.

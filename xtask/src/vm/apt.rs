@@ -11,19 +11,37 @@ use crate::{process, workspace};
 /// apt with its own state.
 pub(super) struct Apt {
     directory: PathBuf,
+    /// What is taken to be installed.
+    status: PathBuf,
+}
+
+fn directory(suites: &[&str]) -> PathBuf {
+    workspace::target().join("vm/apt").join(suites.join("+"))
 }
 
 impl Apt {
-    /// For `suites`, with fresh lists.
+    /// For `suites`, with fresh lists, as if nothing were installed.
     pub(super) fn new(suites: &[&str]) -> Result<Self> {
+        let directory = directory(suites);
+        fs::create_dir_all(&directory)?;
+        let status = directory.join("status");
+        fs::write(&status, "")?;
+        Self::with(suites, status)
+    }
+
+    /// The same for what is to run here: what this system has is not fetched.
+    pub(super) fn of_system(suites: &[&str]) -> Result<Self> {
+        Self::with(suites, "/var/lib/dpkg/status".into())
+    }
+
+    fn with(suites: &[&str], status: PathBuf) -> Result<Self> {
         let sources = Mirrors::of_system()?.list(suites);
-        let directory = workspace::target().join("vm/apt").join(suites[0]);
+        let directory = directory(suites);
         for part in ["state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(directory.join(part))?;
         }
         fs::write(directory.join("sources.list"), sources)?;
-        fs::write(directory.join("status"), "")?;
-        let apt = Self { directory };
+        let apt = Self { directory, status };
         process::run(apt.command("apt-get").args(["-qq", "update"]))?;
         Ok(apt)
     }
@@ -40,7 +58,7 @@ impl Apt {
             format!("Dir::Etc::SourceList={}", path("sources.list")),
             "Dir::Etc::SourceParts=/dev/null".to_owned(),
             format!("Dir::State={}", path("state")),
-            format!("Dir::State::status={}", path("status")),
+            format!("Dir::State::status={}", self.status.display()),
             format!("Dir::Cache={}", path("cache")),
             // An old suite's Release file may have passed its date; its signature still holds.
             "Acquire::Check-Valid-Until=false".to_owned(),

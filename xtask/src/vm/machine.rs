@@ -160,6 +160,7 @@ fn command(
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(settings.emulator.program());
     settings.emulator.prepare(&mut command);
+    command.args(settings.emulator.firmware());
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.args(["-M", if settings.share.is_some() { "pc,memory-backend=memory" } else { "pc" }]);
     if settings.kvm {
