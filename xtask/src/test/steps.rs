@@ -79,6 +79,10 @@ impl<'a> Steps<'a> {
                  by `cargo xtask test --only {name}`"
             );
         }
+        // The table may be an hour away, or never come.
+        for failure in result.iter().flat_map(|tally| &tally.failures) {
+            eprintln!("test: {name} failed: {failure}");
+        }
         done.push(Done { name, began, took, tally: result.ok() });
     }
 
