@@ -14,6 +14,8 @@ pub mod exit;
 pub mod finding;
 pub mod flow;
 pub mod format;
+#[cfg(test)]
+mod hostile;
 pub mod kernel;
 pub mod labels;
 pub mod node;

@@ -99,4 +99,11 @@ mod tests {
         assert!(!facts.release.is_empty());
         eprintln!("{facts:?}");
     }
+
+    #[test]
+    fn hostile_modes_are_survived() {
+        crate::hostile::survived_text(&["none [integrity] confidentiality\n"], |text| {
+            let _mode = Lockdown::parse(text);
+        });
+    }
 }

@@ -59,4 +59,13 @@ mod tests {
         assert_eq!(Runs::parse(&new), Runs { recursion_misses: Some(12), ..old_runs });
         assert_eq!(Runs::parse("recursion_misses: x\n"), Runs::default());
     }
+
+    #[test]
+    fn hostile_fdinfo_is_survived() {
+        let sound =
+            "pos:\t0\nprog_type:\t5\nrun_time_ns:\t70\nrun_cnt:\t3\nrecursion_misses:\t12\n";
+        crate::hostile::survived_text(&[sound], |text| {
+            let _runs = Runs::parse(text);
+        });
+    }
 }

@@ -327,4 +327,15 @@ ffffffffc0000000 t nf_conntrack_in\t[nf_conntrack]
             ["tcp_v4_rcv+0x123", "tcp_v4_rcv.cold+0x100", "nf_conntrack_in+0x1 [nf_conntrack]"];
         assert_eq!(located, expected);
     }
+
+    #[test]
+    fn hostile_tables_are_survived() {
+        crate::hostile::survived(&[TABLE.as_bytes().to_vec()], |table| {
+            let names = ["tcp_sendmsg", "nf_ct_delete", ""];
+            let symbols = Symbols::read(table, &names).unwrap();
+            for name in names {
+                let _verdict = (symbols.get(name), symbols.range(name));
+            }
+        });
+    }
 }

@@ -200,4 +200,14 @@ mod tests {
         let queue = census.listeners.iter().find(|one| one.local.1 == there.port()).unwrap();
         assert_eq!(queue.queue, 3);
     }
+
+    #[test]
+    fn hostile_messages_are_survived() {
+        crate::hostile::survived(&[message()], |bytes| drop(parse(bytes)));
+        let sockstat =
+            "sockets: used 15\nTCP: inuse 1 orphan 2 tw 3 alloc 4 mem 29\nTCP6: inuse 0\n";
+        crate::hostile::survived_text(&[sockstat], |text| {
+            let _empty = says_empty(text, text);
+        });
+    }
 }

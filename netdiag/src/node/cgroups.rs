@@ -316,4 +316,11 @@ mod tests {
         assert_eq!((cgroups.advance(), cgroups.total()), (vec![], vec![]));
         assert_eq!(cgroups.left_out(), None);
     }
+
+    #[test]
+    fn hostile_files_are_survived() {
+        crate::hostile::survived_text(&[V1, V2, "50000 100000\n"], |text| {
+            let _told = (parse(text, Version::V1), parse(text, Version::V2), quota(text));
+        });
+    }
 }

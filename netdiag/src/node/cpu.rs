@@ -240,4 +240,18 @@ ffffffff 00000001 00000014 00000000 00000000 00000000 00000000 00000000 00000000
             assert!(softnet(text).is_empty(), "{text}");
         }
     }
+
+    #[test]
+    fn hostile_files_are_survived() {
+        crate::hostile::survived_text(
+            &[STAT, SOFTNET, "some avg10=0.00 avg60=0.00 total=12\n"],
+            |text| {
+                let (sound, other) = (load(STAT, SOFTNET, 5), load(text, text, 12));
+                for (then, now) in [(&sound, &other), (&other, &sound), (&other, &other)] {
+                    let _told = (busy(then, now), listed(&taken(then, now)));
+                }
+                let _pressure = some(text);
+            },
+        );
+    }
 }

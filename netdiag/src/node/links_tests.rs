@@ -112,3 +112,8 @@ fn counts_are_increases_and_ends_find_each_other() {
     ];
     assert_eq!((&told[..], left_out), (&expected[..], 0));
 }
+
+#[test]
+fn hostile_messages_are_survived() {
+    crate::hostile::survived(&[message()], |bytes| drop(parse(bytes)));
+}

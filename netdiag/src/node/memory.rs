@@ -60,4 +60,15 @@ mod tests {
         assert!(memory.tcp.pages.is_some() && memory.udp.high_pages.is_some(), "{memory:?}");
         assert!(memory.tcp_orphans.is_some() && memory.tcp_max_orphans.is_some(), "{memory:?}");
     }
+
+    #[test]
+    fn hostile_files_are_survived() {
+        let sound = [
+            "TCP: inuse 1 orphan 2 tw 3 alloc 4 mem 29\nUDP: inuse 0 mem 6\n",
+            "93063\t124085\t186126\n",
+        ];
+        crate::hostile::survived_text(&sound, |text| {
+            let _memory = (value(text, "TCP:", "mem"), usage(value(text, "UDP:", "mem"), text));
+        });
+    }
 }

@@ -120,4 +120,13 @@ bad";
             prop_assert_eq!(unescape(&mangled), name);
         }
     }
+
+    #[test]
+    fn hostile_mounts_are_survived() {
+        let sound = b"100 1 0:50 / / ro - overlay overlay ro\n\
+    109 100 0:62 / /with\\040space rw - tmpfs tmpfs rw\n";
+        crate::hostile::survived(&[sound.to_vec()], |text| {
+            let _reason = short_lived(text, Path::new("/with space/x"));
+        });
+    }
 }

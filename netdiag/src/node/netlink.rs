@@ -219,4 +219,27 @@ mod tests {
         let refused = repeated::<u32>(|_| Err(io::ErrorKind::PermissionDenied.into()));
         assert_eq!(refused.expect_err("refused").kind(), io::ErrorKind::PermissionDenied);
     }
+
+    #[test]
+    fn hostile_datagrams_are_survived() {
+        let error = [&(-13_i32).to_ne_bytes()[..], &[0; 16]].concat();
+        let payload = [0, 0, 1, 0, 8, 0, 1, 0, 7, 0, 0, 0];
+        let message = |kind, body: &[u8]| request(kind, 0, 1, body);
+        let sound = [
+            [message(20, &payload), message(21, &payload), message(NLMSG_DONE, &[0; 4])].concat(),
+            [message(20, &payload), message(NLMSG_ERROR, &error)].concat(),
+            message(NLMSG_OVERRUN, &[]),
+        ];
+        crate::hostile::survived(&sound, |datagram| {
+            let (mut flaws, mut bytes, mut messages) = (Flaws::default(), 0, 0);
+            let _end = read(datagram, 1, &mut flaws, &mut |_, payload| {
+                bytes += payload.len();
+                messages += 1;
+                messages % 2 == 0
+            });
+            // Each message has its own bytes.
+            assert!(bytes + 16 * messages <= datagram.len());
+            assert!(flaws.malformed <= 1 + messages as u64);
+        });
+    }
 }

@@ -180,4 +180,17 @@ mod tests {
             assert_eq!(Target::parse(link.as_bytes()), expected, "{link}");
         }
     }
+
+    #[test]
+    fn hostile_links_and_stats_are_survived() {
+        crate::hostile::survived(
+            &[b"socket:[12345]".to_vec(), b"net:[4026531840]".to_vec()],
+            |link| {
+                let _target = Target::parse(link);
+            },
+        );
+        crate::hostile::survived_text(&["2 (kthreadd) S 0 0 0 0 -1 2129984 0 0"], |stat| {
+            let _kernels = is_of_kernel(stat);
+        });
+    }
 }

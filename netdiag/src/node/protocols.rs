@@ -218,4 +218,13 @@ UdpLite6RcvbufErrors            \t10
             let _short = parse(&SNMP[..end], "");
         }
     }
+
+    #[test]
+    fn hostile_files_are_survived() {
+        crate::hostile::survived_text(&[SNMP, SNMP6], |text| {
+            for (snmp, snmp6) in [(text, SNMP6), (SNMP, text)] {
+                let _counters = parse(snmp, snmp6);
+            }
+        });
+    }
 }

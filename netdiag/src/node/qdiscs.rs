@@ -285,4 +285,14 @@ mod tests {
         }
         assert_eq!(parse(&words(&[0, 7, 1, ROOT, 0])), None, "of no kind");
     }
+
+    #[test]
+    fn hostile_messages_are_survived() {
+        let sound = parse(&message()).map(|(_, qdisc)| qdisc);
+        crate::hostile::survived(&[message()], |bytes| {
+            if let Some((_, qdisc)) = parse(bytes) {
+                let _rise = since(&qdisc, sound.as_ref());
+            }
+        });
+    }
 }

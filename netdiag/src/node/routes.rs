@@ -105,4 +105,11 @@ mod tests {
             let _changed = parse(&hostile);
         }
     }
+
+    #[test]
+    fn hostile_messages_are_survived() {
+        let metrics = [20, 0, 8, 0, 8, 0, 7, 0, 1, 0, 0, 0, 8, 0, 2, 0, 0x78, 5, 0, 0];
+        let sound = [libc::AF_INET, libc::AF_INET6].map(|family| message(family, 16, &metrics));
+        crate::hostile::survived(&sound, |bytes| drop(parse(bytes)));
+    }
 }

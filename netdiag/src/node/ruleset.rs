@@ -139,4 +139,11 @@ mod tests {
         assert_eq!(parse(&[2, 0, 0, 9]), None);
         assert_eq!(parse(&[2, 0, 0, 9, 0xff, 0xff, 1, 0, 1]), None);
     }
+
+    #[test]
+    fn hostile_messages_are_survived() {
+        let sound =
+            [&[2, 0, 0, 9][..], &[8, 0, 1, 0], b"nat\0", &[6, 0, 2, 0, 7, 7, 0, 0]].concat();
+        crate::hostile::survived(&[sound], |bytes| drop(parse(bytes)));
+    }
 }

@@ -66,4 +66,11 @@ mod tests {
         };
         assert_eq!(settings, expected);
     }
+
+    #[test]
+    fn hostile_files_are_survived() {
+        crate::hostile::survived_text(&["32768\t60999\n", "4096\t131072\t6291456\n"], |text| {
+            let _settings = from(|_| Some(text.to_owned()));
+        });
+    }
 }

@@ -254,4 +254,18 @@ mod tests {
         }
         assert_eq!(names, Names::default());
     }
+
+    #[test]
+    fn hostile_names_are_survived() {
+        let id = "3f0f4f1f5a3ec63d1ec0bd7c2b6d5c4f6ed2b9a5a0d3f1c48d0a6f3e9b7c5d21";
+        let sound = [format!("shop_web-1_{U}"), format!("web-1_shop_app-{id}.log")];
+        crate::hostile::survived_text(&sound.each_ref().map(String::as_str), |name| {
+            let mut names = Names::default();
+            let known = [names.pod_directory(name), names.container_log(name)];
+            assert!(
+                names.pods().all(|pod| is_name(&pod.namespace) && is_name(&pod.name)),
+                "{known:?}"
+            );
+        });
+    }
 }

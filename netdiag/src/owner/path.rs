@@ -274,4 +274,23 @@ mod tests {
             assert_eq!((place.container, place.pod_uid), (None, None), "{path}");
         }
     }
+
+    #[test]
+    fn hostile_paths_are_survived() {
+        let (pod, slice) = (U, U.replace('-', "_"));
+        let sound = [
+            format!("/kubepods/burstable/pod{pod}/{C}/x"),
+            format!(
+                "/kubelet-kubepods-pod{slice}.slice:cri-containerd:{C}/cri-containerd-{C}.scope"
+            ),
+            format!("/system.slice/docker-{C}.scope/kubepods/pod{S}/lxc.payload.a"),
+        ];
+        crate::hostile::survived_text(&sound.each_ref().map(String::as_str), |path| {
+            let place = Place::of(path);
+            assert_eq!(place.cgroup, path);
+            assert!(place.pod_uid.is_none_or(|uid| is_uid(&uid)));
+            // An id is a part of the path: nobody is told of a container that is not there.
+            assert!(place.container.is_none_or(|id| path.contains(&id)));
+        });
+    }
 }

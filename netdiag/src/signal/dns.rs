@@ -483,4 +483,17 @@ mod tests {
             assert!(said.unwrap_or_default().contains(word.unwrap_or_default()), "{what:?}");
         }
     }
+
+    #[test]
+    fn hostile_heads_are_survived() {
+        let sound = [head(Some(30), 7, QUERY, 1), head(None, 7, ANSWER | 3, 1)].map(|head| head.to_vec());
+        crate::hostile::survived(&sound, |bytes| {
+            let mut head = [0; HEAD];
+            head.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
+            for (to_server, tcp) in [(false, false), (false, true), (true, false), (true, true)] {
+                let message = Message::read(&head, bytes.len() as u32, to_server, tcp);
+                assert!(message.is_none_or(|message| message.is_answer != to_server));
+            }
+        });
+    }
 }

@@ -1,8 +1,8 @@
 use std::num::NonZeroU64;
 
 use netdiag_common::signal::{
-    conntrack as entries, drop as drops, reset as resets, retransmit as again, rtt as trips,
-    send as sends, socket as sockets,
+    conntrack as entries, dns as messages, drop as drops, reset as resets, retransmit as again,
+    rtt as trips, send as sends, socket as sockets, turn as turns,
 };
 use proptest::{collection::vec, prelude::*};
 use zerocopy::IntoBytes;
@@ -221,4 +221,28 @@ fn who_stands_in_runs_behind_the_first() {
             assert_eq!(own > first, trampoline, "{} of {}", second.program, source.name);
         }
     }
+}
+
+/// Also of those whose samples are more than one, and of messages that lie behind their record.
+#[test]
+fn hostile_records_are_decoded_or_refused() {
+    let turn = |flow| turns::Sample { flow, kind: turns::kind::RESPONSE, ..Default::default() };
+    let mut batch = header(Signal::Turn, 2).as_bytes().to_vec();
+    batch.extend([1, 2].map(turn).as_bytes());
+    let message = messages::Record {
+        header: header(Signal::Dns, 1),
+        flags: messages::flag::PACKET | messages::flag::TO_SERVER,
+        length: 30,
+        before: 4,
+        ..Default::default()
+    };
+    let behind = [message.as_bytes(), &[0; 40]].concat();
+    let sound = [records(), vec![batch, behind]].concat();
+    assert!(sound.iter().all(|record| decoded(record).0.is_ok()));
+    crate::hostile::survived(&sound, |bytes| {
+        let (result, events) = decoded(bytes);
+        assert_eq!(result.is_ok(), !events.is_empty());
+        assert!(events.len() <= BATCH);
+        assert!((1..=u64::from(drops::SAMPLES)).contains(&samples(bytes)));
+    });
 }

@@ -229,3 +229,8 @@ proptest! {
         exercise(bytes);
     }
 }
+
+#[test]
+fn hostile_files_are_survived() {
+    crate::hostile::survived(&[everything()], |bytes| exercise(bytes.to_vec()));
+}

@@ -142,4 +142,12 @@ mod tests {
             assert_eq!(told, model, "{switch:?} {boot:?} {version}");
         }
     }
+
+    #[test]
+    fn hostile_words_are_survived() {
+        let sound = ["none (voluntary) full \n", "quiet preempt=none\n", "#1 SMP PREEMPT_DYNAMIC"];
+        crate::hostile::survived_text(&sound, |text| {
+            let _model = Preemption::tell(Some(text), Some(text), text);
+        });
+    }
 }

@@ -60,3 +60,15 @@ fn sockets_count_by_state_by_conversation_and_by_port() {
     let taken = &census.taken[&(here.parse().unwrap(), end("10.0.0.2", 443))];
     assert_eq!((taken.ports, taken.time_wait), (2, 1));
 }
+
+#[test]
+fn hostile_ranges_are_survived() {
+    let sound = ["32768\t60999\n", "1-5,40000,50000-50010,60999-65535\n"];
+    crate::hostile::survived_text(&sound, |text| {
+        for (range, reserved) in [(text, sound[1]), (sound[0], text), (text, text)] {
+            if let Some(range) = Range::parse(range, reserved) {
+                assert!(range.available <= 1 << 16, "{range:?}");
+            }
+        }
+    });
+}

@@ -82,3 +82,8 @@ proptest! {
         let _ = parse(&text);
     }
 }
+
+#[test]
+fn hostile_files_are_survived() {
+    crate::hostile::survived_text(&[V5_10, V6_18], |text| drop(parse(text)));
+}

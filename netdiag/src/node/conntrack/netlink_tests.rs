@@ -131,3 +131,11 @@ proptest! {
         let _ = read_all(&datagram);
     }
 }
+
+#[test]
+fn hostile_statistics_are_survived() {
+    crate::hostile::survived(&[captured()], |datagram| drop(read_all(datagram)));
+    crate::hostile::survived_text(&["nf_conntrack_netlink 45056 0 - Live 0x0\n"], |text| {
+        let _loaded = (is_loaded(text), is_built_in(text.as_bytes()));
+    });
+}

@@ -248,4 +248,14 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn hostile_mounts_are_survived() {
+        let sound = b"98 25 0:4 net:[4026532281] /run/netns/a\\040b rw shared:60 - nsfs nsfs rw\n";
+        crate::hostile::survived(&[sound.to_vec()], |text| {
+            for (_, path) in namespace_mounts(text) {
+                assert!(path.as_os_str().len() <= text.len());
+            }
+        });
+    }
 }

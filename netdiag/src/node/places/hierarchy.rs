@@ -242,4 +242,20 @@ mod tests {
             assert_eq!(absolute(base, shown), path, "{base} {shown}");
         }
     }
+
+    #[test]
+    fn hostile_paths_are_survived() {
+        let sound = [HYBRID, "0::/../x (deleted)\n", "/../../../besteffort/pod2/c"];
+        crate::hostile::survived_text(&sound, |text| {
+            for kind in [Kind::V2, Kind::V1("memory")] {
+                let hierarchy = Hierarchy { kind, root: PathBuf::new() };
+                let _path = hierarchy.path(text);
+            }
+            let _path = telling_path(text);
+            for (base, shown) in [(text, "/../../x"), ("/kubepods/pod1/own", text), (text, text)] {
+                let path = absolute(base, shown);
+                assert!(path.len() <= base.len() + shown.len() + 2, "{path:?}");
+            }
+        });
+    }
 }

@@ -181,4 +181,12 @@ mod tests {
             assert_eq!(place.map(|place| place.cgroup).as_deref(), path, "{text} {exits} {base:?}");
         }
     }
+
+    #[test]
+    fn hostile_files_are_survived() {
+        let sound = ["7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9\n"];
+        crate::hostile::survived_text(&sound, |stat| {
+            let _told = flags_and_start(stat);
+        });
+    }
 }

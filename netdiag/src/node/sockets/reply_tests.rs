@@ -306,3 +306,11 @@ proptest! {
         prop_assert!(batch.sockets.iter().all(|socket| socket.key.netns == NETNS));
     }
 }
+
+#[test]
+fn hostile_dumps_are_survived() {
+    crate::hostile::survived(&[dump()], |datagram| {
+        let (_, batch) = read_all(datagram);
+        assert!(batch.sockets.len() * 88 <= datagram.len());
+    });
+}

@@ -96,3 +96,14 @@ proptest! {
         let _ = parsed(&message);
     }
 }
+
+#[test]
+fn hostile_messages_are_survived() {
+    let sound = [NEW_V4, DESTROYED_V6].map(bytes);
+    crate::hostile::survived(&sound, |message| {
+        // Its header is netlink's, and known to be there.
+        if message.len() >= 16 {
+            let _message = parsed(message);
+        }
+    });
+}

@@ -1,0 +1,189 @@
+//! Input as nobody should give it, for the tests of what reads it: noise, and sound input that was cut, torn, joined,
+//! or told another length. `PROPTEST_CASES` says how many of each (256 if nothing is said).
+
+use std::time::Duration;
+
+use proptest::{
+    collection::vec,
+    prelude::*,
+    sample::{Index, select},
+    test_runner::{Config, TestRunner},
+};
+use rustix::time::{ClockId, clock_gettime};
+
+/// CPU time that no reader takes for input of a few kilobytes, unless it never ends.
+const MOST_CPU: Duration = Duration::from_secs(10);
+
+/// Lengths, counts and offsets at which arithmetic goes wrong.
+const NUMBERS: &[u64] = &[
+    0,
+    1,
+    3,
+    4,
+    15,
+    16,
+    17,
+    0x7f,
+    0xff,
+    0x7fff,
+    0x8000,
+    0xffff,
+    0x1_0000,
+    0x7fff_ffff,
+    0x8000_0000,
+    0xffff_fff0,
+    0xffff_ffff,
+    0x1_0000_0000,
+    i64::MAX as u64,
+    u64::MAX,
+];
+
+/// Words that readers of text stumble over.
+const WORDS: &[&str] = &[
+    "",
+    " ",
+    "\n",
+    "\r\n",
+    "\t",
+    "\0",
+    ":",
+    ": ",
+    "/",
+    "//",
+    "-",
+    "-1",
+    "--",
+    "[",
+    "]",
+    "(",
+    ")",
+    "\\",
+    "\\0",
+    "0",
+    "00",
+    "0x",
+    "+1",
+    "max",
+    "NaN",
+    "4294967295",
+    "4294967296",
+    "9223372036854775808",
+    "18446744073709551615",
+    "18446744073709551616",
+    "99999999999999999999999999",
+    "ffffffffffffffff",
+    "1ffffffffffffffff",
+    "\u{fffd}",
+    "\u{1f980}",
+];
+
+/// What is done to bytes.
+#[derive(Clone, Debug)]
+enum Change {
+    Set(Index, u8),
+    Number(Index, u64, usize),
+    Cut(Index),
+    Remove(Index, Index),
+    Repeat(Index, Index, u8),
+    Insert(Index, Vec<u8>),
+    /// The rest is that of another sound input.
+    Join(Index, Index, Index),
+}
+
+fn changes(words: &'static [&'static str]) -> impl Strategy<Value = Vec<Change>> {
+    let at = || any::<Index>();
+    let change = prop_oneof![
+        4 => (at(), any::<u8>()).prop_map(|(at, byte)| Change::Set(at, byte)),
+        4 => (at(), select(NUMBERS), select(&[1, 2, 4, 8][..]))
+            .prop_map(|(at, number, bytes)| Change::Number(at, number, bytes)),
+        1 => at().prop_map(Change::Cut),
+        1 => (at(), at()).prop_map(|(from, to)| Change::Remove(from, to)),
+        1 => (at(), at(), 1..5_u8).prop_map(|(from, to, times)| Change::Repeat(from, to, times)),
+        1 => (at(), vec(any::<u8>(), 0..9)).prop_map(|(at, bytes)| Change::Insert(at, bytes)),
+        4 => (at(), select(words))
+            .prop_map(|(at, word)| Change::Insert(at, word.as_bytes().to_vec())),
+        1 => (at(), at(), at()).prop_map(|(at, other, from)| Change::Join(at, other, from)),
+    ];
+    vec(change, 0..8)
+}
+
+fn spoil(sound: &[Vec<u8>], which: Index, changes: &[Change]) -> Vec<u8> {
+    let mut bytes = sound[which.index(sound.len())].clone();
+    for change in changes {
+        // Also right behind the last byte.
+        let place = |at: &Index| at.index(bytes.len() + 1);
+        match change {
+            Change::Set(at, byte) => {
+                let at = place(at);
+                if let Some(there) = bytes.get_mut(at) {
+                    *there = *byte;
+                }
+            }
+            Change::Number(at, number, width) => {
+                // Fields are aligned as a rule.
+                let at = place(at) / width * width;
+                for (there, byte) in bytes.iter_mut().skip(at).zip(&number.to_ne_bytes()[..*width])
+                {
+                    *there = *byte;
+                }
+            }
+            Change::Cut(at) => bytes.truncate(place(at)),
+            Change::Remove(one, other) => {
+                let (one, other) = (place(one), place(other));
+                bytes.drain(one.min(other)..one.max(other));
+            }
+            Change::Repeat(one, other, times) => {
+                let (one, other) = (place(one), place(other));
+                let part = bytes[one.min(other)..one.max(other)].repeat((*times).into());
+                bytes.splice(one..one, part);
+            }
+            Change::Insert(at, more) => {
+                let at = place(at);
+                bytes.splice(at..at, more.iter().copied());
+            }
+            Change::Join(at, other, from) => {
+                bytes.truncate(place(at));
+                let other = &sound[other.index(sound.len())];
+                bytes.extend_from_slice(&other[from.index(other.len() + 1)..]);
+            }
+        }
+        // However often a part of a part is repeated.
+        bytes.truncate(64 << 10);
+    }
+    bytes
+}
+
+/// Hands noise to `read`, and each of the sound inputs spoilt in every way. It is to return, and soon.
+pub(crate) fn survived(sound: &[Vec<u8>], read: impl Fn(&[u8])) {
+    let noise = vec(any::<u8>(), 0..600);
+    let spoilt = (any::<Index>(), changes(WORDS));
+    let input = prop_oneof![
+        1 => noise.prop_map(|bytes| (None, bytes)),
+        4 => spoilt.prop_map(|spoilt| (Some(spoilt), Vec::new())),
+    ];
+    // A failure becomes a test of its own, not a file.
+    let config = Config { failure_persistence: None, ..Config::default() };
+    let result = TestRunner::new(config).run(&input, |(spoilt, noise)| {
+        let bytes = spoilt.map_or(noise, |(which, changes)| spoil(sound, which, &changes));
+        let began = cpu_time();
+        read(&bytes);
+        let took = cpu_time().saturating_sub(began);
+        prop_assert!(took < MOST_CPU, "{took:?} for {bytes:?}");
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+}
+
+/// The same with text; what is none by then is made text as where files are read.
+pub(crate) fn survived_text(sound: &[&str], read: impl Fn(&str)) {
+    let sound: Vec<_> = sound.iter().map(|text| text.as_bytes().to_vec()).collect();
+    survived(&sound, |bytes| read(&String::from_utf8_lossy(bytes)));
+}
+
+/// Of this thread, so that it does not matter how busy the machine is.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
