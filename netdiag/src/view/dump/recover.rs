@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
 };
 
 use rustix::{
@@ -16,6 +16,9 @@ use super::{
     name::Name,
 };
 
+/// Read at a time.
+const READ_BYTES: usize = 64 << 10;
+
 /// Where complete intervals end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
@@ -27,54 +30,113 @@ pub struct Cut {
     pub intervals: usize,
 }
 
-/// Finds the intervals that both files hold whole. Without a sidecar, those of the log.
-#[must_use]
-pub fn cut(log: &[u8], sidecar: Option<&[u8]>) -> Cut {
-    let (header, logged) = log_ends(log);
+/// Finds the intervals that both files hold whole. Without a sidecar, those of the log. Holds no line of either in
+/// memory: a file may be as large as the disk allows.
+///
+/// # Errors
+/// Those of reading.
+pub fn cut(log: impl BufRead, sidecar: Option<impl BufRead>) -> io::Result<Cut> {
+    let (header, logged) = log_ends(log)?;
     let Some(sidecar) = sidecar else {
         let kept = logged.last().copied().unwrap_or(header);
-        return Cut { log: kept, sidecar: 0, intervals: logged.len() };
+        return Ok(Cut { log: kept, sidecar: 0, intervals: logged.len() });
     };
-    let noted = sidecar_ends(sidecar);
+    let noted = sidecar_ends(sidecar, logged.len())?;
     let intervals = logged.len().min(noted.len());
     let end = |ends: &[usize], none| intervals.checked_sub(1).map_or(none, |last| ends[last]);
-    Cut { log: end(&logged, header), sidecar: end(&noted, 0), intervals }
+    Ok(Cut { log: end(&logged, header), sidecar: end(&noted, 0), intervals })
 }
 
 /// Where the header of a log ends, and each of its complete intervals.
-fn log_ends(log: &[u8]) -> (usize, Vec<usize>) {
+fn log_ends(mut log: impl BufRead) -> io::Result<(usize, Vec<usize>)> {
     let mut header = 0;
     let mut in_header = true;
     let mut ends = Vec::new();
     let mut at = 0;
-    for line in log.split_inclusive(|&byte| byte == b'\n') {
-        at += line.len();
-        if line.last() != Some(&b'\n') || line.contains(&0) {
+    while let Some(line) = Line::next(&mut log)? {
+        at += line.length;
+        if !line.is_whole() || line.has_zero {
             break;
         }
-        if in_header && line.starts_with(b"#[") && !line.starts_with(b"#[Gap") {
+        if in_header && line.begins_with("#[") && !line.begins_with("#[Gap") {
             header = at;
         } else {
             in_header = false;
         }
-        if line.starts_with(COMPLETE.as_bytes()) {
+        if line.begins_with(COMPLETE) {
             ends.push(at);
         }
     }
-    (header, ends)
+    Ok((header, ends))
 }
 
-/// Where each whole line of a sidecar ends.
-fn sidecar_ends(sidecar: &[u8]) -> Vec<usize> {
+/// Where each whole line of a sidecar ends, of the first `most`.
+fn sidecar_ends(mut sidecar: impl BufRead, most: usize) -> io::Result<Vec<usize>> {
+    let mut ends = Vec::new();
     let mut at = 0;
-    sidecar
-        .split_inclusive(|&byte| byte == b'\n')
-        .take_while(|line| line.starts_with(b"{") && line.ends_with(b"}\n"))
-        .map(|line| {
-            at += line.len();
-            at
-        })
-        .collect()
+    while ends.len() < most
+        && let Some(line) = Line::next(&mut sidecar)?
+        && line.begins_with("{")
+        && line.last == *b"}\n"
+    {
+        at += line.length;
+        ends.push(at);
+    }
+    Ok(ends)
+}
+
+/// What matters of a line, however long it is.
+#[derive(Default)]
+struct Line {
+    /// Bytes, with the end of the line.
+    length: usize,
+    begin: [u8; COMPLETE.len()],
+    last: [u8; 2],
+    has_zero: bool,
+}
+
+impl Line {
+    /// Reads the next one; none at the end.
+    fn next(from: &mut impl BufRead) -> io::Result<Option<Self>> {
+        let mut line = Self::default();
+        loop {
+            let part = match from.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                filled => filled?,
+            };
+            if part.is_empty() {
+                return Ok((line.length > 0).then_some(line));
+            }
+            let end = part.iter().position(|&byte| byte == b'\n').map_or(part.len(), |at| at + 1);
+            line.take(&part[..end]);
+            from.consume(end);
+            if line.is_whole() {
+                return Ok(Some(line));
+            }
+        }
+    }
+
+    fn take(&mut self, part: &[u8]) {
+        for (to, byte) in self.begin.iter_mut().skip(self.length).zip(part) {
+            *to = *byte;
+        }
+        self.last = match *part {
+            [.., one, two] => [one, two],
+            [one] => [self.last[1], one],
+            [] => self.last,
+        };
+        self.has_zero |= part.contains(&0);
+        self.length += part.len();
+    }
+
+    fn is_whole(&self) -> bool {
+        self.last[1] == b'\n'
+    }
+
+    /// Whether it begins with this, of which no more is known than of [`COMPLETE`].
+    fn begins_with(&self, begin: &str) -> bool {
+        self.length >= begin.len() && self.begin.starts_with(begin.as_bytes())
+    }
 }
 
 /// Cuts the torn tails of all of the node's files that nobody is writing, and says a line about
@@ -139,18 +201,27 @@ fn one(directory: &Directory, name: &Name) -> io::Result<u64> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         opened => Some(opened?),
     };
-    let log_bytes = read(log)?;
-    let sidecar_bytes = sidecar.as_mut().map(read).transpose()?;
-    let cut = cut(&log_bytes, sidecar_bytes.as_deref());
-    log.set_len(cut.log as u64)?;
-    let mut gone = log_bytes.len() - cut.log;
-    if let (Some(sidecar), Some(bytes)) = (sidecar, sidecar_bytes) {
-        sidecar.set_len(cut.sidecar as u64)?;
-        gone += bytes.len() - cut.sidecar;
+    let from_start = |file: &mut File| -> io::Result<_> {
+        file.seek(SeekFrom::Start(0))?;
+        Ok(BufReader::with_capacity(READ_BYTES, file.try_clone()?))
+    };
+    let lines = sidecar.as_mut().map(from_start).transpose()?;
+    let cut = cut(from_start(log)?, lines)?;
+    let mut gone = shorten(log, cut.log)?;
+    if let Some(sidecar) = sidecar {
+        gone += shorten(&sidecar, cut.sidecar)?;
     }
     // so that the next start need not read it again; a full disk changes nothing
     drop(log.write_all(CLOSED.as_bytes()));
-    Ok(gone as u64)
+    Ok(gone)
+}
+
+/// Keeps the first bytes of a file; returns how many went.
+fn shorten(file: &File, kept: usize) -> io::Result<u64> {
+    let kept = kept as u64;
+    let gone = file.metadata()?.len().saturating_sub(kept);
+    file.set_len(kept)?;
+    Ok(gone)
 }
 
 fn is_closed(log: &mut File) -> io::Result<bool> {
@@ -159,11 +230,4 @@ fn is_closed(log: &mut File) -> io::Result<bool> {
     log.seek(SeekFrom::Start(start))?;
     let mut tail = String::new();
     Ok(log.read_to_string(&mut tail).is_ok() && tail == CLOSED)
-}
-
-fn read(file: &mut File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(0))?;
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -1,7 +1,13 @@
 //! A run killed at any byte.
 
 use super::*;
-use recover::{Cut, cut};
+use recover::Cut;
+
+/// From memory, a few bytes at a time.
+fn cut(log: &[u8], sidecar: Option<&[u8]>) -> Cut {
+    let slow = |bytes| io::BufReader::with_capacity(5, bytes);
+    recover::cut(slow(log), sidecar.map(slow)).expect("memory")
+}
 
 /// Everything that a run of three intervals writes, in order: `(to the log, bytes)`.
 fn writes() -> Vec<(bool, Vec<u8>)> {
@@ -113,7 +119,7 @@ fn a_power_failure_may_lose_more_of_either_file() {
 fn a_file_that_is_being_written_is_never_cut() {
     let root = tempfile::tempdir().expect("directory");
     let (mut recorder, _) = open(&settings(root.path().to_owned()));
-    recorder.write(&snapshot(0), &interval(&[(1, &[1])], &[])).expect("written");
+    recorder.write(&snapshot(0), &interval(&[(1, &[1])], &[]));
     let path = recorder.current().expect("a file").to_owned();
     // as if caught in the middle of a write
     let mut torn = fs::read(&path).expect("log");
@@ -136,4 +142,21 @@ proptest! {
         prop_assert!(cut.log <= log.len());
         prop_assert!(cut.sidecar <= side.map_or(0, |side| side.len()));
     }
+}
+
+/// Whatever is in the files: what is kept of them is as it was, and is kept the next time, too.
+#[test]
+fn hostile_files_are_cut_once() {
+    let writes = writes();
+    let (log, side, _) = killed_after(&writes, total(&writes));
+    crate::hostile::survived(&[log.clone(), side.clone()], |bytes| {
+        for (log, side) in
+            [(bytes, Some(&side[..])), (&log, Some(bytes)), (bytes, Some(bytes)), (bytes, None)]
+        {
+            let first = cut(log, side);
+            assert!(first.log <= log.len() && first.sidecar <= side.map_or(0, <[u8]>::len));
+            let kept = side.map(|side| &side[..first.sidecar]);
+            assert_eq!(cut(&log[..first.log], kept), first);
+        }
+    });
 }
