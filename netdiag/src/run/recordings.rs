@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead as _, BufReader, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
+use rustix::fs::OFlags;
 use serde_json::Value;
 
 use crate::{
@@ -58,7 +60,7 @@ pub(super) fn find(directory: &Path) -> Result<BTreeMap<String, Vec<PathBuf>>, e
 pub(super) fn read(file: &Path, mut take: impl FnMut(Snapshot)) -> Result<u64> {
     let context =
         || format!("{}: what was recorded cannot be read, so nothing is concluded", file.display());
-    let mut lines = BufReader::new(File::open(file).with_context(context)?);
+    let mut lines = BufReader::new(open(file).with_context(context)?);
     let (mut line, mut unread) = (Vec::new(), 0);
     while next(&mut lines, &mut line).with_context(context)? {
         match snapshot(&line) {
@@ -67,6 +69,13 @@ pub(super) fn read(file: &Path, mut take: impl FnMut(Snapshot)) -> Result<u64> {
         }
     }
     Ok(unread)
+}
+
+/// Only a file: what stands in its place, such as a pipe, may never end, nor begin.
+fn open(path: &Path) -> io::Result<File> {
+    let at_once = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(at_once).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file")) }
 }
 
 /// The snapshot in a line. What an older netdiag did not tell of its node is as unknown as in one that tells
@@ -92,6 +101,10 @@ fn next(lines: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
     use crate::watched::kit;
 
@@ -124,5 +137,24 @@ mod tests {
         let found = find(root.path()).expect("recordings");
         assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(found["a"], ours.map(|name| root.path().join(name)));
+    }
+
+    #[test]
+    fn hostile_lines_are_survived() {
+        let sound = serde_json::to_vec(&kit::snapshot(0, vec![kit::flow("f1")])).expect("JSON");
+        let deep = [&b"{\"node\":"[..], &[b'['; 5_000]].concat();
+        crate::hostile::survived(&[sound, deep], |line| drop(snapshot(line)));
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let root = tempfile::tempdir().expect("directory");
+        let pipe = root.path().join("netdiag-a-20261121T041800Z.jsonl");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+        symlink("/dev/zero", root.path().join("zeros")).expect("a link");
+        for path in [pipe, root.path().join("zeros"), root.path().to_owned()] {
+            let error = read(&path, |_| ()).expect_err("no file");
+            assert!(format!("{error:#}").contains("not a file"), "{error:#}");
+        }
     }
 }
