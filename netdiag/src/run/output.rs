@@ -119,7 +119,7 @@ impl Outputs {
         match &mut self.purpose {
             Purpose::Show => self.show(snapshot),
             Purpose::Record(recorder) => {
-                if let Some(line) = recorder.write(snapshot, interval)? {
+                if let Some(line) = recorder.write(snapshot, interval) {
                     say(&line);
                 }
                 self.progress.step();
@@ -143,16 +143,16 @@ impl Outputs {
                 return Ok(Ended { complete, worst });
             }
             Purpose::Record(recorder) => recorder.close(),
-            Purpose::Show => Ok(()),
+            Purpose::Show => Ok(None),
         };
         self.show(snapshot)?;
         if self.form == Output::Text {
             let out = &mut self.stdout();
             view::table::accounting(snapshot, COLUMNS, out).context(STDOUT)?;
         }
-        closed.context(
-            "the files hold every interval but could not be ended; the next `netdiag record` there does that",
-        )?;
+        if let Some(line) = closed? {
+            say(&line);
+        }
         Ok(Ended { complete, worst: None })
     }
 

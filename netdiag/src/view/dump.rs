@@ -8,6 +8,9 @@
 //! of the log in one write, closed by a comment `#[Complete: N]`; then the line of the sidecar in
 //! one write; each is on disk before the next begins. So a tear leaves at most one interval too
 //! many, and [`recover`] cuts both files back to the intervals that both hold.
+//!
+//! A disk that is full or fails, and a directory that is gone, end no run: nothing is written until it goes again. What
+//! is missing then is said, and noted in the log.
 
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -54,11 +57,29 @@ pub trait Histograms {
     fn each(&self, take: &mut Take<'_>) -> io::Result<()>;
 }
 
-/// Why nothing is written at present.
+/// Nothing is written at present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pause {
     since: String,
     intervals: u64,
+    /// There is no room; else something failed.
+    full: bool,
+}
+
+/// Intervals that are in no file since something failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Failures {
+    intervals: u64,
+    first: String,
+}
+
+impl Failures {
+    fn count(&mut self, error: &io::Error) {
+        if self.intervals == 0 {
+            self.first = error.to_string();
+        }
+        self.intervals += 1;
+    }
 }
 
 /// Writes the intervals of a run.
@@ -71,6 +92,9 @@ pub struct Recorder {
     settings: config::Dump,
     pair: Option<Pair>,
     pause: Option<Pause>,
+    failures: Failures,
+    /// The directory may be another one by now.
+    look_again: bool,
     encoder: Encoder,
 }
 
@@ -98,39 +122,70 @@ impl Recorder {
         })?;
         let said = recover::all(&directory);
         let settings = settings.clone();
-        let encoder = Encoder::default();
-        Ok((Self { directory, room, settings, pair: None, pause: None, encoder }, said))
+        let recorder = Self {
+            directory,
+            room,
+            settings,
+            pair: None,
+            pause: None,
+            failures: Failures::default(),
+            look_again: false,
+            encoder: Encoder::default(),
+        };
+        Ok((recorder, said))
     }
 
-    /// Writes an interval, or leaves it out while the disk is too full, and returns what there is
+    /// Writes an interval, or leaves it out while that cannot be done, and returns what there is
     /// to be said: once when it stops writing, and once when it goes on.
-    ///
-    /// # Errors
-    /// Input and output other than a full disk. The files then hold the intervals before.
-    pub fn write(
-        &mut self,
-        snapshot: &Snapshot,
-        histograms: &impl Histograms,
-    ) -> anyhow::Result<Option<String>> {
-        match self.try_write(snapshot, histograms) {
-            Ok(()) => Ok(self.resumed(snapshot)),
-            Err(error) if is_full(&error) => Ok(self.paused(snapshot, &error)),
-            Err(error) => Err(error).with_context(|| {
-                format!(
-                    "the files in {} hold the intervals before {}, this one is not in them",
-                    self.settings.out.display(),
-                    snapshot.start
-                )
-            }),
+    pub fn write(&mut self, snapshot: &Snapshot, histograms: &impl Histograms) -> Option<String> {
+        let mut written = self.try_write(snapshot, histograms);
+        if written.as_ref().is_err_and(|error| !is_full(error)) {
+            // The directory may have been replaced, and a disk that failed once may do now.
+            self.begin_again();
+            written = self.try_write(snapshot, histograms);
+        }
+        match written {
+            Ok(()) => self.resumed(snapshot),
+            Err(error) => {
+                let full = is_full(&error);
+                if !full {
+                    self.begin_again();
+                    self.failures.count(&error);
+                }
+                self.paused(snapshot, &error, full)
+            }
         }
     }
 
-    /// Ends the files.
+    /// Ends the files, and returns what there is to be said of intervals that are missing at their end.
     ///
     /// # Errors
-    /// Input and output; a full disk is none.
-    pub fn close(mut self) -> io::Result<()> {
-        self.end_pair()
+    /// Input and output, now or earlier; a full disk is none.
+    pub fn close(mut self) -> anyhow::Result<Option<String>> {
+        let ended = self.end_pair();
+        let out = self.settings.out.display();
+        let said = self.pause.map(|Pause { since, intervals, .. }| {
+            let intervals = format::count(intervals);
+            format!(
+                "{out}: {intervals} intervals from {since} to the end are missing from the files"
+            )
+        });
+        let Failures { intervals, first } = self.failures;
+        if intervals > 0 {
+            let missing = said.map(|said| format!("; {said}")).unwrap_or_default();
+            anyhow::bail!(
+                "{out}: {} intervals are in no file, the first for this: {first}; see the kernel's log and \
+                 `df {out}`{missing}",
+                format::count(intervals)
+            );
+        }
+        ended.with_context(|| {
+            format!(
+                "{out}: the files hold every interval but could not be ended; the next `netdiag record` \
+                 there does that"
+            )
+        })?;
+        Ok(said)
     }
 
     /// The log that is being written, for messages.
@@ -142,6 +197,15 @@ impl Recorder {
     fn try_write(&mut self, snapshot: &Snapshot, histograms: &impl Histograms) -> io::Result<()> {
         let start = timestamp(&snapshot.start)?;
         let end = timestamp(&snapshot.end)?;
+        if !self.directory.is_current() {
+            // Those that were written there are whole.
+            drop(self.end_pair());
+            self.look_again = true;
+        }
+        if self.look_again {
+            self.directory = Directory::open(&self.settings.out, self.directory.node())?;
+            self.look_again = false;
+        }
         if let Some(reason) = self.room.lacking(&self.directory)? {
             return Err(io::Error::new(io::ErrorKind::StorageFull, reason));
         }
@@ -172,32 +236,46 @@ impl Recorder {
     }
 
     fn end_pair(&mut self) -> io::Result<()> {
-        match self.pair.take().map_or(Ok(()), Pair::end) {
+        let Some(pair) = self.pair.take() else { return Ok(()) };
+        if pair.intervals() == 0 {
+            pair.remove(&self.directory);
+            return Ok(());
+        }
+        match pair.end() {
             Err(error) if is_full(&error) => Ok(()),
             ended => ended,
         }
     }
 
-    fn paused(&mut self, snapshot: &Snapshot, error: &io::Error) -> Option<String> {
+    /// What has failed may be half done, so nothing is written behind it.
+    fn begin_again(&mut self) {
+        self.look_again = true;
+        if let Some(pair) = self.pair.take().filter(|pair| pair.intervals() == 0) {
+            pair.remove(&self.directory);
+        }
+    }
+
+    fn paused(&mut self, snapshot: &Snapshot, error: &io::Error, full: bool) -> Option<String> {
         let first = self.pause.is_none();
-        let pause =
-            self.pause.get_or_insert_with(|| Pause { since: snapshot.start.clone(), intervals: 0 });
+        let since = || snapshot.start.clone();
+        let pause = self.pause.get_or_insert_with(|| Pause { since: since(), intervals: 0, full });
         pause.intervals += 1;
+        let until = if full { "there is room again" } else { "that can be done again" };
         first.then(|| {
             format!(
-                "{}: {error}; tracing goes on, nothing is written until there is room again",
+                "{}: {error}; tracing goes on, nothing is written until {until}",
                 self.settings.out.display()
             )
         })
     }
 
     fn resumed(&mut self, snapshot: &Snapshot) -> Option<String> {
-        let pause = self.pause.take()?;
+        let Pause { since, intervals, full } = self.pause.take()?;
         Some(format!(
-            "{}: there is room again; {} intervals from {} to {} are missing from the files",
+            "{}: {}; {} intervals from {since} to {} are missing from the files",
             self.settings.out.display(),
-            format::count(pause.intervals),
-            pause.since,
+            if full { "there is room again" } else { "it can be written to again" },
+            format::count(intervals),
             snapshot.start
         ))
     }

@@ -16,7 +16,7 @@ use rustix::{
         AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fstatvfs, fsync,
         openat, statat, unlinkat,
     },
-    io::Errno,
+    io::{Errno, retry_on_intr},
     process::geteuid,
 };
 
@@ -35,7 +35,7 @@ impl Directory {
     /// be created in it. A full disk is no error here.
     pub(super) fn open(path: &Path, node: &str) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = || openat(CWD, path, flags, Mode::empty());
+        let open = || retry_on_intr(|| openat(CWD, path, flags, Mode::empty()));
         let fd = match open() {
             Err(Errno::NOENT) => {
                 DirBuilder::new().recursive(true).mode(0o700).create(path)?;
@@ -68,6 +68,20 @@ impl Directory {
         &self.path
     }
 
+    /// Whether it is still what its path names: it may have been moved, or something mounted on it, and nobody would
+    /// find what is written to it.
+    pub(super) fn is_current(&self) -> bool {
+        let named = statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW);
+        named
+            .and_then(|named| Ok((named, fstat(&self.fd)?)))
+            .is_ok_and(|(named, own)| (named.st_dev, named.st_ino) == (own.st_dev, own.st_ino))
+    }
+
+    /// Whose files are ours.
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+
     /// What a pair that begins then is called first.
     pub(super) fn name(&self, time: Timestamp) -> Name {
         Name::new(&self.node, time)
@@ -81,7 +95,8 @@ impl Directory {
             | OFlags::EXCL
             | OFlags::NOFOLLOW
             | OFlags::CLOEXEC;
-        Ok(File::from(openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR)?))
+        let mode = Mode::RUSR | Mode::WUSR;
+        Ok(File::from(retry_on_intr(|| openat(&self.fd, name, flags, mode))?))
     }
 
     /// Opens an earlier file for reading and cutting: only a regular file of this user that has
@@ -110,7 +125,7 @@ impl Directory {
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        Ok(fsync(&self.fd)?)
+        Ok(retry_on_intr(|| fsync(&self.fd))?)
     }
 
     /// This node's pairs, oldest first.

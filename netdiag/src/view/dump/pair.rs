@@ -72,8 +72,20 @@ impl Pair {
             drop(directory.remove(&format!("{name}.hlog")));
         }
         let pair = opened?;
-        directory.sync()?;
-        Ok(pair)
+        match directory.sync() {
+            Ok(()) => Ok(pair),
+            Err(error) => {
+                pair.remove(directory);
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes both files, as far as that can be done: for one that has no interval.
+    pub(super) fn remove(self, directory: &Directory) {
+        for extension in ["hlog", "jsonl"] {
+            drop(directory.remove(&format!("{}.{extension}", self.name)));
+        }
     }
 
     fn write_header(&mut self) -> io::Result<()> {
