@@ -130,3 +130,13 @@ pub struct SignalStatus {
     #[serde(skip)]
     pub unseen_counts: Vec<&'static str>,
 }
+
+impl SignalStatus {
+    /// A part of it cannot be seen.
+    pub fn lacks(&mut self, what: String) {
+        if self.status == Status::Full {
+            self.status = Status::Degraded;
+        }
+        self.missing.push(what);
+    }
+}

@@ -4,6 +4,7 @@ use std::{
     io::{self, Write as _},
     path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -35,16 +36,21 @@ mod scrape;
 mod sieve;
 mod stop;
 mod teller;
+mod trouble;
+mod unwound;
 mod voice;
 mod wall;
 mod watch;
 mod writer;
 
+/// Longer than any run.
+const FOR_EVER: Duration = Duration::from_secs(1 << 32);
+
 /// Entry of the binary: parses, runs, and says in one line what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
     own::keep_memory_small();
-    let status = match run() {
+    let status = match unwound::caught(run) {
         Ok(status) => status.into(),
         Err(error) => {
             let (status, line) = exit::explain(&error);
@@ -73,6 +79,8 @@ fn run() -> Result<Status> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // What is there once need not be had again: a node in trouble may have no more threads to give.
+        .thread_keep_alive(FOR_EVER)
         .build()
         .context("the runtime cannot be started")?;
     let status = runtime.block_on(async {

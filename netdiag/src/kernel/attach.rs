@@ -394,6 +394,6 @@ impl Trial<'_> {
     }
 }
 
-fn one_line(error: &anyhow::Error) -> String {
+pub(super) fn one_line(error: &anyhow::Error) -> String {
     format!("{error:#}").replace('\n', " ")
 }

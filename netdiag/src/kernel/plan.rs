@@ -3,7 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    thread,
+    thread::{self, ScopedJoinHandle},
 };
 
 use anyhow::{Result, bail};
@@ -240,10 +240,14 @@ pub(super) fn read_kernel(btf_file: Option<&Path>) -> Result<(Kernel, EbpfLoader
     let memlock = memlock::raise().map_err(|error| error.to_string());
     // Each takes tens of milliseconds, and none waits for another.
     let (symbols, loader, types) = thread::scope(|scope| {
-        let symbols = scope.spawn(|| Symbols::load(&Kernel::functions()));
-        let loader = scope.spawn(object::loader);
+        let read_symbols = || Symbols::load(&Kernel::functions());
+        // Where there are no more threads to be had, one after the other.
+        let symbols = thread::Builder::new().spawn_scoped(scope, read_symbols);
+        let loader = thread::Builder::new().spawn_scoped(scope, object::loader);
         let types = types(btf_file);
-        (symbols.join(), loader.join(), types)
+        let symbols = symbols.map_or_else(|_| Ok(read_symbols()), ScopedJoinHandle::join);
+        let loader = loader.map_or_else(|_| Ok(object::loader()), ScopedJoinHandle::join);
+        (symbols, loader, types)
     });
     let (btf, aya_btf) = types?;
     let symbols = symbols

@@ -14,7 +14,7 @@ use zerocopy::IntoBytes as _;
 
 use super::{
     account::{Counting, Phase, Skipped, accounts},
-    attach::{Attached, Outcome},
+    attach::{self, Attached, Outcome},
     ctnetlink::Ctnetlink,
     drops,
     facts::Facts,
@@ -66,6 +66,7 @@ pub struct Tracer {
     flushes: Vec<(Signal, &'static str)>,
     modular: Vec<Follow>,
     listening: Option<Ctnetlink>,
+    skips: Skips,
 }
 
 impl Tracer {
@@ -82,17 +83,28 @@ impl Tracer {
         Self::finish(kernel, ebpf, outcome)
     }
 
-    fn finish(kernel: Kernel, mut ebpf: Ebpf, outcome: Outcome) -> Result<Self> {
+    fn finish(kernel: Kernel, mut ebpf: Ebpf, mut outcome: Outcome) -> Result<Self> {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
         };
         let mut begun = Array::<_, u32>::try_from(take(".bss")?).context("map .bss")?;
         let counting = Counting::new(take("COUNTERS")?, take("BATCHES")?)?;
-        let samples = Ring::new(take("SAMPLES")?, "SAMPLES")?;
-        let sockets = Ring::new(take("SOCKETS")?, "SOCKETS")?;
-        let events = Ring::new(take("EVENTS")?, "EVENTS")?;
+        let mut ring = |name| {
+            Ring::new(take(name)?, name).context(
+                "netdiag cannot reach what its programs tell, so nothing was started; see limits of memory and \
+                 open files (`ulimit -v -n`, cgroup), or give a smaller --ring-size",
+            )
+        };
+        let (samples, sockets, events) = (ring("SAMPLES")?, ring("SOCKETS")?, ring("EVENTS")?);
         let copies = outcome.attached.iter().any(|attached| attached.signal == Signal::Dns);
-        let packets = if copies { Some(Packets::new(take("PACKETS")?)?) } else { None };
+        let packets = copies.then(|| Packets::new(take("PACKETS")?)).transpose();
+        let packets = packets.unwrap_or_else(|error| {
+            outcome.statuses[Signal::Dns as usize].lacks(format!(
+                "messages whose bytes lie in pages, over TCP nearly all (counted as ring_full: {})",
+                attach::one_line(&error)
+            ));
+            None
+        });
         let is_on = |signal| outcome.statuses[signal as usize].status != Status::Off;
         let on = DEFINITIONS.iter().filter(|definition| is_on(definition.signal));
         let flushes: Vec<_> =
@@ -123,6 +135,7 @@ impl Tracer {
             flushes,
             modular: outcome.modular,
             listening: outcome.listening,
+            skips: Skips::default(),
         })
     }
 
@@ -149,7 +162,8 @@ impl Tracer {
     pub fn follow(&mut self) -> Vec<String> {
         let Self { ebpf, attached, signals, modular, listening, .. } = self;
         let followed = modular.iter_mut().filter_map(|it| it.follow(ebpf, attached, signals));
-        followed.chain(listening.iter_mut().flat_map(Ctnetlink::problems)).collect()
+        let unread = self.skips.problem.take();
+        followed.chain(listening.iter_mut().flat_map(Ctnetlink::problems)).chain(unread).collect()
     }
 
     /// Tells the programs who owns the sockets that were there before them, of those that filters by owner let pass.
@@ -280,9 +294,11 @@ impl Tracer {
     ///
     /// # Errors
     /// The counters cannot be read.
-    pub fn accounting(&self) -> Result<BTreeMap<String, Account>> {
+    pub fn accounting(&mut self) -> Result<BTreeMap<String, Account>> {
         let reading = self.counting.read()?;
-        Ok(self.with_heard(accounts(&reading, &skipped(&self.counted()?)?, Phase::Attached)))
+        let skipped = self.counted().and_then(|programs| skipped(&programs));
+        let skipped = self.skips.known(skipped);
+        Ok(self.with_heard(accounts(&reading, &skipped, Phase::Attached)))
     }
 
     /// The accounts of the programs, with what was told to userspace.
@@ -311,11 +327,8 @@ impl Tracer {
 
     /// Takes the programs out of their hooks, so that nothing new is seen. What they counted and
     /// submitted, and what the kernel counted for them, stays readable through what is returned.
-    ///
-    /// # Errors
-    /// There is no descriptor left to keep those counts by.
-    pub fn detach(mut self) -> Result<Detached> {
-        let programs = self.counted()?;
+    pub fn detach(mut self) -> Detached {
+        let programs = self.counted();
         // Beginnings go before their ends, and what uses sockets before what forgets them.
         for attached in self.attached.drain(..).rev() {
             super::hooks::unload(&mut self.ebpf, &attached.program);
@@ -323,7 +336,7 @@ impl Tracer {
         if let Some(listening) = &mut self.listening {
             listening.stop();
         }
-        Ok(Detached { tracer: self, programs })
+        Detached { tracer: self, programs }
     }
 }
 
@@ -346,10 +359,38 @@ fn skipped(programs: &[Counted]) -> Result<[Skipped; Signal::COUNT]> {
     Ok(skipped)
 }
 
+/// What is known of skipped runs where the kernel cannot be asked, as without a descriptor to ask by.
+#[derive(Default)]
+struct Skips {
+    last: [Skipped; Signal::COUNT],
+    /// It could not be asked the last time.
+    unread: bool,
+    problem: Option<String>,
+}
+
+impl Skips {
+    /// What is known after a reading, whatever came of that.
+    fn known(&mut self, read: Result<[Skipped; Signal::COUNT]>) -> [Skipped; Signal::COUNT] {
+        match read {
+            Ok(skipped) => (self.last, self.unread) = (skipped, false),
+            Err(error) => {
+                if !std::mem::replace(&mut self.unread, true) {
+                    self.problem = Some(format!(
+                        "{}: how many runs of its programs the kernel skipped is not known at present, so \
+                         `missed` is as it was; see `ulimit -n` and fs.file-max",
+                        attach::one_line(&error)
+                    ));
+                }
+            }
+        }
+        self.last
+    }
+}
+
 /// A tracer whose programs are gone from their hooks.
 pub struct Detached {
     tracer: Tracer,
-    programs: Vec<Counted>,
+    programs: Result<Vec<Counted>>,
 }
 
 impl Detached {
@@ -375,11 +416,21 @@ impl Detached {
     ///
     /// # Errors
     /// The counters cannot be read.
-    pub fn accounting(&self) -> Result<BTreeMap<String, Account>> {
-        let reading = self.tracer.counting.read()?;
+    pub fn accounting(&mut self) -> Result<BTreeMap<String, Account>> {
+        let Self { tracer, programs } = self;
+        let reading = tracer.counting.read()?;
         let phase = Phase::Detached { batched: reading.batched_sends };
-        let accounts = accounts(&reading, &skipped(&self.programs)?, phase);
-        Ok(self.tracer.with_heard(accounts))
+        let skipped = match programs {
+            Ok(programs) => skipped(programs),
+            Err(error) => Err(anyhow::anyhow!("{error:#}")),
+        };
+        let accounts = accounts(&reading, &tracer.skips.known(skipped), phase);
+        Ok(tracer.with_heard(accounts))
+    }
+
+    /// What there is to be said of the counts, once.
+    pub fn problem(&mut self) -> Option<String> {
+        self.tracer.skips.problem.take()
     }
 }
 

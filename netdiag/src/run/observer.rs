@@ -21,6 +21,7 @@ use super::{
     reporter::{Cut, Worker},
     sieve::Verdicts,
     stop::{End, Stop},
+    trouble::Trouble,
     voice::say,
     wall::Wall,
 };
@@ -44,6 +45,11 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Between two looks at the kernel's modules.
 const MODULES: Duration = Duration::from_secs(1);
 
+const UNREAD: &str =
+    "the programs' counts cannot be read at present, so the interval goes on until they can";
+const UNFLUSHED: &str =
+    "what the programs have gathered cannot be had at present, so it comes later";
+
 /// Attached programs, and what was taken in from them.
 pub(super) struct Observer {
     tracer: Tracer,
@@ -55,6 +61,7 @@ pub(super) struct Observer {
     interval_began: Wall,
     /// The programs had no room for verdicts, and that was said.
     is_full: bool,
+    trouble: Trouble,
 }
 
 impl Observer {
@@ -67,7 +74,8 @@ impl Observer {
     ) -> Self {
         let now = Wall::now();
         let (began, interval_began, is_full) = (now, now, false);
-        Self { tracer, intake, diagnostics, asking, began, interval_began, is_full }
+        let trouble = Trouble::default();
+        Self { tracer, intake, diagnostics, asking, began, interval_began, is_full, trouble }
     }
 
     /// Takes in and puts out until it is time to end; then detaches, and puts out the rest and the
@@ -175,11 +183,14 @@ impl Observer {
                 if self.refresh(watch.interval, stop).await?.is_none() {
                     return Ok(End::Asked);
                 }
-                let flows = self.intake.table.interval(monotonic_ns());
-                let accounting =
-                    self.intake.amend(self.tracer.accounting()?, self.tracer.signals());
-                worker.interval(self.cut(flows, accounting));
-                pace.cut(Instant::now());
+                let read = self.tracer.accounting();
+                // Without it the interval goes on.
+                if let Some(accounting) = self.trouble.past(UNREAD, read) {
+                    let flows = self.intake.table.interval(monotonic_ns());
+                    let accounting = self.intake.amend(accounting, self.tracer.signals());
+                    worker.interval(self.cut(flows, accounting));
+                    pace.cut(Instant::now());
+                }
             }
         }
     }
@@ -203,8 +214,9 @@ impl Observer {
     async fn detach(self) -> Result<(Intake, Run)> {
         let Self { tracer, mut intake, mut diagnostics, began, interval_began, .. } = self;
         let statuses = tracer.signals().to_vec();
-        let mut detached = tracer.detach()?;
+        let mut detached = tracer.detach();
         let accounting = settle(&mut detached, &mut intake).await?;
+        detached.problem().iter().for_each(|line| say(line));
         intake.end(monotonic_ns());
         let accounting = intake.amend(accounting, &statuses);
         diagnostics.say();
@@ -231,7 +243,8 @@ impl Observer {
 
     /// Takes in all that was submitted, and what is left in the programs' batches.
     fn collect(&mut self) -> Result<()> {
-        self.tracer.flush()?;
+        let flushed = self.tracer.flush();
+        self.trouble.past(UNFLUSHED, flushed);
         self.diagnostics.say();
         self.drain();
         self.intake.forget_processes();
@@ -309,7 +322,8 @@ impl Run {
 async fn settle(detached: &mut Detached, intake: &mut Intake) -> Result<BTreeMap<String, Account>> {
     let mut until = Instant::now() + SETTLE;
     loop {
-        let flushed = detached.flush()?;
+        // What cannot be flushed now may be the next time; what is left then is counted as missed.
+        let flushed = detached.flush().unwrap_or(false);
         let received = intake.received();
         let now_ns = monotonic_ns();
         let untold = detached.untold(Intake::PAIRED);
@@ -317,7 +331,15 @@ async fn settle(detached: &mut Detached, intake: &mut Intake) -> Result<BTreeMap
         if received != intake.received() {
             until = Instant::now() + SETTLE; // as long as something arrives
         }
-        let accounting = detached.accounting()?;
+        let accounting = match detached.accounting() {
+            Err(_) if Instant::now() < until => {
+                sleep(Duration::from_millis(2)).await;
+                continue;
+            }
+            read => read.context(
+                "the programs' counts cannot be read at the end, so there is no total; see limits of memory",
+            )?,
+        };
         let submitted: u64 = accounting.values().map(|account| account.submitted).sum();
         let arrived = flushed && submitted == intake.received();
         if Instant::now() >= until || (arrived && accounting.values().all(Account::balances)) {
