@@ -49,6 +49,12 @@ impl Loaded {
         Self(self.0.intersection(&other.0).cloned().collect())
     }
 
+    /// What is in either.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self(self.0.union(&other.0).cloned().collect())
+    }
+
     /// Whether there is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

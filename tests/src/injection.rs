@@ -1,0 +1,95 @@
+//! System calls that fail although nothing is wrong: strace(1) lets them.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result};
+use rustix::process::Pid;
+
+use crate::{netdiag::binary, tool};
+
+/// A failure: of which call, by which errno, and of each thread's how manyth, as strace has it (`3`, `3+` for all from
+/// there on).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Injection {
+    /// The system call.
+    pub call: &'static str,
+    /// The error's name.
+    pub error: &'static str,
+    /// Which ones.
+    pub when: String,
+    /// Only of calls on these files, where any are named.
+    pub files: Vec<PathBuf>,
+}
+
+impl fmt::Display for Injection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:error={}:when={}", self.call, self.error, self.when)
+    }
+}
+
+impl Injection {
+    /// That one.
+    #[must_use]
+    pub fn new(call: &'static str, error: &'static str, when: impl fmt::Display) -> Self {
+        Self { call, error, when: when.to_string(), files: Vec::new() }
+    }
+
+    /// A command for netdiag under strace, which notes in `trace` which calls failed. It waits for netdiag and ends as
+    /// that does, and hands on no signal.
+    ///
+    /// # Errors
+    /// When there is no strace or no binary.
+    pub fn command(&self, trace: &Path, arguments: &[&str]) -> Result<Command> {
+        let mut command = tool::command("strace")?;
+        // With a filter in the kernel the other calls take no longer than ever.
+        command.args(["-f", "--seccomp-bpf", "-qq", "-e", "signal=none", "-o"]).arg(trace);
+        command.args(["-e", &format!("trace={}", self.call), "-e", &format!("inject={self}")]);
+        for file in &self.files {
+            command.arg("-P").arg(file);
+        }
+        command.arg(binary()?).args(arguments).stdin(Stdio::null());
+        Ok(command)
+    }
+}
+
+/// The process that a strace runs: it takes signals, strace does not.
+///
+/// # Errors
+/// When there is none any more.
+pub fn traced(strace: u32) -> Result<Pid> {
+    let path = format!("/proc/{strace}/task/{strace}/children");
+    let children = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    let child = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
+    child.and_then(Pid::from_raw).with_context(|| format!("nobody in {path}"))
+}
+
+/// What strace noted.
+#[derive(Debug)]
+pub struct Trace(PathBuf);
+
+impl Trace {
+    /// A file in this directory.
+    #[must_use]
+    pub fn in_directory(directory: &Path) -> Self {
+        Self(directory.join("trace"))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Calls that failed by it.
+    ///
+    /// # Errors
+    /// When there is no such file.
+    pub fn failed(&self) -> Result<usize> {
+        let text = std::fs::read(&self.0).with_context(|| self.0.display().to_string())?;
+        Ok(String::from_utf8_lossy(&text).matches("(INJECTED)").count())
+    }
+}
