@@ -44,21 +44,32 @@ pub(crate) enum Tests {
 }
 
 /// Tests of the work tree, which is in no guest, of conversations of programs that are in none either, as a
-/// browser and Prometheus are not, and of what netdiag does when its reader stands still, which no kernel
-/// changes: natively only.
-const NATIVE: [&str; 7] =
-    ["applications", "architecture", "dependencies", "docs", "metrics", "report", "still"];
+/// browser, Prometheus and strace are not, and of what netdiag does when its reader stands still, its disk or
+/// a system call fails, or there is more than it has room for, which no kernel changes: natively only.
+const NATIVE: [&str; 10] = [
+    "applications",
+    "architecture",
+    "dependencies",
+    "disks",
+    "docs",
+    "faults",
+    "metrics",
+    "overload",
+    "report",
+    "still",
+];
 
 /// Tests of what netdiag does with whatever it sees, by programs of every kind: a kernel between the
 /// oldest, where sockets are remembered in the hash, and the newest adds nothing to these two and the
 /// native run. What a hook, a field or a file of the kernel tells is tested on each.
-const BETWEEN: [&str; 10] = [
+const BETWEEN: [&str; 11] = [
     "diagnose",
     "events",
     "filters",
     "harness",
     "lab",
     "leave_no_trace",
+    "moves",
     "preempt",
     "record",
     "refusals",
