@@ -71,11 +71,18 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
-  netdiag live --sort retransmits --top 5
+  netdiag live --sort retransmits        on a terminal: ? tells the keys
+  netdiag live --plain --sort retransmits --top 5
   netdiag live --by backend --sort response.p99
   netdiag live --port 443,8443 --netns blue -i 500ms
   netdiag live --pid 4711 -d 1m -o json --strict")]
 pub struct Live {
+    /// Print the plain table on a terminal, too, not the full screen
+    #[arg(long)]
+    pub plain: bool,
+    /// Where `w` on the full screen writes: a directory, created with mode 0700 when missing
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub out: PathBuf,
     /// How and what to watch.
     #[command(flatten)]
     pub watch: Watch,

@@ -53,8 +53,8 @@ pub struct Config {
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// A table or an object every interval.
-    Live(Watch),
+    /// A full screen, or a table or an object every interval.
+    Live(Watch, Live),
     /// Findings at the end.
     Diagnose(Watch, Diagnose),
     /// Findings from a directory of recordings.
@@ -74,7 +74,7 @@ impl Command {
     #[must_use]
     pub const fn watches(&self) -> bool {
         match self {
-            Self::Live(_) | Self::Diagnose(..) | Self::Record(..) | Self::Events(..) => true,
+            Self::Live(..) | Self::Diagnose(..) | Self::Record(..) | Self::Events(..) => true,
             Self::DiagnoseFrom(..) | Self::Report(_) | Self::Doctor(_) => false,
         }
     }
@@ -155,6 +155,15 @@ pub struct Listen {
     pub groups: usize,
 }
 
+/// How `live` shows what it watches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// By no full screen, even on a terminal.
+    pub plain: bool,
+    /// Where the full screen's dumps go.
+    pub out: PathBuf,
+}
+
 /// Which events to tell of, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tell {
@@ -192,7 +201,8 @@ impl Config {
         match &cli.command {
             cli::Command::Live(live) => {
                 let default_top = (live.watch.output == Output::Text).then_some(TOP_TEXT);
-                let command = Command::Live(watch(&live.watch, default_top)?);
+                let shown = Live { plain: live.plain, out: live.out.clone() };
+                let command = Command::Live(watch(&live.watch, default_top)?, shown);
                 Ok(Self { command, kernel: kernel(&live.kernel)? })
             }
             cli::Command::Record(record) => {

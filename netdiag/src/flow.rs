@@ -140,6 +140,19 @@ pub struct Interval {
     pub folded: u64,
     /// Entries of the connection tracking table.
     pub entries: entries::Interval,
+    /// What was summed up by [`Interval::keep_apart`].
+    pub rest: Option<Box<Rest>>,
+}
+
+/// Flows that are summed up, and yet kept one by one.
+#[derive(Clone, Debug, Default)]
+pub struct Rest {
+    /// The flows.
+    pub flows: Vec<Frozen>,
+    /// The sum of all others before they were added.
+    pub other: Frozen,
+    /// Flows that were in it.
+    pub folded: u64,
 }
 
 impl Interval {
@@ -151,6 +164,28 @@ impl Interval {
             sum.merge(flow);
         }
         sum
+    }
+
+    /// Like [`Self::keep`], so that [`Self::whole`] can take it back.
+    pub fn keep_apart(&mut self, top: usize) {
+        let flows = self.flows.split_off(self.flows.len().min(top));
+        let rest = Rest { other: self.other.clone(), folded: self.folded, flows };
+        for flow in &rest.flows {
+            self.other.merge(flow);
+            self.folded += 1;
+        }
+        self.rest = Some(Box::new(rest));
+    }
+
+    /// As it was before [`Self::keep_apart`].
+    #[must_use]
+    pub fn whole(mut self) -> Self {
+        if let Some(rest) = self.rest.take() {
+            let Rest { flows, other, folded } = *rest;
+            self.flows.extend(flows);
+            (self.other, self.folded) = (other, folded);
+        }
+        self
     }
 
     /// Keeps the first `top` flows in their order and folds the rest into `other`.

@@ -21,7 +21,9 @@ mod diagnose;
 mod diagnostics;
 mod doctor;
 mod events;
+pub mod full_screen;
 mod intake;
+mod keep;
 mod limit;
 mod listening;
 mod node;
@@ -33,6 +35,7 @@ mod refresh;
 mod report;
 mod reporter;
 mod scrape;
+mod screen;
 mod sieve;
 mod stop;
 mod teller;
@@ -51,7 +54,10 @@ const FOR_EVER: Duration = Duration::from_secs(1 << 32);
 #[must_use]
 pub fn main() -> ExitCode {
     own::keep_memory_small();
-    let status = match unwound::caught(run) {
+    let ended = unwound::caught(run);
+    // Whatever is said now is to be read.
+    full_screen::leave();
+    let status = match ended {
         Ok(status) => status.into(),
         Err(error) => {
             let (status, line) = exit::explain(&error);
@@ -88,7 +94,9 @@ fn run() -> Result<Status> {
         match &config.command {
             Command::Doctor(form) => doctor::run(&config.kernel, *form),
             Command::Events(watch, tell) => events::run(&config.kernel, watch, tell).await,
-            Command::Live(watch) => watch::run(&config.kernel, watch, Wanted::Show).await,
+            Command::Live(watch, live) => {
+                watch::run(&config.kernel, watch, screen::wanted(watch, live)).await
+            }
             Command::Record(watch, dump) => {
                 watch::run(&config.kernel, watch, Wanted::Record(dump.clone())).await
             }

@@ -8,6 +8,7 @@ pub mod json;
 pub mod metrics;
 mod owner;
 pub mod report;
+pub mod screen;
 pub mod table;
 
 #[cfg(test)]

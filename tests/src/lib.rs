@@ -41,6 +41,7 @@ pub mod setting;
 pub mod source;
 pub mod ss;
 pub mod stream;
+pub mod terminal;
 pub mod tool;
 pub mod traffic;
 pub mod tree;

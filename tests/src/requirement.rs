@@ -66,6 +66,8 @@ pub enum Feature {
     Prometheus,
     /// A browser that needs no screen.
     Browser,
+    /// tmux, a terminal that tells what is on its screen.
+    Tmux,
 }
 
 /// Whether a kernel or machine is known to have something.
@@ -108,7 +110,8 @@ pub fn expectation(feature: Feature) -> Expectation {
         | Feature::Redis
         | Feature::Http2
         | Feature::Prometheus
-        | Feature::Browser => machine::amount(Must, Absent),
+        | Feature::Browser
+        | Feature::Tmux => machine::amount(Must, Absent),
     }
 }
 
@@ -148,6 +151,7 @@ pub fn available(feature: Feature) -> bool {
         Feature::Prometheus => prometheus::programs().is_ok(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),
         Feature::Browser => tool::find(browser::PROGRAM).is_some(),
+        Feature::Tmux => tool::find("tmux").is_some(),
     }
 }
 

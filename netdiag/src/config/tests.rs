@@ -78,7 +78,7 @@ impl Lookup for Node {
 
 fn targets(line: &str) -> Targets {
     match config(line).map(|config| config.command) {
-        Ok(Command::Live(watch)) => watch.targets,
+        Ok(Command::Live(watch, _)) => watch.targets,
         other => panic!("`{line}`: {other:?}"),
     }
 }
@@ -86,7 +86,7 @@ fn targets(line: &str) -> Targets {
 #[test]
 fn defaults_depend_on_the_command() {
     let top = |line: &str| match config(line).expect(line).command {
-        Command::Live(watch) | Command::Record(watch, _) => watch.top,
+        Command::Live(watch, _) | Command::Record(watch, _) => watch.top,
         Command::Doctor(_)
         | Command::Events(..)
         | Command::Diagnose(..)

@@ -20,13 +20,17 @@ use rustix::{
     time::Timespec,
 };
 
-use super::{diagnose::Diagnosing, voice::say};
+use super::{
+    diagnose::Diagnosing,
+    screen::{self, Showing},
+    voice::say,
+};
 use crate::{
     cli::Output,
     config::{self, Owners},
-    exit,
     finding::Severity,
     flow::Interval,
+    labels::Labels,
     node::{mounts, vantage},
     snapshot::Snapshot,
     view::{self, dump::Recorder, table::COLUMNS},
@@ -56,6 +60,8 @@ impl Progress {
 pub(super) enum Wanted {
     /// To be shown.
     Show,
+    /// To be shown on a full screen.
+    Screen(screen::Wanted),
     /// To be kept.
     Record(config::Dump),
     /// To conclude from.
@@ -65,6 +71,7 @@ pub(super) enum Wanted {
 /// What becomes of them.
 enum Purpose {
     Show,
+    Screen(Box<Showing>),
     Record(Box<Recorder>),
     Diagnose(Box<Diagnosing>),
 }
@@ -93,9 +100,14 @@ impl Outputs {
         node: &str,
         filters: &Filters,
         owners: Owners,
-    ) -> Result<Self, exit::Error> {
+    ) -> Result<Self> {
+        let progress = Progress::default();
         let purpose = match wanted {
             Wanted::Show => Purpose::Show,
+            Wanted::Screen(screen) => {
+                let showing = Showing::start(screen, node, *filters, owners, progress.clone())?;
+                Purpose::Screen(Box::new(showing))
+            }
             Wanted::Record(dump) => {
                 let (recorder, said) = Recorder::open(dump, node)?;
                 said.iter().for_each(|line| say(line));
@@ -106,7 +118,7 @@ impl Outputs {
                 Purpose::Diagnose(Box::new(diagnosing))
             }
         };
-        Ok(Self { form, purpose, progress: Progress::default() })
+        Ok(Self { form, purpose, progress })
     }
 
     /// How far it has come.
@@ -115,19 +127,25 @@ impl Outputs {
     }
 
     /// Puts out one interval: into the files first, which are what a recording is for.
-    pub(super) fn interval(&mut self, snapshot: &Snapshot, interval: &Interval) -> Result<()> {
+    pub(super) fn interval(
+        &mut self,
+        snapshot: Snapshot,
+        interval: Interval,
+        labels: &Labels,
+    ) -> Result<()> {
         match &mut self.purpose {
-            Purpose::Show => self.show(snapshot),
+            Purpose::Show => self.show(&snapshot),
+            Purpose::Screen(showing) => showing.take(snapshot, interval.whole(), labels),
             Purpose::Record(recorder) => {
-                if let Some(line) = recorder.write(snapshot, interval) {
+                if let Some(line) = recorder.write(&snapshot, &interval) {
                     say(&line);
                 }
                 self.progress.step();
                 // On a terminal nobody wants a table beside the files.
-                if self.form == Output::Json { self.show(snapshot) } else { Ok(()) }
+                if self.form == Output::Json { self.show(&snapshot) } else { Ok(()) }
             }
             Purpose::Diagnose(diagnosing) => {
-                diagnosing.take(snapshot);
+                diagnosing.take(&snapshot);
                 self.progress.step();
                 Ok(())
             }
@@ -143,6 +161,12 @@ impl Outputs {
                 return Ok(Ended { complete, worst });
             }
             Purpose::Record(recorder) => recorder.close(),
+            Purpose::Screen(showing) => {
+                // The screen is gone; what became of the samples is told below it.
+                showing.end()?;
+                view::table::accounting(snapshot, COLUMNS, &mut self.stdout()).context(STDOUT)?;
+                return Ok(Ended { complete, worst: None });
+            }
             Purpose::Show => Ok(None),
         };
         self.show(snapshot)?;

@@ -107,13 +107,13 @@ impl Reporter {
         let node = self.readings.advance();
         self.outputs.progress().step();
         let (snapshot, flows) = self.build(Scope::Interval, self.listing, node, cut);
-        self.outputs.interval(&snapshot, &flows)
+        self.outputs.interval(snapshot, flows, &self.about.labels)
     }
 
     fn total(mut self, cut: Cut) -> Result<Ended> {
         // People asked for so many rows; a script gets every flow of the run.
         let top = self.listing.top.filter(|_| self.outputs.is_for_people());
-        let listing = Listing { top, all: true, ..self.listing };
+        let listing = Listing { top, all: true, apart: false, ..self.listing };
         let node = self.readings.total();
         let (snapshot, _) = self.build(Scope::Total, listing, node, cut);
         self.outputs.total(&snapshot)

@@ -1,10 +1,16 @@
 //! Being asked to end: ^C and SIGTERM, and what they mean while the output stands still.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{
+    future::{Future, pending},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
     task::spawn_blocking,
     time::{Instant, sleep_until, timeout},
 };
@@ -27,10 +33,14 @@ pub(super) enum End {
     Time,
 }
 
-/// ^C or SIGTERM.
+/// ^C or SIGTERM; of a full screen also its keys, and its terminal's end.
 pub(super) struct Stop {
     interrupt: Signal,
     terminate: Signal,
+    /// SIGHUP, where there is a full screen: others may be meant to outlive their terminal.
+    hangup: Option<Signal>,
+    /// Somebody wants to quit.
+    quit: Arc<Notify>,
 }
 
 impl Stop {
@@ -40,14 +50,32 @@ impl Stop {
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
+            hangup: None,
+            quit: Arc::default(),
         })
+    }
+
+    /// Also ends when its terminal does, and when this is notified.
+    pub(super) fn hear_screen(&mut self, quit: Arc<Notify>) -> Result<()> {
+        self.hangup = Some(signal(SignalKind::hangup()).context("cannot listen for signals")?);
+        self.quit = quit;
+        Ok(())
     }
 
     /// Waits until one comes.
     pub(super) async fn asked(&mut self) {
+        let Self { interrupt, terminate, hangup, quit } = self;
+        let hung_up = async {
+            match hangup {
+                Some(hangup) => hangup.recv().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hung_up => {}
+            () = quit.notified() => {}
         }
     }
 

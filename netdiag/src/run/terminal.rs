@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::full_screen;
 use crate::format;
 
 /// What is done by then nobody waited for.
@@ -38,7 +39,7 @@ pub(super) struct Waiting(Option<(Sender<()>, Receiver<()>)>);
 impl Waiting {
     /// `tells` in one line what goes on, by how long it has.
     pub(super) fn begin(tells: impl Fn(Duration) -> String + Send + 'static) -> Self {
-        if !io::stderr().is_terminal() {
+        if !io::stderr().is_terminal() || full_screen::is_taken() {
             return Self(None);
         }
         let (end, ended) = channel();

@@ -5,7 +5,8 @@
 //! full is left out and counted.
 
 use std::{
-    io::{self, Write as _},
+    collections::VecDeque,
+    io::{self, IsTerminal as _, Write as _},
     sync::{
         Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel},
@@ -22,6 +23,37 @@ const QUEUE: usize = 1024;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 static VOICE: Mutex<Option<Voice>> = Mutex::new(None);
+static DIVERTED: Mutex<Option<Diverted>> = Mutex::new(None);
+
+/// Lines that are kept until the screen is gone.
+const HELD: usize = 100;
+
+/// Where lines go while a full screen has the terminal.
+struct Diverted {
+    screen: Box<dyn Fn(&str) + Send>,
+    /// For standard error, where that is the terminal: they come when the screen is gone.
+    held: Option<VecDeque<String>>,
+}
+
+/// From now on lines go to a full screen, and to standard error when that is gone.
+pub(super) fn divert(screen: impl Fn(&str) + Send + 'static) {
+    let held = io::stderr().is_terminal().then(VecDeque::new);
+    let diverted = Diverted { screen: Box::new(screen), held };
+    *DIVERTED.lock().unwrap_or_else(PoisonError::into_inner) = Some(diverted);
+}
+
+/// Whether a screen has the line, and standard error is not to have it now.
+fn is_diverted(line: &str) -> bool {
+    let mut diverted = DIVERTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(Diverted { screen, held }) = &mut *diverted else { return false };
+    screen(line);
+    let Some(held) = held else { return false };
+    if held.len() == HELD {
+        held.pop_front();
+    }
+    held.push_back(line.to_owned());
+    true
+}
 
 struct Voice {
     lines: SyncSender<String>,
@@ -39,12 +71,23 @@ pub(super) fn say(line: &str) {
 pub(super) fn say_whole(line: &str) {
     // Names in it may be others': of files, processes, namespaces.
     let line = format::sanitised(line);
+    if is_diverted(&line) {
+        return;
+    }
     let mut voice = VOICE.lock().unwrap_or_else(PoisonError::into_inner);
     voice.get_or_insert_with(|| Voice::start(write)).say(line);
 }
 
+/// The screen is gone: says what was kept for then.
+fn resume() {
+    let diverted = DIVERTED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let held = diverted.and_then(|diverted| diverted.held);
+    held.into_iter().flatten().for_each(|line| say_whole(&line));
+}
+
 /// Waits, but not for ever, until what was said is written.
 pub(super) fn finish() {
+    resume();
     let voice = VOICE.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(Voice { lines, written, .. }) = voice {
         drop(lines);

@@ -19,6 +19,7 @@ use super::{
     output::{Ended, Outputs, Wanted, ends_with_container},
     reporter::{About, Reporter, Worker},
     scrape::{Feed, Scrape},
+    screen,
     sieve::Sieve,
     stop::Stop,
     terminal::Waiting,
@@ -107,8 +108,11 @@ pub(super) fn node_name(kernel: &config::Kernel, flag: Option<&str>) -> String {
 /// Runs the command.
 pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) -> Result<Status> {
     let mut stop = Stop::new()?;
+    if let Wanted::Screen(screen) = &wanted {
+        stop.hear_screen(screen.quit.clone())?;
+    }
     let (flag, fail_on) = match &wanted {
-        Wanted::Show => (None, None),
+        Wanted::Show | Wanted::Screen(_) => (None, None),
         Wanted::Record(dump) => (dump.node.as_deref(), None),
         Wanted::Diagnose(diagnose) => (None, diagnose.fail_on),
     };
@@ -118,8 +122,9 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     };
     let kept_in = match &wanted {
         Wanted::Record(dump) => Some(dump.out.clone()),
-        Wanted::Show | Wanted::Diagnose(_) => None,
+        Wanted::Show | Wanted::Screen(_) | Wanted::Diagnose(_) => None,
     };
+    let is_screen = matches!(wanted, Wanted::Screen(_));
     // What is concluded from: now, or later from the files.
     let telling = !matches!(wanted, Wanted::Show);
     let owners = &watch.targets.owners;
@@ -141,7 +146,8 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let seeding = spawn_blocking(move || node::seed(&host_root, translates));
     let about = about(node_name, &tracer, &filters, &kernel.host_root);
     let Watch { by, sort, top, all, .. } = *watch;
-    let listing = Listing { by, sort, top, all, telling };
+    let listing = Listing { by, sort, top, all, telling, apart: false };
+    let listing = if is_screen { screen::listing(all) } else { listing };
     let feed = match (listening, watch.listen) {
         (Some(scrape), Some(listen)) => {
             let diagnosis = diagnosis(&Thresholds::new(), filters, owners.clone());
@@ -197,7 +203,7 @@ async fn open(
     let (node, owners) = (node.to_owned(), owners.clone());
     let opened =
         stop.unless_asked(move || Outputs::open(form, &wanted, &node, &filters, owners)).await?;
-    Ok(opened.transpose()?)
+    opened.transpose()
 }
 
 /// The filters, as soon as everything exists that they name; `None` when stopped before.

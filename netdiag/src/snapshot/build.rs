@@ -12,7 +12,7 @@ use std::{cmp::Reverse, collections::BTreeMap, time::SystemTime};
 use jiff::Timestamp;
 use netdiag_common::{flow::FlowKey, signal::Signal};
 
-pub use self::sort::Sort;
+pub use self::sort::{Sort, Value};
 use super::{
     Account, CountValue, Distribution, Endpoint, Flow, Group, Node, Owner, SignalStatus, Snapshot,
     Status, Stream,
@@ -36,6 +36,8 @@ pub struct Listing {
     pub all: bool,
     /// Half of those listed may be flows that would be folded and that findings need.
     pub telling: bool,
+    /// What is folded is wanted one by one as well ([`Interval::whole`]).
+    pub apart: bool,
 }
 
 impl Listing {
@@ -52,7 +54,7 @@ impl Listing {
             if self.telling {
                 bring_forward(&mut interval.flows, top);
             }
-            interval.keep(top);
+            if self.apart { interval.keep_apart(top) } else { interval.keep(top) }
         }
         interval.entries.arrange(self.top);
     }
@@ -214,7 +216,9 @@ pub(super) fn protocol_name(key: &FlowKey) -> Option<String> {
     conntrack::protocol(key.protocol)
 }
 
-fn named(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {
+/// A row with names and units, as in a snapshot.
+#[must_use]
+pub fn named(flow: &Frozen, signals: &[SignalStatus], labels: &Labels) -> Flow {
     let (local, peer) = endpoints(&flow.key);
     let (service, backend) = translated(flow);
     Flow {

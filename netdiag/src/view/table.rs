@@ -19,12 +19,13 @@ use crate::{
 };
 
 mod accounting;
-mod conntrack;
+pub(super) mod conntrack;
 mod identity;
-mod listeners;
+pub(super) mod listeners;
 
 pub use accounting::accounting;
-pub(super) use identity::{endpoint, translation};
+pub(super) use accounting::{lines as accounting_lines, losses};
+pub(super) use identity::{endpoint, group_name, translation};
 
 /// Columns of a terminal that does not say how wide it is.
 pub const COLUMNS: usize = 80;
@@ -47,7 +48,7 @@ pub fn table(snapshot: &Snapshot, columns: usize, out: &mut impl Write) -> io::R
 
 fn lines(snapshot: &Snapshot, columns: usize) -> Vec<String> {
     let mut lines = head(snapshot, columns);
-    lines.extend(accounting::losses(snapshot, columns));
+    lines.extend(losses(snapshot, columns));
     let by = snapshot.by;
     let mut rows: Vec<Row> = snapshot.flows.iter().map(|flow| Row::new(flow, by)).collect();
     if snapshot.other.is_active() {

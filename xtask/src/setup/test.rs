@@ -24,6 +24,10 @@ pub(crate) fn tools() -> Result<()> {
     vm_tools()?;
     programs(&[("bpftrace", "bpftrace")], "a test that traces beside another tracer")?;
     programs(&[("strace", "strace")], "tests let single system calls of netdiag fail")?;
+    programs(
+        &[("tmux", "tmux")],
+        "the full screen is tested in a terminal that tells what it shows",
+    )?;
     // None of these packages starts a service.
     let conversing = [
         ("redis-benchmark", "redis-tools"),

@@ -63,7 +63,8 @@ impl FlowTable {
         flows.sort_unstable_by_key(|flow| flow.id);
         let mut entries = self.entries.freeze(now_ns);
         self.link(&mut entries);
-        Interval { flows, other: nameless(other), folded: mem::take(&mut self.folded), entries }
+        let folded = mem::take(&mut self.folded);
+        Interval { flows, other: nameless(other), folded, entries, rest: None }
     }
 
     /// Everything since the start, frozen or not: flows in the table, idle ones too (they are the
@@ -83,7 +84,8 @@ impl FlowTable {
         flows.sort_unstable_by_key(|flow| flow.id);
         let mut entries = self.entries.total();
         self.link(&mut entries);
-        Interval { flows, other: nameless(other), folded: self.total_folded, entries }
+        let folded = self.total_folded;
+        Interval { flows, other: nameless(other), folded, entries, rest: None }
     }
 }
 

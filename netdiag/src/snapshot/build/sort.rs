@@ -57,7 +57,9 @@ impl Sort {
         all
     }
 
-    pub(super) fn value(self) -> Value {
+    /// What it sorts by.
+    #[must_use]
+    pub fn value(self) -> Value {
         match self {
             Self::Samples(metric) => latency_of(metric, |latency| Some(latency.count())),
             Self::P50(metric) => latency_of(metric, |latency| latency.quantile(0.5)),
@@ -71,7 +73,7 @@ impl Sort {
 }
 
 /// Gives a flow's value; none sorts after 0.
-pub(super) type Value = Box<dyn Fn(&Frozen) -> Option<u64>>;
+pub type Value = Box<dyn Fn(&Frozen) -> Option<u64>>;
 
 /// The count of a name, or the sum of a group when the name ends in a dot.
 fn sum_of(name: &'static str) -> Value {

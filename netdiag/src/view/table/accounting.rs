@@ -23,7 +23,8 @@ pub fn accounting(total: &Snapshot, columns: usize, out: &mut impl Write) -> io:
     out.flush()
 }
 
-fn lines(total: &Snapshot, columns: usize) -> Vec<String> {
+/// The same as lines.
+pub(in crate::view) fn lines(total: &Snapshot, columns: usize) -> Vec<String> {
     let mut lines = vec!["samples since the start".to_owned()];
     let names: Vec<&str> = total.accounting.keys().map(String::as_str).collect();
     let first = names.iter().map(|name| width(name)).max().unwrap_or(0);
@@ -92,7 +93,7 @@ fn always(fate: &str) -> bool {
 }
 
 /// One line per signal that lost samples: how many, why, what it costs, what helps.
-pub(super) fn losses(snapshot: &Snapshot, columns: usize) -> Vec<String> {
+pub(in crate::view) fn losses(snapshot: &Snapshot, columns: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, account) in &snapshot.accounting {
         if account.lost() == 0 {

@@ -43,12 +43,12 @@ fn tables(tables: &[ConntrackTable], columns: usize) -> Vec<String> {
 }
 
 /// How full it is, rounded down.
-fn percent(table: &ConntrackTable) -> Option<u64> {
+pub(in crate::view) fn percent(table: &ConntrackTable) -> Option<u64> {
     table.entries.saturating_mul(100).checked_div(table.max?)
 }
 
 /// Each way to fail, with its words. Clashes that were settled and packets of no connection are none.
-fn failures(table: &ConntrackTable) -> [(u64, &'static str); 3] {
+pub(in crate::view) fn failures(table: &ConntrackTable) -> [(u64, &'static str); 3] {
     [
         (table.insert_failed, "not inserted"),
         (table.drop, "dropped"),
@@ -69,7 +69,11 @@ fn line(table: &ConntrackTable, columns: usize) -> Vec<String> {
 }
 
 /// What happened to entries, the first of it by the second as well, and who made them.
-fn entries(conntrack: &Conntrack, seconds: Option<f64>, columns: usize) -> Vec<String> {
+pub(in crate::view) fn entries(
+    conntrack: &Conntrack,
+    seconds: Option<f64>,
+    columns: usize,
+) -> Vec<String> {
     let counts = || {
         let entries = conntrack.entries.iter().map(|entry| &entry.counts);
         entries.chain([&conntrack.other.counts])
@@ -112,7 +116,7 @@ fn words_of(top: &TopCreator) -> Vec<String> {
 }
 
 /// How long the snapshot took; none where it took no time.
-fn seconds(snapshot: &Snapshot) -> Option<f64> {
+pub(in crate::view) fn seconds(snapshot: &Snapshot) -> Option<f64> {
     let time = |text: &str| text.parse::<jiff::Timestamp>().ok();
     let took = time(&snapshot.end)?.duration_since(time(&snapshot.start)?).as_secs_f64();
     (took > 0.0).then_some(took)

@@ -30,7 +30,7 @@ pub(super) fn names(by: Grouping) -> Vec<String> {
 }
 
 /// The name that people know, where there is one.
-fn group_name(flow: &Flow, group: &Group, by: Grouping) -> String {
+pub(in crate::view) fn group_name(flow: &Flow, group: &Group, by: Grouping) -> String {
     let Some(name) = &group.name else { return MISSING.to_owned() };
     let Owner { pod, namespace, container_name, .. } = &flow.owner;
     let known: Vec<&str> = match by {

@@ -12,7 +12,7 @@ use crate::{
 /// Those with most drops are shown.
 const SHOWN: usize = 5;
 
-pub(super) fn lines(listeners: &[Listener], columns: usize) -> Vec<String> {
+pub(in crate::view) fn lines(listeners: &[Listener], columns: usize) -> Vec<String> {
     let mut all: Vec<&Listener> = listeners.iter().collect();
     all.sort_by_key(|listener| Reverse(listener.drops));
     let more = all.len().saturating_sub(SHOWN);

@@ -1,0 +1,104 @@
+//! One interval in files, as `record` writes them: what the key `w` of the full screen asks for.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
+
+use crate::{
+    config,
+    flow::{Grouping, Interval},
+    labels::Labels,
+    snapshot::{
+        Snapshot,
+        build::{Frame, Listing, Scope},
+    },
+    view::dump::Recorder,
+};
+
+/// Flows that have histograms and a line of their own, as in a recording; the rest is summed up.
+const TOP: usize = 1_000;
+
+/// Writes all of an interval, of whose flows `snapshot` has the largest, to a new pair of files. Returns which.
+///
+/// # Errors
+/// Nothing was written, or not all of it.
+pub(super) fn keep(
+    out: &Path,
+    node: &str,
+    snapshot: Snapshot,
+    mut interval: Interval,
+    labels: &Labels,
+) -> Result<String> {
+    let listing = Listing { top: Some(TOP), all: true, telling: true, ..Listing::default() };
+    listing.arrange(&mut interval);
+    let time = |text: &str| -> Result<_> { Ok(text.parse::<Timestamp>()?.into()) };
+    let frame = Frame {
+        scope: Scope::Interval,
+        by: Grouping::Flow,
+        start: time(&snapshot.start)?,
+        end: time(&snapshot.end)?,
+        host: &snapshot.host,
+        kernel: &snapshot.kernel,
+        labels,
+        signals: &snapshot.signals,
+        filtered: snapshot.filtered,
+        node: snapshot.node,
+        accounting: snapshot.accounting,
+        stream: snapshot.stream,
+    };
+    let whole = frame.build(&interval);
+    let settings = config::Dump {
+        out: out.to_owned(),
+        node: None,
+        // Nothing that lies there is removed for it.
+        max_disk: u64::MAX,
+        rotate_size: u64::MAX,
+        rotate_every: Duration::MAX,
+    };
+    let (mut recorder, _said) = Recorder::open(&settings, node)?;
+    if let Some(line) = recorder.write(&whole, &interval)? {
+        bail!("nothing was written: {line}");
+    }
+    let path = recorder.current().context("nothing was written")?.to_owned();
+    recorder.close()?;
+    Ok(format!("written: {} and its .jsonl", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{flow::Frozen, snapshot::build::rfc3339};
+
+    #[test]
+    fn an_interval_is_kept_and_another_one_beside_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let flows = (1..3).map(|id| Frozen { id, ..Frozen::default() }).collect();
+        let interval = Interval { flows, ..Interval::default() };
+        let now = std::time::SystemTime::now();
+        let frame = Frame {
+            scope: Scope::Interval,
+            by: Grouping::Flow,
+            start: now,
+            end: now,
+            host: "node-1",
+            kernel: "6.12",
+            labels: &Labels::default(),
+            signals: &[],
+            filtered: false,
+            node: crate::snapshot::Node::default(),
+            accounting: std::collections::BTreeMap::new(),
+            stream: crate::snapshot::Stream::default(),
+        };
+        let snapshot = frame.build(&Interval::default());
+        assert_eq!(snapshot.end, rfc3339(now));
+        for nth in 1..3 {
+            let snapshot = snapshot.clone();
+            let line =
+                keep(directory.path(), "node-1", snapshot, interval.clone(), &Labels::default());
+            assert!(line.expect("kept").starts_with("written: "));
+            let files = std::fs::read_dir(directory.path()).expect("files");
+            assert_eq!(files.count(), 2 * nth);
+        }
+    }
+}
