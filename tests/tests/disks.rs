@@ -65,8 +65,17 @@ fn kills_at_any_time_cost_no_interval_and_leave_nothing() -> Result<()> {
     let out = directory.path().join("dumps");
     let shown = out.display().to_string();
     // One signal is loaded in a fraction of the time.
-    let arguments =
-        ["record", "--signals", "send", "-i", "100ms", "--out", &shown, "--netns", namespace.name()];
+    let arguments = [
+        "record",
+        "--signals",
+        "send",
+        "-i",
+        "100ms",
+        "--out",
+        &shown,
+        "--netns",
+        namespace.name(),
+    ];
     let connections = connections(&namespace)?;
     let before = Loaded::now()?;
     let (mut during, mut known) = (Loaded::default(), Vec::new());
