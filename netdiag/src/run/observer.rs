@@ -186,13 +186,14 @@ impl Observer {
                     return Ok(End::Asked);
                 }
                 let read = self.tracer.accounting();
-                // Without it the interval goes on.
-                if let Some(accounting) = self.trouble.past(UNREAD, read) {
-                    let flows = self.intake.table.interval(monotonic_ns());
-                    let accounting = self.intake.amend(accounting, self.tracer.signals());
-                    worker.interval(self.cut(flows, accounting));
-                    pace.cut(Instant::now());
-                }
+                let Some(accounting) = self.trouble.past(UNREAD, read) else {
+                    pace.go_on();
+                    continue;
+                };
+                let flows = self.intake.table.interval(monotonic_ns());
+                let accounting = self.intake.amend(accounting, self.tracer.signals());
+                worker.interval(self.cut(flows, accounting));
+                pace.cut(Instant::now());
             }
         }
     }
