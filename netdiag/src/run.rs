@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write as _},
+    panic::{self, AssertUnwindSafe},
     path::Path,
     process::ExitCode,
     time::Duration,
@@ -90,7 +91,7 @@ fn run() -> Result<Status> {
         .thread_keep_alive(FOR_EVER)
         .build()
         .context("the runtime cannot be started")?;
-    let status = runtime.block_on(async {
+    let run = async {
         match &config.command {
             Command::Doctor(form) => doctor::run(&config.kernel, *form),
             Command::Events(watch, tell) => events::run(&config.kernel, watch, tell).await,
@@ -106,8 +107,9 @@ fn run() -> Result<Status> {
             Command::Report(report) => report::run(report),
             Command::DiagnoseFrom(from, form, diagnose) => diagnose::from(from, *form, diagnose),
         }
-    });
+    };
+    let status = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(run)));
     // A thread that waits for an output that stands still must not keep the process.
     runtime.shutdown_background();
-    status
+    status.unwrap_or_else(|payload| panic::resume_unwind(payload))
 }

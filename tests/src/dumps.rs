@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use netdiag::{
     config,
     coverage::{SignalStatus, Status, Stream},
@@ -74,7 +74,8 @@ pub fn make(dumps: &Dumps<'_>) -> Result<u64> {
             stream: Stream::default(),
         }
         .build(&interval);
-        recorder.write(&snapshot, &interval)?;
+        let said = recorder.write(&snapshot, &interval);
+        ensure!(said.is_none(), "{said:?}");
         intervals += 1;
     }
     recorder.close()?;

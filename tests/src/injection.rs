@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{netdiag::binary, tool};
 
@@ -65,6 +65,18 @@ pub fn traced(strace: u32) -> Result<Pid> {
     let children = std::fs::read_to_string(&path).with_context(|| path.clone())?;
     let child = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
     child.and_then(Pid::from_raw).with_context(|| format!("nobody in {path}"))
+}
+
+/// The process that a strace runs, which stays when strace is killed: it goes with this, if it is there still.
+#[derive(Debug)]
+pub struct Killed(pub u32);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        if let Ok(pid) = traced(self.0) {
+            let _ended = kill_process(pid, Signal::KILL);
+        }
+    }
 }
 
 /// What strace noted.

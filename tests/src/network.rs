@@ -75,7 +75,10 @@ impl Pair {
         }
         let pair = Self { left, right, _relay: relay };
         for family in [Family::V4, Family::V6] {
-            Connection::open(&pair.left, &pair.right, family)?;
+            // A machine that stands still may look up its neighbour in vain.
+            let passed =
+                machine::wait_until(|| Connection::open(&pair.left, &pair.right, family).is_ok());
+            ensure!(passed, "nothing passes by {family:?}");
         }
         Ok(pair)
     }

@@ -4,7 +4,10 @@
 use std::{fs, io, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
-use rustix::thread::{CpuSet, sched_getaffinity};
+use rustix::{
+    thread::{CpuSet, sched_getaffinity},
+    time::{ClockId, clock_gettime},
+};
 
 /// Those that this thread may run on, each by itself.
 ///
@@ -26,6 +29,18 @@ pub fn each() -> io::Result<Vec<CpuSet>> {
 /// When the kernel does not tell.
 pub fn waited_for() -> Result<Duration> {
     waited(Path::new("/proc/thread-self"))
+}
+
+/// How long this thread has not slept since it began: it ran, or its processor stood still under it, or it was ready
+/// to run and had none.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn awake_for() -> Result<Duration> {
+    // Asking brings it up to date; what schedstat says is up to a tick old.
+    let ran = clock_gettime(ClockId::ThreadCPUTime);
+    let ran = Duration::new(ran.tv_sec.unsigned_abs(), ran.tv_nsec.unsigned_abs() as u32);
+    Ok(ran + waited_for()?)
 }
 
 /// How long all threads of a process have, added up; of those that ended nothing is known any more.

@@ -40,8 +40,8 @@ fn agree(least: Duration, most: Duration, histogram_ns: u64) -> bool {
 }
 
 /// What each call took at least, and at most, in ascending order: on an emulated machine, where 64
-/// threads share two slow processors, a caller's clock may count its wait for one of them around the
-/// call.
+/// threads share two slow processors that may stand still, a caller's clock may count anything around the
+/// call but its sleep.
 fn bounds(calls: &[Call]) -> [Vec<Duration>; 2] {
     let of = |time: fn(&Call) -> Duration| {
         let mut sorted: Vec<_> = calls.iter().map(time).collect();
@@ -49,7 +49,7 @@ fn bounds(calls: &[Call]) -> [Vec<Duration>; 2] {
         sorted
     };
     let least: fn(&Call) -> Duration =
-        machine::amount(|call| call.took, |call| call.took.saturating_sub(call.waited));
+        machine::amount(|call| call.took, |call| call.took.saturating_sub(call.awake));
     [of(least), of(|call| call.took)]
 }
 

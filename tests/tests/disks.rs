@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use netdiag_tests::{
     bpf::Loaded,
     facts::Facts,
-    injection::{Injection, Trace},
+    injection::{Injection, Killed, Trace},
     machine,
     namespace::Namespace,
     netdiag::Netdiag,
@@ -65,8 +65,17 @@ fn kills_at_any_time_cost_no_interval_and_leave_nothing() -> Result<()> {
     let out = directory.path().join("dumps");
     let shown = out.display().to_string();
     // One signal is loaded in a fraction of the time.
-    let arguments =
-        ["record", "--signals", "send", "-i", "100ms", "--out", &shown, "--netns", namespace.name()];
+    let arguments = [
+        "record",
+        "--signals",
+        "send",
+        "-i",
+        "100ms",
+        "--out",
+        &shown,
+        "--netns",
+        namespace.name(),
+    ];
     let connections = connections(&namespace)?;
     let before = Loaded::now()?;
     let (mut during, mut known) = (Loaded::default(), Vec::new());
@@ -81,9 +90,8 @@ fn kills_at_any_time_cost_no_interval_and_leave_nothing() -> Result<()> {
         // Half of them die as they begin, half of them as they write.
         for at in 0..runs {
             if at == runs / 2 {
-                let so_far = recording::all(&out).unwrap_or_default();
                 let writing = |now: &[Recording]| {
-                    let is_new = |one: &Recording| !so_far.iter().any(|old| old.log == one.log);
+                    let is_new = |one: &Recording| !known.iter().any(|old| old.log == one.log);
                     now.iter().any(|one| one.intervals > 2 && is_new(one))
                 };
                 let write = machine::wait_until(|| {
@@ -91,7 +99,13 @@ fn kills_at_any_time_cost_no_interval_and_leave_nothing() -> Result<()> {
                     recording::all(&out).is_ok_and(|now| writing(&now))
                 });
                 facts.holds("some write", write);
-                during = during.and(&Loaded::now()?.since(&before));
+                // Those of runs that were killed go as it looks.
+                let mut loaded = Ok(Loaded::default());
+                machine::wait_until(|| {
+                    loaded = Loaded::now();
+                    loaded.is_ok()
+                });
+                during = during.and(&loaded?.since(&before));
             }
             thread::sleep(Duration::from_micros(random.below(100_000)));
             let netdiag = all.swap_remove(random.below(all.len() as u64) as usize);
@@ -110,7 +124,8 @@ fn kills_at_any_time_cost_no_interval_and_leave_nothing() -> Result<()> {
     kept(&mut facts, &known, &now);
     let (files, intervals) = (now.len(), recording::intervals(&now));
     eprintln!("{killed} killed, which wrote {intervals} intervals in {files} pairs of files");
-    facts.holds(format_args!("{intervals} intervals of {killed} runs"), intervals > killed / 2);
+    let least = 3 * (killed / AT_ONCE);
+    facts.holds(format_args!("{intervals} intervals, at least {least}"), intervals >= least);
     let merged = directory.path().join("merged.hlog");
     recording::merged(&now, &merged)?;
     for reader in reader::all()? {
@@ -234,7 +249,7 @@ fn a_full_disk_and_one_with_room_again() -> Result<()> {
     recorded.go_on()?;
     facts.equal("pairs on a full disk", recording::all(directory.path())?.len(), 0);
     disk.remount("size=4g")?;
-    recorded.netdiag.wait_said("there is room again")?;
+    recorded.netdiag.wait_said("there is room again;")?;
     recorded.go_on()?;
     let said = [("nothing is written until", 1), ("there is room again;", 1), ("missing from", 1)];
     let outcome = recorded.end(&mut facts, 0, &said)?;
@@ -290,17 +305,18 @@ fn a_directory_that_is_removed() -> Result<()> {
     let mut facts = Facts::new();
     let mut recorded = Recorded::start(&namespace, &out)?;
     recorded.go_on()?;
-    // Whoever cleans up may clean up twice, as long as files appear.
     let moved = directory.path().join("moved");
     fs::rename(&out, &moved)?;
     recorded.go_on()?;
     let here = recording::intervals(&recording::all(&out)?);
     facts.holds(format_args!("{here} intervals where they belong"), here > 0);
-    fs::remove_dir_all(&out)?;
+    // Files appear in it as long as it is there.
+    let removed = machine::wait_until(|| fs::remove_dir_all(&out).is_ok());
+    facts.holds("it can be removed", removed);
     recorded.go_on()?;
     let here = recording::intervals(&recording::all(&out)?);
     facts.holds(format_args!("{here} intervals in the directory made anew"), here > 0);
-    recorded.end(&mut facts, 0, &[("missing", 0)])?;
+    recorded.end(&mut facts, 0, &[("missing", 0), ("another directory by now", 2)])?;
     facts.finish();
     Ok(())
 }
@@ -327,7 +343,9 @@ fn a_disk_that_fails() -> Result<()> {
         let shown = out.display().to_string();
         let arguments = ["record", "-o", "json", "-i", "200ms", "-d", "2s", "--out", &shown];
         let netdiag = [&arguments[..], &["--netns", namespace.name()]].concat();
-        let outcome = Netdiag::start_by(injection.command(trace.path(), &netdiag)?)?.wait()?;
+        let netdiag = Netdiag::start_by(injection.command(trace.path(), &netdiag)?)?;
+        let _both = Killed(netdiag.pid());
+        let outcome = netdiag.wait()?;
         let mut facts = Facts::new();
         facts.note(&injection);
         let failed = trace.failed()?;

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Result, ensure};
 use netdiag::snapshot::{CountValue, Flow, Snapshot};
 use netdiag_tests::{
+    attempt::{Spoilt, Watched, until_whole},
     dns::{
         self, CLIENT, Deed, PORT, Query, Routed, SERVER, SERVICE, Server, ask, ask_by_tcp, client,
         connect, receive_answer,
@@ -192,51 +193,62 @@ fn sees_tcp(forced: &str) -> bool {
 fn queries_over_tcp() -> Result<()> {
     let _alone = alone();
     for forced in source::loading("dns")? {
-        let pair = Pair::new()?;
-        let addresses: [(IpAddr, IpAddr); 2] =
-            [(LEFT_V4.into(), RIGHT_V4.into()), (LEFT_V6.into(), RIGHT_V6.into())];
-        let servers: Vec<_> = addresses
-            .iter()
-            .map(|(_, address)| Server::start(&pair.right, *address))
-            .collect::<Result<_>>()?;
-        let netdiag = watch(&forced, [&pair.left, &pair.right])?;
-        let mut all = Vec::new();
-        for ((asker, _), server) in addresses.iter().zip(&servers) {
-            let mut asked = Asked::default();
-            for number in 0..machine::amount(25, 2_u16) {
-                let mut connection = connect(&pair.left, server.address)?;
-                for at in 0..8_u16 {
-                    let deed = if at == 3 { Deed::Long } else { Deed::Answer(0) };
-                    let (rcode, _) = RCODES[usize::from(at)];
-                    let query = Query::new(number * 8 + at, rcode).with(deed);
-                    let took = ask_by_tcp(&mut connection, &query, at == 5)?;
-                    asked.answered(rcode, server, took);
-                }
-            }
-            all.push((*asker, server, asked));
-        }
-        let outcome = netdiag.stop()?;
-        let total = outcome.total()?;
-        let mut facts = Facts::new();
-        let status = status(total, "dns")?;
-        facts.note(format_args!("{status:?} {:?}", total.accounting["dns"]));
-        for (asker, server, asked) in &all {
-            if sees_tcp(&forced) {
-                let flow = row(total, pair.left.inode(), "tcp", [*asker, server.address.ip()])?;
-                judge(&mut facts, &format!("{forced}: {}", server.address), flow, asked);
-            }
-        }
-        let sum: u64 = all.iter().map(|(.., asked)| asked.queries).sum();
-        if sees_tcp(&forced) {
-            facts.equal(format_args!("{forced}: queries in all"), queries(total), sum);
-        } else {
-            facts.holds("it says what it does not see", !status.missing.is_empty());
-        }
-        facts.lossless(total);
-        facts.at_rest(total);
-        facts.finish();
+        until_whole(|| over_tcp(&forced))?;
     }
     Ok(())
+}
+
+fn over_tcp(forced: &str) -> Result<Option<Spoilt>> {
+    let pair = Pair::new()?;
+    let addresses: [(IpAddr, IpAddr); 2] =
+        [(LEFT_V4.into(), RIGHT_V4.into()), (LEFT_V6.into(), RIGHT_V6.into())];
+    let servers: Vec<_> = addresses
+        .iter()
+        .map(|(_, address)| Server::start(&pair.right, *address))
+        .collect::<Result<_>>()?;
+    let sending = Watched::new([&pair.left])?;
+    let netdiag = watch(forced, [&pair.left, &pair.right])?;
+    let mut all = Vec::new();
+    for ((asker, _), server) in addresses.iter().zip(&servers) {
+        let mut asked = Asked::default();
+        for number in 0..machine::amount(25, 2_u16) {
+            let mut connection = connect(&pair.left, server.address)?;
+            for at in 0..8_u16 {
+                let deed = if at == 3 { Deed::Long } else { Deed::Answer(0) };
+                let (rcode, _) = RCODES[usize::from(at)];
+                let query = Query::new(number * 8 + at, rcode).with(deed);
+                let took = ask_by_tcp(&mut connection, &query, at == 5)?;
+                asked.answered(rcode, server, took);
+            }
+        }
+        all.push((*asker, server, asked));
+    }
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    // The query is told to be sent again, then, or not to be answered in time.
+    if let Some(spoilt) = sending.sent_again()? {
+        Facts::only_at_rest(total);
+        return Ok(Some(spoilt));
+    }
+    let mut facts = Facts::new();
+    let status = status(total, "dns")?;
+    facts.note(format_args!("{status:?} {:?}", total.accounting["dns"]));
+    for (asker, server, asked) in &all {
+        if sees_tcp(forced) {
+            let flow = row(total, pair.left.inode(), "tcp", [*asker, server.address.ip()])?;
+            judge(&mut facts, &format!("{forced}: {}", server.address), flow, asked);
+        }
+    }
+    let sum: u64 = all.iter().map(|(.., asked)| asked.queries).sum();
+    if sees_tcp(forced) {
+        facts.equal(format_args!("{forced}: queries in all"), queries(total), sum);
+    } else {
+        facts.holds("it says what it does not see", !status.missing.is_empty());
+    }
+    facts.lossless(total);
+    facts.at_rest(total);
+    facts.finish();
+    Ok(None)
 }
 
 /// Each packet crosses four devices in three namespaces.
@@ -244,8 +256,7 @@ fn queries_over_tcp() -> Result<()> {
 fn a_forwarded_query_is_one() -> Result<()> {
     let _alone = alone();
     for forced in source::loading("dns")? {
-        let routed = Routed::new()?;
-        through(&forced, &routed, SERVER.map(|server| (server, server)))?;
+        until_whole(|| through(&forced, &Routed::new()?, SERVER.map(|server| (server, server))))?;
     }
     Ok(())
 }
@@ -256,9 +267,11 @@ fn a_translated_query_is_one() -> Result<()> {
     require!(Feature::Nft);
     let _alone = alone();
     for forced in source::loading("dns")? {
-        let routed = Routed::new()?;
-        routed.translate()?;
-        through(&forced, &routed, [(SERVICE.into(), SERVER[0])])?;
+        until_whole(|| {
+            let routed = Routed::new()?;
+            routed.translate()?;
+            through(&forced, &routed, [(SERVICE.into(), SERVER[0])])
+        })?;
     }
     Ok(())
 }
@@ -268,7 +281,8 @@ fn through<const N: usize>(
     forced: &str,
     routed: &Routed,
     servers: [(IpAddr, IpAddr); N],
-) -> Result<()> {
+) -> Result<Option<Spoilt>> {
+    let sending = Watched::new([&routed.client])?;
     let netdiag = watch(forced, [&routed.client, &routed.router, &routed.server])?;
     let mut all = Vec::new();
     let mut running = Vec::new();
@@ -295,6 +309,10 @@ fn through<const N: usize>(
     }
     let outcome = netdiag.stop()?;
     let total = outcome.total()?;
+    if let Some(spoilt) = sending.sent_again()? {
+        Facts::only_at_rest(total);
+        return Ok(Some(spoilt));
+    }
     let mut facts = Facts::new();
     for (asker, server, protocol, asked) in &all {
         let flow = row(total, routed.client.inode(), protocol, [*asker, *server])?;
@@ -306,7 +324,7 @@ fn through<const N: usize>(
     facts.lossless(total);
     facts.at_rest(total);
     facts.finish();
-    Ok(())
+    Ok(None)
 }
 
 /// A query that is sent again is the same one; one that nobody answers is said to be so; an answer that

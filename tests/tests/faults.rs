@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use netdiag::snapshot::{Snapshot, Status};
 use netdiag_tests::{
     facts::Facts,
-    injection::{Injection, Trace, traced},
+    injection::{Injection, Killed, Trace, traced},
     namespace::Namespace,
     netdiag::Netdiag,
     outcome::{Outcome, count, flow_of},
@@ -56,19 +56,22 @@ fn numbers((_, _, some, (last, step)): &Case) -> Vec<usize> {
 }
 
 /// Runs netdiag with a call that fails, beside some traffic; what it said, or only how it ended where that was before
-/// it was ready.
-fn run(injection: &Injection, namespace: &Namespace, facts: &mut Facts) -> Result<()> {
+/// it was ready. Gives how many calls failed.
+fn run(injection: &Injection, namespace: &Namespace, facts: &mut Facts) -> Result<usize> {
     let directory = tempfile::tempdir()?;
     let trace = Trace::in_directory(directory.path());
     let out = directory.path().join("dumps").display().to_string();
     let arguments = ["record", "-o", "json", "-i", "200ms", "-d", "10h", "--out", &out];
     let all = [&arguments[..], &["--netns", namespace.name()]].concat();
     let mut netdiag = Netdiag::begin_by(injection.command(trace.path(), &all)?)?;
+    // Before netdiag, which is strace here.
+    let _both = Killed(netdiag.pid());
     if !netdiag.wait_ready_or_ended()? {
         let (status, _, said) = netdiag.wait_text()?;
         refused(facts, injection, status.code(), &said);
-        eprintln!("{injection}: {} failed, status {:?}", trace.failed()?, status.code());
-        return Ok(());
+        let failed = trace.failed()?;
+        eprintln!("{injection}: {failed} failed, status {:?}", status.code());
+        return Ok(failed);
     }
     let connection = Connection::open(namespace, namespace, Family::V4)?;
     exchange([(&connection, SOME)])?;
@@ -79,14 +82,16 @@ fn run(injection: &Injection, namespace: &Namespace, facts: &mut Facts) -> Resul
         let _ended = kill_process(pid, Signal::INT);
     }
     let outcome = netdiag.wait()?;
-    eprintln!("{injection}: {} failed, status {:?}", trace.failed()?, outcome.code());
+    let failed = trace.failed()?;
+    eprintln!("{injection}: {failed} failed, status {:?}", outcome.code());
     if outcome.code() != Some(0) {
         refused(facts, injection, outcome.code(), &outcome.stderr);
-        return Ok(());
+        return Ok(failed);
     }
     let total = outcome.total()?;
     facts.note(format_args!("{injection}: {:?}", outcome.stderr));
     facts.at_rest(total);
+    calm(facts, injection, &outcome.stderr);
     named(facts, injection, total);
     let seen = flow_of(total, &end).ok().and_then(|flow| count(flow, "sends"));
     let gap = seen != Some(SOME.sends as u64);
@@ -94,7 +99,7 @@ fn run(injection: &Injection, namespace: &Namespace, facts: &mut Facts) -> Resul
         format_args!("{injection}: {seen:?} sends of {} are no silent gap", SOME.sends),
         !gap || !total.complete || says_so(&outcome, "send"),
     );
-    Ok(())
+    Ok(failed)
 }
 
 /// It said in one line why it ended, and with what status.
@@ -138,10 +143,13 @@ fn each_call_may_fail() -> Result<()> {
     let namespace = Namespace::new("faults")?;
     let mut facts = Facts::new();
     for case @ (call, error, ..) in CASES {
+        let mut failed = 0;
         for number in numbers(case) {
             let injection = Injection::new(call, error, number);
-            run(&injection, &namespace, &mut facts).with_context(|| injection.to_string())?;
+            let run = run(&injection, &namespace, &mut facts);
+            failed += run.with_context(|| injection.to_string())?;
         }
+        facts.holds(format_args!("{call}: {failed} failed"), failed > 0);
     }
     facts.finish();
     Ok(())

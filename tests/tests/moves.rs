@@ -116,7 +116,7 @@ fn an_interface_gets_another_name() -> Result<()> {
         sends <= made && sends + missed >= made
     });
     let here = total.node.interfaces.iter().filter(|one| one.netns == pair.left.inode());
-    let wires: Vec<_> = here.filter(|one| !one.loopback).collect();
+    let wires: Vec<_> = here.filter(|one| !one.loopback && one.up).collect();
     let names: Vec<_> = wires.iter().map(|one| one.name.as_str()).collect();
     facts.equal("the one interface", names, vec!["renamed"]);
     let packets = wires.first().and_then(|one| one.tx_packets);

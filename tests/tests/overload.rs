@@ -17,7 +17,8 @@ use netdiag_tests::{
     namespace::Namespace,
     netdiag::Netdiag,
     outcome::{count, flow_of, in_namespaces, metric, sum},
-    requirement::alone,
+    require,
+    requirement::{Feature, alone},
     tool,
     traffic::{
         Connection, Family, end_by_reset,
@@ -35,8 +36,10 @@ const FLOWS: usize = 100;
 
 const ONE: Exchange = Exchange { sends: 1, bytes: 1, echo: true };
 
+/// Records that found no room. What is missed is of the whole node.
 fn lost(snapshot: &Snapshot) -> u64 {
-    snapshot.accounting.values().map(Account::lost).sum()
+    let without_room = |account: &Account| account.lost() - account.missed;
+    snapshot.accounting.values().map(without_room).sum()
 }
 
 /// What a process holds.
@@ -91,13 +94,18 @@ fn more_flows_than_are_remembered() -> Result<()> {
     for snapshot in &outcome.snapshots {
         facts.consistent(snapshot);
         let rows = in_namespaces(snapshot, &[namespace.inode()]).count();
-        facts.holds(format_args!("{rows} rows are at most {FLOWS}"), rows <= FLOWS);
+        // Those that ended in it, which make room, have their rows as well.
+        facts.holds(format_args!("{rows} rows are at most 2 * {FLOWS}"), rows <= 2 * FLOWS);
     }
+    let rows = in_namespaces(total, &[namespace.inode()]).count();
+    facts.holds(format_args!("{rows} rows at the end are at most {FLOWS}"), rows <= FLOWS);
     facts.at_rest(total);
     let made = 2 * (CONNECTIONS * EACH.sends) as u64;
     let (seen, account) = (sends(total, &namespace), total.accounting["send"]);
     facts.note(format_args!("{account:?}, {:?}", total.accounting["socket"]));
-    facts.equal("sends in rows and others, and lost", seen + account.lost(), made);
+    facts.holds(format_args!("{seen} in rows and others, {} lost, of {made}", account.lost()), {
+        seen <= made && seen + account.lost() >= made
+    });
     facts.holds("most did not fit", count(&total.other, "sends") > Some(0));
     facts.finish();
     Ok(())
@@ -105,7 +113,7 @@ fn more_flows_than_are_remembered() -> Result<()> {
 
 /// How many connections a storm has at most, and how long it lasts at most.
 fn storm_size() -> (usize, Duration) {
-    (machine::amount(200_000, 2_000), Duration::from_secs(machine::amount(40, 300)))
+    (machine::amount(200_000, 2_000), Duration::from_secs(machine::amount(15, 300)))
 }
 
 /// Connections one after the other, each with one send either way and ended by reset, over few ports. Gives how many.
@@ -133,6 +141,7 @@ fn storm(namespace: &Namespace, number: usize, until: Instant) -> Result<usize> 
 /// in the middle of it.
 #[test]
 fn a_storm_of_connections_while_the_reader_stands_still() -> Result<()> {
+    require!(Feature::Bpftool);
     let _alone = alone();
     let namespace = Namespace::new("storm")?;
     // It is the namespace's own.
@@ -157,6 +166,10 @@ fn a_storm_of_connections_while_the_reader_stands_still() -> Result<()> {
     let lasted = began.elapsed();
     // What of the storm is left comes with the interval that is under way, and the one after that is whole.
     netdiag.wait_lines(2)?;
+    // Some are open for a moment, once an interval.
+    let at_rest = machine::wait_until(|| {
+        Held::by(pid).is_ok_and(|now| now.descriptors <= before.descriptors)
+    });
     let after = Held::by(pid)?;
     let later = Connection::open(&namespace, &namespace, Family::V6)?;
     exchange([(&later, Exchange { sends: 500, ..ONE })])?;
@@ -173,9 +186,13 @@ fn a_storm_of_connections_while_the_reader_stands_still() -> Result<()> {
     let send = total.accounting["send"];
     facts.note(format_args!("{:#?}", total.accounting));
     let all = (2 * made + 1_000) as u64;
-    facts.equal("sends in rows and others, and lost", sends(total, &namespace) + send.lost(), all);
+    let seen = sends(total, &namespace);
+    facts.holds(format_args!("{seen} in rows and others, {} lost, of {all}", send.lost()), {
+        seen <= all && seen + send.lost() >= all
+    });
     let connects = |snapshot: &Snapshot| {
-        let rows = in_namespaces(snapshot, &[namespace.inode()]).chain([&snapshot.other]);
+        let ours = [namespace.inode()];
+        let rows = in_namespaces(snapshot, &ours).chain([&snapshot.other]);
         rows.map(|row| metric(row, "connect").count).sum::<u64>()
     };
     let (connected, socket) = (connects(total), total.accounting["socket"]);
@@ -191,7 +208,7 @@ fn a_storm_of_connections_while_the_reader_stands_still() -> Result<()> {
     facts.equal("lost in all by the last two intervals", last.iter().max(), last.iter().min());
     facts.equal("and by the end", Some(&lost(total)), last.iter().max());
     facts.equal("sends after the storm", count(flow_of(total, &end)?, "sends"), Some(500));
-    facts.equal("descriptors", after.descriptors, before.descriptors);
+    facts.holds(format_args!("{after:?}: as many descriptors as {before:?}"), at_rest);
     facts.equal("bytes of maps", after.map_bytes, before.map_bytes);
     facts.holds(
         format_args!("{after:?} is no more than {before:?} and 4 MiB"),

@@ -424,7 +424,16 @@ impl Detached {
             Ok(programs) => skipped(programs),
             Err(error) => Err(anyhow::anyhow!("{error:#}")),
         };
-        let accounts = accounts(&reading, &tracer.skips.known(skipped), phase);
+        let mut accounts = accounts(&reading, &tracer.skips.known(skipped), phase);
+        if tracer.skips.unread {
+            // Nothing tells how many, and whoever asks whether all was seen is not to be told so.
+            let is_on = |signal: Signal| tracer.signals[signal as usize].status != Status::Off;
+            for (name, account) in &mut accounts {
+                if DEFINITIONS.iter().any(|it| it.signal.name() == *name && is_on(it.signal)) {
+                    account.missed = account.missed.max(1);
+                }
+            }
+        }
         Ok(tracer.with_heard(accounts))
     }
 

@@ -203,7 +203,9 @@ mod tests {
 
     #[test]
     fn hostile_messages_are_survived() {
-        crate::hostile::survived(&[message()], |bytes| drop(parse(bytes)));
+        crate::hostile::survived(&[message()], |bytes| {
+            let _socket = parse(bytes);
+        });
         let sockstat =
             "sockets: used 15\nTCP: inuse 1 orphan 2 tw 3 alloc 4 mem 29\nTCP6: inuse 0\n";
         crate::hostile::survived_text(&[sockstat], |text| {

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn spoilt_messages_are_survived() {
+    fn hostile_and_spoilt_messages_are_survived() {
         let sound = parse(&message()).map(|(_, qdisc)| qdisc);
         crate::hostile::survived(&[message()], |bytes| {
             if let Some((_, qdisc)) = parse(bytes) {

@@ -39,8 +39,10 @@ mod tell;
 
 pub(super) use asking::Asking;
 
-/// How long the last samples may take to arrive after the programs were detached.
+/// How long the last samples may take to arrive after the programs were detached, and how often it is looked for
+/// them at least: netdiag may have stood still itself for that long.
 const SETTLE: Duration = Duration::from_millis(200);
+const LOOKS: u32 = 20;
 
 /// Between two looks at the kernel's modules.
 const MODULES: Duration = Duration::from_secs(1);
@@ -184,13 +186,14 @@ impl Observer {
                     return Ok(End::Asked);
                 }
                 let read = self.tracer.accounting();
-                // Without it the interval goes on.
-                if let Some(accounting) = self.trouble.past(UNREAD, read) {
-                    let flows = self.intake.table.interval(monotonic_ns());
-                    let accounting = self.intake.amend(accounting, self.tracer.signals());
-                    worker.interval(self.cut(flows, accounting));
-                    pace.cut(Instant::now());
-                }
+                let Some(accounting) = self.trouble.past(UNREAD, read) else {
+                    pace.go_on();
+                    continue;
+                };
+                let flows = self.intake.table.interval(monotonic_ns());
+                let accounting = self.intake.amend(accounting, self.tracer.signals());
+                worker.interval(self.cut(flows, accounting));
+                pace.cut(Instant::now());
             }
         }
     }
@@ -320,8 +323,9 @@ impl Run {
 /// Waits until every sample that was submitted has arrived: programs that were running when they
 /// were detached need a moment to end.
 async fn settle(detached: &mut Detached, intake: &mut Intake) -> Result<BTreeMap<String, Account>> {
-    let mut until = Instant::now() + SETTLE;
+    let (mut until, mut looks) = (Instant::now() + SETTLE, 0);
     loop {
+        looks += 1;
         // What cannot be flushed now may be the next time; what is left then is counted as missed.
         let flushed = detached.flush().unwrap_or(false);
         let received = intake.received();
@@ -342,7 +346,8 @@ async fn settle(detached: &mut Detached, intake: &mut Intake) -> Result<BTreeMap
         };
         let submitted: u64 = accounting.values().map(|account| account.submitted).sum();
         let arrived = flushed && submitted == intake.received();
-        if Instant::now() >= until || (arrived && accounting.values().all(Account::balances)) {
+        let waited = Instant::now() >= until && looks >= LOOKS;
+        if waited || (arrived && accounting.values().all(Account::balances)) {
             return Ok(accounting);
         }
         sleep(Duration::from_millis(2)).await;

@@ -169,15 +169,17 @@ impl Outputs {
             }
             Purpose::Show => Ok(None),
         };
-        self.show(snapshot)?;
-        if self.form == Output::Text {
-            let out = &mut self.stdout();
-            view::table::accounting(snapshot, COLUMNS, out).context(STDOUT)?;
+        // What is missing from the files is said, even where nobody reads the rest.
+        if let Ok(line) = &closed {
+            line.iter().for_each(|line| say(line));
         }
-        if let Some(line) = closed? {
-            say(&line);
-        }
-        Ok(Ended { complete, worst: None })
+        let shown = self.show(snapshot).and_then(|()| match self.form {
+            Output::Text => {
+                view::table::accounting(snapshot, COLUMNS, &mut self.stdout()).context(STDOUT)
+            }
+            Output::Json => Ok(()),
+        });
+        closed.and(shown).map(|()| Ended { complete, worst: None })
     }
 
     /// Whether the form is text.

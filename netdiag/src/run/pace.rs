@@ -39,6 +39,11 @@ impl Pace {
         self.due
     }
 
+    /// The interval could not be ended, and goes on until the next beat at least.
+    pub(super) const fn go_on(&mut self) {
+        self.due = false;
+    }
+
     /// The interval ended.
     pub(super) fn cut(&mut self, now: Instant) {
         self.due = false;

@@ -95,6 +95,8 @@ pub struct Recorder {
     failures: Failures,
     /// The directory may be another one by now.
     look_again: bool,
+    /// It is, and that was not said.
+    moved: bool,
     encoder: Encoder,
 }
 
@@ -130,13 +132,14 @@ impl Recorder {
             pause: None,
             failures: Failures::default(),
             look_again: false,
+            moved: false,
             encoder: Encoder::default(),
         };
         Ok((recorder, said))
     }
 
     /// Writes an interval, or leaves it out while that cannot be done, and returns what there is
-    /// to be said: once when it stops writing, and once when it goes on.
+    /// to be said: once when it stops writing, once when it goes on, and once when it goes on elsewhere.
     pub fn write(&mut self, snapshot: &Snapshot, histograms: &impl Histograms) -> Option<String> {
         let mut written = self.try_write(snapshot, histograms);
         if written.as_ref().is_err_and(|error| !is_full(error)) {
@@ -145,7 +148,10 @@ impl Recorder {
             written = self.try_write(snapshot, histograms);
         }
         match written {
-            Ok(()) => self.resumed(snapshot),
+            Ok(()) => {
+                let moved = self.moved();
+                self.resumed(snapshot).or(moved)
+            }
             Err(error) => {
                 let full = is_full(&error);
                 if !full {
@@ -200,7 +206,7 @@ impl Recorder {
         if !self.directory.is_current() {
             // Those that were written there are whole.
             drop(self.end_pair());
-            self.look_again = true;
+            (self.look_again, self.moved) = (true, true);
         }
         if self.look_again {
             self.directory = Directory::open(&self.settings.out, self.directory.node())?;
@@ -264,6 +270,16 @@ impl Recorder {
         first.then(|| {
             format!(
                 "{}: {error}; tracing goes on, nothing is written until {until}",
+                self.settings.out.display()
+            )
+        })
+    }
+
+    fn moved(&mut self) -> Option<String> {
+        std::mem::take(&mut self.moved).then(|| {
+            format!(
+                "{}: it is another directory by now; what was recorded before is not in it, and recording goes on \
+                 in a new pair",
                 self.settings.out.display()
             )
         })

@@ -63,9 +63,9 @@ pub struct Pace {
 pub struct Call {
     /// How long it took by CLOCK_MONOTONIC around it.
     pub took: Duration,
-    /// How much of that the caller was ready to run and had no processor: before, in or after the
-    /// call.
-    pub waited: Duration,
+    /// How much of that the caller did not sleep, as it does in the call alone: it ran, or was ready to run and
+    /// had no processor, before, in or after the call.
+    pub awake: Duration,
     /// When it returned.
     pub returned: Instant,
 }
@@ -93,12 +93,12 @@ pub fn send_blocked(
                     together.wait();
                     let mut calls = Vec::with_capacity(sends);
                     for _ in 0..sends {
-                        let before = waited_for()?;
+                        let before = awake_for()?;
                         let start = Instant::now();
                         send_once(&connection.client, message)?;
                         let returned = Instant::now();
-                        let waited = waited_for()?.saturating_sub(before);
-                        calls.push(Call { took: returned - start, waited, returned });
+                        let awake = awake_for()?.saturating_sub(before);
+                        calls.push(Call { took: returned - start, awake, returned });
                     }
                     Ok(calls)
                 })

@@ -40,7 +40,12 @@ impl Source {
             Some(module) => module,
             None => path,
         };
-        let test_modules = names.iter().map(|name| format!("{home}/{name}")).collect();
+        let beside = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        let place = |module: &TestModule| match &module.file {
+            Some(file) => format!("{beside}/{file}"),
+            None => format!("{home}/{}", module.name),
+        };
+        let test_modules = names.iter().map(place).collect();
         let lines = text.lines().map(str::to_owned).collect();
         Ok(Self { path: path.to_owned(), lines, code, all, test_modules })
     }
@@ -90,8 +95,15 @@ fn item_end(tokens: &[Token]) -> usize {
     tokens.len()
 }
 
-/// Leaves out items under `#[cfg(test)]`; returns the names of modules among them that are files.
-fn without_tests(tokens: &[Token]) -> (Vec<Token>, Vec<String>) {
+/// A module under `#[cfg(test)]` that is a file.
+struct TestModule {
+    name: String,
+    /// Its file without the ending, where `#[path]` names one.
+    file: Option<String>,
+}
+
+/// Leaves out items under `#[cfg(test)]`; returns the modules among them that are files.
+fn without_tests(tokens: &[Token]) -> (Vec<Token>, Vec<TestModule>) {
     const ATTRIBUTE: &[&str] = &["#", "[", "cfg", "(", "test", ")", "]"];
     let (mut code, mut modules) = (Vec::new(), Vec::new());
     let mut at = 0;
@@ -106,7 +118,11 @@ fn without_tests(tokens: &[Token]) -> (Vec<Token>, Vec<String>) {
         if let Some(name) = item.iter().position(|token| token.text == "mod")
             && item.last().is_some_and(|last| last.text == ";")
         {
-            modules.push(item[name + 1].text.clone());
+            let path = item.windows(3).find(|three| follows(three, &["path", "="]));
+            let file = |three: &[Token]| {
+                three[2].text.trim_matches('"').trim_end_matches(".rs").to_owned()
+            };
+            modules.push(TestModule { name: item[name + 1].text.clone(), file: path.map(file) });
         }
         at += ATTRIBUTE.len() + item.len();
     }

@@ -3,16 +3,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, BufRead as _, BufReader, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::{LONGEST, next, snapshot};
+use super::{LONGEST, next, open, snapshot};
 use crate::{
     exit,
     snapshot::{Snapshot, build::Scope},
@@ -146,15 +145,6 @@ fn distinct(pairs: impl Iterator<Item = Pair>) -> (Vec<Pair>, Vec<String>) {
         ))
     });
     (pairs, said)
-}
-
-/// A plain file: to wait for the other end of a pipe would be to wait for ever.
-fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::other("no plain file")),
-    }
 }
 
 /// An interval of a pair.

@@ -112,7 +112,7 @@ impl Encoder {
             IntervalLogWriterBuilder::new().begin_log_with(&mut log, &mut self.serializer)?;
         if let Some((since, intervals)) = gap {
             writer.write_comment(&format!(
-                "[Gap: {intervals} intervals from {since} were not written for want of room]"
+                "[Gap: {intervals} intervals from {since} could not be written]"
             ))?;
         }
         histograms.each(&mut |flow, metric, histogram| {

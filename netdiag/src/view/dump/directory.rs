@@ -1,7 +1,8 @@
 //! The directory of the dumps: names, safe opening, and room.
 //!
-//! Everything is opened relative to one descriptor and without following symlinks, so nobody can
-//! lead a privileged writer elsewhere by swapping a name.
+//! All files are opened relative to one descriptor and without following symlinks, so nobody who may write to the
+//! directory can lead a privileged writer elsewhere by swapping a name. Who may write to the directory above it
+//! can: what that names is opened again where it was replaced ([`Directory::is_current`]).
 
 use std::{
     fs::{DirBuilder, File},
