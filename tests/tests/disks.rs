@@ -78,7 +78,7 @@ fn kills_at_any_time_cost_no_interval_and_leave_nothing() -> Result<()> {
     ];
     let connections = connections(&namespace)?;
     let before = Loaded::now()?;
-    let (mut during, mut known) = (Loaded::default(), Vec::new());
+    let (mut during, mut known) = (Loaded::default(), Vec::<Recording>::new());
     let mut facts = Facts::new();
     let mut killed = 0;
     while killed < kills() {
@@ -229,7 +229,8 @@ fn judge(facts: &mut Facts, outcome: &Outcome, code: i32, said: &[(&str, usize)]
 /// That the files and what is said to be missing from them are all intervals.
 fn accounted(facts: &mut Facts, outcome: &Outcome, recorded: usize) {
     let number = |line: &String| {
-        let words = || line.split(" intervals from ").next()?.rsplit(' ').next()?.parse().ok();
+        let words =
+            || line.split(" intervals from ").next()?.rsplit(' ').next()?.parse::<usize>().ok();
         line.contains("are missing from the files").then(words).flatten()
     };
     let missing: usize = outcome.stderr.iter().filter_map(number).sum();

@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result};
 use netdiag_tests::{
     facts::Facts,
     machine,
-    namespace::Namespace,
     netdiag::Netdiag,
     network::Pair,
     outcome::{count, flow_of},

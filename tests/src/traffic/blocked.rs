@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use rustix::{net::sockopt, process::setpriority_process, thread::gettid};
 
 use super::{Connection, read_bytes, send_once};
-use crate::processor::waited_for;
+use crate::processor::awake_for;
 
 /// Bytes of the send and receive buffers of a full connection, before the kernel doubles them.
 pub const BUFFER_BYTES: usize = 16 << 10;

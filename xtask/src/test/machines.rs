@@ -25,6 +25,7 @@ pub(crate) struct Machine {
     /// Boot parameters.
     append: &'static str,
     environment: &'static [&'static str],
+    processors: u32,
     /// Its clock counts instructions, so that CPU times are the same each time.
     counts: bool,
     tests: Tests,
@@ -41,6 +42,8 @@ pub(crate) enum Tests {
     Kernels,
     /// These.
     Only(&'static [&'static str]),
+    /// Of these the tests that have this in their names.
+    Named(&'static [&'static str], &'static str),
 }
 
 /// Tests of the work tree, which is in no guest, of conversations of programs that are in none either, as a
@@ -101,7 +104,7 @@ impl Tests {
             Self::All => !lists(&[&NATIVE, &CONTAINERS, &COUNTED]),
             Self::Newest => Self::All.has(binary) && !lists(&[&OLDEST]),
             Self::Kernels => Self::All.has(binary) && !lists(&[&BETWEEN]),
-            Self::Only(names) => names.contains(&binary),
+            Self::Only(names) | Self::Named(names, _) => names.contains(&binary),
         }
     }
 
@@ -109,13 +112,24 @@ impl Tests {
     const fn without(self) -> &'static [&'static str] {
         match self {
             Self::Kernels => &LOADS,
-            Self::All | Self::Newest | Self::Only(_) => &[],
+            Self::All | Self::Newest | Self::Only(_) | Self::Named(..) => &[],
         }
     }
 }
 
+/// It has one processor: where machines share what there is, one with two waits for most of its time until the
+/// thread of the other one, which holds what it needs, goes on, and that takes several times as much.
 const fn machine(name: &'static str, kernel: &'static str, tests: Tests) -> Machine {
-    Machine { name, kernel, append: "", environment: &[], counts: false, tests }
+    Machine { name, kernel, append: "", environment: &[], processors: 1, counts: false, tests }
+}
+
+/// For what takes two threads at the same time.
+const fn two_processors(name: &'static str, kernel: &'static str) -> Machine {
+    Machine {
+        processors: 2,
+        environment: &["NETDIAG_EXPECT_PROCESSORS=1"],
+        ..machine(name, kernel, Tests::Named(&["conntrack", "harness"], "race"))
+    }
 }
 
 const fn counting(name: &'static str, kernel: &'static str) -> Machine {
@@ -128,7 +142,7 @@ const fn counting(name: &'static str, kernel: &'static str) -> Machine {
 
 /// The kernels that netdiag is held to work on; those that take longest come first, so that the
 /// last to end does not end alone.
-pub(crate) const MACHINES: [Machine; 11] = [
+pub(crate) const MACHINES: [Machine; 15] = [
     machine("vm-newest", "newest", Tests::Newest),
     machine("vm-5.10", "5.10", Tests::All),
     machine("vm-6.12", "6.12", Tests::Kernels),
@@ -144,6 +158,10 @@ pub(crate) const MACHINES: [Machine; 11] = [
         environment: &["NETDIAG_EXPECT_LOCKDOWN=1"],
         ..machine("vm-6.12-lockdown", "6.12", Tests::Only(&["lockdown"]))
     },
+    two_processors("vm-5.10-two", "5.10"),
+    two_processors("vm-6.1-two", "6.1"),
+    two_processors("vm-6.12-two", "6.12"),
+    two_processors("vm-newest-two", "newest"),
     counting("vm-5.10-counting", "5.10"),
     counting("vm-6.1-counting", "6.1"),
     counting("vm-6.12-counting", "6.12"),
@@ -167,6 +185,9 @@ impl Machine {
         command.args(["vm", "--no-build", "--time", "--memory", "2048", "--kernel", self.kernel]);
         command.arg(format!("--append={}", self.append));
         command.args(["--timeout", &SECONDS.to_string()]);
+        if !self.counts {
+            command.args(["--smp", &self.processors.to_string()]);
+        }
         command.arg(format!("--bring={}=/root/tests", directory.display()));
         command.args(self.environment.iter().map(|variable| format!("--env={variable}")));
         if CONTAINERS.iter().any(|name| self.tests.has(name)) {
@@ -176,6 +197,9 @@ impl Machine {
             command.arg("--icount");
         }
         command.args(["--", "sh", "-c", binaries::RUN_ALL, "sh"]).args(arguments);
+        if let Tests::Named(_, name) = self.tests {
+            command.arg(name);
+        }
         command.args(self.tests.without().iter().flat_map(|name| ["--skip", name]));
         runner::tests(&mut command, output)
     }
@@ -212,7 +236,7 @@ mod tests {
         let there =
             |name: &&str| workspace::root().join(format!("tests/tests/{name}.rs")).is_file();
         let only = MACHINES.iter().filter_map(|machine| match machine.tests {
-            Tests::Only(names) => Some(names),
+            Tests::Only(names) | Tests::Named(names, _) => Some(names),
             Tests::All | Tests::Newest | Tests::Kernels => None,
         });
         let lists = NATIVE.iter().chain(&BETWEEN).chain(&OLDEST).chain(&CONTAINERS).chain(&COUNTED);
