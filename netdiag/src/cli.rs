@@ -9,10 +9,12 @@ use netdiag_common::signal::Signal;
 use crate::{event::Kind, exit, flow::Grouping, snapshot::build::Sort};
 
 mod diagnose;
+mod generate;
 mod report;
 pub mod value;
 
 pub use diagnose::Diagnose;
+pub use generate::{Completions, Man, Shell};
 pub use report::Report;
 use value::{NetnsName, Prefix, SourceChoice};
 
@@ -59,6 +61,10 @@ pub enum Command {
     Report(Report),
     /// Say what this kernel and these privileges allow, and what is lost
     Doctor(Doctor),
+    /// Print what makes a shell complete netdiag's commands and flags
+    Completions(Completions),
+    /// Print a manual page
+    Man(Man),
 }
 
 /// `netdiag live`.
@@ -330,7 +336,7 @@ pub struct Kernel {
 pub enum Asked {
     /// Run a command.
     Run(Box<Cli>),
-    /// Print this text: help or version.
+    /// Print this text: help, version, a manual page or completions.
     Print(String),
 }
 
@@ -339,10 +345,27 @@ pub enum Asked {
 /// # Errors
 /// Wrong usage, in one line.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, exit::Error> {
+    parse_for(args, false)
+}
+
+/// The same for whoever `shows_colours`, in which help stands out then.
+///
+/// # Errors
+/// As for [`parse`].
+pub fn parse_for(
+    args: impl IntoIterator<Item = OsString>,
+    shows_colours: bool,
+) -> Result<Asked, exit::Error> {
     let matches = Cli::command().try_get_matches_from(with_command(args.into_iter().collect()));
     match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(Cli { command: Command::Completions(of) }) => {
+            Ok(Asked::Print(generate::completions(of.shell)))
+        }
+        Ok(Cli { command: Command::Man(of) }) => {
+            Ok(Asked::Print(generate::man(of.command.as_deref())))
+        }
         Ok(cli) => Ok(Asked::Run(Box::new(cli))),
-        Err(error) => exit::from_clap(&error).map(Asked::Print),
+        Err(error) => exit::from_clap(&error, shows_colours).map(Asked::Print),
     }
 }
 

@@ -222,6 +222,9 @@ impl Config {
                 command: Command::Doctor(doctor.output),
                 kernel: kernel(&doctor.kernel)?,
             }),
+            cli::Command::Completions(_) | cli::Command::Man(_) => Err(Error::usage(
+                "it prints a text and does nothing else, so there is nothing to set",
+            )),
         }
     }
 }

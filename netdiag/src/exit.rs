@@ -109,12 +109,15 @@ fn is_broken_pipe(cause: &(dyn error::Error + 'static)) -> bool {
 
 /// What clap says, in our form: `Ok` is text for standard output that was asked for (help,
 /// version), `Err` a usage error of one line.
-pub fn from_clap(error: &clap::Error) -> Result<String, Error> {
+pub fn from_clap(error: &clap::Error, shows_colours: bool) -> Result<String, Error> {
     use clap::error::ErrorKind;
-    let text = error.render().to_string();
+    let text = error.render();
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(text),
-        _ => Err(Error::usage(usage_line(&text))),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion if shows_colours => {
+            Ok(text.ansi().to_string())
+        }
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(text.to_string()),
+        _ => Err(Error::usage(usage_line(&text.to_string()))),
     }
 }
 

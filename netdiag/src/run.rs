@@ -37,6 +37,7 @@ mod scrape;
 mod sieve;
 mod stop;
 mod teller;
+mod terminal;
 mod trouble;
 mod unwound;
 mod voice;
@@ -66,7 +67,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<Status> {
-    let cli = match cli::parse(std::env::args_os())? {
+    let cli = match cli::parse_for(std::env::args_os(), terminal::shows_colours())? {
         Asked::Run(cli) => cli,
         Asked::Print(text) => {
             io::stdout().write_all(text.as_bytes())?;

@@ -56,6 +56,8 @@ pub enum Feature {
     Readers,
     /// strace, which lets system calls fail.
     Strace,
+    /// bash, zsh, fish and man, for which netdiag makes files.
+    Shells,
     /// A server of Redis and its benchmark.
     Redis,
     /// A server of HTTP/2 and a client that loads it.
@@ -102,6 +104,7 @@ pub fn expectation(feature: Feature) -> Expectation {
         Feature::Compiler
         | Feature::Cargo
         | Feature::Readers
+        | Feature::Shells
         | Feature::Redis
         | Feature::Http2
         | Feature::Prometheus
@@ -138,6 +141,9 @@ pub fn available(feature: Feature) -> bool {
         Feature::Setpriv => tool::find("setpriv").is_some(),
         Feature::Readers => reader::all().is_ok(),
         Feature::Strace => tool::find("strace").is_some(),
+        Feature::Shells => {
+            ["bash", "zsh", "fish", "man"].iter().all(|name| tool::find(name).is_some())
+        }
         Feature::Redis => tool::find("redis-benchmark").is_some(),
         Feature::Prometheus => prometheus::programs().is_ok(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),

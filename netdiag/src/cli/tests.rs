@@ -20,9 +20,7 @@ fn watch(line: &str) -> Watch {
         Ok(Asked::Run(cli)) => match cli.command {
             Command::Live(live) => live.watch,
             Command::Record(record) => record.watch,
-            Command::Doctor(_) | Command::Events(_) | Command::Diagnose(_) | Command::Report(_) => {
-                panic!("`{line}` watches nothing")
-            }
+            _ => panic!("`{line}` watches nothing"),
         },
         other => panic!("`{line}`: {other:?}"),
     }
@@ -116,6 +114,8 @@ fn wrong_usage_gets_one_line_that_says_what_is_right() {
         ("netdiag events --kind drops", "did you mean `drop`? there are: connect, close"),
         ("netdiag events --limit many", "--limit"),
         ("netdiag events -i 1s", "-i"),
+        ("netdiag completions tcsh", "bash, zsh, fish"),
+        ("netdiag man recrod", "did you mean `record`?"),
         ("netdiag -i 1s record", "record"),
     ];
     for (line, expected) in cases {
@@ -159,17 +159,89 @@ fn prefixes_are_mapped_and_masked() {
 
 #[test]
 fn help_fits_80_columns_and_names_every_command() {
-    for line in [
-        "netdiag --help",
-        "netdiag live --help",
-        "netdiag record --help",
-        "netdiag events --help",
-        "netdiag doctor -h",
-    ] {
-        let Ok(Asked::Print(text)) = parse_line(line) else { panic!("{line} prints nothing") };
-        for row in text.lines() {
-            assert!(row.chars().count() <= 80, "{line}: {row}");
+    let cli = Cli::command();
+    let of_commands =
+        cli.get_subcommands().map(|command| format!("netdiag {}", command.get_name()));
+    let commands: Vec<_> = ["netdiag".to_owned()].into_iter().chain(of_commands).collect();
+    for command in &commands {
+        for flag in ["--help", "-h"] {
+            let line = format!("{command} {flag}");
+            let Ok(Asked::Print(text)) = parse_line(&line) else { panic!("{line} prints nothing") };
+            for row in text.lines() {
+                assert!(row.chars().count() <= 80, "{line}: {row}");
+            }
+            let (_, examples) = text.split_once("\nExamples:\n").expect(&line);
+            let examples = examples.lines().take_while(|row| row.starts_with("  ")).count();
+            assert!(examples >= 2, "{line}");
         }
-        assert!(text.contains("Examples:"), "{line}");
+    }
+    let Ok(Asked::Print(text)) = parse_line("netdiag --help") else { panic!("no help") };
+    for command in &commands[1..] {
+        let name = command.trim_start_matches("netdiag ");
+        assert!(text.lines().any(|row| row.trim_start().starts_with(name)), "{name}");
+    }
+}
+
+/// What an example types is understood.
+#[test]
+fn examples_are_right_usage() {
+    let cli = Cli::command();
+    let all = cli.get_subcommands().chain([&cli]);
+    let mut examples = 0;
+    for text in all.filter_map(|command| command.get_after_help()).map(ToString::to_string) {
+        let (_, lines) = text.split_once("Examples:\n").expect(&text);
+        for line in lines.lines().take_while(|row| row.starts_with("  ")) {
+            // What is behind it, a shell's or an explanation, is not netdiag's.
+            let line = line.trim().split(['|', '>']).next().unwrap_or_default();
+            let Some(line) = line.strip_prefix("netdiag") else { continue };
+            let line = line.split("   ").next().unwrap_or_default().trim();
+            let (line, _explained) = line.split_once(" what is ").unwrap_or((line, ""));
+            let line = format!("netdiag {line}");
+            let parsed = parse(line.split_whitespace().map(OsString::from));
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+            examples += 1;
+        }
+    }
+    assert!(examples > 20, "{examples}");
+}
+
+#[test]
+fn help_stands_out_only_for_whom_colours_are_shown() {
+    for (shows_colours, expected) in [(true, true), (false, false)] {
+        let help = parse_for(["netdiag", "--help"].map(OsString::from), shows_colours);
+        let Ok(Asked::Print(text)) = help else { panic!("{help:?}") };
+        assert_eq!(text.contains('\u{1b}'), expected, "{text}");
+    }
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let cli = Cli::command();
+    let names: Vec<_> = cli.get_subcommands().map(clap::Command::get_name).collect();
+    for name in names.iter().map(|name| format!(" {name}")).chain([String::new()]) {
+        let line = format!("netdiag man{name}");
+        let Ok(Asked::Print(page)) = parse_line(&line) else { panic!("{line} prints nothing") };
+        let title = format!(".TH NETDIAG{}", name.replace(' ', "-").to_uppercase());
+        for part in [title.as_str(), ".SH NAME", ".SH SYNOPSIS", ".SH EXAMPLES"] {
+            assert!(page.contains(part), "{line} has no {part}: {page}");
+        }
+        assert!(!page.contains(".SH EXTRA"), "{line}: {page}");
+    }
+}
+
+#[test]
+fn shells_learn_every_command_and_flag() {
+    let mut cli = Cli::command();
+    cli.build();
+    for shell in ["bash", "zsh", "fish"] {
+        let line = format!("netdiag completions {shell}");
+        let Ok(Asked::Print(script)) = parse_line(&line) else { panic!("{line} prints nothing") };
+        for command in cli.get_subcommands() {
+            assert!(script.contains(command.get_name()), "{shell}: {}", command.get_name());
+            let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
+            for flag in shown.filter_map(|arg| arg.get_long()) {
+                assert!(script.contains(flag), "{shell}: --{flag}");
+            }
+        }
     }
 }

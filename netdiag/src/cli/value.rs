@@ -161,7 +161,7 @@ pub fn sort(text: &str) -> Parsed<Sort> {
 }
 
 /// `unknown WHAT`, the nearest name, and all of them.
-fn unknown<'a>(what: &str, text: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn unknown<'a>(what: &str, text: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.collect();
     let near = nearest(text, known.iter().copied());
     let near = near.first().map_or_else(String::new, |near| format!("did you mean `{near}`? "));

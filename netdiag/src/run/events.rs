@@ -12,13 +12,13 @@ use super::{
     stop::Stop,
     teller::Teller,
     voice::say,
-    watch::{about, flow_table, node_name, options, places, targets},
+    watch::{about, attach, flow_table, node_name, options, places, targets},
     writer::Writing,
 };
 use crate::{
     config::{self, Tell, Watch},
     exit::Status,
-    kernel::{plan::Options, symbols, tracer::Tracer},
+    kernel::{plan::Options, symbols},
     node,
     snapshot::told::LISTEN_OVERFLOW,
 };
@@ -37,7 +37,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let Some(places) = places(&kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };
-    let mut tracer = Tracer::attach(&Options {
+    let mut tracer = attach(&Options {
         alone: ALONE,
         stacks: tell.stack,
         ..options(kernel, places.hierarchy(), Some((watch, filters)))

@@ -21,6 +21,7 @@ use super::{
     scrape::{Feed, Scrape},
     sieve::Sieve,
     stop::Stop,
+    terminal::Waiting,
     voice::say,
 };
 use crate::{
@@ -134,7 +135,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
         return Ok(Status::Ran);
     };
     let options = options(kernel, places.hierarchy(), Some((watch, filters)));
-    let mut tracer = Tracer::attach(&options)?;
+    let mut tracer = attach(&options)?;
     let host_root = kernel.host_root.clone();
     let translates = kernel.signals.contains(&Intake::TRANSLATING);
     let seeding = spawn_blocking(move || node::seed(&host_root, translates));
@@ -168,6 +169,14 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
         Ended { complete: false, .. } if watch.strict => Status::Incomplete,
         _ => Status::Ran,
     })
+}
+
+/// Attaches the programs, which may take seconds while the kernel verifies them.
+pub(super) fn attach(options: &Options) -> Result<Tracer> {
+    let _waiting = Waiting::begin(|time| {
+        format!("loading programs into the kernel, {} s so far", time.as_secs())
+    });
+    Tracer::attach(options)
 }
 
 /// Looks at all cgroups of the node, of which there may be many; `None` when stopped before.

@@ -36,6 +36,8 @@ pub(crate) fn tools() -> Result<()> {
         &[("chromium", "chromium")],
         "the page of `netdiag report` is opened and used in a browser",
     )?;
+    let shells = [("zsh", "zsh"), ("fish", "fish"), ("man", "man-db")];
+    programs(&shells, "completions and manual pages are held against what they are for")?;
     readers()
 }
 

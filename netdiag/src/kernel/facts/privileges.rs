@@ -32,8 +32,8 @@ impl Privileges {
         if !self.missing.is_empty() {
             let names = self.missing.join(" and ");
             return Some(format!(
-                "no privilege: {names} missing, so no program can be loaded: run as root or with \
-                 {names}"
+                "no privilege: {names} missing, so no program can be loaded: type `sudo netdiag` and the \
+                 same arguments, or run it with {names}"
             ));
         }
         self.confined.then(|| {

@@ -1,0 +1,99 @@
+//! What is said to a terminal only: colours, and how far something has come that takes its time.
+
+use std::{
+    env,
+    ffi::OsStr,
+    io::{self, IsTerminal as _, Write as _},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::format;
+
+/// What is done by then nobody waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks at how far it has come.
+const EVERY: Duration = Duration::from_millis(200);
+/// How long a terminal that stands still is waited for.
+const STILL: Duration = Duration::from_millis(100);
+
+/// Whether standard output shows colours, and nobody has asked for none (<https://no-color.org>).
+pub(super) fn shows_colours() -> bool {
+    let [no_color, term] = ["NO_COLOR", "TERM"].map(env::var_os);
+    wants_colours(io::stdout().is_terminal(), no_color.as_deref(), term.as_deref())
+}
+
+fn wants_colours(is_terminal: bool, no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
+    is_terminal
+        && no_color.is_none_or(OsStr::is_empty)
+        && term.is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
+/// A line on standard error, where that is a terminal, while something takes longer than a second. It is gone when this
+/// is dropped; nothing else is to be said before.
+#[derive(Debug)]
+pub(super) struct Waiting(Option<(Sender<()>, Receiver<()>)>);
+
+impl Waiting {
+    /// `tells` in one line what goes on, by how long it has.
+    pub(super) fn begin(tells: impl Fn(Duration) -> String + Send + 'static) -> Self {
+        if !io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let (end, ended) = channel();
+        let (gone, is_gone) = channel();
+        let run = move || {
+            let _gone: Sender<()> = gone;
+            let (began, mut patience) = (Instant::now(), PATIENCE);
+            while ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+                patience = EVERY;
+                let line = format::sanitised(&tells(began.elapsed()));
+                show(&format!("\rnetdiag: {line}\u{1b}[K"));
+            }
+            if patience == EVERY {
+                show("\r\u{1b}[K");
+            }
+        };
+        // Without a thread nothing is told.
+        let thread = thread::Builder::new().name("waiting".to_owned()).spawn(run);
+        Self(thread.ok().map(|_| (end, is_gone)))
+    }
+}
+
+fn show(text: &str) {
+    let mut stderr = io::stderr().lock();
+    // A terminal that is gone needs none.
+    let _gone = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some((end, is_gone)) = self.0.take() {
+            drop(end);
+            // Nothing is sent: it ends with the thread, or with our patience.
+            let _gone = is_gone.recv_timeout(STILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_whose_user_wants_them() {
+        let text = |text: &'static str| Some(OsStr::new(text));
+        for (is_terminal, no_color, term, expected) in [
+            (true, None, text("xterm"), true),
+            (true, text(""), text("xterm"), true),
+            (true, text("1"), text("xterm"), false),
+            (true, None, text("dumb"), false),
+            (true, None, None, false),
+            (false, None, text("xterm"), false),
+        ] {
+            let found = wants_colours(is_terminal, no_color, term);
+            assert_eq!(found, expected, "{is_terminal} {no_color:?} {term:?}");
+        }
+    }
+}
