@@ -5,17 +5,13 @@ use std::{
     io::{self, IsTerminal as _, Write},
     net::IpAddr,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use netdiag_common::globals::Filters;
 
-use super::{output::STDOUT, recordings, terminal::Waiting, voice::say};
+use super::{output::STDOUT, recordings, terminal::Reading, voice::say};
 use crate::{
     cli::Output,
     config::{Diagnose, Owners},
@@ -23,7 +19,6 @@ use crate::{
     exit::{self, Status},
     finding::{Finding, Scope, ScopeKind, Severity},
     flow::Grouping,
-    format,
     snapshot::Snapshot,
     view::{self, table::COLUMNS},
     watched::{Seen, Watched},
@@ -153,28 +148,6 @@ fn put_out(report: &Report, form: Output, out: &mut impl Write) -> io::Result<()
     }
 }
 
-/// How far a node's recordings are read.
-#[derive(Clone, Default)]
-struct Progress {
-    files: Arc<AtomicUsize>,
-    intervals: Arc<AtomicUsize>,
-}
-
-impl Progress {
-    /// Tells of it as long as the returned value lives.
-    fn tell(&self, node: &str, of: usize) -> Waiting {
-        let (progress, node) = (self.clone(), node.to_owned());
-        Waiting::begin(move |_| {
-            let [file, intervals] =
-                [&progress.files, &progress.intervals].map(|number| number.load(Ordering::Relaxed));
-            let intervals = format::count(intervals as u64);
-            format!(
-                "reading what {node} recorded: file {file} of {of}, {intervals} intervals so far"
-            )
-        })
-    }
-}
-
 /// Concludes from what was recorded, node by node. A node of which nothing can be read makes the run a failed one.
 pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Result<Status> {
     let nodes = recordings::find(directory)?;
@@ -182,12 +155,11 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
     for (nth, (node, files)) in nodes.iter().enumerate() {
         let mut diagnosis = Diagnosis::of_recordings(diagnose.thresholds.clone());
         let (mut unread, mut grouped) = (0, None);
-        let progress = Progress::default();
-        let waiting = progress.tell(node, files.len());
+        let reading = Reading::begin(&format!("reading what {node} recorded"), files.len());
         for file in files {
-            progress.files.fetch_add(1, Ordering::Relaxed);
+            reading.file();
             unread += recordings::read(file, |snapshot| {
-                progress.intervals.fetch_add(1, Ordering::Relaxed);
+                reading.interval();
                 grouped = grouped.or(Some(snapshot.by).filter(|by| *by != Grouping::Flow));
                 diagnosis.take(&snapshot);
             })?;
@@ -202,7 +174,7 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
             }
         }
         let report = diagnosis.report();
-        drop(waiting);
+        drop(reading);
         match (&report, unread) {
             (Some(_), 0) => {}
             (Some(_), n) => say(&format!(
