@@ -1,6 +1,6 @@
 //! `netdiag completions` and `netdiag man`: made of the same definitions as `--help`.
 
-use clap::{Args, Command, CommandFactory as _, ValueEnum};
+use clap::{Args, Command, CommandFactory as _, ValueEnum, builder::Resettable};
 use clap_complete::{
     generate,
     shells::{Bash, Fish, Zsh},
@@ -85,11 +85,13 @@ pub(super) fn man(command: Option<&str>) -> String {
 /// Paragraphs behind the flags are not left to clap_mangen, which fills lines that are examples.
 fn page(command: Command) -> String {
     let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-    let command = command.after_help("");
+    let title = command.get_display_name().unwrap_or(NAME).to_uppercase();
+    let command = command.after_help(Resettable::Reset);
     let version = concat!("netdiag ", env!("CARGO_PKG_VERSION"));
     let mut text = Vec::new();
     // Memory refuses nothing.
-    let _written = Page::new(command).manual("netdiag").source(version).render(&mut text);
+    let page = Page::new(command).title(title).manual("netdiag").source(version);
+    let _written = page.render(&mut text);
     let mut roff = Roff::new();
     let (notes, examples) = after.split_once("Examples:\n").unwrap_or((&after, ""));
     let (examples, more) = examples.split_once("\n\n").unwrap_or((examples, ""));

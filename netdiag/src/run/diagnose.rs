@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use netdiag_common::globals::Filters;
 
-use super::{output::STDOUT, recordings, terminal::Waiting, voice::say};
+use super::{output::STDOUT, recordings, terminal::Reading, voice::say};
 use crate::{
     cli::Output,
     config::{Diagnose, Owners},
@@ -182,12 +182,11 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
     for (nth, (node, files)) in nodes.iter().enumerate() {
         let mut diagnosis = Diagnosis::of_recordings(diagnose.thresholds.clone());
         let (mut unread, mut grouped) = (0, None);
-        let progress = Progress::default();
-        let waiting = progress.tell(node, files.len());
+        let reading = Reading::begin(&format!("reading what {node} recorded"), files.len());
         for file in files {
-            progress.files.fetch_add(1, Ordering::Relaxed);
+            reading.file();
             unread += recordings::read(file, |snapshot| {
-                progress.intervals.fetch_add(1, Ordering::Relaxed);
+                reading.interval();
                 grouped = grouped.or(Some(snapshot.by).filter(|by| *by != Grouping::Flow));
                 diagnosis.take(&snapshot);
             })?;
@@ -202,7 +201,7 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
             }
         }
         let report = diagnosis.report();
-        drop(waiting);
+        drop(reading);
         match (&report, unread) {
             (Some(_), 0) => {}
             (Some(_), n) => say(&format!(

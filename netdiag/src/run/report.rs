@@ -10,6 +10,7 @@ use super::{
     diagnose::{is_wanted, mapped},
     output::STDOUT,
     recordings::pairs::{self, Extent, Found, Pair},
+    terminal::Reading,
     voice::say,
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     exit::Status,
     format,
     report::{Asked, Fold, Origin, Survey},
-    snapshot::Flow,
+    snapshot::{Flow, Snapshot},
     view::{self, table::COLUMNS},
 };
 
@@ -36,19 +37,25 @@ pub(super) fn run(config: &config::Report) -> Result<Status> {
     let wanted = move |finding: &_, watched: &_| is_wanted(finding, watched, &filters, &owners);
     let mut survey = Survey::new(asked, Arc::new(wanted));
     let mut extents = Vec::new();
+    let reading = Reading::begin("looking at what was recorded", pairs.len());
     for (at, pair) in pairs.iter().enumerate() {
+        reading.file();
         let origin = Origin { node: pair.name.node(), pair: at };
+        let take = |snapshot: &Snapshot| {
+            reading.interval();
+            survey.take(origin, snapshot);
+        };
         // A recorder may take an old one away meanwhile.
-        let extent =
-            pair.snapshots(|snapshot| survey.take(origin, snapshot)).unwrap_or_else(|error| {
-                notes.push(format!("{error:#}"));
-                is_read = false;
-                Extent::default()
-            });
+        let extent = pair.snapshots(take).unwrap_or_else(|error| {
+            notes.push(format!("{error:#}"));
+            is_read = false;
+            Extent::default()
+        });
         is_read &= extent.unread == 0;
         notes.extend(unread(pair, extent));
         extents.push(extent);
     }
+    drop(reading);
     let Some(chosen) = survey.choose() else {
         notes.iter().for_each(|note| say(note));
         let nodes: Vec<_> = pairs::nodes(&pairs).into_iter().collect();
@@ -60,15 +67,20 @@ pub(super) fn run(config: &config::Report) -> Result<Status> {
         return Ok(if is_read { Status::Ran } else { Status::Failed });
     };
     let mut fold = Fold::new(chosen);
+    let reading = Reading::begin("adding up what was recorded", pairs.len());
     for (at, (pair, extent)) in pairs.iter().zip(extents).enumerate() {
+        reading.file();
         let origin = Origin { node: pair.name.node(), pair: at };
-        let taken =
-            pair.intervals(extent, |one| fold.take(origin, &one.snapshot, &one.tags, one.log));
+        let taken = pair.intervals(extent, |one| {
+            reading.interval();
+            fold.take(origin, &one.snapshot, &one.tags, one.log)
+        });
         if let Err(error) = taken {
             notes.push(format!("{error:#}"));
             is_read = false;
         }
     }
+    drop(reading);
     let report = fold.report(config.metric, page.is_some(), notes, is_read);
     // Before anything is printed: whoever reads that may go.
     if let Some(page) = page {

@@ -4,7 +4,11 @@ use std::{
     env,
     ffi::OsStr,
     io::{self, IsTerminal as _, Write as _},
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -75,6 +79,38 @@ impl Drop for Waiting {
             // Nothing is sent: it ends with the thread, or with our patience.
             let _gone = is_gone.recv_timeout(STILL);
         }
+    }
+}
+
+/// How far recordings are read, told as long as this lives.
+#[derive(Debug)]
+pub(super) struct Reading {
+    files: Arc<AtomicUsize>,
+    intervals: Arc<AtomicUsize>,
+    _waiting: Waiting,
+}
+
+impl Reading {
+    /// Of so many files; `what` says what is done, as in "reading what node-a recorded".
+    pub(super) fn begin(what: &str, of: usize) -> Self {
+        let (files, intervals) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+        let (what, now) = (what.to_owned(), [files.clone(), intervals.clone()]);
+        let waiting = Waiting::begin(move |_| {
+            let [file, intervals] = now.each_ref().map(|number| number.load(Ordering::Relaxed));
+            let intervals = format::count(intervals as u64);
+            format!("{what}: file {file} of {of}, {intervals} intervals so far")
+        });
+        Self { files, intervals, _waiting: waiting }
+    }
+
+    /// The next file.
+    pub(super) fn file(&self) {
+        self.files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An interval was read.
+    pub(super) fn interval(&self) {
+        self.intervals.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -47,9 +47,9 @@ pub(crate) enum Tests {
 }
 
 /// Tests of the work tree, which is in no guest, of conversations of programs that are in none either, as a
-/// browser, Prometheus and strace are not, and of what netdiag does when its reader stands still, its disk or
+/// browser, Prometheus, strace and most shells are not, and of what netdiag does when its reader stands still, its disk or
 /// a system call fails, or there is more than it has room for, which no kernel changes: natively only.
-const NATIVE: [&str; 10] = [
+const NATIVE: [&str; 11] = [
     "applications",
     "architecture",
     "dependencies",
@@ -60,6 +60,7 @@ const NATIVE: [&str; 10] = [
     "overload",
     "report",
     "still",
+    "terminal",
 ];
 
 /// Tests of what netdiag does with whatever it sees, by programs of every kind: a kernel between the
