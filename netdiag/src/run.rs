@@ -57,7 +57,7 @@ pub fn main() -> ExitCode {
     own::keep_memory_small();
     let ended = unwound::caught(run);
     // Whatever is said now is to be read.
-    full_screen::leave();
+    full_screen::end();
     let status = match ended {
         Ok(status) => status.into(),
         Err(error) => {

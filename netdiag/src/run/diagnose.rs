@@ -5,10 +5,6 @@ use std::{
     io::{self, IsTerminal as _, Write},
     net::IpAddr,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -23,7 +19,6 @@ use crate::{
     exit::{self, Status},
     finding::{Finding, Scope, ScopeKind, Severity},
     flow::Grouping,
-    format,
     snapshot::Snapshot,
     view::{self, table::COLUMNS},
     watched::{Seen, Watched},
@@ -150,28 +145,6 @@ fn put_out(report: &Report, form: Output, out: &mut impl Write) -> io::Result<()
     match form {
         Output::Text => view::diagnose::text(report, COLUMNS, out),
         Output::Json => view::json::line(report, out),
-    }
-}
-
-/// How far a node's recordings are read.
-#[derive(Clone, Default)]
-struct Progress {
-    files: Arc<AtomicUsize>,
-    intervals: Arc<AtomicUsize>,
-}
-
-impl Progress {
-    /// Tells of it as long as the returned value lives.
-    fn tell(&self, node: &str, of: usize) -> Waiting {
-        let (progress, node) = (self.clone(), node.to_owned());
-        Waiting::begin(move |_| {
-            let [file, intervals] =
-                [&progress.files, &progress.intervals].map(|number| number.load(Ordering::Relaxed));
-            let intervals = format::count(intervals as u64);
-            format!(
-                "reading what {node} recorded: file {file} of {of}, {intervals} intervals so far"
-            )
-        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     panic,
     sync::{
-        Mutex, Once, PoisonError, TryLockError,
+        Mutex, MutexGuard, Once, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -16,15 +16,23 @@ use ratatui::crossterm::{
     cursor::{Hide, Show},
     execute, queue,
     style::ResetColor,
-    terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
+    terminal::{
+        EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode, size,
+    },
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
+    process::getpgrp,
+    termios::tcgetpgrp,
     time::Timespec,
 };
 
 /// Whether it is a full screen now.
 static IS_SCREEN: AtomicBool = AtomicBool::new(false);
+/// Whether there is to be none any more.
+static IS_OVER: AtomicBool = AtomicBool::new(false);
+/// Held while it becomes one.
+static ENTERING: Mutex<()> = Mutex::new(());
 /// Held while something is written to it.
 static WRITING: Mutex<()> = Mutex::new(());
 /// How long somebody who writes is waited for, and then the terminal itself.
@@ -37,6 +45,10 @@ pub fn is_there() -> bool {
     io::stdout().is_terminal()
         && io::stdin().is_terminal()
         && std::env::var("TERM").is_ok_and(|name| knows(&name))
+        // In the background it would be stopped.
+        && tcgetpgrp(io::stdin()).map_or(true, |group| group == getpgrp())
+        // A serial line may not know its size.
+        && size().is_ok_and(|(columns, lines)| columns > 0 && lines > 0)
 }
 
 /// The full screen. The terminal comes back when this is dropped, if not before.
@@ -59,6 +71,10 @@ impl FullScreen {
                 before(what);
             }));
         });
+        let _entering = ENTERING.lock().unwrap_or_else(PoisonError::into_inner);
+        if IS_OVER.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the run ends"));
+        }
         enable_raw_mode()?;
         IS_SCREEN.store(true, Ordering::SeqCst);
         let this = Self(());
@@ -73,17 +89,40 @@ impl Drop for FullScreen {
     }
 }
 
-/// Writes to the full screen, if it is one still.
+/// Writes to the full screen, if it is one still; whether it was.
 ///
 /// # Errors
 /// Those of `work`.
-pub fn writing(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+pub fn writing(work: impl FnOnce() -> io::Result<()>) -> io::Result<bool> {
     let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
-    if IS_SCREEN.load(Ordering::SeqCst) { work() } else { Ok(()) }
+    let is_screen = IS_SCREEN.load(Ordering::SeqCst);
+    if is_screen { work().map(|()| true) } else { Ok(false) }
+}
+
+/// Gives the terminal back for good: from now on there is no full screen any more.
+pub fn end() {
+    IS_OVER.store(true, Ordering::SeqCst);
+    // Whoever enters just now is waited for, but not a terminal that stands still.
+    let _entering = locked(&ENTERING);
+    leave();
+}
+
+/// The lock, unless somebody holds it for long.
+fn locked(lock: &Mutex<()>) -> Option<MutexGuard<'_, ()>> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Ok(alone) => return Some(alone),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() >= until => return None,
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
+        }
+    }
 }
 
 /// Whether there is a full screen now, which nobody else is to write to.
-pub(super) fn is_taken() -> bool {
+#[must_use]
+pub fn is_taken() -> bool {
     IS_SCREEN.load(Ordering::SeqCst)
 }
 
@@ -94,16 +133,8 @@ pub fn leave() {
     }
     // First what cannot stand still. What goes wrong here can be told to nobody.
     let _raw = disable_raw_mode();
-    let until = Instant::now() + PATIENCE;
-    let _alone = loop {
-        match WRITING.try_lock() {
-            Ok(alone) => break Some(alone),
-            Err(TryLockError::Poisoned(poisoned)) => break Some(poisoned.into_inner()),
-            // The one who writes may be the one who panicked.
-            Err(TryLockError::WouldBlock) if Instant::now() >= until => break None,
-            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
-        }
-    };
+    // The one who writes may be the one who panicked.
+    let _alone = locked(&WRITING);
     let mut bytes = Vec::new();
     let _memory = queue!(bytes, ResetColor, LeaveAlternateScreen, Show);
     // Past the buffer of standard output, in which half a screen may lie.

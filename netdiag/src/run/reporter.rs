@@ -132,7 +132,12 @@ impl Reporter {
         let Some(wider) = Feed::wider(&self.listing) else { return };
         let snapshot = if self.listing.by == Grouping::Flow {
             wider.arrange(&mut cut.flows);
-            self.about.snapshot(Scope::Interval, wider.by, node.clone(), cut)
+            let snapshot = self.about.snapshot(Scope::Interval, wider.by, node.clone(), cut);
+            if self.listing.apart {
+                // The screen has all of them.
+                cut.flows = std::mem::take(&mut cut.flows).whole();
+            }
+            snapshot
         } else {
             let mut apart = cut.clone();
             wider.arrange(&mut apart.flows);

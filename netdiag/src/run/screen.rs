@@ -9,10 +9,11 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -22,6 +23,10 @@ use ratatui::{
     backend::CrosstermBackend,
     crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
     layout::{Position, Rect},
+};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    time::Timespec,
 };
 use tokio::sync::Notify;
 
@@ -48,8 +53,10 @@ use crate::{
 
 /// Between two looks of the rules: at most so often, and so rarely that they take a hundredth of a CPU.
 const LOOK: Duration = Duration::from_millis(900);
+/// How long a key waits for a screen that stands still.
+const LOST: Duration = Duration::from_secs(2);
 /// What may wait for the thread that draws.
-const QUEUE: usize = 16;
+const QUEUE: usize = 2;
 /// Flows that findings are concluded from one by one; what is more stands in `other`.
 const TOP: usize = 256;
 
@@ -130,12 +137,18 @@ impl Showing {
             // Where there is no room the line comes when the screen is gone.
             let _full = said.try_send(Told::Said(line.to_owned()));
         });
-        let dump = Dumping { out: wanted.out.clone(), node: node.to_owned(), told: told.clone() };
+        let dump = Dumping {
+            out: wanted.out.clone(),
+            node: node.to_owned(),
+            told: told.clone(),
+            is_busy: Arc::default(),
+        };
         let drawing = Drawing { state, quit: wanted.quit.clone(), dump };
         let run = move || drawing.run(&queue, Frames { to, progress, frame: Vec::new() }, full);
         let thread = |name: &str| thread::Builder::new().name(name.to_owned());
         let drawing = Some(thread("screen").spawn(run)?);
-        thread("keys").spawn(move || read_keys(&keys))?;
+        let quit = wanted.quit.clone();
+        thread("keys").spawn(move || read_keys(&keys, &quit))?;
         let diagnosis = diagnose::diagnosis(&Thresholds::new(), filters, owners);
         Ok(Self { diagnosis, rules: Pace::NEW, told, drawing })
     }
@@ -176,9 +189,28 @@ impl Showing {
     }
 }
 
-/// Reads keys for as long as there are any. Nobody waits for it at the end: it may read for ever.
-fn read_keys(told: &SyncSender<Told>) {
-    while let Ok(event) = event::read() {
+/// Reads keys for as long as there is a full screen: what is typed afterwards is the shell's. A terminal that has
+/// hung up ends the run.
+fn read_keys(told: &SyncSender<Told>, quit: &Notify) {
+    while full_screen::is_taken() {
+        if has_hung_up() {
+            quit.notify_one();
+            return;
+        }
+        if !event::poll(Duration::ZERO).unwrap_or(false) {
+            continue;
+        }
+        if !full_screen::is_taken() {
+            return;
+        }
+        let Ok(event) = event::read() else { return };
+        // Two keys that came together are one with Alt to crossterm; on a slow line Escape and the next do.
+        if let Event::Key(pressed) = &event
+            && pressed.modifiers.contains(KeyModifiers::ALT)
+            && matches!(pressed.code, KeyCode::Char(_))
+        {
+            let _full = told.try_send(Told::Key(Key::Escape));
+        }
         let telling = match event {
             Event::Key(pressed) if pressed.kind != KeyEventKind::Release => meaning(pressed),
             Event::Resize(..) => Some(Told::Resized),
@@ -188,12 +220,40 @@ fn read_keys(told: &SyncSender<Told>) {
             | Event::FocusGained
             | Event::FocusLost => None,
         };
+        if matches!(telling, Some(Told::Key(Key::Interrupt))) {
+            // Also where the terminal stands still, and whoever draws on it.
+            quit.notify_one();
+        }
         if let Some(telling) = telling
-            && told.send(telling).is_err()
+            && !tell(told, telling)
         {
             return;
         }
     }
+}
+
+/// Hands a key on. Where what was pressed before waits for as long as nobody presses anything, it is lost, so that
+/// ^C is read. Whether anybody takes keys still.
+fn tell(told: &SyncSender<Told>, mut telling: Told) -> bool {
+    let until = Instant::now() + LOST;
+    loop {
+        match told.try_send(telling) {
+            Ok(()) => return true,
+            Err(TrySendError::Disconnected(_)) => return false,
+            Err(TrySendError::Full(_)) if Instant::now() >= until => return true,
+            Err(TrySendError::Full(same)) => telling = same,
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits a little for something to read. Whether nothing will come any more.
+fn has_hung_up() -> bool {
+    const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+    let stdin = io::stdin();
+    let mut looked = [PollFd::new(&stdin, PollFlags::IN)];
+    let ready = poll(&mut looked, Some(&WAIT)).unwrap_or(0);
+    ready > 0 && looked[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
 fn meaning(pressed: KeyEvent) -> Option<Told> {
@@ -224,23 +284,33 @@ struct Dumping {
     out: PathBuf,
     node: String,
     told: SyncSender<Told>,
+    /// One is being written.
+    is_busy: Arc<AtomicBool>,
 }
 
 impl Dumping {
     /// Writes an interval beside the screen, since a disk may take its time; says so far what becomes of it.
     fn dump(&self, shot: &Shot) -> String {
+        if self.is_busy.swap(true, Ordering::SeqCst) {
+            return "not written: the one before is still being written".to_owned();
+        }
+        let is_busy = self.is_busy.clone();
         let (out, node, told) = (self.out.clone(), self.node.clone(), self.told.clone());
         let (snapshot, interval) = (shot.snapshot.clone(), shot.interval.clone());
         let labels = shot.labels.clone();
         let work = move || {
             let line = keep(&out, &node, snapshot, interval, &labels)
                 .unwrap_or_else(|error| format!("not written: {error:#}"));
+            is_busy.store(false, Ordering::SeqCst);
             // A screen that is gone tells nobody.
             let _ended = told.send(Told::Said(line));
         };
         match thread::Builder::new().name("dump".to_owned()).spawn(work) {
             Ok(_) => "writing…".to_owned(),
-            Err(error) => format!("not written: {error}"),
+            Err(error) => {
+                self.is_busy.store(false, Ordering::SeqCst);
+                format!("not written: {error}")
+            }
         }
     }
 }
@@ -260,12 +330,22 @@ impl Write for Frames {
 
     fn flush(&mut self) -> io::Result<()> {
         let Self { to, progress, frame } = self;
+        // A screen that is gone shows nothing any more; that it is noticed before the next frame.
         let written = match frame.is_empty() {
-            true => Ok(()),
+            true => Ok(true),
             false => full_screen::writing(|| Pieces { to, progress }.write_all(frame)),
         };
         frame.clear();
-        written
+        written.map(drop)
+    }
+}
+
+/// Ends the run when it is dropped: nobody would see what is observed.
+struct Quits(Arc<Notify>);
+
+impl Drop for Quits {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 
@@ -279,6 +359,7 @@ struct Drawing {
 impl Drawing {
     /// Until somebody wants to quit, or no more comes. However it ends, the terminal is given back.
     fn run(mut self, queue: &Receiver<Told>, frames: Frames, full: FullScreen) -> Result<()> {
+        let _quits = Quits(self.quit.clone());
         let _full = full;
         let mut terminal = Terminal::new(CrosstermBackend::new(frames)).context(STDOUT)?;
         self.show(&mut terminal)?;
@@ -288,6 +369,10 @@ impl Drawing {
                 if self.take(told, &mut terminal)? {
                     return Ok(());
                 }
+            }
+            if !full_screen::is_taken() {
+                // Something else has broken down, and gave the terminal back to say so.
+                return Ok(());
             }
             self.show(&mut terminal)?;
         }

@@ -138,7 +138,7 @@ pub fn draw(state: &State, size: Size) -> Buffer {
         canvas.put(&line);
     }
     let below = Rect { y: area.height - 1, height: 1, ..area };
-    canvas.area.height -= 1;
+    canvas.area.height = canvas.area.height.saturating_sub(1);
     body(state, &mut canvas);
     canvas.area = below;
     canvas.put(&footer(state, size.width.into()));
@@ -204,7 +204,7 @@ fn footer(state: &State, columns: usize) -> Line<'static> {
     if let Some(typed) = &state.typing {
         return line(&format!("/{typed}_  (Enter: only rows with these words, Esc: as before)"));
     }
-    if let Some((message, _)) = &state.message {
+    if let Some(message) = &state.message {
         return styled(&format::cut(message, columns), state.palette.title());
     }
     let keys = match state.open {

@@ -27,7 +27,9 @@ pub(super) const PANE: Pane = Pane {
 const LOOKS: usize = 10;
 /// By which part a number must have changed to have a trend.
 const CHANGE: f64 = 0.1;
-/// A finding that holds no more is shown for so many seconds.
+/// A finding that was not told for so many seconds holds no more: a window of the rules, behind which they rest.
+const STAYS_S: f64 = 60.0;
+/// And it is shown for so many seconds.
 const REMEMBERED_S: f64 = 600.0;
 
 /// Where the number goes that decided.
@@ -106,7 +108,7 @@ impl Formed {
                 Some(at) => One { finding, last, ..before.remove(at) },
                 None => One { finding, first: now, last, values: VecDeque::new() },
             };
-            if last >= now
+            if seconds(last, now) <= STAYS_S
                 && let Some(value) = value
             {
                 if one.values.len() == LOOKS {
@@ -118,8 +120,9 @@ impl Formed {
         }
         self.all.retain(|one| seconds(one.last, now) < REMEMBERED_S);
         // Their order is kept: causes stand before what they cause.
-        let (holding, over): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.all).into_iter().partition(|one| one.last >= now);
+        let (holding, over): (Vec<_>, Vec<_>) = std::mem::take(&mut self.all)
+            .into_iter()
+            .partition(|one| seconds(one.last, now) <= STAYS_S);
         self.all.extend(holding.into_iter().chain(over));
     }
 
@@ -137,7 +140,7 @@ impl Formed {
     }
 
     fn holds(&self, one: &One) -> bool {
-        self.looked.is_some_and(|looked| one.last >= looked)
+        self.looked.is_some_and(|looked| seconds(one.last, looked) <= STAYS_S)
     }
 
     /// Seconds since the first interval began.

@@ -127,6 +127,11 @@ fn timeline(state: &State, opened: &Opened, columns: usize) -> Vec<Line<'static>
     let room = columns.saturating_sub(LABEL + 12).min(INTERVALS);
     let mut lines = Vec::new();
     for (nth, group) in state.history.groups().iter().enumerate() {
+        if state.shown().is_some_and(|shot| !super::sees(&shot.snapshot, group.name)) {
+            let text = format!("{} not known: no source sees it", left(group.name, LABEL));
+            lines.push(styled(&text, state.palette.aside()));
+            continue;
+        }
         let values = || state.history.sums(&opened.id, nth);
         let sum: u64 = values().flatten().sum();
         let look = if sum > 0 { state.palette.bad() } else { state.palette.aside() };

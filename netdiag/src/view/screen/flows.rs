@@ -11,13 +11,13 @@ use super::{
     style::{line, span, styled},
 };
 use crate::{
-    flow::{Frozen, Grouping, Role},
-    format::{self, MISSING, cut, left, or_missing, right},
+    flow::{Frozen, Grouping, Interval, Role},
+    format::{self, MISSING, cut, left, or_missing, right, sanitised},
     signal::metrics,
     snapshot::{Distribution, Endpoint, Flow},
     view::{
         owner::{home, process},
-        table::{endpoint, group_name},
+        table::{endpoint, group_name, note},
     },
 };
 
@@ -81,9 +81,9 @@ fn names(flow: &Flow, by: Grouping, widths: Widths) -> String {
     let Widths { local, peer, process: owner, home: at, .. } = widths;
     let whose = |columns| left(&cut(&process(&flow.owner), columns), columns);
     let mut text = if let Some(group) = &flow.group {
-        let columns = local + peer + owner + 3 - 8;
+        let columns = local + peer + owner + 3 - 9;
         let name = cut(&group_name(flow, group, by), columns);
-        format!("{} {}", left(&name, columns), right(&format::count(group.flows), 7))
+        format!("{} {} ", left(&name, columns), right(&format::count(group.flows), 7))
     } else {
         let arrow = match flow.role {
             Some(Role::Client) => '>',
@@ -116,7 +116,7 @@ fn headings(by: Grouping, widths: Widths) -> String {
         ),
         by => {
             let name = by.name().to_uppercase();
-            format!("{} {}", left(&name, local + peer + process + 3 - 8), right("FLOWS", 7))
+            format!("{} {} ", left(&name, local + peer + process + 3 - 9), right("FLOWS", 7))
         }
     };
     if home > 0 {
@@ -154,11 +154,22 @@ fn draw(state: &State, canvas: &mut Canvas<'_>) {
         canvas.put(&line(&text));
         return;
     }
-    let room = canvas.left().max(1);
+    // What the table summed up is in no row.
+    let Interval { other, folded, .. } = &rows.shot.interval;
+    let rest =
+        (*folded > 0).then(|| format!("and {} flows more, summed up: ", format::count(*folded)));
+    let room = canvas.left().saturating_sub(usize::from(rest.is_some())).max(1);
     let cursor = state.cursor();
     for (at, row) in rows.iter().enumerate().skip(cursor / room * room).take(room) {
         let line = shown(state, row, &rows.name(row), widths);
         canvas.put_row(&line, at == cursor);
+    }
+    if let Some(rest) = rest {
+        let flow = rows.name(other);
+        let words: Vec<_> =
+            flow.counts.iter().filter_map(|(name, value)| note(name, value)).collect();
+        let text = format!("{rest}{}", words.join("  "));
+        canvas.put(&styled(&cut(&sanitised(&text), canvas.columns()), state.palette.aside()));
     }
 }
 
@@ -204,7 +215,11 @@ fn shown(state: &State, row: &Frozen, flow: &Flow, widths: Widths) -> Line<'stat
         let look = if sum > 0 { state.palette.bad() } else { state.palette.aside() };
         spans.push(span(&format!(" {}", right(&text, widths.sum)), look));
         if nth == 0 {
-            let course = course(state.history.sums(&id, nth), widths.marks);
+            // What is unknown is not 0.
+            let course = match known {
+                true => course(state.history.sums(&id, nth), widths.marks),
+                false => " ".repeat(widths.marks),
+            };
             spans.push(span(&format!(" {course}"), look));
         }
     }

@@ -14,6 +14,8 @@ use crate::{
     view::table::{conntrack::seconds, losses},
 };
 
+/// Columns of the node's name at most.
+const HOST: usize = 20;
 /// Lines of losses at most: what is lost of many signals stands in a pane of its own.
 const LOSSES: usize = 3;
 
@@ -26,20 +28,21 @@ pub(super) fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
         return vec![styled(&cut(&format::sanitised(&text), columns), state.palette.title())];
     };
     let snapshot = &shot.snapshot;
-    let mut words = vec![
-        format!("netdiag  {}", snapshot.host),
-        snapshot.kernel.clone(),
+    // What makes numbers old, or few, comes first: the rest may be cut off.
+    let mut spans = vec![span("netdiag  ", state.palette.title())];
+    if state.paused {
+        spans.push(span("PAUSED", state.palette.chosen()));
+        spans.push(span("  ", state.palette.plain()));
+    }
+    let filtered = snapshot.filtered.then(|| "filtered".to_owned());
+    let words = filtered.into_iter().chain([
         clock(snapshot),
         own(snapshot),
-    ];
-    if snapshot.filtered {
-        words.push("filtered".to_owned());
-    }
-    let mut spans = vec![span(&words.join("  "), state.palette.title())];
-    if state.paused {
-        spans.push(span("  ", state.palette.plain()));
-        spans.push(span("PAUSED", state.palette.chosen()));
-    }
+        cut(&format::sanitised(&snapshot.host), HOST),
+        snapshot.kernel.clone(),
+    ]);
+    let words: Vec<_> = words.collect();
+    spans.push(span(&words.join("  "), state.palette.title()));
     let mut lines = vec![Line::from(spans), sources(state, snapshot)];
     // What is lost is seen on every screen.
     let lost = losses(snapshot, columns);

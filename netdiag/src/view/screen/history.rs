@@ -93,6 +93,8 @@ struct Course {
     points: VecDeque<Point>,
     /// The interval that it was last in.
     last: u64,
+    /// Where it stood then.
+    rank: usize,
 }
 
 impl Course {
@@ -147,9 +149,12 @@ impl History {
                 continue;
             }
             let point = self.point(row);
-            let course =
-                self.rows.entry(id).or_insert_with(|| Course { points: VecDeque::new(), last: 0 });
-            course.last = self.intervals;
+            let course = self.rows.entry(id).or_insert_with(|| Course {
+                points: VecDeque::new(),
+                last: 0,
+                rank,
+            });
+            (course.last, course.rank) = (self.intervals, rank);
             course.push(point);
         }
         let now = self.intervals;
@@ -158,10 +163,11 @@ impl History {
         }
         self.rows.retain(|_, course| now - course.last < INTERVALS as u64);
         if self.rows.len() > ROWS {
-            let mut last: Vec<u64> = self.rows.values().map(|course| course.last).collect();
-            last.sort_unstable_by_key(|&last| std::cmp::Reverse(last));
-            let oldest = last[ROWS];
-            self.rows.retain(|id, course| course.last > oldest || open == Some(id));
+            let key = |course: &Course| (std::cmp::Reverse(course.last), course.rank);
+            let mut keys: Vec<_> = self.rows.values().map(key).collect();
+            keys.sort_unstable();
+            let last = keys[ROWS - 1];
+            self.rows.retain(|id, course| key(course) <= last || open == Some(id));
         }
     }
 

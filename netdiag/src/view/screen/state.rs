@@ -127,12 +127,9 @@ pub struct State {
     pub(super) open: Open,
     /// A filter that is being typed.
     pub(super) typing: Option<String>,
-    /// Something to be said, until the next key or for so many more intervals.
-    pub(super) message: Option<(String, u32)>,
+    /// Something to be said, until the next key.
+    pub(super) message: Option<String>,
 }
-
-/// Intervals for which something is said.
-const SAID: u32 = 8;
 
 /// What `s` goes through.
 fn sorts(metric: usize) -> Vec<Sort> {
@@ -209,10 +206,6 @@ impl State {
 
     /// An interval has passed.
     pub fn take(&mut self, mut shot: Shot) {
-        self.message = match self.message.take() {
-            Some((line, left)) if left > 0 => Some((line, left - 1)),
-            _ => None,
-        };
         self.findings.take(&shot.snapshot, shot.findings.take());
         self.drops.take(&super::drops::by_reason(&shot.snapshot));
         let rows = Rows::new(shot, &self.order);
@@ -237,9 +230,9 @@ impl State {
         self.rows.as_ref().map(|rows| &rows.shot)
     }
 
-    /// Says something below, until the next key or for some intervals.
+    /// Says something below, until the next key.
     pub fn say(&mut self, line: String) {
-        self.message = Some((line, SAID));
+        self.message = Some(line);
     }
 
     /// A key was pressed on a screen of that size.
@@ -350,6 +343,10 @@ impl State {
     }
 
     fn group(&mut self, steps: isize) {
+        if matches!(self.open, Open::Row(_)) {
+            // There is no such row any more.
+            self.show(Open::Nothing);
+        }
         self.order.by = turned(&GROUPINGS, self.order.by, steps);
         self.history.clear();
         self.chosen = None;
