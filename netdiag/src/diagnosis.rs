@@ -247,12 +247,23 @@ impl Diagnosis {
     #[must_use]
     pub fn findings(&mut self) -> Vec<Finding> {
         let mut findings = self.findings.clone();
-        // A window that is not over may still change its mind.
+        let found = self.of_window();
+        merge(&mut findings, found);
+        order::rank(findings)
+    }
+
+    /// What the window that is under way says by itself, in its order: as bad as it is now. Nothing in its first
+    /// seconds.
+    pub fn present(&mut self) -> Vec<Finding> {
+        order::rank(self.of_window())
+    }
+
+    /// A window that is not over may still change its mind.
+    fn of_window(&mut self) -> Vec<Finding> {
         let window = std::mem::take(&mut self.window);
         let found = self.conclude(&window, false);
         self.window = window;
-        merge(&mut findings, found);
-        order::rank(findings)
+        found
     }
 
     fn conclude(&mut self, watched: &Watched, is_over: bool) -> Vec<Finding> {

@@ -231,6 +231,17 @@ const IDENTITY: &[Field] = &[
     Field::NetInum,
 ];
 
+/// Whether programs can be loaded at all.
+///
+/// # Errors
+/// [`exit::Status::CannotObserve`] without privilege.
+pub fn permitted() -> Result<()> {
+    match Facts::read().privileges.refusal() {
+        Some(missing) => Err(exit::Error::cannot_observe(missing).into()),
+        None => Ok(()),
+    }
+}
+
 /// Reads what there is to know of the kernel, and makes who loads the object.
 pub(super) fn read_kernel(btf_file: Option<&Path>) -> Result<(Kernel, EbpfLoader<'static>)> {
     let facts = Facts::read();

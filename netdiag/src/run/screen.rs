@@ -162,7 +162,7 @@ impl Showing {
     ) -> Result<()> {
         self.diagnosis.take(&snapshot);
         let Self { diagnosis, rules, .. } = self;
-        let findings = rules.is_due().then(|| rules.run(LOOK, || diagnosis.findings()));
+        let findings = rules.is_due().then(|| rules.run(LOOK, || diagnosis.present()));
         let shot = Shot { snapshot, interval, labels: labels.clone(), findings };
         if self.told.send(Told::Interval(Box::new(shot))).is_ok() {
             return Ok(());

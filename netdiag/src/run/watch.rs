@@ -31,7 +31,11 @@ use crate::{
     diagnosis::Thresholds,
     exit::Status,
     flow::table::{self, FlowTable},
-    kernel::{attach::Wishes, plan::Options, tracer::Tracer},
+    kernel::{
+        attach::Wishes,
+        plan::{Options, permitted},
+        tracer::Tracer,
+    },
     node::{
         self,
         pace::Pace,
@@ -128,6 +132,11 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     // What is concluded from: now, or later from the files.
     let telling = !matches!(wanted, Wanted::Show);
     let owners = &watch.targets.owners;
+    let listening = watch.listen.map(|listen| Scrape::listen(listen.address)).transpose()?;
+    if is_screen {
+        // Else it would be there for a moment, and what is wrong behind it.
+        permitted()?;
+    }
     let Some(outputs) = open(watch.output, wanted, &node_name, filters, owners, &mut stop).await?
     else {
         return Ok(Status::Ran);
@@ -135,7 +144,6 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     if let Some(line) = kept_in.and_then(|out| ends_with_container(&out, &kernel.host_root)) {
         say(&line);
     }
-    let listening = watch.listen.map(|listen| Scrape::listen(listen.address)).transpose()?;
     let Some(places) = places(&kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };

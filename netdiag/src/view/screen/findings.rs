@@ -66,7 +66,7 @@ impl Trend {
 }
 
 /// A finding, since it was told first.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct One {
     finding: Finding,
     first: Timestamp,
@@ -76,7 +76,7 @@ struct One {
 }
 
 /// All that were told.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Formed {
     all: Vec<One>,
     began: Option<Timestamp>,
@@ -91,7 +91,7 @@ fn seconds(from: Timestamp, to: Timestamp) -> f64 {
 }
 
 impl Formed {
-    /// An interval has passed; the findings as they stand, in their order, where rules have looked.
+    /// An interval has passed; what is found now, in its order, where rules have looked.
     pub(super) fn take(&mut self, snapshot: &Snapshot, findings: Option<Vec<Finding>>) {
         let time = |text: &str| text.parse::<Timestamp>().ok();
         let Some(now) = time(&snapshot.end) else { return };
@@ -105,7 +105,11 @@ impl Formed {
             let last = time(&finding.end).unwrap_or(now);
             let value = finding.evidence.first().map(|evidence| evidence.value);
             let mut one = match at {
-                Some(at) => One { finding, last, ..before.remove(at) },
+                Some(at) => {
+                    let before = before.remove(at);
+                    let start = before.finding.start.clone();
+                    One { finding: Finding { start, ..finding }, last, ..before }
+                }
                 None => One { finding, first: now, last, values: VecDeque::new() },
             };
             if seconds(last, now) <= STAYS_S
@@ -118,6 +122,8 @@ impl Formed {
             }
             self.all.push(one);
         }
+        // What is not told now was told before.
+        self.all.extend(before);
         self.all.retain(|one| seconds(one.last, now) < REMEMBERED_S);
         // Their order is kept: causes stand before what they cause.
         let (holding, over): (Vec<_>, Vec<_>) = std::mem::take(&mut self.all)

@@ -30,7 +30,7 @@ pub(super) fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
     let snapshot = &shot.snapshot;
     // What makes numbers old, or few, comes first: the rest may be cut off.
     let mut spans = vec![span("netdiag  ", state.palette.title())];
-    if state.paused {
+    if state.is_paused() {
         spans.push(span("PAUSED", state.palette.chosen()));
         spans.push(span("  ", state.palette.plain()));
     }

@@ -28,7 +28,7 @@ pub struct Shot {
     pub interval: Interval,
     /// Names of what is told by number.
     pub labels: Labels,
-    /// The findings as they stand; none where nobody looked anew.
+    /// What is found now; none where nobody looked anew.
     pub findings: Option<Vec<Finding>>,
 }
 
@@ -79,7 +79,7 @@ pub struct Beginning {
 }
 
 /// A row that was opened, and what it did since.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Opened {
     pub(super) id: RowId,
     /// Who and what it is as it was heard of last, with all that it did.
@@ -88,6 +88,17 @@ pub(super) struct Opened {
     pub(super) intervals: u64,
     /// It was in the last interval.
     pub(super) is_active: bool,
+}
+
+/// What comes while the screen stands still.
+#[derive(Debug)]
+struct Later {
+    /// The newest.
+    rows: Option<Rows>,
+    history: History,
+    drops: Trends,
+    findings: Formed,
+    opened: Option<Opened>,
 }
 
 /// What is shown instead of a list.
@@ -110,9 +121,8 @@ pub struct State {
     /// Place of the metric whose percentiles are shown, in `metrics`.
     pub(super) metric: usize,
     pub(super) rows: Option<Rows>,
-    /// The newest, while the screen stands still.
-    waiting: Option<Rows>,
-    pub(super) paused: bool,
+    /// While the screen stands still.
+    later: Option<Box<Later>>,
     pub(super) history: History,
     pub(super) drops: Trends,
     pub(super) findings: Formed,
@@ -189,8 +199,7 @@ impl State {
             order,
             metric,
             rows: None,
-            waiting: None,
-            paused: false,
+            later: None,
             history: History::new(),
             drops: Trends::default(),
             findings: Formed::default(),
@@ -206,22 +215,35 @@ impl State {
 
     /// An interval has passed.
     pub fn take(&mut self, mut shot: Shot) {
-        self.findings.take(&shot.snapshot, shot.findings.take());
-        self.drops.take(&super::drops::by_reason(&shot.snapshot));
-        let rows = Rows::new(shot, &self.order);
-        let open = match &self.open {
-            Open::Row(opened) => Some(&opened.id),
+        let opened = match &mut self.open {
+            Open::Row(opened) => Some(&mut **opened),
             Open::Nothing | Open::Finding(_) | Open::Help => None,
         };
-        self.history.take(rows.iter(), open);
-        if self.paused {
-            self.waiting = Some(rows);
-            return;
-        }
-        if let Open::Row(opened) = &mut self.open {
+        let (findings, drops, history, opened, to) = match &mut self.later {
+            None => {
+                (&mut self.findings, &mut self.drops, &mut self.history, opened, &mut self.rows)
+            }
+            Some(later) => (
+                &mut later.findings,
+                &mut later.drops,
+                &mut later.history,
+                later.opened.as_mut(),
+                &mut later.rows,
+            ),
+        };
+        findings.take(&shot.snapshot, shot.findings.take());
+        drops.take(&super::drops::by_reason(&shot.snapshot));
+        let rows = Rows::new(shot, &self.order);
+        history.take(rows.iter(), opened.as_ref().map(|opened| &opened.id));
+        if let Some(opened) = opened {
             opened.take(rows.find(&opened.id));
         }
-        self.rows = Some(rows);
+        *to = Some(rows);
+    }
+
+    /// Whether the screen stands still.
+    pub(super) const fn is_paused(&self) -> bool {
+        self.later.is_some()
     }
 
     /// The interval that is shown.
@@ -325,15 +347,33 @@ impl State {
     }
 
     fn pause(&mut self) {
-        self.paused = !self.paused;
-        if !self.paused
-            && let Some(mut rows) = self.waiting.take()
+        let Some(later) = self.later.take() else {
+            self.later = Some(Box::new(Later {
+                rows: None,
+                history: self.history.clone(),
+                drops: self.drops.clone(),
+                findings: self.findings.clone(),
+                opened: self.opened().cloned(),
+            }));
+            return;
+        };
+        let Later { rows, history, drops, findings, opened } = *later;
+        (self.history, self.drops, self.findings) = (history, drops, findings);
+        if let (Open::Row(shown), Some(opened)) = (&mut self.open, opened)
+            && shown.id == opened.id
         {
+            **shown = opened;
+        }
+        if let Some(mut rows) = rows {
             rows.arrange(&self.order);
-            if let Open::Row(opened) = &mut self.open {
-                opened.take(rows.find(&opened.id));
-            }
             self.rows = Some(rows);
+        }
+    }
+
+    fn opened(&self) -> Option<&Opened> {
+        match &self.open {
+            Open::Row(opened) => Some(opened),
+            Open::Nothing | Open::Finding(_) | Open::Help => None,
         }
     }
 
@@ -349,6 +389,9 @@ impl State {
         }
         self.order.by = turned(&GROUPINGS, self.order.by, steps);
         self.history.clear();
+        if let Some(later) = &mut self.later {
+            later.history.clear();
+        }
         self.chosen = None;
         self.rearrange();
     }
@@ -419,6 +462,9 @@ impl State {
                 };
                 opened.take(Some(row));
                 self.chosen = Some(opened.id.clone());
+                if let Some(later) = &mut self.later {
+                    later.opened = Some(opened.clone());
+                }
                 self.show(Open::Row(Box::new(opened)));
             }
         } else if let Some(finding) = self.findings.get(self.chosen_finding) {
