@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the record layouts; raised with every change of any of them.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 
 /// The header that every record starts with.
 #[repr(C)]

@@ -229,7 +229,7 @@ pub(crate) struct Carried {
     pub(crate) protocol: u8,
     /// Bytes of IP headers before it.
     pub(crate) offset: usize,
-    /// Its first bytes: the ports, and of UDP the length.
+    /// Its first bytes: the ports, and of UDP the length, of TCP the sequence number.
     pub(crate) start: [u8; 8],
 }
 
@@ -243,6 +243,12 @@ impl Carried {
     #[inline(always)]
     pub(crate) const fn source(&self) -> u16 {
         u16::from_be_bytes([self.start[0], self.start[1]])
+    }
+
+    /// The sequence number of its first byte; of TCP only.
+    #[inline(always)]
+    pub(crate) const fn sequence(&self) -> u32 {
+        u32::from_be_bytes([self.start[4], self.start[5], self.start[6], self.start[7]])
     }
 
     /// Where it goes.

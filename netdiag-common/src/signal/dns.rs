@@ -22,14 +22,14 @@ pub const PORT: u16 = 53;
 /// Bits of [`Record::flags`].
 pub mod flag {
     /// The packet leaves by the device; else it came by it.
-    pub const OUT: u32 = 1;
+    pub const OUT: u16 = 1;
     /// It goes to the server; else it comes from there.
-    pub const TO_SERVER: u32 = 2;
+    pub const TO_SERVER: u16 = 2;
     /// Connection tracking has an entry for it.
-    pub const TRACKED: u32 = 4;
+    pub const TRACKED: u16 = 4;
     /// The packet follows the record, from its first byte to what [`super::Record::head`] is for: programs
     /// cannot read what lies in pages, and the kernel copies it.
-    pub const PACKET: u32 = 8;
+    pub const PACKET: u16 = 8;
 }
 
 /// Messages that a CPU tells of in [`WINDOW_NS`] at most, in and out each.
@@ -54,11 +54,13 @@ pub struct Record {
     /// addresses were translated. Who asks is this end. All zero unless [`flag::TRACKED`].
     pub asked: FlowKey,
     /// Of [`flag`].
-    pub flags: u32,
+    pub flags: u16,
+    /// Bytes of the packet before what follows the header of UDP or TCP.
+    pub before: u16,
     /// Bytes behind the header of UDP or TCP.
     pub length: u32,
     /// The first of them; more than `length` means nothing.
     pub head: [u8; HEAD],
-    /// Bytes of the packet before that.
-    pub before: u32,
+    /// TCP's sequence number of the first of them; 0 of UDP.
+    pub seq: u32,
 }

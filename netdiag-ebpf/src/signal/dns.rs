@@ -128,7 +128,7 @@ unsafe fn is_elsewhere<A: Access>(sk: Pointer) -> Result<bool, Refused> {
 /// # Safety
 /// `skb` is an `sk_buff`, and `carried` what it carries.
 #[inline(always)]
-unsafe fn consider<A: Access>(skb: Pointer, carried: &Carried, flags: u32, lane: Lane) {
+unsafe fn consider<A: Access>(skb: Pointer, carried: &Carried, flags: u16, lane: Lane) {
     let to_server = carried.destination() == PORT;
     if !to_server && carried.source() != PORT {
         return;
@@ -184,7 +184,7 @@ unsafe fn submit<A: Access>(skb: Pointer, kept: &mut Kept, counters: &mut Counte
     // SAFETY: initialised, without padding.
     unsafe {
         if A::TYPED && kept.record.flags & flag::PACKET != 0 {
-            let packet_len = kept.record.before + kept.record.length.min(HEAD as u32);
+            let packet_len = u32::from(kept.record.before) + kept.record.length.min(HEAD as u32);
             ring::submit_packet(skb, packet_len, record, len, counters);
             kept.packets += 1;
             if kept.packets.is_multiple_of(WAKE_EVERY) {
@@ -227,21 +227,23 @@ unsafe fn describe<A: Access>(
             if record.flags & flag::OUT == 0 { data } else { packet::header::<Probed>(skb)? };
         let at = packet.wrapping_byte_add(carried.offset);
         let header = if carried.is_tcp() {
+            record.seq = carried.sequence();
             let byte: u8 = Probed::load(at, DATA_OFFSET)?;
             4 * usize::from(byte >> 4)
         } else {
             UDP
         };
         let at = at.wrapping_byte_add(header);
-        record.before = (at as u64).wrapping_sub(data as u64) as u32;
-        let len: u32 = field::<Probed, _>(skb, Field::SkbLen)?;
-        record.length = len.saturating_sub(record.before);
+        // Headers take less than 64 KiB: their offsets are of 16 bits.
+        record.before = (at as u64).wrapping_sub(data as u64) as u16;
+        let (before, len) = (u32::from(record.before), field::<Probed, u32>(skb, Field::SkbLen)?);
+        record.length = len.saturating_sub(before);
         if record.length < HEADER {
             return Err(Refused::NotOurs);
         }
         let in_pages: u32 = field::<Probed, _>(skb, Field::SkbDataLen)?;
         let to_server = record.flags & flag::TO_SERVER != 0;
-        if record.before + record.length.min(HEAD as u32) > len.wrapping_sub(in_pages) {
+        if before + record.length.min(HEAD as u32) > len.wrapping_sub(in_pages) {
             if !A::TYPED {
                 return Err(Refused::NotOurs);
             }

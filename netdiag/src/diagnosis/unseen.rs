@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    finding::periodic_latency,
+    finding::{cpu_starved, periodic_latency},
     snapshot::{SignalStatus, Snapshot},
     watched::{Series, Watched},
 };
@@ -74,6 +74,7 @@ impl Unseen {
         let queues =
             self.queues.then(|| format!("queueing disciplines beyond the first {MOST_QUEUES}"));
         let all = flows.into_iter().chain([periodic_latency::not_observable(series)]);
+        let all = all.chain(cpu_starved::not_observable(series.seconds()));
         let all = all.chain(signals).chain(interfaces).chain(cgroups).chain(queues);
         all.chain(self.uncounted_rules())
             .chain(self.untold_rules())

@@ -201,6 +201,15 @@ fn share(
     (seconds > 0.0).then(|| (sum / seconds, which))
 }
 
+/// What a run of so many seconds is too short for.
+#[must_use]
+pub fn not_observable(seconds: f64) -> Option<String> {
+    (seconds > 0.0 && seconds + 0.1 < SECONDS.value).then(|| {
+        let least = format::duration((SECONDS.value * 1e9) as u64);
+        format!("cpu-starved: whether the whole node is, which takes {least} of watching (`-d`)")
+    })
+}
+
 fn of_node(watched: &Watched, limits: &Limits) -> Option<Finding> {
     if watched.seconds + 0.1 < limits.of(&SECONDS) {
         return None;
@@ -357,5 +366,12 @@ mod tests {
         insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &watched));
         let watched = cpu(0.0, 0.93, 0.5, 300_000);
         insta::assert_snapshot!("softirq", crate::finding::tests::wording(&DEFINITION, &watched));
+    }
+
+    #[test]
+    fn a_run_that_is_too_short_says_so() {
+        for (seconds, is_said) in [(0.0, false), (3.0, true), (4.95, false), (60.0, false)] {
+            assert_eq!(not_observable(seconds).is_some(), is_said, "{seconds}");
+        }
     }
 }

@@ -76,6 +76,8 @@ struct Pending {
     asked_ns: u64,
     /// When it was sent last.
     sent_ns: u64,
+    /// Where it begins in what TCP carries, if it does.
+    seq: Option<u32>,
     state: State,
     /// When and how it was answered, elsewhere than at its place.
     answer: Option<(u64, u8)>,
@@ -94,6 +96,16 @@ impl Pending {
             State::Answered(then) => return then + SETTLE_NS,
         };
         self.answer.map_or(end, |(then, _)| end.min(then + SETTLE_NS))
+    }
+
+    /// Whether TCP sends the same bytes once more, as where the answer was lost behind here.
+    fn is_sent_again(&self, passage: &Passage) -> bool {
+        /// The length before a message may come in a segment of its own, and with the message when both are sent again.
+        const LENGTH: u32 = 2;
+        let begin = self.seq.zip(passage.seq);
+        begin.is_some_and(|(one, other)| {
+            one.wrapping_sub(other).min(other.wrapping_sub(one)) <= LENGTH
+        })
     }
 
     const fn tell(&self, time_ns: u64, what: What) -> Query {
@@ -204,7 +216,7 @@ impl Queries {
         let pending = &mut self.pending[slot];
         if pending.place != passage.place {
             self.learn(slot, &names);
-        } else if matches!(pending.state, State::Answered(_)) {
+        } else if matches!(pending.state, State::Answered(_)) && !pending.is_sent_again(passage) {
             // The same id again is another question.
             self.remove(slot);
             return self.ask(passage, &names, emit);
@@ -236,6 +248,7 @@ impl Queries {
             place: passage.place,
             asked_ns: passage.time_ns,
             sent_ns: passage.time_ns,
+            seq: passage.seq,
             state: State::Waiting,
             answer: None,
             due_ns: 0,

@@ -35,11 +35,12 @@ struct Talk {
     seen: FlowKey,
     asked: Option<FlowKey>,
     id: u16,
+    seq: Option<u32>,
 }
 
 impl Talk {
     fn new(port: u16, id: u16) -> Self {
-        Self { seen: key((1, port), 2), asked: None, id }
+        Self { seen: key((1, port), 2), asked: None, id, seq: None }
     }
 
     fn at(self, time_ns: u64, place: Place, answer: Option<u8>) -> Passage {
@@ -53,6 +54,7 @@ impl Talk {
                 is_answer: answer.is_some(),
                 rcode: answer.unwrap_or(0),
             },
+            seq: self.seq,
         }
     }
 
@@ -98,9 +100,10 @@ fn a_query_is_one_at_all_its_places_and_its_time_is_the_askers() {
 #[test]
 fn names_that_are_translated_lead_to_one_query() {
     let (asker, service, port) = ((1, 4_000), 9, 60_123);
-    let near = Talk { seen: key(asker, service), asked: None, id: 7 };
-    let tracked = Talk { seen: key((5, port), 2), asked: Some(key(asker, service)), id: 7 };
-    let far = Talk { seen: key((5, port), 2), asked: None, id: 7 };
+    let near = Talk { seen: key(asker, service), asked: None, id: 7, seq: None };
+    let tracked =
+        Talk { seen: key((5, port), 2), asked: Some(key(asker, service)), id: 7, seq: None };
+    let far = Talk { seen: key((5, port), 2), asked: None, id: 7, seq: None };
     let passages = [
         near.asks(1, WAY[0]),
         near.asks(2, WAY[1]),
@@ -152,6 +155,36 @@ fn what_is_sent_again_before_and_after_its_answer() {
             (SECOND + 6, answered(0, SECOND + 5, false)),
             (SECOND + 20, What::Asked),
             (SECOND + 25, answered(5, 5, false)),
+        ]
+    );
+}
+
+/// The answer is lost behind the place that saw it, so TCP sends the same bytes again; another question with the same
+/// id lies behind them.
+#[test]
+fn what_tcp_sends_again_after_its_answer_is_no_other_question() {
+    let with = |seq| Talk { seq: Some(seq), ..Talk::new(4_000, 7) };
+    let near = WAY[0];
+    // With its length before it, and around the end of the numbers.
+    let (talk, again, other) = (with(0), with(u32::MAX - 1), with(30));
+    let passages = [
+        talk.asks(1, near),
+        talk.hears(5, near, 0),
+        again.asks(20, near),
+        again.hears(25, near, 0),
+        other.asks(30, near),
+        other.hears(37, near, 0),
+    ];
+    let (told, lost) = told(&passages, 2 * SECOND);
+    assert_eq!(lost, Lost::default());
+    assert_eq!(
+        told,
+        [
+            (1, What::Asked),
+            (5, answered(0, 4, false)),
+            (20, What::Retried),
+            (30, What::Asked),
+            (37, answered(0, 7, false)),
         ]
     );
 }
