@@ -32,7 +32,8 @@ use crate::{build, ebpf, image, process, sbom, setup, workspace};
 #[command(
     after_help = "Steps: format, unit, native, image, cost, lints, licences, object, and vm-NAME for each machine: vm-5.10,
 vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 with -programs, and
-vm-6.12 with -preempt, -containers and -lockdown. The steps set-up and build-tests come first where others need them. All others run beside the
+vm-6.12 with -preempt, -containers and -lockdown. The steps set-up and build-tests come first where others
+need them. All others run beside the
 native tests, on what these leave of the processors.
 
 Examples:

@@ -33,6 +33,9 @@ const SERVERS: usize = 50;
 
 fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
     let Some(rows) = &state.rows else { return vec![line("watching…")] };
+    if !super::sees(&rows.shot.snapshot, NAME) {
+        return vec![line("not known: no source sees queries here, see pane 7")];
+    }
     let (asked, answered) = (CountGroup::named(NAME), CountGroup::named(ANSWERS));
     let metric = metrics().find(|(_, _, metric)| metric.name == NAME).map(|(id, ..)| id);
     let is_one = |row: &&Frozen| {
@@ -41,12 +44,7 @@ fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
     };
     let flows: Vec<_> = rows.shot.interval.flows.iter().filter(is_one).cloned().collect();
     if flows.is_empty() {
-        let text = if super::sees(&rows.shot.snapshot, NAME) {
-            "no name was asked for in the interval"
-        } else {
-            "not known: no source sees queries here, see pane 7"
-        };
-        return vec![line(text)];
+        return vec![line("no name was asked for in the interval")];
     }
     let mut interval = Interval { flows, ..Interval::default() };
     interval.group(Grouping::Backend);
