@@ -37,7 +37,8 @@ impl Terminal {
         tmux.args(["-f", "/dev/null", "new-session", "-d"]);
         tmux.args(["-x", &columns.to_string(), "-y", &lines.to_string(), "-c"]);
         tmux.arg(terminal.directory()).env("LC_ALL", "C.UTF-8").env("PS1", "$ ");
-        for (name, value) in variables {
+        // A panic is told in a line or two.
+        for (name, value) in [("RUST_BACKTRACE", "0")].iter().chain(variables) {
             tmux.args(["-e", &format!("{name}={value}")]);
         }
         tmux.arg("sh");
@@ -129,7 +130,15 @@ impl Terminal {
         self.command(&["capture-pane", "-p"])
     }
 
-    /// The same with the escapes that colour it.
+    /// The same, and the lines above that have left it.
+    ///
+    /// # Errors
+    /// The terminal is gone.
+    pub fn all(&self) -> Result<String> {
+        self.command(&["capture-pane", "-p", "-S", "-"])
+    }
+
+    /// What stands on it with the escapes that colour it.
     ///
     /// # Errors
     /// The terminal is gone.

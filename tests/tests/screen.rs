@@ -63,6 +63,16 @@ fn has(word: &str) -> impl Fn(&str) -> bool + '_ {
     move |screen: &str| screen.contains(word)
 }
 
+/// Whether any escape sets a colour (ECMA-48, SGR; 39 and 49 are the terminal's own).
+fn has_colours(text: &str) -> bool {
+    let sets = |code: &str| {
+        let code: u32 = code.parse().unwrap_or(0);
+        matches!(code, 30..=38 | 40..=48 | 90..=97 | 100..=107)
+    };
+    let codes = text.split("\u{1b}[").skip(1).filter_map(|rest| Some(rest.split_once('m')?.0));
+    codes.flat_map(|codes| codes.split(';')).any(sets)
+}
+
 /// Where captures of the panes go, for the documents.
 fn captures() -> Option<PathBuf> {
     std::env::var_os("NETDIAG_CAPTURES").map(PathBuf::from)
@@ -148,9 +158,9 @@ fn a_fault_is_seen_at_every_size_and_keys_work() -> Result<()> {
             eprintln!("{columns}x{lines}: there after {:?}", began.elapsed());
             look_around(&terminal, &format!("{columns}x{lines}"), &mut facts)?;
             terminal.press(&["q"])?;
-            let last = terminal.wait_for("end", has("complete:"))?;
-            facts
-                .holds(format_args!("the accounting is told:\n{last}"), last.contains("submitted"));
+            terminal.wait_for("end", has("complete:"))?;
+            let all = terminal.all()?;
+            facts.holds(format_args!("the accounting is told:\n{all}"), all.contains("submitted"));
             facts.holds("the usual screen is back", terminal.is_usual()?);
         }
         Ok(())
@@ -170,8 +180,7 @@ fn what_is_shown_is_written_on_demand() -> Result<()> {
         terminal.run(&line(&[&pair.left], "--out dumps")?)?;
         terminal.wait_for("flows", has("10.77.0.2"))?;
         let coloured = terminal.coloured()?;
-        let colours = ["\u{1b}[3", "\u{1b}[38;"].iter().any(|colour| coloured.contains(colour));
-        facts.holds("NO_COLOR is kept to", !colours);
+        facts.holds(format_args!("NO_COLOR is kept to: {coloured:?}"), !has_colours(&coloured));
         terminal.press(&["p", "w"])?;
         terminal.wait_for("word of it", has("written: dumps/netdiag-"))?;
         terminal.press(&["q"])?;
@@ -262,7 +271,6 @@ fn a_plain_table_is_had_by_a_flag_and_without_a_terminal() -> Result<()> {
     require!(Feature::Tmux);
     let _alone = alone();
     let own = Namespace::new("screen")?;
-    let terminal = Terminal::new(80, 24, &[])?;
     let mut facts = Facts::new();
     let runs = [
         ("--plain", "--plain -d 1s"),
@@ -273,11 +281,14 @@ fn a_plain_table_is_had_by_a_flag_and_without_a_terminal() -> Result<()> {
     for (nth, (name, more)) in runs.into_iter().enumerate() {
         let before = if name.starts_with("TERM") { "TERM=dumb " } else { "" };
         let line = line(&[&own], more)?;
-        terminal.run(&format!("clear; {before}{line}; echo run {nth} ended with $?"))?;
-        let screen = terminal.wait_for("end", has(&format!("run {nth} ended with 0")))?;
-        facts.holds(format_args!("{name}:\n{screen}"), screen.contains("no flow was active"));
+        let terminal = Terminal::new(80, 24, &[])?;
+        terminal.run(&format!("{before}{line}; echo run {nth} ended with $?"))?;
+        terminal.wait_for("end", has(&format!("run {nth} ended with 0")))?;
+        let all = terminal.all()?;
+        facts.holds(format_args!("{name}:\n{all}"), all.contains("no flow was active"));
     }
     let binary = binary()?.canonicalize()?;
+    let terminal = Terminal::new(80, 24, &[])?;
     let refused = format!("{} live --netns nosuch", binary.display());
     terminal.run(&format!("clear; {refused}; echo refused with $?"))?;
     let screen = terminal.wait_for("refusal", has("refused with 2"))?;
