@@ -73,7 +73,7 @@ pub(super) fn run(config: &config::Report) -> Result<Status> {
         let origin = Origin { node: pair.name.node(), pair: at };
         let taken = pair.intervals(extent, |one| {
             reading.interval();
-            fold.take(origin, &one.snapshot, &one.tags, one.log)
+            fold.take(origin, &one.snapshot, &one.tags, one.log);
         });
         if let Err(error) = taken {
             notes.push(format!("{error:#}"));
