@@ -120,11 +120,12 @@ impl Case {
     }
 }
 
-/// What the flows of a namespace that are to or of that port counted.
-fn of_port(total: &Snapshot, namespace: &Namespace, port: u16) -> Resets {
+/// What the flows of a namespace that are to or of that port counted; the other family may have the same one.
+fn of_port(total: &Snapshot, namespace: &Namespace, family: Family, port: u16) -> Resets {
     let mut all = [0, 0];
     for flow in in_namespaces(total, &[namespace.inode()]) {
-        if [flow.local.port, flow.peer.port].contains(&Some(port)) {
+        let is_of = flow.local.ip.is_some_and(|ip| ip.is_ipv4() == matches!(family, Family::V4));
+        if is_of && [flow.local.port, flow.peer.port].contains(&Some(port)) {
             all[0] += sent(flow).values().sum::<u64>();
             all[1] += count(flow, "resets_received").unwrap_or_default();
         }
@@ -168,7 +169,7 @@ fn each_reset_belongs_to_its_end() -> Result<()> {
             }
             facts.note(&forced);
             for (family, case, port) in provoked {
-                let found = spaces.map(|space| of_port(total, space, port));
+                let found = spaces.map(|space| of_port(total, space, family, port));
                 facts.equal(format_args!("{case:?} {family:?}"), found, case.expected());
             }
             for ((space, before), after) in spaces.into_iter().zip(&before).zip(&after) {
