@@ -240,8 +240,19 @@ fn a_slow_path_is_as_slow_as_its_link() -> Result<()> {
             pair.left.name(),
         ])?;
         let connections = [Connection::open(&pair.left, &pair.right, Family::V4)?];
-        for _ in 0..machine::amount(20, 8) {
-            request(&connections[0], 100, Duration::ZERO)?;
+        let bound = Duration::from_millis(machine::amount(1, 20)).max(delay.mul_f64(0.05));
+        // By the kernel's own word: on a machine that stands still now and then each may take longer.
+        let is_told = || -> Result<bool> {
+            for _ in 0..machine::amount(20, 8) {
+                request(&connections[0], 100, Duration::ZERO)?;
+            }
+            let (_, said) = ends(&pair, &connections)?[0];
+            Ok(Duration::from_micros(said.rtt_min) <= delay + bound)
+        };
+        for _ in 0..10 {
+            if is_told()? {
+                break;
+            }
         }
         let (end, said) = ends(&pair, &connections)?[0];
         let outcome = netdiag.stop()?;
@@ -250,7 +261,6 @@ fn a_slow_path_is_as_slow_as_its_link() -> Result<()> {
         facts.note(format_args!("{forced}: {said:?} {flow:?}"));
         let rtt_min = flow.rtt_min_ns.map(Duration::from_nanos).unwrap_or_default();
         facts.holds(format_args!("{rtt_min:?} is not below {delay:?}"), rtt_min >= delay);
-        let bound = Duration::from_millis(machine::amount(1, 20)).max(delay.mul_f64(0.05));
         facts.holds(format_args!("nor above by {bound:?}"), rtt_min <= delay + bound);
         facts.equal("as ss has it", rtt_min, Duration::from_micros(said.rtt_min));
         let least = metric(flow, "rtt").min_ns.map(Duration::from_nanos).unwrap_or_default();
