@@ -21,8 +21,6 @@ pub struct Injection {
     pub error: &'static str,
     /// Which ones.
     pub when: String,
-    /// Only of calls on these files, where any are named.
-    pub files: Vec<PathBuf>,
 }
 
 impl fmt::Display for Injection {
@@ -35,7 +33,7 @@ impl Injection {
     /// That one.
     #[must_use]
     pub fn new(call: &'static str, error: &'static str, when: impl fmt::Display) -> Self {
-        Self { call, error, when: when.to_string(), files: Vec::new() }
+        Self { call, error, when: when.to_string() }
     }
 
     /// A command for netdiag under strace, which notes in `trace` which calls failed. It waits for netdiag and ends as
@@ -48,9 +46,6 @@ impl Injection {
         // With a filter in the kernel the other calls take no longer than ever.
         command.args(["-f", "--seccomp-bpf", "-qq", "-e", "signal=none", "-o"]).arg(trace);
         command.args(["-e", &format!("trace={}", self.call), "-e", &format!("inject={self}")]);
-        for file in &self.files {
-            command.arg("-P").arg(file);
-        }
         command.arg(binary()?).args(arguments).stdin(Stdio::null());
         Ok(command)
     }

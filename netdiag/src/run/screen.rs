@@ -53,6 +53,8 @@ use crate::{
 
 /// Between two looks of the rules: at most so often, and so rarely that they take a hundredth of a CPU.
 const LOOK: Duration = Duration::from_millis(900);
+/// Between two looks whether there is a screen still.
+const WAIT: Duration = Duration::from_millis(200);
 /// How long a key waits for a screen that stands still.
 const LOST: Duration = Duration::from_secs(2);
 /// What may wait for the thread that draws.
@@ -193,11 +195,13 @@ impl Showing {
 /// hung up ends the run.
 fn read_keys(told: &SyncSender<Told>, quit: &Notify) {
     while full_screen::is_taken() {
-        if has_hung_up() {
+        if has_hung_up(Duration::ZERO) {
             quit.notify_one();
             return;
         }
+        // Keys that came together were read together: they wait here, not in the terminal.
         if !event::poll(Duration::ZERO).unwrap_or(false) {
+            let _looked_at_above = has_hung_up(WAIT);
             continue;
         }
         if !full_screen::is_taken() {
@@ -209,7 +213,7 @@ fn read_keys(told: &SyncSender<Told>, quit: &Notify) {
             && pressed.modifiers.contains(KeyModifiers::ALT)
             && matches!(pressed.code, KeyCode::Char(_))
         {
-            let _full = told.try_send(Told::Key(Key::Escape));
+            let _taken = tell(told, Told::Key(Key::Escape));
         }
         let telling = match event {
             Event::Key(pressed) if pressed.kind != KeyEventKind::Release => meaning(pressed),
@@ -221,8 +225,9 @@ fn read_keys(told: &SyncSender<Told>, quit: &Notify) {
             | Event::FocusLost => None,
         };
         if matches!(telling, Some(Told::Key(Key::Interrupt))) {
-            // Also where the terminal stands still, and whoever draws on it.
+            // Also where the terminal stands still, and whoever draws on it. A second time it is another one.
             quit.notify_one();
+            continue;
         }
         if let Some(telling) = telling
             && !tell(told, telling)
@@ -247,12 +252,12 @@ fn tell(told: &SyncSender<Told>, mut telling: Told) -> bool {
     }
 }
 
-/// Waits a little for something to read. Whether nothing will come any more.
-fn has_hung_up() -> bool {
-    const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+/// Waits so long for something to read. Whether nothing will come any more.
+fn has_hung_up(wait: Duration) -> bool {
+    let wait = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
     let stdin = io::stdin();
     let mut looked = [PollFd::new(&stdin, PollFlags::IN)];
-    let ready = poll(&mut looked, Some(&WAIT)).unwrap_or(0);
+    let ready = poll(&mut looked, Some(&wait)).unwrap_or(0);
     ready > 0 && looked[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
@@ -340,12 +345,13 @@ impl Write for Frames {
     }
 }
 
-/// Ends the run when it is dropped: nobody would see what is observed.
-struct Quits(Arc<Notify>);
+/// Ends the run when it is dropped: nobody would see what is observed. Not where the run ends by itself: to be asked
+/// again is to give up what is not written yet.
+struct Quits(Option<Arc<Notify>>);
 
 impl Drop for Quits {
     fn drop(&mut self) {
-        self.0.notify_one();
+        self.0.iter().for_each(|quit| quit.notify_one());
     }
 }
 
@@ -359,7 +365,7 @@ struct Drawing {
 impl Drawing {
     /// Until somebody wants to quit, or no more comes. However it ends, the terminal is given back.
     fn run(mut self, queue: &Receiver<Told>, frames: Frames, full: FullScreen) -> Result<()> {
-        let _quits = Quits(self.quit.clone());
+        let mut quits = Quits(Some(self.quit.clone()));
         let _full = full;
         let mut terminal = Terminal::new(CrosstermBackend::new(frames)).context(STDOUT)?;
         self.show(&mut terminal)?;
@@ -367,6 +373,7 @@ impl Drawing {
             // What waits is one picture.
             for told in [told].into_iter().chain(queue.try_iter()) {
                 if self.take(told, &mut terminal)? {
+                    quits.0 = None;
                     return Ok(());
                 }
             }
@@ -376,6 +383,7 @@ impl Drawing {
             }
             self.show(&mut terminal)?;
         }
+        quits.0 = None;
         Ok(())
     }
 
