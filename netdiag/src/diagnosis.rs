@@ -17,12 +17,14 @@ use crate::{
     watched::{Watched, seconds},
 };
 
+mod links;
 mod order;
 #[cfg(test)]
 mod tests;
 mod unseen;
 mod worst;
 
+use links::Links;
 use unseen::Unseen;
 
 /// Seconds of a window: enough for rates, short enough for what comes and goes.
@@ -160,6 +162,7 @@ pub struct Diagnosis {
     /// Which run of a recording it is: ids of flows begin anew in each.
     run: u32,
     unseen: Unseen,
+    links: Links,
     /// Fates of samples in the runs before this one.
     accounting: BTreeMap<String, Account>,
     /// Namespaces of flows.
@@ -214,6 +217,7 @@ impl Diagnosis {
         self.intervals += 1;
         self.complete &= snapshot.complete;
         self.window.take(snapshot);
+        self.links.take(snapshot);
         self.unseen.take(snapshot, &self.window);
         self.last = Some(Last::of(snapshot));
         if self.window.seconds >= WINDOW_S {
@@ -249,13 +253,13 @@ impl Diagnosis {
         let mut findings = self.findings.clone();
         let found = self.of_window();
         merge(&mut findings, found);
-        order::rank(findings)
+        order::rank(findings, &self.links)
     }
 
     /// What the window that is under way says by itself, in its order: as bad as it is now. Nothing in its first
     /// seconds.
     pub fn present(&mut self) -> Vec<Finding> {
-        order::rank(self.of_window())
+        order::rank(self.of_window(), &self.links)
     }
 
     /// A window that is not over may still change its mind.
@@ -308,7 +312,7 @@ impl Diagnosis {
         self.close();
         let mut findings = std::mem::take(&mut self.findings);
         findings.retain(|finding| self.is_of_a_flow(finding));
-        let mut findings = order::rank(findings);
+        let mut findings = order::rank(findings, &self.links);
         let mut left_out = self.left_out;
         keep(&mut findings, MOST_OF_ONE, |_| true, &mut left_out);
         let last = self.last?;

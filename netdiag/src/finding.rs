@@ -50,6 +50,7 @@ pub mod tcp_memory_pressure;
 pub mod time_wait_buildup;
 pub mod window_limited;
 
+pub use crate::snapshot::node::Part;
 pub use told::{Evidence, Finding, Scope, ScopeKind, Severity, Unit};
 
 #[cfg(test)]
@@ -113,6 +114,8 @@ pub struct Definition {
     /// Signals each of which shows it in a part of the cases: where some are off it is told of the rest, and
     /// what was not looked at is said.
     pub parts: &'static [Signal],
+    /// Parts of what the node says of itself that decide about it: where one could not be read, that is said.
+    pub node: &'static [Part],
     /// Signals of which every sample counts: where some were lost the finding is withheld.
     pub exact: &'static [Signal],
     /// Findings that explain this one where both concern the same.
@@ -173,6 +176,18 @@ pub fn definition(id: &str) -> Option<&'static Definition> {
 /// Where a definition is concluded from less than it could be, what was not looked at and why.
 #[must_use]
 pub fn not_looked_at(definition: &Definition, watched: &Watched) -> Option<String> {
+    let unread = definition.node.iter().filter_map(|part| watched.unread(*part));
+    let unread = unread.map(|one| match one.namespaces {
+        None => format!("not looked for where it takes the {}: {}", one.part.words(), one.reason),
+        Some(1) => format!("not looked for in a network namespace: {}", one.reason),
+        Some(n) => format!("not looked for in {n} network namespaces: {}", one.reason),
+    });
+    let all: Vec<String> = signals_off(definition, watched).into_iter().chain(unread).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// What the signals would tell that are off.
+fn signals_off(definition: &Definition, watched: &Watched) -> Option<String> {
     let off = definition.parts.iter().filter(|signal| !watched.sees(signal.name()));
     let off: Vec<String> = off.map(|signal| format!("`{}`", signal.name())).collect();
     let (off, are) = match &off[..] {

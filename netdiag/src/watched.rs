@@ -12,7 +12,10 @@ use std::{
 
 use jiff::Timestamp;
 
-use crate::snapshot::{Account, Node, SignalStatus, Snapshot, Status, TopCreator};
+use crate::snapshot::{
+    Account, Node, SignalStatus, Snapshot, Status, TopCreator,
+    node::{Part, Unread},
+};
 
 mod course;
 mod extent;
@@ -191,6 +194,13 @@ impl Watched {
     #[must_use]
     pub fn sees(&self, signal: &str) -> bool {
         self.signals.iter().any(|known| known.signal == signal && known.status != Status::Off)
+    }
+
+    /// Where a part of what the node says of itself could not be read, and why: as it was in the worst interval.
+    #[must_use]
+    pub fn unread(&self, part: Part) -> Option<&Unread> {
+        let all = self.intervals.iter().flat_map(|interval| &interval.node.unread);
+        all.filter(|one| one.part == part).max_by_key(|one| one.namespaces)
     }
 
     /// What the source of a signal does not see, a line each.

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use super::WINDOW_S;
+use super::{WINDOW_S, links::Links};
 use crate::{
     finding::{self, Finding, Scope, ScopeKind, Severity},
     watched::seconds,
 };
 
 /// Fills in what explains what, and puts the findings in the order in which to act on them.
-pub(super) fn rank(mut findings: Vec<Finding>) -> Vec<Finding> {
+pub(super) fn rank(mut findings: Vec<Finding>, links: &Links) -> Vec<Finding> {
     findings
         .sort_by(|one, other| one.rank(other).then_with(|| place(&one.id).cmp(&place(&other.id))));
-    let causes: Vec<BTreeSet<usize>> = findings.iter().map(|one| causes(one, &findings)).collect();
+    let causes: Vec<BTreeSet<usize>> =
+        findings.iter().map(|one| causes(one, &findings, links)).collect();
     for (finding, causes) in std::iter::zip(0.., &causes) {
         let mut ids: Vec<String> = Vec::new();
         for &cause in causes {
@@ -36,12 +37,12 @@ fn place(id: &str) -> usize {
 }
 
 /// The findings that explain one. What is no more than an info explains nothing that is worse.
-fn causes(one: &Finding, all: &[Finding]) -> BTreeSet<usize> {
+fn causes(one: &Finding, all: &[Finding], links: &Links) -> BTreeSet<usize> {
     let ids = finding::definition(&one.id).map_or(&[][..], |definition| definition.causes);
     let explains = |other: &Finding| {
         ids.contains(&other.id.as_str())
             && other.id != one.id
-            && other.scope.meets(&one.scope)
+            && links.meet(&other.scope, &one.scope)
             && (other.severity > Severity::Info || one.severity == Severity::Info)
             && !is_at_another_time(other, one)
             && !is_too_narrow(&other.scope, &one.scope)

@@ -57,6 +57,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&TIMES, &MORE, &OTHERS, &LEAST, &PATH],
     needs: &[Signal::Turn],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &[
         "packet-loss",

@@ -54,6 +54,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&EXCESS, &TIMES, &CRITICAL, &LEAST_RATE, &LEAST_SAMPLES],
     needs: &[Signal::Rtt],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &["interface-saturated", "qdisc-drop"],
     rule,
@@ -102,8 +103,9 @@ fn of_peer(
     let bytes = sums.at_least("bytes_sent") + sums.at_least("bytes_received");
     let rate = bytes as f64 / watched.seconds.max(1e-9);
     let is_loaded = rate >= limits.of(&LEAST_RATE);
+    let is_one_way = group.flows.iter().any(|flow| waits(flow, limits.of(&EXCESS) / 2.0));
     let (severity, threshold) = match excess as f64 {
-        _ if !is_loaded => (Severity::Info, &EXCESS),
+        _ if !is_loaded || !is_one_way => (Severity::Info, &EXCESS),
         excess if excess >= limits.of(&CRITICAL) => (Severity::Critical, &CRITICAL),
         _ => (Severity::Warning, &EXCESS),
     };
@@ -115,7 +117,7 @@ fn of_peer(
     );
     let lost = sums.at_least("retransmits.rto") + sums.at_least("retransmits.fast");
     let finding = Finding::new(watched, severity, Scope::peer(netns, ip), title)
-        .confidence(if median.is_prompt && is_loaded { 0.9 } else { 0.6 })
+        .confidence(if median.is_prompt && is_loaded && is_one_way { 0.9 } else { 0.6 })
         .because(
             "The path can do better, and the peer's delays are not in this: packets stand in a queue that \
              is kept full by what is sent. All that crosses that link waits as long, small requests too.",
@@ -140,11 +142,26 @@ fn of_peer(
         .advise("a sender that fills no queues helps too: tcp_congestion_control=bbr")
         .confirm_by(inside(group, &ss_of(ip)))
         .confirm_by(inside(group, "tc -s qdisc"));
-    Some(if is_loaded {
+    let finding = if is_loaded {
         finding
     } else {
         finding.not_seeing("what fills the queue: this node sends and gets little")
+    };
+    Some(if is_one_way {
+        finding
+    } else {
+        finding.not_seeing(
+            "whether all these connections go one way: none has been quicker itself, and behind one address there \
+             may be several servers, near ones and far ones",
+        )
     })
+}
+
+/// Whether a connection itself was quicker by so much than it is. Where none was, the smallest round trip is that
+/// of another one, which may have gone elsewhere.
+fn waits(flow: &Seen, excess_ns: f64) -> bool {
+    let median = flow.sums.quantile("rtt", 0.5, 1).zip(flow.rtt_min_ns);
+    median.is_some_and(|(median, least)| median.saturating_sub(least) as f64 >= excess_ns)
 }
 
 /// Process of the flow that moves the most.
@@ -210,6 +227,16 @@ mod tests {
         let old = bulk(10, 120, 250_000);
         check(&DEFINITION, &kit::watched(&[young.clone(), old]), Some(Severity::Warning));
         check(&DEFINITION, &kit::watched(&[young]), None);
+    }
+
+    /// Behind one address there may be a server near by and another one far away.
+    #[test]
+    fn several_servers_of_one_address_are_no_queue() {
+        let to = |id: &str, base, median| Flow { id: id.to_owned(), ..bulk(base, median, 250_000) };
+        let mut flows = vec![to("f1", 10, 11), to("f2", 110, 115), to("f3", 110, 115)];
+        check(&DEFINITION, &kit::watched(&flows), Some(Severity::Info));
+        flows.push(to("f4", 110, 150));
+        check(&DEFINITION, &kit::watched(&flows), Some(Severity::Warning));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A process does not close connections that its peers have closed.
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     node::{graded, holder, inside, name},
 };
 use crate::{
@@ -41,6 +41,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&COUNT, &CRITICAL, &SECONDS],
     needs: &[],
     parts: &[],
+    node: &[Part::Sockets],
     exact: &[],
     causes: &[],
     rule,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     advice::{host, ss_by},
 };
 use crate::{
@@ -66,6 +66,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&RATE, &NOTICED, &CRITICAL, &SHORT, &SHARE, &LEAST],
     needs: &[Signal::Socket],
     parts: &[],
+    node: &[Part::Tcp],
     exact: &[],
     causes: &[],
     rule,

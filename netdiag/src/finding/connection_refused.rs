@@ -40,6 +40,7 @@ pub const DEFINITION: Definition = Definition {
     needs: &[Signal::Socket],
     // A connection that was not seen to succeed would count as none.
     parts: &[],
+    node: &[],
     exact: &[Signal::Socket],
     causes: &["firewall-drop", "listen-overflow", "syn-backlog-overflow"],
     rule,

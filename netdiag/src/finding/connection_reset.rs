@@ -56,6 +56,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&LEAST, &SHARE, &CRITICAL_SHARE, &LEAST_SECONDS, &LONG_SECONDS],
     needs: &[Signal::Reset],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &["listen-overflow", "firewall-drop", "half-open-peer", "tcp-memory-pressure"],
     rule,

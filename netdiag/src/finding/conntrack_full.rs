@@ -1,7 +1,7 @@
 //! The connection tracking table has no room: new connections are dropped without a word.
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     node::{creator, creators, doubled, graded, inside, made, with_creators},
 };
 use crate::{
@@ -35,6 +35,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&FILL, &DROPS],
     needs: &[],
     parts: &[],
+    node: &[Part::Conntrack],
     exact: &[],
     causes: &["connection-churn"],
     rule,

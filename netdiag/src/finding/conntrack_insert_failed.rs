@@ -1,7 +1,7 @@
 //! Connections lose a race for their place in the connection tracking table, and their packets are dropped.
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     conntrack_full::NEARLY,
     node::{creator, creators, inside},
 };
@@ -25,6 +25,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&FAILED],
     needs: &[],
     parts: &[],
+    node: &[Part::Conntrack],
     exact: &[],
     causes: &[],
     rule,

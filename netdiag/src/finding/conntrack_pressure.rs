@@ -1,7 +1,7 @@
 //! The connection tracking table is nearly full.
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     conntrack_full::{advised, dropped},
     node::with_creators,
 };
@@ -24,6 +24,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&FILL],
     needs: &[],
     parts: &[],
+    node: &[Part::Conntrack],
     exact: &[],
     causes: &["connection-churn"],
     rule,

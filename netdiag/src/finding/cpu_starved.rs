@@ -1,7 +1,8 @@
 //! Applications, or the kernel's own work for the network, do not get the CPU time that they need.
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice::quoted, node::graded,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit, advice::quoted,
+    node::graded,
 };
 use crate::{
     format,
@@ -90,6 +91,7 @@ pub const DEFINITION: Definition = Definition {
     ],
     needs: &[],
     parts: &[],
+    node: &[Part::Cpu, Part::Cgroups],
     exact: &[],
     causes: &[],
     rule,

@@ -47,6 +47,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&FAILED, &NOTICED, &CRITICAL, &LEAST],
     needs: &[Signal::Dns],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &[],
     rule,

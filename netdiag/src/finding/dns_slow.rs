@@ -51,6 +51,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&USUAL, &SLOW, &NOTICED, &CRITICAL, &LEAST],
     needs: &[Signal::Dns],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &[
         "packet-loss",

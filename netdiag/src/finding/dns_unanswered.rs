@@ -46,6 +46,7 @@ pub const DEFINITION: Definition = Definition {
     needs: &[Signal::Dns],
     // An answer that was not seen would count as none.
     parts: &[],
+    node: &[],
     exact: &[Signal::Dns],
     causes: &[
         "peer-unreachable",

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     node::{graded, inside, name},
 };
 use crate::{
@@ -41,6 +41,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&PRESSURE, &EXHAUSTED, &FAILED],
     needs: &[],
     parts: &[],
+    node: &[Part::Sockets],
     exact: &[],
     causes: &["connection-churn", "time-wait-buildup"],
     rule,

@@ -1,7 +1,7 @@
 //! Peers do not close connections that this end has closed.
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     node::{at, inside, name},
 };
 use crate::{
@@ -34,6 +34,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&COUNT, &SECONDS],
     needs: &[],
     parts: &[],
+    node: &[Part::Sockets],
     exact: &[],
     causes: &["close-wait-leak"],
     rule,

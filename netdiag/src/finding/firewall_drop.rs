@@ -8,7 +8,7 @@ use std::{
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     advice::{inside, is_private, many},
 };
 use crate::watched::{Group, Seen, Watched};
@@ -46,6 +46,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&LEAST, &NOTICED, &CONVERSATIONS],
     needs: &[Signal::Drop],
     parts: &[],
+    node: &[Part::Conntrack],
     exact: &[],
     causes: &["conntrack-full", "conntrack-insert-failed"],
     rule,
@@ -66,7 +67,7 @@ fn is_to_all(ip: IpAddr) -> bool {
     ip.is_multicast() || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast() || is_directed(ip))
 }
 
-/// Namespaces where connection tracking accounts for most of the drops: it is a hook of netfilter, too, and
+/// Namespaces where connection tracking accounts for most of the drops, or may: it is a hook of netfilter, too, and
 /// the kernel's reason is the same.
 fn by_tracking(watched: &Watched) -> BTreeSet<Option<u32>> {
     let mut tracked: BTreeMap<u32, u64> = BTreeMap::new();
@@ -75,9 +76,10 @@ fn by_tracking(watched: &Watched) -> BTreeSet<Option<u32>> {
     }
     let drops = watched.by(|flow| Some(flow.netns));
     let drops = drops.iter().map(|(netns, group)| (*netns, all(group)));
+    let may = watched.unread(Part::Conntrack).is_some();
     let of_tracking = |netns: Option<u32>| netns.and_then(|netns| tracked.get(&netns)).copied();
     let is_most =
-        |&(netns, n): &(Option<u32>, u64)| of_tracking(netns).is_some_and(|of| of * 2 > n);
+        |&(netns, n): &(Option<u32>, u64)| of_tracking(netns).map_or(may, |of| of * 2 > n);
     drops.filter(is_most).map(|(netns, _)| netns).collect()
 }
 
@@ -208,7 +210,7 @@ mod tests {
     use super::*;
     use crate::{
         finding::tests::check,
-        snapshot::{ConntrackTable, Flow, Owner},
+        snapshot::{ConntrackTable, Flow, Owner, node::Unread},
         watched::kit,
     };
 
@@ -275,6 +277,13 @@ mod tests {
         check(&DEFINITION, &with(Some(10)), None);
         check(&DEFINITION, &with(Some(5)), Some(Severity::Warning));
         check(&DEFINITION, &with(None), Some(Severity::Warning));
+        let mut watched = with(Some(5));
+        for interval in &mut watched.intervals {
+            interval.node.conntrack.clear();
+            let reason = "it is shut".to_owned();
+            interval.node.unread = vec![Unread::of_node(Part::Conntrack, reason)];
+        }
+        check(&DEFINITION, &watched, None);
     }
 
     #[test]

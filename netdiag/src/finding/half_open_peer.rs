@@ -34,6 +34,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&SILENCE, &CRITICAL],
     needs: &[Signal::Retransmit, Signal::Socket],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &["firewall-drop", "conntrack-full", "interface-errors", "qdisc-drop", "softnet-drop"],
     rule,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Definition, Finding, Limits, Scope, Severity, Threshold, Unit, node::inside};
+use super::{Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit, node::inside};
 use crate::{
     snapshot::{Owner, node::RuleTable},
     watched::Watched,
@@ -23,6 +23,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&RULES],
     needs: &[],
     parts: &[],
+    node: &[Part::Netfilter],
     exact: &[],
     causes: &[],
     rule,

@@ -59,6 +59,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&SAME_NODE, &PRIVATE_NOTICED, &PRIVATE, &PUBLIC, &LEAST_SAMPLES],
     needs: &[Signal::Rtt],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &["bufferbloat", "interface-saturated", "qdisc-drop"],
     rule,

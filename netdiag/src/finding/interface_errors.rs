@@ -1,7 +1,7 @@
 //! An interface damages packets, has no room for them, or loses its link.
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     advice::quoted,
     node::{graded, inside, part},
 };
@@ -46,6 +46,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&LEAST, &RATIO, &CRITICAL, &FLAPS],
     needs: &[],
     parts: &[],
+    node: &[Part::Interfaces],
     exact: &[],
     causes: &["cpu-starved"],
     rule,

@@ -1,7 +1,8 @@
 //! An interface carries all that its link can.
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice::quoted, node::inside,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit, advice::quoted,
+    node::inside,
 };
 use crate::{
     format,
@@ -35,6 +36,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&USE, &SECONDS],
     needs: &[],
     parts: &[],
+    node: &[Part::Interfaces, Part::Speeds],
     exact: &[],
     causes: &[],
     rule,

@@ -1,7 +1,7 @@
 //! A listener's accept queue is full: the application accepts too late for what comes.
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     node::{at, graded, holder, inside, name, part},
 };
 use crate::watched::{Queues, Watched};
@@ -28,6 +28,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&LEAST, &CRITICAL_SHARE],
     needs: &[],
     parts: &[],
+    node: &[Part::Tcp, Part::Listeners],
     exact: &[],
     causes: &["cpu-starved", "tcp-memory-pressure", "slow-local-application"],
     rule,

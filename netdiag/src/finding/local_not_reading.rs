@@ -50,6 +50,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&UNREAD, &WAIT, &LEAST, &SHARE],
     needs: &[Signal::Socket],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &["cpu-starved", "tcp-memory-pressure"],
     rule,

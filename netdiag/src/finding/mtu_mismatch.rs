@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice::quoted, node::inside,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit, advice::quoted,
+    node::inside,
 };
 use crate::{
     snapshot::{
@@ -28,6 +29,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&BYTES],
     needs: &[],
     parts: &[],
+    node: &[Part::Interfaces, Part::Routes],
     exact: &[],
     causes: &[],
     rule,

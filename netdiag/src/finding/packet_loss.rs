@@ -61,6 +61,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&LOSS_RATIO, &NOTICED_RATIO, &CRITICAL_RATIO, &LEAST_LOST, &LEAST_SECONDS],
     needs: &[Signal::Retransmit],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &[
         "pmtu-black-hole",

@@ -50,6 +50,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&SHARE, &CRITICAL, &LEAST, &USED],
     needs: &[Signal::Socket],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &["cpu-starved", "tcp-memory-pressure", "local-not-reading"],
     rule,

@@ -43,6 +43,7 @@ pub const DEFINITION: Definition = Definition {
     needs: &[Signal::Socket, Signal::Retransmit],
     // A connection that was not seen to succeed would count as none.
     parts: &[],
+    node: &[],
     exact: &[Signal::Socket],
     causes: &[
         "firewall-drop",

@@ -68,6 +68,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&TIMES, &MORE, &CHANCE, &CYCLES, &SHARE, &ANSWERS],
     needs: &[],
     parts: &[Signal::Turn, Signal::Socket, Signal::Rtt],
+    node: &[],
     exact: &[],
     causes: &[
         "packet-loss",

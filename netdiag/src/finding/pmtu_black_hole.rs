@@ -31,6 +31,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&STALL, &CRITICAL],
     needs: &[Signal::Retransmit, Signal::Socket],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &["mtu-mismatch", "firewall-drop"],
     rule,

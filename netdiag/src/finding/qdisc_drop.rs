@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     advice::quoted,
     node::{graded, inside, part},
 };
@@ -52,6 +52,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&LEAST, &NOTICED, &RATIO, &CRITICAL],
     needs: &[],
     parts: &[],
+    node: &[Part::Qdiscs],
     exact: &[],
     causes: &["interface-saturated"],
     rule,

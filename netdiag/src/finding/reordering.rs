@@ -40,6 +40,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&RATIO, &NOTICED, &LEAST],
     needs: &[Signal::Socket],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &[],
     rule,

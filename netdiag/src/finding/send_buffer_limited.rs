@@ -49,6 +49,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&SHARE, &NOTICED, &LEAST, &ENOUGH],
     needs: &[Signal::Socket],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &["tcp-memory-pressure", "bufferbloat", "peer-not-reading"],
     rule,

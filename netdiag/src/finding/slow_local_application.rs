@@ -60,6 +60,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&SERVICE, &CRITICAL, &HELD, &SHARE, &ELSEWHERE, &LEAST],
     needs: &[Signal::Turn],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &["cpu-starved", "tcp-memory-pressure", "periodic-latency"],
     rule,

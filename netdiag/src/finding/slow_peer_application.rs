@@ -56,6 +56,7 @@ pub const DEFINITION: Definition = Definition {
     // The peer's time is what the path and what was sent again leave of a response.
     needs: &[Signal::Turn, Signal::Rtt, Signal::Retransmit],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &[
         "packet-loss",

@@ -1,7 +1,7 @@
 //! A CPU's backlog of received packets has no room.
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     node::{graded, part},
 };
 use crate::{format, watched::Watched};
@@ -35,6 +35,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&LEAST, &RATIO, &CRITICAL],
     needs: &[],
     parts: &[],
+    node: &[Part::Softnet],
     exact: &[],
     causes: &["cpu-starved"],
     rule,

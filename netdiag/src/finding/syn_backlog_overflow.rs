@@ -1,7 +1,7 @@
 //! More connection requests are not confirmed than a listener has room for.
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     node::{at, holder, inside, name},
 };
 use crate::watched::{Queues, Watched};
@@ -39,6 +39,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&LEAST, &CRITICAL, &SYN_RECV],
     needs: &[],
     parts: &[],
+    node: &[Part::Tcp, Part::Sockets],
     exact: &[],
     causes: &["listen-overflow"],
     rule,

@@ -1,6 +1,6 @@
 //! TCP has less memory than its queues want.
 
-use super::{Definition, Finding, Limits, Scope, Severity, Threshold, Unit, node::graded};
+use super::{Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit, node::graded};
 use crate::{
     snapshot::{Node, node::MemoryUse},
     watched::Watched,
@@ -49,6 +49,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&NOTICED, &USED, &ENTERED, &LIMIT, &ORPHANS],
     needs: &[],
     parts: &[],
+    node: &[Part::Memory, Part::Tcp],
     exact: &[],
     causes: &[],
     rule,

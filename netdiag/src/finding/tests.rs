@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::{diagnosis, view, watched::kit};
+use crate::{diagnosis, snapshot::node::Unread, view, watched::kit};
 
 /// Holds what a rule finds in a window against what is expected: a finding that bad, or none.
 #[track_caller]
@@ -11,6 +11,23 @@ pub(super) fn check(definition: &Definition, watched: &Watched, expected: Option
     let found = (definition.rule)(watched, &Limits::default());
     let severities: Vec<_> = found.iter().map(|finding| finding.severity).collect();
     assert_eq!(severities, Vec::from_iter(expected), "{}: {found:#?}", definition.id);
+    said_to_decide(definition, watched, &found);
+}
+
+/// Holds that what the node says of itself decides nothing about a finding whose definition does not say so.
+#[track_caller]
+fn said_to_decide(definition: &Definition, watched: &Watched, found: &[Finding]) {
+    let decided = |found: &[Finding]| -> Vec<_> {
+        found.iter().map(|one| (one.severity, one.scope.clone())).collect()
+    };
+    for part in Part::ALL.into_iter().filter(|part| !definition.node.contains(part)) {
+        let mut less = watched.clone();
+        for interval in &mut less.intervals {
+            interval.node = std::mem::take(&mut interval.node).without(part);
+        }
+        let without = (definition.rule)(&less, &Limits::default());
+        assert_eq!(decided(&without), decided(found), "{} needs {part:?}", definition.id);
+    }
 }
 
 /// The first finding of a window as people read it, 80 columns wide. Its last line says what to do next.
@@ -89,6 +106,17 @@ fn what_is_off_or_lost_withholds() {
             assert_eq!(withheld(definition, &watched), None, "{}", definition.id);
             let reason = not_looked_at(definition, &watched).expect("said");
             assert!(reason.contains(signal.name()), "{}: {reason}", definition.id);
+        }
+        for part in definition.node {
+            let unread = |namespaces| {
+                kit::with_node(&[], |node| {
+                    let reason = "it is shut".to_owned();
+                    node.unread.push(Unread { part: *part, namespaces, reason });
+                })
+            };
+            assert_eq!(not_looked_at(definition, &unread(None)).is_some(), true);
+            let reason = not_looked_at(definition, &unread(Some(2))).expect("said");
+            assert!(reason.ends_with("in 2 network namespaces: it is shut"), "{reason}");
         }
         for signal in definition.exact {
             let mut watched = kit::watched(&[]);

@@ -1,7 +1,7 @@
 //! Very many connections were closed a short time ago.
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     node::{at, graded, inside},
 };
 use crate::{
@@ -34,6 +34,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&COUNT, &CRITICAL],
     needs: &[],
     parts: &[],
+    node: &[Part::Sockets],
     exact: &[],
     causes: &["connection-churn"],
     rule,

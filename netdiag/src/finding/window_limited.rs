@@ -49,6 +49,7 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&SHARE, &LEAST_BUSY, &BANDWIDTH, &FILLED],
     needs: &[Signal::Socket],
     parts: &[],
+    node: &[],
     exact: &[],
     causes: &["peer-not-reading", "high-rtt", "packet-loss", "bufferbloat"],
     rule,

@@ -12,7 +12,10 @@ use std::{
 use super::pace::Pace;
 use crate::{
     owner::Place,
-    snapshot::{Owner, node::Throttled},
+    snapshot::{
+        Owner,
+        node::{Part, Throttled, Unread},
+    },
 };
 
 /// Groups that are looked at for a limit.
@@ -122,6 +125,13 @@ impl Cgroups {
     #[must_use]
     pub fn left_out(&self) -> Option<u64> {
         self.hierarchy.as_ref().map(|_| self.left_out)
+    }
+
+    /// Why nothing is known of CPU limits, where that is so.
+    #[must_use]
+    pub fn unread(&self) -> Option<Unread> {
+        let reason = "no control groups with CPU limits are mounted at /sys/fs/cgroup, or they cannot be read";
+        self.hierarchy.is_none().then(|| Unread::of_node(Part::Cgroups, reason.to_owned()))
     }
 
     fn search(&mut self) {

@@ -1,9 +1,13 @@
 //! How busy the CPUs are (`/proc/stat`, `fs/proc/stat.c`; `/proc/pressure/cpu`), and what they take
 //! from network cards (`/proc/net/softnet_stat`, `net/core/net-procfs.c`).
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
-use crate::snapshot::node::{Cpu, CpuShare, Pressure, Softnet};
+use crate::snapshot::node::{Cpu, CpuShare, Part, Pressure, Softnet, Unread};
 
 /// What CPUs said at one time; nothing where it could not be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +18,8 @@ pub struct Load {
     /// Microseconds.
     waited: Option<u64>,
     pub(super) softnet: BTreeMap<u32, Softnet>,
+    /// What could not be read.
+    pub(super) unread: Vec<Unread>,
 }
 
 /// user, nice, system, idle, iowait, irq, softirq, steal. Time of guests is in the first two as well.
@@ -27,15 +33,22 @@ const STEAL: usize = 7;
 /// Reads them from the procfs below a root.
 #[must_use]
 pub fn read(host_root: &Path) -> Load {
-    let text = |path: &str| fs::read_to_string(host_root.join(path)).unwrap_or_default();
-    let stat = text("proc/stat");
-    Load {
-        times: times(&stat),
-        runnable: stat.lines().find_map(|line| line.strip_prefix("procs_running ")?.parse().ok()),
-        waited: some(&text("proc/pressure/cpu")),
-        // The same in every namespace.
-        softnet: softnet(&fs::read_to_string("/proc/self/net/softnet_stat").unwrap_or_default()),
-    }
+    // The latter is the same in every namespace.
+    let [stat_path, softnet_path] =
+        [host_root.join("proc/stat"), PathBuf::from("/proc/self/net/softnet_stat")];
+    let (stat, packets) = (fs::read_to_string(&stat_path), fs::read_to_string(&softnet_path));
+    let text = stat.as_deref().unwrap_or_default();
+    let times = times(text);
+    let runnable = text.lines().find_map(|line| line.strip_prefix("procs_running ")?.parse().ok());
+    let softnet = softnet(packets.as_deref().unwrap_or_default());
+    let unread = [
+        Unread::of_file(Part::Cpu, &stat_path, &stat, !times.is_empty()),
+        Unread::of_file(Part::Softnet, &softnet_path, &packets, !softnet.is_empty()),
+    ];
+    // A kernel may have none.
+    let pressure = fs::read_to_string(host_root.join("proc/pressure/cpu")).unwrap_or_default();
+    let unread = unread.into_iter().flatten().collect();
+    Load { times, runnable, waited: some(&pressure), softnet, unread }
 }
 
 fn times(stat: &str) -> BTreeMap<u32, [u64; KINDS]> {
@@ -174,7 +187,8 @@ ffffffff 00000001 00000014 00000000 00000000 00000000 00000000 00000000 00000000
 
     fn load(stat: &str, net: &str, waited: u64) -> Load {
         let runnable = Some(3);
-        Load { times: times(stat), runnable, waited: Some(waited), softnet: softnet(net) }
+        let (waited, unread) = (Some(waited), Vec::new());
+        Load { times: times(stat), runnable, waited, softnet: softnet(net), unread }
     }
 
     #[test]
@@ -239,6 +253,16 @@ ffffffff 00000001 00000014 00000000 00000000 00000000 00000000 00000000 00000000
         for text in ["", "zz 1 2", "1 2"] {
             assert!(softnet(text).is_empty(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_not_there_is_said() {
+        let nowhere = read(Path::new("/nonexistent"));
+        let parts: Vec<_> = nowhere.unread.iter().map(|one| one.part).collect();
+        assert_eq!(parts, [Part::Cpu], "{:?}", nowhere.unread);
+        let reason = &nowhere.unread[0].reason;
+        assert!(reason.starts_with("cannot read /nonexistent/proc/stat: No such file"), "{reason}");
+        assert_eq!(read(Path::new("/")).unread, []);
     }
 
     #[test]

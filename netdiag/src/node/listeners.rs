@@ -53,12 +53,13 @@ pub struct Listeners {
     owners: HashMap<u64, (u32, String)>,
     /// Of the whole run, by cookie.
     total: BTreeMap<u64, Dropping>,
+    problems: Vec<String>,
 }
 
 impl Listeners {
     /// What listeners of these namespaces dropped before the run does not count.
     pub fn begin(&mut self, namespaces: &[Namespace]) {
-        for socket in dump(namespaces) {
+        for socket in self.dump(namespaces) {
             self.count(&socket);
         }
     }
@@ -66,10 +67,11 @@ impl Listeners {
     /// Asks the listeners of these namespaces, and the procfs under `host_root` for their owners.
     /// Returns those that dropped something since they were asked last; blocks.
     pub fn advance(&mut self, namespaces: &[Namespace], host_root: &Path) -> Vec<Dropping> {
+        self.problems.clear();
         if namespaces.is_empty() {
             return Vec::new();
         }
-        let there = dump(namespaces);
+        let there = self.dump(namespaces);
         self.forget_closed(&there);
         let dropping: Vec<_> =
             there.into_iter().filter_map(|socket| Some((self.count(&socket)?, socket))).collect();
@@ -81,6 +83,19 @@ impl Listeners {
     #[must_use]
     pub fn total(&self) -> Vec<Dropping> {
         self.total.values().cloned().collect()
+    }
+
+    /// Why listeners that may have dropped something were not told the last time, one line each.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    fn dump(&mut self, namespaces: &[Namespace]) -> Vec<Socket> {
+        let consequence = "listeners that dropped connection requests are not named";
+        let dump = sockets::dump_in(namespaces, &StateFlags::LISTEN, consequence);
+        self.problems = dump.problems;
+        dump.listeners
     }
 
     /// Makes room where there is none: listeners that are gone from a namespace that told of others.
@@ -140,13 +155,6 @@ impl Listeners {
         *total = Dropping { drops: total.drops + dropping.drops, ..dropping.clone() };
         dropping
     }
-}
-
-fn dump(namespaces: &[Namespace]) -> Vec<Socket> {
-    if namespaces.is_empty() {
-        return Vec::new();
-    }
-    sockets::dump_all(namespaces, &StateFlags::LISTEN).listeners
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::proc::value;
-use crate::snapshot::node::{MemoryUse, SocketMemory};
+use crate::snapshot::node::{MemoryUse, Part, SocketMemory, Unread};
 
 /// Reads it; what cannot be read is unknown. The same in every namespace.
 #[must_use]
@@ -17,6 +17,20 @@ pub fn read() -> SocketMemory {
         tcp_orphans: value(&sockstat, "TCP:", "orphan"),
         tcp_max_orphans: sysctl("tcp_max_orphans").trim_end().parse().ok(),
     }
+}
+
+/// Why what was read says nothing of TCP's memory, where that is so.
+#[must_use]
+pub fn unread(memory: &SocketMemory) -> Option<Unread> {
+    let reason = match (memory.tcp.pages, memory.tcp.pressure_pages) {
+        (Some(_), Some(_)) => return None,
+        (None, _) => "cannot read /proc/self/net/sockstat",
+        // `ipv4_table`, net/ipv4/sysctl_net_ipv4.c.
+        (Some(_), None) => {
+            "cannot read /proc/sys/net/ipv4/tcp_mem, which only the node's own network namespace has"
+        }
+    };
+    Some(Unread::of_node(Part::Memory, reason.to_owned()))
 }
 
 fn usage(pages: Option<u64>, limits: &str) -> MemoryUse {
@@ -58,6 +72,8 @@ mod tests {
     fn this_kernel_tells() {
         let memory = read();
         assert!(memory.tcp.pages.is_some() && memory.udp.high_pages.is_some(), "{memory:?}");
+        assert_eq!(unread(&memory), None);
+        assert!(unread(&SocketMemory::default()).is_some());
         assert!(memory.tcp_orphans.is_some() && memory.tcp_max_orphans.is_some(), "{memory:?}");
     }
 

@@ -92,9 +92,15 @@ const ATTEMPTS: u32 = 4;
 /// Dumps the TCP sockets of all these namespaces, IPv4 and IPv6, on a thread that ends with it.
 #[must_use]
 pub fn dump_all(namespaces: &[Namespace], states: &StateFlags) -> Dump {
+    dump_in(namespaces, states, OLDER_UNKNOWN)
+}
+
+/// The same, where `consequence` is what it means that sockets are not told.
+#[must_use]
+pub fn dump_in(namespaces: &[Namespace], states: &StateFlags, consequence: &str) -> Dump {
     let mut all = Dump::default();
     let dumps =
-        netns::enter_all(namespaces, |namespace| dump(namespace.inode, states, OLDER_UNKNOWN));
+        netns::enter_all(namespaces, |namespace| dump(namespace.inode, states, consequence));
     for dumped in dumps {
         match dumped {
             Ok(mut one) => {
@@ -102,7 +108,7 @@ pub fn dump_all(namespaces: &[Namespace], states: &StateFlags) -> Dump {
                 all.listeners.append(&mut one.listeners);
                 all.problems.append(&mut one.problems);
             }
-            Err(problem) => all.problems.push(format!("{problem}: {OLDER_UNKNOWN}")),
+            Err(problem) => all.problems.push(format!("{problem}: {consequence}")),
         }
     }
     // What the kernel lacks, it lacks in every namespace.

@@ -24,7 +24,7 @@ use super::{
     reading::{self, Reading},
     ruleset,
 };
-use crate::snapshot::node::Node;
+use crate::snapshot::node::{Node, Part, Unread};
 
 mod rare;
 mod rise;
@@ -71,6 +71,10 @@ pub struct Surroundings {
     rarely: Pace,
     cgroups: Cgroups,
     problems: Vec<String>,
+    /// Namespaces whose sockets could not be counted the last time, with why not.
+    uncounted: BTreeMap<u32, String>,
+    /// What else could not be read the last time and the time before.
+    unread: Vec<Unread>,
 }
 
 impl Surroundings {
@@ -91,6 +95,8 @@ impl Surroundings {
             rarely: Pace::default(),
             cgroups,
             problems: Vec::new(),
+            uncounted: BTreeMap::new(),
+            unread: Vec::new(),
         };
         all.last = all.read(namespaces);
         all.first = all.last.load.clone();
@@ -119,10 +125,19 @@ impl Surroundings {
             rare::problems(&self.rare),
         ]
         .concat();
+        self.unread = [
+            (Part::Protocols, now.protocols.lasting_problems(&self.last.protocols)),
+            (Part::Interfaces, now.links.lasting_problems(&self.last.links)),
+            (Part::Qdiscs, now.queues.lasting_problems(&self.last.queues)),
+        ]
+        .iter()
+        .filter_map(|(part, problems)| Unread::in_namespaces(*part, problems))
+        .collect();
         self.last.protocols.follow(now.protocols);
         self.last.links.follow(now.links);
         qdiscs::follow(&mut self.last.queues, now.queues);
         self.last.load = now.load;
+        self.last.unvisited = now.unvisited;
         self.total.keep(&self.last);
     }
 
@@ -187,6 +202,7 @@ impl Surroundings {
         let there = |inode: &u32| namespaces.iter().any(|namespace| namespace.inode == *inode);
         self.censuses.retain(|inode, _| there(inode));
         self.rare.retain(|inode, _| there(inode));
+        self.uncounted.retain(|inode, _| there(inode));
         for (namespace, visit) in namespaces.iter().zip(visits) {
             match visit {
                 Ok(visit) => {
@@ -195,18 +211,28 @@ impl Surroundings {
                     queues.push(Ok(visit.queues));
                     match visit.census {
                         None => {}
-                        Some(Ok(Some(census))) => {
-                            self.censuses.insert(namespace.inode, (Instant::now(), census));
-                        }
-                        // That it cannot be had is told by those who ask for sockets at the start.
-                        Some(Ok(None) | Err(_)) => {
+                        Some(Ok(census)) => {
+                            self.uncounted.remove(&namespace.inode);
                             self.censuses.remove(&namespace.inode);
+                            let counted = census.map(|census| (Instant::now(), census));
+                            self.censuses.extend(counted.map(|one| (namespace.inode, one)));
+                        }
+                        // On standard error it is told by those who ask for sockets at the start.
+                        Some(Err(error)) => {
+                            self.censuses.remove(&namespace.inode);
+                            let of = namespace.describe();
+                            let problem = format!("cannot count the TCP sockets of {of}: {error}");
+                            self.uncounted.insert(namespace.inode, problem);
                         }
                     }
                     self.rare.extend(visit.rare.map(|rare| (namespace.inode, rare)));
                 }
                 Err(problem) => {
                     unvisited.insert(namespace.inode);
+                    // One that is on its way out is no problem.
+                    if self.last.unvisited.contains(&namespace.inode) {
+                        self.uncounted.insert(namespace.inode, problem.clone());
+                    }
                     protocols.push(Err(problem.clone()));
                     links.push(Err(problem.clone()));
                     queues.push(Err(problem));
@@ -233,6 +259,12 @@ impl Surroundings {
         for (netns, rare) in &self.rare {
             rare.tell(*netns, node);
         }
+        node.unread.extend_from_slice(&self.unread);
+        node.unread.extend_from_slice(&self.last.load.unread);
+        node.unread.extend(rare::unread(&self.rare));
+        let sockets = Unread::in_namespaces(Part::Sockets, self.uncounted.values());
+        let others = [sockets, memory::unread(&node.memory), self.cgroups.unread()];
+        node.unread.extend(others.into_iter().flatten());
     }
 }
 

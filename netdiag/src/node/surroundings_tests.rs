@@ -17,6 +17,8 @@ fn begun() -> Surroundings {
         rarely: Pace::default(),
         cgroups: Cgroups::default(),
         problems: Vec::new(),
+        uncounted: BTreeMap::new(),
+        unread: Vec::new(),
     }
 }
 

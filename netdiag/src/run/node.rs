@@ -18,7 +18,11 @@ use crate::{
         surroundings::Surroundings,
         tcp_counters,
     },
-    snapshot::{ConntrackTable, Listener, Node, Owner, build::endpoints, node::NamespaceCounters},
+    snapshot::{
+        ConntrackTable, Listener, Node, Owner,
+        build::endpoints,
+        node::{NamespaceCounters, Part, Unread},
+    },
 };
 
 /// The TCP counters, and the listeners that by these threw connection requests away.
@@ -113,6 +117,7 @@ impl Readings {
                 say(problem);
             }
         }
+        self.unread(&mut node);
         node.tcp = tcp_counters::documented(increase);
         tcp_counters::add(&mut self.tcp, &node.tcp);
         node.listeners = listeners;
@@ -126,6 +131,18 @@ impl Readings {
         node
     }
 
+    /// Adds what could not be read, beyond what the surroundings say of themselves.
+    fn unread(&self, node: &mut Node) {
+        let parts = [
+            (Part::Tcp, &self.overflows.problems[..]),
+            (Part::Listeners, self.overflows.listeners.problems()),
+            (Part::Conntrack, self.conntrack.problems()),
+        ];
+        let unread = parts.into_iter().map(|(part, all)| Unread::in_namespaces(part, all));
+        node.unread.extend(unread.flatten());
+        node.unread.sort_by_key(|one| one.part);
+    }
+
     /// What happened since the first time. A namespace that was read only once is left out.
     pub(super) fn total(&mut self) -> Node {
         let mut node = Node {
@@ -135,6 +152,7 @@ impl Readings {
             ..Node::default()
         };
         self.surroundings.total(&mut node);
+        self.unread(&mut node);
         cost(&mut node, own::cpu_time().saturating_sub(self.first_cpu));
         locate(&mut self.overflows.places, node.owners_mut(), monotonic_ns());
         node

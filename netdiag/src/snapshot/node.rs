@@ -14,12 +14,14 @@ mod interfaces;
 mod load;
 mod rules;
 mod sockets;
+mod unread;
 
 pub use self::{
     interfaces::{Interface, PeerInterface, Qdisc, RouteMtu},
     load::{Cpu, CpuShare, MemoryUse, Pressure, SocketMemory, Softnet, Throttled},
     rules::{RuleTable, Settings},
     sockets::{HeldSockets, ListenQueue, PortUse, Ports, SocketGroup, Sockets, States},
+    unread::{Part, Unread},
 };
 
 /// Counters by the kernel's name, by inode number of the network namespace. One that this kernel does
@@ -73,6 +75,9 @@ pub struct Node {
     pub settings: Vec<Settings>,
     /// Connection tracking, in the namespaces where anything is tracked or was ever counted.
     pub conntrack: Vec<ConntrackTable>,
+    /// What could not be read, this time and the time before; at most one for each part.
+    #[serde(default)]
+    pub unread: Vec<Unread>,
     /// CPU time of this process in the interval, in nanoseconds; null when unreadable.
     pub own_cpu_ns: Option<u64>,
     /// Resident memory of this process, in bytes; null when unreadable.

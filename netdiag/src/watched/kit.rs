@@ -6,6 +6,7 @@ use super::Watched;
 use crate::snapshot::{
     Account, CountValue, Distribution, Endpoint, Flow, Grouping, Node, Owner, Role, SignalStatus,
     Snapshot, Status, Stream,
+    node::{Part, SocketMemory},
 };
 use netdiag_common::signal::Signal;
 
@@ -205,6 +206,37 @@ pub(crate) fn with_nodes(flows: &[Flow], node: impl Fn(u64, &mut Node)) -> Watch
 /// What the kernel's TCP counted in an interval.
 pub(crate) fn tcp(node: &mut Node, counter: &str, n: u64) {
     node.tcp.entry(NETNS).or_default().insert(counter.to_owned(), n);
+}
+
+impl Node {
+    /// As if a part of it could not be read.
+    pub(crate) fn without(mut self, part: Part) -> Self {
+        match part {
+            Part::Tcp => self.tcp.clear(),
+            Part::Protocols => {
+                self.ip.clear();
+                self.udp.clear();
+                self.icmp.clear();
+            }
+            Part::Sockets => {
+                self.sockets.clear();
+                self.ports.clear();
+                self.listen_queues.clear();
+            }
+            Part::Listeners => self.listeners.clear(),
+            Part::Interfaces => self.interfaces.clear(),
+            Part::Speeds => self.interfaces.iter_mut().for_each(|one| one.speed_bits = None),
+            Part::Qdiscs => self.qdiscs.clear(),
+            Part::Routes => self.route_mtus.clear(),
+            Part::Softnet => self.softnet.clear(),
+            Part::Cpu => self.cpu = None,
+            Part::Cgroups => self.throttled.clear(),
+            Part::Memory => self.memory = SocketMemory::default(),
+            Part::Netfilter => self.netfilter.clear(),
+            Part::Conntrack => self.conntrack.clear(),
+        }
+        self
+    }
 }
 
 /// Process `name` with id 812.

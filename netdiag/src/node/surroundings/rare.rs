@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io};
 
 use crate::{
     node::{ethtool, routes, ruleset, settings},
-    snapshot::node::{Node, RouteMtu, RuleTable, Settings},
+    snapshot::node::{Node, Part, RouteMtu, RuleTable, Settings, Unread},
 };
 
 /// Routes of a snapshot.
@@ -18,8 +18,8 @@ pub(super) struct Rare {
     settings: Settings,
     /// By index of the interface.
     speeds: BTreeMap<u32, u64>,
-    /// What could not be read, in words, and why.
-    unread: Vec<(&'static str, String)>,
+    /// What could not be read, and why.
+    unread: Vec<(Part, String)>,
 }
 
 impl Rare {
@@ -27,13 +27,13 @@ impl Rare {
     pub(super) fn read(may_ask_rules: bool, has_speeds: bool) -> Self {
         let mut unread = Vec::new();
         let (rules, all_rules) = ruleset::read(may_ask_rules);
-        note(&mut unread, "packet filter rules", all_rules);
+        note(&mut unread, Part::Netfilter, all_rules);
         let speeds = if has_speeds { ethtool::read() } else { Ok(Vec::new()) };
         Self {
             rules,
-            routes: note(&mut unread, "routes", routes::read()),
+            routes: note(&mut unread, Part::Routes, routes::read()),
             settings: settings::read(),
-            speeds: note(&mut unread, "speeds of interfaces", speeds).into_iter().collect(),
+            speeds: note(&mut unread, Part::Speeds, speeds).into_iter().collect(),
             unread,
         }
     }
@@ -55,38 +55,56 @@ impl Rare {
 }
 
 /// What was read, or nothing and why.
-fn note<T: Default>(
-    unread: &mut Vec<(&'static str, String)>,
-    what: &'static str,
-    read: io::Result<T>,
-) -> T {
+fn note<T: Default>(unread: &mut Vec<(Part, String)>, part: Part, read: io::Result<T>) -> T {
     read.unwrap_or_else(|error| {
         let needs = match error.kind() {
             io::ErrorKind::PermissionDenied => ", it takes CAP_NET_ADMIN",
             _ => "",
         };
-        unread.push((what, format!("{error}{needs}")));
+        unread.push((part, format!("{error}{needs}")));
         T::default()
     })
 }
 
-/// What could not be read of these namespaces, a line for each kind and reason.
-pub(super) fn problems(all: &BTreeMap<u32, Rare>) -> Vec<String> {
+/// Namespaces by what could not be read of them, and why not.
+fn unread_by(all: &BTreeMap<u32, Rare>) -> BTreeMap<&(Part, String), Vec<u32>> {
     let mut namespaces: BTreeMap<_, Vec<u32>> = BTreeMap::new();
     for (netns, rare) in all {
         for why in &rare.unread {
             namespaces.entry(why).or_default().push(*netns);
         }
     }
-    let line = |((what, error), namespaces): (&(&str, String), Vec<u32>)| {
+    namespaces
+}
+
+/// What could not be read of these namespaces.
+pub(super) fn unread(all: &BTreeMap<u32, Rare>) -> Vec<Unread> {
+    let mut told: Vec<Unread> = Vec::new();
+    for ((part, error), namespaces) in unread_by(all) {
+        let here = namespaces.len() as u64;
+        match told.iter_mut().find(|one| one.part == *part) {
+            Some(known) => known.namespaces = known.namespaces.map(|n| n + here),
+            None => told.push(Unread {
+                part: *part,
+                namespaces: Some(here),
+                reason: format!("cannot read the {}: {error}", part.words()),
+            }),
+        }
+    }
+    told
+}
+
+/// The same, a line for each part and reason.
+pub(super) fn problems(all: &BTreeMap<u32, Rare>) -> Vec<String> {
+    let line = |((part, error), namespaces): (&(Part, String), Vec<u32>)| {
         let of = match namespaces[..] {
             [one] => format!("network namespace {one}"),
             // Not how many: the line is told once.
             _ => "several network namespaces".to_owned(),
         };
-        format!("cannot read the {what} of {of}: {error}: they are unknown there")
+        format!("cannot read the {} of {of}: {error}: they are unknown there", part.words())
     };
-    namespaces.into_iter().map(line).collect()
+    unread_by(all).into_iter().map(line).collect()
 }
 
 /// Whether a speed is one that something carries. A veth says what its driver was compiled with, and so does a
@@ -109,7 +127,7 @@ mod tests {
         let refused = |errno| {
             let mut rare = Rare::default();
             let read = Err(io::Error::from_raw_os_error(errno));
-            let rules: Vec<RuleTable> = note(&mut rare.unread, "packet filter rules", read);
+            let rules: Vec<RuleTable> = note(&mut rare.unread, Part::Netfilter, read);
             assert_eq!(rules, []);
             rare
         };
@@ -119,6 +137,9 @@ mod tests {
             (7, refused(libc::EIO)),
             (8, Rare::default()),
         ]);
+        let unread = unread(&all);
+        let [rules] = &unread[..] else { panic!("{unread:?}") };
+        assert_eq!((rules.part, rules.namespaces), (Part::Netfilter, Some(3)));
         let said = problems(&all);
         let [io, refused] = &said[..] else { panic!("{said:?}") };
         assert!(io.contains("of network namespace 7: "), "{io}");
