@@ -128,12 +128,15 @@ pub struct Record {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 A line comes within about 0.1 s of what it tells. In a flood drops of one
-conversation are told together, with their number.
+conversation are told together, with their number. What --pcap writes are no
+captured packets, but headers made of what is known of each.
 
 Examples:
   netdiag events --kind drop,listen_overflow
   netdiag events --kind retransmit --peer-port 5432 --stack
-  netdiag events --netns blue -d 1m -o json | jq 'select(.kind == \"connect\")'")]
+  netdiag events --netns blue -d 1m -o json | jq 'select(.kind == \"connect\")'
+  netdiag events --kind drop,retransmit,reset --pcap lost.pcapng
+  netdiag events --pcap - | tshark -r -")]
 pub struct Events {
     /// Kinds of events to tell of [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = value::kind)]
@@ -147,9 +150,13 @@ pub struct Events {
     /// Stop after this long, with a unit [default: run until interrupted]
     #[arg(short, long, value_name = "TIME", value_parser = value::duration)]
     pub duration: Option<Duration>,
-    /// Form of the output
-    #[arg(short, long, value_enum, value_name = "FORM", default_value_t)]
-    pub output: Output,
+    /// Form of the output [default: text]
+    #[arg(short, long, value_enum, value_name = "FORM")]
+    pub output: Option<Output>,
+    /// Write the headers of packets that were dropped, sent again or reset to a new FILE (pcapng);
+    /// `-` is standard output, which then has no lines
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
     /// What is remembered of flows, and what ends the run badly.
     #[command(flatten)]
     pub flows: Flows,

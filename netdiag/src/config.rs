@@ -173,6 +173,17 @@ pub struct Tell {
     pub limit: u64,
     /// Whether the kernel's stack is told.
     pub stack: bool,
+    /// Where headers of packets go, if they shall go anywhere.
+    pub pcap: Option<CaptureTo>,
+}
+
+/// Where headers of packets go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaptureTo {
+    /// To standard output, instead of lines.
+    Stdout,
+    /// To a new file.
+    File(PathBuf),
 }
 
 /// Where and how `record` writes.
@@ -219,7 +230,7 @@ impl Config {
                 Ok(Self { command, kernel: kernel(&flags.kernel)? })
             }
             cli::Command::Events(flags) => {
-                let tell = events::tell(flags);
+                let tell = events::tell(flags)?;
                 let mut kernel = kernel(&flags.kernel)?;
                 events::narrow(&mut kernel, &tell)?;
                 Ok(Self { command: Command::Events(events::watch(flags)?, tell), kernel })

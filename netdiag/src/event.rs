@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use netdiag_common::signal::conntrack::Tuple;
+use netdiag_common::{flow::FlowKey, signal::conntrack::Tuple};
 
 use crate::owner::Place;
 
@@ -20,6 +20,8 @@ pub struct Kind {
     pub fields: &'static [Field],
     /// Whether programs can tell the kernel's stack.
     pub has_stack: bool,
+    /// Whether it is of a packet, see [`Told::packet`].
+    pub has_packet: bool,
 }
 
 /// Something that is said of an event.
@@ -169,6 +171,62 @@ pub struct Told {
     pub values: Vec<Value>,
     /// Where in the kernel.
     pub stack: Stack,
+    /// The packet that it is of; none where not even its ends are known.
+    pub packet: Option<Packet>,
+}
+
+/// What is known of the headers of an event's packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Its conversation, one end first.
+    pub key: FlowKey,
+    /// Which way it went, seen from that end.
+    pub way: Option<Way>,
+    /// What TCP's header says.
+    pub tcp: Segment,
+    /// Bytes of the packet as the place saw it that the event is of, with the headers that were there.
+    pub bytes: Option<u64>,
+}
+
+impl Packet {
+    /// A packet of which nothing is known but its conversation; none where that is not known either.
+    #[must_use]
+    pub fn of(key: FlowKey) -> Option<Self> {
+        let known = key.local_addr != [0; 16] || key.peer_addr != [0; 16];
+        known.then_some(Self { key, way: None, tcp: Segment::default(), bytes: None })
+    }
+}
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the first end.
+    Out,
+    /// To it.
+    In,
+}
+
+/// What is known of a TCP header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Its flags, [`flags`] of RFC 9293.
+    pub flags: Option<u8>,
+    /// Sequence number of the first byte.
+    pub seq: Option<u32>,
+    /// Payload bytes.
+    pub payload: Option<u32>,
+}
+
+/// Flags of TCP (RFC 9293 section 3.1).
+pub mod flags {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronize sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgment number counts.
+    pub const ACK: u8 = 0x10;
 }
 
 /// The kernel's stack of an event.

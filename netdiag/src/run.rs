@@ -18,6 +18,7 @@ use crate::{
     node::{own, vantage},
 };
 
+mod capture;
 mod diagnose;
 mod diagnostics;
 mod doctor;

@@ -7,6 +7,7 @@ pub mod events;
 pub mod json;
 pub mod metrics;
 mod owner;
+pub mod pcap;
 pub mod report;
 pub mod screen;
 pub mod table;

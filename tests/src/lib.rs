@@ -11,6 +11,7 @@ pub mod beside;
 pub mod bpf;
 pub mod bpftrace;
 pub mod browser;
+pub mod capture;
 pub mod cgroup;
 pub mod child;
 pub mod conntrack;

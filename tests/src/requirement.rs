@@ -9,7 +9,7 @@ use netdiag::signal::{DEFINITIONS, Hook, Source};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
-    browser,
+    browser, capture,
     conntrack::{self, module},
     machine::{self, Series},
     processor, prometheus, reader, setting, tool,
@@ -58,6 +58,8 @@ pub enum Feature {
     Strace,
     /// bash, zsh, fish and man, for which netdiag makes files.
     Shells,
+    /// tshark and scapy, which read packets.
+    PacketReaders,
     /// A server of Redis and its benchmark.
     Redis,
     /// A server of HTTP/2 and a client that loads it.
@@ -106,6 +108,7 @@ pub fn expectation(feature: Feature) -> Expectation {
         Feature::Compiler
         | Feature::Cargo
         | Feature::Readers
+        | Feature::PacketReaders
         | Feature::Shells
         | Feature::Redis
         | Feature::Http2
@@ -147,6 +150,7 @@ pub fn available(feature: Feature) -> bool {
         Feature::Shells => {
             ["bash", "zsh", "fish", "man"].iter().all(|name| tool::find(name).is_some())
         }
+        Feature::PacketReaders => capture::has_readers(),
         Feature::Redis => tool::find("redis-benchmark").is_some(),
         Feature::Prometheus => prometheus::programs().is_ok(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),

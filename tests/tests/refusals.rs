@@ -189,6 +189,7 @@ fn closed_pipe() -> Result<()> {
         &["live", "-o", "json", "-i", "1s"][..],
         &["live", "-i", "1s"],
         &["events", "-o", "json"],
+        &["events", "--pcap", "-"],
         &["doctor"],
     ] {
         let mut child =

@@ -9,14 +9,18 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{flow::FlowKey, header::Header};
 
-/// How sure a record is of which end of the conversation is this one's.
+/// How sure a record is of which end of the conversation is this one's, and of the way that the packet went.
 pub mod ends {
-    /// A socket told.
+    /// A socket told; the way is not known.
     pub const KNOWN: u32 = 0;
     /// The packet's destination counts as this end: it was on its way in, or through.
     pub const BY_DESTINATION: u32 = 1;
     /// Not known at all: no address could be read, or there were too many conversations.
     pub const NONE: u32 = 2;
+    /// The socket told that sent it.
+    pub const SENT: u32 = 3;
+    /// The socket told that it was for.
+    pub const RECEIVED: u32 = 4;
 }
 
 /// Drops of one conversation for one reason at one place.

@@ -153,13 +153,17 @@ unsafe fn describe<A: Access>(freed: &Freed, drop: &mut Record) -> Result<(), Re
         let protocol = u16::from_be(field::<A, _>(skb, Field::SkbProtocol)?);
         if protocol != ETH_P_IP && protocol != ETH_P_IPV6 {
             // netlink and unix packets have none; TCP's have none until IP takes them.
-            return if protocol == 0 { by_socket::<A>(sender, drop) } else { nameless(drop) };
+            return if protocol == 0 {
+                by_socket::<A>(sender, ends::SENT, drop)
+            } else {
+                nameless(drop)
+            };
         }
         let packet = packet::header::<A>(skb)
             .and_then(|at| packet::conversation(at, &mut drop.key).map(|()| at));
         let Ok(packet) = packet else {
             drop.key = FlowKey::default();
-            return by_socket::<A>(sender, drop).or_else(|_| nameless(drop));
+            return by_socket::<A>(sender, ends::KNOWN, drop).or_else(|_| nameless(drop));
         };
         if settings::is_no_loss_when_closing(freed.location) && packet::is_closing(packet) {
             return Err(Refused::NotOurs);
@@ -179,26 +183,30 @@ unsafe fn describe_by_socket<A: Access>(freed: &Freed, drop: &mut Record) -> Res
         drop.bytes = u64::from(field::<A, u32>(freed.skb, Field::SkbLen)?);
         let protocol = u16::from_be(field::<A, _>(freed.skb, Field::SkbProtocol)?);
         if !freed.receiver.is_null() {
-            return by_socket::<A>(freed.receiver, drop);
+            return by_socket::<A>(freed.receiver, ends::RECEIVED, drop);
         }
         let sender: Pointer = field::<A, _>(freed.skb, Field::SkbSk)?;
         if protocol == 0 {
-            return by_socket::<A>(sender, drop);
+            return by_socket::<A>(sender, ends::SENT, drop);
         }
-        by_socket::<A>(sender, drop).or_else(|_| nameless(drop))
+        by_socket::<A>(sender, ends::KNOWN, drop).or_else(|_| nameless(drop))
     }
 }
 
-/// A packet of which only its socket is known.
+/// A packet of which only its socket is known, and as much of its way as `ends` says.
 ///
 /// # Safety
 /// `socket` is null or starts with a `sock_common`.
 #[inline(always)]
-unsafe fn by_socket<A: Access>(socket: Pointer, drop: &mut Record) -> Result<(), Refused> {
+unsafe fn by_socket<A: Access>(
+    socket: Pointer,
+    ends: u32,
+    drop: &mut Record,
+) -> Result<(), Refused> {
     if socket.is_null() {
         return Err(Refused::NotOurs);
     }
-    drop.ends = ends::KNOWN;
+    drop.ends = ends;
     // SAFETY: passed on.
     unsafe {
         kernel::flow_key::<A>(socket, &mut drop.key)?;
@@ -239,7 +247,7 @@ unsafe fn ends_of<A: Access>(
             if family != AF_INET && family != AF_INET6 {
                 return Err(Refused::NotOurs);
             }
-            drop.ends = ends::KNOWN;
+            drop.ends = ends::RECEIVED;
             drop.key.netns = kernel::netns::<A>(freed.receiver, Field::SkNet)?;
             return Ok(());
         }
@@ -253,15 +261,15 @@ unsafe fn ends_of<A: Access>(
         let port: u16 = field::<A, _>(socket, Field::SkNum)?;
         let there = kernel::netns::<A>(socket, Field::SkNet)?;
         if port == drop.key.peer_port && (here == 0 || here == there) {
-            drop.ends = ends::KNOWN;
+            drop.ends = ends::SENT;
             drop.key.netns = there;
             drop.key.reverse();
         } else if port == drop.key.local_port && (here == 0 || here == there) {
-            drop.ends = ends::KNOWN;
+            drop.ends = ends::RECEIVED;
             drop.key.netns = there;
         } else if device.is_null() {
             // On its way out, of a protocol without ports.
-            drop.ends = ends::KNOWN;
+            drop.ends = ends::SENT;
             drop.key.netns = there;
             drop.key.reverse();
         }

@@ -1,10 +1,10 @@
 //! What `events` watches: which signals its kinds take, and nothing else.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use netdiag_common::signal::Signal;
 
-use super::{Kernel, Tell, Watch, check_filters, targets};
+use super::{CaptureTo, Kernel, Tell, Watch, check_filters, targets};
 use crate::{
     cli,
     event::Kind,
@@ -14,9 +14,33 @@ use crate::{
     snapshot::{build::Sort, told::kinds},
 };
 
-pub(super) fn tell(flags: &cli::Events) -> Tell {
+pub(super) fn tell(flags: &cli::Events) -> Result<Tell, Error> {
     let wanted = |kind: &&'static Kind| flags.kind.is_empty() || flags.kind.contains(kind);
-    Tell { kinds: kinds().filter(wanted).collect(), limit: flags.limit.into(), stack: flags.stack }
+    let kinds: Vec<_> = kinds().filter(wanted).collect();
+    let pcap = pcap(flags, &kinds)?;
+    Ok(Tell { kinds, limit: flags.limit.into(), stack: flags.stack, pcap })
+}
+
+fn pcap(flags: &cli::Events, wanted: &[&'static Kind]) -> Result<Option<CaptureTo>, Error> {
+    let Some(path) = &flags.pcap else { return Ok(None) };
+    if !wanted.iter().any(|kind| kind.has_packet) {
+        let of_packets: Vec<_> =
+            kinds().filter(|kind| kind.has_packet).map(|kind| kind.name).collect();
+        return Err(Error::usage(format!(
+            "--pcap: no event that is wanted is of a packet, so nothing would be written; add one of {} to --kind",
+            of_packets.join(", ")
+        )));
+    }
+    if path != Path::new("-") {
+        return Ok(Some(CaptureTo::File(path.clone())));
+    }
+    if flags.output.is_some() || flags.stack {
+        return Err(Error::usage(
+            "--pcap -: standard output has no lines then, which --output and --stack are about; leave them out, or \
+             name a file",
+        ));
+    }
+    Ok(Some(CaptureTo::Stdout))
 }
 
 /// Leaves out the signals that tell of no event that is wanted, which would cost something.
@@ -41,7 +65,7 @@ pub(super) fn watch(flags: &cli::Events) -> Result<Watch, Error> {
     Ok(Watch {
         interval: Duration::from_secs(1),
         duration: flags.duration,
-        output: flags.output,
+        output: flags.output.unwrap_or_default(),
         top: None,
         by: Grouping::default(),
         sort: Sort::default(),

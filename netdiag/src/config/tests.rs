@@ -118,6 +118,9 @@ fn contradictions_are_wrong_usage() {
         ("netdiag --signals retransmit --source send=kprobe", "--signals leaves out"),
         ("netdiag -i 10s -d 5s", "shorter than one --interval"),
         ("netdiag record --out x --max-disk 1MiB --rotate-size 1MiB", "a quarter"),
+        ("netdiag events --kind dns --pcap x", "one of retransmit, drop, reset"),
+        ("netdiag events --pcap - -o json", "--output"),
+        ("netdiag events --pcap - --stack", "--stack"),
         ("netdiag --port 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", "17 values"),
     ];
     for (line, expected) in cases {

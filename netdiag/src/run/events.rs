@@ -4,6 +4,7 @@ use anyhow::Result;
 use tokio::task::spawn_blocking;
 
 use super::{
+    capture::Capture,
     diagnostics::Diagnostics,
     intake::Intake,
     listening::Listening,
@@ -37,11 +38,16 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let Some(places) = places(&kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);
     };
-    let mut tracer = attach(&Options {
+    let node_name = node_name(kernel, None);
+    let Some(capture) = capture(tell, &node_name, &mut stop).await? else {
+        return Ok(Status::Ran);
+    };
+    let options = Options {
         alone: ALONE,
         stacks: tell.stack,
         ..options(kernel, places.hierarchy(), Some((watch, filters)))
-    })?;
+    };
+    let mut tracer = attach(&options).inspect_err(|_| capture.iter().for_each(Capture::discard))?;
     if tell.stack && !symbols::are_told() {
         say(
             "--stack: /proc/kallsyms shows no addresses, so that stacks and places have no names; \
@@ -53,8 +59,8 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let seeding = spawn_blocking(move || node::seed(&host_root, translates));
     let listening = tell.kinds.contains(&&LISTEN_OVERFLOW);
     let listening = listening.then(|| Listening::start(&kernel.host_root));
-    let about = about(node_name(kernel, None), &tracer, &filters, &kernel.host_root);
-    let (writing, lines) = Writing::start(about, tracer.signals().to_vec(), watch.output);
+    let about = about(node_name, &tracer, &filters, &kernel.host_root);
+    let (writing, lines) = Writing::start(about, tracer.signals().to_vec(), watch.output, capture);
     let stacks = if tell.stack { Some(tracer.stacks()?) } else { None };
     let diagnostics = Diagnostics::new(&mut tracer, kernel.log_level)?;
     let owners = &watch.targets.owners;
@@ -65,4 +71,12 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let observer = Observer::new(tracer, intake, diagnostics, None);
     let complete = observer.tell(watch, &filters, seeding, writing, listening, &mut stop).await?;
     Ok(if watch.strict && !complete { Status::Incomplete } else { Status::Ran })
+}
+
+/// Opens what packets are written to, which may take a file server's time; none when stopped before.
+async fn capture(tell: &Tell, node: &str, stop: &mut Stop) -> Result<Option<Option<Capture>>> {
+    let Some(to) = tell.pcap.clone() else { return Ok(Some(None)) };
+    let node = node.to_owned();
+    let opened = stop.unless_asked(move || Capture::open(&to, &node)).await?;
+    Ok(opened.transpose()?.map(Some))
 }

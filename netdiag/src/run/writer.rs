@@ -11,9 +11,11 @@ use anyhow::{Context as _, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
+    capture::Capture,
     output::{BROKE_DOWN, Pieces, Progress, STDOUT},
     reporter::{About, Cut},
     teller::{Line, Rest},
+    voice::say,
 };
 use crate::{
     cli::Output,
@@ -46,11 +48,12 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    /// Begins to write what is sent to the returned end of its queue.
+    /// Begins to write what is sent to the returned end of its queue, and its packets where there is a capture.
     pub(super) fn start(
         about: About,
         signals: Vec<SignalStatus>,
         form: Output,
+        capture: Option<Capture>,
     ) -> (Self, SyncSender<Line>) {
         let (lines, queue) = mpsc::sync_channel(QUEUE);
         let (last, end) = mpsc::channel();
@@ -61,6 +64,8 @@ impl Writing {
             form,
             text: Lines::new(COLUMNS),
             places: BTreeMap::new(),
+            has_lines: capture.as_ref().is_none_or(|capture| !capture.takes_stdout()),
+            capture,
             progress: progress.clone(),
         };
         (Self { thread: spawn_blocking(move || writer.run(&queue, &end)), last, progress }, lines)
@@ -99,11 +104,16 @@ struct Writer {
     text: Lines,
     /// Functions by addresses that were met.
     places: BTreeMap<u64, Option<String>>,
+    /// Standard output is for lines.
+    has_lines: bool,
+    capture: Option<Capture>,
     progress: Progress,
 }
 
 impl Writer {
     fn run(mut self, queue: &Receiver<Line>, end: &Receiver<Last>) -> Result<bool> {
+        // Whoever follows it knows from the beginning what it is.
+        self.write_packets()?;
         while let Ok(first) = queue.recv() {
             let mut lines = vec![first];
             lines.extend(queue.try_iter().take(BATCH));
@@ -111,19 +121,28 @@ impl Writer {
             self.learn_names(&lines);
             let mut bytes = Vec::new();
             for line in lines {
-                self.line(&line, &mut bytes).context("a line could not be made")?;
+                self.line(&line, &mut bytes)?;
             }
             self.write(&bytes)?;
+            self.write_packets()?;
         }
         // Nothing comes when the run failed.
         let Ok(last) = end.recv() else { return Ok(false) };
         let mut bytes = Vec::new();
         let complete = self.end(last, &mut bytes).context("the end could not be made")?;
         self.write(&bytes)?;
+        self.capture.iter().for_each(|capture| say(&capture.end(complete)));
         Ok(complete)
     }
 
+    fn write_packets(&mut self) -> Result<()> {
+        self.capture.as_mut().map_or(Ok(()), |capture| capture.write(&self.progress))
+    }
+
     fn write(&self, bytes: &[u8]) -> Result<()> {
+        if !self.has_lines {
+            return Ok(());
+        }
         let mut out = Pieces { to: std::io::stdout().lock(), progress: &self.progress };
         out.write_all(bytes).and_then(|()| out.flush()).context(STDOUT)
     }
@@ -162,7 +181,8 @@ impl Writer {
         self.about.learn_names(places.chain(&listeners));
     }
 
-    fn line(&mut self, line: &Line, out: &mut Vec<u8>) -> std::io::Result<()> {
+    fn line(&mut self, line: &Line, out: &mut Vec<u8>) -> Result<()> {
+        const UNMADE: &str = "a line could not be made";
         match line {
             Line::Event(telling) => {
                 let names = Names {
@@ -171,15 +191,19 @@ impl Writer {
                     signals: &self.signals,
                 };
                 let event = names.event(telling);
-                self.event(&event, out)
+                if let Some(capture) = &mut self.capture {
+                    capture.add(telling, &event)?;
+                }
+                self.event(&event, out).context(UNMADE)
             }
             Line::Listener(time, listener) => {
                 let mut event = of_listener(*time, listener);
                 event.flow.owner.name(&self.about.labels);
-                self.event(&event, out)
+                self.event(&event, out).context(UNMADE)
             }
             Line::Suppressed(time, by_kind) => {
-                self.suppressed(&Suppressed::new(*time, by_kind.clone()), out)
+                let suppressed = Suppressed::new(*time, by_kind.clone());
+                self.suppressed(&suppressed, out).context(UNMADE)
             }
         }
     }

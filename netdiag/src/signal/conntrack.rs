@@ -83,6 +83,7 @@ const CONNTRACK: Kind = Kind {
         Said::new("reply", "as its answers come back", Form::Tuple, Shown::No),
     ],
     has_stack: false,
+    has_packet: false,
 };
 
 const KPROBE: Source = Source {
@@ -337,6 +338,7 @@ impl Event {
                 self.reply.map_or(Value::Unknown, Value::Tuple),
             ],
             stack: Stack::None,
+            packet: None,
         });
     }
 }

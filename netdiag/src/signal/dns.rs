@@ -88,6 +88,7 @@ const DNS: Kind = Kind {
         ),
     ],
     has_stack: false,
+    has_packet: false,
 };
 
 const FIELDS: &[Field] = &[
@@ -269,6 +270,7 @@ impl Event {
             events: 1,
             values: vec![Value::Text(result), latency],
             stack: Stack::None,
+            packet: None,
         });
     }
 }

@@ -14,7 +14,9 @@ use super::{
     Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed, Rows,
     Source, Subject, When, count_id,
 };
-use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
+use crate::event::{
+    Field as Said, Form, Kind, Packet, Past, Shown, Stack, Told, Value, Way,
+};
 
 const DROPS: CountId = count_id(Signal::Drop, 0);
 const BYTES: CountId = count_id(Signal::Drop, 1);
@@ -51,6 +53,7 @@ const DROP: Kind = Kind {
         Said::new("length", "bytes of all of them", Form::Number, Shown::Bare),
     ],
     has_stack: true,
+    has_packet: true,
 };
 
 const FIELDS: &[Field] = &[
@@ -159,6 +162,8 @@ pub struct Event {
     /// Whether it is known which end of the conversation is this one's; else it is the packets'
     /// destination.
     pub ends_known: bool,
+    /// Which way they went, where that is known.
+    pub way: Option<Way>,
     /// Number of the kernel's reason (`enum skb_drop_reason`), where the kernel has reasons.
     pub reason: Option<u32>,
     /// Address in the kernel's code where they were dropped.
@@ -199,7 +204,14 @@ impl Event {
                 Value::Number(self.bytes),
             ],
             stack: self.stack,
+            packet: self.packet(),
         });
+    }
+
+    /// One of them; how long each of several was is not known.
+    fn packet(&self) -> Option<Packet> {
+        let bytes = (self.packets == 1).then_some(self.bytes);
+        Some(Packet { way: self.way, bytes, ..Packet::of(self.key)? })
     }
 }
 
@@ -212,13 +224,18 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
     if record.header.samples == 0 || record.header.samples > netdiag_common::signal::drop::SAMPLES {
         return Err(Malformed::Value("number of packets"));
     }
-    if record.ends > ends::NONE {
+    if record.ends > ends::RECEIVED {
         return Err(Malformed::Value("ends of a conversation"));
     }
     emit(Event {
         time_ns: record.header.time_ns,
         key: if record.ends == ends::NONE { FlowKey::default() } else { record.key },
-        ends_known: record.ends == ends::KNOWN,
+        ends_known: [ends::KNOWN, ends::SENT, ends::RECEIVED].contains(&record.ends),
+        way: match record.ends {
+            ends::SENT => Some(Way::Out),
+            ends::RECEIVED | ends::BY_DESTINATION => Some(Way::In),
+            _ => None,
+        },
         reason: (record.reason != 0).then_some(record.reason),
         location: record.location,
         packets: record.header.samples,

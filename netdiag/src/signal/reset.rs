@@ -2,7 +2,7 @@
 
 use netdiag_common::{
     field::Field,
-    flow::FlowKey,
+    flow::{FlowKey, TCP},
     signal::{
         Signal,
         reset::{NO_REASON, Record, SAMPLES, direction},
@@ -14,7 +14,9 @@ use super::{
     Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Label, Malformed,
     Rows, Source, Subject, When, count_id,
 };
-use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
+use crate::event::{
+    Field as Said, Form, Kind, Packet, Past, Segment, Shown, Stack, Told, Value, Way, flags,
+};
 
 const SENT: CountId = count_id(Signal::Reset, 0);
 const RECEIVED: CountId = count_id(Signal::Reset, 1);
@@ -55,6 +57,7 @@ const RESET: Kind = Kind {
         Said::new("resets", "resets that the event stands for", Form::Number, Shown::UnlessOne),
     ],
     has_stack: false,
+    has_packet: true,
 };
 
 const FIELDS: &[Field] =
@@ -150,7 +153,17 @@ impl Event {
                 Value::Number(resets),
             ],
             stack: Stack::None,
+            packet: self.packet(),
         });
+    }
+
+    /// The reset itself. Its sequence number no program reads.
+    fn packet(&self) -> Option<Packet> {
+        Some(Packet {
+            way: Some(if self.sent { Way::Out } else { Way::In }),
+            tcp: Segment { flags: Some(flags::RST), payload: Some(0), ..Segment::default() },
+            ..Packet::of(FlowKey { protocol: TCP, ..self.key })?
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use netdiag_common::{
     field::Field,
-    flow::{SocketRef, TcpCounters},
+    flow::{FlowKey, SocketRef, TCP, TcpCounters},
     signal::{
         Signal,
         retransmit::{Record, origin},
@@ -14,7 +14,9 @@ use super::{
     Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Rows,
     Source, Subject, When, count_id, socket::state_name,
 };
-use crate::event::{self, Field as Said, Form, Past, Shown, Stack, Told, Value};
+use crate::event::{
+    self, Field as Said, Form, Packet, Past, Segment, Shown, Stack, Told, Value, Way, flags,
+};
 
 const FIRST_KIND: CountId = count_id(Signal::Retransmit, 0);
 /// Count of the segments of which only the kernel's own counter tells
@@ -74,6 +76,7 @@ const RETRANSMIT: event::Kind = event::Kind {
         Said::new("cwnd", "congestion window in segments", Form::Number, Shown::Named),
     ],
     has_stack: true,
+    has_packet: true,
 };
 
 /// Before 6.16 the tracepoint has no argument `err` and tells only of success; the function's return
@@ -284,7 +287,36 @@ impl Event {
                 cwnd(path),
             ],
             stack: self.stack,
+            packet: self.packet(),
         });
+    }
+
+    /// The segment, or the buffer of several. Only a tail-loss probe fails without an errno, and of that one
+    /// there is but the number of segments.
+    fn packet(&self) -> Option<Packet> {
+        if self.failed && self.error.is_none() {
+            return None;
+        }
+        let tcp = Segment {
+            flags: self.flags(),
+            seq: Some(self.seq),
+            payload: Some(self.bytes),
+        };
+        let key = FlowKey { protocol: TCP, ..self.socket.key };
+        Some(Packet { way: Some(Way::Out), tcp, ..Packet::of(key)? })
+    }
+
+    /// The flags that it must have. Only a SYN or a FIN is sent again without a byte.
+    const fn flags(&self) -> Option<u8> {
+        const SYN_RECV: u32 = 3;
+        match (self.kind, self.bytes) {
+            (Kind::Syn, _) => Some(flags::SYN),
+            (Kind::Synack, _) => Some(flags::SYN | flags::ACK),
+            // Either, where both ends have connected to each other.
+            (_, 0) if self.socket.state == SYN_RECV => None,
+            (_, 0) => Some(flags::FIN | flags::ACK),
+            _ => Some(flags::ACK),
+        }
     }
 }
 
@@ -333,6 +365,7 @@ pub(super) fn tell_unseen(tcp: &TcpCounters, time_ns: u64, told: &mut impl FnMut
             cwnd(Some(tcp)),
         ],
         stack: Stack::None,
+        packet: None,
     });
 }
 

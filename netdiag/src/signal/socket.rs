@@ -76,6 +76,7 @@ const CONNECT: Kind = Kind {
         ),
     ],
     has_stack: false,
+    has_packet: false,
 };
 
 const CLOSE: Kind = Kind {
@@ -86,6 +87,7 @@ const CLOSE: Kind = Kind {
         Said::new("counts", "what the flow counted in the run", Form::Counts, Shown::Bare),
     ],
     has_stack: false,
+    has_packet: false,
 };
 
 /// What the programs of every signal read of a socket beside its identity.
@@ -369,7 +371,14 @@ impl Event {
             | What::Owner
             | What::Counters => return,
         };
-        told(Told { kind, time_ns: self.time_ns, events: 1, values, stack: Stack::None });
+        told(Told {
+            kind,
+            time_ns: self.time_ns,
+            events: 1,
+            values,
+            stack: Stack::None,
+            packet: None,
+        });
     }
 }
 

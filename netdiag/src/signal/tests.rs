@@ -8,6 +8,7 @@ use proptest::{collection::vec, prelude::*};
 use zerocopy::IntoBytes;
 
 use super::*;
+use crate::event::Way;
 
 fn header(signal: Signal, samples: u32) -> Header {
     Header { version: VERSION, signal: signal as u16, samples, time_ns: 7 }
@@ -129,13 +130,15 @@ fn drops_without_a_known_conversation_have_none() {
     let record =
         |ends| drops::Record { header: header(Signal::Drop, 1), key, ends, ..Default::default() };
     for (ends, expected) in [
-        (drops::ends::KNOWN, Some((key, true))),
-        (drops::ends::BY_DESTINATION, Some((key, false))),
-        (drops::ends::NONE, Some((FlowKey::default(), false))),
-        (drops::ends::NONE + 1, None),
+        (drops::ends::KNOWN, Some((key, true, None))),
+        (drops::ends::BY_DESTINATION, Some((key, false, Some(Way::In)))),
+        (drops::ends::NONE, Some((FlowKey::default(), false, None))),
+        (drops::ends::SENT, Some((key, true, Some(Way::Out)))),
+        (drops::ends::RECEIVED, Some((key, true, Some(Way::In)))),
+        (drops::ends::RECEIVED + 1, None),
     ] {
         let found = match &decoded(record(ends).as_bytes()).1[..] {
-            [Event::Drop(event)] => Some((event.key, event.ends_known)),
+            [Event::Drop(event)] => Some((event.key, event.ends_known, event.way)),
             _ => None,
         };
         assert_eq!(found, expected, "{ends}");

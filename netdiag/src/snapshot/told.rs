@@ -31,6 +31,7 @@ pub const LISTEN_OVERFLOW: Kind = Kind {
         Field::new("accept_queue_limit", "how many may wait", Form::Number, Shown::Named),
     ],
     has_stack: false,
+    has_packet: false,
 };
 
 /// All kinds of events, in the order of the signals.

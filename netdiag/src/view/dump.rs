@@ -30,7 +30,8 @@ mod pair;
 pub mod recover;
 
 use block::Encoder;
-use directory::{Directory, Room};
+use directory::Directory;
+pub(crate) use directory::Room;
 pub use name::Name;
 use pair::Pair;
 
@@ -302,7 +303,7 @@ fn timestamp(text: &str) -> io::Result<Timestamp> {
 }
 
 /// Whether the error means that there is no room: of the disk, of the quota, or of a file.
-fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge

@@ -152,7 +152,7 @@ fn packed(mut lines: Vec<String>, words: &[String], columns: usize) -> Vec<Strin
 }
 
 /// What is said of an event, in the order of its kind's definition.
-fn said(event: &Event) -> Vec<String> {
+pub(in crate::view) fn said(event: &Event) -> Vec<String> {
     let Some(kind) = kinds().find(|kind| kind.name == event.kind) else { return Vec::new() };
     let of = |field: &Field| words(field, event.fields.get(field.name)?);
     let EventFlow { owner, local, service, backend, .. } = &event.flow;

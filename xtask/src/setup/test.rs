@@ -1,5 +1,5 @@
 //! What the tests need beyond what netdiag needs: other tracers to stand beside and what builds them,
-//! programs that converse, Prometheus, a browser, readers of histogram logs, the linters.
+//! programs that converse, Prometheus, a browser, readers of histogram logs and of packets, the linters.
 
 use std::{
     fs,
@@ -42,6 +42,8 @@ pub(crate) fn tools() -> Result<()> {
     )?;
     let shells = [("zsh", "zsh"), ("fish", "fish"), ("man", "man-db")];
     programs(&shells, "completions and manual pages are held against what they are for")?;
+    let reading = [("tshark", "tshark"), ("scapy", "python3-scapy")];
+    programs(&reading, "the packets that netdiag writes are held against other readers")?;
     readers()
 }
 

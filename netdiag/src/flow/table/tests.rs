@@ -81,6 +81,7 @@ pub(super) fn dropped(key: FlowKey, ends_known: bool, packets: u32) -> Event {
         time_ns: 0,
         key,
         ends_known,
+        way: None,
         reason: Some(3),
         location: 0,
         packets,

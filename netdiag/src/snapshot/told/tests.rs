@@ -29,11 +29,12 @@ fn telling(stack: Option<Option<Vec<u64>>>) -> Telling {
             Field::new("n", "", Form::Number, Shown::Bare),
         ],
         has_stack: true,
+        has_packet: false,
     };
     let values = vec![Value::Place(16), Value::Reason(3), Value::Unknown];
     Telling {
         time: SystemTime::UNIX_EPOCH + Duration::from_micros(7),
-        told: Told { kind: &KIND, time_ns: 0, events: 1, values, stack: Stack::None },
+        told: Told { kind: &KIND, time_ns: 0, events: 1, values, stack: Stack::None, packet: None },
         flow: Frozen { id: 12, pid: Some(7), ..Frozen::default() },
         stack,
     }

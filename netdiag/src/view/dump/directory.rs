@@ -7,7 +7,10 @@
 use std::{
     fs::{DirBuilder, File},
     io,
-    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::DirBuilderExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -206,9 +209,15 @@ impl Directory {
     }
 }
 
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// How much of the file system is left to others.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
+pub(crate) struct Room {
     /// Free bytes to leave.
     pub(super) bytes: u64,
     /// Free part of the file system to leave, in percent.
@@ -222,9 +231,9 @@ impl Default for Room {
 }
 
 impl Room {
-    /// Why the file system is too full to write to, if it is.
-    pub(super) fn lacking(self, directory: &Directory) -> io::Result<Option<String>> {
-        let stat = fstatvfs(&directory.fd)?;
+    /// Why the file system of a file or directory is too full to write to, if it is.
+    pub(crate) fn lacking(self, of: impl AsFd) -> io::Result<Option<String>> {
+        let stat = fstatvfs(of)?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
         let part = total / 100 * self.percent;

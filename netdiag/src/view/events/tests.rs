@@ -66,6 +66,7 @@ fn tellings() -> Vec<Telling> {
             time_ns: 0,
             key: key(1),
             ends_known: true,
+            way: None,
             reason,
             location: 16,
             packets,
