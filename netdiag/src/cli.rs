@@ -340,6 +340,9 @@ pub struct Kernel {
     #[arg(long, value_name = "BYTES", default_value = "8MiB", help_heading = KERNEL,
         value_parser = value::ring_size)]
     pub ring_size: u32,
+    /// Keep all privileges after the start, where giving them up is in the way
+    #[arg(long, help_heading = KERNEL)]
+    pub no_sandbox: bool,
     /// Show the eBPF programs' own diagnostics
     #[arg(long, value_enum, value_name = "LEVEL", help_heading = KERNEL)]
     pub log: Option<LogLevel>,

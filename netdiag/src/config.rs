@@ -96,6 +96,8 @@ pub struct Kernel {
     pub finds_host_root: bool,
     /// Size of the ring buffer: a power of two of whole pages.
     pub ring_bytes: u32,
+    /// Whether what is not needed any more is given up.
+    pub sandbox: bool,
     /// Which of the programs' own diagnostics are wanted: 0 none, 1 errors to 5 everything.
     pub log_level: u32,
 }
@@ -186,6 +188,17 @@ pub enum CaptureTo {
     File(PathBuf),
 }
 
+impl CaptureTo {
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Stdout => None,
+            Self::File(path) => Some(path),
+        }
+    }
+}
+
 /// Where and how `record` writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dump {
@@ -274,6 +287,7 @@ fn kernel(flags: &cli::Kernel, host_root: &Path) -> Result<Kernel, Error> {
         finds_host_root: flags.host_root.is_none(),
         host_root: flags.host_root.clone().unwrap_or_else(|| host_root.to_owned()),
         ring_bytes: flags.ring_size,
+        sandbox: !flags.no_sandbox,
         log_level: flags.log.map_or(0, |level| level as u32),
     })
 }
