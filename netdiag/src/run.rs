@@ -17,6 +17,7 @@ use crate::{
     exit::{self, Status},
     node::{own, vantage},
     sandbox::{self, Purpose},
+    snapshot::redact::Redactor,
 };
 
 mod capture;
@@ -112,7 +113,10 @@ fn run() -> Result<Status> {
                 watch::run(&config.kernel, watch, Wanted::Diagnose(diagnose.clone())).await
             }
             Command::Report(report) => report::run(report),
-            Command::DiagnoseFrom(from, form, diagnose) => diagnose::from(from, *form, diagnose),
+            Command::DiagnoseFrom(from, form, diagnose) => {
+                let redactor = config.kernel.redact.then(Redactor::default);
+                diagnose::from(from, *form, diagnose, redactor.as_ref())
+            }
         }
     };
     let status = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(run)));

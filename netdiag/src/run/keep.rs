@@ -10,8 +10,9 @@ use crate::{
     flow::{Grouping, Interval},
     labels::Labels,
     snapshot::{
-        Snapshot,
+        Node, Snapshot,
         build::{Frame, Listing, Scope},
+        redact::Redactor,
     },
     view::dump::Recorder,
 };
@@ -29,6 +30,7 @@ pub(super) fn keep(
     snapshot: Snapshot,
     mut interval: Interval,
     labels: &Labels,
+    redactor: Option<&Redactor>,
 ) -> Result<String> {
     let listing = Listing { top: Some(TOP), all: true, telling: true, ..Listing::default() };
     listing.arrange(&mut interval);
@@ -43,11 +45,14 @@ pub(super) fn keep(
         labels,
         signals: &snapshot.signals,
         filtered: snapshot.filtered,
-        node: snapshot.node,
+        node: Node::default(),
         accounting: snapshot.accounting,
         stream: snapshot.stream,
     };
-    let whole = frame.build(&interval);
+    let mut whole = frame.build(&interval);
+    redactor.iter().for_each(|it| it.snapshot(&mut whole));
+    // It has its pseudonyms already.
+    whole.node = snapshot.node;
     let settings = config::Dump {
         out: out.to_owned(),
         node: None,
@@ -94,8 +99,14 @@ mod tests {
         assert_eq!(snapshot.end, rfc3339(now));
         for nth in 1..3 {
             let snapshot = snapshot.clone();
-            let line =
-                keep(directory.path(), "node-1", snapshot, interval.clone(), &Labels::default());
+            let line = keep(
+                directory.path(),
+                "node-1",
+                snapshot,
+                interval.clone(),
+                &Labels::default(),
+                None,
+            );
             assert!(line.expect("kept").starts_with("written: "));
             let files = std::fs::read_dir(directory.path()).expect("files");
             assert_eq!(files.count(), 2 * nth);

@@ -47,6 +47,7 @@ use crate::{
     snapshot::{
         Snapshot,
         build::{Listing, Sort},
+        redact::Redactor,
     },
     view::screen::{Beginning, Key, Request, Shot, State, draw},
 };
@@ -70,6 +71,8 @@ pub(super) struct Wanted {
     interval: Duration,
     by: Grouping,
     sort: Sort,
+    /// Gives pseudonyms, where outputs have them.
+    pub(super) redactor: Option<Redactor>,
     /// Notified when somebody wants to quit.
     pub(super) quit: Arc<Notify>,
 }
@@ -85,6 +88,7 @@ pub(super) fn wanted(watch: &Watch, live: &config::Live) -> output::Wanted {
         interval,
         by,
         sort,
+        redactor: None,
         quit: Arc::default(),
     })
 }
@@ -142,6 +146,7 @@ impl Showing {
         let dump = Dumping {
             out: wanted.out.clone(),
             node: node.to_owned(),
+            redactor: wanted.redactor.clone(),
             told: told.clone(),
             is_busy: Arc::default(),
         };
@@ -288,6 +293,7 @@ fn meaning(pressed: KeyEvent) -> Option<Told> {
 struct Dumping {
     out: PathBuf,
     node: String,
+    redactor: Option<Redactor>,
     told: SyncSender<Told>,
     /// One is being written.
     is_busy: Arc<AtomicBool>,
@@ -302,9 +308,9 @@ impl Dumping {
         let is_busy = self.is_busy.clone();
         let (out, node, told) = (self.out.clone(), self.node.clone(), self.told.clone());
         let (snapshot, interval) = (shot.snapshot.clone(), shot.interval.clone());
-        let labels = shot.labels.clone();
+        let (labels, redactor) = (shot.labels.clone(), self.redactor.clone());
         let work = move || {
-            let line = keep(&out, &node, snapshot, interval, &labels)
+            let line = keep(&out, &node, snapshot, interval, &labels, redactor.as_ref())
                 .unwrap_or_else(|error| format!("not written: {error:#}"));
             is_busy.store(false, Ordering::SeqCst);
             // A screen that is gone tells nobody.
