@@ -58,7 +58,7 @@ fn sandbox(reached: Option<&Reached>, columns: usize) -> Vec<String> {
         [] => "no capability is left".to_owned(),
         kept => format!("capabilities dropped to {}", kept.join(", ")),
     };
-    let landlock = reached.landlock.map(|abi| format!("Landlock ABI {abi} for diagnose --from"));
+    let landlock = reached.landlock.map(|abi| format!("Landlock ABI {abi} for recordings"));
     let parts = [
         Some(kept),
         reached.no_new_privileges.then(|| "no new privileges".to_owned()),
