@@ -134,6 +134,8 @@ fn what_would_tell_names_is_refused() -> Result<()> {
         &["record", "--out", "/absent", "--redact", "--by", "peer"][..],
         &["diagnose", "--redact", "--peer", "10.0.0.0/8"],
         &["diagnose", "--redact", "--comm", "nginx"],
+        &["live", "--redact", "--pod", "web"],
+        &["events", "--redact", "--pcap", "/absent/packets"],
     ] {
         let output = run(arguments)?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
