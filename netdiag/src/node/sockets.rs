@@ -4,7 +4,10 @@
 //! table while sockets come and go, so a socket that opens or closes meanwhile may be in it or not,
 //! and one that moves may be in it twice (dropped here, by cookie).
 
-use std::{collections::HashSet, io};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+};
 
 use netdiag_common::flow::{FlowKey, TcpCounters, TcpDetail};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
