@@ -16,7 +16,7 @@ pub mod value;
 pub use diagnose::Diagnose;
 pub use generate::{Completions, Man, Shell};
 pub use report::Report;
-use value::{NetnsName, Prefix, SourceChoice};
+use value::{Collector, NetnsName, Prefix, SourceChoice};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -99,7 +99,8 @@ nanoseconds) and the same name with .jsonl (one snapshot per interval).
 
 Examples:
   netdiag record --out /var/lib/netdiag
-  netdiag record --out dumps -i 10s -d 1h --max-disk 200MiB --top 100")]
+  netdiag record --out dumps -i 10s -d 1h --max-disk 200MiB --top 100
+  netdiag record --out dumps -i 10s --listen :9464 --otlp http://127.0.0.1:4318")]
 pub struct Record {
     /// Directory of the files; created with mode 0700 when missing
     #[arg(long, value_name = "DIR")]
@@ -239,10 +240,13 @@ pub struct Watch {
     /// such as :9464, on the loopback
     #[arg(long, value_name = "ADDR", value_parser = value::listen)]
     pub listen: Option<SocketAddr>,
-    /// Groups of flows that metrics tell apart, the rest is `other`
-    #[arg(long, value_name = "N", default_value_t = 50, requires = "listen",
-        value_parser = clap::value_parser!(u32).range(..=1_000))]
-    pub listen_groups: u32,
+    /// Send metrics to an OpenTelemetry collector at the end of each interval,
+    /// by OTLP over HTTP; without a port to 4318, without a path to /v1/metrics
+    #[arg(long, value_name = "URL", value_parser = value::collector)]
+    pub otlp: Option<Collector>,
+    /// Groups of flows that metrics tell apart, the rest is `other` [default: 50]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1_000))]
+    pub listen_groups: Option<u32>,
     /// What is remembered of flows, and what ends the run badly.
     #[command(flatten)]
     pub flows: Flows,

@@ -4,7 +4,6 @@
 //! filters name, again and again under `--wait`.
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,7 +18,7 @@ use crate::{
     snapshot::build::Sort,
 };
 
-pub use self::{diagnose::Diagnose, report::Report};
+pub use self::{diagnose::Diagnose, metrics::Metrics, report::Report};
 pub use self::{
     owners::Owners,
     targets::{Home, Lookup, Process, Targets, filters, unknowable},
@@ -28,6 +27,7 @@ pub use self::{
 mod diagnose;
 mod events;
 pub mod host;
+mod metrics;
 mod owners;
 mod redact;
 mod report;
@@ -147,17 +147,8 @@ pub struct Watch {
     pub targets: Targets,
     /// Wait for targets that do not exist yet.
     pub wait: bool,
-    /// Where metrics are served.
-    pub listen: Option<Listen>,
-}
-
-/// Where metrics are served, and how many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listen {
-    /// The address.
-    pub address: SocketAddr,
-    /// Groups of flows that are told apart.
-    pub groups: usize,
+    /// Where metrics go, if they go anywhere.
+    pub metrics: Option<Metrics>,
 }
 
 /// How `live` shows what it watches.
@@ -360,9 +351,7 @@ fn watch(flags: &cli::Watch, default_top: Option<usize>) -> Result<Watch, Error>
         strict: flags.flows.strict,
         targets: targets(&flags.filters),
         wait: flags.filters.wait,
-        listen: flags
-            .listen
-            .map(|address| Listen { address, groups: flags.listen_groups as usize }),
+        metrics: metrics::metrics(flags)?,
     })
 }
 

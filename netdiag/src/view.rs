@@ -6,6 +6,7 @@ pub mod dump;
 pub mod events;
 pub mod json;
 pub mod metrics;
+pub mod otlp;
 mod owner;
 pub mod pcap;
 pub mod report;

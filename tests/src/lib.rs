@@ -14,6 +14,7 @@ pub mod browser;
 pub mod capture;
 pub mod cgroup;
 pub mod child;
+pub mod collector;
 pub mod conntrack;
 pub mod container;
 pub mod counters;

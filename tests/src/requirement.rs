@@ -9,7 +9,7 @@ use netdiag::signal::{DEFINITIONS, Hook, Source};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
-    browser, capture,
+    browser, capture, collector,
     conntrack::{self, module},
     machine::{self, Series},
     processor, prometheus, reader, setting, tool,
@@ -66,6 +66,8 @@ pub enum Feature {
     Http2,
     /// Prometheus and promtool.
     Prometheus,
+    /// The reference definitions of OTLP's messages, in Python.
+    Otlp,
     /// A browser that needs no screen.
     Browser,
     /// tmux, a terminal that tells what is on its screen.
@@ -113,6 +115,7 @@ pub fn expectation(feature: Feature) -> Expectation {
         | Feature::Redis
         | Feature::Http2
         | Feature::Prometheus
+        | Feature::Otlp
         | Feature::Browser
         | Feature::Tmux => machine::amount(Must, Absent),
     }
@@ -153,6 +156,7 @@ pub fn available(feature: Feature) -> bool {
         Feature::PacketReaders => capture::has_readers(),
         Feature::Redis => tool::find("redis-benchmark").is_some(),
         Feature::Prometheus => prometheus::programs().is_ok(),
+        Feature::Otlp => collector::python().is_ok(),
         Feature::Http2 => tool::find("nghttpd").is_some() && tool::find("h2load").is_some(),
         Feature::Browser => tool::find(browser::PROGRAM).is_some(),
         Feature::Tmux => tool::find("tmux").is_some(),

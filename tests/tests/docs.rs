@@ -16,7 +16,7 @@ use netdiag::{
     finding::{self, Threshold},
     signal::{self, Attachment, DEFINITIONS, Hook, Rows, Source},
     snapshot::told::kinds,
-    view::{diagnose::valued, metrics},
+    view::{diagnose::valued, metrics, otlp},
 };
 use netdiag_tests::{
     machine::Series,
@@ -118,8 +118,9 @@ fn table_of_metrics() -> Result<()> {
 }
 
 #[test]
-fn table_of_what_is_scraped() -> Result<()> {
-    let mut table = String::from("| metric | kind | labels | what |\n|---|---|---|---|\n");
+fn table_of_what_metrics_tell() -> Result<()> {
+    let mut table =
+        String::from("| metric | by OTLP | kind | labels | what |\n|---|---|---|---|---|\n");
     for definition in metrics::definitions() {
         let shared =
             definition.labels.starts_with(&metrics::LABELS).then_some(metrics::LABELS.len());
@@ -128,7 +129,11 @@ fn table_of_what_is_scraped() -> Result<()> {
         let labels: Vec<_> = shown.chain(own.map(|label| format!("`{label}`"))).collect();
         let labels = if labels.is_empty() { "–".to_owned() } else { labels.join(", ") };
         let (name, kind, help) = (&definition.name, definition.kind.name(), &definition.help);
-        writeln!(table, "| `{name}` | {kind} | {labels} | {help} |")?;
+        let sent = match otlp::unit(&definition).as_str() {
+            "" => format!("`{}`", otlp::name(&definition)),
+            unit => format!("`{}` in `{unit}`", otlp::name(&definition)),
+        };
+        writeln!(table, "| `{name}` | {sent} | {kind} | {labels} | {help} |")?;
     }
     generated("docs/metrics.md", "every-metric", &table)
 }

@@ -12,6 +12,7 @@ use crate::{
 };
 
 pub use self::{
+    collector::{Collector, collector},
     owner::{NetnsName, cgroup, container, name, netns},
     quantity::{
         When, duration, idle, interval, max_disk, ring_size, rotate_every, rotate_size, when,
@@ -19,6 +20,7 @@ pub use self::{
     threshold::{Given, threshold},
 };
 
+mod collector;
 mod owner;
 mod quantity;
 mod threshold;

@@ -51,6 +51,6 @@ pub(super) fn watch(flags: &cli::Diagnose) -> Result<Watch, Error> {
         strict: flags.flows.strict,
         targets: targets(&flags.filters),
         wait: flags.filters.wait,
-        listen: None,
+        metrics: None,
     })
 }

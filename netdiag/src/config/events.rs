@@ -75,6 +75,6 @@ pub(super) fn watch(flags: &cli::Events) -> Result<Watch, Error> {
         strict: flags.flows.strict,
         targets: targets(&flags.filters),
         wait: flags.filters.wait,
-        listen: None,
+        metrics: None,
     })
 }

@@ -106,6 +106,24 @@ fn defaults_depend_on_the_command() {
 }
 
 #[test]
+fn metrics_go_where_they_are_asked_to() {
+    let metrics = |line: &str| match config(line).expect(line).command {
+        Command::Live(watch, _) | Command::Record(watch, _) => watch.metrics,
+        other => panic!("`{line}`: {other:?}"),
+    };
+    assert_eq!(metrics("netdiag"), None);
+    let served = metrics("netdiag --listen :9464").expect("metrics");
+    assert_eq!((served.groups, served.listen.is_some(), served.otlp), (50, true, None));
+    let sent = metrics("netdiag record --out x --otlp http://10.0.0.7 --listen-groups 5");
+    let sent = sent.expect("metrics");
+    assert_eq!((sent.groups, sent.listen), (5, None));
+    assert_eq!(
+        sent.otlp.map(|to| to.to_string()).as_deref(),
+        Some("http://10.0.0.7:4318/v1/metrics")
+    );
+}
+
+#[test]
 fn socket_is_always_observed() {
     let kernel = config("netdiag --signals retransmit").expect("valid").kernel;
     assert_eq!(kernel.signals, [Signal::Socket, Signal::Retransmit]);
@@ -121,6 +139,7 @@ fn contradictions_are_wrong_usage() {
         ("netdiag events --kind dns --pcap x", "one of retransmit, drop, reset"),
         ("netdiag events --pcap - -o json", "--output"),
         ("netdiag events --pcap - --stack", "--stack"),
+        ("netdiag --listen-groups 5", "--listen or --otlp"),
         ("netdiag --port 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", "17 values"),
     ];
     for (line, expected) in cases {

@@ -13,9 +13,9 @@ use anyhow::{Context as _, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
+    feed::Feed,
     node::Readings,
     output::{BROKE_DOWN, Ended, Outputs, Progress},
-    scrape::Feed,
 };
 use crate::{
     flow::{Grouping, Interval},
@@ -105,7 +105,7 @@ pub(super) struct Reporter {
     pub(super) listing: Listing,
     pub(super) outputs: Outputs,
     pub(super) readings: Readings,
-    /// What scrapers are told, where any may come.
+    /// What metrics tell, where they go anywhere.
     pub(super) feed: Option<Feed>,
 }
 
@@ -126,7 +126,7 @@ impl Reporter {
         self.outputs.total(&snapshot)
     }
 
-    /// Tells scrapers of an interval, before the outputs leave anything of it out.
+    /// Has an interval in the metrics, before the outputs leave anything of it out.
     fn feed(&mut self, node: &Node, cut: &mut Cut) {
         if self.feed.is_none() {
             return;

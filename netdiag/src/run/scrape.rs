@@ -4,7 +4,6 @@
 //! waits for the other: the server has a thread of its own, on which formats are written and slow scrapers are waited
 //! for, and the reporter only exchanges a pointer.
 
-mod feed;
 mod server;
 
 use std::{
@@ -15,7 +14,6 @@ use std::{
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 
-pub(super) use self::feed::Feed;
 use super::voice::say;
 use crate::{
     exit,
@@ -25,7 +23,7 @@ use crate::{
 /// The families at a time, and each format of them as soon as somebody has asked for it.
 #[derive(Debug, Default)]
 struct Page {
-    families: Vec<Family>,
+    families: Arc<[Family]>,
     written: [OnceLock<Bytes>; Format::ALL.len()],
 }
 
@@ -41,7 +39,7 @@ impl Page {
 struct Board(Arc<Mutex<Arc<Page>>>);
 
 impl Board {
-    fn put_up(&self, families: Vec<Family>) {
+    fn put_up(&self, families: Arc<[Family]>) {
         let page = Arc::new(Page { families, ..Page::default() });
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = page;
     }
@@ -99,7 +97,8 @@ impl Scrape {
 pub(super) struct Publisher(Board);
 
 impl Publisher {
-    fn put_up(&self, families: Vec<Family>) {
+    /// They are there from now on, instead of the ones before.
+    pub(super) fn put_up(&self, families: Arc<[Family]>) {
         self.0.put_up(families);
     }
 }

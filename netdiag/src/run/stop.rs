@@ -94,6 +94,20 @@ impl Stop {
         }
     }
 
+    /// Waits for what comes after the end of a run; `None` when asked to end once more before that is done.
+    pub(super) async fn unless_asked_again<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        // What ended the run may have come twice.
+        let _echo = timeout(Duration::ZERO, self.asked()).await;
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.asked() => None,
+        }
+    }
+
     /// Waits for the last outputs as long as they move, and as long as nobody asks again.
     ///
     /// # Errors
@@ -203,6 +217,14 @@ mod tests {
         assert_eq!(stop.unless_asked(move || wait.recv()).await.unwrap(), None);
         drop(go);
         assert_eq!(stop.unless_asked(|| 7).await.unwrap(), Some(7));
+        // The same signal, come twice, asks for nothing more; another one does.
+        kill_process(getpid(), Signal::TERM).unwrap();
+        assert_eq!(stop.unless_asked_again(async { 7 }).await, Some(7));
+        let later = async {
+            kill_process(getpid(), Signal::TERM).unwrap();
+            pending::<u8>().await
+        };
+        assert_eq!(stop.unless_asked_again(later).await, None);
     }
 
     #[test]

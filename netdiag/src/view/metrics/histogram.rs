@@ -187,28 +187,28 @@ pub struct Distribution {
     pub deltas: Vec<i64>,
 }
 
+impl Distribution {
+    /// The native buckets that it has, in order, each with its samples, which may be none.
+    pub fn native(&self) -> impl Iterator<Item = (i32, u64)> {
+        let mut next = 0;
+        let buckets = self.spans.iter().flat_map(move |span| {
+            let first = next + span.offset;
+            next = first + span.length as i32;
+            first..next
+        });
+        let samples = self.deltas.iter().scan(0_i64, |n, delta| {
+            *n += delta;
+            Some(*n as u64)
+        });
+        buckets.zip(samples)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// Native buckets and their samples as a reader of the protocol finds them.
-    fn read(distribution: &Distribution) -> Vec<(i32, i64)> {
-        let (mut bucket, mut n) = (0, 0);
-        let mut deltas = distribution.deltas.iter();
-        let mut found = Vec::new();
-        for span in &distribution.spans {
-            bucket += span.offset;
-            for _ in 0..span.length {
-                n += deltas.next().expect("a delta for each bucket");
-                found.push((bucket, n));
-                bucket += 1;
-            }
-        }
-        assert_eq!(deltas.next(), None);
-        found
-    }
 
     #[test]
     fn bounds_are_what_they_are_called() {
@@ -255,11 +255,15 @@ mod tests {
             let told = histogram.distribution();
             prop_assert_eq!(told.count, latency.count());
             prop_assert!(told.classic.is_sorted() && told.classic[BOUNDS.len() - 1] <= told.count);
-            let native = read(&told);
-            prop_assert_eq!(native.iter().map(|(_, n)| *n as u64).sum::<u64>(), told.count);
+            let lengths: u32 = told.spans.iter().map(|span| span.length).sum();
+            prop_assert_eq!(lengths as usize, told.deltas.len());
+            let native: Vec<_> = told.native().collect();
+            prop_assert_eq!(native.len(), told.deltas.len());
+            prop_assert!(native.is_sorted_by(|(one, _), (next, _)| one < next));
+            prop_assert_eq!(native.iter().map(|(_, n)| n).sum::<u64>(), told.count);
             for quantile in [0.5, 0.9, 0.99] {
                 let Some(exact) = latency.quantile(quantile) else { continue };
-                let wanted = (quantile * told.count as f64).ceil() as i64;
+                let wanted = (quantile * told.count as f64).ceil() as u64;
                 let mut sum = 0;
                 let bucket = native.iter().find(|(_, n)| { sum += n; sum >= wanted });
                 let (bucket, _) = bucket.expect("it has all samples");

@@ -17,7 +17,7 @@ use crate::{
 
 const RTT: &str = "rtt";
 
-fn at(seconds: u64) -> SystemTime {
+pub(in crate::view) fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
 }
 
@@ -30,7 +30,7 @@ fn id(name: &str) -> CountId {
 }
 
 /// A client's end of a conversation with a server, with some round trips.
-fn flow(comm: &str, nanoseconds: u64, n: u64) -> Frozen {
+pub(in crate::view) fn flow(comm: &str, nanoseconds: u64, n: u64) -> Frozen {
     let mut latency = Latency::default();
     latency.record_n(nanoseconds, n);
     let mapped = |last| std::net::Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets();
@@ -52,7 +52,7 @@ fn flow(comm: &str, nanoseconds: u64, n: u64) -> Frozen {
     }
 }
 
-fn interval(flows: Vec<Frozen>) -> Interval {
+pub(in crate::view) fn interval(flows: Vec<Frozen>) -> Interval {
     Interval { flows, ..Interval::default() }
 }
 
@@ -72,7 +72,7 @@ fn numbers(metrics: &Metrics, name: &str) -> BTreeMap<Vec<String>, f64> {
 }
 
 /// A run of one interval whose process has the worst of names.
-fn small() -> Metrics {
+pub(in crate::view) fn small() -> Metrics {
     let mut metrics = Metrics::new(8, at(0));
     let mut evil = flow("e\u{1b}[2J\n\u{202e}\"\\\u{1d11e}", 1_000_000, 3);
     evil.labelled = vec![((id("drops"), Label::Reason(3)), 2)];

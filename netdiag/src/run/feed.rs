@@ -1,15 +1,18 @@
-//! What scrapers are told, kept up to date by the reporter.
+//! What metrics tell, kept up to date by the reporter, for whoever has asked for them.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use super::Publisher;
+use super::{otlp::Pusher, scrape::Publisher};
 use crate::{
     diagnosis::Diagnosis,
     finding::Finding,
     flow::{Grouping, Interval},
     labels::Labels,
     snapshot::{Snapshot, build::Listing},
-    view::metrics::Metrics,
+    view::metrics::{Family, Metrics},
     watched::seconds,
 };
 
@@ -22,30 +25,38 @@ const LOOK_S: f64 = 5.0;
 /// How long something that is not found any more is told: the window in which it was found may begin anew.
 const STAYS_S: f64 = 60.0;
 
+/// Where metrics go. Nobody there is waited for.
+pub(super) struct Outlets {
+    /// Who come for them.
+    pub(super) scrapers: Option<Publisher>,
+    /// Whom they are sent to.
+    pub(super) collector: Option<Pusher>,
+}
+
 /// The sums of the run and what is found in it.
-pub(in crate::run) struct Feed {
+pub(super) struct Feed {
     metrics: Metrics,
     diagnosis: Diagnosis,
     found: Vec<Finding>,
     /// When was looked at what is found: the end of an interval, RFC 3339.
     looked: Option<String>,
-    publisher: Publisher,
+    outlets: Outlets,
 }
 
 impl Feed {
     /// Of a run that begins now.
-    pub(in crate::run) fn new(
-        publisher: Publisher,
+    pub(super) fn new(
+        outlets: Outlets,
         groups: usize,
         began: SystemTime,
         diagnosis: Diagnosis,
     ) -> Self {
         let metrics = Metrics::new(groups, began);
-        Self { metrics, diagnosis, found: Vec::new(), looked: None, publisher }
+        Self { metrics, diagnosis, found: Vec::new(), looked: None, outlets }
     }
 
     /// What is to be listed for findings; none where what the outputs list will do.
-    pub(in crate::run) fn wider(listing: &Listing) -> Option<Listing> {
+    pub(super) fn wider(listing: &Listing) -> Option<Listing> {
         let will_do = listing.by == Grouping::Flow
             && listing.top.is_none_or(|top| top >= FLOWS && listing.telling);
         let top = listing.top.map(|top| top.max(LISTED));
@@ -53,12 +64,12 @@ impl Feed {
     }
 
     /// Adds the flows of an interval, all of them.
-    pub(in crate::run) fn count(&mut self, flows: &Interval, labels: &Labels, end: SystemTime) {
+    pub(super) fn count(&mut self, flows: &Interval, labels: &Labels, end: SystemTime) {
         self.metrics.count(flows, labels, end);
     }
 
-    /// Adds the rest of what is known of it, and puts up what is known now.
-    pub(in crate::run) fn observe(&mut self, snapshot: &Snapshot, end: SystemTime, took: Duration) {
+    /// Adds the rest of what is known of it, and tells what is known now.
+    pub(super) fn observe(&mut self, snapshot: &Snapshot, end: SystemTime, took: Duration) {
         self.diagnosis.take(snapshot);
         let since = |past: &str| seconds(past, &snapshot.end).unwrap_or(0.0);
         // A clock that was set back makes what was looked at lie ahead.
@@ -69,6 +80,12 @@ impl Feed {
         }
         self.found.retain(|finding| since(&finding.end).abs() <= STAYS_S);
         self.metrics.observe(snapshot, &self.found, end, took);
-        self.publisher.put_up(self.metrics.families());
+        let families: Arc<[Family]> = self.metrics.families().into();
+        if let Some(scrapers) = &self.outlets.scrapers {
+            scrapers.put_up(Arc::clone(&families));
+        }
+        if let Some(collector) = &self.outlets.collector {
+            collector.push(families, end);
+        }
     }
 }
