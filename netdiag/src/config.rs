@@ -115,6 +115,8 @@ impl Kernel {
             host_root: host_root.to_owned(),
             finds_host_root: false,
             ring_bytes: 0,
+            redact: false,
+            sandbox: true,
             log_level: 0,
         }
     }
@@ -250,10 +252,11 @@ impl Config {
                 command: Command::Report(Box::new(report::report(flags)?)),
                 kernel: Kernel::none(host_root),
             }),
-            cli::Command::Doctor(doctor) => Ok(Self {
-                command: Command::Doctor(doctor.output),
-                kernel: kernel(&doctor.kernel)?,
-            }),
+            cli::Command::Doctor(doctor) => {
+                redact::check_doctor(doctor)?;
+                let command = Command::Doctor(doctor.output);
+                Ok(Self { command, kernel: kernel(&doctor.kernel)? })
+            }
             cli::Command::Completions(_) | cli::Command::Man(_) => Err(Error::usage(
                 "it prints a text and does nothing else, so there is nothing to set",
             )),

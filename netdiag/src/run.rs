@@ -129,20 +129,20 @@ fn run() -> Result<Status> {
 
 /// What a command needs of its privileges.
 fn purpose(command: &Command) -> Purpose<'_> {
-    /// Ports that not everybody may listen at begin below it (`net.ipv4.ip_unprivileged_port_start`).
-    const UNPRIVILEGED: u16 = 1024;
     let watches = |watch: &Watch, writes| Purpose::Watches {
         writes,
-        listens_low: watch.listen.is_some_and(|listen| listen.address.port() < UNPRIVILEGED),
+        listens: watch.metrics.as_ref().is_some_and(|metrics| metrics.listen.is_some()),
     };
     match command {
-        Command::Live(watch, live) => watches(watch, Some(&live.out)),
+        Command::Live(watch, live) => {
+            watches(watch, screen::is_wanted(watch, live).then_some(live.out.as_path()))
+        }
         Command::Diagnose(watch, _) => watches(watch, None),
         Command::Events(watch, tell) => {
             watches(watch, tell.pcap.as_ref().and_then(CaptureTo::file))
         }
         Command::Record(watch, dump) => watches(watch, Some(&dump.out)),
-        Command::Doctor(_) => Purpose::Watches { writes: None, listens_low: false },
+        Command::Doctor(_) => Purpose::Watches { writes: None, listens: false },
         Command::DiagnoseFrom(from, ..) => Purpose::Reads { from: vec![from], writes: None },
         Command::Report(report) => Purpose::Reads {
             from: report.paths.iter().map(PathBuf::as_path).collect(),

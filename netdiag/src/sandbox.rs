@@ -44,8 +44,8 @@ pub enum Purpose<'a> {
     Watches {
         /// The directory or file that it may write.
         writes: Option<&'a Path>,
-        /// Whether it listens at a port that not everybody may have.
-        listens_low: bool,
+        /// Whether it listens at a port, which not everybody may have.
+        listens: bool,
     },
     /// It reads recordings.
     Reads {
@@ -63,18 +63,19 @@ pub fn begin(purpose: Purpose<'_>) -> Vec<String> {
     note(&mut lacking, "no new privileges", set_no_new_privs(true));
     capability::close_ways_back();
     match purpose {
-        Purpose::Watches { writes, listens_low } => {
+        Purpose::Watches { writes, listens } => {
             let kept = capability::needed_while_running(writes);
             let _once = KEPT.set(kept);
-            let start = capability::at_the_start(listens_low);
+            let start = capability::at_the_start(listens);
             note(&mut lacking, "capabilities", keep(kept | start));
         }
         Purpose::Reads { from, writes } => {
             // Where the kernel has no Landlock, `doctor` says so.
             let _none = files::only(&from, writes);
             note(&mut lacking, "seccomp", calls::deny(calls::Needs::NOTHING));
-            let _once = KEPT.set(CapabilitySet::empty());
-            note(&mut lacking, "capabilities", keep(CapabilitySet::empty()));
+            let kept = capability::needed_to_read(writes);
+            let _once = KEPT.set(kept);
+            note(&mut lacking, "capabilities", keep(kept));
         }
     }
     lacking

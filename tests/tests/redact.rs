@@ -135,6 +135,9 @@ fn what_would_tell_names_is_refused() -> Result<()> {
         &["diagnose", "--redact", "--peer", "10.0.0.0/8"],
         &["diagnose", "--redact", "--comm", "nginx"],
         &["live", "--redact", "--pod", "web"],
+        &["live", "--redact", "--listen", ":0"],
+        &["record", "--out", "/absent", "--redact", "--otlp", "http://localhost"],
+        &["doctor", "--redact"],
         &["events", "--redact", "--pcap", "/absent/packets"],
     ] {
         let output = run(arguments)?;

@@ -4,7 +4,26 @@ use crate::{cli, exit::Error, flow::Grouping};
 
 /// Its full screen and its metrics have findings.
 pub(super) fn check_live(flags: &cli::Live) -> Result<(), Error> {
+    check_metrics(flags.kernel.redact, &flags.watch)?;
     check_filters(flags.kernel.redact, &flags.watch.filters)
+}
+
+/// What groups of metrics are called by is made of flows as they are.
+fn check_metrics(redacts: bool, flags: &cli::Watch) -> Result<(), Error> {
+    if redacts && (flags.listen.is_some() || flags.otlp.is_some()) {
+        return Err(Error::usage(
+            "--redact: metrics have addresses and names in their labels; leave --listen and --otlp out",
+        ));
+    }
+    Ok(())
+}
+
+/// It tells of the kernel alone.
+pub(super) fn check_doctor(flags: &cli::Doctor) -> Result<(), Error> {
+    if flags.kernel.redact {
+        return Err(Error::usage("--redact: doctor names nobody; leave it out"));
+    }
+    Ok(())
 }
 
 /// Headers of packets have addresses.
@@ -19,6 +38,7 @@ pub(super) fn check_events(flags: &cli::Events) -> Result<(), Error> {
 
 /// The tags of a histogram log are the names of its rows.
 pub(super) fn check_record(flags: &cli::Record) -> Result<(), Error> {
+    check_metrics(flags.kernel.redact, &flags.watch)?;
     if flags.kernel.redact && flags.watch.by != Grouping::Flow {
         return Err(Error::usage(
             "--redact: the rows of --by have names, which stand in the tags of the histogram log; leave --by out",

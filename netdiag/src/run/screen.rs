@@ -77,9 +77,14 @@ pub(super) struct Wanted {
     pub(super) quit: Arc<Notify>,
 }
 
+/// Whether there can be a full screen and nobody wants another form.
+pub(super) fn is_wanted(watch: &Watch, live: &config::Live) -> bool {
+    watch.output == Output::Text && !live.plain && full_screen::is_there()
+}
+
 /// A full screen where there can be one and nobody wants another form.
 pub(super) fn wanted(watch: &Watch, live: &config::Live) -> output::Wanted {
-    if watch.output != Output::Text || live.plain || !full_screen::is_there() {
+    if !is_wanted(watch, live) {
         return output::Wanted::Show;
     }
     let Watch { interval, by, sort, .. } = *watch;
@@ -113,6 +118,7 @@ enum Told {
 pub(super) struct Showing {
     diagnosis: Diagnosis,
     rules: Pace,
+    redactor: Option<Redactor>,
     told: SyncSender<Told>,
     drawing: Option<JoinHandle<Result<()>>>,
 }
@@ -146,7 +152,6 @@ impl Showing {
         let dump = Dumping {
             out: wanted.out.clone(),
             node: node.to_owned(),
-            redactor: wanted.redactor.clone(),
             told: told.clone(),
             is_busy: Arc::default(),
         };
@@ -157,7 +162,7 @@ impl Showing {
         let quit = wanted.quit.clone();
         thread("keys").spawn(move || read_keys(&keys, &quit))?;
         let diagnosis = diagnose::diagnosis(&Thresholds::new(), filters, owners);
-        Ok(Self { diagnosis, rules: Pace::NEW, told, drawing })
+        Ok(Self { diagnosis, rules: Pace::NEW, redactor: wanted.redactor.clone(), told, drawing })
     }
 
     /// An interval has passed: `snapshot` has its largest flows, `interval` all.
@@ -170,7 +175,13 @@ impl Showing {
         self.diagnosis.take(&snapshot);
         let Self { diagnosis, rules, .. } = self;
         let findings = rules.is_due().then(|| rules.run(LOOK, || diagnosis.present()));
-        let shot = Shot { snapshot, interval, labels: labels.clone(), findings };
+        let shot = Shot {
+            snapshot,
+            interval,
+            labels: labels.clone(),
+            redactor: self.redactor.clone(),
+            findings,
+        };
         if self.told.send(Told::Interval(Box::new(shot))).is_ok() {
             return Ok(());
         }
@@ -293,7 +304,6 @@ fn meaning(pressed: KeyEvent) -> Option<Told> {
 struct Dumping {
     out: PathBuf,
     node: String,
-    redactor: Option<Redactor>,
     told: SyncSender<Told>,
     /// One is being written.
     is_busy: Arc<AtomicBool>,
@@ -308,7 +318,7 @@ impl Dumping {
         let is_busy = self.is_busy.clone();
         let (out, node, told) = (self.out.clone(), self.node.clone(), self.told.clone());
         let (snapshot, interval) = (shot.snapshot.clone(), shot.interval.clone());
-        let (labels, redactor) = (shot.labels.clone(), self.redactor.clone());
+        let (labels, redactor) = (shot.labels.clone(), shot.redactor.clone());
         let work = move || {
             let line = keep(&out, &node, snapshot, interval, &labels, redactor.as_ref())
                 .unwrap_or_else(|error| format!("not written: {error:#}"));

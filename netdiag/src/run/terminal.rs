@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::full_screen;
-use crate::format;
+use crate::{format, sandbox};
 
 /// What is done by then nobody waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -49,6 +49,7 @@ impl Waiting {
         let (end, ended) = channel();
         let (gone, is_gone) = channel();
         let run = move || {
+            sandbox::on_thread();
             let _gone: Sender<()> = gone;
             let (began, mut patience) = (Instant::now(), PATIENCE);
             while ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {

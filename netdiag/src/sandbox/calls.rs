@@ -40,6 +40,7 @@ const REFUSED: &[i64] = &[
     libc::SYS_pidfd_send_signal,
     libc::SYS_rt_sigqueueinfo,
     libc::SYS_rt_tgsigqueueinfo,
+    libc::SYS_tkill,
     libc::SYS_kcmp,
     libc::SYS_move_pages,
     libc::SYS_migrate_pages,
@@ -134,7 +135,9 @@ fn program(needs: Needs) -> Result<BpfProgram> {
         REFUSED.iter().chain(OF_PROCESSOR).map(|&call| (call, Vec::new())).collect();
     rules.insert(libc::SYS_bpf, bpf(needs)?);
     // Others of this user may be killed without any capability.
-    rules.insert(libc::SYS_kill, vec![none_of(0, &[u64::from(std::process::id())])?]);
+    for call in [libc::SYS_kill, libc::SYS_tgkill] {
+        rules.insert(call, vec![none_of(0, &[u64::from(std::process::id())])?]);
+    }
     if needs.maps {
         // Network namespaces are entered, and no others.
         rules.insert(libc::SYS_setns, vec![none_of(1, &[libc::CLONE_NEWNET as u64])?]);

@@ -28,21 +28,38 @@ const OWNER_WRITES: u32 = 0o300;
 const ALL_WRITE: u32 = 0o003;
 
 /// What a run needs until its programs are attached, and it listens.
-pub(super) fn at_the_start(listens_low: bool) -> CapabilitySet {
-    let port = if listens_low { CapabilitySet::NET_BIND_SERVICE } else { CapabilitySet::empty() };
+pub(super) fn at_the_start(listens: bool) -> CapabilitySet {
+    let port = if listens { CapabilitySet::NET_BIND_SERVICE } else { CapabilitySet::empty() };
     AT_THE_START | port
 }
 
 /// What a run needs all the time that writes to this directory.
 pub(super) fn needed_while_running(out: Option<&Path>) -> CapabilitySet {
-    let has = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-    needed(has, out.is_some_and(|out| !is_writable(out)))
+    needed(has(), out.is_some_and(|out| !is_writable(out)))
 }
 
 fn needed(has: CapabilitySet, writes_elsewhere: bool) -> CapabilitySet {
     // Reading is part of it.
     let stands_in = !has.contains(CapabilitySet::DAC_READ_SEARCH);
     if stands_in || writes_elsewhere { RUNNING | CapabilitySet::DAC_OVERRIDE } else { RUNNING }
+}
+
+/// What a run needs that reads recordings, which are their writer's alone, and writes this file.
+pub(super) fn needed_to_read(writes: Option<&Path>) -> CapabilitySet {
+    let stands_in = !has().contains(CapabilitySet::DAC_READ_SEARCH);
+    let writes_elsewhere = writes.is_some_and(|path| !is_writable(parent(path)));
+    let write = CapabilitySet::DAC_OVERRIDE;
+    let read = CapabilitySet::DAC_READ_SEARCH;
+    if stands_in || writes_elsewhere { read | write } else { read }
+}
+
+fn has() -> CapabilitySet {
+    capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
+}
+
+/// Where a file is put in its place.
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(path)
 }
 
 /// Whether a directory, or the nearest above it that is there, is writable by its mode.

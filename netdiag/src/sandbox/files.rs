@@ -1,6 +1,6 @@
 //! Files that may be opened, by Landlock. It is the calling thread's, and that of threads which begin later.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use landlock::{
@@ -28,7 +28,7 @@ pub(super) fn only(read: &[&Path], replaced: Option<&Path>) -> Result<Option<u32
         .handle_access(AccessNet::from_all(ASKED))?
         .scope(Scope::from_all(ASKED))?
         .create()?
-        .add_rules(path_beneath_rules(read.iter().map(|path| directory(path)), reading))?
+        .add_rules(path_beneath_rules(read.iter().flat_map(|path| directories(path)), reading))?
         .add_rules(path_beneath_rules(replaced.map(beside), writing))?
         .restrict_self()?;
     Ok(match status.landlock {
@@ -39,9 +39,10 @@ pub(super) fn only(read: &[&Path], replaced: Option<&Path>) -> Result<Option<u32
     })
 }
 
-/// What lies beside a file belongs to it: a recording has two.
-fn directory(path: &Path) -> &Path {
-    if path.is_dir() { path } else { beside(path) }
+/// Where it is, and where it leads to. What lies beside a file belongs to it: a recording has two.
+fn directories(path: &Path) -> [PathBuf; 2] {
+    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    [path, &whole].map(|path| if path.is_dir() { path } else { beside(path) }.to_owned())
 }
 
 fn beside(path: &Path) -> &Path {

@@ -2,13 +2,13 @@
 //! measured as it is.
 //!
 //! It is done to a snapshot or an event before any view or rule sees it, so none can forget it: text, findings and
-//! commands are made of what stands there. Types are taken apart field by field, so that one which is added has
-//! to be decided about. The key is new in each run and leaves it nowhere.
+//! commands are made of what stands there. Types that have names are taken apart field by field as far as they are
+//! not numbers alone, so that one which is added has to be decided about. The key is new in each run and leaves it nowhere.
 
 use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher as _,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use super::{
@@ -25,6 +25,9 @@ use crate::flow::{Grouping, SERVER};
 const ROUNDS: u32 = 4;
 /// Bits of a name's pseudonym: 10,000 names share one in 22,000 runs.
 const NAME_BITS: u32 = 40;
+
+/// What the pseudonym of a process begins with: with what follows it is as long as the kernel lets a name be.
+const PROCESS: &str = "proc";
 
 /// Names that are the kernel's, and tell nobody anything.
 const OF_KERNEL: &[&str] = &["lo", "filter", "nat", "mangle", "raw", "security"];
@@ -78,21 +81,43 @@ impl Redactor {
         }
     }
 
-    fn flow(&self, flow: &mut Flow, by: Grouping) {
+    /// Leaves no address and no name in a row that stands for so many flows.
+    pub fn flow(&self, flow: &mut Flow, by: Grouping) {
         let Flow { id, local, peer, owner, service, backend, peer_owner, group, .. } = flow;
         for end in [local, peer].into_iter().chain(service).chain(backend) {
             self.endpoint(end);
         }
         [owner].into_iter().chain(peer_owner).for_each(|owner| self.owner(owner));
         let Some(Group { name, flows: _ }) = group else { return };
-        if by == Grouping::Port {
-            return;
-        }
-        if let Some(name) = name {
-            *name = self.name("group", name);
+        if let Some(name) = name.as_mut().filter(|_| by != Grouping::Port) {
+            *name = self.group(by, name);
             // It is made of the name, and of which end it is.
             let end = if id.ends_with(SERVER) { SERVER } else { "" };
             *id = format!("{}:{name}{end}", by.name());
+        }
+    }
+
+    /// The name of a group: that of what it has in common, as it stands elsewhere.
+    fn group(&self, by: Grouping, name: &str) -> String {
+        match by {
+            Grouping::Peer | Grouping::Backend => {
+                // A loopback one is followed by its namespace.
+                let (end, within) = name.split_once('/').map_or((name, ""), |it| it);
+                let end = match (end.parse::<SocketAddr>(), end.parse::<IpAddr>()) {
+                    (Ok(end), _) => SocketAddr::new(self.ip(end.ip()), end.port()).to_string(),
+                    (_, Ok(ip)) => self.ip(ip).to_string(),
+                    _ => self.name("end", end),
+                };
+                if within.is_empty() { end } else { format!("{end}/{within}") }
+            }
+            Grouping::Process => match name.rsplit_once('/') {
+                Some((comm, pid)) => format!("{}/{pid}", self.name(PROCESS, comm)),
+                // A process id alone.
+                None => name.to_owned(),
+            },
+            Grouping::Container => self.container(name),
+            Grouping::Pod => self.name("pod", name),
+            Grouping::Flow | Grouping::Port => name.to_owned(),
         }
     }
 
@@ -180,9 +205,9 @@ impl Redactor {
         let Owner { pid: _, comm, cgroup, container, container_name, pod_uid, pod, namespace } =
             owner;
         cgroup.iter_mut().for_each(|path| *path = self.cgroup(path));
+        container.iter_mut().for_each(|id| *id = self.container(id));
         for (kind, name) in [
-            ("process", comm),
-            ("container", container),
+            (PROCESS, comm),
             ("container", container_name),
             ("pod", pod_uid),
             ("pod", pod),
@@ -208,15 +233,26 @@ impl Redactor {
         format!("{kind}-{digest:0width$x}", width = NAME_BITS as usize / 4)
     }
 
+    /// Another id, as long as views show of one.
+    fn container(&self, id: &str) -> String {
+        format!("{:012x}", self.key.hash_one(("container", id)) >> 16)
+    }
+
     fn rename(&self, kind: &str, name: &mut String) {
-        if !OF_KERNEL.contains(&name.as_str()) {
+        if !name.is_empty() && !OF_KERNEL.contains(&name.as_str()) {
             *name = self.name(kind, name);
         }
     }
 
-    /// The root, where whatever is in no group is, stays.
+    /// Each part of the path has a name of its own, so that what is in what can be told still. The root stays.
     fn cgroup(&self, path: &str) -> String {
-        if path == "/" { path.to_owned() } else { format!("/{}", self.name("cgroup", path)) }
+        let mut redacted = String::new();
+        let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
+        for end in ends.filter(|end| !path[..*end].trim_matches('/').is_empty()) {
+            redacted.push('/');
+            redacted.push_str(&self.name("cgroup", path[..end].trim_matches('/')));
+        }
+        if redacted.is_empty() { "/".to_owned() } else { redacted }
     }
 
     /// A destination of routes: an address and how many bits of it count, or a word.
@@ -236,24 +272,23 @@ impl Redactor {
         }
     }
 
-    /// No two share one.
+    /// No two share one. What may be to all of a network, by its last octet, may be so still, and nothing else.
     fn v4(&self, ip: Ipv4Addr) -> Ipv4Addr {
-        let bits = ip.to_bits();
-        match class(ip) {
-            Class::Known => ip,
-            Class::Within(host) => {
-                let own = self.permuted(bits & mask(host), host);
-                Ipv4Addr::from_bits(bits & !mask(host) | own)
-            }
-            Class::Public => {
-                let mut other = bits;
-                loop {
-                    other = self.permuted(other, u32::BITS);
-                    let ip = Ipv4Addr::from_bits(other);
-                    if matches!(class(ip), Class::Public) {
-                        return ip;
-                    }
-                }
+        let of = class(ip);
+        let host = match of {
+            Class::Known => return ip,
+            Class::Within(host) => host,
+            Class::Public => u32::BITS,
+        };
+        let is_to_all = |ip: Ipv4Addr| ip.octets()[3] == 255;
+        // A permutation of numbers, followed until it is among those alike again, is one of these.
+        let mut other = ip;
+        loop {
+            let bits = other.to_bits();
+            let own = self.permuted(bits & mask(host), host);
+            other = Ipv4Addr::from_bits(bits & !mask(host) | own);
+            if class(other) == of && is_to_all(other) == is_to_all(ip) {
+                return other;
             }
         }
     }
@@ -296,6 +331,7 @@ impl Redactor {
 }
 
 /// What an address of IPv4 is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     /// It tells nobody anything.
     Known,
@@ -345,6 +381,8 @@ mod tests {
             assert_eq!(others.len(), 4096, "no two share one");
             assert!(others.iter().all(|other| other & !mask(bits) == network));
         }
+        let to_all = redactor.v4(Ipv4Addr::new(10, 0, 7, 255));
+        assert_eq!(to_all.octets()[3], 255, "{to_all}");
         let public: HashSet<_> =
             (0..4096).map(|n| redactor.v4(Ipv4Addr::from_bits(0x0808_0000 | n))).collect();
         assert_eq!(public.len(), 4096);
@@ -370,6 +408,14 @@ mod tests {
         assert_eq!(one.name("pod", "cart"), one.name("pod", "cart"));
         assert_ne!(one.name("pod", "cart"), other.name("pod", "cart"));
         assert_ne!(one.name("pod", "cart"), one.name("pod", "card"));
+        let (within, group) = (one.cgroup("/kubepods/pod1/box"), one.cgroup("/kubepods/pod1"));
+        assert!(within.starts_with(&format!("{group}/")), "{within} {group}");
+        assert_eq!((one.cgroup("/").as_str(), one.cgroup("").as_str()), ("/", "/"));
+        assert!(one.name(PROCESS, "nginx").len() <= 15);
+        assert_eq!(one.group(Grouping::Process, "812"), "812");
+        let ip = Ipv4Addr::new(10, 1, 2, 3);
+        assert_eq!(one.group(Grouping::Backend, "10.1.2.3:80"), format!("{}:80", one.v4(ip)));
+        assert_eq!(one.group(Grouping::Peer, "127.0.0.1/netns:7"), "127.0.0.1/netns:7");
         assert!(one.name("pod", "cart").starts_with("pod-"));
         assert_eq!(one.prefix("default"), "default");
         assert!(one.prefix("10.1.0.0/16").ends_with("/16"));

@@ -186,7 +186,7 @@ fn shot(nth: u64, signals: &[SignalStatus], lost: u64) -> Shot {
         stream: quiet.stream,
     };
     let snapshot = frame.build(&interval);
-    Shot { snapshot, interval, labels: labels(), findings: Some(found(nth)) }
+    Shot { snapshot, interval, labels: labels(), redactor: None, findings: Some(found(nth)) }
 }
 
 fn statuses() -> Vec<SignalStatus> {
