@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
 };
 
 use schemars::JsonSchema;
@@ -29,7 +30,7 @@ use unseen::Unseen;
 
 /// Seconds of a window: enough for rates, short enough for what comes and goes.
 const WINDOW_S: f64 = 60.0;
-/// Of a shorter rest behind a whole window nothing is concluded: rates of a moment are no rates.
+/// A shorter rest behind a whole window is concluded from together with that one: rates of a moment are no rates.
 const REST_S: f64 = 5.0;
 /// Findings of one id that are told one by one; where there are more, the worst are.
 const MOST_OF_ONE: usize = 20;
@@ -155,6 +156,8 @@ pub struct Diagnosis {
     window: Watched,
     /// Whether a whole window came right before this one.
     goes_on: bool,
+    /// That one with what came since, as long as that is too short by itself.
+    longer: Option<Box<Watched>>,
     findings: Vec<Finding>,
     left_out: BTreeMap<String, u64>,
     withheld: BTreeMap<&'static str, String>,
@@ -201,7 +204,7 @@ impl Diagnosis {
         // Another run began, whose flows have the same ids, or nothing was recorded for a while.
         if self.last.as_ref().is_some_and(|last| last.end != snapshot.start) {
             self.close();
-            self.goes_on = false;
+            (self.goes_on, self.longer) = (false, None);
             self.run += 1;
             self.window.forget();
             self.unseen.gap();
@@ -217,6 +220,7 @@ impl Diagnosis {
         self.intervals += 1;
         self.complete &= snapshot.complete;
         self.window.take(snapshot);
+        self.lengthen(snapshot);
         self.links.take(snapshot);
         self.unseen.take(snapshot, &self.window);
         self.last = Some(Last::of(snapshot));
@@ -230,13 +234,37 @@ impl Diagnosis {
         let next = self.window.next();
         let full = std::mem::replace(&mut self.window, next);
         self.worst.take(&full, self.run);
-        let found = self.conclude(&full, true);
-        self.goes_on |= full.seconds >= WINDOW_S;
-        merge(&mut self.findings, found);
+        match self.longer.take() {
+            Some(mut longer) => {
+                longer.series = Arc::clone(&full.series);
+                let found = self.conclude(&longer, true);
+                merge(&mut self.findings, found, Later::Same);
+            }
+            None => {
+                let found = self.conclude(&full, true);
+                merge(&mut self.findings, found, Later::Next);
+            }
+        }
+        if full.seconds >= WINDOW_S {
+            self.goes_on = true;
+            let mut full = full;
+            // It gets the series as it is then.
+            full.series = Arc::default();
+            self.longer = Some(Box::new(full));
+        }
         let mut findings = std::mem::take(&mut self.findings);
         let mut left_out = std::mem::take(&mut self.left_out);
         keep(&mut findings, MOST_KEPT, |one| self.is_of_a_flow(one), &mut left_out);
         (self.findings, self.left_out) = (findings, left_out);
+    }
+
+    /// A whole window goes on, until what comes behind it is long enough by itself.
+    fn lengthen(&mut self, snapshot: &Snapshot) {
+        if self.window.seconds >= REST_S {
+            self.longer = None;
+        } else if let Some(longer) = &mut self.longer {
+            longer.take(snapshot);
+        }
     }
 
     /// Whether its namespace is one of a flow, as far as that matters: in filtered recordings. That of the first
@@ -252,7 +280,7 @@ impl Diagnosis {
     pub fn findings(&mut self) -> Vec<Finding> {
         let mut findings = self.findings.clone();
         let found = self.of_window();
-        merge(&mut findings, found);
+        merge(&mut findings, found, Later::Next);
         order::rank(findings, &self.links)
     }
 
@@ -374,9 +402,18 @@ fn identified(finding: Finding, definition: &Definition, host: &str) -> Finding 
     Finding { id: definition.id.to_owned(), scope, ..finding }
 }
 
+/// Which window findings come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Later {
+    /// The one behind those that were concluded from.
+    Next,
+    /// The last of these, which went on a little.
+    Same,
+}
+
 /// Adds the findings of a later window: of one about the same, the worse is kept. What one window tells
 /// several times are several.
-fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>) {
+fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>, which: Later) {
     let mut earlier: Vec<usize> = (0..findings.len()).collect();
     for new in later {
         let Some(at) = earlier.iter().position(|&at| new.is_again(&findings[at])) else {
@@ -385,7 +422,10 @@ fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>) {
         };
         let old = &mut findings[earlier.remove(at)];
         let (start, end) = (old.start.clone(), new.end.clone());
-        let windows = old.windows + new.windows;
+        let windows = match which {
+            Later::Next => old.windows + new.windows,
+            Later::Same => old.windows,
+        };
         if new.rank(old).is_lt() {
             *old = new;
         }

@@ -33,8 +33,8 @@ use crate::{build, ebpf, image, process, sbom, setup, workspace};
     after_help = "Steps: format, unit, native, image, cost, lints, licences, object, and vm-NAME for each machine: vm-5.10,
 vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 with -programs, and
 vm-6.12 with -preempt, -containers and -lockdown. The steps set-up and build-tests come first where others
-need them. All others run beside the
-native tests, on what these leave of the processors.
+need them. Beside the native tests run image, cost, licences and object, on what these leave of the
+processors; machines come after them, with lints beside them.
 
 Examples:
   cargo xtask test                             everything
@@ -83,24 +83,32 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     {
         built = build(&steps);
     }
-    let mut jobs: Vec<Job<'_>> = Vec::new();
+    let mut checks: Vec<Job<'_>> = Vec::new();
+    let mut machines: Vec<Job<'_>> = Vec::new();
     if !built.is_empty() {
         // Before anything else holds cargo's lock.
         steps.run("unit", |output| unit(&built, output));
-        jobs.extend(MACHINES.iter().map(|machine| -> Job<'_> {
+        checks.push(("image", Box::new(image)));
+        checks.push(("cost", Box::new(cost)));
+        machines.extend(MACHINES.iter().map(|machine| -> Job<'_> {
             (machine.name, Box::new(|output| machine.run(&built, &args.arguments, output)))
         }));
-        jobs.push(("image", Box::new(image)));
-        jobs.push(("cost", Box::new(cost)));
     }
-    jobs.push(("licences", Box::new(licences)));
-    jobs.push(("object", Box::new(|_| object())));
+    checks.push(("licences", Box::new(licences)));
+    checks.push(("object", Box::new(|_| object())));
+    let jobs = args.jobs.max(1);
+    // On what others leave of the processors: tests on this machine wait for most of their time, and those that
+    // measure are not to be held up.
     thread::scope(|scope| {
-        scope.spawn(|| run_all(&steps, jobs, args.jobs.max(1)));
+        scope.spawn(|| run_all(&steps, checks, jobs, process::give_way));
         if !built.is_empty() {
             steps.run("native", |output| native(&built, &args.arguments, output));
         }
-        // One of the native tests builds: this would hold cargo's lock.
+    });
+    // Not beside those: a machine that gets what they leave stands still for seconds, and its kernel takes packets for
+    // lost. One of the native tests builds, which lints would keep from cargo's lock.
+    thread::scope(|scope| {
+        scope.spawn(|| run_all(&steps, machines, jobs, || Ok(())));
         steps.run("lints", lints);
     });
     // A machine may have none of the tests that were asked for, but not all of them.
@@ -133,15 +141,19 @@ fn build(steps: &Steps<'_>) -> Vec<Binary> {
     built
 }
 
-/// Runs the jobs that were asked for, `workers` at a time, each on what others leave of the processors: tests
-/// on this machine wait for most of their time, and those that measure are not to be held up.
-fn run_all(steps: &Steps<'_>, jobs: Vec<Job<'_>>, workers: usize) {
+/// Runs the jobs that were asked for, `workers` at a time, each as `begin` says of its thread.
+fn run_all(
+    steps: &Steps<'_>,
+    jobs: Vec<Job<'_>>,
+    workers: usize,
+    begin: impl Fn() -> Result<()> + Sync,
+) {
     let waiting = Mutex::new(VecDeque::from(jobs));
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                if let Err(error) = process::give_way() {
+                if let Err(error) = begin() {
                     eprintln!("test: tests on this machine may be held up by others: {error:#}");
                 }
                 while let Some((name, job)) = next() {

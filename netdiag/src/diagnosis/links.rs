@@ -1,47 +1,67 @@
 //! Which network namespaces a node's packets go through one after the other: what is wrong in one of them is felt
 //! in the next.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::{
     finding::{Scope, ScopeKind},
     snapshot::Snapshot,
 };
 
-/// Pairs that are remembered. Namespaces come and go, so there is no end of them.
+/// Interfaces that are remembered. Namespaces come and go, so there is no end of them.
 const MOST: usize = 8_192;
 
-/// Pairs of namespaces that a veth, or an interface on top of another one, joins: a pod and its node, as a rule.
+/// Interfaces that lead from one namespace to another, a veth or what is on top of another one: from a pod to its node,
+/// as a rule, and back. By namespace and name, with the namespace they lead to.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Links(BTreeSet<(u32, u32)>);
+pub(super) struct Links(BTreeMap<(u32, String), u32>);
 
 impl Links {
     /// An interval has passed.
     pub(super) fn take(&mut self, snapshot: &Snapshot) {
+        if self.0.len() >= MOST {
+            // Those that are still there come again below.
+            self.0.clear();
+        }
         for one in &snapshot.node.interfaces {
             let other = one.peer.and_then(|peer| peer.netns).filter(|netns| *netns != one.netns);
-            if let Some(other) = other.filter(|_| self.0.len() < MOST) {
-                self.0.insert((one.netns.min(other), one.netns.max(other)));
+            if let Some(other) = other {
+                self.0.insert((one.netns, one.name.clone()), other);
             }
         }
     }
 
     fn join(&self, one: u32, other: u32) -> bool {
-        self.0.contains(&(one.min(other), one.max(other)))
+        let leads = |from: u32, to: u32| {
+            let all =
+                self.0.range((from, String::new())..).take_while(move |((at, _), _)| *at == from);
+            all.into_iter().any(|(_, there)| *there == to)
+        };
+        leads(one, other) || leads(other, one)
     }
 
-    /// Whether a cause and a symptom may concern the same: they are of one namespace, or one of them is of a whole
-    /// namespace or an interface that packets of the other one's go through.
-    pub(super) fn meet(&self, cause: &Scope, symptom: &Scope) -> bool {
-        let is_way =
-            |scope: &Scope| matches!(scope.kind, ScopeKind::Namespace | ScopeKind::Interface);
-        let goes_through = || {
-            let (Some(one), Some(other)) = (cause.netns, symptom.netns) else { return false };
-            (is_way(cause) || is_way(symptom))
-                && self.join(one, other)
-                && Scope { netns: None, ..cause.clone() }.meets(symptom)
+    /// Whether packets of a namespace go through what a scope is about: another namespace that is joined to it, or an
+    /// interface there that leads to no third one.
+    fn is_way(&self, scope: &Scope, netns: u32) -> bool {
+        let Some(there) = scope.netns.filter(|there| self.join(*there, netns)) else {
+            return false;
         };
-        cause.meets(symptom) || goes_through()
+        match scope.kind {
+            ScopeKind::Namespace => true,
+            ScopeKind::Interface => {
+                self.0.get(&(there, scope.name.clone())).is_none_or(|leads| *leads == netns)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a cause and a symptom may concern the same: they are of one namespace, or packets of the one go through
+    /// what the other is about.
+    pub(super) fn meet(&self, cause: &Scope, symptom: &Scope) -> bool {
+        let through =
+            |way: &Scope, of: &Scope| of.netns.is_some_and(|netns| self.is_way(way, netns));
+        let elsewhere = || Scope { netns: None, ..cause.clone() }.meets(symptom);
+        cause.meets(symptom) || (through(cause, symptom) || through(symptom, cause)) && elsewhere()
     }
 }
 
@@ -55,13 +75,20 @@ mod tests {
 
     const NODE: u32 = 4_026_531_840;
     const OTHER: u32 = 4_026_532_300;
+    const ALONE: u32 = 4_026_532_301;
 
-    /// The namespace of a pod, and the node's.
+    /// The namespaces of two pods, and the node's.
     fn pod() -> Links {
         let mut snapshot = kit::snapshot(0, Vec::new());
-        for (netns, peer) in [(NETNS, NODE), (NODE, NETNS), (NODE, NODE)] {
+        for (netns, name, peer) in [
+            (NETNS, "eth0", NODE),
+            (NODE, "veth1", NETNS),
+            (NODE, "veth2", OTHER),
+            (NODE, "vlan7", NODE),
+        ] {
             let peer = Some(PeerInterface { index: 2, netns: Some(peer) });
-            snapshot.node.interfaces.push(Interface { netns, peer, ..Interface::default() });
+            let name = name.to_owned();
+            snapshot.node.interfaces.push(Interface { netns, name, peer, ..Interface::default() });
         }
         let mut links = Links::default();
         links.take(&snapshot);
@@ -76,8 +103,13 @@ mod tests {
         let (table, card) = (Scope::namespace(NODE), Scope::interface(NODE, "eth0"));
         for way in [&table, &card] {
             assert!(links.meet(&client(NETNS), way) && links.meet(way, &client(NETNS)), "{way:?}");
-            assert!(!links.meet(&client(OTHER), way), "{way:?}: not joined");
+            assert!(!links.meet(&client(ALONE), way), "{way:?}: not joined");
             assert!(!Links::default().meet(&client(NETNS), way), "{way:?}: nobody knows");
+        }
+        for (name, [first, second]) in [("veth1", [true, false]), ("veth2", [false, true])] {
+            let end = Scope::interface(NODE, name);
+            assert_eq!(links.meet(&end, &client(NETNS)), first, "{name}");
+            assert_eq!(links.meet(&end, &client(OTHER)), second, "{name}");
         }
         assert!(!links.meet(&client(NODE), &client(NETNS)), "neither is a way");
         assert!(links.meet(&client(NETNS), &client(NETNS)));

@@ -49,15 +49,35 @@ fn what_holds_on_is_one_finding() {
 
 /// Rates of a moment are no rates; where there is nothing else they are all that there is.
 #[test]
-fn a_moment_behind_a_window_is_none() {
+fn a_moment_behind_a_window_is_no_window() {
     let after = |seconds: u64, bad: u64| {
         let mut diagnosis = Diagnosis::new(Thresholds::new());
         for second in 0..seconds + bad {
             diagnosis.take(&lossy(second, if second < seconds { 0 } else { 10 }));
         }
-        diagnosis.report().expect("a report").findings.len()
+        let found = diagnosis.report().expect("a report").findings;
+        found.iter().map(|one| one.severity > Severity::Info).collect::<Vec<_>>()
     };
-    assert_eq!([after(60, 4), after(60, 5), after(0, 1)], [0, 1, 1]);
+    assert_eq!([after(60, 4), after(60, 5), after(0, 1)], [[false], [true], [true]]);
+}
+
+/// What happens around the end of a window and of the run is seen as a whole.
+#[test]
+fn a_moment_behind_a_window_belongs_to_it() {
+    let run = |seconds: u64, bad: std::ops::Range<u64>| {
+        let mut diagnosis = Diagnosis::new(Thresholds::new());
+        for second in 0..seconds {
+            diagnosis.take(&lossy(second, if bad.contains(&second) { 4 } else { 0 }));
+        }
+        let found = diagnosis.report().expect("a report").findings;
+        found.iter().map(|one| (one.severity, one.windows, one.end.clone())).collect::<Vec<_>>()
+    };
+    let end = |second: u64| kit::snapshot(second - 1, vec![]).end;
+    // Too few in either part.
+    assert_eq!(run(60, 59..60), []);
+    assert_eq!(run(61, 59..61), [(Severity::Info, 1, end(61))]);
+    assert_eq!(run(70, 59..61), [], "two windows");
+    assert_eq!(run(62, 0..62), [(Severity::Warning, 1, end(62))]);
 }
 
 #[test]

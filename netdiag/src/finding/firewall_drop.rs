@@ -76,10 +76,12 @@ fn by_tracking(watched: &Watched) -> BTreeSet<Option<u32>> {
     }
     let drops = watched.by(|flow| Some(flow.netns));
     let drops = drops.iter().map(|(netns, group)| (*netns, all(group)));
-    let may = watched.unread(Part::Conntrack).is_some();
-    let of_tracking = |netns: Option<u32>| netns.and_then(|netns| tracked.get(&netns)).copied();
-    let is_most =
-        |&(netns, n): &(Option<u32>, u64)| of_tracking(netns).map_or(may, |of| of * 2 > n);
+    let unread = watched.unread(Part::Conntrack);
+    let may = |netns| unread.is_some_and(|unread| unread.concerns(netns));
+    let is_most = |&(netns, n): &(Option<u32>, u64)| {
+        let of_tracking = |netns| tracked.get(&netns).map_or(may(netns), |of| of * 2 > n);
+        netns.is_some_and(of_tracking)
+    };
     drops.filter(is_most).map(|(netns, _)| netns).collect()
 }
 
@@ -280,10 +282,14 @@ mod tests {
         let mut watched = with(Some(5));
         for interval in &mut watched.intervals {
             interval.node.conntrack.clear();
-            let reason = "it is shut".to_owned();
-            interval.node.unread = vec![Unread::of_node(Part::Conntrack, reason)];
+            let unread = [(kit::NETNS, "it is shut".to_owned())].into();
+            interval.node.unread.extend(Unread::in_namespaces(Part::Conntrack, &unread));
         }
         check(&DEFINITION, &watched, None);
+        for interval in &mut watched.intervals {
+            interval.node.unread[0].netns = vec![kit::NETNS + 1];
+        }
+        check(&DEFINITION, &watched, Some(Severity::Warning));
     }
 
     #[test]

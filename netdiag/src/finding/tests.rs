@@ -108,14 +108,13 @@ fn what_is_off_or_lost_withholds() {
             assert!(reason.contains(signal.name()), "{}: {reason}", definition.id);
         }
         for part in definition.node {
-            let unread = |namespaces| {
-                kit::with_node(&[], |node| {
-                    let reason = "it is shut".to_owned();
-                    node.unread.push(Unread { part: *part, namespaces, reason });
-                })
-            };
-            assert_eq!(not_looked_at(definition, &unread(None)).is_some(), true);
-            let reason = not_looked_at(definition, &unread(Some(2))).expect("said");
+            let why = || "it is shut".to_owned();
+            let with =
+                |unread: &Unread| kit::with_node(&[], |node| node.unread.push(unread.clone()));
+            let whole = Unread::of_node(*part, why());
+            assert!(not_looked_at(definition, &with(&whole)).is_some(), "{}", definition.id);
+            let two = Unread::in_namespaces(*part, &[(1, why()), (2, why())].into()).expect("two");
+            let reason = not_looked_at(definition, &with(&two)).expect("said");
             assert!(reason.ends_with("in 2 network namespaces: it is shut"), "{reason}");
         }
         for signal in definition.exact {

@@ -57,7 +57,7 @@ pub struct Tables {
     last: Reading<Table>,
     /// Of the whole run, by inode number; those are used again, so it does not grow for ever.
     total: BTreeMap<u32, Tracked>,
-    problems: Vec<String>,
+    problems: BTreeMap<u32, String>,
 }
 
 impl Tables {
@@ -95,9 +95,9 @@ impl Tables {
         told
     }
 
-    /// Why namespaces cannot be read, one line each.
+    /// Why namespaces cannot be read, one line each, by inode number.
     #[must_use]
-    pub fn problems(&self) -> &[String] {
+    pub fn problems(&self) -> &BTreeMap<u32, String> {
         &self.problems
     }
 

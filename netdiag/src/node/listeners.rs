@@ -53,7 +53,7 @@ pub struct Listeners {
     owners: HashMap<u64, (u32, String)>,
     /// Of the whole run, by cookie.
     total: BTreeMap<u64, Dropping>,
-    problems: Vec<String>,
+    unread: BTreeMap<u32, String>,
 }
 
 impl Listeners {
@@ -67,7 +67,7 @@ impl Listeners {
     /// Asks the listeners of these namespaces, and the procfs under `host_root` for their owners.
     /// Returns those that dropped something since they were asked last; blocks.
     pub fn advance(&mut self, namespaces: &[Namespace], host_root: &Path) -> Vec<Dropping> {
-        self.problems.clear();
+        self.unread.clear();
         if namespaces.is_empty() {
             return Vec::new();
         }
@@ -85,16 +85,19 @@ impl Listeners {
         self.total.values().cloned().collect()
     }
 
-    /// Why listeners that may have dropped something were not told the last time, one line each.
+    /// Namespaces whose listeners may have dropped something and were not told the last time, with why not.
     #[must_use]
-    pub fn problems(&self) -> &[String] {
-        &self.problems
+    pub const fn unread(&self) -> &BTreeMap<u32, String> {
+        &self.unread
     }
 
     fn dump(&mut self, namespaces: &[Namespace]) -> Vec<Socket> {
+        if namespaces.is_empty() {
+            return Vec::new();
+        }
         let consequence = "listeners that dropped connection requests are not named";
         let dump = sockets::dump_in(namespaces, &StateFlags::LISTEN, consequence);
-        self.problems = dump.problems;
+        self.unread = dump.unread;
         dump.listeners
     }
 

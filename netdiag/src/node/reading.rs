@@ -34,9 +34,9 @@ impl<T> Reading<T> {
 
     /// Why namespaces could not be read, of those that could not be read the time before either: one that
     /// is on its way out is no problem.
-    pub fn lasting_problems(&self, before: &Self) -> Vec<String> {
+    pub fn lasting_problems(&self, before: &Self) -> BTreeMap<u32, String> {
         let unread = self.unread.iter().filter(|(inode, _)| before.unread.contains_key(inode));
-        unread.map(|(_, problem)| problem.clone()).collect()
+        unread.map(|(inode, problem)| (*inode, problem.clone())).collect()
     }
 
     /// What happened from an earlier reading to this one, by what `rise` makes of a namespace before
@@ -111,11 +111,11 @@ mod tests {
         let mut last = reading(&[(1, 5)], &[2]);
         let failed = reading(&[], &[1, 2]);
         assert_eq!(failed.since(&last, rise), BTreeMap::new());
-        assert_eq!(failed.lasting_problems(&last), ["2 is shut"]);
+        assert_eq!(failed.lasting_problems(&last), [(2, "2 is shut".to_owned())].into());
         last.follow(failed);
         let now = reading(&[(1, 9), (2, 7)], &[]);
         // Nobody knows what 2 counted before.
         assert_eq!(now.since(&last, rise), BTreeMap::from([(1, 4)]));
-        assert_eq!(now.lasting_problems(&last), [""; 0]);
+        assert_eq!(now.lasting_problems(&last), BTreeMap::new());
     }
 }

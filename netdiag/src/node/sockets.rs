@@ -4,7 +4,10 @@
 //! table while sockets come and go, so a socket that opens or closes meanwhile may be in it or not,
 //! and one that moves may be in it twice (dropped here, by cookie).
 
-use std::{collections::HashSet, io};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+};
 
 use netdiag_common::flow::{FlowKey, TcpCounters, TcpDetail};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
@@ -74,6 +77,8 @@ pub struct Dump {
     pub listeners: Vec<Socket>,
     /// What could not be had, one line each.
     pub problems: Vec<String>,
+    /// Namespaces of which not all was had, with one of the lines.
+    pub unread: BTreeMap<u32, String>,
 }
 
 /// What was read of one family.
@@ -101,14 +106,20 @@ pub fn dump_in(namespaces: &[Namespace], states: &StateFlags, consequence: &str)
     let mut all = Dump::default();
     let dumps =
         netns::enter_all(namespaces, |namespace| dump(namespace.inode, states, consequence));
-    for dumped in dumps {
+    for (namespace, dumped) in namespaces.iter().zip(dumps) {
         match dumped {
             Ok(mut one) => {
+                let problem = one.problems.first().cloned();
+                all.unread.extend(problem.map(|problem| (namespace.inode, problem)));
                 all.sockets.append(&mut one.sockets);
                 all.listeners.append(&mut one.listeners);
                 all.problems.append(&mut one.problems);
             }
-            Err(problem) => all.problems.push(format!("{problem}: {consequence}")),
+            Err(problem) => {
+                let problem = format!("{problem}: {consequence}");
+                all.unread.insert(namespace.inode, problem.clone());
+                all.problems.push(problem);
+            }
         }
     }
     // What the kernel lacks, it lacks in every namespace.

@@ -262,7 +262,7 @@ impl Surroundings {
         node.unread.extend_from_slice(&self.unread);
         node.unread.extend_from_slice(&self.last.load.unread);
         node.unread.extend(rare::unread(&self.rare));
-        let sockets = Unread::in_namespaces(Part::Sockets, self.uncounted.values());
+        let sockets = Unread::in_namespaces(Part::Sockets, &self.uncounted);
         let others = [sockets, memory::unread(&node.memory), self.cgroups.unread()];
         node.unread.extend(others.into_iter().flatten());
     }

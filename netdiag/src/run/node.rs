@@ -31,7 +31,8 @@ pub(super) struct Overflows {
     listeners: Listeners,
     /// Where the processes live that the node names.
     places: Places,
-    problems: Vec<String>,
+    /// Why namespaces cannot be read, by inode number.
+    problems: BTreeMap<u32, String>,
 }
 
 impl Overflows {
@@ -40,7 +41,7 @@ impl Overflows {
         let tcp = tcp_counters::read_all(namespaces);
         let mut listeners = Listeners::default();
         listeners.begin(&dropping(&tcp.namespaces, namespaces));
-        Self { tcp, listeners, places: Places::begin(host_root), problems: Vec::new() }
+        Self { tcp, listeners, places: Places::begin(host_root), problems: BTreeMap::new() }
     }
 
     /// By how much the counters rose since the last time, and what listeners threw away.
@@ -112,7 +113,8 @@ impl Readings {
         let mut node = Node::default();
         self.surroundings.advance(&namespaces, &mut node);
         let (overflows, conntracked) = (&self.overflows.problems, self.conntrack.problems());
-        for problem in overflows.iter().chain(conntracked).chain(self.surroundings.problems()) {
+        let lines = overflows.values().chain(conntracked.values());
+        for problem in lines.chain(self.surroundings.problems()) {
             if self.told.len() < TOLD && self.told.insert(problem.clone()) {
                 say(problem);
             }
@@ -134,8 +136,8 @@ impl Readings {
     /// Adds what could not be read, beyond what the surroundings say of themselves.
     fn unread(&self, node: &mut Node) {
         let parts = [
-            (Part::Tcp, &self.overflows.problems[..]),
-            (Part::Listeners, self.overflows.listeners.problems()),
+            (Part::Tcp, &self.overflows.problems),
+            (Part::Listeners, self.overflows.listeners.unread()),
             (Part::Conntrack, self.conntrack.problems()),
         ];
         let unread = parts.into_iter().map(|(part, all)| Unread::in_namespaces(part, all));

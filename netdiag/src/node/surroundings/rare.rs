@@ -79,19 +79,13 @@ fn unread_by(all: &BTreeMap<u32, Rare>) -> BTreeMap<&(Part, String), Vec<u32>> {
 
 /// What could not be read of these namespaces.
 pub(super) fn unread(all: &BTreeMap<u32, Rare>) -> Vec<Unread> {
-    let mut told: Vec<Unread> = Vec::new();
+    let mut parts: BTreeMap<Part, BTreeMap<u32, String>> = BTreeMap::new();
     for ((part, error), namespaces) in unread_by(all) {
-        let here = namespaces.len() as u64;
-        match told.iter_mut().find(|one| one.part == *part) {
-            Some(known) => known.namespaces = known.namespaces.map(|n| n + here),
-            None => told.push(Unread {
-                part: *part,
-                namespaces: Some(here),
-                reason: format!("cannot read the {}: {error}", part.words()),
-            }),
-        }
+        let reason = format!("cannot read the {}: {error}", part.words());
+        let reasons = namespaces.into_iter().map(|netns| (netns, reason.clone()));
+        parts.entry(*part).or_default().extend(reasons);
     }
-    told
+    parts.iter().filter_map(|(part, reasons)| Unread::in_namespaces(*part, reasons)).collect()
 }
 
 /// The same, a line for each part and reason.

@@ -1,6 +1,6 @@
 //! What the node could not say of itself.
 
-use std::{io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,9 @@ impl Part {
     }
 }
 
+/// Namespaces that are named of each part.
+const NAMED: usize = 100;
+
 /// A part that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Unread {
@@ -89,25 +92,32 @@ pub struct Unread {
     pub part: Part,
     /// In how many network namespaces; null for what is the node's as a whole.
     pub namespaces: Option<u64>,
+    /// Inode numbers of these, at most a hundred.
+    pub netns: Vec<u32>,
     /// Why not, in one line: of several namespaces that of one.
     pub reason: String,
 }
 
 impl Unread {
     /// In namespaces, each with its reason; none where there are none.
-    pub fn in_namespaces<'a>(
-        part: Part,
-        reasons: impl IntoIterator<Item = &'a String>,
-    ) -> Option<Self> {
-        let mut reasons = reasons.into_iter();
-        let reason = reasons.next()?.clone();
-        Some(Self { part, namespaces: Some(1 + reasons.count() as u64), reason })
+    #[must_use]
+    pub fn in_namespaces(part: Part, reasons: &BTreeMap<u32, String>) -> Option<Self> {
+        let reason = reasons.values().next()?.clone();
+        let netns = reasons.keys().take(NAMED).copied().collect();
+        Some(Self { part, namespaces: Some(reasons.len() as u64), netns, reason })
+    }
+
+    /// Whether it could not be read in this namespace, or may not have been.
+    #[must_use]
+    pub fn concerns(&self, netns: u32) -> bool {
+        let named = self.netns.len() as u64;
+        self.namespaces.is_none_or(|all| all > named) || self.netns.contains(&netns)
     }
 
     /// On the node as a whole.
     #[must_use]
     pub const fn of_node(part: Part, reason: String) -> Self {
-        Self { part, namespaces: None, reason }
+        Self { part, namespaces: None, netns: Vec::new(), reason }
     }
 
     /// Likewise, by what came of reading a file, and whether that said anything.
