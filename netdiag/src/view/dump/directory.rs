@@ -219,9 +219,9 @@ impl AsFd for Directory {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
     /// Free bytes to leave.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// Free part of the file system to leave, in percent.
-    pub(super) percent: u64,
+    pub(crate) percent: u64,
 }
 
 impl Default for Room {
