@@ -18,7 +18,7 @@ use netdiag_tests::{
     facts::Facts,
     fault, machine,
     namespace::Namespace,
-    netdiag::{Netdiag, binary, command, run, run_command},
+    netdiag::{Netdiag, binary, run, run_command},
     network::Pair,
     outcome::RETRANSMITS,
     require,
