@@ -47,8 +47,9 @@ fn lose(pair: &Pair, family: Family) -> Result<(End, u64)> {
     let before = TcpCounters::read(&pair.left)?;
     let lost = fault::drop_incoming(&pair.right, "meta l4proto tcp drop")?;
     send_once(&connection.client, LOST)?;
+    // One more than is looked for: the link's own connection may have had something on the way.
     machine::wait_until(|| {
-        TcpCounters::read(&pair.left).is_ok_and(|now| now.since(&before)["RetransSegs"] >= 2)
+        TcpCounters::read(&pair.left).is_ok_and(|now| now.since(&before)["RetransSegs"] >= 3)
     });
     lost.end()?;
     connection.reset()?;
