@@ -61,7 +61,7 @@ pub fn scapy(file: &Path) -> Result<Vec<Packet>> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("readers/read_pcapng.py");
     let output = Command::new(PYTHON).arg(script).arg(file).output()?;
     let text = tool::finish(&format!("scapy on {}", file.display()), &output)?;
-    let packet = |line: &str| {
+    let packet = |line: &str| -> Result<Packet> {
         let value: Value = serde_json::from_str(line)?;
         let end = |name: &str, nth: usize| -> Result<SocketAddr> {
             let ip: IpAddr = value[name].as_str().context("an address")?.parse()?;

@@ -43,6 +43,25 @@ pub fn keep_memory_small() {
     };
 }
 
+/// The other way round, for who takes and frees megabytes all the time, in two threads: what is free is kept for what
+/// comes next. To be called before there is a second thread.
+pub fn keep_memory_ready() {
+    // A kernel without huge pages refuses.
+    let _refused = disable_transparent_huge_pages(false);
+    /// Bytes of a free end that are kept.
+    const FREE: i32 = 8 << 20;
+    const MORE: i32 = 1 << 20;
+    #[cfg(target_env = "gnu")]
+    // SAFETY: glibc's mallopt takes any numbers, and there is no other thread.
+    let _refused = unsafe {
+        [
+            libc::mallopt(libc::M_ARENA_MAX, 2),
+            libc::mallopt(libc::M_TRIM_THRESHOLD, FREE),
+            libc::mallopt(libc::M_TOP_PAD, MORE),
+        ]
+    };
+}
+
 /// Gives freed memory back to the kernel: what reading its types and symbols took is needed once.
 pub fn release_freed() {
     #[cfg(target_env = "gnu")]

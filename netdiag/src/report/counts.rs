@@ -31,14 +31,21 @@ pub(super) static TROUBLES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
 
 /// Adds what a flow counted. What is known of one is known of both: unknown stays unknown only where both are.
 pub(super) fn add(to: &mut Counts, from: &Counts) {
-    for (name, value) in from.iter().filter(|(name, _)| !STATES.contains(name.as_str())) {
-        match to.get_mut(name) {
-            Some(known) => add_value(known, value),
-            None => {
-                to.insert(name.clone(), value.clone());
-            }
+    // Both in the order of their names, which are mostly the same: looking each up took a third of a report's time.
+    let mut known = to.iter_mut().peekable();
+    let mut new = Vec::new();
+    for (name, value) in from {
+        let same = known.next_if(|(known, _)| *known == name).or_else(|| {
+            while known.next_if(|(known, _)| known.as_str() < name.as_str()).is_some() {}
+            known.next_if(|(known, _)| *known == name)
+        });
+        match same {
+            Some((_, known)) => add_value(known, value),
+            None if STATES.contains(name.as_str()) => {}
+            None => new.push((name.clone(), value.clone())),
         }
     }
+    to.extend(new);
 }
 
 fn add_value(to: &mut CountValue, from: &CountValue) {
@@ -46,8 +53,10 @@ fn add_value(to: &mut CountValue, from: &CountValue) {
         (CountValue::Number(known), CountValue::Number(more)) => *known = sum(*known, *more),
         (CountValue::Group(keys), CountValue::Group(more)) => {
             for (key, more) in more {
-                let known = keys.entry(key.clone()).or_default();
-                *known = sum(*known, *more);
+                match keys.get_mut(key) {
+                    Some(known) => *known = sum(*known, *more),
+                    None => drop(keys.insert(key.clone(), *more)),
+                }
             }
         }
         // A group of which nothing is known is a null.

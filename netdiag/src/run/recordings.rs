@@ -18,6 +18,7 @@ use crate::{
     view::dump::Name,
 };
 
+mod ahead;
 pub(super) mod pairs;
 
 /// Longer lines are none of ours: a snapshot of all flows that can be remembered has less.

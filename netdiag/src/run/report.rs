@@ -18,6 +18,7 @@ use crate::{
     config::{self, Owners},
     exit::Status,
     format,
+    node::own,
     report::{Asked, Fold, Origin, Survey},
     snapshot::{Flow, Snapshot},
     view::{self, table::COLUMNS},
@@ -29,6 +30,7 @@ use file::Replaced;
 
 /// Reports what was recorded. Where nothing of it can be read the run is a failed one.
 pub(super) fn run(config: &config::Report) -> Result<Status> {
+    own::keep_memory_ready();
     let Found { pairs, mut notes, is_whole } = pairs::find(&config.paths)?;
     let mut is_read = is_whole;
     let page = config.html.as_deref().map(Replaced::create).transpose()?;
@@ -73,7 +75,7 @@ pub(super) fn run(config: &config::Report) -> Result<Status> {
         let origin = Origin { node: pair.name.node(), pair: at };
         let taken = pair.intervals(extent, |one| {
             reading.interval();
-            fold.take(origin, &one.snapshot, &one.tags, one.log);
+            fold.take(origin, &one.snapshot, &one.tags, one.log.as_deref());
         });
         if let Err(error) = taken {
             notes.push(format!("{error:#}"));

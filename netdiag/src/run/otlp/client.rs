@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Collected, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode, Uri,
     body::Incoming,
@@ -114,7 +114,7 @@ impl Client {
         let strange = |why: &dyn fmt::Display| Failure::Strange(why.to_string());
         if !status.is_success() {
             // What cannot be read is no reason to keep the status back.
-            let body = whole.map(|whole| whole.to_bytes()).unwrap_or_default();
+            let body = whole.map(Collected::to_bytes).unwrap_or_default();
             return Err(Failure::Refused(status, otlp::refusal(&body)));
         }
         let body = whole.map_err(|error| strange(&error))?.to_bytes();

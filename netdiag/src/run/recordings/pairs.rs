@@ -1,17 +1,18 @@
 //! Pairs of files that `netdiag record` wrote, read interval by interval: a line of the sidecar and the lines of the
-//! log that belong to it. Both may still grow, or be torn; nothing but an interval is held.
+//! log that belong to it. Both may still grow, or be torn; nothing but a few intervals is held.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fs::{self, File},
     io::{self, BufRead as _, BufReader, Read as _},
+    mem,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::{LONGEST, next, open, snapshot};
+use super::{LONGEST, ahead::ahead, next, open, snapshot};
 use crate::{
     exit,
     snapshot::{Snapshot, build::Scope},
@@ -149,13 +150,13 @@ fn distinct(pairs: impl Iterator<Item = Pair>) -> (Vec<Pair>, Vec<String>) {
 
 /// An interval of a pair.
 #[derive(Debug)]
-pub(in crate::run) struct Recorded<'a> {
+pub(in crate::run) struct Recorded {
     /// Its line of the sidecar.
     pub(in crate::run) snapshot: Snapshot,
     /// Flow ids by tag.
     pub(in crate::run) tags: BTreeMap<String, String>,
     /// Its lines of the log; none where they are not there, or not whole.
-    pub(in crate::run) log: Option<&'a [u8]>,
+    pub(in crate::run) log: Option<Vec<u8>>,
 }
 
 /// How a pair was read.
@@ -181,13 +182,20 @@ impl Pair {
     /// # Errors
     /// The file cannot be read.
     pub(in crate::run) fn snapshots(&self, mut take: impl FnMut(&Snapshot)) -> Result<Extent> {
+        ahead(|give| self.read_snapshots(give), |snapshot| take(snapshot))
+    }
+
+    fn read_snapshots(&self, give: &mut dyn FnMut(Snapshot) -> bool) -> Result<Extent> {
         let mut lines = self.lines()?;
         let (mut line, mut extent) = (Vec::new(), Extent::default());
         while next(&mut lines, &mut line).with_context(|| self.context())? {
             extent.lines += 1;
-            match interval(&line) {
-                Some(snapshot) => take(&snapshot),
-                None => extent.unread += 1,
+            let Some(snapshot) = interval(&line) else {
+                extent.unread += 1;
+                continue;
+            };
+            if !give(snapshot) {
+                break;
             }
         }
         Ok(extent)
@@ -200,8 +208,12 @@ impl Pair {
     pub(in crate::run) fn intervals(
         &self,
         extent: Extent,
-        mut take: impl FnMut(&Recorded<'_>),
+        mut take: impl FnMut(&Recorded),
     ) -> Result<()> {
+        ahead(|give| self.read_intervals(extent, give), |recorded| take(recorded))
+    }
+
+    fn read_intervals(&self, extent: Extent, give: &mut dyn FnMut(Recorded) -> bool) -> Result<()> {
         let mut lines = self.lines()?;
         let path = self.log();
         let mut log = match open(&path) {
@@ -223,7 +235,10 @@ impl Pair {
             }
             let Some(snapshot) = interval(&line) else { continue };
             let tags = tags(&line).unwrap_or_default();
-            take(&Recorded { snapshot, tags, log: is_whole.then_some(&block) });
+            let log = is_whole.then(|| mem::take(&mut block));
+            if !give(Recorded { snapshot, tags, log }) {
+                break;
+            }
         }
         Ok(())
     }
@@ -318,6 +333,7 @@ mod tests {
                 logs.push(
                     recorded
                         .log
+                        .as_ref()
                         .is_some_and(|log| log.starts_with(b"Tag=") || log.starts_with(b"#[St")),
                 );
             })

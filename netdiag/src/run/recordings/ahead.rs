@@ -1,0 +1,64 @@
+//! Reading ahead: one thread reads and parses, another one adds up. Each takes about half of the time.
+
+use std::{
+    panic,
+    sync::mpsc::{channel, sync_channel},
+    thread::{self, Builder},
+};
+
+use anyhow::{Context as _, Result};
+
+/// Intervals that wait to be added up, each of some megabytes; one more is being read.
+const AHEAD: usize = 1;
+
+/// Hands over what `read` gives, in its order, while that goes on in a thread of its own, which also frees what was
+/// taken: that takes as long as some of the adding up. What it is given to is false when nobody takes any more.
+///
+/// # Errors
+/// Those of `read`, or there is no thread.
+pub(super) fn ahead<T: Send, R: Send>(
+    read: impl FnOnce(&mut dyn FnMut(T) -> bool) -> Result<R> + Send,
+    mut take: impl FnMut(&T),
+) -> Result<R> {
+    let (give, given) = sync_channel(AHEAD);
+    let (done, taken) = channel();
+    thread::scope(|scope| {
+        let run = move || {
+            read(&mut |item| {
+                taken.try_iter().for_each(drop);
+                give.send(item).is_ok()
+            })
+        };
+        let reading = Builder::new().name("reading".to_owned()).spawn_scoped(scope, run);
+        let reading = reading.context("there is no thread to read recordings")?;
+        for item in given {
+            take(&item);
+            // Where the thread has ended it is freed here.
+            let _last = done.send(item);
+        }
+        reading.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_comes_in_its_order_and_then_how_it_ended() {
+        let mut taken = Vec::new();
+        let read = |give: &mut dyn FnMut(u32) -> bool| -> Result<&str> {
+            assert!((0..100).all(give));
+            Ok("the end")
+        };
+        assert_eq!(ahead(read, |number| taken.push(*number)).expect("read"), "the end");
+        assert_eq!(taken, (0..100).collect::<Vec<_>>());
+        let broken = |give: &mut dyn FnMut(u32) -> bool| -> Result<()> {
+            give(7);
+            anyhow::bail!("torn")
+        };
+        let mut taken = Vec::new();
+        let error = ahead(broken, |number| taken.push(*number)).expect_err("torn");
+        assert_eq!((error.to_string().as_str(), taken), ("torn", vec![7]));
+    }
+}
