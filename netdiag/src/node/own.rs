@@ -29,37 +29,31 @@ pub fn resident_bytes() -> Option<u64> {
 pub fn keep_memory_small() {
     // A kernel without huge pages refuses, and has none to give.
     let _refused = disable_transparent_huge_pages(true);
-    /// Bytes of a free end that are given back, and that are asked for beyond what is needed.
-    const FREE: i32 = 128 << 10;
-    const MORE: i32 = 64 << 10;
-    #[cfg(target_env = "gnu")]
-    // SAFETY: glibc's mallopt takes any numbers, and there is no other thread.
-    let _refused = unsafe {
-        [
-            libc::mallopt(libc::M_ARENA_MAX, 1),
-            libc::mallopt(libc::M_TRIM_THRESHOLD, FREE),
-            libc::mallopt(libc::M_TOP_PAD, MORE),
-        ]
-    };
+    allocate(1, 128 << 10, 64 << 10);
 }
 
 /// The other way round, for who takes and frees megabytes all the time, in two threads: what is free is kept for what
 /// comes next. To be called before there is a second thread.
 pub fn keep_memory_ready() {
-    // A kernel without huge pages refuses.
+    // Likewise.
     let _refused = disable_transparent_huge_pages(false);
-    /// Bytes of a free end that are kept.
-    const FREE: i32 = 8 << 20;
-    const MORE: i32 = 1 << 20;
+    allocate(2, 8 << 20, 1 << 20);
+}
+
+/// From so many heaps, of whose free end so many bytes are kept, and which ask for so many beyond what is needed. There
+/// is one thread.
+fn allocate(heaps: i32, kept: i32, more: i32) {
     #[cfg(target_env = "gnu")]
-    // SAFETY: glibc's mallopt takes any numbers, and there is no other thread.
+    // SAFETY: glibc's mallopt takes any numbers, and its callers are called before there is a second thread.
     let _refused = unsafe {
         [
-            libc::mallopt(libc::M_ARENA_MAX, 2),
-            libc::mallopt(libc::M_TRIM_THRESHOLD, FREE),
-            libc::mallopt(libc::M_TOP_PAD, MORE),
+            libc::mallopt(libc::M_ARENA_MAX, heaps),
+            libc::mallopt(libc::M_TRIM_THRESHOLD, kept),
+            libc::mallopt(libc::M_TOP_PAD, more),
         ]
     };
+    #[cfg(not(target_env = "gnu"))]
+    let _other_allocators = (heaps, kept, more);
 }
 
 /// Gives freed memory back to the kernel: what reading its types and symbols took is needed once.

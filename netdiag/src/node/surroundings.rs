@@ -71,6 +71,8 @@ pub struct Surroundings {
     rarely: Pace,
     cgroups: Cgroups,
     problems: Vec<String>,
+    /// Namespaces that could not be entered this time and the time before, with why not.
+    shut: BTreeMap<u32, String>,
     /// Namespaces whose sockets could not be counted the last time, with why not.
     uncounted: BTreeMap<u32, String>,
     /// What else could not be read the last time and the time before.
@@ -95,6 +97,7 @@ impl Surroundings {
             rarely: Pace::default(),
             cgroups,
             problems: Vec::new(),
+            shut: BTreeMap::new(),
             uncounted: BTreeMap::new(),
             unread: Vec::new(),
         };
@@ -199,6 +202,7 @@ impl Surroundings {
     fn sort(&mut self, namespaces: &[Namespace], visits: Vec<Result<Visit, String>>) -> Counted {
         let (mut protocols, mut links, mut queues) = (Vec::new(), Vec::new(), Vec::new());
         let mut unvisited = BTreeSet::new();
+        self.shut.clear();
         let there = |inode: &u32| namespaces.iter().any(|namespace| namespace.inode == *inode);
         self.censuses.retain(|inode, _| there(inode));
         self.rare.retain(|inode, _| there(inode));
@@ -231,7 +235,7 @@ impl Surroundings {
                     unvisited.insert(namespace.inode);
                     // One that is on its way out is no problem.
                     if self.last.unvisited.contains(&namespace.inode) {
-                        self.uncounted.insert(namespace.inode, problem.clone());
+                        self.shut.insert(namespace.inode, problem.clone());
                     }
                     protocols.push(Err(problem.clone()));
                     links.push(Err(problem.clone()));
@@ -261,8 +265,10 @@ impl Surroundings {
         }
         node.unread.extend_from_slice(&self.unread);
         node.unread.extend_from_slice(&self.last.load.unread);
-        node.unread.extend(rare::unread(&self.rare));
-        let sockets = Unread::in_namespaces(Part::Sockets, &self.uncounted);
+        node.unread.extend(rare::unread(&self.rare, &self.shut));
+        let mut uncounted = self.uncounted.clone();
+        uncounted.extend(self.shut.clone());
+        let sockets = Unread::in_namespaces(Part::Sockets, &uncounted);
         let others = [sockets, memory::unread(&node.memory), self.cgroups.unread()];
         node.unread.extend(others.into_iter().flatten());
     }

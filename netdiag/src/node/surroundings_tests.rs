@@ -17,6 +17,7 @@ fn begun() -> Surroundings {
         rarely: Pace::default(),
         cgroups: Cgroups::default(),
         problems: Vec::new(),
+        shut: BTreeMap::new(),
         uncounted: BTreeMap::new(),
         unread: Vec::new(),
     }

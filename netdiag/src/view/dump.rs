@@ -31,7 +31,7 @@ pub mod recover;
 
 use block::Encoder;
 use directory::Directory;
-pub(crate) use directory::Room;
+pub(crate) use directory::{Room, create_new};
 pub use name::Name;
 use pair::Pair;
 

@@ -77,13 +77,16 @@ fn unread_by(all: &BTreeMap<u32, Rare>) -> BTreeMap<&(Part, String), Vec<u32>> {
     namespaces
 }
 
-/// What could not be read of these namespaces.
-pub(super) fn unread(all: &BTreeMap<u32, Rare>) -> Vec<Unread> {
+/// What could not be read of these namespaces, and of those that could not even be entered.
+pub(super) fn unread(all: &BTreeMap<u32, Rare>, shut: &BTreeMap<u32, String>) -> Vec<Unread> {
     let mut parts: BTreeMap<Part, BTreeMap<u32, String>> = BTreeMap::new();
     for ((part, error), namespaces) in unread_by(all) {
         let reason = format!("cannot read the {}: {error}", part.words());
         let reasons = namespaces.into_iter().map(|netns| (netns, reason.clone()));
         parts.entry(*part).or_default().extend(reasons);
+    }
+    for part in [Part::Netfilter, Part::Routes, Part::Speeds].iter().filter(|_| !shut.is_empty()) {
+        parts.entry(*part).or_default().extend(shut.clone());
     }
     parts.iter().filter_map(|(part, reasons)| Unread::in_namespaces(*part, reasons)).collect()
 }
@@ -131,7 +134,12 @@ mod tests {
             (7, refused(libc::EIO)),
             (8, Rare::default()),
         ]);
-        let unread = unread(&all);
+        let shut = |all: &BTreeMap<u32, Rare>, shut: &[u32]| {
+            unread(all, &shut.iter().map(|netns| (*netns, "it is shut".to_owned())).collect())
+        };
+        let parts = shut(&BTreeMap::new(), &[9]).len();
+        assert_eq!(parts, 3, "nothing at all is known of it");
+        let unread = shut(&all, &[]);
         let [rules] = &unread[..] else { panic!("{unread:?}") };
         assert_eq!((rules.part, rules.namespaces), (Part::Netfilter, Some(3)));
         let said = problems(&all);

@@ -6,9 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, unlinkat};
 
-use crate::{format, view::dump::Room};
+use crate::{
+    format,
+    view::dump::{Room, create_new},
+};
 
 /// A file that this run has made.
 #[derive(Debug)]
@@ -39,13 +42,7 @@ impl Target {
     }
 
     fn with_room(path: &Path, room: Room) -> io::Result<Self> {
-        let flags = OFlags::WRONLY
-            | OFlags::APPEND
-            | OFlags::CREATE
-            | OFlags::EXCL
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
-        let file = File::from(openat(CWD, path, flags, Mode::RUSR | Mode::WUSR)?);
+        let file = create_new(CWD, path)?;
         let path = path.to_owned();
         Ok(Self { file, path, room, bytes: 0, is_torn: false, pause: None, left_out: 0 })
     }

@@ -93,14 +93,7 @@ impl Directory {
 
     /// Creates a file that must not exist, mode 0600, for appending.
     pub(super) fn create(&self, name: &str) -> io::Result<File> {
-        let flags = OFlags::WRONLY
-            | OFlags::APPEND
-            | OFlags::CREATE
-            | OFlags::EXCL
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
-        Ok(File::from(retry_on_intr(|| openat(&self.fd, name, flags, mode))?))
+        create_new(&self.fd, Path::new(name))
     }
 
     /// Opens an earlier file for reading and cutting: only a regular file of this user that has
@@ -213,6 +206,18 @@ impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Creates a file that must not exist, mode 0600, for appending. The last part of its name is no symlink then.
+pub(crate) fn create_new(directory: impl AsFd, path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::EXCL
+        | OFlags::NOFOLLOW
+        | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    Ok(File::from(retry_on_intr(|| openat(directory.as_fd(), path, flags, mode))?))
 }
 
 /// How much of the file system is left to others.
