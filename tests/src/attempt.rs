@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use anyhow::{Result, bail};
 use netdiag::snapshot::Snapshot;
 
-use crate::{counters::TcpCounters, namespace::Namespace};
+use crate::{counters::TcpCounters, facts::Facts, hiccup::Hiccups, namespace::Namespace};
 
 /// Why the numbers of a run are not those of the plan, though nobody is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Spoilt {
     Skipped,
     /// A processor came so late that TCP took a segment for lost.
     SentAgain,
+    /// A processor came so late that nothing was on time.
+    StoodStill,
 }
 
 impl Display for Spoilt {
@@ -21,6 +23,7 @@ impl Display for Spoilt {
         f.write_str(match self {
             Self::Skipped => "the kernel skipped programs",
             Self::SentAgain => "the kernel sent segments again that were not lost",
+            Self::StoodStill => "the machine stood still",
         })
     }
 }
@@ -42,6 +45,22 @@ pub fn until_whole(mut run: impl FnMut() -> Result<Option<Spoilt>>) -> Result<()
         reasons.push(spoilt);
     }
     bail!("each of {ATTEMPTS} attempts was spoilt: {reasons:?}");
+}
+
+/// Judges facts that hold of a machine whose processors are on time; where they do not and those were late, the run
+/// is spoilt.
+///
+/// # Panics
+/// When a fact is wrong, and the processors were on time.
+#[track_caller]
+pub fn judge_on_time(facts: Facts, hiccups: Hiccups) -> Option<Spoilt> {
+    let late = hiccups.stood_still();
+    if let Some(late) = late.filter(|_| facts.any_wrong()) {
+        eprintln!("one of ten sleeps ended {late:?} late: {facts:?}");
+        return Some(Spoilt::StoodStill);
+    }
+    facts.finish();
+    None
 }
 
 /// Whether the kernel skipped programs of one of these signals.

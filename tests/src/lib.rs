@@ -24,6 +24,7 @@ pub mod dumps;
 pub mod facts;
 pub mod fault;
 pub mod gate;
+pub mod hiccup;
 pub mod hlog;
 pub mod injection;
 pub mod lab;

@@ -6,7 +6,9 @@ use std::{thread, time::Duration};
 use anyhow::{Context as _, Result};
 use netdiag::diagnosis::{Report, SCHEMA};
 use netdiag_tests::{
+    attempt::{Spoilt, judge_on_time, until_whole},
     facts::Facts,
+    hiccup::Hiccups,
     netdiag::{self as program, Netdiag},
     network::{Pair, RIGHT_V4},
     requirement::alone,
@@ -40,6 +42,11 @@ fn report(lines: &[String]) -> Result<Report> {
 #[test]
 fn a_slow_server_is_found_live_and_in_recordings() -> Result<()> {
     let _alone = alone();
+    until_whole(a_slow_server)
+}
+
+fn a_slow_server() -> Result<Option<Spoilt>> {
+    let hiccups = Hiccups::watch();
     let pair = Pair::new()?;
     let netns = pair.left.inode().to_string();
     let live = |more: &[&str]| {
@@ -86,12 +93,12 @@ fn a_slow_server_is_found_live_and_in_recordings() -> Result<()> {
         facts.equal(format_args!("worst flow {what}"), worst.peer.port, Some(port));
     }
     let blind = report(&blind)?;
-    facts.equal("findings without the signal", blind.findings.len(), 0);
+    let found: Vec<_> = blind.findings.iter().map(|finding| finding.id.as_str()).collect();
+    facts.equal("findings without the signal", found, vec![]);
     let withheld = blind.withheld.iter().find(|withheld| withheld.id == ID);
     let says = withheld.is_some_and(|withheld| withheld.reason.contains("`turn`"));
     facts.holds(format_args!("withheld: {:?}", blind.withheld), says);
-    facts.finish();
-    Ok(())
+    Ok(judge_on_time(facts, hiccups))
 }
 
 #[test]

@@ -10,7 +10,7 @@ use netdiag_tests::{
     facts::Facts,
     lab::{
         act,
-        run::{Case, Manner, batch, batches},
+        run::{Case, Manner, batch_on_time, batches},
         scenario::{SCENARIOS, named},
         table,
     },
@@ -66,7 +66,7 @@ fn play(names: &[&str], twins: bool, without: &'static [Signal]) -> Result<()> {
     }
     let mut facts = Facts::new();
     for some in batches(cases, manner.together) {
-        let played = batch(some, manner)?;
+        let played = batch_on_time(&some, manner)?;
         let (strays, hints): (Vec<_>, Vec<_>) =
             played.strays.iter().partition(|stray| stray.counts);
         let lines = |all: Vec<_>| all.into_iter().map(table::line).collect::<Vec<_>>();

@@ -47,8 +47,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "STEP")]
     only: Vec<String>,
 
-    /// Virtual machines and checks at a time; the tests in a machine wait more than they work
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    /// Virtual machines and checks at a time; the tests in a machine wait for a third of their time
+    #[arg(long, value_name = "N", default_value_t = 3)]
     jobs: usize,
 
     /// Arguments for the kernel-facing tests' runner

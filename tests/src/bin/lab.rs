@@ -9,7 +9,7 @@ use netdiag_common::signal::Signal;
 use netdiag_tests::{
     lab::{
         Expect, act,
-        run::{Case, Manner, batch, batches},
+        run::{Case, Manner, batch_on_time, batches},
         scenario::SCENARIOS,
         table,
     },
@@ -96,7 +96,7 @@ fn main() -> Result<()> {
             bail!("--only names no scenario that can be had here");
         }
         for some in batches(cases, manner.together) {
-            let played = batch(some, manner)?;
+            let played = batch_on_time(&some, manner)?;
             for outcome in played.outcomes {
                 print!("{}", table::story(&outcome));
                 outcomes.push(outcome);
@@ -108,13 +108,7 @@ fn main() -> Result<()> {
         }
     }
     println!("\n{}", table::table(&outcomes));
-    let bad = |outcome: &&netdiag_tests::lab::run::Outcome| {
-        let judged = outcome.judgement.as_ref();
-        !outcome.claims.broken.is_empty()
-            || !outcome.blind.is_empty()
-            || judged.is_some_and(|it| !it.right || !it.scoped || !it.others.is_empty())
-    };
-    let wrong = outcomes.iter().filter(bad).count();
+    let wrong = outcomes.iter().filter(|outcome| !outcome.is_right()).count();
     if wrong > 0 || strays > 0 {
         let runs = outcomes.len();
         bail!("{wrong} of {runs} runs are not as they must be, {strays} findings are of none");
