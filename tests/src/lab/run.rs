@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use netdiag_common::signal::Signal;
+use netdiag_common::{globals::FILTER_VALUES, signal::Signal};
 use serde_json::Value;
 
 use super::{
@@ -132,8 +132,8 @@ pub struct Manner {
     pub without: &'static [Signal],
 }
 
-/// Cases that can play side by side: at most so many, and no two that take the same. Who changes the
-/// machine plays alone.
+/// Cases that can play side by side: at most so many, with no more namespaces than a filter of netdiag takes, and no
+/// two that take the same. Who changes the machine plays alone.
 #[must_use]
 pub fn batches(cases: Vec<Case>, together: usize) -> Vec<Vec<Case>> {
     let mut waiting = VecDeque::from(cases);
@@ -146,7 +146,9 @@ pub fn batches(cases: Vec<Case>, together: usize) -> Vec<Vec<Case>> {
             let taken = batch.iter().any(|one| {
                 one.alone() || case.alone() || (takes.is_some() && one.scenario.takes == takes)
             });
-            if batch.len() < together && !taken {
+            let watched: usize = batch.iter().map(|one| one.scenario.watch.len()).sum();
+            let is_room = watched + case.scenario.watch.len() <= FILTER_VALUES;
+            if batch.len() < together && is_room && !taken {
                 batch.push(case);
             } else {
                 waiting.push_back(case);
@@ -371,6 +373,15 @@ mod tests {
             .map(|batch| batch.iter().filter(|case| case.scenario.takes.is_some()).count())
             .collect();
         assert_eq!(sizes, [1, 1]);
+    }
+
+    #[test]
+    fn what_is_watched_has_room_in_a_filter() {
+        static BOTH: Scenario =
+            Scenario { watch: &[Side::Client, Side::Server], ..Scenario::healthy("both") };
+        let cases = vec![Case::draw(&BOTH, false, 1); FILTER_VALUES];
+        let sizes: Vec<_> = batches(cases, FILTER_VALUES).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [FILTER_VALUES / 2; 2]);
     }
 
     #[test]
