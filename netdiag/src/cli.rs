@@ -130,7 +130,8 @@ pub struct Record {
 #[command(after_help = "\
 A line comes within about 0.1 s of what it tells. In a flood drops of one
 conversation are told together, with their number. What --pcap writes are no
-captured packets, but headers made of what is known of each.
+captured packets, but headers made of what is known of each; its comment names
+the findings of netdiag diagnose that such packets count for.
 
 Examples:
   netdiag events --kind drop,listen_overflow

@@ -9,6 +9,10 @@ use netdiag_common::{flow::FlowKey, signal::conntrack::Tuple};
 
 use crate::owner::Place;
 
+mod counted;
+
+pub use counted::Counted;
+
 /// A kind of event that is told of one by one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
@@ -22,6 +26,8 @@ pub struct Kind {
     pub has_stack: bool,
     /// Whether it is of a packet, see [`Told::packet`].
     pub has_packet: bool,
+    /// As what an event with a packet counts in snapshots: the first of these that has a name for it.
+    pub counted: &'static [Counted],
 }
 
 /// Something that is said of an event.

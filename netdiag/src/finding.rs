@@ -118,10 +118,22 @@ pub struct Definition {
     pub node: &'static [Part],
     /// Signals of which every sample counts: where some were lost the finding is withheld.
     pub exact: &'static [Signal],
+    /// Counts that decide about it and whose packets `events` tells one by one, as snapshots name them
+    /// (`retransmits.rto`). One that ends in a dot is all of its group, but for what stands behind a `!`.
+    pub packets: &'static [&'static str],
     /// Findings that explain this one where both concern the same.
     pub causes: &'static [&'static str],
     /// What is found in a window. It returns nothing where samples are too few.
     pub rule: fn(&Watched, &Limits) -> Vec<Finding>,
+}
+
+impl Definition {
+    /// Whether that count decides about it, by the packets that are counted so.
+    fn counts(&self, name: &str) -> bool {
+        let is_of = |one: &str| one == name || one.ends_with('.') && name.starts_with(one);
+        let mut left_out = self.packets.iter().filter_map(|one| one.strip_prefix('!'));
+        self.packets.iter().any(|one| is_of(one)) && !left_out.any(is_of)
+    }
 }
 
 /// All of them, causes before what they cause.
@@ -171,6 +183,13 @@ pub const DEFINITIONS: &[&Definition] = &[
 #[must_use]
 pub fn definition(id: &str) -> Option<&'static Definition> {
     DEFINITIONS.iter().find(|definition| definition.id == id).copied()
+}
+
+/// Ids of the findings that a count of that name decides about, causes first. That one of its packets is there does not
+/// say that there is such a finding: that takes the rule, and a window.
+pub fn counted_by(name: &str) -> impl Iterator<Item = &'static str> {
+    let counting = DEFINITIONS.iter().filter(move |definition| definition.counts(name));
+    counting.map(|definition| definition.id)
 }
 
 /// Where a definition is concluded from less than it could be, what was not looked at and why.

@@ -62,6 +62,12 @@ fn of_kind<'a>(frames: &'a [Frame], kind: &str) -> Vec<&'a Frame> {
     frames.iter().filter(|frame| frame.packet.comment.starts_with(&start)).collect()
 }
 
+/// The findings that a packet's comment names.
+fn counts_for(packet: &Packet) -> Vec<&str> {
+    let parts = packet.comment.split("; ").filter_map(|part| part.strip_prefix("counts for "));
+    parts.flat_map(|findings| findings.split(", ")).collect()
+}
+
 /// Packets of a kind in a namespace, from an end or to it.
 fn at(frames: &[Frame], kind: &str, netns: u32, from: SocketAddr, direction: u64) -> Vec<Packet> {
     let interface = format!("netns:{netns}");
@@ -148,6 +154,8 @@ fn what_was_lost_is_read_by_tshark_and_scapy() -> Result<()> {
         facts.equal(format_args!("{dropped:?}, {way}"), of_case.len() as u64, dropped.packets);
         // IPv4, UDP, and the word.
         facts.holds("lengths", of_case.iter().all(|packet| packet.length == 20 + 8 + 7));
+        let by_firewall = of_case.iter().all(|packet| counts_for(packet) == ["firewall-drop"]);
+        facts.holds("they count for the firewall", by_firewall);
     }
     let [left, right] = [&pair.left, &pair.right].map(Namespace::inode);
     for (client, bytes) in lost {
@@ -159,6 +167,12 @@ fn what_was_lost_is_read_by_tshark_and_scapy() -> Result<()> {
         for packet in again {
             let kind = packet.comment.split(' ').nth(1).unwrap_or_default();
             facts.holds(format_args!("kind {kind}"), RETRANSMITS.contains(&kind));
+            let of_loss: &[&str] = match kind {
+                "rto" => &["pmtu-black-hole", "half-open-peer", "packet-loss"],
+                "fast" => &["packet-loss"],
+                _ => &[],
+            };
+            facts.equal(format_args!("{kind} counts for"), &counts_for(packet)[..], of_loss);
             facts.equal("flags", packet.flags, Some(ACK));
             facts.equal("length", packet.length, headers + bytes);
             facts.holds("a sequence number", packet.seq.is_some());
@@ -172,6 +186,12 @@ fn what_was_lost_is_read_by_tshark_and_scapy() -> Result<()> {
             let resets = at(&frames, "reset", netns, from, way);
             facts.holds(format_args!("resets of {client:?}, {way}"), !resets.is_empty());
             facts.holds("their flag", resets.iter().all(|packet| packet.flags == Some(RST)));
+            // What nobody listens for is no connection that was cut.
+            let counts = |packet: &Packet| match packet.comment.contains(" NO_SOCKET") {
+                true => counts_for(packet).is_empty(),
+                false => counts_for(packet) == ["connection-reset"],
+            };
+            facts.holds("they count for resets", resets.iter().all(counts));
         }
     }
     let described = tool::run("capinfos", &[&path])?;

@@ -25,9 +25,19 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 
 /// Builds all and gives the binary's path.
 pub(crate) fn netdiag(release: bool) -> Result<PathBuf> {
+    object()?;
+    binary(release)
+}
+
+/// Builds the eBPF object.
+pub(crate) fn object() -> Result<()> {
     let tools = setup::build_tools()?;
     eprintln!("build: eBPF by {tools}");
-    ebpf::build(&tools)?;
+    ebpf::build(&tools).map(drop)
+}
+
+/// Builds the binary around the object that is there, and gives its path.
+pub(crate) fn binary(release: bool) -> Result<PathBuf> {
     if !workspace::netdiag(if release { "release" } else { "debug" }).exists() {
         eprintln!("build: netdiag for the first time: that takes some minutes");
     }

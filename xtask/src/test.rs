@@ -32,9 +32,9 @@ use crate::{build, ebpf, image, process, sbom, setup, workspace};
 #[command(
     after_help = "Steps: format, unit, native, image, cost, lints, licences, object, and vm-NAME for each machine: vm-5.10,
 vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 with -programs, and
-vm-6.12 with -preempt, -containers and -lockdown. The steps set-up and build-tests come first where others
-need them. Beside the native tests run image, cost, licences and object, on what these leave of the
-processors; machines come after them, with lints beside them.
+vm-6.12 with -preempt, -containers and -lockdown. The steps set-up, build and build-tests come first
+where others need them. Beside the native tests run image, cost, licences, object and the machines that
+count, on what these leave of the processors; the other machines come after them, with lints beside them.
 
 Examples:
   cargo xtask test                             everything
@@ -90,12 +90,14 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         steps.run("unit", |output| unit(&built, output));
         checks.push(("image", Box::new(image)));
         checks.push(("cost", Box::new(cost)));
-        machines.extend(MACHINES.iter().map(|machine| -> Job<'_> {
-            (machine.name, Box::new(|output| machine.run(&built, &args.arguments, output)))
-        }));
     }
     checks.push(("licences", Box::new(licences)));
     checks.push(("object", Box::new(|_| object())));
+    for machine in MACHINES.iter().filter(|_| !built.is_empty()) {
+        // To a clock that counts instructions nobody is slow.
+        let jobs = if machine.counts { &mut checks } else { &mut machines };
+        jobs.push((machine.name, Box::new(|output| machine.run(&built, &args.arguments, output))));
+    }
     let jobs = args.jobs.max(1);
     // On what others leave of the processors: tests on this machine wait for most of their time, and those that
     // measure are not to be held up.
@@ -130,15 +132,22 @@ fn build(steps: &Steps<'_>) -> Vec<Binary> {
     let mut built = Vec::new();
     steps.always("set-up", |_| {
         setup::test_tools()?;
-        build::netdiag(true).map(|_| Tally::default())
+        build::object().map(|()| Tally::default())
     });
-    if !steps.failed() {
+    if steps.failed() {
+        return built;
+    }
+    // Of another profile, in a directory of its own: neither waits for the other one, nor for all processors.
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            steps.always("build", |_| build::binary(true).map(|_| Tally::default()));
+        });
         steps.always("build-tests", |_| {
             built = binaries::build()?;
             Ok(Tally::default())
         });
-    }
-    built
+    });
+    if steps.failed() { Vec::new() } else { built }
 }
 
 /// Runs the jobs that were asked for, `workers` at a time, each as `begin` says of its thread.

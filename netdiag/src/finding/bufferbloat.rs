@@ -3,8 +3,9 @@
 use netdiag_common::signal::Signal;
 
 use super::{
-    DELAYED_ACK_NS, Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    DELAYED_ACK_NS, Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     advice::{inside, ss_of},
+    cpu_starved,
 };
 use crate::{
     format,
@@ -54,8 +55,9 @@ pub const DEFINITION: Definition = Definition {
     thresholds: &[&EXCESS, &TIMES, &CRITICAL, &LEAST_RATE, &LEAST_SAMPLES],
     needs: &[Signal::Rtt],
     parts: &[],
-    node: &[],
+    node: &[Part::Cpu],
     exact: &[],
+    packets: &[],
     causes: &["interface-saturated", "qdisc-drop"],
     rule,
 };
@@ -104,8 +106,10 @@ fn of_peer(
     let rate = bytes as f64 / watched.seconds.max(1e-9);
     let is_loaded = rate >= limits.of(&LEAST_RATE);
     let is_one_way = group.flows.iter().any(|flow| waits(flow, limits.of(&EXCESS) / 2.0));
+    // Its network work waits for a CPU like any thread's where there is too much of it (ksoftirqd).
+    let is_late = cpu_starved::is_late(watched);
     let (severity, threshold) = match excess as f64 {
-        _ if !is_loaded || !is_one_way => (Severity::Info, &EXCESS),
+        _ if !is_loaded || !is_one_way || is_late => (Severity::Info, &EXCESS),
         excess if excess >= limits.of(&CRITICAL) => (Severity::Critical, &CRITICAL),
         _ => (Severity::Warning, &EXCESS),
     };
@@ -117,7 +121,7 @@ fn of_peer(
     );
     let lost = sums.at_least("retransmits.rto") + sums.at_least("retransmits.fast");
     let finding = Finding::new(watched, severity, Scope::peer(netns, ip), title)
-        .confidence(if median.is_prompt && is_loaded && is_one_way { 0.9 } else { 0.6 })
+        .confidence(if median.is_prompt && is_loaded && is_one_way && !is_late { 0.9 } else { 0.6 })
         .because(
             "The path can do better, and the peer's delays are not in this: packets stand in a queue that \
              is kept full by what is sent. All that crosses that link waits as long, small requests too.",
@@ -147,6 +151,13 @@ fn of_peer(
     } else {
         finding.not_seeing("what fills the queue: this node sends and gets little")
     };
+    let finding = if is_late {
+        finding.not_seeing(
+            "whether the queue is this node's own: its CPUs do not keep up, and packets wait for them like threads",
+        )
+    } else {
+        finding
+    };
     Some(if is_one_way {
         finding
     } else {
@@ -174,7 +185,14 @@ fn busiest<'a>(group: &Group<'a>) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{finding::tests::check, snapshot::Flow, watched::kit};
+    use crate::{
+        finding::tests::check,
+        snapshot::{
+            Flow,
+            node::{Cpu, CpuShare, Pressure},
+        },
+        watched::kit,
+    };
 
     const MS: u64 = 1_000_000;
 
@@ -237,6 +255,23 @@ mod tests {
         check(&DEFINITION, &kit::watched(&flows), Some(Severity::Info));
         flows.push(to("f4", 110, 150));
         check(&DEFINITION, &kit::watched(&flows), Some(Severity::Warning));
+    }
+
+    /// A node that does not keep up is slow itself.
+    #[test]
+    fn round_trips_of_a_node_without_cpus_are_no_queue_of_the_path() {
+        let of = |busy_ratio, some_us| {
+            let mean = CpuShare { busy_ratio, ..CpuShare::default() };
+            kit::with_node(&[bulk(10, 100, 250_000)], |node| {
+                let pressure = Some(Pressure { some_us });
+                let (busiest, most_softirq) = (mean, mean);
+                node.cpu =
+                    Some(Cpu { cpus: 2, mean, busiest, most_softirq, runnable: None, pressure });
+            })
+        };
+        check(&DEFINITION, &of(0.96, 510_000), Some(Severity::Info));
+        check(&DEFINITION, &of(0.96, 490_000), Some(Severity::Warning));
+        check(&DEFINITION, &of(0.94, 510_000), Some(Severity::Warning));
     }
 
     #[test]

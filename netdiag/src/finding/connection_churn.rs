@@ -68,6 +68,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Tcp],
     exact: &[],
+    packets: &[],
     causes: &[],
     rule,
 };

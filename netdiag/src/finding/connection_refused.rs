@@ -42,6 +42,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[Signal::Socket],
+    packets: &[],
     causes: &["firewall-drop", "listen-overflow", "syn-backlog-overflow"],
     rule,
 };

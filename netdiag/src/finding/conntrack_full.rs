@@ -37,6 +37,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Conntrack],
     exact: &[],
+    packets: &[],
     causes: &["connection-churn"],
     rule,
 };

@@ -27,6 +27,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Conntrack],
     exact: &[],
+    packets: &[],
     causes: &[],
     rule,
 };

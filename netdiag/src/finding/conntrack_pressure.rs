@@ -26,6 +26,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Conntrack],
     exact: &[],
+    packets: &[],
     causes: &["connection-churn"],
     rule,
 };

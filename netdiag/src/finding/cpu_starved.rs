@@ -93,6 +93,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Cpu, Part::Cgroups],
     exact: &[],
+    packets: &[],
     causes: &[],
     rule,
 };
@@ -105,9 +106,13 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
 }
 
 /// Flows of processes in a control group, or in one below it.
-fn inside<'a>(watched: &'a Watched, group: &str) -> Vec<&'a Seen> {
+fn inside<'a>(watched: &'a Watched, group: &Throttled) -> Vec<&'a Seen> {
+    let Throttled { cgroup: group, pids, .. } = group;
     let group = group.trim_matches('/');
     let is_in = |flow: &&Seen| {
+        if flow.owner.pid.is_some_and(|pid| pids.binary_search(&pid).is_ok()) {
+            return true;
+        }
         let cgroup = flow.owner.cgroup.as_deref().map(|cgroup| cgroup.trim_matches('/'));
         cgroup
             .and_then(|cgroup| cgroup.strip_prefix(group))
@@ -132,8 +137,11 @@ fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Fi
     if (group.periods as f64) < limits.of(&LEAST_PERIODS) {
         return None;
     }
-    let flows = inside(watched, &group.cgroup);
-    let knows = watched.flows.values().any(|flow| is_comparable(flow, group));
+    let flows = inside(watched, group);
+    // In version 1 a group may have others below it, whose processes are not its own.
+    let is_known = |flow: &Seen| !group.pids.is_empty() && flow.owner.pid.is_some();
+    let knows = !flows.is_empty()
+        || watched.flows.values().any(|flow| is_known(flow) || is_comparable(flow, group));
     // Whom nobody asks and who asks nobody is no matter of the network.
     let severity = if knows && flows.is_empty() { Severity::Info } else { severity };
     let scope = match flows.first() {
@@ -212,6 +220,11 @@ pub fn not_observable(seconds: f64) -> Option<String> {
     })
 }
 
+/// Whether this node's own CPUs keep packets and threads waiting: whatever takes long in it may take long for that.
+pub(super) fn is_late(watched: &Watched) -> bool {
+    of_node(watched, &Limits::default()).is_some()
+}
+
 fn of_node(watched: &Watched, limits: &Limits) -> Option<Finding> {
     if watched.seconds + 0.1 < limits.of(&SECONDS) {
         return None;
@@ -283,7 +296,7 @@ fn of_node(watched: &Watched, limits: &Limits) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::{
-        finding::tests::check,
+        finding::{ScopeKind, tests::check},
         snapshot::{Owner, node::Pressure},
         watched::kit,
     };
@@ -292,6 +305,7 @@ mod tests {
         Throttled {
             cgroup: "/pods/render".to_owned(),
             owner: Owner { cgroup: Some("/pods/render".to_owned()), ..Owner::default() },
+            pids: Vec::new(),
             periods,
             throttled_periods: held,
             throttled_us: held * 60_000,
@@ -352,6 +366,26 @@ mod tests {
         check(&DEFINITION, &watched, Some(Severity::Critical));
         let scope = rule(&watched, &Limits::default()).remove(0).scope;
         assert_eq!(scope.name, "render/77");
+    }
+
+    /// Where CPU limits have a hierarchy of their own, processes tell whose they are.
+    #[test]
+    fn processes_tell_whose_flows_are_held_back() {
+        let with = |pids: &[u32]| {
+            let mut flow = kit::flow("f1").of(77, "render");
+            flow.owner.cgroup = Some("/session/1".to_owned());
+            kit::with_nodes(&[flow], |second, node| {
+                if second == 0 {
+                    let pids = pids.to_vec();
+                    node.throttled.push(Throttled { pids, ..throttled(100, 90) });
+                }
+            })
+        };
+        check(&DEFINITION, &with(&[5, 77]), Some(Severity::Critical));
+        let scope = |pids| rule(&with(pids), &Limits::default()).remove(0).scope;
+        assert_eq!(scope(&[5, 77]).name, "render/77");
+        check(&DEFINITION, &with(&[5]), Some(Severity::Info));
+        assert_eq!(scope(&[]).kind, ScopeKind::Node);
     }
 
     #[test]

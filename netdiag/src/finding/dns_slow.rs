@@ -53,6 +53,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
+    packets: &[],
     causes: &[
         "packet-loss",
         "bufferbloat",

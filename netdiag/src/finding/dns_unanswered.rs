@@ -48,6 +48,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[Signal::Dns],
+    packets: &[],
     causes: &[
         "peer-unreachable",
         "firewall-drop",

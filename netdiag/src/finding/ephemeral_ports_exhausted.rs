@@ -43,6 +43,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Sockets],
     exact: &[],
+    packets: &[],
     causes: &["connection-churn", "time-wait-buildup"],
     rule,
 };

@@ -36,6 +36,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Sockets],
     exact: &[],
+    packets: &[],
     causes: &["close-wait-leak"],
     rule,
 };

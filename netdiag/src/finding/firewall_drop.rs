@@ -34,10 +34,14 @@ const CONVERSATIONS: Threshold = Threshold {
     help: "conversations that ask for one port of this node and are dropped in a window",
     source: "fewer are a probe, or somebody who is mistaken",
 };
-/// The kernel's reasons, and the places where kernels without reasons drop for the same one
+/// Drops for the kernel's reason, and at the places where kernels without reasons drop for the same one
 /// (`nf_hook_slow`, net/netfilter/core.c).
-const LABELS: [&str; 4] =
-    ["NETFILTER_DROP", "at:nf_hook_slow", "at:nf_hook_slow_list", "at:nft_do_chain"];
+const DROPS: [&str; 4] = [
+    "drops.NETFILTER_DROP",
+    "drops.at:nf_hook_slow",
+    "drops.at:nf_hook_slow_list",
+    "drops.at:nft_do_chain",
+];
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
@@ -48,12 +52,13 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Conntrack],
     exact: &[],
+    packets: &DROPS,
     causes: &["conntrack-full", "conntrack-insert-failed"],
     rule,
 };
 
 fn dropped(flow: &Seen) -> u64 {
-    LABELS.iter().map(|label| flow.sums.at_least(&format!("drops.{label}"))).sum()
+    DROPS.iter().map(|name| flow.sums.at_least(name)).sum()
 }
 
 /// Whether a socket of this node has it; else a packet was on its way in, or through.

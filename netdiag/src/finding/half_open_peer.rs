@@ -36,6 +36,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
+    packets: &["retransmits.rto"],
     causes: &["firewall-drop", "conntrack-full", "interface-errors", "qdisc-drop", "softnet-drop"],
     rule,
 };

@@ -25,6 +25,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Netfilter],
     exact: &[],
+    packets: &[],
     causes: &[],
     rule,
 };

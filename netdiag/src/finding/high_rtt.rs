@@ -61,6 +61,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
+    packets: &[],
     causes: &["bufferbloat", "interface-saturated", "qdisc-drop"],
     rule,
 };

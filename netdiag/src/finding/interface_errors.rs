@@ -48,6 +48,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Interfaces],
     exact: &[],
+    packets: &[],
     causes: &["cpu-starved"],
     rule,
 };

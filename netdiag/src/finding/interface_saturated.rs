@@ -38,6 +38,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Interfaces, Part::Speeds],
     exact: &[],
+    packets: &[],
     causes: &[],
     rule,
 };

@@ -30,6 +30,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Tcp, Part::Listeners],
     exact: &[],
+    packets: &[],
     causes: &["cpu-starved", "tcp-memory-pressure", "slow-local-application"],
     rule,
 };

@@ -52,6 +52,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
+    packets: &[],
     causes: &["cpu-starved", "tcp-memory-pressure"],
     rule,
 };

@@ -31,6 +31,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Interfaces, Part::Routes],
     exact: &[],
+    packets: &[],
     causes: &[],
     rule,
 };

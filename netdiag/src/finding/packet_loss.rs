@@ -63,6 +63,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
+    packets: &["retransmits.rto", "retransmits.fast"],
     causes: &[
         "pmtu-black-hole",
         "half-open-peer",

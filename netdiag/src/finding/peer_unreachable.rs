@@ -45,6 +45,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[Signal::Socket],
+    packets: &["retransmits.syn"],
     causes: &[
         "firewall-drop",
         "half-open-peer",

@@ -70,6 +70,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[Signal::Turn, Signal::Socket, Signal::Rtt],
     node: &[],
     exact: &[],
+    packets: &[],
     causes: &[
         "packet-loss",
         "qdisc-drop",

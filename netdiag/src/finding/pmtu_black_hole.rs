@@ -33,6 +33,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
+    packets: &["retransmits.rto"],
     causes: &["mtu-mismatch", "firewall-drop"],
     rule,
 };

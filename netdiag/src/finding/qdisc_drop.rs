@@ -54,6 +54,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Qdiscs],
     exact: &[],
+    packets: &[],
     causes: &["interface-saturated"],
     rule,
 };

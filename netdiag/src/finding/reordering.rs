@@ -42,6 +42,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
+    packets: &[],
     causes: &[],
     rule,
 };

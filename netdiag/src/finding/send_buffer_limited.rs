@@ -51,6 +51,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
+    packets: &[],
     causes: &["tcp-memory-pressure", "bufferbloat", "peer-not-reading"],
     rule,
 };

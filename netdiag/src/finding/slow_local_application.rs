@@ -62,6 +62,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
+    packets: &[],
     causes: &["cpu-starved", "tcp-memory-pressure", "periodic-latency"],
     rule,
 };

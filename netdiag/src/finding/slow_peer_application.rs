@@ -58,6 +58,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
+    packets: &[],
     causes: &[
         "packet-loss",
         "pmtu-black-hole",

@@ -37,6 +37,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Softnet],
     exact: &[],
+    packets: &[],
     causes: &["cpu-starved"],
     rule,
 };

@@ -41,6 +41,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Tcp, Part::Sockets],
     exact: &[],
+    packets: &[],
     causes: &["listen-overflow"],
     rule,
 };

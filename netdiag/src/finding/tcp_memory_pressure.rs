@@ -51,6 +51,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[Part::Memory, Part::Tcp],
     exact: &[],
+    packets: &[],
     causes: &[],
     rule,
 };

@@ -51,6 +51,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
+    packets: &[],
     causes: &["peer-not-reading", "high-rtt", "packet-loss", "bufferbloat"],
     rule,
 };

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::pace::Pace;
+use super::{pace::Pace, proc};
 use crate::{
     owner::Place,
     snapshot::{
@@ -29,6 +29,9 @@ const FOLLOWED: usize = 512;
 
 /// Those of a snapshot.
 const LISTED: usize = 20;
+
+/// Processes of a group that are told; of one that has more, none is.
+const PROCESSES: usize = 256;
 
 /// New limits are looked for so rarely at most.
 const SEARCHED_EVERY: Duration = Duration::from_secs(15);
@@ -164,6 +167,10 @@ impl Cgroups {
             Throttled {
                 cgroup,
                 owner,
+                pids: self
+                    .hierarchy
+                    .as_ref()
+                    .map_or_else(Vec::new, |(root, _)| processes(&root.join(path))),
                 periods: stat.periods,
                 throttled_periods: stat.throttled,
                 throttled_us: stat.throttled_us,
@@ -208,6 +215,18 @@ fn limited(root: &Path, version: Version, most: usize, walked: usize) -> (Vec<St
     }
     found.sort_unstable();
     (found, left_out + next.len() as u64)
+}
+
+/// Processes in a group itself, ascending (`cgroup.procs`). The file has them in no order, and maybe twice.
+fn processes(path: &Path) -> Vec<u32> {
+    if !proc::is_told_numbers_of_node() {
+        return Vec::new();
+    }
+    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    let mut pids: Vec<_> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    if pids.len() > PROCESSES { Vec::new() } else { pids }
 }
 
 /// CPU time that a group may take in a period, and the period, in microseconds; none where it has no
@@ -300,6 +319,21 @@ mod tests {
         let new = told.iter().find(|one| one.cgroup == "/pods/new").expect("it");
         assert_eq!(new.throttled_periods, 5, "from where it was met");
         assert_eq!(cgroups.total().len(), 2);
+    }
+
+    #[test]
+    fn processes_are_told_unless_they_are_many() {
+        let root = tempfile::tempdir().unwrap();
+        let told = |text: &str| {
+            fs::write(root.path().join("cgroup.procs"), text).unwrap();
+            processes(root.path())
+        };
+        let known = proc::is_told_numbers_of_node();
+        let expected = |pids: &[u32]| if known { pids.to_vec() } else { Vec::new() };
+        assert_eq!(told("7\n3\n7\nx\n"), expected(&[3, 7]));
+        assert_eq!(told(""), [0; 0]);
+        let many: String = (1..=PROCESSES + 1).map(|pid| format!("{pid}\n")).collect();
+        assert_eq!(told(&many), [0; 0]);
     }
 
     #[test]

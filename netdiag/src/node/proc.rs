@@ -36,6 +36,13 @@ pub fn is_of_node(host_root: &Path) -> bool {
     numbers_like_node(of_first.ok().as_deref(), of_own.ok().as_deref(), has_kernels)
 }
 
+/// Whether the kernel tells this process of others by the numbers that its programs name them by.
+#[must_use]
+pub(super) fn is_told_numbers_of_node() -> bool {
+    let own = fs::read_link("/proc/self/ns/pid");
+    own.is_ok_and(|link| link.as_os_str() == FIRST_PID_NAMESPACE)
+}
+
 fn numbers_like_node(of_first: Option<&Path>, of_own: Option<&Path>, has_kernels: bool) -> bool {
     let is_first = |link: &Path| link.as_os_str() == FIRST_PID_NAMESPACE;
     of_first.map_or_else(|| has_kernels || of_own.is_some_and(is_first), is_first)

@@ -84,6 +84,7 @@ const CONNTRACK: Kind = Kind {
     ],
     has_stack: false,
     has_packet: false,
+    counted: &[],
 };
 
 const KPROBE: Source = Source {

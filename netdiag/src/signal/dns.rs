@@ -89,6 +89,7 @@ const DNS: Kind = Kind {
     ],
     has_stack: false,
     has_packet: false,
+    counted: &[],
 };
 
 const FIELDS: &[Field] = &[

@@ -15,7 +15,7 @@ use super::{
     Source, Subject, When, count_id,
 };
 use crate::event::{
-    Field as Said, Form, Kind, Packet, Past, Shown, Stack, Told, Value, Way,
+    Counted, Field as Said, Form, Kind, Packet, Past, Shown, Stack, Told, Value, Way,
 };
 
 const DROPS: CountId = count_id(Signal::Drop, 0);
@@ -54,6 +54,11 @@ const DROP: Kind = Kind {
     ],
     has_stack: true,
     has_packet: true,
+    counted: &[
+        Counted::by("drops.", "reason"),
+        Counted::by("drops.at:", "location"),
+        Counted::new("drops.at:unknown"),
+    ],
 };
 
 const FIELDS: &[Field] = &[

@@ -15,7 +15,8 @@ use super::{
     Rows, Source, Subject, When, count_id,
 };
 use crate::event::{
-    Field as Said, Form, Kind, Packet, Past, Segment, Shown, Stack, Told, Value, Way, flags,
+    Counted, Field as Said, Form, Kind, Packet, Past, Segment, Shown, Stack, Told, Value, Way,
+    flags,
 };
 
 const SENT: CountId = count_id(Signal::Reset, 0);
@@ -58,6 +59,11 @@ const RESET: Kind = Kind {
     ],
     has_stack: false,
     has_packet: true,
+    counted: &[
+        Counted::new("resets_received").when("direction", "received"),
+        Counted::by("resets_sent.", "reason"),
+        Counted::new("resets_sent.unknown"),
+    ],
 };
 
 const FIELDS: &[Field] =

@@ -15,7 +15,8 @@ use super::{
     Source, Subject, When, count_id, socket::state_name,
 };
 use crate::event::{
-    self, Field as Said, Form, Packet, Past, Segment, Shown, Stack, Told, Value, Way, flags,
+    self, Counted, Field as Said, Form, Packet, Past, Segment, Shown, Stack, Told, Value, Way,
+    flags,
 };
 
 const FIRST_KIND: CountId = count_id(Signal::Retransmit, 0);
@@ -77,6 +78,10 @@ const RETRANSMIT: event::Kind = event::Kind {
     ],
     has_stack: true,
     has_packet: true,
+    counted: &[
+        Counted::new("retransmits_failed").when("failed", "failed"),
+        Counted::by("retransmits.", "retransmit"),
+    ],
 };
 
 /// Before 6.16 the tracepoint has no argument `err` and tells only of success; the function's return

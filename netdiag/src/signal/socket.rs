@@ -77,6 +77,7 @@ const CONNECT: Kind = Kind {
     ],
     has_stack: false,
     has_packet: false,
+    counted: &[],
 };
 
 const CLOSE: Kind = Kind {
@@ -88,6 +89,7 @@ const CLOSE: Kind = Kind {
     ],
     has_stack: false,
     has_packet: false,
+    counted: &[],
 };
 
 /// What the programs of every signal read of a socket beside its identity.

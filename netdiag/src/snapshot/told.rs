@@ -17,6 +17,8 @@ use crate::{
     signal,
 };
 
+mod count;
+
 /// Value of `schema` in every object.
 pub const SCHEMA: &str = "netdiag.event/1";
 
@@ -32,6 +34,7 @@ pub const LISTEN_OVERFLOW: Kind = Kind {
     ],
     has_stack: false,
     has_packet: false,
+    counted: &[],
 };
 
 /// All kinds of events, in the order of the signals.

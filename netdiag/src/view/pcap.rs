@@ -1,8 +1,9 @@
 //! Headers of the packets that events are of, as pcapng, for Wireshark and its like.
 //!
 //! Nothing was captured: the headers are made of what the records say of a packet (`headers`), and its comment
-//! says what happened to it, whose it is and what of its headers is known. Format: draft-ietf-opsawg-pcapng. Each network
-//! namespace is an interface, whose packets begin with the IP header (`LINKTYPE_RAW`).
+//! says what happened to it, what findings such packets count for, whose it is and what of its headers is known.
+//! Format: draft-ietf-opsawg-pcapng. Each network namespace is an interface, whose packets begin with the IP header
+//! (`LINKTYPE_RAW`).
 
 use std::{
     collections::BTreeMap,
@@ -26,6 +27,7 @@ use pcap_file::{
 use super::{events::said, owner::process};
 use crate::{
     event::{Packet, Way},
+    finding::counted_by,
     format::{MISSING, sanitised},
     snapshot::told::Event,
 };
@@ -184,7 +186,8 @@ fn failed(error: PcapError) -> io::Error {
     }
 }
 
-/// What happened to the packet, whose it is, and what of its headers is known; names in it are harmless.
+/// What happened to the packet, what findings such packets count for, whose it is, and what of its headers is known;
+/// names in it are harmless.
 fn comment(packet: &Packet, event: &Event) -> String {
     let mut words = vec![event.kind.to_owned()];
     words.extend(said(event));
@@ -193,8 +196,9 @@ fn comment(packet: &Packet, event: &Event) -> String {
         owner => owner,
     };
     let mut comment = format!(
-        "{}; owner {owner}; synthetic: made of its {}; all else in it is filled in",
+        "{}{}; owner {owner}; synthetic: made of its {}; all else in it is filled in",
         words.join(" "),
+        counts_for(event),
         known(packet)
     );
     if packet.way.is_none() {
@@ -202,6 +206,17 @@ fn comment(packet: &Packet, event: &Event) -> String {
     }
     comment.truncate(comment.floor_char_boundary(COMMENT_MOST));
     comment
+}
+
+/// What findings such packets count for, `; counts for firewall-drop`. It does not say that there is one, which takes
+/// its rule and a window.
+fn counts_for(event: &Event) -> String {
+    let count = event.count();
+    let findings: Vec<_> = count.iter().flat_map(|count| counted_by(count)).collect();
+    match findings.as_slice() {
+        [] => String::new(),
+        findings => format!("; counts for {}", findings.join(", ")),
+    }
 }
 
 /// What is known of a packet: `addresses, ports and flags`.

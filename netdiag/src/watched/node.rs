@@ -101,6 +101,9 @@ impl Watched {
                 known.periods += later.periods;
                 known.throttled_periods += later.throttled_periods;
                 known.throttled_us += later.throttled_us;
+                known.pids.extend(&later.pids);
+                known.pids.sort_unstable();
+                known.pids.dedup();
                 known.quota_us = later.quota_us;
                 known.period_us = later.period_us;
             },

@@ -27,7 +27,7 @@ pub(crate) struct Machine {
     environment: &'static [&'static str],
     processors: u32,
     /// Its clock counts instructions, so that CPU times are the same each time.
-    counts: bool,
+    pub(crate) counts: bool,
     tests: Tests,
 }
 

@@ -30,6 +30,7 @@ fn telling(stack: Option<Option<Vec<u64>>>) -> Telling {
         ],
         has_stack: true,
         has_packet: false,
+        counted: &[],
     };
     let values = vec![Value::Place(16), Value::Reason(3), Value::Unknown];
     Telling {

@@ -1,6 +1,9 @@
 //! How rows went of late: a bounded number of intervals of a bounded number of rows.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap, VecDeque},
+};
 
 use crate::{
     flow::Frozen,
@@ -12,7 +15,7 @@ pub(super) const INTERVALS: usize = 60;
 /// Rows of an interval that are followed from then on: more than any screen has lines.
 const FOLLOWED: usize = 256;
 /// Rows that are followed at most.
-const ROWS: usize = 1_024;
+const ROWS: usize = 512;
 
 /// Which row of the screen it is, the same in every interval.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,32 +81,25 @@ impl CountGroup {
     }
 }
 
-/// What a row did in one interval.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Point {
-    /// The 99th percentiles in nanoseconds, in the order of [`metrics`].
-    p99_ns: Vec<Option<u64>>,
-    /// Sums in the order of [`History::groups`]; empty where nothing was heard of it.
-    sums: Vec<u64>,
-}
-
-/// One row.
-#[derive(Clone, Debug)]
-struct Course {
-    points: VecDeque<Point>,
-    /// The interval that it was last in.
-    last: u64,
-    /// Where it stood then.
+/// Where a row stood when it was heard of last.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    interval: u64,
     rank: usize,
 }
 
-impl Course {
-    fn push(&mut self, point: Point) {
-        if self.points.len() == INTERVALS {
-            self.points.pop_front();
-        }
-        self.points.push_back(point);
-    }
+/// In cells: there is no such percentile.
+const NONE: u64 = u64::MAX;
+
+/// What the rows did in one interval that were followed then: of all of them in one piece, since an interval has
+/// hundreds.
+#[derive(Clone, Debug, Default)]
+struct Past {
+    /// Where in `cells` a row begins.
+    starts: HashMap<RowId, usize>,
+    /// Of each row first the 99th percentiles in nanoseconds, in the order of [`metrics`], then sums in that of
+    /// [`History::groups`].
+    cells: Vec<u64>,
 }
 
 /// All that is followed.
@@ -113,7 +109,9 @@ pub(super) struct History {
     groups: Vec<CountGroup>,
     /// How many of them have a column.
     in_columns: usize,
-    rows: HashMap<RowId, Course>,
+    followed: HashMap<RowId, Place>,
+    /// The oldest first.
+    pasts: VecDeque<Past>,
     intervals: u64,
 }
 
@@ -121,7 +119,8 @@ impl History {
     pub(super) fn new() -> Self {
         let metrics = metrics().map(|(id, ..)| id).collect();
         let (groups, in_columns) = CountGroup::followed();
-        Self { metrics, groups, in_columns, rows: HashMap::new(), intervals: 0 }
+        let (followed, pasts) = (HashMap::new(), VecDeque::new());
+        Self { metrics, groups, in_columns, followed, pasts, intervals: 0 }
     }
 
     /// The groups that it keeps the sums of.
@@ -142,50 +141,56 @@ impl History {
         open: Option<&RowId>,
     ) {
         self.intervals += 1;
+        // Its room is that of the next one.
+        let oldest = if self.pasts.len() == INTERVALS { self.pasts.pop_front() } else { None };
+        let Past { mut starts, mut cells } = oldest.unwrap_or_default();
+        starts.clear();
+        cells.clear();
         for (rank, row) in rows.enumerate() {
             let id = RowId::of(row);
-            let is_followed = rank < FOLLOWED || open == Some(&id) || self.rows.contains_key(&id);
-            if !is_followed {
+            let place = Place { interval: self.intervals, rank };
+            if rank < FOLLOWED || open == Some(&id) {
+                self.followed.insert(id.clone(), place);
+            } else if let Some(before) = self.followed.get_mut(&id) {
+                *before = place;
+            } else {
                 continue;
             }
-            let point = self.point(row);
-            let course = self.rows.entry(id).or_insert_with(|| Course {
-                points: VecDeque::new(),
-                last: 0,
-                rank,
-            });
-            (course.last, course.rank) = (self.intervals, rank);
-            course.push(point);
+            starts.insert(id, cells.len());
+            let p99 = |&id: &MetricId| row.latency(id).and_then(|latency| latency.quantile(0.99));
+            cells.extend(self.metrics.iter().map(p99).map(|p99| p99.unwrap_or(NONE)));
+            cells.extend(self.groups.iter().map(|group| group.of(row)));
         }
-        let now = self.intervals;
-        for course in self.rows.values_mut().filter(|course| course.last != now) {
-            course.push(Point::default());
-        }
-        self.rows.retain(|_, course| now - course.last < INTERVALS as u64);
-        if self.rows.len() > ROWS {
-            let key = |course: &Course| (std::cmp::Reverse(course.last), course.rank);
-            let mut keys: Vec<_> = self.rows.values().map(key).collect();
-            keys.sort_unstable();
-            let last = keys[ROWS - 1];
-            self.rows.retain(|id, course| key(course) <= last || open == Some(id));
-        }
+        self.pasts.push_back(Past { starts, cells });
+        self.forget(open);
     }
 
-    fn point(&self, row: &Frozen) -> Point {
-        let p99 = |&id: &MetricId| row.latency(id).and_then(|latency| latency.quantile(0.99));
-        Point {
-            p99_ns: self.metrics.iter().map(p99).collect(),
-            sums: self.groups.iter().map(|group| group.of(row)).collect(),
+    /// What was not heard of for long, and where there are too many, the lowest of those heard of longest ago.
+    fn forget(&mut self, open: Option<&RowId>) {
+        let now = self.intervals;
+        self.followed.retain(|_, place| now - place.interval < INTERVALS as u64);
+        if self.followed.len() > ROWS {
+            let key = |place: &Place| (Reverse(place.interval), place.rank);
+            let mut keys: Vec<_> = self.followed.values().map(key).collect();
+            let (_, &mut last, _) = keys.select_nth_unstable(ROWS - 1);
+            self.followed.retain(|id, place| key(place) <= last || open == Some(id));
         }
     }
 
     /// Forgets all: rows are others from now on.
     pub(super) fn clear(&mut self) {
-        self.rows.clear();
+        self.followed.clear();
+        self.pasts.clear();
     }
 
-    fn points(&self, id: &RowId) -> impl DoubleEndedIterator<Item = &Point> {
-        self.rows.get(id).into_iter().flat_map(|course| &course.points)
+    /// One cell of a row in each interval; none in those that it was not followed in, or nothing was heard of it.
+    fn cells(
+        &self,
+        id: &RowId,
+        cell: usize,
+    ) -> impl DoubleEndedIterator<Item = Option<u64>> + use<'_> {
+        let id = id.clone();
+        self.pasts.iter().map(move |past| past.cells.get(past.starts.get(&id)? + cell).copied())
     }
 
     /// 99th percentiles of a metric by its place in [`metrics`], the oldest first.
@@ -193,17 +198,17 @@ impl History {
         &self,
         id: &RowId,
         metric: usize,
-    ) -> impl DoubleEndedIterator<Item = Option<u64>> {
-        self.points(id).map(move |point| point.p99_ns.get(metric).copied().flatten())
+    ) -> impl DoubleEndedIterator<Item = Option<u64>> + use<'_> {
+        self.cells(id, metric).map(|cell| cell.filter(|&p99| p99 != NONE))
     }
 
-    /// Sums of a group by its place in [`Self::groups`].
+    /// Sums of a group by its place in [`Self::groups`], likewise.
     pub(super) fn sums(
         &self,
         id: &RowId,
         group: usize,
-    ) -> impl DoubleEndedIterator<Item = Option<u64>> {
-        self.points(id).map(move |point| point.sums.get(group).copied())
+    ) -> impl DoubleEndedIterator<Item = Option<u64>> + use<'_> {
+        self.cells(id, self.metrics.len() + group)
     }
 }
 
