@@ -29,7 +29,7 @@ use links::Links;
 use unseen::Unseen;
 
 /// Seconds of a window: enough for rates, short enough for what comes and goes.
-const WINDOW_S: f64 = 60.0;
+pub const WINDOW_S: f64 = 60.0;
 /// A shorter rest behind a whole window is concluded from together with that one: rates of a moment are no rates.
 const REST_S: f64 = 5.0;
 /// Findings of one id that are told one by one; where there are more, the worst are.
@@ -288,6 +288,18 @@ impl Diagnosis {
     /// seconds.
     pub fn present(&mut self) -> Vec<Finding> {
         order::rank(self.of_window(), &self.links)
+    }
+
+    /// Of how many findings nothing can be said now: signals that they need are off, or samples were lost. It is of
+    /// the window that is under way; in its first seconds, of that one and the one before.
+    #[must_use]
+    pub fn withheld(&self) -> usize {
+        let watched = self.longer.as_deref().unwrap_or(&self.window);
+        if watched.intervals.is_empty() {
+            return 0;
+        }
+        let is_withheld = |it: &&&Definition| finding::withheld(it, watched).is_some();
+        finding::DEFINITIONS.iter().filter(is_withheld).count()
     }
 
     /// A window that is not over may still change its mind.

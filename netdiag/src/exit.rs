@@ -12,7 +12,7 @@ pub enum Status {
     Ran = 0,
     /// It failed while running: input or output, or the kernel refused late.
     Failed = 1,
-    /// Wrong usage: flags, filters, an `--out` that cannot be used.
+    /// Wrong usage: flags, filters, an `--out`, `--pcap`, `--html` or `--listen` that cannot be used.
     Usage = 2,
     /// Nothing can be observed: no privilege, no BTF and no `--btf`, or not one signal attaches.
     CannotObserve = 3,

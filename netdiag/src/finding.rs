@@ -3,7 +3,7 @@
 
 use netdiag_common::signal::Signal;
 
-use crate::watched::Watched;
+use crate::{snapshot::Role, watched::Watched};
 
 mod advice;
 mod node;
@@ -118,21 +118,36 @@ pub struct Definition {
     pub node: &'static [Part],
     /// Signals of which every sample counts: where some were lost the finding is withheld.
     pub exact: &'static [Signal],
-    /// Counts that decide about it and whose packets `events` tells one by one, as snapshots name them
-    /// (`retransmits.rto`). One that ends in a dot is all of its group, but for what stands behind a `!`.
-    pub packets: &'static [&'static str],
+    /// Counts that decide about it and whose packets `events` tells one by one.
+    pub packets: &'static [Packets],
     /// Findings that explain this one where both concern the same.
     pub causes: &'static [&'static str],
     /// What is found in a window. It returns nothing where samples are too few.
     pub rule: fn(&Watched, &Limits) -> Vec<Finding>,
 }
 
-impl Definition {
-    /// Whether that count decides about it, by the packets that are counted so.
-    fn counts(&self, name: &str) -> bool {
-        let is_of = |one: &str| one == name || one.ends_with('.') && name.starts_with(one);
-        let mut left_out = self.packets.iter().filter_map(|one| one.strip_prefix('!'));
-        self.packets.iter().any(|one| is_of(one)) && !left_out.any(is_of)
+/// Counts of packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Packets {
+    /// One as snapshots name it (`retransmits.rto`), or with a dot at its end all of a group.
+    pub counts: &'static str,
+    /// One of the group that does not count.
+    pub but: Option<&'static str>,
+    /// At this end of a conversation they do not count either.
+    pub not_at: Option<Role>,
+}
+
+impl Packets {
+    /// That one, or all of that group.
+    const fn of(counts: &'static str) -> Self {
+        Self { counts, but: None, not_at: None }
+    }
+
+    fn are(&self, name: &str, at: Option<Role>) -> bool {
+        let Self { counts, but, not_at } = *self;
+        (counts == name || counts.ends_with('.') && name.starts_with(counts))
+            && but != Some(name)
+            && (not_at.is_none() || not_at != at)
     }
 }
 
@@ -185,10 +200,11 @@ pub fn definition(id: &str) -> Option<&'static Definition> {
     DEFINITIONS.iter().find(|definition| definition.id == id).copied()
 }
 
-/// Ids of the findings that a count of that name decides about, causes first. That one of its packets is there does not
-/// say that there is such a finding: that takes the rule, and a window.
-pub fn counted_by(name: &str) -> impl Iterator<Item = &'static str> {
-    let counting = DEFINITIONS.iter().filter(move |definition| definition.counts(name));
+/// Ids of the findings that a count of that name decides about at that end of a conversation, causes first. That one of
+/// its packets is there does not say that there is such a finding: that takes the rule, and a window.
+pub fn counted_by(name: &str, at: Option<Role>) -> impl Iterator<Item = &'static str> {
+    let counts = move |packets: &Packets| packets.are(name, at);
+    let counting = DEFINITIONS.iter().filter(move |it| it.packets.iter().any(counts));
     counting.map(|definition| definition.id)
 }
 

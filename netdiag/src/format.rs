@@ -93,7 +93,8 @@ pub fn sanitised(text: &str) -> String {
     text.chars().map(|c| if is_unsafe(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-fn is_unsafe(c: char) -> bool {
+/// Whether [`sanitised`] replaces it.
+pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
             // direction marks, overrides and isolates (Unicode Standard Annex 9)
@@ -196,6 +197,18 @@ fn broken(start: &str, word: &str, columns: usize, indent: &str) -> Vec<String> 
     }
     lines.push(line);
     lines
+}
+
+/// RFC 3339 to the second.
+#[must_use]
+pub fn moment(time: &str) -> String {
+    time.get(..19).map_or_else(|| time.to_owned(), |second| format!("{second}Z"))
+}
+
+/// [`duration`] of seconds.
+#[must_use]
+pub fn seconds(seconds: f64) -> String {
+    duration((seconds * 1e9) as u64)
 }
 
 #[cfg(test)]

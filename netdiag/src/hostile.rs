@@ -1,5 +1,6 @@
 //! Input as nobody should give it, for the tests of what reads it: noise, and sound input that was cut, torn, joined,
-//! or told another length. `PROPTEST_CASES` says how many of each (256 if nothing is said).
+//! or told another length. `PROPTEST_CASES` says how many of each (256 if nothing is said). Names as nobody should
+//! have them, for the tests of what shows them.
 
 use std::time::Duration;
 
@@ -180,6 +181,32 @@ pub(crate) fn survived(sound: &[Vec<u8>], read: impl Fn(&[u8])) {
 pub(crate) fn survived_text(sound: &[&str], read: impl Fn(&str)) {
     let sound: Vec<_> = sound.iter().map(|text| text.as_bytes().to_vec()).collect();
     survived(&sound, |bytes| read(&String::from_utf8_lossy(bytes)));
+}
+
+/// A name as others may choose it: of a process, a pod, a node.
+pub(crate) fn name() -> impl Strategy<Value = String> {
+    /// What moves a cursor, ends a line or a quotation, turns text around, or is not seen.
+    const HARMFUL: &[char] = &[
+        '\0',
+        '\n',
+        '\r',
+        '\t',
+        '\u{1b}',
+        ' ',
+        '"',
+        '\'',
+        '\\',
+        '\u{7f}',
+        '\u{9b}',
+        '\u{301}',
+        '\u{200b}',
+        '\u{2028}',
+        '\u{202e}',
+        '\u{feff}',
+        '\u{e0041}',
+    ];
+    let piece = prop_oneof![select(HARMFUL), any::<char>(), proptest::char::range(' ', '~')];
+    vec(piece, 0..20).prop_map(|chars| chars.into_iter().collect::<String>())
 }
 
 /// Of this thread, so that it does not matter how busy the machine is.

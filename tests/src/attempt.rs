@@ -54,9 +54,9 @@ pub fn until_whole(mut run: impl FnMut() -> Result<Option<Spoilt>>) -> Result<()
 /// When a fact is wrong, and the processors were on time.
 #[track_caller]
 pub fn judge_on_time(facts: Facts, hiccups: Hiccups) -> Option<Spoilt> {
-    let late = hiccups.stood_still();
-    if let Some(late) = late.filter(|_| facts.any_wrong()) {
-        eprintln!("one of ten sleeps ended {late:?} late: {facts:?}");
+    let why = hiccups.stood_still();
+    if let Some(why) = why.filter(|_| facts.any_wrong()) {
+        eprintln!("{why}: {facts:?}");
         return Some(Spoilt::StoodStill);
     }
     facts.finish();

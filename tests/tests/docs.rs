@@ -224,7 +224,10 @@ fn flags(document: &str) -> BTreeSet<&str> {
     document
         .lines()
         .filter(|line| !OTHERS.iter().any(|other| line.contains(other)))
-        .flat_map(|line| line.split(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c))))
+        .flat_map(|line| line.split(|c: char| !(c.is_ascii_alphanumeric() || "-_:".contains(c))))
+        .map(|word| word.trim_end_matches(':'))
+        // An address of which a screen shows neither port nor role before it.
+        .filter(|word| !word.contains(':'))
         .filter_map(|word| word.strip_prefix("--"))
         .filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase()))
         .collect()
@@ -238,13 +241,16 @@ fn flags_that_are_spoken_of_exist() -> Result<()> {
     for part in command.get_subcommands() {
         known.extend(part.get_arguments().filter_map(|flag| flag.get_long()).map(str::to_owned));
     }
-    for name in ["README.md", "docs/kubernetes.md", "docs/metrics.md", "docs/report.md"] {
+    let names =
+        ["README.md", "docs/kubernetes.md", "docs/live.md", "docs/metrics.md", "docs/report.md"];
+    for name in names {
         let document = fs::read_to_string(root.join(name))?;
         let unknown: Vec<_> =
             flags(&document).into_iter().filter(|&f| !known.contains(f)).collect();
         assert!(unknown.is_empty(), "{name} speaks of flags that netdiag has not: {unknown:?}");
     }
-    assert_eq!(flags("`--no-such x` --a=b <!-- c -->"), ["no-such", "a"].into());
+    let found = flags("`--no-such x` --a=b <!-- c --> --d: e\n  --fe80::1  -");
+    assert_eq!(found, ["no-such", "a", "d"].into());
     Ok(())
 }
 
@@ -256,12 +262,23 @@ fn paths(document: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// All documents.
+fn documents(root: &Path) -> Result<Vec<String>> {
+    let mut names = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].map(str::to_owned).to_vec();
+    for entry in fs::read_dir(root.join("docs"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        names.extend(name.ends_with(".md").then(|| format!("docs/{name}")));
+    }
+    names.sort();
+    Ok(names)
+}
+
 #[test]
 fn files_that_are_spoken_of_exist() -> Result<()> {
     let Some(root) = tree::root()? else { return Ok(()) };
     let mut missing = Vec::new();
-    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
-        let document = fs::read_to_string(root.join(name))?;
+    for name in documents(&root)? {
+        let document = fs::read_to_string(root.join(&name))?;
         let in_tree = |path: &&str| {
             let top = path.split('/').next().unwrap_or_default();
             top != "target" && root.join(top).exists()

@@ -48,7 +48,7 @@ fn act() {
 fn play(names: &[&str], twins: bool, without: &'static [Signal]) -> Result<()> {
     let manner = Manner {
         time: Duration::from_secs(12),
-        together: machine::amount(12, 2),
+        together: machine::amount(12, 1),
         diagnose: true,
         without,
     };

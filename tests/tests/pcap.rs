@@ -18,7 +18,7 @@ use netdiag_tests::{
     facts::Facts,
     fault, machine,
     namespace::Namespace,
-    netdiag::{Netdiag, binary, run, run_command},
+    netdiag::{Netdiag, binary, command, run, run_command},
     network::Pair,
     outcome::RETRANSMITS,
     require,
@@ -205,32 +205,42 @@ fn what_was_lost_is_read_by_tshark_and_scapy() -> Result<()> {
     Ok(())
 }
 
-/// Standard output has packets and nothing else.
+/// Standard output has packets and nothing else; how many of them a limit leaves out is said at the end.
 #[test]
 fn standard_output_may_be_the_file() -> Result<()> {
+    const SCRIPT: &str =
+        "exec \"$0\" events --kind drop --port 83 --limit \"$1\" --pcap - > \"$2\"";
     require!(Feature::Nft);
     require!(Feature::PacketReaders);
     let _alone = alone();
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("out");
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", "exec \"$0\" events --kind drop --pcap - > \"$1\""])
-        .arg(binary()?)
-        .arg(&file);
-    let netdiag = Netdiag::start_by(shell)?;
     let case = CASES.iter().find(|case| case.name == "nftables in INPUT").context("a case")?;
-    let (_pair, dropped) = case.provoke()?;
-    let (status, lines, stderr) = netdiag.stop_text()?;
-    let frames = capture::tshark(&file)?;
     let mut facts = Facts::new();
-    facts.note(format_args!("{stderr:?}"));
-    facts.equal("exit status", status.code(), Some(0));
-    facts.equal("lines", lines.len(), 0);
-    let told = at(&frames, "drop", dropped.netns, dropped.local, IN).len() as u64;
-    facts.equal("packets", told, dropped.packets);
-    let said = |words: &str| stderr.iter().any(|line| line.contains(words));
-    facts.holds("how it ended is said", said("--pcap -: ") && said("complete: yes"));
+    // Of packets that come at once, one a second lets not all pass.
+    for limit in ["1000", "1"] {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", SCRIPT]).arg(binary()?).arg(limit).arg(&file);
+        let netdiag = Netdiag::start_by(shell)?;
+        let (_pair, dropped) = case.provoke()?;
+        let (status, lines, stderr) = netdiag.stop_text()?;
+        let frames = capture::tshark(&file)?;
+        facts.note(format_args!("--limit {limit}: {stderr:?}"));
+        facts.equal("exit status", status.code(), Some(0));
+        facts.equal("lines", lines.len(), 0);
+        let told = at(&frames, "drop", dropped.netns, dropped.local, IN).len() as u64;
+        let left_out = dropped.packets.saturating_sub(told);
+        facts.holds(
+            format_args!("{told} packets of {dropped:?}"),
+            (1..=dropped.packets).contains(&told),
+        );
+        facts.equal("some are left out", left_out > 0, limit == "1");
+        let said = |words: &str| stderr.iter().any(|line| line.contains(words));
+        facts.holds("how it ended is said", said("--pcap -: ") && said("complete: yes"));
+        facts.equal("that some are", said("left out"), left_out > 0);
+        let how_many = said(&format!(" packets; {left_out} were left out by --limit"));
+        facts.equal("and how many", how_many, left_out > 0);
+    }
     facts.finish();
     Ok(())
 }
@@ -282,11 +292,18 @@ fn nothing_is_left_of_a_run_that_did_not_begin() -> Result<()> {
     let mut setpriv = tool::command("setpriv")?;
     setpriv.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy);
     setpriv.args(["events", "--pcap"]).arg(&file);
-    let output = run_command(setpriv)?;
+    // Which is noticed later.
+    let types = directory.path().join("types");
+    fs::write(&types, [0x5a_u8; 5_000])?;
+    let mut without_types = command(&["events", "--btf"])?;
+    without_types.arg(&types).arg("--pcap").arg(&file);
     let mut facts = Facts::new();
-    facts.note(String::from_utf8_lossy(&output.stderr));
-    facts.equal("exit status", output.status.code(), Some(3));
-    facts.holds("no file", !file.exists());
+    for (what, attempt) in [("no privilege", setpriv), ("no types", without_types)] {
+        let output = run_command(attempt)?;
+        facts.note(String::from_utf8_lossy(&output.stderr));
+        facts.equal(format_args!("{what}: exit status"), output.status.code(), Some(3));
+        facts.holds(format_args!("{what}: no file"), !file.exists());
+    }
     facts.finish();
     Ok(())
 }

@@ -113,7 +113,7 @@ fn unusable_out() -> Result<()> {
     Ok(())
 }
 
-/// As another user, and as root without capabilities.
+/// As another user, and as root without capabilities: first of all, so that nothing is made or waited for.
 #[test]
 fn no_privilege() -> Result<()> {
     require!(Feature::Setpriv);
@@ -125,14 +125,29 @@ fn no_privilege() -> Result<()> {
     for path in [directory.path(), &copy] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
     }
+    // Where anybody may make one.
+    let free = directory.path().join("free");
+    fs::create_dir(&free)?;
+    fs::set_permissions(&free, fs::Permissions::from_mode(0o777))?;
+    let dumps = free.join("dumps");
+    let out = dumps.to_string_lossy().into_owned();
+    let attempts: &[&[&str]] = &[
+        &["live", "-o", "json", "-d", "1s"],
+        &["live", "-d", "1s", "--netns", "pid:1"],
+        &["record", "-d", "1s", "--out", &out],
+        &["events", "--wait", "--comm", "x"],
+    ];
     let mut facts = Facts::new();
     let nobody: &[&str] = &["--reuid=65534", "--regid=65534", "--clear-groups"];
     for privileges in [nobody, &["--bounding-set=-all", "--inh-caps=-all"]] {
-        let mut command = tool::command("setpriv")?;
-        command.args(privileges).arg(&copy).args(["live", "-o", "json", "-d", "1s"]);
-        let output = run_command(command)?;
-        let what = privileges.join(" ");
-        refused(&mut facts, &what, &output, CANNOT_OBSERVE, &["privilege"]);
+        for arguments in attempts {
+            let mut command = tool::command("setpriv")?;
+            command.args(privileges).arg(&copy).args(*arguments);
+            let output = run_command(command)?;
+            let what = format!("{} {}", privileges.join(" "), arguments.join(" "));
+            refused(&mut facts, &what, &output, CANNOT_OBSERVE, &["no privilege"]);
+            facts.holds(format_args!("{what}: no directory is made"), !dumps.exists());
+        }
         // That is when doctor is asked: it says what it knows, and why that is all.
         let mut command = tool::command("setpriv")?;
         command.args(privileges).arg(&copy).args(["doctor", "-o", "json"]);

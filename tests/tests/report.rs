@@ -329,6 +329,27 @@ fn the_page_works_where_nothing_can_be_reached() -> Result<()> {
         format_args!("what is there is said: {readout}"),
         readout.as_str().is_some_and(|it| it.contains("p99 ")),
     );
+    // Times have their date where there are several days to choose from.
+    for (step_ns, count, expected) in [
+        (1_000_000_000_u64, 240, "14:00:01"),
+        (1_800_000_000_000, 47, "14:30:00"),
+        (1_800_000_000_000, 48, "11-28 14:30"),
+        (3_600_000_000_000, 2, "11-28 15:00"),
+        (86_400_000_000_000, 10, "2026-11-29"),
+    ] {
+        let times = json!({"start": "2026-11-28T14:00:00Z", "step_ns": step_ns, "count": count});
+        let label = format!("timeAxis({times}, 1000).label(1)");
+        facts.equal(&label, browser.evaluate(&label)?, json!(expected));
+    }
+    let finding = json!({
+        "node": "made", "id": "packet-loss", "severity": "warning", "title": "", "explanation": "",
+        "start": "2026-11-28T14:00:00.5Z", "end": "2026-12-01T15:00:00Z",
+        "scope": {"kind": "node", "name": "made"}, "evidence": [], "commands": [], "advice": [],
+        "ruled_out": [], "not_observable": [], "caused_by": [],
+    });
+    let held = format!("findingDetails({finding}, 0).querySelector('.faint').textContent");
+    let held = browser.evaluate(&held)?;
+    facts.equal("a finding held", held, json!("2026-11-28 14:00:00 to 2026-12-01 15:00:00"));
     let group = "const by = document.getElementById('by'); by.value = 'owner'; by.dispatchEvent(new Event('change'))";
     browser.evaluate(group)?;
     facts.equal("rows by owner", count(&mut browser, "#groups .name")?, 40);

@@ -11,6 +11,7 @@ use std::{
     collections::VecDeque,
     ffi::OsString,
     io::Write as _,
+    panic,
     process::{Command, ExitCode},
     sync::{Mutex, PoisonError},
     thread,
@@ -33,8 +34,8 @@ use crate::{build, ebpf, image, process, sbom, setup, workspace};
     after_help = "Steps: format, unit, native, image, cost, lints, licences, object, and vm-NAME for each machine: vm-5.10,
 vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 with -programs, and
 vm-6.12 with -preempt, -containers and -lockdown. The steps set-up, build and build-tests come first
-where others need them. Beside the native tests run image, cost, licences, object and the machines that
-count, on what these leave of the processors; the other machines come after them, with lints beside them.
+where others need them. Beside the native tests run image, cost, licences, object and the machines named
+-counting, on what these leave of the processors; the other machines come after them, with lints beside them.
 
 Examples:
   cargo xtask test                             everything
@@ -63,6 +64,9 @@ type Job<'a> = (&'static str, Box<dyn FnOnce(&mut Output) -> Result<Tally> + Sen
 const STEPS: [&str; 8] =
     ["format", "unit", "native", "image", "cost", "lints", "licences", "object"];
 
+/// Those that need nothing built.
+const BARE: [&str; 4] = ["format", "lints", "licences", "object"];
+
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let names: Vec<_> =
         STEPS.into_iter().chain(MACHINES.iter().map(|machine| machine.name)).collect();
@@ -76,12 +80,11 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         setup::linters()?;
         runner::check(process::cargo().args(["fmt", "--all", "--check"]), output)
     });
-    let mut built = Vec::new();
-    if names
-        .iter()
-        .any(|name| !["format", "lints", "licences", "object"].contains(name) && steps.wants(name))
-    {
-        built = build(&steps);
+    let needing = names.iter().filter(|name| !BARE.contains(name) && steps.wants(name));
+    let needing: Vec<_> = needing.copied().collect();
+    let built = if needing.is_empty() { Vec::new() } else { build(&steps) };
+    if built.is_empty() && !needing.is_empty() {
+        eprintln!("test: left out, for not all that they need was built: {}", needing.join(", "));
     }
     let mut checks: Vec<Job<'_>> = Vec::new();
     let mut machines: Vec<Job<'_>> = Vec::new();
@@ -94,8 +97,9 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     checks.push(("licences", Box::new(licences)));
     checks.push(("object", Box::new(|_| object())));
     for machine in MACHINES.iter().filter(|_| !built.is_empty()) {
-        // To a clock that counts instructions nobody is slow.
-        let jobs = if machine.counts { &mut checks } else { &mut machines };
+        // CPU time there is a count of instructions, so idle priority does not change a result.
+        let beside = machine.counts && steps.wants("native");
+        let jobs = if beside { &mut checks } else { &mut machines };
         jobs.push((machine.name, Box::new(|output| machine.run(&built, &args.arguments, output))));
     }
     let jobs = args.jobs.max(1);
@@ -127,27 +131,27 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// What the tests need, and the tests; empty when that failed.
+/// What the tests need, and the tests; empty when that failed, whatever else did.
 fn build(steps: &Steps<'_>) -> Vec<Binary> {
     let mut built = Vec::new();
-    steps.always("set-up", |_| {
+    let is_set_up = steps.always("set-up", |_| {
         setup::test_tools()?;
         build::object().map(|()| Tally::default())
     });
-    if steps.failed() {
+    if !is_set_up {
         return built;
     }
     // Of another profile, in a directory of its own: neither waits for the other one, nor for all processors.
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            steps.always("build", |_| build::binary(true).map(|_| Tally::default()));
-        });
-        steps.always("build-tests", |_| {
+    let is_built = thread::scope(|scope| {
+        let program = scope
+            .spawn(|| steps.always("build", |_| build::binary(true).map(|_| Tally::default())));
+        let has_tests = steps.always("build-tests", |_| {
             built = binaries::build()?;
             Ok(Tally::default())
         });
+        program.join().unwrap_or_else(|payload| panic::resume_unwind(payload)) && has_tests
     });
-    if steps.failed() { Vec::new() } else { built }
+    if is_built { built } else { Vec::new() }
 }
 
 /// Runs the jobs that were asked for, `workers` at a time, each as `begin` says of its thread.

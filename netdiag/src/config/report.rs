@@ -84,7 +84,8 @@ pub(super) fn report(flags: &cli::Report) -> Result<Report, Error> {
     });
     if flags.html.is_some() && flags.top > PAGE_ROWS {
         return Err(Error::usage(format!(
-            "--top {}: a page holds each row over time, and browsers not that many; ask for {PAGE_ROWS} at most, or              for -o json",
+            "--top {}: a page holds each row over time, and browsers not that many; ask for {PAGE_ROWS} at most, or \
+             for -o json",
             flags.top
         )));
     }
@@ -109,4 +110,26 @@ pub(super) fn report(flags: &cli::Report) -> Result<Report, Error> {
         },
         owners: wanted.owners,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{cli::Asked, config::Config};
+
+    #[test]
+    fn refusals_are_one_line_of_words() {
+        for line in [
+            "netdiag report DIR --html FILE --top 300",
+            "netdiag report DIR --netns blue",
+            "netdiag report DIR --pid 1 --wait",
+        ] {
+            let asked = cli::parse(line.split(' ').map(Into::into)).expect(line);
+            let Asked::Run(cli) = asked else { panic!("{line}") };
+            let error = Config::new(&cli, Path::new("/node")).expect_err(line).to_string();
+            assert!(!error.contains("  ") && !error.contains('\n'), "{line}: {error}");
+        }
+    }
 }

@@ -100,6 +100,24 @@ fn what_cannot_be_concluded_is_said() {
 }
 
 #[test]
+fn what_cannot_be_concluded_now_is_counted_at_any_time() {
+    let needs = |it: &&&Definition| it.needs.iter().any(|signal| signal.name() == "retransmit");
+    let needing = finding::DEFINITIONS.iter().filter(needs).count();
+    assert!(needing > 0);
+    for is_off in [false, true] {
+        let mut diagnosis = Diagnosis::new(Thresholds::new());
+        assert_eq!(diagnosis.withheld(), 0, "nothing was looked at");
+        // Beyond the end of a window, too.
+        for second in 0..130 {
+            let mut snapshot = lossy(second, 0);
+            snapshot.signals.retain(|status| !is_off || status.signal != "retransmit");
+            diagnosis.take(&snapshot);
+            assert_eq!(diagnosis.withheld(), if is_off { needing } else { 0 }, "{second}");
+        }
+    }
+}
+
+#[test]
 fn what_was_looked_for_in_a_part_only_is_said() {
     let mut snapshot = lossy(0, 10);
     snapshot.signals.retain(|status| !["turn", "rtt"].contains(&status.signal.as_str()));

@@ -58,7 +58,7 @@ pub const DEFINITION: Definition = Definition {
     node: &[Part::Cpu],
     exact: &[],
     packets: &[],
-    causes: &["interface-saturated", "qdisc-drop"],
+    causes: &["cpu-starved", "interface-saturated", "qdisc-drop"],
     rule,
 };
 
@@ -106,11 +106,14 @@ fn of_peer(
     let rate = bytes as f64 / watched.seconds.max(1e-9);
     let is_loaded = rate >= limits.of(&LEAST_RATE);
     let is_one_way = group.flows.iter().any(|flow| waits(flow, limits.of(&EXCESS) / 2.0));
-    // Its network work waits for a CPU like any thread's where there is too much of it (ksoftirqd).
+    // Its network work waits for a CPU like any thread's where there is too much of it (ksoftirqd), but not for long.
     let is_late = cpu_starved::is_late(watched);
     let (severity, threshold) = match excess as f64 {
-        _ if !is_loaded || !is_one_way || is_late => (Severity::Info, &EXCESS),
-        excess if excess >= limits.of(&CRITICAL) => (Severity::Critical, &CRITICAL),
+        _ if !is_loaded || !is_one_way => (Severity::Info, &EXCESS),
+        excess if excess >= limits.of(&CRITICAL) => {
+            (if is_late { Severity::Warning } else { Severity::Critical }, &CRITICAL)
+        }
+        _ if is_late => (Severity::Info, &EXCESS),
         _ => (Severity::Warning, &EXCESS),
     };
     let title = format!(
@@ -122,10 +125,13 @@ fn of_peer(
     let lost = sums.at_least("retransmits.rto") + sums.at_least("retransmits.fast");
     let finding = Finding::new(watched, severity, Scope::peer(netns, ip), title)
         .confidence(if median.is_prompt && is_loaded && is_one_way && !is_late { 0.9 } else { 0.6 })
-        .because(
+        .because(if is_late {
+            "The path can do better, and the peer's delays are not in this: packets stand in a queue, of the path or \
+             of this node, whose own CPUs do not keep up. All that crosses it waits as long, small requests too."
+        } else {
             "The path can do better, and the peer's delays are not in this: packets stand in a queue that \
-             is kept full by what is sent. All that crosses that link waits as long, small requests too.",
-        )
+             is kept full by what is sent. All that crosses that link waits as long, small requests too."
+        })
         .beyond(watched, "median rtt less rtt_min", excess as f64, threshold, limits)
         .beyond(watched, "median rtt / rtt_min", times, &TIMES, limits)
         .beyond(watched, "payload to and from the peer", rate, &LEAST_RATE, limits)
@@ -137,7 +143,15 @@ fn of_peer(
             "delayed ACKs: the 200ms that an ACK may be delayed are taken off"
         })
         .ruling_out(format!("a long path: rtt_min is {}", format::duration(rtt_min)))
-        .not_seeing("at which hop the queue is, and who else fills it")
+        .not_seeing("at which hop the queue is, and who else fills it");
+    let finding = if is_late {
+        finding
+            .not_seeing("whether the queue is this node's own: packets wait for its CPUs like threads do")
+            .advise("first see what keeps this node's CPUs busy (cpu-starved), and whether it is gone without that")
+    } else {
+        finding
+    };
+    let finding = finding
         .advise(format!(
             "pace or limit the bulk senders ({}) below the link's rate",
             busiest(group).unwrap_or("see netdiag live --sort bytes_sent")
@@ -150,13 +164,6 @@ fn of_peer(
         finding
     } else {
         finding.not_seeing("what fills the queue: this node sends and gets little")
-    };
-    let finding = if is_late {
-        finding.not_seeing(
-            "whether the queue is this node's own: its CPUs do not keep up, and packets wait for them like threads",
-        )
-    } else {
-        finding
     };
     Some(if is_one_way {
         finding
@@ -257,21 +264,30 @@ mod tests {
         check(&DEFINITION, &kit::watched(&flows), Some(Severity::Warning));
     }
 
-    /// A node that does not keep up is slow itself.
+    /// A node that does not keep up is slow itself, but not by seconds.
     #[test]
     fn round_trips_of_a_node_without_cpus_are_no_queue_of_the_path() {
-        let of = |busy_ratio, some_us| {
-            let mean = CpuShare { busy_ratio, ..CpuShare::default() };
-            kit::with_node(&[bulk(10, 100, 250_000)], |node| {
-                let pressure = Some(Pressure { some_us });
-                let (busiest, most_softirq) = (mean, mean);
-                node.cpu =
-                    Some(Cpu { cpus: 2, mean, busiest, most_softirq, runnable: None, pressure });
+        let of = |median, share: CpuShare, some_us| {
+            kit::with_node(&[bulk(10, median, 250_000)], |node| {
+                node.cpu = Some(Cpu {
+                    cpus: 2,
+                    mean: share,
+                    busiest: share,
+                    most_softirq: share,
+                    runnable: None,
+                    pressure: Some(Pressure { some_us }),
+                });
             })
         };
-        check(&DEFINITION, &of(0.96, 510_000), Some(Severity::Info));
-        check(&DEFINITION, &of(0.96, 490_000), Some(Severity::Warning));
-        check(&DEFINITION, &of(0.94, 510_000), Some(Severity::Warning));
+        let busy = |busy_ratio| CpuShare { busy_ratio, ..CpuShare::default() };
+        let stolen = CpuShare { steal_ratio: 0.11, ..CpuShare::default() };
+        let receiving = CpuShare { softirq_ratio: 0.81, ..CpuShare::default() };
+        check(&DEFINITION, &of(100, busy(0.96), 510_000), Some(Severity::Info));
+        check(&DEFINITION, &of(100, busy(0.96), 490_000), Some(Severity::Warning));
+        check(&DEFINITION, &of(100, busy(0.94), 510_000), Some(Severity::Warning));
+        check(&DEFINITION, &of(100, stolen, 0), Some(Severity::Info));
+        check(&DEFINITION, &of(100, receiving, 0), Some(Severity::Info));
+        check(&DEFINITION, &of(1_100, receiving, 0), Some(Severity::Warning));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Packets, Scope, Severity, Threshold, Unit,
     advice::{beside_others, events, inside},
 };
 use crate::{
@@ -58,15 +58,20 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
-    packets: &["resets_received", "resets_sent.", LEFT_OUT],
+    packets: &[
+        Packets { not_at: Some(Role::Server), ..Packets::of("resets_received") },
+        Packets {
+            but: Some(NO_CONNECTION),
+            not_at: Some(Role::Client),
+            ..Packets::of("resets_sent.")
+        },
+    ],
     causes: &["listen-overflow", "firewall-drop", "half-open-peer", "tcp-memory-pressure"],
     rule,
 };
 
 /// Resets that are about no connection: nobody listens, or one ended long ago.
-const NO_CONNECTION: &str = LEFT_OUT.split_at(1).1;
-/// The same as [`Definition::packets`] has it.
-const LEFT_OUT: &str = "!resets_sent.NO_SOCKET";
+const NO_CONNECTION: &str = "resets_sent.NO_SOCKET";
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     let is_tcp = |flow: &Seen| flow.protocol.as_deref() == Some("tcp");

@@ -110,6 +110,7 @@ fn inside<'a>(watched: &'a Watched, group: &Throttled) -> Vec<&'a Seen> {
     let Throttled { cgroup: group, pids, .. } = group;
     let group = group.trim_matches('/');
     let is_in = |flow: &&Seen| {
+        let pids = pids.as_deref().unwrap_or_default();
         if flow.owner.pid.is_some_and(|pid| pids.binary_search(&pid).is_ok()) {
             return true;
         }
@@ -138,10 +139,8 @@ fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Fi
         return None;
     }
     let flows = inside(watched, group);
-    // In version 1 a group may have others below it, whose processes are not its own.
-    let is_known = |flow: &Seen| !group.pids.is_empty() && flow.owner.pid.is_some();
-    let knows = !flows.is_empty()
-        || watched.flows.values().any(|flow| is_known(flow) || is_comparable(flow, group));
+    // By processes some are found, and never all: others have ended, or are in groups below.
+    let knows = !flows.is_empty() || watched.flows.values().any(|flow| is_comparable(flow, group));
     // Whom nobody asks and who asks nobody is no matter of the network.
     let severity = if knows && flows.is_empty() { Severity::Info } else { severity };
     let scope = match flows.first() {
@@ -220,7 +219,8 @@ pub fn not_observable(seconds: f64) -> Option<String> {
     })
 }
 
-/// Whether this node's own CPUs keep packets and threads waiting: whatever takes long in it may take long for that.
+/// Whether this node's own CPUs keep packets and threads waiting, by the defaults: whatever takes long in it may take
+/// long for that.
 pub(super) fn is_late(watched: &Watched) -> bool {
     of_node(watched, &Limits::default()).is_some()
 }
@@ -305,7 +305,7 @@ mod tests {
         Throttled {
             cgroup: "/pods/render".to_owned(),
             owner: Owner { cgroup: Some("/pods/render".to_owned()), ..Owner::default() },
-            pids: Vec::new(),
+            pids: None,
             periods,
             throttled_periods: held,
             throttled_us: held * 60_000,
@@ -371,21 +371,24 @@ mod tests {
     /// Where CPU limits have a hierarchy of their own, processes tell whose they are.
     #[test]
     fn processes_tell_whose_flows_are_held_back() {
-        let with = |pids: &[u32]| {
+        let with = |pids: Option<&[u32]>| {
             let mut flow = kit::flow("f1").of(77, "render");
             flow.owner.cgroup = Some("/session/1".to_owned());
+            let pids = pids.map(<[_]>::to_vec);
             kit::with_nodes(&[flow], |second, node| {
                 if second == 0 {
-                    let pids = pids.to_vec();
-                    node.throttled.push(Throttled { pids, ..throttled(100, 90) });
+                    node.throttled.push(Throttled { pids: pids.clone(), ..throttled(100, 90) });
                 }
             })
         };
-        check(&DEFINITION, &with(&[5, 77]), Some(Severity::Critical));
         let scope = |pids| rule(&with(pids), &Limits::default()).remove(0).scope;
-        assert_eq!(scope(&[5, 77]).name, "render/77");
-        check(&DEFINITION, &with(&[5]), Some(Severity::Info));
-        assert_eq!(scope(&[]).kind, ScopeKind::Node);
+        check(&DEFINITION, &with(Some(&[5, 77])), Some(Severity::Critical));
+        assert_eq!(scope(Some(&[5, 77])).name, "render/77");
+        // Those that had the flows may have ended.
+        for pids in [Some(&[5][..]), Some(&[]), None] {
+            check(&DEFINITION, &with(pids), Some(Severity::Critical));
+            assert_eq!(scope(pids).kind, ScopeKind::Node);
+        }
     }
 
     #[test]

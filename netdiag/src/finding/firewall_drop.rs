@@ -8,7 +8,7 @@ use std::{
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Packets, Part, Scope, Severity, Threshold, Unit,
     advice::{inside, is_private, many},
 };
 use crate::watched::{Group, Seen, Watched};
@@ -36,11 +36,11 @@ const CONVERSATIONS: Threshold = Threshold {
 };
 /// Drops for the kernel's reason, and at the places where kernels without reasons drop for the same one
 /// (`nf_hook_slow`, net/netfilter/core.c).
-const DROPS: [&str; 4] = [
-    "drops.NETFILTER_DROP",
-    "drops.at:nf_hook_slow",
-    "drops.at:nf_hook_slow_list",
-    "drops.at:nft_do_chain",
+const DROPS: [Packets; 4] = [
+    Packets::of("drops.NETFILTER_DROP"),
+    Packets::of("drops.at:nf_hook_slow"),
+    Packets::of("drops.at:nf_hook_slow_list"),
+    Packets::of("drops.at:nft_do_chain"),
 ];
 
 /// What the rest of netdiag knows of it.
@@ -58,7 +58,7 @@ pub const DEFINITION: Definition = Definition {
 };
 
 fn dropped(flow: &Seen) -> u64 {
-    DROPS.iter().map(|name| flow.sums.at_least(name)).sum()
+    DROPS.iter().map(|drops| flow.sums.at_least(drops.counts)).sum()
 }
 
 /// Whether a socket of this node has it; else a packet was on its way in, or through.

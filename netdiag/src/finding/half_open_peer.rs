@@ -3,7 +3,7 @@
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Packets, Scope, Severity, Threshold, Unit,
     advice::{events, inside, many, ss_of},
     stalled::{TIMEOUTS, is_heard, is_too_large},
 };
@@ -36,7 +36,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
-    packets: &["retransmits.rto"],
+    packets: &[Packets::of("retransmits.rto")],
     causes: &["firewall-drop", "conntrack-full", "interface-errors", "qdisc-drop", "softnet-drop"],
     rule,
 };

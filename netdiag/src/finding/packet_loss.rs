@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Packets, Scope, Severity, Threshold, Unit,
     advice::{events, inside, ss_of},
     stalled::{hangs_on, is_too_large},
 };
@@ -63,7 +63,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
-    packets: &["retransmits.rto", "retransmits.fast"],
+    packets: &[Packets::of("retransmits.rto"), Packets::of("retransmits.fast")],
     causes: &[
         "pmtu-black-hole",
         "half-open-peer",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Packets, Scope, Severity, Threshold, Unit,
     advice::{beside_others, events, inside, many},
 };
 use crate::watched::{Backend, Group, Peer, Seen, Watched};
@@ -45,7 +45,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[Signal::Socket],
-    packets: &["retransmits.syn"],
+    packets: &[Packets::of("retransmits.syn")],
     causes: &[
         "firewall-drop",
         "half-open-peer",

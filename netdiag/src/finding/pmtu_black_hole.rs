@@ -3,7 +3,7 @@
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Packets, Scope, Severity, Threshold, Unit,
     advice::{events, inside},
     stalled::{LARGE_BYTES, is_too_large},
 };
@@ -33,7 +33,7 @@ pub const DEFINITION: Definition = Definition {
     parts: &[],
     node: &[],
     exact: &[],
-    packets: &["retransmits.rto"],
+    packets: &[Packets::of("retransmits.rto")],
     causes: &["mtu-mismatch", "firewall-drop"],
     rule,
 };

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     diagnosis,
     signal::{self, Count},
-    snapshot::node::Unread,
+    snapshot::{Role, node::Unread},
     view,
     watched::kit,
 };
@@ -71,44 +71,45 @@ fn ids_are_unique_and_causes_exist() {
 #[test]
 fn packets_are_of_counts_that_decide() {
     for definition in DEFINITIONS {
-        for listed in definition.packets {
-            let name = listed.strip_prefix('!').unwrap_or(listed);
-            let is_it = |count: &Count| match name.split_once('.') {
+        for Packets { counts, but, .. } in definition.packets {
+            let at = format!("{}: {counts}", definition.id);
+            let is_it = |count: &Count| match counts.split_once('.') {
                 Some((group, "")) => count.group() == Some(group),
                 Some((group, _)) if count.labelled => count.name == group,
-                _ => count.name == name,
+                _ => count.name == *counts,
             };
             let found = signal::counts().find(|(_, _, count)| is_it(count));
-            let at = format!("{}: {listed}", definition.id);
             let (_, of, _) = found.unwrap_or_else(|| panic!("{at} is no count"));
             let decides = definition.needs.iter().chain(definition.parts).any(|one| *one == of);
             assert!(decides, "{at} is of a signal that it does without");
             let mut kinds = signal::DEFINITIONS[of as usize].kinds.iter();
             assert!(kinds.any(|kind| kind.has_packet), "{at} is of no packet");
-            assert_eq!(definition.counts(name), !listed.starts_with('!'), "{at} counts");
-            let covers = |one: &&str| one.ends_with('.') && name.starts_with(one);
-            let is_left_out = name != *listed;
-            assert!(!is_left_out || definition.packets.iter().any(covers), "{at} is in no group");
+            let is_in_group = |but: &str| counts.ends_with('.') && but.starts_with(counts);
+            assert!(but.is_none_or(is_in_group), "{at}: {but:?} is in no group");
         }
     }
 }
 
 #[test]
 fn packets_count_for_findings() {
-    for (count, expected) in [
-        ("drops.NETFILTER_DROP", &["firewall-drop"][..]),
-        ("drops.at:nf_hook_slow", &["firewall-drop"]),
-        ("drops.NO_SOCKET", &[]),
-        ("retransmits.rto", &["pmtu-black-hole", "half-open-peer", "packet-loss"]),
-        ("retransmits.fast", &["packet-loss"]),
-        ("retransmits.syn", &["peer-unreachable"]),
-        ("retransmits.tlp", &[]),
-        ("retransmits_failed", &[]),
-        ("resets_received", &["connection-reset"]),
-        ("resets_sent.TCP_ABORT_ON_CLOSE", &["connection-reset"]),
-        ("resets_sent.NO_SOCKET", &[]),
+    let (server, client) = (Some(Role::Server), Some(Role::Client));
+    for (count, at, expected) in [
+        ("drops.NETFILTER_DROP", None, &["firewall-drop"][..]),
+        ("drops.at:nf_hook_slow", server, &["firewall-drop"]),
+        ("drops.NO_SOCKET", None, &[]),
+        ("retransmits.rto", client, &["pmtu-black-hole", "half-open-peer", "packet-loss"]),
+        ("retransmits.fast", None, &["packet-loss"]),
+        ("retransmits.syn", client, &["peer-unreachable"]),
+        ("retransmits.tlp", client, &[]),
+        ("retransmits_failed", client, &[]),
+        ("resets_received", client, &["connection-reset"]),
+        ("resets_received", None, &["connection-reset"]),
+        ("resets_received", server, &[]),
+        ("resets_sent.TCP_ABORT_ON_CLOSE", server, &["connection-reset"]),
+        ("resets_sent.TCP_ABORT_ON_CLOSE", client, &[]),
+        ("resets_sent.NO_SOCKET", server, &[]),
     ] {
-        assert_eq!(counted_by(count).collect::<Vec<_>>(), expected, "{count}");
+        assert_eq!(counted_by(count, at).collect::<Vec<_>>(), expected, "{count} {at:?}");
     }
 }
 

@@ -123,13 +123,18 @@ impl Group {
     #[must_use]
     pub fn id(&self) -> String {
         let mut id = format!("{}:", self.by.name());
-        // No name is only that.
-        let name = self.name.as_deref().unwrap_or("-");
-        for byte in name.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-_.:/[]".contains(&byte) {
-                id.push(byte.into());
-            } else {
-                id.push_str(&format!("%{byte:02X}"));
+        match self.name.as_deref() {
+            None => id.push('-'),
+            // Else it would be taken for none.
+            Some("-") => id.push_str("%2D"),
+            Some(name) => {
+                for byte in name.bytes() {
+                    if byte.is_ascii_alphanumeric() || b"-_.:/[]".contains(&byte) {
+                        id.push(byte.into());
+                    } else {
+                        id.push_str(&format!("%{byte:02X}"));
+                    }
+                }
             }
         }
         if self.serves {

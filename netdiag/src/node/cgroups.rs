@@ -1,5 +1,5 @@
 //! Control groups that their CPU limit holds back (`cpu.stat`, `kernel/sched/core.c`), of either version
-//! of control groups.
+//! of control groups, with their processes (`cgroup.procs`).
 
 use std::{
     cmp::Reverse,
@@ -167,10 +167,7 @@ impl Cgroups {
             Throttled {
                 cgroup,
                 owner,
-                pids: self
-                    .hierarchy
-                    .as_ref()
-                    .map_or_else(Vec::new, |(root, _)| processes(&root.join(path))),
+                pids: self.hierarchy.as_ref().and_then(|(root, _)| processes(&root.join(path))),
                 periods: stat.periods,
                 throttled_periods: stat.throttled,
                 throttled_us: stat.throttled_us,
@@ -217,16 +214,20 @@ fn limited(root: &Path, version: Version, most: usize, walked: usize) -> (Vec<St
     (found, left_out + next.len() as u64)
 }
 
-/// Processes in a group itself, ascending (`cgroup.procs`). The file has them in no order, and maybe twice.
-fn processes(path: &Path) -> Vec<u32> {
+/// Processes in a group itself; none where the kernel does not tell, or by numbers of another PID namespace.
+fn processes(path: &Path) -> Option<Vec<u32>> {
     if !proc::is_told_numbers_of_node() {
-        return Vec::new();
+        return None;
     }
-    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-    let mut pids: Vec<_> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    pids(&fs::read_to_string(path.join("cgroup.procs")).ok()?)
+}
+
+/// `cgroup.procs`, which has them in no order, and maybe twice; none where there are too many.
+fn pids(procs: &str) -> Option<Vec<u32>> {
+    let mut pids: Vec<_> = procs.lines().filter_map(|line| line.parse().ok()).collect();
     pids.sort_unstable();
     pids.dedup();
-    if pids.len() > PROCESSES { Vec::new() } else { pids }
+    (pids.len() <= PROCESSES).then_some(pids)
 }
 
 /// CPU time that a group may take in a period, and the period, in microseconds; none where it has no
@@ -323,17 +324,11 @@ mod tests {
 
     #[test]
     fn processes_are_told_unless_they_are_many() {
-        let root = tempfile::tempdir().unwrap();
-        let told = |text: &str| {
-            fs::write(root.path().join("cgroup.procs"), text).unwrap();
-            processes(root.path())
-        };
-        let known = proc::is_told_numbers_of_node();
-        let expected = |pids: &[u32]| if known { pids.to_vec() } else { Vec::new() };
-        assert_eq!(told("7\n3\n7\nx\n"), expected(&[3, 7]));
-        assert_eq!(told(""), [0; 0]);
-        let many: String = (1..=PROCESSES + 1).map(|pid| format!("{pid}\n")).collect();
-        assert_eq!(told(&many), [0; 0]);
+        assert_eq!(pids("7\n3\n7\nx\n"), Some(vec![3, 7]));
+        assert_eq!(pids(""), Some(vec![]));
+        let many = |most| (1..=most).map(|pid| format!("{pid}\n")).collect::<String>();
+        assert_eq!(pids(&many(PROCESSES)).map(|pids| pids.len()), Some(PROCESSES));
+        assert_eq!(pids(&many(PROCESSES + 1)), None);
     }
 
     #[test]

@@ -157,8 +157,8 @@ impl Capture {
     }
 
     /// What there is to be said at the end, in one line; `complete` when nothing was lost or missed, which lines
-    /// tell where there are any.
-    pub(super) fn end(&self, complete: bool) -> String {
+    /// tell where there are any, as they do of events of packets that were not told (`limited`).
+    pub(super) fn end(&self, complete: bool, limited: u64) -> String {
         let (name, left_out) = match &self.to {
             To::Stdout => ("-".to_owned(), 0),
             To::File(target) => (target.path(), target.left_out()),
@@ -166,6 +166,7 @@ impl Capture {
         let Sums { written, unknown, .. } = self.sums;
         let mut line = format!("--pcap {name}: {} packets", format::count(written));
         for (number, why) in [
+            (limited, "were left out by --limit, or since their reader was slow"),
             (left_out, "were left out for want of room"),
             (unknown, "more have no known conversation, and no headers"),
         ] {
@@ -177,5 +178,25 @@ impl Capture {
             line.push_str(if complete { "; complete: yes" } else { "; complete: no" });
         }
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_says_what_has_no_packet() {
+        let origin = Origin { host: "node-1", machine: "x86_64", kernel: "6.12.0" };
+        let pcap = Pcap::begin(&origin).expect("a section");
+        let sums = Sums { waiting: 0, written: 3, unknown: 2 };
+        let capture = Capture { to: To::Stdout, pcap, owed: Vec::new(), sums };
+        assert_eq!(
+            capture.end(true, 40),
+            "--pcap -: 3 packets; 40 were left out by --limit, or since their reader was slow; \
+             2 more have no known conversation, and no headers; complete: yes"
+        );
+        let all = Capture { sums: Sums { written: 3, ..Sums::default() }, ..capture };
+        assert_eq!(all.end(false, 0), "--pcap -: 3 packets; complete: no");
     }
 }

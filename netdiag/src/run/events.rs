@@ -19,7 +19,10 @@ use super::{
 use crate::{
     config::{self, Tell, Watch},
     exit::Status,
-    kernel::{plan::Options, symbols},
+    kernel::{
+        plan::{Options, permitted},
+        symbols,
+    },
     node,
     snapshot::told::LISTEN_OVERFLOW,
 };
@@ -31,6 +34,8 @@ const ALONE: u32 = 128;
 
 /// Runs the command.
 pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> Result<Status> {
+    // Before anything is looked up, waited for or made, of which nothing would come.
+    permitted()?;
     let mut stop = Stop::new()?;
     let Some(filters) = targets(watch, &kernel.host_root, &mut stop).await? else {
         return Ok(Status::Ran);

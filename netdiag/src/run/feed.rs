@@ -7,7 +7,7 @@ use std::{
 
 use super::{otlp::Pusher, scrape::Publisher};
 use crate::{
-    diagnosis::Diagnosis,
+    diagnosis::{Diagnosis, WINDOW_S},
     finding::Finding,
     flow::{Grouping, Interval},
     labels::Labels,
@@ -23,7 +23,7 @@ const LISTED: usize = 2_000;
 /// Between two looks at what is found: rules cost more than an interval's snapshot.
 const LOOK_S: f64 = 5.0;
 /// How long something that is not found any more is told: the window in which it was found may begin anew.
-const STAYS_S: f64 = 60.0;
+const STAYS_S: f64 = WINDOW_S;
 
 /// Where metrics go. Nobody there is waited for.
 pub(super) struct Outlets {
@@ -79,7 +79,8 @@ impl Feed {
             self.looked = Some(snapshot.end.clone());
         }
         self.found.retain(|finding| since(&finding.end).abs() <= STAYS_S);
-        self.metrics.observe(snapshot, &self.found, end, took);
+        let withheld = self.diagnosis.withheld();
+        self.metrics.observe(snapshot, &self.found, withheld, end, took);
         let families: Arc<[Family]> = self.metrics.families().into();
         if let Some(scrapers) = &self.outlets.scrapers {
             scrapers.put_up(Arc::clone(&families));

@@ -19,7 +19,8 @@ use crate::{
 /// Flows that have histograms and a line of their own, as in a recording; the rest is summed up.
 const TOP: usize = 1_000;
 
-/// Writes all of an interval, of whose flows `snapshot` has the largest, to a new pair of files. Returns which.
+/// Writes all of an interval, of whose flows `snapshot` has the largest, to a new pair of files. Returns which; `say`
+/// gets what there is to be said of those that lie there, a line each.
 ///
 /// # Errors
 /// Nothing was written, or not all of it.
@@ -29,6 +30,7 @@ pub(super) fn keep(
     snapshot: Snapshot,
     mut interval: Interval,
     labels: &Labels,
+    say: impl Fn(&str),
 ) -> Result<String> {
     let listing = Listing { top: Some(TOP), all: true, telling: true, ..Listing::default() };
     listing.arrange(&mut interval);
@@ -56,7 +58,8 @@ pub(super) fn keep(
         rotate_size: u64::MAX,
         rotate_every: Duration::MAX,
     };
-    let (mut recorder, _said) = Recorder::open(&settings, node)?;
+    let (mut recorder, said) = Recorder::open(&settings, node)?;
+    said.iter().for_each(|line| say(line));
     if let Some(line) = recorder.write(&whole, &interval) {
         bail!("nothing was written: {line}");
     }
@@ -67,6 +70,12 @@ pub(super) fn keep(
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        cell::RefCell,
+        fs::{self, OpenOptions},
+        io::Write as _,
+    };
+
     use super::*;
     use crate::{flow::Frozen, snapshot::build::rfc3339};
 
@@ -92,13 +101,21 @@ mod tests {
         };
         let snapshot = frame.build(&Interval::default());
         assert_eq!(snapshot.end, rfc3339(now));
+        let said = RefCell::new(Vec::new());
+        let say = |line: &str| said.borrow_mut().push(line.to_owned());
+        let files = || fs::read_dir(directory.path()).expect("files");
         for nth in 1..3 {
-            let snapshot = snapshot.clone();
-            let line =
-                keep(directory.path(), "node-1", snapshot, interval.clone(), &Labels::default());
+            let (snapshot, labels) = (snapshot.clone(), Labels::default());
+            let line = keep(directory.path(), "node-1", snapshot, interval.clone(), &labels, say);
             assert!(line.expect("kept").starts_with("written: "));
-            let files = std::fs::read_dir(directory.path()).expect("files");
-            assert_eq!(files.count(), 2 * nth);
+            assert_eq!(files().count(), 2 * nth);
+            assert_eq!(said.borrow().len(), nth - 1, "{said:?}");
+            // As if the run that wrote it had been killed in its next interval.
+            let paths = files().map(|file| file.expect("a file").path());
+            let mut logs = paths.filter(|path| path.extension().is_some_and(|end| end == "hlog"));
+            let log = OpenOptions::new().append(true).open(logs.next().expect("a log"));
+            log.expect("opened").write_all(b"Tag=f1.send,0.0").expect("written");
         }
+        assert!(said.borrow()[0].contains("of an incomplete interval were cut"), "{said:?}");
     }
 }

@@ -2,18 +2,16 @@
 //! a view's ([`crate::view::screen`]).
 
 use std::{
-    env,
     fs::File,
     io::{self, Write},
     os::fd::AsFd as _,
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -21,21 +19,16 @@ use netdiag_common::globals::Filters;
 use ratatui::{
     Terminal,
     backend::CrosstermBackend,
-    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
     layout::{Position, Rect},
-};
-use rustix::{
-    event::{PollFd, PollFlags, poll},
-    time::Timespec,
 };
 use tokio::sync::Notify;
 
+use self::{dumping::Dumping, keys::read_keys};
 use super::{
     diagnose,
     full_screen::{self, FullScreen},
-    keep::keep,
     output::{self, Pieces, Progress, STDOUT},
-    voice,
+    terminal, voice,
 };
 use crate::{
     cli::Output,
@@ -51,12 +44,11 @@ use crate::{
     view::screen::{Beginning, Key, Request, Shot, State, draw},
 };
 
+mod dumping;
+mod keys;
+
 /// Between two looks of the rules: at most so often, and so rarely that they take a hundredth of a CPU.
 const LOOK: Duration = Duration::from_millis(900);
-/// Between two looks whether there is a screen still.
-const WAIT: Duration = Duration::from_millis(200);
-/// How long a key waits for a screen that stands still.
-const LOST: Duration = Duration::from_secs(2);
 /// What may wait for the thread that draws.
 const QUEUE: usize = 2;
 /// Flows that findings are concluded from one by one; what is more stands in `other`.
@@ -129,7 +121,7 @@ impl Showing {
             interval,
             by,
             sort,
-            colours: env::var_os("NO_COLOR").is_none_or(|no| no.is_empty()),
+            colours: terminal::shows_colours(),
         });
         let to = File::from(io::stdout().as_fd().try_clone_to_owned().context(STDOUT)?);
         let full = FullScreen::enter().context(STDOUT)?;
@@ -139,12 +131,7 @@ impl Showing {
             // Where there is no room the line comes when the screen is gone.
             let _full = said.try_send(Told::Said(line.to_owned()));
         });
-        let dump = Dumping {
-            out: wanted.out.clone(),
-            node: node.to_owned(),
-            told: told.clone(),
-            is_busy: Arc::default(),
-        };
+        let dump = Dumping::new(wanted.out.clone(), node.to_owned(), told.clone());
         let drawing = Drawing { state, quit: wanted.quit.clone(), dump };
         let run = move || drawing.run(&queue, Frames { to, progress, frame: Vec::new() }, full);
         let thread = |name: &str| thread::Builder::new().name(name.to_owned());
@@ -165,7 +152,8 @@ impl Showing {
         self.diagnosis.take(&snapshot);
         let Self { diagnosis, rules, .. } = self;
         let findings = rules.is_due().then(|| rules.run(LOOK, || diagnosis.present()));
-        let shot = Shot { snapshot, interval, labels: labels.clone(), findings };
+        let withheld = diagnosis.withheld();
+        let shot = Shot { snapshot, interval, labels: labels.clone(), findings, withheld };
         if self.told.send(Told::Interval(Box::new(shot))).is_ok() {
             return Ok(());
         }
@@ -188,135 +176,6 @@ impl Showing {
                 "the thread that draws the screen broke down, so the run ends; report it with the lines above"
             )
         })?
-    }
-}
-
-/// Reads keys for as long as there is a full screen: what is typed afterwards is the shell's. A terminal that has
-/// hung up ends the run.
-fn read_keys(told: &SyncSender<Told>, quit: &Notify) {
-    while full_screen::is_taken() {
-        if has_hung_up(Duration::ZERO) {
-            quit.notify_one();
-            return;
-        }
-        // Keys that came together were read together: they wait here, not in the terminal.
-        if !event::poll(Duration::ZERO).unwrap_or(false) {
-            let _looked_at_above = has_hung_up(WAIT);
-            continue;
-        }
-        if !full_screen::is_taken() {
-            return;
-        }
-        let Ok(event) = event::read() else { return };
-        // Two keys that came together are one with Alt to crossterm; on a slow line Escape and the next do.
-        if let Event::Key(pressed) = &event
-            && pressed.modifiers.contains(KeyModifiers::ALT)
-            && matches!(pressed.code, KeyCode::Char(_))
-        {
-            let _taken = tell(told, Told::Key(Key::Escape));
-        }
-        let telling = match event {
-            Event::Key(pressed) if pressed.kind != KeyEventKind::Release => meaning(pressed),
-            Event::Resize(..) => Some(Told::Resized),
-            Event::Key(_)
-            | Event::Mouse(_)
-            | Event::Paste(_)
-            | Event::FocusGained
-            | Event::FocusLost => None,
-        };
-        if matches!(telling, Some(Told::Key(Key::Interrupt))) {
-            // Also where the terminal stands still, and whoever draws on it. A second time it is another one.
-            quit.notify_one();
-            continue;
-        }
-        if let Some(telling) = telling
-            && !tell(told, telling)
-        {
-            return;
-        }
-    }
-}
-
-/// Hands a key on. Where what was pressed before waits for as long as nobody presses anything, it is lost, so that
-/// ^C is read. Whether anybody takes keys still.
-fn tell(told: &SyncSender<Told>, mut telling: Told) -> bool {
-    let until = Instant::now() + LOST;
-    loop {
-        match told.try_send(telling) {
-            Ok(()) => return true,
-            Err(TrySendError::Disconnected(_)) => return false,
-            Err(TrySendError::Full(_)) if Instant::now() >= until => return true,
-            Err(TrySendError::Full(same)) => telling = same,
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Waits so long for something to read. Whether nothing will come any more.
-fn has_hung_up(wait: Duration) -> bool {
-    let wait = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
-    let stdin = io::stdin();
-    let mut looked = [PollFd::new(&stdin, PollFlags::IN)];
-    let ready = poll(&mut looked, Some(&wait)).unwrap_or(0);
-    ready > 0 && looked[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
-}
-
-fn meaning(pressed: KeyEvent) -> Option<Told> {
-    let is_control = pressed.modifiers.contains(KeyModifiers::CONTROL);
-    let key = match pressed.code {
-        KeyCode::Char('c' | 'C') if is_control => Key::Interrupt,
-        KeyCode::Char('l' | 'L') if is_control => return Some(Told::Redraw),
-        KeyCode::Char(_) if is_control => return None,
-        KeyCode::Char(c) => Key::Char(c),
-        KeyCode::Enter => Key::Enter,
-        KeyCode::Esc => Key::Escape,
-        KeyCode::Backspace => Key::Backspace,
-        KeyCode::Up => Key::Up,
-        KeyCode::Down => Key::Down,
-        KeyCode::PageUp => Key::PageUp,
-        KeyCode::PageDown => Key::PageDown,
-        KeyCode::Home => Key::Home,
-        KeyCode::End => Key::End,
-        KeyCode::Tab => Key::Tab,
-        KeyCode::BackTab => Key::BackTab,
-        _ => return None,
-    };
-    Some(Told::Key(key))
-}
-
-/// Where dumps go.
-struct Dumping {
-    out: PathBuf,
-    node: String,
-    told: SyncSender<Told>,
-    /// One is being written.
-    is_busy: Arc<AtomicBool>,
-}
-
-impl Dumping {
-    /// Writes an interval beside the screen, since a disk may take its time; says so far what becomes of it.
-    fn dump(&self, shot: &Shot) -> String {
-        if self.is_busy.swap(true, Ordering::SeqCst) {
-            return "not written: the one before is still being written".to_owned();
-        }
-        let is_busy = self.is_busy.clone();
-        let (out, node, told) = (self.out.clone(), self.node.clone(), self.told.clone());
-        let (snapshot, interval) = (shot.snapshot.clone(), shot.interval.clone());
-        let labels = shot.labels.clone();
-        let work = move || {
-            let line = keep(&out, &node, snapshot, interval, &labels)
-                .unwrap_or_else(|error| format!("not written: {error:#}"));
-            is_busy.store(false, Ordering::SeqCst);
-            // A screen that is gone tells nobody.
-            let _ended = told.send(Told::Said(line));
-        };
-        match thread::Builder::new().name("dump".to_owned()).spawn(work) {
-            Ok(_) => "writing…".to_owned(),
-            Err(error) => {
-                self.is_busy.store(false, Ordering::SeqCst);
-                format!("not written: {error}")
-            }
-        }
     }
 }
 

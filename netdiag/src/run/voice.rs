@@ -32,12 +32,40 @@ const HELD: usize = 100;
 struct Diverted {
     screen: Box<dyn Fn(&str) + Send>,
     /// For standard error, where that is the terminal: they come when the screen is gone.
-    held: Option<VecDeque<String>>,
+    held: Option<Held>,
+}
+
+/// The last lines, and how many came before them that are kept no more.
+#[derive(Default)]
+struct Held {
+    lines: VecDeque<String>,
+    left_out: u64,
+}
+
+impl Held {
+    fn push(&mut self, line: String) {
+        if self.lines.len() == HELD {
+            self.lines.pop_front();
+            self.left_out += 1;
+        }
+        self.lines.push_back(line);
+    }
+
+    /// What is to be said of it.
+    fn into_lines(self) -> impl Iterator<Item = String> {
+        let before = (self.left_out > 0).then(|| left_out_here(self.left_out));
+        before.into_iter().chain(self.lines)
+    }
+}
+
+/// What stands in place of lines.
+fn left_out_here(lines: u64) -> String {
+    format!("netdiag: {lines} lines were left out here")
 }
 
 /// From now on lines go to a full screen, and to standard error when that is gone.
 pub(super) fn divert(screen: impl Fn(&str) + Send + 'static) {
-    let held = io::stderr().is_terminal().then(VecDeque::new);
+    let held = io::stderr().is_terminal().then(Held::default);
     let diverted = Diverted { screen: Box::new(screen), held };
     *DIVERTED.lock().unwrap_or_else(PoisonError::into_inner) = Some(diverted);
 }
@@ -48,10 +76,7 @@ fn is_diverted(line: &str) -> bool {
     let Some(Diverted { screen, held }) = &mut *diverted else { return false };
     screen(line);
     let Some(held) = held else { return false };
-    if held.len() == HELD {
-        held.pop_front();
-    }
-    held.push_back(line.to_owned());
+    held.push(line.to_owned());
     true
 }
 
@@ -82,7 +107,7 @@ pub(super) fn say_whole(line: &str) {
 fn resume() {
     let diverted = DIVERTED.lock().unwrap_or_else(PoisonError::into_inner).take();
     let held = diverted.and_then(|diverted| diverted.held);
-    held.into_iter().flatten().for_each(|line| say_whole(&line));
+    held.into_iter().flat_map(Held::into_lines).for_each(|line| say_whole(&line));
 }
 
 /// Waits, but not for ever, until what was said is written.
@@ -117,11 +142,8 @@ impl Voice {
     }
 
     fn say(&mut self, line: String) {
-        if self.left_out > 0 {
-            let told = format!("netdiag: {} lines were left out here", self.left_out);
-            if self.lines.try_send(told).is_ok() {
-                self.left_out = 0;
-            }
+        if self.left_out > 0 && self.lines.try_send(left_out_here(self.left_out)).is_ok() {
+            self.left_out = 0;
         }
         match self.lines.try_send(line) {
             Ok(()) => {}
@@ -159,5 +181,19 @@ mod tests {
         let told = format!("netdiag: {left_out} lines were left out here");
         assert_eq!(said[said.len() - 2..], [told, "more".to_owned()]);
         assert_eq!(said.len() as u64, (QUEUE + 11) as u64 - left_out + 2);
+    }
+
+    #[test]
+    fn lines_that_are_held_no_more_are_told_first() {
+        let said = |lines: usize| {
+            let mut held = Held::default();
+            (0..lines).for_each(|number| held.push(number.to_string()));
+            held.into_lines().collect::<Vec<_>>()
+        };
+        assert_eq!(said(2), ["0", "1"]);
+        assert_eq!(said(HELD).len(), HELD);
+        let said = said(HELD + 7);
+        assert_eq!(said[..2], ["netdiag: 7 lines were left out here", "7"]);
+        assert_eq!(said.len(), HELD + 1);
     }
 }

@@ -113,6 +113,8 @@ pub(super) fn node_name(kernel: &config::Kernel, flag: Option<&str>) -> String {
 
 /// Runs the command.
 pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) -> Result<Status> {
+    // Before anything is looked up, waited for or made, of which nothing would come.
+    permitted()?;
     let mut stop = Stop::new()?;
     if let Wanted::Screen(screen) = &wanted {
         stop.hear_screen(screen.quit.clone())?;
@@ -136,10 +138,6 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let owners = &watch.targets.owners;
     let scrape = watch.metrics.as_ref().and_then(|metrics| metrics.listen);
     let scrape = scrape.map(Scrape::listen).transpose()?;
-    if is_screen {
-        // Else it would be there for a moment, and what is wrong behind it.
-        permitted()?;
-    }
     let Some(outputs) = open(watch.output, wanted, &node_name, filters, owners, &mut stop).await?
     else {
         return Ok(Status::Ran);

@@ -12,6 +12,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
     capture::Capture,
+    limit::ByKind,
     output::{BROKE_DOWN, Pieces, Progress, STDOUT},
     reporter::{About, Cut},
     teller::{Line, Rest},
@@ -24,7 +25,7 @@ use crate::{
     snapshot::{
         Node, SignalStatus,
         build::{Scope, rfc3339},
-        told::{End, Event, Names, SCHEMA, Suppressed, of_listener},
+        told::{End, Event, Names, SCHEMA, Suppressed, kinds, of_listener},
     },
     view::{self, events::Lines, table::COLUMNS},
 };
@@ -128,10 +129,11 @@ impl Writer {
         }
         // Nothing comes when the run failed.
         let Ok(last) = end.recv() else { return Ok(false) };
+        let limited = of_packets(&last.rest.suppressed_in_all);
         let mut bytes = Vec::new();
         let complete = self.end(last, &mut bytes).context("the end could not be made")?;
         self.write(&bytes)?;
-        self.capture.iter().for_each(|capture| say(&capture.end(complete)));
+        self.capture.iter().for_each(|capture| say(&capture.end(complete, limited)));
         Ok(complete)
     }
 
@@ -246,5 +248,26 @@ impl Writer {
             Output::Json => view::json::line(&end, out)?,
         }
         Ok(end.complete)
+    }
+}
+
+/// How many of these events are of packets.
+fn of_packets(events: &ByKind) -> u64 {
+    let with_packet = kinds().filter(|kind| kind.has_packet);
+    with_packet.filter_map(|kind| events.get(kind.name)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_packets_counts_among_them() {
+        let all: ByKind = kinds().map(|kind| (kind.name, 1)).collect();
+        let with_packet = kinds().filter(|kind| kind.has_packet).count();
+        assert!(0 < with_packet && with_packet < all.len());
+        assert_eq!(of_packets(&all), with_packet as u64);
+        assert_eq!(of_packets(&ByKind::from([("drop", 40), ("close", 2)])), 40);
+        assert_eq!(of_packets(&ByKind::new()), 0);
     }
 }

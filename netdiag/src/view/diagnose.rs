@@ -6,8 +6,8 @@ use crate::{
     diagnosis::Report,
     finding::{Evidence, Finding, Severity, Unit},
     format::{self, paragraph, sanitised},
-    snapshot::{CountValue, Endpoint, Flow},
-    view::owner::home,
+    snapshot::{CountValue, Flow},
+    view::{owner::home, table::endpoint},
 };
 
 /// Before what belongs to a finding.
@@ -58,9 +58,9 @@ fn head(report: &Report, columns: usize) -> Vec<String> {
         "{}  {}  {} to {}, {}{}",
         report.host,
         report.kernel,
-        moment(&report.start),
-        moment(&report.end),
-        seconds(report.seconds()),
+        format::moment(&report.start),
+        format::moment(&report.end),
+        format::seconds(report.seconds()),
         if report.filtered { "  filtered" } else { "" }
     );
     let mut lines = paragraph(&sanitised(&head), columns, "", INDENT);
@@ -72,15 +72,6 @@ fn head(report: &Report, columns: usize) -> Vec<String> {
         .map(|severity| format!("{} {}", count(severity), severity.name()));
     lines.push(format!("findings: {}", counts.join(", ")));
     lines
-}
-
-/// RFC 3339 to the second.
-fn moment(time: &str) -> String {
-    time.get(..19).map_or_else(|| time.to_owned(), |second| format!("{second}Z"))
-}
-
-fn seconds(seconds: f64) -> String {
-    format::duration((seconds * 1e9) as u64)
 }
 
 /// One finding; its last line says what to do next.
@@ -113,7 +104,10 @@ pub fn finding(finding: &Finding, columns: usize) -> Vec<String> {
     say("why: ", &finding.explanation);
     let numbers: Vec<_> = finding.evidence.iter().map(shown).collect();
     if let Some(first) = finding.evidence.first() {
-        say("evidence: ", &format!("{}; in {}", numbers.join("; "), seconds(first.window_s)));
+        say(
+            "evidence: ",
+            &format!("{}; in {}", numbers.join("; "), format::seconds(first.window_s)),
+        );
     }
     for text in &finding.ruled_out {
         say("ruled out: ", text);
@@ -140,13 +134,17 @@ pub fn finding(finding: &Finding, columns: usize) -> Vec<String> {
 fn typed(label: &str, command: &str, columns: usize) -> Vec<String> {
     let mut words = vec![format!("{INDENT}{label}")];
     let mut quote = None;
+    let mut is_escaped = false;
     for c in sanitised(command).chars() {
+        let is_plain = std::mem::take(&mut is_escaped);
         match quote {
+            _ if is_plain => {}
+            None | Some('"') if c == '\\' => is_escaped = true,
             Some(open) if c == open => quote = None,
             None if matches!(c, '\'' | '"') => quote = Some(c),
             _ => {}
         }
-        if c == ' ' && quote.is_none() {
+        if c == ' ' && quote.is_none() && !is_plain {
             words.push(String::new());
         } else if let Some(word) = words.last_mut() {
             word.push(c);
@@ -211,11 +209,7 @@ fn worst(report: &Report, columns: usize) -> Vec<String> {
 
 /// One flow with its split in a line.
 fn split(flow: &Flow) -> String {
-    let end = |end: &Endpoint| {
-        let ip = end.ip.map_or_else(|| format::MISSING.to_owned(), |ip| ip.to_string());
-        format!("{ip}:{}", format::or_missing(end.port, |port| port.to_string()))
-    };
-    let mut words = vec![format!("{} > {}", end(&flow.local), end(&flow.peer))];
+    let mut words = vec![format!("{} > {}", endpoint(&flow.local), endpoint(&flow.peer))];
     if let (Some(comm), Some(pid)) = (&flow.owner.comm, flow.owner.pid) {
         words.push(format!("{comm}/{pid}"));
     }
@@ -270,7 +264,7 @@ fn unseen(report: &Report, columns: usize) -> Vec<String> {
                     network namespace now";
         lines.extend(paragraph(text, columns, "", INDENT));
     }
-    lines.extend(paragraph(&format!("complete: {complete}"), columns, "", INDENT));
+    lines.extend(paragraph(&sanitised(&format!("complete: {complete}")), columns, "", INDENT));
     lines
 }
 

@@ -72,6 +72,8 @@ pub struct Metrics {
     entries: Vec<u64>,
     /// Samples of each metric that no histogram has, by [`MetricId`].
     out_of_range: Vec<u64>,
+    /// Flows of the last interval that did something in it.
+    active: u64,
     scalars: Scalars,
     signals: Vec<SignalStatus>,
 }
@@ -86,6 +88,7 @@ impl Metrics {
             groups: Groups::new(most_groups, began),
             entries: Vec::new(),
             out_of_range: vec![0; metrics().count()],
+            active: 0,
             scalars: Scalars::default(),
             signals: Vec::new(),
         }
@@ -98,6 +101,9 @@ impl Metrics {
                 self.out_of_range[usize::from(*id)] += latency.out_of_range();
             }
         }
+        let active = interval.flows.iter().filter(|flow| !flow.idle).count();
+        // What the table has summed up was not idle.
+        self.active = active as u64 + interval.folded;
         self.groups.take(interval, labels, now);
         let entries = interval.entries.rows.iter().map(|row| &row.counts);
         for &(CountId(id), n) in entries.chain([&interval.entries.other]).flatten() {
@@ -109,17 +115,20 @@ impl Metrics {
         }
     }
 
-    /// Adds what the node and netdiag say of the same interval, and what is found at its end. It `took` so long.
+    /// Adds what the node and netdiag say of the same interval, and what is found at its end; of so many findings
+    /// nothing can be said then (`withheld`). It `took` so long.
     pub fn observe(
         &mut self,
         snapshot: &Snapshot,
         found: &[Finding],
+        withheld: usize,
         now: SystemTime,
         took: Duration,
     ) {
         self.signals.clone_from(&snapshot.signals);
         let (groups, summed_up) = self.groups.sizes();
-        let seen = Seen { snapshot, found, groups, summed_up, now, took };
+        let flows = self.active;
+        let seen = Seen { snapshot, found, withheld, flows, groups, summed_up, now, took };
         self.scalars.take(&seen);
     }
 

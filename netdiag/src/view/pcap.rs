@@ -212,7 +212,8 @@ fn comment(packet: &Packet, event: &Event) -> String {
 /// its rule and a window.
 fn counts_for(event: &Event) -> String {
     let count = event.count();
-    let findings: Vec<_> = count.iter().flat_map(|count| counted_by(count)).collect();
+    let findings: Vec<_> =
+        count.iter().flat_map(|count| counted_by(count, event.flow.role)).collect();
     match findings.as_slice() {
         [] => String::new(),
         findings => format!("; counts for {}", findings.join(", ")),

@@ -56,8 +56,8 @@ fn head(report: &Report, columns: usize) -> Vec<String> {
         "{}, {} from {} to {}{}",
         number(report.nodes.len() as u64, "node"),
         number(intervals, "interval"),
-        moment(&report.start),
-        moment(&report.end),
+        format::moment(&report.start),
+        format::moment(&report.end),
         if report.filtered { ", filtered" } else { "" }
     );
     let mut lines = paragraph(&head, columns, "", INDENT);
@@ -72,15 +72,14 @@ fn head(report: &Report, columns: usize) -> Vec<String> {
 }
 
 fn node(node: &NodeRow) -> String {
-    let seconds = |s: f64| format::duration((s * 1e9) as u64);
     let mut words = vec![
         format!("{}  {}", node.name, node.kernel),
         number(node.intervals, "interval"),
         number(node.runs, "run"),
-        format!("{} recorded", seconds(node.recorded_s)),
+        format!("{} recorded", format::seconds(node.recorded_s)),
     ];
     if node.gaps > 0 {
-        words.push(format!("{} of {}", number(node.gaps, "gap"), seconds(node.gap_s)));
+        words.push(format!("{} of {}", number(node.gaps, "gap"), format::seconds(node.gap_s)));
     }
     match node.lost {
         Some(0) => {}
@@ -92,11 +91,6 @@ fn node(node: &NodeRow) -> String {
 /// `1 node`, `2 nodes`.
 fn number(n: u64, what: &str) -> String {
     format!("{} {what}{}", format::count(n), if n == 1 { "" } else { "s" })
-}
-
-/// RFC 3339 to the second.
-fn moment(time: &str) -> String {
-    time.get(..19).map_or_else(|| time.to_owned(), |second| format!("{second}Z"))
 }
 
 fn cells(values: impl IntoIterator<Item = String>) -> String {
@@ -150,7 +144,7 @@ fn by_time(report: &Report) -> Vec<String> {
         format!("{}{}", left(&cut(&title, NAME - 1), NAME), cells(headings(report))),
     ];
     for column in &report.coarse {
-        let start = left(&moment(&column.start), NAME);
+        let start = left(&format::moment(&column.start), NAME);
         if !column.recorded {
             lines.push(format!("{start}nothing was recorded"));
             continue;
@@ -265,7 +259,12 @@ fn findings(report: &Report, columns: usize) -> Vec<String> {
     }
     for one in &report.findings {
         let Finding { start, .. } = &one.finding;
-        let text = format!("{} {} {}", moment(start), sanitised(&one.node), headline(&one.finding));
+        let text = format!(
+            "{} {} {}",
+            format::moment(start),
+            sanitised(&one.node),
+            headline(&one.finding)
+        );
         lines.extend(paragraph(&text, columns, INDENT, "    "));
     }
     for (id, n) in &report.findings_left_out {

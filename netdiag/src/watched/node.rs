@@ -101,9 +101,12 @@ impl Watched {
                 known.periods += later.periods;
                 known.throttled_periods += later.throttled_periods;
                 known.throttled_us += later.throttled_us;
-                known.pids.extend(&later.pids);
-                known.pids.sort_unstable();
-                known.pids.dedup();
+                if let Some(pids) = &later.pids {
+                    let known = known.pids.get_or_insert_default();
+                    known.extend(pids);
+                    known.sort_unstable();
+                    known.dedup();
+                }
                 known.quota_us = later.quota_us;
                 known.period_us = later.period_us;
             },

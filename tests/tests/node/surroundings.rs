@@ -16,7 +16,7 @@ use netdiag::{
     node::{netns::Namespace, own, surroundings::Surroundings},
     snapshot::{Node, node::States},
 };
-use netdiag_tests::{cgroup::Limited, requirement::alone};
+use netdiag_tests::{cgroup::Limited, child::Own, requirement::alone};
 use rustix::{
     io::Errno,
     net::{self, AddressFamily, SocketType, sockopt},
@@ -394,6 +394,8 @@ fn a_group_that_is_held_back() {
         .spawn()
         .unwrap();
     group.hold(busy.id()).unwrap();
+    let idle = Own::from(process::Command::new("sleep").arg("1000").spawn().unwrap());
+    group.hold(idle.id()).unwrap();
     busy.stdin.take().unwrap().write_all(b"go\n").unwrap();
     let throttled = || group.throttled().unwrap();
     until("it is held back", || (throttled() >= 3).then_some(()));
@@ -410,6 +412,10 @@ fn a_group_that_is_held_back() {
     assert_eq!(found.throttled_periods, throttled());
     assert!(found.throttled_us > 0 && found.periods >= found.throttled_periods, "{found:?}");
     assert_eq!((found.quota_us, found.period_us), (Some(5_000), Some(100_000)));
+    // By the numbers of the first PID namespace (include/linux/proc_ns.h), or not at all.
+    let own = fs::read_link("/proc/self/ns/pid").unwrap();
+    let is_first = own.as_os_str() == "pid:[4026531836]";
+    assert_eq!(found.pids, is_first.then(|| vec![idle.id()]), "{own:?}");
 }
 
 /// Times are printed, not judged.

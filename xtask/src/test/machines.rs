@@ -66,7 +66,7 @@ const NATIVE: [&str; 13] = [
 /// Tests of what netdiag does with whatever it sees, by programs of every kind: a kernel that is younger than the
 /// oldest, where sockets are remembered in the hash, adds nothing to that one and the native run. What a hook, a
 /// field or a file of the kernel tells is tested on each.
-const OLDEST: [&str; 11] = [
+const OLDEST: [&str; 12] = [
     "diagnose",
     "events",
     "filters",
@@ -74,6 +74,7 @@ const OLDEST: [&str; 11] = [
     "lab",
     "leave_no_trace",
     "moves",
+    "names",
     "preempt",
     "record",
     "refusals",

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 
 use super::tally::Tally;
 
@@ -52,17 +52,27 @@ impl<'a> Steps<'a> {
     /// Runs a step if it was asked for.
     pub(crate) fn run(&self, name: &'static str, step: impl FnOnce(&mut Output) -> Result<Tally>) {
         if self.wants(name) {
-            self.always(name, step);
+            self.go(name, true, step);
         }
     }
 
-    /// Runs a step, and shows its output when it has ended; one that fails does not keep the others
-    /// from running.
+    /// Runs a step that others need, and that nobody can ask for by itself; whether it succeeded.
     pub(crate) fn always(
         &self,
         name: &'static str,
         step: impl FnOnce(&mut Output) -> Result<Tally>,
-    ) {
+    ) -> bool {
+        self.go(name, false, step)
+    }
+
+    /// Runs a step, and shows its output when it has ended; one that fails does not keep the others
+    /// from running. `by_name` is true of one that can be asked for. Whether it succeeded.
+    fn go(
+        &self,
+        name: &'static str,
+        by_name: bool,
+        step: impl FnOnce(&mut Output) -> Result<Tally>,
+    ) -> bool {
         eprintln!("test: {name}");
         let (began, mut output) = (self.start.elapsed(), Output::new());
         let result = step(&mut output);
@@ -74,16 +84,16 @@ impl<'a> Steps<'a> {
             let _ = writeln!(stdout, "==== {name}").and_then(|()| stdout.write_all(&output));
         }
         if let Err(error) = &result {
-            eprintln!(
-                "test: {name} failed: {error:#}; nothing is known of it, mend that and run it again \
-                 by `cargo xtask test --only {name}`"
-            );
+            eprintln!("{}", broken(name, by_name, error));
         }
         // The table may be an hour away, or never come.
         for failure in result.iter().flat_map(|tally| &tally.failures) {
             eprintln!("test: {name} failed: {failure}");
         }
-        done.push(Done { name, began, took, tally: result.ok() });
+        let ended = Done { name, began, took, tally: result.ok() };
+        let succeeded = !ended.failed();
+        done.push(ended);
+        succeeded
     }
 
     pub(crate) fn failed(&self) -> bool {
@@ -107,6 +117,14 @@ impl<'a> Steps<'a> {
         println!("\n{}", table(&done, took));
         if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
+}
+
+/// What is said of a step that could not be run to its end; `by_name` as in [`Steps::go`].
+fn broken(name: &str, by_name: bool, error: &Error) -> String {
+    let by = if by_name { format!(" by `cargo xtask test --only {name}`") } else { String::new() };
+    format!(
+        "test: {name} failed: {error:#}; nothing is known of it, mend that and run it again{by}"
+    )
 }
 
 /// Binaries of a step that are named with what they took.
@@ -225,6 +243,26 @@ native                   3  drop
         ] {
             assert_eq!(done("unit", tally).failed(), fails);
         }
+    }
+
+    #[test]
+    fn what_others_need_says_whether_it_succeeded_itself() {
+        let steps = Steps::new(&[]);
+        let failed = Tally { failed: 1, ..Tally::default() };
+        assert!(!steps.always("format", |_| Ok(failed)));
+        assert!(!steps.always("set-up", |_| Err(Error::msg("no compiler"))));
+        assert!(steps.always("build", |_| Ok(Tally::default())));
+        assert!(steps.failed());
+    }
+
+    #[test]
+    fn only_what_can_be_named_is_to_be_named() {
+        let error = Error::msg("no compiler").context("nothing is built");
+        let expected = "test: build failed: nothing is built: no compiler; nothing is known of it, mend that and run \
+                        it again";
+        assert_eq!(broken("build", false, &error), expected);
+        let by = " by `cargo xtask test --only unit`";
+        assert!(broken("unit", true, &error).ends_with(by), "it can be");
     }
 
     #[test]

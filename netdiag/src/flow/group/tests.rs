@@ -124,6 +124,31 @@ fn flows_are_grouped_by_what_they_share() {
 }
 
 #[test]
+fn no_name_is_another_one_than_any_name() {
+    let id = |name: Option<&str>| {
+        let name = name.map(str::to_owned);
+        Group { by: Grouping::Container, name, serves: false, flows: 1 }.id()
+    };
+    let ids = [None, Some("-"), Some("a-b"), Some("%2D")].map(id);
+    assert_eq!(ids, ["container:-", "container:%2D", "container:a-b", "container:%252D"]);
+}
+
+#[test]
+fn an_id_is_plain_whatever_the_name() {
+    for (name, expected) in [
+        ("a\nb", "process:a%0Ab"),
+        ("\u{1b}[2J\u{7f}", "process:%1B[2J%7F"),
+        ("ü\u{202e}\u{1f980}", "process:%C3%BC%E2%80%AE%F0%9F%A6%80"),
+        ("100%", "process:100%25"),
+        ("", "process:"),
+    ] {
+        let name = Some(name.to_owned());
+        let group = Group { by: Grouping::Process, name, serves: false, flows: 1 };
+        assert_eq!(group.id(), expected);
+    }
+}
+
+#[test]
 fn a_loopback_address_is_another_one_in_each_namespace() {
     let loopback = |id, netns| {
         let mut flow = flow(id, (9, 80), &[1]);

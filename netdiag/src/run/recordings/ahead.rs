@@ -8,11 +8,9 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// Intervals that wait to be added up, each of some megabytes; one more is being read.
-const AHEAD: usize = 1;
-
 /// Hands over what `read` gives, in its order, while that goes on in a thread of its own, which also frees what was
-/// taken: that takes as long as some of the adding up. What it is given to is false when nobody takes any more.
+/// taken: that takes as long as some of the adding up. Two are there at most: one is taken while the next one is read.
+/// What it is given to is false when nobody takes any more.
 ///
 /// # Errors
 /// Those of `read`, or there is no thread.
@@ -20,13 +18,16 @@ pub(super) fn ahead<T: Send, R: Send>(
     read: impl FnOnce(&mut dyn FnMut(T) -> bool) -> Result<R> + Send,
     mut take: impl FnMut(&T),
 ) -> Result<R> {
-    let (give, given) = sync_channel(AHEAD);
+    // Handed over, not queued: an interval is some megabytes.
+    let (give, given) = sync_channel(0);
     let (done, taken) = channel();
     thread::scope(|scope| {
         let run = move || {
             read(&mut |item| {
+                let is_taken = give.send(item).is_ok();
+                // All that was taken by now, before the next one is read.
                 taken.try_iter().for_each(drop);
-                give.send(item).is_ok()
+                is_taken
             })
         };
         let reading = Builder::new().name("reading".to_owned()).spawn_scoped(scope, run);
@@ -42,6 +43,8 @@ pub(super) fn ahead<T: Send, R: Send>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -60,5 +63,22 @@ mod tests {
         let mut taken = Vec::new();
         let error = ahead(broken, |number| taken.push(*number)).expect_err("torn");
         assert_eq!((error.to_string().as_str(), taken), ("torn", vec![7]));
+    }
+
+    #[test]
+    fn two_are_there_at_most() {
+        let one = Arc::new(());
+        let read = |give: &mut dyn FnMut(Arc<()>) -> bool| -> Result<usize> {
+            let mut most = 0;
+            for _ in 0..100 {
+                let item = Arc::clone(&one);
+                most = most.max(Arc::strong_count(&one) - 1);
+                assert!(give(item));
+            }
+            Ok(most)
+        };
+        let most = ahead(read, |_| ()).expect("read");
+        assert!(most <= 2, "{most}: one is read, and one is taken");
+        assert_eq!(Arc::strong_count(&one), 1, "none is left");
     }
 }

@@ -84,9 +84,9 @@ pub struct Throttled {
     /// The container and pod that it is; no process.
     #[serde(default)]
     pub owner: Owner,
-    /// Processes that are in itself, ascending; none where they are not known, or more than 256.
+    /// Processes that were in itself at the end, ascending; null where they are not known, or more than 256.
     #[serde(default)]
-    pub pids: Vec<u32>,
+    pub pids: Option<Vec<u32>>,
     /// Periods that passed while it had something to run.
     pub periods: u64,
     /// Periods in which it was held back.

@@ -1,6 +1,12 @@
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use proptest::prelude::*;
+
 use super::*;
 use crate::{
-    diagnosis::{Diagnosis, Thresholds},
+    diagnosis::{Diagnosis, Thresholds, Withheld},
+    hostile,
+    snapshot::{Account, Distribution, Owner},
     view::schema,
     watched::kit,
 };
@@ -38,6 +44,7 @@ fn commands_can_be_typed_as_they_stand() {
     for command in [
         "nsenter --net=/proc/$(lsns -nt net -o NS,PID | awk '$1==4026532177{print $2}')/ns/net tc -s qdisc show dev eth0",
         "sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max net.ipv4.tcp_tw_reuse",
+        "nsenter --net=/proc/812/ns/net netdiag events --kind retransmit --comm 'a'\\''b c' --peer 10.0.0.2",
         "ss -tin",
     ] {
         let lines = typed("also: ", command, 80);
@@ -53,12 +60,87 @@ fn commands_can_be_typed_as_they_stand() {
 }
 
 #[test]
-fn names_cannot_move_the_cursor() {
+fn commands_are_broken_between_words_alone() {
+    let cases = [
+        (r"x 'a'\''b c' y", [r"  next: x \", r"    'a'\''b c' \", "    y"]),
+        (r#"x "a\" b" c\ d y"#, [r"  next: x \", r#"    "a\" b" \"#, r"    c\ d y"]),
+        (r#"x 'a\' "b ' c""#, [r"  next: x \", r"    'a\' \", r#"    "b ' c""#]),
+    ];
+    for (command, expected) in cases {
+        assert_eq!(typed("next: ", command, 12), expected, "{command}");
+    }
+}
+
+#[test]
+fn ends_are_written_as_in_tables() {
     let mut report = report(40);
-    report.findings[0].title = "\u{1b}[2Jevil\n".to_owned();
-    report.findings[0].scope.name = "\u{202e}abc".to_owned();
+    report.worst[0].local = kit::end("2001:db8::1", 443);
     let text = shown(&report);
-    assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{text}");
+    assert!(text.contains("  [2001:db8::1]:443 > 10.0.0.2:443 shop/812"), "{text}");
+}
+
+/// A report with a name of others wherever there may be one.
+fn of_others(name: &str) -> Report {
+    static SOUND: LazyLock<Report> = LazyLock::new(|| report(40));
+    let mut report = SOUND.clone();
+    let name = || name.to_owned();
+    let owner = Owner {
+        pid: Some(812),
+        comm: Some(name()),
+        container_name: Some(name()),
+        pod: Some(name()),
+        namespace: Some(name()),
+        ..Owner::default()
+    };
+    report.host = name();
+    report.kernel = name();
+    report.left_out = BTreeMap::from([(name(), 7)]);
+    report.withheld = vec![Withheld { id: name(), reason: name() }];
+    report.not_observable = vec![name()];
+    report.complete = false;
+    report.accounting.insert(name(), Account { missed: 7, ..Account::default() });
+    let worst = &mut report.worst[0];
+    worst.owner = owner.clone();
+    worst.metrics.insert(name(), Distribution::default());
+    let spent = BTreeMap::from([(name(), Some(7))]);
+    worst.counts.insert(format!("{}_ns", name()), CountValue::Group(spent));
+    let finding = &mut report.findings[0];
+    finding.title = name();
+    finding.explanation = name();
+    finding.scope.name = name();
+    finding.scope.owner = owner;
+    finding.evidence[0].metric = name();
+    for texts in [
+        &mut finding.ruled_out,
+        &mut finding.not_observable,
+        &mut finding.caused_by,
+        &mut finding.advice,
+        &mut finding.commands,
+    ] {
+        *texts = vec![name(), name()];
+    }
+    report
+}
+
+/// The first line that a terminal would do something else with than show it.
+fn harmful(text: &str) -> Option<&str> {
+    text.split('\n').find(|line| sanitised(line) != *line)
+}
+
+#[test]
+fn names_cannot_move_the_cursor() {
+    for name in ["\u{1b}[2Jevil\n", "\u{202e}abc", "\u{7f}\u{9b}2J\u{200b}"] {
+        assert_eq!(harmful(&shown(&of_others(name))), None, "{name:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_name_is_harmful(name in hostile::name()) {
+        let report = of_others(&name);
+        let text = format!("{}\n{}", headline(&report.findings[0]), shown(&report));
+        prop_assert_eq!(harmful(&text), None);
+    }
 }
 
 #[test]

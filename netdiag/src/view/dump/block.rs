@@ -14,7 +14,7 @@ use hdrhistogram::serialization::{
 use jiff::Timestamp;
 
 use super::{Histograms, Sidecar};
-use crate::snapshot::Snapshot;
+use crate::{snapshot::Snapshot, view::json};
 
 /// The metric whose node-wide histogram has no tag.
 pub const UNTAGGED: &str = "send";
@@ -139,7 +139,7 @@ impl Encoder {
         })?;
         writer.write_comment(&format!("{}{number}]", COMPLETE.trim_start_matches('#')))?;
         let mut sidecar = (&mut self.sidecar).writer();
-        serde_json::to_writer(&mut sidecar, &Sidecar { snapshot, tags })?;
+        json::write(&Sidecar { snapshot, tags }, &mut sidecar)?;
         self.sidecar.put_u8(b'\n');
         Ok(Block { log: self.log.split().freeze(), sidecar: self.sidecar.split().freeze() })
     }

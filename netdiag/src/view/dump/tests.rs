@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod full;
+mod names;
 mod torn;
 
 const NODE: &str = "node-1";

@@ -10,10 +10,11 @@ use super::*;
 use crate::{
     event::{Past, Stack},
     flow::Frozen,
+    hostile,
     labels::Labels,
     signal::{self, conntrack, dns, retransmit, socket},
     snapshot::{
-        Account, Endpoint, Listener, Stream,
+        Account, Endpoint, Listener, Owner, Stream,
         told::{Names, SCHEMA, Telling, of_listener, stranger},
     },
     view::sample,
@@ -167,7 +168,7 @@ fn overflow() -> Event {
     let listener = Listener {
         netns: 7,
         local: Endpoint { ip: Some([10, 9, 0, 1].into()), port: Some(80) },
-        owner: crate::snapshot::Owner { pid: Some(9), ..Default::default() },
+        owner: Owner { pid: Some(9), ..Owner::default() },
         drops: 12,
         accept_queue: 6,
         accept_queue_limit: 5,
@@ -195,15 +196,21 @@ fn suppressed() -> Suppressed {
     Suppressed::new(at(1), BTreeMap::from([("drop", 12_345), ("retransmit", 3)]))
 }
 
+/// One of every kind.
+fn all() -> Vec<Event> {
+    let mut events: Vec<Event> =
+        tellings().iter().map(|telling| names(|names| names.event(telling))).collect();
+    events.push(overflow());
+    events
+}
+
 #[test]
 fn events_look_as_agreed() {
     let mut out = Vec::new();
     let mut lines = Lines::new(80);
-    for telling in tellings() {
-        let event = names(|names| names.event(&telling));
+    for event in all() {
         lines.event(&event, &mut out).expect("memory");
     }
-    lines.event(&overflow(), &mut out).expect("memory");
     lines.suppressed(&suppressed(), &mut out).expect("memory");
     let total: Snapshot = sample::read("total");
     lines.end(&end(), &total, &mut out).expect("memory");
@@ -212,11 +219,8 @@ fn events_look_as_agreed() {
 
 /// Every object that can leave.
 fn objects() -> Vec<serde_json::Value> {
-    let mut events: Vec<Event> =
-        tellings().iter().map(|telling| names(|names| names.event(telling))).collect();
-    events.push(overflow());
     let mut objects: Vec<_> =
-        events.iter().map(|event| serde_json::to_value(event).expect("JSON")).collect();
+        all().iter().map(|event| serde_json::to_value(event).expect("JSON")).collect();
     objects.push(serde_json::to_value(suppressed()).expect("JSON"));
     objects.push(serde_json::to_value(end()).expect("JSON"));
     objects
@@ -238,18 +242,55 @@ fn every_object_matches_the_schema() {
     }
 }
 
+/// An event with a name of others wherever there may be one.
+fn of_others(mut event: Event, name: &str) -> Event {
+    let name = || name.to_owned();
+    let owner = Owner {
+        pid: Some(812),
+        comm: Some(name()),
+        container_name: Some(name()),
+        pod: Some(name()),
+        namespace: Some(name()),
+        ..Owner::default()
+    };
+    event.flow.owner = owner.clone();
+    event.stack = Some(Some(vec![Some(name()), None]));
+    for said in event.fields.values_mut() {
+        match said {
+            Said::Text(text) => *text = name(),
+            Said::Owner(creator) => *creator = owner.clone(),
+            _ => {}
+        }
+    }
+    event
+}
+
 proptest! {
     #[test]
-    fn no_line_is_wider_than_asked(columns in 60_usize..200, comm in ".{0,20}", v6: [u8; 16]) {
+    fn no_name_is_harmful(name in hostile::name()) {
+        let mut out = Vec::new();
+        let mut lines = Lines::new(80);
+        for event in all() {
+            lines.event(&of_others(event, &name), &mut out).expect("memory");
+        }
+        for line in String::from_utf8(out).expect("UTF-8").split('\n') {
+            prop_assert_eq!(sanitised(line), line);
+        }
+    }
+
+    #[test]
+    fn no_line_is_wider_than_asked(
+        columns in 60_usize..200, comm in hostile::name(), v6: [u8; 16],
+    ) {
         let mut lines = Lines::new(columns);
         for mut telling in tellings() {
             telling.flow.comm = Some(comm.clone());
             telling.flow.key.peer_addr = v6;
             let mut out = Vec::new();
             lines.event(&names(|names| names.event(&telling)), &mut out).expect("memory");
-            for line in String::from_utf8(out).expect("UTF-8").lines() {
+            for line in String::from_utf8(out).expect("UTF-8").split('\n') {
                 prop_assert!(width(line) <= columns, "{line}");
-                prop_assert!(!line.chars().any(char::is_control));
+                prop_assert_eq!(sanitised(line), line);
             }
         }
     }

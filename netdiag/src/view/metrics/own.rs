@@ -33,6 +33,12 @@ pub(super) const SCALARS: &[Scalar] = &[
     Scalar::new("netdiag_findings", Now, "how many there are, one for each peer, process or interface", findings)
         .by(&["severity"]),
     Scalar::new(
+        "netdiag_findings_withheld",
+        Now,
+        "findings of which nothing can be said, since signals that they need are off or samples were lost",
+        |seen, tell| tell(&[], seen.withheld as f64),
+    ),
+    Scalar::new(
         "netdiag_signal_status",
         Now,
         "1 at how a signal is observed: full, degraded (something of it cannot be seen) or off",
@@ -81,8 +87,7 @@ pub(super) const SCALARS: &[Scalar] = &[
         |seen, tell| tell(&[], f64::from(u8::from(seen.snapshot.filtered))),
     ),
     Scalar::new("netdiag_flows", Now, "flows that did something in the last interval", |seen, tell| {
-        let active = seen.snapshot.flows.iter().filter(|flow| flow.is_active()).count() as u64;
-        tell(&[], (active + seen.snapshot.folded.unwrap_or(0)) as f64);
+        tell(&[], seen.flows as f64);
     }),
     Scalar::new(
         "netdiag_groups",

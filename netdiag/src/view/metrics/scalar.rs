@@ -16,6 +16,10 @@ use crate::{finding::Finding, snapshot::Snapshot};
 pub(super) struct Seen<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) found: &'a [Finding],
+    /// Findings of which nothing can be said.
+    pub(super) withheld: usize,
+    /// Flows of the interval that did something in it.
+    pub(super) flows: u64,
     /// Groups of flows that are told apart.
     pub(super) groups: usize,
     /// Groups of the interval that had no room.

@@ -85,7 +85,7 @@ pub(in crate::view) fn small() -> Metrics {
     let found = Finding { id: "packet-loss".to_owned(), ..found };
     let mut snapshot: Snapshot = read("lossy");
     snapshot.host = "n\u{7}ode".to_owned();
-    metrics.observe(&snapshot, &[found], at(1), Duration::from_secs(1));
+    metrics.observe(&snapshot, &[found], 0, at(1), Duration::from_secs(1));
     metrics
 }
 
@@ -221,14 +221,36 @@ fn accounts_never_fall() {
     let mut metrics = Metrics::new(1, at(0));
     let mut snapshot: Snapshot = read("lossy");
     let name = "netdiag_samples_seen_total";
-    metrics.observe(&snapshot, &[], at(1), Duration::from_secs(1));
+    metrics.observe(&snapshot, &[], 0, at(1), Duration::from_secs(1));
     let before = numbers(&metrics, name);
     snapshot
         .accounting
         .values_mut()
         .for_each(|account| account.seen = account.seen.saturating_sub(1));
-    metrics.observe(&snapshot, &[], at(2), Duration::from_secs(1));
+    metrics.observe(&snapshot, &[], 0, at(2), Duration::from_secs(1));
     assert_eq!(numbers(&metrics, name), before);
+}
+
+#[test]
+fn idle_flows_are_not_active_whatever_is_listed() {
+    let mut metrics = Metrics::new(8, at(0));
+    let idle = Frozen { idle: true, ..flow("a", 1_000, 1) };
+    let flows = Interval { folded: 3, ..interval(vec![flow("a", 1_000, 1), idle]) };
+    metrics.count(&flows, &Labels::default(), at(1));
+    // With `--all` there are idle ones among those that a snapshot leaves out, too.
+    let snapshot = Snapshot { folded: Some(9), ..read("quiet") };
+    metrics.observe(&snapshot, &[], 0, at(1), Duration::from_secs(1));
+    assert_eq!(numbers(&metrics, "netdiag_flows"), BTreeMap::from([(Vec::new(), 4.0)]));
+}
+
+#[test]
+fn what_cannot_be_concluded_is_told() {
+    let mut metrics = Metrics::new(8, at(0));
+    for withheld in [3, 0] {
+        metrics.observe(&read("quiet"), &[], withheld, at(1), Duration::from_secs(1));
+        let told = numbers(&metrics, "netdiag_findings_withheld");
+        assert_eq!(told, BTreeMap::from([(Vec::new(), withheld as f64)]));
+    }
 }
 
 proptest! {

@@ -32,15 +32,15 @@ function timeAxis(times, width) {
     x: (at) => LEFT + at * column,
     of: (ms) => LEFT + Math.min(Math.max((ms - start) / step, 0), times.count) * column,
     at: (x) => Math.min(Math.max(Math.floor((x - LEFT) / column), 0), times.count - 1),
-    label: (at) => moment(start + at * step, step),
+    label: (at) => moment(start + at * step, step, end - start),
   };
 }
 
-/** A time of day in UTC, with its date where columns are days. */
-function moment(ms, step) {
+/** A time of day in UTC, with its date where columns are hours or all of them span a day; where columns are days, the date. */
+function moment(ms, step, span) {
   const text = new Date(ms).toISOString();
   if (step >= 86400000) return text.slice(0, 10);
-  if (step >= 3600000) return text.slice(5, 16).replace('T', ' ');
+  if (step >= 3600000 || span >= 86400000) return text.slice(5, 16).replace('T', ' ');
   return step < 1000 ? text.slice(11, 21) : text.slice(11, 19);
 }
 
@@ -55,7 +55,7 @@ function ground(axis, height, labelled) {
   if (labelled) {
     const every = Math.max(1, Math.ceil(90 / axis.column));
     for (let at = 0; at < axis.times.count; at += every) {
-      if (axis.x(at) + 60 > axis.width) break;
+      if (axis.x(at) + 70 > axis.width) break;
       group.append(svg('text', { x: axis.x(at), y: height + 13 }, axis.label(at)));
     }
   }

@@ -97,6 +97,9 @@ const UNITS = { ns: (v) => duration(v), s: (v) => duration(v * 1e9), ratio: (v) 
 /** A value with its unit. */
 const valued = (value, unit) => (UNITS[unit] ?? String)(value);
 
+/** A time with its date, to the second. */
+const second = (time) => time.slice(0, 19).replace('T', ' ');
+
 /** A finding that opens. */
 function findingDetails({ node, ...finding }, number) {
   const texts = (title, all) => (all.length === 0 ? null : el('li', {}, `${title}: `, el('ul', {}, ...all.map((text) => el('li', {}, text)))));
@@ -106,7 +109,7 @@ function findingDetails({ node, ...finding }, number) {
   return el('details', { id: `finding-${number}` },
     el('summary', {}, el('span', { class: `severity ${finding.severity}` }, finding.severity),
       ` ${finding.id} on ${node}, ${finding.scope.kind} ${finding.scope.name}: ${finding.title} `,
-      el('span', { class: 'faint' }, `${finding.start.slice(11, 19)} to ${finding.end.slice(11, 19)}`)),
+      el('span', { class: 'faint' }, `${second(finding.start)} to ${second(finding.end)}`)),
     el('ul', {}, el('li', {}, `why: ${finding.explanation}`), texts('evidence', evidence), texts('ruled out', finding.ruled_out),
       texts('not seen', finding.not_observable), texts('caused by', finding.caused_by), texts('do', finding.advice), texts('run', commands)));
 }

@@ -8,10 +8,10 @@ use super::{
     Body, Pane,
     chart::bar,
     state::State,
-    style::{line, span},
+    style::{line, span, styled},
 };
 use crate::{
-    format::{self, MISSING, right},
+    format::{self, MISSING, right, wrapped},
     snapshot::ConntrackTable,
     view::table::conntrack::{entries, failures, percent, seconds},
 };
@@ -37,7 +37,7 @@ fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
         lines.push(line("nothing is tracked on this node"));
     }
     for table in tables.iter().take(TABLES) {
-        lines.push(of_table(state, table, columns));
+        lines.extend(of_table(state, table, columns));
     }
     if tables.len() > TABLES {
         lines.push(line(&format!("and {} more namespaces", tables.len() - TABLES)));
@@ -55,7 +55,7 @@ fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
     lines
 }
 
-fn of_table(state: &State, table: &ConntrackTable, columns: usize) -> Line<'static> {
+fn of_table(state: &State, table: &ConntrackTable, columns: usize) -> Vec<Line<'static>> {
     let full = percent(table);
     let room = columns.saturating_sub(62).clamp(8, 40);
     let look = match full {
@@ -64,15 +64,17 @@ fn of_table(state: &State, table: &ConntrackTable, columns: usize) -> Line<'stat
     };
     let of = table.max.map_or_else(|| MISSING.to_owned(), |max| max.to_string());
     let share = full.map_or_else(|| MISSING.to_owned(), |full| format!("{full} %"));
-    let mut spans = vec![
+    // Without a limit there is nothing to be full of.
+    let limit = table.max.filter(|&max| max > 0);
+    let marks = limit.map_or_else(|| " ".repeat(room), |max| bar(table.entries, max, room));
+    let mut lines = vec![Line::from(vec![
         span(&format!("netns {:<10} [", table.netns), state.palette.plain()),
-        span(&bar(table.entries, table.max.unwrap_or(0).max(table.entries), room), look),
+        span(&marks, look),
         span(&format!("] {} {} of {of} entries", right(&share, 5), table.entries), look),
-    ];
-    for (n, what) in failures(table) {
-        if n > 0 {
-            spans.push(span(&format!("  {} {what}", format::count(n)), state.palette.bad()));
-        }
-    }
-    Line::from(spans)
+    ])];
+    let failed = failures(table).into_iter().filter(|(n, _)| *n > 0);
+    let words: Vec<_> = failed.map(|(n, what)| format!("{} {what}", format::count(n))).collect();
+    let texts = wrapped(&words, columns.saturating_sub(2), "");
+    lines.extend(texts.iter().map(|text| styled(&format!("  {text}"), state.palette.bad())));
+    lines
 }

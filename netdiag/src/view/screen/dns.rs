@@ -42,9 +42,16 @@ fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
         let has_latency = metric.is_some_and(|id| row.latency(id).is_some());
         has_latency || asked.of(row) > 0 || answered.of(row) > 0
     };
-    let flows: Vec<_> = rows.shot.interval.flows.iter().filter(is_one).cloned().collect();
+    let Interval { flows, other, .. } = &rows.shot.interval;
+    // What the table summed up is of no server.
+    let summed_up = is_one(&other).then(|| {
+        let queries = or_missing(count(&rows.name(other), "queries"), format::count);
+        format!("{queries} queries of flows that are summed up")
+    });
+    let flows: Vec<_> = flows.iter().filter(is_one).cloned().collect();
     if flows.is_empty() {
-        return vec![line("no name was asked for in the interval")];
+        let none = || "no name was asked for in the interval".to_owned();
+        return vec![line(&summed_up.unwrap_or_else(none))];
     }
     let mut interval = Interval { flows, ..Interval::default() };
     interval.group(Grouping::Backend);
@@ -68,6 +75,7 @@ fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
     if servers.len() > SERVERS {
         lines.push(line(&format!("and {} more servers", servers.len() - SERVERS)));
     }
+    lines.extend(summed_up.map(|text| line(&format!("and {text}"))));
     lines
 }
 

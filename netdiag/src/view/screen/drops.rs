@@ -7,14 +7,17 @@ use ratatui::text::Line;
 use super::{
     Body, Pane,
     chart::course,
-    history::{INTERVALS, RowId},
+    history::INTERVALS,
     state::State,
     style::{line, span, styled},
 };
 use crate::{
     format::{self, cut, left, right, sanitised},
     snapshot::{CountValue, Snapshot},
-    view::{owner::process, table::endpoint},
+    view::{
+        owner::process,
+        table::{endpoint, group_name},
+    },
 };
 
 pub(super) const PANE: Pane = Pane {
@@ -93,17 +96,22 @@ fn flows(state: &State, columns: usize) -> Vec<Line<'static>> {
     if most.is_empty() {
         return Vec::new();
     }
-    let mut lines = vec![Line::default(), styled("whose they were", state.palette.title())];
+    // The reasons above are of all rows.
+    let heading = match state.order.filter.as_str() {
+        "" => "whose they were".to_owned(),
+        filter => format!("whose they were, of the rows with {filter:?} alone"),
+    };
+    let mut lines = vec![Line::default(), styled(&heading, state.palette.title())];
     for (n, row) in most.into_iter().take(FLOWS) {
         let flow = rows.name(row);
-        let who = match RowId::of(row) {
-            RowId::Flow(_) => format!(
+        let who = match &flow.group {
+            Some(group) => group_name(&flow, group, state.order.by),
+            None => format!(
                 "{} {} {}",
                 endpoint(&flow.local),
                 endpoint(&flow.peer),
                 process(&flow.owner)
             ),
-            RowId::Group(id) => id,
         };
         let text = format!("{} {}", right(&format::count(n), 8), sanitised(&who));
         lines.push(line(&cut(&text, columns)));

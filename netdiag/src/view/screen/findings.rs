@@ -11,6 +11,7 @@ use super::{
     style::{Palette, line, span, styled},
 };
 use crate::{
+    diagnosis::WINDOW_S,
     finding::{Finding, Severity},
     format::{cut, sanitised, width},
     snapshot::Snapshot,
@@ -27,8 +28,8 @@ pub(super) const PANE: Pane = Pane {
 const LOOKS: usize = 10;
 /// By which part a number must have changed to have a trend.
 const CHANGE: f64 = 0.1;
-/// A finding that was not told for so many seconds holds no more: a window of the rules, behind which they rest.
-const STAYS_S: f64 = 60.0;
+/// A finding that was not told for so many seconds holds no more: rules rest behind a window.
+const STAYS_S: f64 = WINDOW_S;
 /// And it is shown for so many seconds.
 const REMEMBERED_S: f64 = 600.0;
 
@@ -83,6 +84,8 @@ pub(super) struct Formed {
     now: Option<Timestamp>,
     /// The end of the interval up to which rules have looked.
     looked: Option<Timestamp>,
+    /// Of how many nothing could be said in the last interval.
+    withheld: usize,
 }
 
 /// Seconds from one to the other.
@@ -91,8 +94,15 @@ fn seconds(from: Timestamp, to: Timestamp) -> f64 {
 }
 
 impl Formed {
-    /// An interval has passed; what is found now, in its order, where rules have looked.
-    pub(super) fn take(&mut self, snapshot: &Snapshot, findings: Option<Vec<Finding>>) {
+    /// An interval has passed; what is found now, in its order, where rules have looked. Of so many nothing can be
+    /// said (`withheld`).
+    pub(super) fn take(
+        &mut self,
+        snapshot: &Snapshot,
+        findings: Option<Vec<Finding>>,
+        withheld: usize,
+    ) {
+        self.withheld = withheld;
         let time = |text: &str| text.parse::<Timestamp>().ok();
         let Some(now) = time(&snapshot.end) else { return };
         self.began = self.began.or_else(|| time(&snapshot.start));
@@ -164,12 +174,24 @@ impl Formed {
         } else {
             (format!("over {}", age(seconds(one.last, now))), "", palette.aside())
         };
-        let value = evidence.first().map(|first| valued(first.value, first.unit));
+        let value = evidence.first().map(|first| format!(" {}", valued(first.value, first.unit)));
         let head = format!("{:<8} {age:>5} {mark:<3} ", severity.name());
-        let rest = format!("{id} ({}) {}: {title}", scope.name, value.unwrap_or_default());
+        let rest = format!("{id} ({}){}: {title}", scope.name, value.unwrap_or_default());
         let rest = cut(&sanitised(&rest), columns.saturating_sub(width(&head)));
         let text = if self.holds(one) { palette.plain() } else { look };
         Line::from(vec![span(&head, look), Span::styled(rest, text)])
+    }
+
+    /// What stands where there is none. That nothing was found is not that nothing is wrong.
+    fn none(&self) -> String {
+        let Some(watched) = self.watched() else {
+            return "watching: findings form as intervals end".to_owned();
+        };
+        let none = format!("no finding in {}", age(watched));
+        match self.withheld {
+            0 => none,
+            n => format!("{none}; {n} could not be looked for: press 7"),
+        }
     }
 
     /// The first so many of them, for the head of the screen.
@@ -180,18 +202,14 @@ impl Formed {
         palette: Palette,
     ) -> Vec<Line<'static>> {
         if self.all.is_empty() {
-            let text = match self.watched() {
-                None => "watching: findings form as intervals end".to_owned(),
-                Some(watched) => format!("no finding in {}", age(watched)),
-            };
-            return vec![styled(&text, palette.aside())];
+            return vec![styled(&self.none(), palette.aside())];
         }
         let shown = if self.all.len() > most { most.saturating_sub(1) } else { most };
         let mut lines: Vec<_> =
             self.all.iter().take(shown).map(|one| self.line(one, columns, palette)).collect();
         if self.all.len() > shown {
             let more = self.all.len() - shown;
-            let text = format!("and {more} more, {} hold now: 2", self.holding());
+            let text = format!("and {more} more ({} hold now); press 2", self.holding());
             lines.push(styled(&text, palette.aside()));
         }
         lines
@@ -211,9 +229,7 @@ pub(super) fn age(seconds: f64) -> String {
 fn draw(state: &State, canvas: &mut Canvas<'_>) {
     let Formed { all, .. } = &state.findings;
     if all.is_empty() {
-        let watched = state.findings.watched().map(|watched| format!(" in {}", age(watched)));
-        let text = format!("no finding{}", watched.unwrap_or_default());
-        canvas.put(&line(&text));
+        canvas.put(&line(&state.findings.none()));
         return;
     }
     let chosen = state.chosen_finding.min(all.len() - 1);

@@ -65,7 +65,10 @@ fn head(state: &State, opened: &Opened, flow: &Flow, columns: usize) -> Vec<Line
     let mut words = vec![
         who,
         process(&flow.owner),
-        format!("opened for {} intervals", format::count(opened.intervals)),
+        match opened.intervals {
+            1 => "opened for 1 interval".to_owned(),
+            n => format!("opened for {} intervals", format::count(n)),
+        },
     ];
     if !opened.is_active {
         words.push("idle in the last".to_owned());

@@ -66,15 +66,17 @@ impl Widths {
     }
 }
 
-/// An end in so many columns: of a long address its first part, always with its port.
+/// An end in so many columns: of a long address its first part, always with its port if it has one.
 fn squeezed(end: &Endpoint, columns: usize) -> String {
     let text = endpoint(end);
     if format::width(&text) <= columns {
         return text;
     }
-    let port = text.rfind(':').map_or("", |at| &text[at..]);
-    let room = columns.saturating_sub(format::width(port));
-    format!("{}{port}", cut(&text[..text.len() - port.len()], room))
+    // Without a port what stands behind the last colon is of the address.
+    let port = end.port.map(|port| format!(":{port}")).unwrap_or_default();
+    let address = text.strip_suffix(port.as_str()).unwrap_or(&text);
+    let room = columns.saturating_sub(format::width(&port));
+    format!("{}{port}", cut(address, room))
 }
 
 fn names(flow: &Flow, by: Grouping, widths: Widths) -> String {
@@ -238,6 +240,8 @@ mod tests {
         let v6 = end("2001:db8:1234:5678:9abc:def0:1234:5678", 65_535);
         assert_eq!(squeezed(&end("10.0.0.1", 443), 20), "10.0.0.1:443");
         assert_eq!(squeezed(&v6, 20), "[2001:db8:123…:65535");
+        let no_port = Endpoint { ip: "fe80::3854:6aff:fe59:6e92".parse().ok(), port: None };
+        assert_eq!(squeezed(&no_port, 20), "fe80::3854:6aff:fe5…");
     }
 
     proptest! {

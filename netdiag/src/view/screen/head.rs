@@ -49,7 +49,8 @@ pub(super) fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
     let left_out = lost.len().saturating_sub(LOSSES);
     lines.extend(lost.iter().take(LOSSES).map(|text| styled(text, state.palette.bad())));
     if left_out > 0 {
-        lines.push(styled(&format!("  {left_out} more lines of losses: 7"), state.palette.bad()));
+        let text = format!("  {left_out} more lines of losses; press 7");
+        lines.push(styled(&text, state.palette.bad()));
     }
     lines
 }

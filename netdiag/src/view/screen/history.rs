@@ -149,10 +149,10 @@ impl History {
         for (rank, row) in rows.enumerate() {
             let id = RowId::of(row);
             let place = Place { interval: self.intervals, rank };
-            if rank < FOLLOWED || open == Some(&id) {
-                self.followed.insert(id.clone(), place);
-            } else if let Some(before) = self.followed.get_mut(&id) {
+            if let Some(before) = self.followed.get_mut(&id) {
                 *before = place;
+            } else if rank < FOLLOWED || open == Some(&id) {
+                self.followed.insert(id.clone(), place);
             } else {
                 continue;
             }
@@ -252,3 +252,6 @@ impl Trends {
         rows
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,8 @@ use crate::{
     watched::kit,
 };
 
+mod panes;
+
 const SMALL: Size = Size { width: 80, height: 24 };
 const MIDDLE: Size = Size { width: 120, height: 40 };
 const LARGE: Size = Size { width: 200, height: 60 };
@@ -186,7 +188,7 @@ fn shot(nth: u64, signals: &[SignalStatus], lost: u64) -> Shot {
         stream: quiet.stream,
     };
     let snapshot = frame.build(&interval);
-    Shot { snapshot, interval, labels: labels(), findings: Some(found(nth)) }
+    Shot { snapshot, interval, labels: labels(), findings: Some(found(nth)), withheld: 0 }
 }
 
 fn statuses() -> Vec<SignalStatus> {
