@@ -2,7 +2,7 @@
 
 use std::{fs, io, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 /// CPU time of a process since it began, user and system, of all its threads.
 ///
@@ -21,6 +21,26 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
         return Err(io::Error::last_os_error());
     }
     Ok(Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32))
+}
+
+/// Time that the threads of that name of a process ran (Documentation/scheduler/sched-stats.rst).
+///
+/// # Errors
+/// The process is gone, or has none.
+pub fn thread_time(pid: u32, name: &str) -> Result<Duration> {
+    let path = format!("/proc/{pid}/task");
+    let mut times = Vec::new();
+    for thread in fs::read_dir(&path).with_context(|| path.clone())? {
+        let thread = thread?.path();
+        if fs::read_to_string(thread.join("comm"))?.trim_end() != name {
+            continue;
+        }
+        let text = fs::read_to_string(thread.join("schedstat"))?;
+        let ran = text.split_whitespace().next().with_context(|| text.clone())?;
+        times.push(Duration::from_nanos(ran.parse()?));
+    }
+    ensure!(!times.is_empty(), "no thread of {path} is called {name}");
+    Ok(times.iter().sum())
 }
 
 /// Resident memory of a process.

@@ -47,7 +47,7 @@ pub(crate) enum Tests {
 /// Tests of the work tree, which is in no guest, of conversations of programs that are in none either, as a
 /// browser, Prometheus, strace, tmux and most shells are not, and of what netdiag does when its reader stands still, its disk or
 /// a system call fails, or there is more than it has room for, which no kernel changes: natively only.
-const NATIVE: [&str; 13] = [
+const NATIVE: [&str; 14] = [
     "applications",
     "architecture",
     "dependencies",
@@ -61,6 +61,7 @@ const NATIVE: [&str; 13] = [
     "screen",
     "still",
     "terminal",
+    "view_cost",
 ];
 
 /// Tests of what netdiag does with whatever it sees, by programs of every kind: a kernel that is younger than the
