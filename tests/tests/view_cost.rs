@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use netdiag_tests::{
     facts::Facts,
+    namespace::Namespace,
     netdiag::binary,
     network::Pair,
     require,
@@ -82,7 +83,7 @@ fn measured(pair: &Pair) -> Result<(f64, String)> {
     /// Until courses are as long as they become on the screen.
     const SETTLE: Duration = Duration::from_secs(10);
     const TIME: Duration = Duration::from_secs(20);
-    let [left, right] = [&pair.left, &pair.right].map(|one| one.inode());
+    let [left, right] = [&pair.left, &pair.right].map(Namespace::inode);
     let terminal = Terminal::new(120, 40, &[])?;
     let binary = binary()?.canonicalize()?;
     let pid = terminal.start(&format!("{} live --netns {left},{right}", binary.display()))?;
