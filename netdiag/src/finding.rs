@@ -133,21 +133,21 @@ pub struct Packets {
     pub counts: &'static str,
     /// One of the group that does not count.
     pub but: Option<&'static str>,
-    /// At this end of a conversation they do not count either.
-    pub not_at: Option<Role>,
+    /// Whether they count at that end of a conversation; none where it is not known which end it is.
+    pub at: fn(Option<Role>) -> bool,
 }
 
 impl Packets {
     /// That one, or all of that group.
     const fn of(counts: &'static str) -> Self {
-        Self { counts, but: None, not_at: None }
+        Self { counts, but: None, at: |_| true }
     }
 
-    fn are(&self, name: &str, at: Option<Role>) -> bool {
-        let Self { counts, but, not_at } = *self;
+    fn are(&self, name: &str, role: Option<Role>) -> bool {
+        let Self { counts, but, at } = *self;
         (counts == name || counts.ends_with('.') && name.starts_with(counts))
             && but != Some(name)
-            && (not_at.is_none() || not_at != at)
+            && at(role)
     }
 }
 

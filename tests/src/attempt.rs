@@ -14,7 +14,7 @@ pub enum Spoilt {
     Skipped,
     /// A processor came so late that TCP took a segment for lost.
     SentAgain,
-    /// A processor came so late that nothing was on time.
+    /// Processors came so late, or so much waited for them, that nothing was on time.
     StoodStill,
 }
 
@@ -23,7 +23,7 @@ impl Display for Spoilt {
         f.write_str(match self {
             Self::Skipped => "the kernel skipped programs",
             Self::SentAgain => "the kernel sent segments again that were not lost",
-            Self::StoodStill => "the machine stood still",
+            Self::StoodStill => "the machine did not keep up",
         })
     }
 }

@@ -32,10 +32,12 @@ pub fn thread_time(pid: u32, name: &str) -> Result<Duration> {
     let mut times = Vec::new();
     for thread in fs::read_dir(&path).with_context(|| path.clone())? {
         let thread = thread?.path();
-        if fs::read_to_string(thread.join("comm"))?.trim_end() != name {
+        let read = |file: &str| fs::read_to_string(thread.join(file));
+        // One that ends meanwhile has ended.
+        let (Ok(comm), Ok(text)) = (read("comm"), read("schedstat")) else { continue };
+        if comm.trim_end() != name {
             continue;
         }
-        let text = fs::read_to_string(thread.join("schedstat"))?;
         let ran = text.split_whitespace().next().with_context(|| text.clone())?;
         times.push(Duration::from_nanos(ran.parse()?));
     }

@@ -110,6 +110,7 @@ fn a_slow_server() -> Result<Option<Spoilt>> {
     let withheld = blind.withheld.iter().find(|withheld| withheld.id == ID);
     let says = withheld.is_some_and(|withheld| withheld.reason.contains("`turn`"));
     facts.holds(format_args!("withheld: {:?}", blind.withheld), says);
+    facts.note(format_args!("{timely:?}"));
     facts.finish();
     Ok(judge_on_time(timely, hiccups))
 }

@@ -235,7 +235,7 @@ fn standard_output_may_be_the_file() -> Result<()> {
         let said = |words: &str| stderr.iter().any(|line| line.contains(words));
         facts.holds("how it ended is said", said("--pcap -: ") && said("complete: yes"));
         facts.equal("that some are", said("left out"), left_out > 0);
-        let how_many = said(&format!(" packets; {left_out} were left out by --limit"));
+        let how_many = said(&format!(" packets; {left_out} events more were left out by --limit"));
         facts.equal("and how many", how_many, left_out > 0);
     }
     facts.finish();

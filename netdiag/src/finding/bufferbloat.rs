@@ -150,6 +150,8 @@ fn of_peer(
             .advise("first see what keeps this node's CPUs busy (cpu-starved), and whether it is gone without that")
     } else {
         finding
+            // A CPU limit of somebody keeps no acknowledgement back.
+            .clearing(&["cpu-starved"])
     };
     let finding = finding
         .advise(format!(
@@ -230,6 +232,19 @@ mod tests {
         check_of(bulk(10, 100, 19_000), Some(Severity::Info));
     }
 
+    /// The kernel answers for a process that is held back.
+    #[test]
+    fn who_is_held_back_is_no_cause() {
+        let starved = CpuShare { softirq_ratio: 0.81, ..CpuShare::default() };
+        for (share, is_cause) in [(CpuShare::default(), false), (starved, true)] {
+            let watched = kit::with_node(&[bulk(10, 100, 250_000)], |node| {
+                node.cpu = Some(cpu(share, 0));
+            });
+            let finding = rule(&watched, &Limits::default()).remove(0);
+            assert_eq!(finding.cleared.contains(&"cpu-starved"), !is_cause);
+        }
+    }
+
     #[test]
     fn few_samples_say_nothing() {
         let of = |samples| {
@@ -264,19 +279,23 @@ mod tests {
         check(&DEFINITION, &kit::watched(&flows), Some(Severity::Warning));
     }
 
+    fn cpu(share: CpuShare, some_us: u64) -> Cpu {
+        Cpu {
+            cpus: 2,
+            mean: share,
+            busiest: share,
+            most_softirq: share,
+            runnable: None,
+            pressure: Some(Pressure { some_us }),
+        }
+    }
+
     /// A node that does not keep up is slow itself, but not by seconds.
     #[test]
     fn round_trips_of_a_node_without_cpus_are_no_queue_of_the_path() {
         let of = |median, share: CpuShare, some_us| {
             kit::with_node(&[bulk(10, median, 250_000)], |node| {
-                node.cpu = Some(Cpu {
-                    cpus: 2,
-                    mean: share,
-                    busiest: share,
-                    most_softirq: share,
-                    runnable: None,
-                    pressure: Some(Pressure { some_us }),
-                });
+                node.cpu = Some(cpu(share, some_us));
             })
         };
         let busy = |busy_ratio| CpuShare { busy_ratio, ..CpuShare::default() };

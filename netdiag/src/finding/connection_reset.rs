@@ -59,10 +59,10 @@ pub const DEFINITION: Definition = Definition {
     node: &[],
     exact: &[],
     packets: &[
-        Packets { not_at: Some(Role::Server), ..Packets::of("resets_received") },
+        Packets { at: |role| role != Some(Role::Server), ..Packets::of("resets_received") },
         Packets {
             but: Some(NO_CONNECTION),
-            not_at: Some(Role::Client),
+            at: |role| role == Some(Role::Server),
             ..Packets::of("resets_sent.")
         },
     ],

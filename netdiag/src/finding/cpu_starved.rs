@@ -128,7 +128,9 @@ fn is_comparable(flow: &Seen, group: &Throttled) -> bool {
     let first = |path: &str| path.trim_matches('/').split('/').next().map(str::to_owned);
     let is_container = group.owner.container.is_some() || group.owner.pod_uid.is_some();
     let cgroup = flow.owner.cgroup.as_deref();
-    cgroup.is_some_and(|cgroup| is_container || first(cgroup) == first(&group.cgroup))
+    cgroup.is_some_and(|cgroup| {
+        group.unified || is_container || first(cgroup) == first(&group.cgroup)
+    })
 }
 
 fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Finding> {
@@ -174,7 +176,10 @@ fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Fi
     let finding = if knows {
         finding
     } else {
-        finding.confidence(0.7).not_seeing("which processes and connections the control group has")
+        finding.confidence(0.7).not_seeing(match group.pids {
+            Some(_) => "which connections it has: processes that had them may have ended, or be in groups below",
+            None => "which processes and connections the control group has",
+        })
     };
     Some(
         finding
@@ -304,6 +309,7 @@ mod tests {
     fn throttled(periods: u64, held: u64) -> Throttled {
         Throttled {
             cgroup: "/pods/render".to_owned(),
+            unified: false,
             owner: Owner { cgroup: Some("/pods/render".to_owned()), ..Owner::default() },
             pids: None,
             periods,
@@ -366,6 +372,19 @@ mod tests {
         check(&DEFINITION, &watched, Some(Severity::Critical));
         let scope = rule(&watched, &Limits::default()).remove(0).scope;
         assert_eq!(scope.name, "render/77");
+    }
+
+    /// Where limits and owners have one hierarchy, nobody with connections is in it.
+    #[test]
+    fn of_one_hierarchy_it_is_known_who_is_in_it() {
+        let mut flow = kit::flow("f1").of(77, "render");
+        flow.owner.cgroup = Some("/session/1".to_owned());
+        let watched = kit::with_nodes(&[flow], |second, node| {
+            if second == 0 {
+                node.throttled.push(Throttled { unified: true, ..throttled(100, 90) });
+            }
+        });
+        check(&DEFINITION, &watched, Some(Severity::Info));
     }
 
     /// Where CPU limits have a hierarchy of their own, processes tell whose they are.

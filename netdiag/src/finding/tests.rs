@@ -107,7 +107,9 @@ fn packets_count_for_findings() {
         ("resets_received", server, &[]),
         ("resets_sent.TCP_ABORT_ON_CLOSE", server, &["connection-reset"]),
         ("resets_sent.TCP_ABORT_ON_CLOSE", client, &[]),
+        ("resets_sent.TCP_ABORT_ON_CLOSE", None, &[]),
         ("resets_sent.NO_SOCKET", server, &[]),
+        ("resets_sent.unknown", None, &[]),
     ] {
         assert_eq!(counted_by(count, at).collect::<Vec<_>>(), expected, "{count} {at:?}");
     }

@@ -166,6 +166,10 @@ impl Cgroups {
             owner.locate(&Place::of(&cgroup));
             Throttled {
                 cgroup,
+                unified: self
+                    .hierarchy
+                    .as_ref()
+                    .is_some_and(|(_, version)| *version == Version::V2),
                 owner,
                 pids: self.hierarchy.as_ref().and_then(|(root, _)| processes(&root.join(path))),
                 periods: stat.periods,

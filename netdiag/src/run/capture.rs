@@ -166,7 +166,7 @@ impl Capture {
         let Sums { written, unknown, .. } = self.sums;
         let mut line = format!("--pcap {name}: {} packets", format::count(written));
         for (number, why) in [
-            (limited, "were left out by --limit, or since their reader was slow"),
+            (limited, "events more were left out by --limit, or since their reader was slow"),
             (left_out, "were left out for want of room"),
             (unknown, "more have no known conversation, and no headers"),
         ] {
@@ -193,7 +193,7 @@ mod tests {
         let capture = Capture { to: To::Stdout, pcap, owed: Vec::new(), sums };
         assert_eq!(
             capture.end(true, 40),
-            "--pcap -: 3 packets; 40 were left out by --limit, or since their reader was slow; \
+            "--pcap -: 3 packets; 40 events more were left out by --limit, or since their reader was slow; \
              2 more have no known conversation, and no headers; complete: yes"
         );
         let all = Capture { sums: Sums { written: 3, ..Sums::default() }, ..capture };

@@ -65,7 +65,11 @@ pub(super) fn keep(
     }
     let path = recorder.current().context("nothing was written")?.to_owned();
     recorder.close()?;
-    Ok(format!("written: {} and its .jsonl", path.display()))
+    let mended = match said.len() {
+        0 => String::new(),
+        lines => format!("; {lines} lines on earlier ones come at the end"),
+    };
+    Ok(format!("written: {} and its .jsonl{mended}", path.display()))
 }
 
 #[cfg(test)]

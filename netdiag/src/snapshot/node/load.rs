@@ -81,6 +81,9 @@ pub struct Pressure {
 pub struct Throttled {
     /// Its path below the root of its hierarchy.
     pub cgroup: String,
+    /// Whether all that its processes belong to has this path: control groups of version 2, which have one hierarchy.
+    #[serde(default)]
+    pub unified: bool,
     /// The container and pod that it is; no process.
     #[serde(default)]
     pub owner: Owner,

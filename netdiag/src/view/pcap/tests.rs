@@ -163,8 +163,8 @@ fn a_comment_says_what_happened_to_whom_and_what_is_known() {
                  {synthetic} addresses, ports, sequence number, flags and payload length; all else in it is filled in"
             ),
             format!(
-                "reset sent resets 3; counts for connection-reset; owner {owner}; {synthetic} addresses, ports, flags \
-                 and payload length; all else in it is filled in"
+                "reset sent resets 3; owner {owner}; {synthetic} addresses, ports, flags and payload length; all else \
+                 in it is filled in"
             ),
             format!(
                 "drop NO_SOCKET packets 2 60B; owner {owner}; {synthetic} addresses and ports; all else in it is \

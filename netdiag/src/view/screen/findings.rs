@@ -187,10 +187,14 @@ impl Formed {
         let Some(watched) = self.watched() else {
             return "watching: findings form as intervals end".to_owned();
         };
-        let none = format!("no finding in {}", age(watched));
+        format!("no finding in {}{}", age(watched), self.unseen("; "))
+    }
+
+    /// How many could not be looked for, behind what else is said; nothing where all were.
+    fn unseen(&self, before: &str) -> String {
         match self.withheld {
-            0 => none,
-            n => format!("{none}; {n} could not be looked for: press 7"),
+            0 => String::new(),
+            n => format!("{before}{n} could not be looked for: press 7"),
         }
     }
 
@@ -209,8 +213,12 @@ impl Formed {
             self.all.iter().take(shown).map(|one| self.line(one, columns, palette)).collect();
         if self.all.len() > shown {
             let more = self.all.len() - shown;
-            let text = format!("and {more} more ({} hold now); press 2", self.holding());
-            lines.push(styled(&text, palette.aside()));
+            let holding = self.holding();
+            let text =
+                format!("and {more} more ({holding} hold now); press 2{}", self.unseen("; "));
+            lines.push(styled(&cut(&text, columns), palette.aside()));
+        } else if self.withheld > 0 && lines.len() < most {
+            lines.push(styled(&self.unseen(""), palette.aside()));
         }
         lines
     }
@@ -234,8 +242,9 @@ fn draw(state: &State, canvas: &mut Canvas<'_>) {
     }
     let chosen = state.chosen_finding.min(all.len() - 1);
     let room = canvas.left().saturating_sub(1).max(1);
-    let heading = format!("{:<8} {:>5} {:<3} {}", "SEVERITY", "AGE", "", "FINDING");
-    canvas.put(&styled(&heading, state.palette.title()));
+    let unseen = state.findings.unseen("; ");
+    let heading = format!("{:<8} {:>5} {:<3} FINDING{unseen}", "SEVERITY", "AGE", "");
+    canvas.put(&styled(&cut(&heading, canvas.columns()), state.palette.title()));
     for (at, one) in all.iter().enumerate().skip(chosen / room * room).take(room) {
         let line = state.findings.line(one, canvas.columns(), state.palette);
         canvas.put_row(&line, at == chosen);
