@@ -88,10 +88,15 @@ fn run() -> Result<Status> {
     let found = vantage::host_root(Path::new(vantage::USUAL));
     let config = Config::new(&cli, &found)?;
     // Before the first line is said, which takes a thread.
+    let mut lacking = Vec::new();
     if config.kernel.sandbox {
-        sandbox::begin(purpose(&config.command)).iter().for_each(|line| voice::say(line));
+        lacking = sandbox::begin(purpose(&config.command));
     }
-    if config.command.watches() && config.kernel.finds_host_root {
+    let watches = config.command.watches();
+    if watches {
+        lacking.iter().for_each(|line| voice::say(line));
+    }
+    if watches && config.kernel.finds_host_root {
         vantage::taken(&found).iter().for_each(|line| voice::say(line));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -122,6 +127,10 @@ fn run() -> Result<Status> {
         }
     };
     let status = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(run)));
+    // A refusal is one line; and `report` wants to be alone until its memory is set up.
+    if !watches && matches!(status, Ok(Ok(_))) {
+        lacking.iter().for_each(|line| voice::say(line));
+    }
     // A thread that waits for an output that stands still must not keep the process.
     runtime.shutdown_background();
     status.unwrap_or_else(|payload| panic::resume_unwind(payload))
@@ -143,7 +152,9 @@ fn purpose(command: &Command) -> Purpose<'_> {
         }
         Command::Record(watch, dump) => watches(watch, Some(&dump.out)),
         Command::Doctor(_) => Purpose::Watches { writes: None, listens: false },
-        Command::DiagnoseFrom(from, ..) => Purpose::Reads { from: vec![from], writes: None },
+        Command::DiagnoseFrom(from, ..) => {
+            Purpose::Reads { from: vec![from.as_path()], writes: None }
+        }
         Command::Report(report) => Purpose::Reads {
             from: report.paths.iter().map(PathBuf::as_path).collect(),
             writes: report.html.as_deref(),

@@ -6,6 +6,7 @@
 
 use std::{path::Path, sync::OnceLock};
 
+use anyhow::Context as _;
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,9 @@ use self::capability::keep;
 mod calls;
 mod capability;
 mod files;
+
+/// Why there is no Landlock: the kernel is older, or was told to do without.
+const NOT_THERE: &str = "this kernel has none";
 
 /// What every thread keeps; empty while nothing is given up.
 static KEPT: OnceLock<CapabilitySet> = OnceLock::new();
@@ -70,8 +74,8 @@ pub fn begin(purpose: Purpose<'_>) -> Vec<String> {
             note(&mut lacking, "capabilities", keep(kept | start));
         }
         Purpose::Reads { from, writes } => {
-            // Where the kernel has no Landlock, `doctor` says so.
-            let _none = files::only(&from, writes);
+            let landlock = files::only(&from, writes);
+            note(&mut lacking, "Landlock", landlock.and_then(|abi| abi.context(NOT_THERE)));
             note(&mut lacking, "seccomp", calls::deny(calls::Needs::NOTHING));
             let kept = capability::needed_to_read(writes);
             let _once = KEPT.set(kept);

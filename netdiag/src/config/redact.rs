@@ -26,11 +26,11 @@ pub(super) fn check_doctor(flags: &cli::Doctor) -> Result<(), Error> {
     Ok(())
 }
 
-/// Headers of packets have addresses.
+/// Headers of packets have addresses, and their comments the names of processes.
 pub(super) fn check_events(flags: &cli::Events) -> Result<(), Error> {
     if flags.kernel.redact && flags.pcap.is_some() {
         return Err(Error::usage(
-            "--redact: the headers of packets have addresses, which --pcap is for; leave one of the two out",
+            "--redact: packets have addresses, and their comments names, which --pcap is for; leave one of the two out",
         ));
     }
     Ok(())
@@ -62,4 +62,48 @@ fn check_filters(redacts: bool, filters: &cli::Filters) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{cli::Asked, config::Config};
+
+    fn config(line: &str) -> Result<Config, Error> {
+        let asked = cli::parse(line.split(' ').map(Into::into)).expect(line);
+        let Asked::Run(cli) = asked else { panic!("{line}") };
+        Config::new(&cli, Path::new("/node"))
+    }
+
+    #[test]
+    fn what_would_tell_names_is_one_line() {
+        for line in [
+            "netdiag live --redact --pod web",
+            "netdiag live --redact --listen :9464",
+            "netdiag record --out DIR --redact --by peer",
+            "netdiag record --out DIR --redact --otlp http://localhost",
+            "netdiag diagnose --redact --peer 10.0.0.0/8",
+            "netdiag events --redact --pcap FILE",
+            "netdiag doctor --redact",
+        ] {
+            let error = config(line).expect_err(line).to_string();
+            assert!(error.starts_with("--redact: "), "{line}: {error}");
+            assert!(!error.contains("  ") && !error.contains('\n'), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_tells_none_goes_with_it() {
+        for line in [
+            "netdiag live --redact --by process --port 443",
+            "netdiag record --out DIR --redact --comm nginx",
+            "netdiag events --redact --peer 10.0.0.0/8",
+            "netdiag diagnose --redact --netns 4026531840",
+            "netdiag diagnose --from DIR --redact --no-sandbox",
+        ] {
+            assert!(config(line).expect(line).kernel.redact, "{line}");
+        }
+    }
 }

@@ -102,7 +102,7 @@ impl Redactor {
         match by {
             Grouping::Peer | Grouping::Backend => {
                 // A loopback one is followed by its namespace.
-                let (end, within) = name.split_once('/').map_or((name, ""), |it| it);
+                let (end, within) = name.split_once('/').unwrap_or((name, ""));
                 let end = match (end.parse::<SocketAddr>(), end.parse::<IpAddr>()) {
                     (Ok(end), _) => SocketAddr::new(self.ip(end.ip()), end.port()).to_string(),
                     (_, Ok(ip)) => self.ip(ip).to_string(),
@@ -196,7 +196,7 @@ impl Redactor {
         throttled.iter_mut().for_each(|Throttled { cgroup, .. }| *cgroup = self.cgroup(cgroup));
         netfilter.iter_mut().for_each(|RuleTable { table, .. }| self.rename("table", table));
         // Namespaces have names, and files paths, which stand in the reasons.
-        for Unread { part, reason, namespaces: _ } in unread {
+        for Unread { part, reason, namespaces: _, netns: _ } in unread {
             *reason = format!("the {} could not be read", part.words());
         }
     }
