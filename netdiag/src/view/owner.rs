@@ -36,3 +36,18 @@ pub(in crate::view) fn process(owner: &Owner) -> String {
         ),
     }
 }
+
+/// A process that has a name of others wherever there may be one.
+#[cfg(test)]
+pub(super) fn of_others(name: &str) -> Owner {
+    let name = || Some(name.to_owned());
+    let pid = Some(812);
+    Owner {
+        pid,
+        comm: name(),
+        container_name: name(),
+        pod: name(),
+        namespace: name(),
+        ..Owner::default()
+    }
+}

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     diagnosis::{Diagnosis, Thresholds, Withheld},
     hostile,
-    snapshot::{Account, Distribution, Owner},
+    snapshot::{Account, Distribution},
     view::schema,
     watched::kit,
 };
@@ -83,15 +83,8 @@ fn ends_are_written_as_in_tables() {
 fn of_others(name: &str) -> Report {
     static SOUND: LazyLock<Report> = LazyLock::new(|| report(40));
     let mut report = SOUND.clone();
+    let owner = crate::view::owner::of_others(name);
     let name = || name.to_owned();
-    let owner = Owner {
-        pid: Some(812),
-        comm: Some(name()),
-        container_name: Some(name()),
-        pod: Some(name()),
-        namespace: Some(name()),
-        ..Owner::default()
-    };
     report.host = name();
     report.kernel = name();
     report.left_out = BTreeMap::from([(name(), 7)]);

@@ -244,15 +244,8 @@ fn every_object_matches_the_schema() {
 
 /// An event with a name of others wherever there may be one.
 fn of_others(mut event: Event, name: &str) -> Event {
+    let owner = crate::view::owner::of_others(name);
     let name = || name.to_owned();
-    let owner = Owner {
-        pid: Some(812),
-        comm: Some(name()),
-        container_name: Some(name()),
-        pod: Some(name()),
-        namespace: Some(name()),
-        ..Owner::default()
-    };
     event.flow.owner = owner.clone();
     event.stack = Some(Some(vec![Some(name()), None]));
     for said in event.fields.values_mut() {
