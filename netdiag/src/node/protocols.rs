@@ -80,18 +80,17 @@ impl Protocols {
     }
 }
 
-/// Reads those of the calling thread's namespace.
+/// Reads those of the calling thread's namespace, of whose `snmp` that is the text.
 ///
 /// # Errors
-/// Those of reading the files, and `InvalidData` when they make no sense. Without IPv6 its counters
+/// Those of reading the other file, and `InvalidData` when they make no sense. Without IPv6 its counters
 /// are absent.
-pub fn read() -> io::Result<Protocols> {
-    let snmp = fs::read_to_string("/proc/thread-self/net/snmp")?;
+pub fn read(snmp: &str) -> io::Result<Protocols> {
     let snmp6 = match fs::read_to_string("/proc/thread-self/net/snmp6") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => read?,
     };
-    parse(&snmp, &snmp6)
+    parse(snmp, &snmp6)
 }
 
 fn parse(snmp: &str, snmp6: &str) -> io::Result<Protocols> {

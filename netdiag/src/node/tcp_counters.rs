@@ -79,6 +79,10 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("ListenDrops", "connections that a listener dropped for any reason, overflows included"),
 ];
 
+/// Counters of the calling thread's namespace. Not /proc/net: that is the namespace of the main thread.
+pub(super) const SNMP: &str = "/proc/thread-self/net/snmp";
+const NETSTAT: &str = "/proc/thread-self/net/netstat";
+
 /// The counters of several namespaces at one time.
 pub type Reading = reading::Reading<Counters>;
 
@@ -93,9 +97,8 @@ pub fn read_all(namespaces: &[Namespace]) -> Reading {
 /// # Errors
 /// Those of reading the two files, and `InvalidData` when they make no sense.
 pub fn read() -> io::Result<Counters> {
-    // Not /proc/net: that is the namespace of the main thread.
-    let mut counters = parse(&fs::read_to_string("/proc/thread-self/net/snmp")?, "Tcp")?;
-    counters.append(&mut parse(&fs::read_to_string("/proc/thread-self/net/netstat")?, "TcpExt")?);
+    let mut counters = parse(&fs::read_to_string(SNMP)?, "Tcp")?;
+    counters.append(&mut parse(&fs::read_to_string(NETSTAT)?, "TcpExt")?);
     Ok(counters)
 }
 
