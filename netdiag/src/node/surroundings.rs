@@ -1,8 +1,8 @@
 //! All that each network namespace and the node as a whole say of themselves beyond TCP counters and
 //! connection tracking, read in one visit to each namespace.
 //!
-//! Counters and interfaces are read each time. Sockets are counted where anything happened to them, as often as a
-//! hundredth of one CPU lets them; rules, routes, settings and speeds change rarely, and are read rarely.
+//! Counters and interfaces are read each time. Sockets are counted where anything happened to them, as often as
+//! little of one CPU lets them; rules, routes, settings and speeds change rarely, and are read rarely.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,6 +35,13 @@ use visit::{Looked, Took, Visit, Wanted};
 
 /// What changes rarely is read so rarely at most, and sockets to which nothing seems to have happened are counted again.
 const RARELY: Duration = Duration::from_secs(30);
+
+/// By how much longer than it took sockets are not looked at again, up to [`SELDOM`].
+const REST: u32 = 1_000;
+
+/// So rarely they are looked at for what that costs, as long as it is no hundredth of a CPU: of the five seconds that
+/// rules go by they have two counts then.
+const SELDOM: Duration = Duration::from_secs(4);
 
 /// What all namespaces counted by one time.
 #[derive(Clone, Default)]
@@ -168,7 +175,7 @@ impl Surroundings {
             Visit::make(&Wanted { sockets, last, rare, may_ask_rules: may_ask }, &mut took)
         });
         if counts {
-            self.counting.spent(Duration::ZERO, took.sockets);
+            self.counting.spent(rest(took.sockets), took.sockets);
         }
         if rarely {
             self.rarely.spent(RARELY, took.rare);
@@ -256,6 +263,12 @@ impl Surroundings {
         let others = [sockets, memory::unread(&node.memory), self.cgroups.unread()];
         node.unread.extend(others.into_iter().flatten());
     }
+}
+
+/// For how long sockets are not looked at again after it took so much: most of that is walking over the kernel's hash,
+/// however few they are.
+fn rest(took: Duration) -> Duration {
+    (took * REST).min(SELDOM)
 }
 
 /// Problems of namespaces that were entered and could not be read, twice.

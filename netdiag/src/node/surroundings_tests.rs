@@ -82,3 +82,11 @@ fn what_was_read_only_once_is_left_out() {
     let (ip, queues, _) = total(&surroundings);
     assert_eq!((ip, queues), (vec![(NETNS, 1)], vec![1]));
 }
+
+#[test]
+fn sockets_are_looked_at_the_more_rarely_the_more_that_takes() {
+    for (took_ms, rest_ms) in [(0, 0), (1, 1_000), (3, 3_000), (4, 4_000), (5_000, 4_000)] {
+        let [took, expected] = [took_ms, rest_ms].map(Duration::from_millis);
+        assert_eq!(rest(took), expected, "{took_ms} ms");
+    }
+}
