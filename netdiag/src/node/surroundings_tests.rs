@@ -29,7 +29,7 @@ fn read(namespaces: &[u32], counted: u64) -> Counted {
     let qdisc = Qdisc { bytes: counted, drops: wrapped, ..Qdisc::default() };
     let softnet = Softnet { cpu: 3, dropped: wrapped, ..Softnet::default() };
     let mut ip = BTreeMap::new();
-    ip.insert("InDiscards".to_owned(), counted);
+    ip.insert("InDiscards", counted);
     let protocols = Protocols { ip, ..Protocols::default() };
     let mut all = Counted::default();
     for netns in namespaces {
