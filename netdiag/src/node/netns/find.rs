@@ -105,12 +105,12 @@ impl Search {
                     }
                 }
             }
-            let Ok(process) = name
-                .to_str()
-                .map_err(|_| Errno::NOENT)
-                .and_then(|name| proc::open_dir(procfs.as_fd(), name))
-            else {
-                return;
+            let process = match proc::open_dir(procfs.as_fd(), name.to_str().unwrap_or_default()) {
+                Ok(process) => process,
+                Err(error) => {
+                    self.hidden += usize::from(!proc::gone(error));
+                    return;
+                }
             };
             let directory = path.join(pid.to_string());
             let seen = match depth {
