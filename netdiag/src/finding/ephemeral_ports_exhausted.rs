@@ -192,7 +192,7 @@ fn advised(
     };
     let finding = if ports.known_ns() > 2_000_000_000 {
         finding.not_seeing(format!(
-            "how it is now: the last count of sockets is {} old",
+            "how it is now: what is known of the sockets is {} old",
             format::duration(ports.known_ns())
         ))
     } else {

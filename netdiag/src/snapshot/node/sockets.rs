@@ -97,7 +97,8 @@ pub struct Ports {
     pub netns: u32,
     /// How long before the end they were counted, in nanoseconds; as in `sockets`.
     pub age_ns: u64,
-    /// How long before the end nothing showed last that anything happened to them since; as in `sockets`.
+    /// How long before the end nothing showed last that anything happened to them since; as in `sockets`. The range
+    /// may be another one since they were counted.
     pub unchanged_ns: Option<u64>,
     /// First port that is given (`net.ipv4.ip_local_port_range`); null when unknown.
     pub first: Option<u16>,

@@ -31,7 +31,7 @@ pub(super) const PANE: Pane = Pane {
 const INTERFACES: usize = 12;
 /// Counters, qdiscs, queues or control groups that are shown.
 const SHOWN: usize = 8;
-/// A count of sockets that is older is said to be.
+/// What is known of sockets is said to be old from here on.
 const OLD_NS: u64 = 2_000_000_000;
 
 fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
@@ -126,7 +126,7 @@ fn memory(node: &Node) -> Vec<String> {
 fn sockets(node: &Node) -> Vec<String> {
     let sum = |of: fn(&States) -> u64| node.sockets.iter().map(|one| of(&one.states)).sum::<u64>();
     let known_ns = node.sockets.iter().map(Sockets::known_ns).max().unwrap_or(0);
-    let old = (known_ns > OLD_NS).then(|| format!("counted {} ago", format::duration(known_ns)));
+    let old = (known_ns > OLD_NS).then(|| format!("as of {} ago", format::duration(known_ns)));
     let states = [
         ("established", sum(|it| it.established)),
         ("syn_sent", sum(|it| it.syn_sent)),
