@@ -250,7 +250,7 @@ impl Config {
             }
             cli::Command::Report(flags) => Ok(Self {
                 command: Command::Report(Box::new(report::report(flags)?)),
-                kernel: Kernel::none(host_root),
+                kernel: Kernel { sandbox: !flags.no_sandbox, ..Kernel::none(host_root) },
             }),
             cli::Command::Doctor(doctor) => {
                 redact::check_doctor(doctor)?;

@@ -1,4 +1,4 @@
-//! Outputs with pseudonyms: no clear address or name stands in any of them, and counts are those of the kernel.
+//! Outputs with pseudonyms: no clear address or name stands in any of them.
 
 use std::{collections::BTreeSet, fs, path::Path};
 

@@ -64,6 +64,8 @@ fn every_thread_gives_up_what_it_does_not_need() -> Result<()> {
     facts.note(format_args!("doctor: {said:?}"));
     facts.equal("what could not be given up", said.lacking.len(), 0);
     facts.holds("doctor: no new privileges, seccomp", said.no_new_privileges && said.seccomp);
+    let (late, always): (Vec<_>, Vec<_>) =
+        said.capabilities.iter().partition(|name| *name == "CAP_PERFMON");
     for arguments in [
         &["live", "-o", "json", "-i", "100ms"][..],
         &["record", "-o", "json", "-i", "100ms", "--out", &out],
@@ -77,15 +79,17 @@ fn every_thread_gives_up_what_it_does_not_need() -> Result<()> {
         for (name, told) in threads(netdiag.pid())? {
             let what = format!("{} thread {name}", arguments[0]);
             let (effective, permitted) = (set(&told, "CapEff")?, set(&told, "CapPrm")?);
-            let late = permitted & bits(&[LATE]);
-            facts.equal(format_args!("{what}: permitted"), permitted & !late, own & bits(&KEPT));
+            // The first thread, and those that it makes when all else is attached.
+            let may_attach = permitted & bits(&[LATE]);
+            let kept = permitted & !may_attach;
+            facts.equal(format_args!("{what}: permitted"), kept, own & bits(&KEPT));
+            facts.holds(format_args!("{what}: late"), may_attach == 0 || !late.is_empty());
             facts.equal(format_args!("{what}: effective"), effective, permitted);
             for empty in ["CapInh", "CapBnd", "CapAmb"] {
                 facts.equal(format_args!("{what}: {empty}"), set(&told, empty)?, 0);
             }
-            facts.equal(format_args!("{what}: by doctor"), said.capabilities.len(), {
-                permitted.count_ones() as usize
-            });
+            let number = kept.count_ones() as usize;
+            facts.equal(format_args!("{what}: by doctor"), number, always.len());
             let privileges = told.get("NoNewPrivs").map(String::as_str);
             facts.equal(format_args!("{what}: no new privileges"), privileges, Some("1"));
             // SECCOMP_MODE_FILTER.
@@ -168,14 +172,19 @@ fn recordings_are_read_without_any_privilege() -> Result<()> {
         fs::rename(&path, &target)?;
         std::os::unix::fs::symlink(&target, &path)?;
     }
-    let by_link = run(&["diagnose", "--from", &out, "-o", "json"])?;
-    facts.note(String::from_utf8_lossy(&by_link.stderr));
     let sandbox = source::doctor(&[])?.sandbox;
     let has_landlock = sandbox.is_some_and(|sandbox| sandbox.landlock.is_some());
     let says = String::from_utf8_lossy(&read.stderr).contains("sandbox: Landlock");
     facts.equal("it is said that other files are in reach", says, !has_landlock);
-    if has_landlock {
-        facts.holds("a file elsewhere is not read", !by_link.status.success());
+    for arguments in [&["diagnose", "--from", &out, "-o", "json"][..], &["report", &out]] {
+        let by_link = run(arguments)?;
+        facts.note(String::from_utf8_lossy(&by_link.stderr));
+        let is_read = by_link.status.success();
+        facts.equal(format_args!("{arguments:?}: it is read elsewhere"), is_read, !has_landlock);
+        let unconfined = run(&[arguments, &["--no-sandbox"]].concat())?;
+        facts.note(String::from_utf8_lossy(&unconfined.stderr));
+        let status = unconfined.status.code();
+        facts.equal(format_args!("{arguments:?} --no-sandbox"), status, Some(0));
     }
     facts.finish();
     Ok(())

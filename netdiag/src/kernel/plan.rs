@@ -94,6 +94,7 @@ pub fn examine(options: &Options) -> Result<Report> {
     let (kernel, outcome) = match attached {
         Ok(attached) => attached,
         Err(error) => {
+            let whole = format!("{error:#}");
             let refusal = error.downcast::<exit::Error>()?;
             if refusal.status() != exit::Status::CannotObserve {
                 return Err(refusal.into());
@@ -106,7 +107,7 @@ pub fn examine(options: &Options) -> Result<Report> {
                     .map(|it| attach::off(it, Vec::new(), it.help))
                     .collect(),
                 attaches_late: false,
-                refusal: Some(refusal),
+                refusal: Some(exit::Error::cannot_observe(whole)),
             });
         }
     };

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, env::consts::ARCH};
 use anyhow::{Context as _, Result};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, apply_filter_all_threads,
+    SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
 /// What of `bpf(2)` a run still needs.
@@ -158,7 +158,7 @@ fn program(needs: Needs) -> Result<BpfProgram> {
         rules,
         SeccompAction::Allow,
         SeccompAction::Errno(libc::EPERM as u32),
-        ARCH.try_into().context("system calls of this processor are not known")?,
+        TargetArch::try_from(ARCH).context("system calls of this processor are not known")?,
     )?;
     Ok(filter.try_into()?)
 }

@@ -146,7 +146,7 @@ impl Redactor {
             throttled,
             netfilter,
             unread,
-            // Numbers alone.
+            // Numbers, and words of the kernel.
             tcp: _,
             ip: _,
             udp: _,
@@ -169,6 +169,7 @@ impl Redactor {
             fin_wait2,
             netns: _,
             age_ns: _,
+            unchanged_ns: _,
             states: _,
             close_wait_looked_at: _,
         } in sockets
@@ -335,7 +336,7 @@ impl Redactor {
 enum Class {
     /// It tells nobody anything.
     Known,
-    /// Private; so many bits are its own.
+    /// Private or reserved; so many bits are its own.
     Within(u32),
     /// Any other.
     Public,
@@ -349,6 +350,8 @@ fn class(ip: Ipv4Addr) -> Class {
         [192, 168, ..] | [169, 254, ..] => Class::Within(16),
         // RFC 6598.
         [100, 64..=127, ..] => Class::Within(22),
+        // Reserved, RFC 1112.
+        [240..=255, ..] => Class::Within(28),
         _ => Class::Public,
     }
 }
@@ -373,6 +376,7 @@ mod tests {
             ([192, 168, 0, 0], 16),
             ([100, 64, 0, 0], 22),
             ([169, 254, 0, 0], 16),
+            ([240, 0, 0, 0], 28),
         ] {
             let network = Ipv4Addr::from(network).to_bits();
             let others: HashSet<_> = (0..4096)
