@@ -239,6 +239,7 @@ fn several_of_one_window_and_scope_are_several() {
         snapshot.node.ports.push(Ports {
             netns: kit::NETNS,
             age_ns: 0,
+            unchanged_ns: None,
             first: None,
             last: None,
             available: Some(1_000),

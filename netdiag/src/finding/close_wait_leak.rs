@@ -56,7 +56,7 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
 /// How many, and how old that is.
 fn close_wait(node: &Node, netns: u32) -> Option<(u64, u64)> {
     let sockets = node.sockets.iter().find(|one| one.netns == netns)?;
-    Some((sockets.states.close_wait, sockets.age_ns))
+    Some((sockets.states.close_wait, sockets.known_ns()))
 }
 
 fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Finding> {

@@ -190,10 +190,10 @@ fn advised(
         (Some(first), Some(last)) => format!(", here {first} to {last}"),
         _ => String::new(),
     };
-    let finding = if ports.age_ns > 2_000_000_000 {
+    let finding = if ports.known_ns() > 2_000_000_000 {
         finding.not_seeing(format!(
-            "how it is now: there are many sockets, and the last count is {} old",
-            format::duration(ports.age_ns)
+            "how it is now: what is known of the sockets is {} old",
+            format::duration(ports.known_ns())
         ))
     } else {
         finding
@@ -229,6 +229,7 @@ mod tests {
             node.ports.push(Ports {
                 netns: NETNS,
                 age_ns: 1_000_000,
+                unchanged_ns: None,
                 first: Some(40_000),
                 last: Some(40_999),
                 available: Some(1_000),

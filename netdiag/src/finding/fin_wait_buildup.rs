@@ -49,7 +49,7 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
 /// How many, and how old that is.
 fn fin_wait2(node: &Node, netns: u32) -> Option<(u64, u64)> {
     let sockets = node.sockets.iter().find(|one| one.netns == netns)?;
-    Some((sockets.states.fin_wait2, sockets.age_ns))
+    Some((sockets.states.fin_wait2, sockets.known_ns()))
 }
 
 fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Finding> {

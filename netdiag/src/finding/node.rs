@@ -131,6 +131,7 @@ mod tests {
         node.ports.push(Ports {
             netns: NETNS,
             age_ns: 0,
+            unchanged_ns: None,
             first: None,
             last: None,
             available: Some(15_000),

@@ -157,6 +157,12 @@ impl Tracer {
         &self.signals
     }
 
+    /// Whether programs may have to be attached later, when a module is loaded.
+    #[must_use]
+    pub fn attaches_late(&self) -> bool {
+        !self.modular.is_empty()
+    }
+
     /// Follows modules that were loaded or removed; to be called about once a second. Returns what
     /// there is to say of it, and of what is listened to.
     pub fn follow(&mut self) -> Vec<String> {

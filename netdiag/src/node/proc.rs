@@ -1,4 +1,4 @@
-//! Walking a procfs by directory handles: no path is built per process, thread or descriptor.
+//! Walking a procfs by directory handles: no path from its root is built per process, thread or descriptor.
 
 use std::{
     ffi::CStr,
@@ -11,6 +11,7 @@ use std::{
 use rustix::{
     fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw},
     io::{Errno, Result},
+    path::Arg,
 };
 
 /// Room for the entries of one `getdents64` call.
@@ -117,12 +118,12 @@ impl Target {
     }
 }
 
-/// Reads a magic link.
+/// Reads a magic link, in a directory or below it.
 ///
 /// # Errors
 /// Those of `readlinkat`: EACCES and EPERM without the right to look, ENOENT and ESRCH when it is
 /// gone, which [`gone`] tells apart.
-pub(super) fn target(dir: BorrowedFd<'_>, name: &CStr) -> Result<Target> {
+pub(super) fn target(dir: BorrowedFd<'_>, name: impl Arg) -> Result<Target> {
     let mut buffer = [MaybeUninit::<u8>::uninit(); LINK_BYTES];
     let (link, _) = readlinkat_raw(dir, name, &mut buffer)?;
     Ok(Target::parse(link))
@@ -141,6 +142,8 @@ pub(super) fn gone(error: Errno) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::*;
 
     #[test]
@@ -186,6 +189,14 @@ mod tests {
         ] {
             assert_eq!(Target::parse(link.as_bytes()), expected, "{link}");
         }
+    }
+
+    #[test]
+    fn a_link_may_lie_deeper() {
+        let procfs = open(Path::new("/")).unwrap();
+        let own = target(procfs.as_fd(), "self/ns/net").unwrap();
+        assert!(matches!(own, Target::Netns(_)), "{own:?}");
+        assert_eq!(target(procfs.as_fd(), c"0/ns/net"), Err(Errno::NOENT));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
     exit::{self, Status},
     finding::{Finding, Scope, ScopeKind, Severity},
     flow::Grouping,
-    snapshot::Snapshot,
+    snapshot::{Snapshot, redact::Redactor},
     view::{self, table::COLUMNS},
     watched::{Seen, Watched},
 };
@@ -149,7 +149,12 @@ fn put_out(report: &Report, form: Output, out: &mut impl Write) -> io::Result<()
 }
 
 /// Concludes from what was recorded, node by node. A node of which nothing can be read makes the run a failed one.
-pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Result<Status> {
+pub(super) fn from(
+    directory: &Path,
+    form: Output,
+    diagnose: &Diagnose,
+    redactor: Option<&Redactor>,
+) -> Result<Status> {
     let nodes = recordings::find(directory)?;
     let (mut worst, mut is_unread) = (None, false);
     for (nth, (node, files)) in nodes.iter().enumerate() {
@@ -158,8 +163,9 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
         let reading = Reading::begin(&format!("reading what {node} recorded"), files.len());
         for file in files {
             reading.file();
-            unread += recordings::read(file, |snapshot| {
+            unread += recordings::read(file, |mut snapshot| {
                 reading.interval();
+                redactor.iter().for_each(|it| it.snapshot(&mut snapshot));
                 grouped = grouped.or(Some(snapshot.by).filter(|by| *by != Grouping::Flow));
                 diagnosis.take(&snapshot);
             })?;
@@ -264,7 +270,7 @@ mod tests {
         let diagnose = Diagnose { thresholds: Thresholds::new(), fail_on: None };
         let status = |lines: &str| {
             std::fs::write(&file, lines).expect("a file");
-            from(directory.path(), Output::Text, &diagnose).expect("it is read")
+            from(directory.path(), Output::Text, &diagnose, None).expect("it is read")
         };
         assert_eq!(status("{\"schema\":\"netdiag.snapshot/9\"}\n{\"sch"), Status::Failed);
         assert_eq!(status(""), Status::Ran, "it had no time to record");

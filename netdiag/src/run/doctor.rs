@@ -11,6 +11,7 @@ use crate::{
     kernel::{facts::Preemption, plan},
     node::{places::Hierarchy, vantage},
     run::watch::options,
+    sandbox::{self, Reached},
     snapshot::Doctor,
     view,
 };
@@ -24,7 +25,7 @@ pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
         Preemption::Unknown => None,
         known => Some(known.to_string()),
     };
-    let doctor = Doctor {
+    let mut doctor = Doctor {
         schema: "netdiag.doctor/1".to_owned(),
         kernel: facts.release.clone(),
         btf: report.btf,
@@ -32,8 +33,11 @@ pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
         preemption,
         host_root: kernel.host_root.display().to_string(),
         unseen: vantage::unseen(&kernel.host_root),
+        sandbox: None,
         signals: report.signals,
     };
+    doctor.sandbox = sandbox::confine(report.attaches_late)
+        .map(|reached| Reached { landlock: sandbox::try_landlock(), ..reached });
     let mut out = io::stdout().lock();
     match form {
         Output::Text => view::doctor::text(&doctor, view::table::COLUMNS, &mut out)?,

@@ -31,6 +31,7 @@ use crate::{
     flow::Interval,
     kernel::tracer::{Detached, Tracer},
     node::{self, SeededSocket, Seeds},
+    sandbox,
     snapshot::{Account, SignalStatus, Stream},
 };
 
@@ -105,6 +106,7 @@ impl Observer {
         ready: impl Future<Output = Result<()>>,
         stop: &mut Stop,
     ) -> Result<Option<End>> {
+        self.confine();
         self.decide_on_cgroups()?;
         let Some(seeds) = self.beside(stop, seeding).await? else { return Ok(Some(End::Asked)) };
         let mut seeds = seeds.context("the thread that reads the node's sockets ended")?;
@@ -130,6 +132,12 @@ impl Observer {
         ready?;
         say("ready");
         Ok(None)
+    }
+
+    /// Gives up what was needed to attach.
+    fn confine(&self) {
+        let reached = sandbox::confine(self.tracer.attaches_late());
+        reached.iter().flat_map(|reached| &reached.lacking).for_each(|line| say(line));
     }
 
     /// Waits for `work`, taking in what comes meanwhile; `None` when asked to end before.

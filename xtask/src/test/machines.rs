@@ -67,7 +67,7 @@ const NATIVE: [&str; 14] = [
 /// Tests of what netdiag does with whatever it sees, by programs of every kind: a kernel that is younger than the
 /// oldest, where sockets are remembered in the hash, adds nothing to that one and the native run. What a hook, a
 /// field or a file of the kernel tells is tested on each.
-const OLDEST: [&str; 12] = [
+const OLDEST: [&str; 13] = [
     "diagnose",
     "events",
     "filters",
@@ -78,6 +78,7 @@ const OLDEST: [&str; 12] = [
     "names",
     "preempt",
     "record",
+    "redact",
     "refusals",
     "stall",
 ];

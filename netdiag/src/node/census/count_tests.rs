@@ -62,6 +62,35 @@ fn sockets_count_by_state_by_conversation_and_by_port() {
 }
 
 #[test]
+fn a_count_stands_where_all_that_happens_shows() {
+    let signs = |segments: u64| {
+        let snmp = format!("Tcp: InSegs\nTcp: {segments}\n");
+        Signs::parse("TCP: inuse 1 orphan 0 tw 0 alloc 1 mem 0\n", "", Some(&snmp))
+    };
+    let any = ("0.0.0.0", 0);
+    let listener = |queue| Socket { queue, ..socket(state::LISTEN, ("0.0.0.0", 80), any) };
+    let counted = |sockets: &[Socket]| {
+        let mut census = Census::new(None, None);
+        sockets.iter().for_each(|one| census.add(one));
+        (census.signs, census.rested) = (signs(5), true);
+        census.settle()
+    };
+    let quiet = counted(&[listener((0, 4))]);
+    assert!(quiet.stands(signs(5).as_ref()));
+    let first = Census { rested: false, ..quiet.clone() };
+    assert!(!first.stands(signs(5).as_ref()), "a segment may have been on its way");
+    assert!(!quiet.stands(signs(6).as_ref()), "a segment came");
+    assert!(!quiet.stands(None), "nobody knows");
+    let request = socket(state::SYN_RECV, ("10.0.0.1", 80), ("10.0.0.9", 40_000));
+    for (what, census) in [
+        ("a connection may be accepted", counted(&[listener((1, 4))])),
+        ("a request may be given up", counted(&[listener((0, 4)), request])),
+    ] {
+        assert!(!census.stands(signs(5).as_ref()), "{what}");
+    }
+}
+
+#[test]
 fn hostile_ranges_are_survived() {
     let sound = ["32768\t60999\n", "1-5,40000,50000-50010,60999-65535\n"];
     crate::hostile::survived_text(&sound, |text| {
