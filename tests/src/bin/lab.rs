@@ -97,7 +97,7 @@ fn main() -> Result<()> {
         }
         for some in batches(cases, manner.together) {
             let played = batch_on_time(&some, manner)?;
-            again += played.again * played.outcomes.len();
+            again += played.again;
             for outcome in played.outcomes {
                 print!("{}", table::story(&outcome));
                 outcomes.push(outcome);

@@ -109,7 +109,7 @@ pub struct Batch {
     pub outcomes: Vec<Outcome>,
     /// What was found that concerns none of them.
     pub strays: Vec<Found>,
-    /// How often they had been played before, on a machine that did not keep up.
+    /// Runs of them before these, on a machine that did not keep up.
     pub again: usize,
 }
 
@@ -196,7 +196,8 @@ const OF_TIME: [&str; 13] = [
 const ATTEMPTS: usize = 3;
 
 /// Runs cases side by side, again where something is not as it must be and the machine did not keep up in that time:
-/// what is slow in it is slow indeed then. What the last attempt comes to counts, whatever that is.
+/// what is slow in it is slow indeed then. Each time half as many play together, for the load is theirs. What the last
+/// attempt comes to counts, whatever that is.
 ///
 /// # Errors
 /// As for [`batch`].
@@ -204,16 +205,25 @@ const ATTEMPTS: usize = 3;
 /// # Panics
 /// As for [`batch`].
 pub fn batch_on_time(cases: &[Case], manner: Manner) -> Result<Batch> {
-    for attempt in 0.. {
-        let hiccups = Hiccups::watch();
-        let played = Batch { again: attempt, ..batch(cases.to_vec(), manner)? };
-        let why = hiccups.stood_still().filter(|_| !played.is_right() && played.may_be_late());
-        let Some(why) = why.filter(|_| attempt + 1 < ATTEMPTS) else { return Ok(played) };
-        eprintln!("RETRIED: {}", Spoilt::StoodStill);
-        let stories = played.outcomes.iter().map(table::story).collect::<String>();
-        eprintln!("{why}:\n{stories}{:?}", played.strays);
+    on_time(cases, manner, ATTEMPTS - 1)
+}
+
+fn on_time(cases: &[Case], manner: Manner, attempts_left: usize) -> Result<Batch> {
+    let hiccups = Hiccups::watch();
+    let played = batch(cases.to_vec(), manner)?;
+    let why = hiccups.stood_still().filter(|_| !played.is_right() && played.may_be_late());
+    let Some(why) = why.filter(|_| attempts_left > 0) else { return Ok(played) };
+    eprintln!("RETRIED: {}", Spoilt::StoodStill);
+    let stories = played.outcomes.iter().map(table::story).collect::<String>();
+    eprintln!("{why}:\n{stories}{:?}", played.strays);
+    let mut whole = Batch { outcomes: vec![], strays: vec![], again: cases.len() };
+    for half in cases.chunks(cases.len().div_ceil(2)) {
+        let mut half = on_time(half, manner, attempts_left - 1)?;
+        whole.outcomes.append(&mut half.outcomes);
+        whole.strays.append(&mut half.strays);
+        whole.again += half.again;
     }
-    unreachable!("the last attempt returns")
+    Ok(whole)
 }
 
 /// Runs cases side by side.
