@@ -132,9 +132,10 @@ fn what_comes_later_is_seen_all_the_same() -> Result<()> {
     exchange([(&connection, Exchange { sends: 20, bytes: 10, echo: true })])?;
     let namespaces = [pair.left.inode(), pair.right.inode()];
     netdiag.wait_outcome("the counters of the namespace", |outcome| {
-        outcome.snapshots.iter().any(|snapshot| {
-            namespaces.iter().all(|inode| snapshot.node.tcp.contains_key(inode))
-        })
+        outcome
+            .snapshots
+            .iter()
+            .any(|snapshot| namespaces.iter().all(|inode| snapshot.node.tcp.contains_key(inode)))
     })?;
     let end = connection.client_end()?;
     let outcome = netdiag.stop()?;
