@@ -95,6 +95,15 @@ impl Counting {
         Ok(lanes.map(|lane| untold(&lane.own)).sum())
     }
 
+    /// Records of a signal that found no room, by CPU.
+    pub(super) fn without_room(&self, signal: Signal) -> Result<Vec<u64>> {
+        let cpus = self.counters.get(&(signal as u32), 0).context("reading a signal's counters")?;
+        let lost = |Raw(lanes): &Raw<Lanes>| -> u64 {
+            lanes.lanes.iter().map(|lane| lane.own.ring_full).sum()
+        };
+        Ok(cpus.iter().map(lost).collect())
+    }
+
     fn read_once(&self) -> Result<Counts> {
         let mut reading = Counts::default();
         for (signal, sums) in reading.lanes.iter_mut().enumerate() {

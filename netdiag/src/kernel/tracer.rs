@@ -161,6 +161,11 @@ impl Tracer {
     /// there is to say of it, and of what is listened to.
     pub fn follow(&mut self) -> Vec<String> {
         let Self { ebpf, attached, signals, modular, listening, .. } = self;
+        if let Some(packets) = &mut self.packets
+            && let Ok(without_room) = self.counting.without_room(Signal::Dns)
+        {
+            packets.follow(&without_room);
+        }
         let followed = modular.iter_mut().filter_map(|it| it.follow(ebpf, attached, signals));
         let unread = self.skips.problem.take();
         followed.chain(listening.iter_mut().flat_map(Ctnetlink::problems)).chain(unread).collect()
