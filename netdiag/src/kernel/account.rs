@@ -139,6 +139,11 @@ impl Counts {
         ((0..cpus).collect(), FLUSHES)
     }
 
+    /// Whether samples wait in the batches of a CPU. Of tables nobody knows which CPU's they are in.
+    pub(super) fn holds(&self, cpu: u32) -> bool {
+        self.batched.contains(&cpu)
+    }
+
     /// Sum over all lanes of a signal.
     fn sum(&self, signal: Signal) -> Counters {
         let more = if signal == Signal::Socket { self.sockets } else { Counters::default() };
