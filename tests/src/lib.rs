@@ -35,6 +35,7 @@ pub mod network;
 pub mod outcome;
 pub mod pods;
 pub mod processor;
+pub mod program;
 pub mod prometheus;
 pub mod random;
 pub mod reader;
