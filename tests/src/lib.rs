@@ -14,6 +14,7 @@ pub mod browser;
 pub mod capture;
 pub mod cgroup;
 pub mod child;
+pub mod clock;
 pub mod collector;
 pub mod conntrack;
 pub mod container;
