@@ -19,6 +19,7 @@ pub mod collector;
 pub mod conntrack;
 pub mod container;
 pub mod counters;
+pub mod disk;
 pub mod dns;
 pub mod dropping;
 pub mod dumps;

@@ -41,6 +41,17 @@ pub fn intervals(all: &[Recording]) -> usize {
     all.iter().map(|one| one.intervals).sum()
 }
 
+/// Intervals that a run says are in none of its files.
+#[must_use]
+pub fn missing(said: &[String]) -> usize {
+    let number = |line: &String| {
+        let words =
+            || line.split(" intervals from ").next()?.rsplit(' ').next()?.parse::<usize>().ok();
+        line.contains("are missing from the files").then(words).flatten()
+    };
+    said.iter().filter_map(number).sum()
+}
+
 /// One log of the lines of all, for readers that take long to start. What the times of its lines are relative to is
 /// that of the first.
 ///

@@ -17,6 +17,7 @@ use netdiag_tests::{
         Connection, End, Family,
         request::{Exchange, exchange},
     },
+    usage::descriptors,
 };
 
 const SOME: Exchange = Exchange { sends: 20, bytes: 10, echo: true };
@@ -28,10 +29,6 @@ fn held(pid: u32, namespaces: &[u32]) -> Result<usize> {
         link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse::<u32>().ok()
     });
     Ok(links.filter(|inode| namespaces.contains(inode)).count())
-}
-
-fn descriptors(pid: u32) -> Result<usize> {
-    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
 #[test]
