@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use rustix::fs::statvfs;
 
 use crate::tool;
 
@@ -31,6 +32,16 @@ impl<'a> Disk<'a> {
         let path = self.0.display().to_string();
         tool::run("mount", &["-o", &format!("remount,{options}"), &path])?;
         Ok(())
+    }
+
+    /// Makes it so small that so many bytes are free, whatever lies on it.
+    ///
+    /// # Errors
+    /// When `mount` fails, or the kernel does not tell what lies on it.
+    pub fn leave(&self, free: u64) -> Result<()> {
+        let holds = statvfs(self.0)?;
+        let used = (holds.f_blocks - holds.f_bfree) * holds.f_frsize;
+        self.remount(&format!("size={}", used + free))
     }
 }
 
