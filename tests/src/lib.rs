@@ -44,6 +44,7 @@ pub mod reader;
 pub mod recording;
 pub mod requirement;
 pub mod setting;
+pub mod soak;
 pub mod source;
 pub mod ss;
 pub mod stream;

@@ -46,8 +46,8 @@ pub(crate) enum Tests {
 
 /// Tests of the work tree, which is in no guest, of conversations of programs that are in none either, as a
 /// browser, Prometheus, strace, tmux and most shells are not, and of what netdiag does when its reader stands still, its disk or
-/// a system call fails, or there is more than it has room for, which no kernel changes: natively only.
-const NATIVE: [&str; 14] = [
+/// a system call fails, there is more than it has room for, or all of that at once, which no kernel changes: natively only.
+const NATIVE: [&str; 15] = [
     "applications",
     "architecture",
     "dependencies",
@@ -59,6 +59,7 @@ const NATIVE: [&str; 14] = [
     "overload",
     "report",
     "screen",
+    "soak",
     "still",
     "terminal",
     "view_cost",
