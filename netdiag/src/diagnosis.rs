@@ -201,7 +201,7 @@ impl Diagnosis {
         if self.intervals == 0 {
             self.start.clone_from(&snapshot.start);
         }
-        // Another run began, whose flows have the same ids, or nothing was recorded for a while.
+        // Another run began, whose flows have the same ids, nothing was recorded for a while, or the clock was set.
         if self.last.as_ref().is_some_and(|last| last.end != snapshot.start) {
             self.close();
             (self.goes_on, self.longer) = (false, None);

@@ -1,6 +1,10 @@
 //! Programs in the kernel, from attach to detach: what run.rs holds on to.
 
-use std::{collections::BTreeMap, iter, os::fd::AsFd as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter,
+    os::fd::AsFd as _,
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -26,6 +30,7 @@ use super::{
     plan::{self, Options},
     ring::{Records, Ring},
     stacks::Stacks,
+    stranded::Stranded,
 };
 use crate::{
     coverage::{Account, SignalStatus, Status},
@@ -67,6 +72,7 @@ pub struct Tracer {
     modular: Vec<Follow>,
     listening: Option<Ctnetlink>,
     skips: Skips,
+    stranded: Stranded,
 }
 
 impl Tracer {
@@ -136,6 +142,7 @@ impl Tracer {
             modular: outcome.modular,
             listening: outcome.listening,
             skips: Skips::default(),
+            stranded: Stranded::default(),
         })
     }
 
@@ -167,9 +174,14 @@ impl Tracer {
     /// there is to say of it, and of what is listened to.
     pub fn follow(&mut self) -> Vec<String> {
         let Self { ebpf, attached, signals, modular, listening, .. } = self;
+        if let Some(packets) = &mut self.packets
+            && let Ok(without_room) = self.counting.without_room(Signal::Dns)
+        {
+            packets.follow(&without_room);
+        }
         let followed = modular.iter_mut().filter_map(|it| it.follow(ebpf, attached, signals));
-        let unread = self.skips.problem.take();
-        followed.chain(listening.iter_mut().flat_map(Ctnetlink::problems)).chain(unread).collect()
+        let counts = self.skips.problem.take().into_iter().chain(self.stranded.problem());
+        followed.chain(listening.iter_mut().flat_map(Ctnetlink::problems)).chain(counts).collect()
     }
 
     /// Tells the programs who owns the sockets that were there before them, of those that filters by owner let pass.
@@ -270,7 +282,7 @@ impl Tracer {
     /// The kernel refuses to run the program.
     pub fn flush(&mut self) -> Result<bool> {
         let reading = self.counting.read()?;
-        let mut none = true;
+        let (mut none, mut stranded) = (true, BTreeSet::new());
         for &(signal, name) in &self.flushes {
             let flush: &mut RawTracePoint = program(&mut self.ebpf, name)?;
             let (cpus, runs) = reading.unflushed(signal);
@@ -281,11 +293,14 @@ impl Tracer {
                     Ok(_) => {}
                     // An offline CPU runs nothing; what it held before it went is still there when
                     // it comes back.
-                    Err(error) if is_offline(&error) => {}
+                    Err(error) if is_offline(&error) => {
+                        stranded.extend(reading.holds(cpu).then_some(cpu));
+                    }
                     Err(error) => return Err(error).context("a batch could not be flushed"),
                 }
             }
         }
+        self.stranded.are(stranded);
         Ok(none)
     }
 

@@ -72,7 +72,8 @@ impl Diagnosing {
         }
     }
 
-    /// The run is over: says it all. What is said of the samples is that of `total`.
+    /// The run is over: says it all. What is said of the samples is that of `total`, and so is how long it was: the
+    /// clock may have been set meanwhile.
     pub(super) fn end(
         self,
         total: &Snapshot,
@@ -80,6 +81,8 @@ impl Diagnosing {
     ) -> io::Result<Option<Severity>> {
         let Some(report) = self.diagnosis.report() else { return Ok(None) };
         let report = Report {
+            start: total.start.clone(),
+            end: total.end.clone(),
             signals: total.signals.clone(),
             accounting: total.accounting.clone(),
             complete: total.complete,

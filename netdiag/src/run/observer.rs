@@ -234,6 +234,7 @@ impl Observer {
         // Nothing of us stays in the kernel while the outputs are waited for.
         drop((detached, diagnostics));
         let (end, stream) = (Wall::now(), intake.stream());
+        tell_set(interval_began, end);
         Ok((intake, Run { began, interval_began, end, signals: statuses, accounting, stream }))
     }
 
@@ -302,10 +303,22 @@ impl Observer {
 
     /// An interval that ends now, and the next one begins.
     fn cut(&mut self, flows: Interval, accounting: BTreeMap<String, Account>) -> Cut {
-        let (start, end) = self.interval_began.until(Wall::now());
+        let now = Wall::now();
+        tell_set(self.interval_began, now);
+        let (start, end) = self.interval_began.until(now);
         self.interval_began = end;
         let (signals, stream) = (self.tracer.signals().to_vec(), self.intake.stream());
         Cut { start, end: end.time(), flows, signals, accounting, stream }
+    }
+}
+
+/// Says it where the node's clock was set between two instants.
+fn tell_set(start: Wall, end: Wall) {
+    if let Some(set) = start.set_before(end) {
+        say(&format!(
+            "the node's clock was set {set}, or the node slept: this interval, what follows, and when the run began \
+             are told by the clock as it is now; times that were told before are those of the clock as it was"
+        ));
     }
 }
 
