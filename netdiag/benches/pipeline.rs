@@ -160,6 +160,7 @@ fn snapshot(interval: &Interval, signals: &[SignalStatus], second: u64) -> Snaps
         signals,
         filtered: false,
         node: Default::default(),
+        own: Default::default(),
         accounting: Default::default(),
         stream: Stream::default(),
     };

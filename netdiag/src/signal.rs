@@ -276,6 +276,16 @@ pub const fn count_id(signal: Signal, nth: u16) -> CountId {
     CountId(counts_before(signal) + nth)
 }
 
+/// Signals that are left out where cost must be kept down, the first to go first: bulk samples that a node can do
+/// without for a while.
+#[must_use]
+pub fn shedding() -> Vec<Signal> {
+    let mut order: Vec<_> =
+        DEFINITIONS.iter().filter_map(|it| Some((it.shed?, it.signal))).collect();
+    order.sort_unstable();
+    order.into_iter().map(|(_, signal)| signal).collect()
+}
+
 /// All metrics with their ids and signals.
 pub fn metrics() -> impl Iterator<Item = (MetricId, Signal, &'static Metric)> {
     DEFINITIONS

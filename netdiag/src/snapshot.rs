@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 pub mod build;
 mod conntrack;
 pub mod node;
+mod own;
 pub mod redact;
 pub mod told;
 
 pub use conntrack::{Conntrack, Entry, Sum, TopCreator, Tuple};
 pub use node::{ConntrackTable, Listener, Node};
+pub use own::{Own, OwnProgram};
 
 pub use crate::{
     coverage::{Account, Refusal, SignalStatus, Status, Stream},
@@ -181,6 +183,9 @@ pub struct Snapshot {
     pub filtered: bool,
     /// What the node says of itself.
     pub node: Node,
+    /// What netdiag itself takes.
+    #[serde(default)]
+    pub own: Own,
     /// Fates of samples by signal, since the start.
     pub accounting: BTreeMap<String, Account>,
     /// What userspace received, since the start.

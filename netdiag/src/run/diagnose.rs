@@ -81,6 +81,7 @@ impl Diagnosing {
         let Some(report) = self.diagnosis.report() else { return Ok(None) };
         let report = Report {
             signals: total.signals.clone(),
+            own: Some(total.own.clone()),
             accounting: total.accounting.clone(),
             complete: total.complete,
             ..report

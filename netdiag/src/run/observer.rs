@@ -4,7 +4,13 @@
 //! Whatever may take its time runs beside it: seeding, reading the node's counters, writing. So
 //! the rings are read and signals are heard all the while.
 
-use std::{collections::BTreeMap, future::Future, mem, pin::pin, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    mem,
+    pin::pin,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, Result};
 use netdiag_common::{flow::FlowKey, globals::Filters};
@@ -32,11 +38,14 @@ use crate::{
     kernel::tracer::{Detached, Tracer},
     node::{self, SeededSocket, Seeds},
     sandbox,
-    snapshot::{Account, SignalStatus, Stream},
+    snapshot::{Account, Own, SignalStatus, Stream},
 };
 
 mod asking;
+mod cost;
 mod tell;
+
+use self::cost::Spending;
 
 pub(super) use asking::Asking;
 
@@ -65,6 +74,7 @@ pub(super) struct Observer {
     /// The programs had no room for verdicts, and that was said.
     is_full: bool,
     trouble: Trouble,
+    spending: Spending,
 }
 
 impl Observer {
@@ -74,11 +84,23 @@ impl Observer {
         intake: Intake,
         diagnostics: Diagnostics,
         asking: Option<Asking>,
+        watch: &Watch,
     ) -> Self {
         let now = Wall::now();
+        let spending = Spending::new(&tracer, watch.max_cpu, watch.interval);
         let (began, interval_began, is_full) = (now, now, false);
         let trouble = Trouble::default();
-        Self { tracer, intake, diagnostics, asking, began, interval_began, is_full, trouble }
+        Self {
+            tracer,
+            intake,
+            diagnostics,
+            asking,
+            began,
+            interval_began,
+            is_full,
+            trouble,
+            spending,
+        }
     }
 
     /// Takes in and puts out until it is time to end; then detaches, and puts out the rest and the
@@ -154,7 +176,7 @@ impl Observer {
                 done = &mut work => return Ok(Some(done)),
                 wanted = self.tracer.wanted() => {
                     wanted?;
-                    self.drain();
+                    self.drain_wanted();
                 }
             }
         }
@@ -186,7 +208,7 @@ impl Observer {
                 _ = modules.tick() => self.follow_changes()?,
                 wanted = self.tracer.wanted() => {
                     wanted?;
-                    self.drain();
+                    self.drain_wanted();
                 }
             }
             if pace.is_due() && worker.is_idle() {
@@ -214,17 +236,19 @@ impl Observer {
         stop: &mut Stop,
     ) -> Result<Ended> {
         self.refresh_last(interval).await;
-        let (mut intake, run) = self.detach().await?;
-        let last = run.cut(run.interval_began, intake.table.last_interval(monotonic_ns()));
-        let total = move || run.cut(run.began, intake.table.total());
+        let (mut intake, mut run) = self.detach().await?;
+        let last = run.last(intake.table.last_interval(monotonic_ns()));
+        let total = move || run.total(intake.table.total());
         let progress = worker.progress().clone();
         stop.last(end, worker.end(last, total), &progress).await
     }
 
     /// Takes the programs out, and takes in the last of what they submitted.
     async fn detach(self) -> Result<(Intake, Run)> {
-        let Self { tracer, mut intake, mut diagnostics, began, interval_began, .. } = self;
+        let Self { tracer, mut intake, mut diagnostics, began, interval_began, spending, .. } =
+            self;
         let statuses = tracer.signals().to_vec();
+        spending.release();
         let mut detached = tracer.detach();
         let accounting = settle(&mut detached, &mut intake).await?;
         detached.problem().iter().for_each(|line| say(line));
@@ -233,8 +257,11 @@ impl Observer {
         diagnostics.say();
         // Nothing of us stays in the kernel while the outputs are waited for.
         drop((detached, diagnostics));
-        let (end, stream) = (Wall::now(), intake.stream());
-        Ok((intake, Run { began, interval_began, end, signals: statuses, accounting, stream }))
+        let (end, stream, received) = (Wall::now(), intake.stream(), intake.received());
+        let signals = spending.amend(statuses);
+        let run =
+            Run { began, interval_began, end, signals, accounting, stream, spending, received };
+        Ok((intake, run))
     }
 
     /// When to look at the kernel's modules.
@@ -247,7 +274,12 @@ impl Observer {
     /// Signals whose functions are a module's come and go with it; what is listened to may change as well, and so
     /// do cgroups.
     fn follow_changes(&mut self) -> Result<()> {
-        self.tracer.follow().iter().for_each(|line| say(line));
+        let said = self.tracer.follow();
+        said.iter().for_each(|line| say(line));
+        if !said.is_empty() {
+            self.spending.changed(&self.tracer);
+        }
+        self.keep_cost_down();
         self.intake.look_for_cgroups();
         self.decide_on_cgroups()
     }
@@ -297,15 +329,26 @@ impl Observer {
     fn drain(&mut self) {
         let now_ns = monotonic_ns();
         let untold = self.tracer.untold(Intake::PAIRED);
-        self.intake.drain(now_ns, untold, |taken| self.tracer.take(taken));
+        let all = self.intake.drain(now_ns, untold, |taken| self.tracer.take(taken));
+        if !all && self.tracer.is_behind() {
+            self.spending.fall_behind();
+        }
+    }
+
+    /// The same because a ring fills up.
+    fn drain_wanted(&mut self) {
+        self.drain();
+        self.keep_cost_down();
     }
 
     /// An interval that ends now, and the next one begins.
     fn cut(&mut self, flows: Interval, accounting: BTreeMap<String, Account>) -> Cut {
         let (start, end) = self.interval_began.until(Wall::now());
         self.interval_began = end;
-        let (signals, stream) = (self.tracer.signals().to_vec(), self.intake.stream());
-        Cut { start, end: end.time(), flows, signals, accounting, stream }
+        let (end, stream) = (end.time(), self.intake.stream());
+        let own = self.spending.interval(self.intake.received(), (start, end));
+        let signals = self.spending.amend(self.tracer.signals().to_vec());
+        Cut { start, end, flows, own, signals, accounting, stream }
     }
 }
 
@@ -317,14 +360,29 @@ struct Run {
     signals: Vec<SignalStatus>,
     accounting: BTreeMap<String, Account>,
     stream: Stream,
+    spending: Spending,
+    /// Samples that were read.
+    received: u64,
 }
 
 impl Run {
-    /// What was taken in from `start` on.
-    fn cut(&self, start: Wall, flows: Interval) -> Cut {
-        let ((start, end), stream) = (start.until(self.end), self.stream);
+    /// What was taken in in the last interval.
+    fn last(&mut self, flows: Interval) -> Cut {
+        let (start, end) = self.interval_began.until(self.end);
+        let own = self.spending.interval(self.received, (start, end.time()));
+        self.cut((start, end.time()), flows, own)
+    }
+
+    /// What was taken in in the run.
+    fn total(&self, flows: Interval) -> Cut {
+        let (start, end) = self.began.until(self.end);
+        let own = self.spending.total(self.received, (start, end.time()));
+        self.cut((start, end.time()), flows, own)
+    }
+
+    fn cut(&self, (start, end): (SystemTime, SystemTime), flows: Interval, own: Own) -> Cut {
         let (signals, accounting) = (self.signals.clone(), self.accounting.clone());
-        Cut { start, end: end.time(), flows, signals, accounting, stream }
+        Cut { start, end, flows, own, signals, accounting, stream: self.stream }
     }
 }
 

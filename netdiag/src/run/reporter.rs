@@ -24,7 +24,7 @@ use crate::{
     node::{pace::Pace, places::learn_names},
     owner::Place,
     snapshot::{
-        Account, Node, Owner, SignalStatus, Snapshot, Stream,
+        Account, Node, Own, Owner, SignalStatus, Snapshot, Stream,
         build::{Frame, Listing, Scope},
         redact::Redactor,
     },
@@ -68,6 +68,7 @@ impl About {
             signals: &cut.signals,
             filtered: self.filtered,
             node,
+            own: cut.own.clone(),
             accounting: cut.accounting.clone(),
             stream: cut.stream,
         };
@@ -85,6 +86,8 @@ pub(super) struct Cut {
     pub(super) start: SystemTime,
     pub(super) end: SystemTime,
     pub(super) flows: Interval,
+    /// What netdiag itself took.
+    pub(super) own: Own,
     /// How each signal is observed by now.
     pub(super) signals: Vec<SignalStatus>,
     /// Since the start of the run, like `stream`.

@@ -184,7 +184,7 @@ pub(super) async fn run(
     let sieve = Sieve::new(&filters, &watch.targets.owners, &kernel.host_root);
     let intake = Intake::new(table, places, sieve, None);
     let asking = Asking::new(&kernel.host_root);
-    let observer = Observer::new(tracer, intake, diagnostics, Some(asking));
+    let observer = Observer::new(tracer, intake, diagnostics, Some(asking), watch);
     let ended = observer.run(watch, &filters, seeding, worker, &mut stop).await?;
     if let Some(pushing) = pushing.flatten() {
         pushing.last(&mut stop).await;

@@ -14,8 +14,8 @@ use netdiag_common::{flow::FlowKey, signal::Signal};
 
 pub use self::sort::{Sort, Value};
 use super::{
-    Account, CountValue, Distribution, Endpoint, Flow, Group, Node, Owner, SignalStatus, Snapshot,
-    Status, Stream,
+    Account, CountValue, Distribution, Endpoint, Flow, Group, Node, Own, Owner, SignalStatus,
+    Snapshot, Status, Stream,
 };
 use crate::{
     flow::{End, Frozen, Grouping, Interval, latency::Latency, tuples::address},
@@ -126,6 +126,8 @@ pub struct Frame<'a> {
     pub filtered: bool,
     /// What the node says of itself.
     pub node: Node,
+    /// What netdiag itself takes.
+    pub own: Own,
     /// Fates of samples by signal.
     pub accounting: BTreeMap<String, Account>,
     /// What userspace received.
@@ -165,7 +167,12 @@ impl Frame<'_> {
                 self.labels,
             ),
             filtered: self.filtered,
-            node: self.node,
+            node: Node {
+                own_cpu_ns: self.own.cpu_ns,
+                own_resident_bytes: self.own.resident_bytes,
+                ..self.node
+            },
+            own: self.own,
             accounting: self.accounting,
             stream: self.stream,
             complete: lost == 0 && self.stream.malformed == 0 && arrived,

@@ -13,7 +13,7 @@ use netdiag_common::{
 };
 
 use crate::{
-    account::Lane,
+    account::{Lane, sheds},
     batch,
     filter::{self, User},
     kernel::{self, Access, Pointer, Refused, field},
@@ -120,6 +120,10 @@ impl Socket {
     #[inline(always)]
     pub(super) unsafe fn tell<A: Access>(self, tale: &Tale, lane: Lane, counters: &mut Counters) {
         let Self { sk, slot, now_ns, .. } = self;
+        if sheds(Signal::Turn, counters) {
+            slot.told.left_out[tale.kind as usize % kind::COUNT] += tale.sum();
+            return;
+        }
         // SAFETY: passed on.
         let Some(slot) = (unsafe { socket::admit_to::<A>(sk, Some(slot), lane, counters) }) else {
             return;

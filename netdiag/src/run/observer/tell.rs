@@ -58,7 +58,7 @@ impl Observer {
             if let Some(listening) = listening {
                 teller.listeners(listening.last().await?);
             }
-            let cut = run.cut(run.began, Interval::default());
+            let cut = run.total(Interval::default());
             writing.end(Last { rest: teller.end(), cut }).await
         };
         stop.last(end, last, &progress).await
@@ -113,7 +113,7 @@ impl Observer {
                 _ = modules.tick() => self.follow_changes()?,
                 wanted = self.tracer.wanted() => {
                     wanted?;
-                    self.drain();
+                    self.drain_wanted();
                 }
             }
         }

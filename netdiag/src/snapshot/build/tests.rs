@@ -76,6 +76,7 @@ fn frame(signals: &[SignalStatus]) -> Frame<'_> {
         signals,
         filtered: false,
         node: Node::default(),
+        own: Own::default(),
         accounting: BTreeMap::new(),
         stream: Stream::default(),
     }
