@@ -244,6 +244,14 @@ fn batch<S: FromBytes + Immutable + KnownLayout>(
     Ok((header, batch))
 }
 
+/// How many metrics there are.
+pub const METRICS: usize = metrics_before(Signal::ALL[Signal::COUNT - 1]) as usize
+    + DEFINITIONS[Signal::COUNT - 1].metrics.len();
+
+/// How many counts there are, of flows and of entries.
+pub const COUNTS: usize = counts_before(Signal::ALL[Signal::COUNT - 1]) as usize
+    + DEFINITIONS[Signal::COUNT - 1].counts.len();
+
 const fn metrics_before(signal: Signal) -> u16 {
     let mut id = 0;
     let mut at = 0;

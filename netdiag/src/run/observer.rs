@@ -38,7 +38,7 @@ use crate::{
     kernel::tracer::{Detached, Tracer},
     node::{self, SeededSocket, Seeds},
     sandbox,
-    snapshot::{Account, Own, SignalStatus, Stream},
+    snapshot::{Account, Own, SignalStatus, Stream, build::Listing},
 };
 
 mod asking;
@@ -75,6 +75,8 @@ pub(super) struct Observer {
     is_full: bool,
     trouble: Trouble,
     spending: Spending,
+    /// Which flows are told.
+    listing: Listing,
 }
 
 impl Observer {
@@ -85,6 +87,7 @@ impl Observer {
         diagnostics: Diagnostics,
         asking: Option<Asking>,
         watch: &Watch,
+        listing: Listing,
     ) -> Self {
         let now = Wall::now();
         let spending = Spending::new(&tracer, watch.max_cpu, watch.interval);
@@ -100,6 +103,7 @@ impl Observer {
             is_full,
             trouble,
             spending,
+            listing,
         }
     }
 
@@ -220,7 +224,7 @@ impl Observer {
                     pace.go_on();
                     continue;
                 };
-                let flows = self.intake.table.interval(monotonic_ns());
+                let flows = self.listing.interval(&mut self.intake.table, monotonic_ns(), false);
                 let accounting = self.intake.amend(accounting, self.tracer.signals());
                 worker.interval(self.cut(flows, accounting));
                 pace.cut(Instant::now());
@@ -236,9 +240,10 @@ impl Observer {
         stop: &mut Stop,
     ) -> Result<Ended> {
         self.refresh_last(interval).await;
+        let listing = self.listing;
         let (mut intake, mut run) = self.detach().await?;
-        let last = run.last(intake.table.last_interval(monotonic_ns()));
-        let total = move || run.total(intake.table.total());
+        let last = run.last(listing.interval(&mut intake.table, monotonic_ns(), true));
+        let total = move || run.total(intake.table.into_total());
         let progress = worker.progress().clone();
         stop.last(end, worker.end(last, total), &progress).await
     }
@@ -374,13 +379,13 @@ impl Run {
     }
 
     /// What was taken in in the run.
-    fn total(&self, flows: Interval) -> Cut {
+    fn total<F>(&self, flows: F) -> Cut<F> {
         let (start, end) = self.began.until(self.end);
         let own = self.spending.total(self.received, (start, end.time()));
         self.cut((start, end.time()), flows, own)
     }
 
-    fn cut(&self, (start, end): (SystemTime, SystemTime), flows: Interval, own: Own) -> Cut {
+    fn cut<F>(&self, (start, end): (SystemTime, SystemTime), flows: F, own: Own) -> Cut<F> {
         let (signals, accounting) = (self.signals.clone(), self.accounting.clone());
         Cut { start, end, flows, own, signals, accounting, stream: self.stream }
     }

@@ -19,6 +19,7 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     time::Timespec,
 };
+use serde::Serialize;
 
 use super::{
     diagnose::Diagnosing,
@@ -180,6 +181,19 @@ impl Outputs {
             Output::Json => Ok(()),
         });
         closed.and(shown).map(|()| Ended { complete, worst: None })
+    }
+
+    /// Whether a snapshot is written as it is made, and nothing else becomes of it.
+    pub(super) const fn streams(&self) -> bool {
+        matches!(self.purpose, Purpose::Show) && matches!(self.form, Output::Json)
+    }
+
+    /// Writes a snapshot as it is made.
+    pub(super) fn stream<F>(&self, snapshot: &Snapshot<F>) -> Result<()>
+    where
+        Snapshot<F>: Serialize,
+    {
+        view::json::stream(snapshot, &mut self.stdout()).context(STDOUT)
     }
 
     /// Whether the form is text.

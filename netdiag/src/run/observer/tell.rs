@@ -121,7 +121,7 @@ impl Observer {
 
     /// What is due once an interval: flows that are idle leave the table, and listeners are asked.
     fn rest(&mut self, listening: &mut Option<Listening>) {
-        let _nobody_wants_it = self.intake.table.interval(monotonic_ns());
+        let _nobody_wants_it = self.intake.table.interval_of(monotonic_ns(), true, &mut |_| None);
         if let Some(listening) = listening {
             listening.ask();
         }
