@@ -19,7 +19,6 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     time::Timespec,
 };
-use serde::Serialize;
 
 use super::{
     diagnose::Diagnosing,
@@ -33,7 +32,7 @@ use crate::{
     flow::Interval,
     labels::Labels,
     node::{mounts, vantage},
-    snapshot::Snapshot,
+    snapshot::{Snapshot, build::Lazily},
     view::{self, dump::Recorder, table::COLUMNS},
 };
 
@@ -189,10 +188,7 @@ impl Outputs {
     }
 
     /// Writes a snapshot as it is made.
-    pub(super) fn stream<F>(&self, snapshot: &Snapshot<F>) -> Result<()>
-    where
-        Snapshot<F>: Serialize,
-    {
+    pub(super) fn stream(&self, snapshot: &Snapshot<Lazily<'_>>) -> Result<()> {
         view::json::stream(snapshot, &mut self.stdout()).context(STDOUT)
     }
 

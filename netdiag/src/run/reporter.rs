@@ -171,7 +171,8 @@ impl Reporter {
         self.outputs.progress().step();
         let mut total = None;
         let cut = cut.with(|mut flows| {
-            let rest = mem::take(flows.rest_mut());
+            let mut rest = mem::take(flows.rest_mut());
+            rest.entries.arrange(listing.top);
             total = Some(flows);
             rest
         });

@@ -157,7 +157,7 @@ impl<'a> Frame<'a> {
         rest: &Interval,
         flows: impl Iterator<Item = Frozen> + 'b,
         redactor: Option<&'b Redactor>,
-    ) -> Snapshot<Lazily<impl Iterator<Item = Flow> + 'b>>
+    ) -> Snapshot<Lazily<'b>>
     where
         'a: 'b,
     {

@@ -15,6 +15,7 @@ use crate::{
     flow::{FlowTable, Frozen, Grouping, Interval, Total},
     owner::Place,
     signal::{CountId, Label},
+    snapshot::Flow,
 };
 
 /// Its place among others, the first first: by the order that is wanted, then by id.
@@ -158,16 +159,17 @@ pub struct Survey {
     pub places: Vec<Arc<Place>>,
 }
 
-/// Things that are made as they are written, and written once.
-pub struct Lazily<I>(Cell<Option<I>>);
+/// Flows that are named as they are written, and written once. Behind a pointer: else the code that writes a snapshot
+/// would be made anew for each way to come by them.
+pub struct Lazily<'a>(Cell<Option<Box<dyn Iterator<Item = Flow> + 'a>>>);
 
-impl<I> Lazily<I> {
-    pub(super) const fn new(things: I) -> Self {
-        Self(Cell::new(Some(things)))
+impl<'a> Lazily<'a> {
+    pub(super) fn new(flows: impl Iterator<Item = Flow> + 'a) -> Self {
+        Self(Cell::new(Some(Box::new(flows))))
     }
 }
 
-impl<I: Iterator<Item: Serialize>> Serialize for Lazily<I> {
+impl Serialize for Lazily<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.take().into_iter().flatten())
     }
@@ -186,7 +188,9 @@ mod tests {
     use super::*;
     use crate::{
         flow::Config,
+        labels::Labels,
         signal::{Event, decode, send},
+        snapshot::build::named,
     };
 
     /// Flows that sent so often; those with an odd number of sends failed to connect before.
@@ -276,8 +280,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_lazily_is_a_list() {
-        let made = serde_json::to_string(&Lazily::new((1..4).map(|n| n * 2))).expect("JSON");
-        assert_eq!(made, "[2,4,6]");
+    fn what_is_named_as_it_is_written_is_a_list() {
+        let frozen = |id| Frozen { id, ..Frozen::default() };
+        let flow = |id| named(&frozen(id), &[], &Labels::default());
+        for ids in [1..4, 0..0] {
+            let flows: Vec<Flow> = ids.map(flow).collect();
+            let made = serde_json::to_string(&Lazily::new(flows.iter().cloned())).expect("JSON");
+            assert_eq!(made, serde_json::to_string(&flows).expect("JSON"));
+        }
     }
 }
