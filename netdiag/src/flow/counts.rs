@@ -89,7 +89,7 @@ impl Counts {
             left &= left - 1;
             Some(id)
         });
-        ids.enumerate().map(|(at, id)| match &self.values {
+        ids.enumerate().map(move |(at, id)| match &self.values {
             Values::Narrow(values) => (id, values[at].into()),
             Values::Wide(values) => (id, values[at]),
         })

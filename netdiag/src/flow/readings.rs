@@ -13,7 +13,7 @@ const COUNTERS: usize = READINGS.len();
 pub(super) type Growth = [Option<u64>; COUNTERS];
 
 /// Whether anything grew.
-pub(super) fn has_grown(growth: &Growth) -> bool {
+fn has_grown(growth: &Growth) -> bool {
     growth.iter().flatten().any(|&n| n != 0)
 }
 
@@ -153,6 +153,12 @@ impl Readings {
         }
         self.last = Kept::of(&last.advanced(&now));
         Some(growth)
+    }
+
+    /// Whether a report tells of anything more than the last one.
+    pub(super) fn grow(&self, tcp: &TcpCounters, detail: Option<&TcpDetail>) -> bool {
+        let growth = || Reading::of(tcp, detail).since(&self.last.reading());
+        self.base.is_some() && growth().is_some_and(|growth| has_grown(&growth))
     }
 
     /// Counting begins at zero: the socket was new, or connects again. Returns what had not been

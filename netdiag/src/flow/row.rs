@@ -8,7 +8,7 @@ use crate::{
     flow::{
         Frozen, Role, Who,
         counts::Counts,
-        readings::{Growth, Readings, has_grown},
+        readings::{Growth, Readings},
         sums::{Past, Sums},
         tally::Tally,
         translations::{Ends, Translation},
@@ -251,8 +251,7 @@ impl Row {
         tcp: &TcpCounters,
         detail: Option<&TcpDetail>,
     ) -> bool {
-        let mut next = self.readings.clone();
-        let grown = next.report(tcp, detail).is_some_and(|growth| has_grown(&growth));
+        let grown = self.readings.grow(tcp, detail);
         if grown {
             self.report(time_ns, tcp, detail);
         } else if let Some(detail) = detail

@@ -159,29 +159,17 @@ pub(super) struct Past {
 impl Past {
     /// Adds what came since.
     pub(super) fn add(&mut self, fresh: &Sums) {
+        if fresh.is_empty() {
+            return;
+        }
+        if self.bytes.is_none() && self.more.is_none() {
+            // The first interval, and of most flows the only one.
+            *self = Self { bytes: packed(fresh), more: fresh.more.clone() };
+            return;
+        }
         let mut sums = std::mem::take(self).into_sums();
         sums.merge(fresh);
-        *self = Self::of(sums);
-    }
-
-    fn of(sums: Sums) -> Self {
-        let Sums { counts, few, more } = sums;
-        let mut bytes = Vec::with_capacity(192);
-        put(&mut bytes, counts.iter().count() as u64);
-        let mut last = 0;
-        for (CountId(id), n) in counts.iter() {
-            bytes.push((id - last) as u8);
-            put(&mut bytes, n);
-            last = id;
-        }
-        let mut last = 0;
-        for word in &few {
-            put(&mut bytes, (word.place() - last).into());
-            put(&mut bytes, word.number());
-            last = word.place();
-        }
-        let is_nothing = counts.is_empty() && few.is_empty();
-        Self { bytes: (!is_nothing).then(|| bytes.into_boxed_slice()), more }
+        *self = Self { bytes: packed(&sums), more: sums.more };
     }
 
     /// All of it.
@@ -208,6 +196,29 @@ impl Past {
         }
         sums
     }
+}
+
+/// All but what has a histogram or labels; none where there is nothing else.
+fn packed(sums: &Sums) -> Option<Box<[u8]>> {
+    let Sums { counts, few, more: _ } = sums;
+    if counts.is_empty() && few.is_empty() {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(192);
+    put(&mut bytes, counts.iter().count() as u64);
+    let mut last = 0;
+    for (CountId(id), n) in counts.iter() {
+        put(&mut bytes, (id - last).into());
+        put(&mut bytes, n);
+        last = id;
+    }
+    let mut last = 0;
+    for word in few {
+        put(&mut bytes, (word.place() - last).into());
+        put(&mut bytes, word.number());
+        last = word.place();
+    }
+    Some(bytes.into_boxed_slice())
 }
 
 /// Appends a number, seven bits a byte, the low ones first (LEB128).
