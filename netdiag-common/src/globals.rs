@@ -226,6 +226,9 @@ pub struct Live {
     pub shed: u32,
 }
 
+// One word of a map, which userspace writes at once.
+const _: () = assert!(size_of::<Live>() == size_of::<u64>());
+
 impl Live {
     /// As a map's value has it, little-endian.
     #[must_use]

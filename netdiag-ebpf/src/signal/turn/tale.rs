@@ -119,11 +119,11 @@ impl Socket {
     /// As for [`Self::find`].
     #[inline(always)]
     pub(super) unsafe fn tell<A: Access>(self, tale: &Tale, lane: Lane, counters: &mut Counters) {
-        let Self { sk, slot, now_ns, .. } = self;
+        // Nothing of it comes with a later sample: that interval would hold the time of hours.
         if sheds(Signal::Turn, counters) {
-            slot.told.left_out[tale.kind as usize % kind::COUNT] += tale.sum();
             return;
         }
+        let Self { sk, slot, now_ns, .. } = self;
         // SAFETY: passed on.
         let Some(slot) = (unsafe { socket::admit_to::<A>(sk, Some(slot), lane, counters) }) else {
             return;
