@@ -142,6 +142,7 @@ fn signals() -> Vec<SignalStatus> {
             missing: Vec::new(),
             runs_per: None,
             unseen_counts: Vec::new(),
+            shed: false,
         })
         .collect()
 }

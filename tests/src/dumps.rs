@@ -100,6 +100,7 @@ fn signals() -> Vec<SignalStatus> {
         missing: Vec::new(),
         runs_per: None,
         unseen_counts: Vec::new(),
+        shed: false,
     };
     Signal::ALL.iter().map(status).collect()
 }

@@ -263,9 +263,8 @@ impl Observer {
         // Nothing of us stays in the kernel while the outputs are waited for.
         drop((detached, diagnostics));
         let (end, stream, received) = (Wall::now(), intake.stream(), intake.received());
-        let signals = spending.amend(statuses);
         let run =
-            Run { began, interval_began, end, signals, accounting, stream, spending, received };
+            Run { began, interval_began, end, statuses, accounting, stream, spending, received };
         Ok((intake, run))
     }
 
@@ -362,7 +361,8 @@ struct Run {
     began: Wall,
     interval_began: Wall,
     end: Wall,
-    signals: Vec<SignalStatus>,
+    /// As the tracer has them.
+    statuses: Vec<SignalStatus>,
     accounting: BTreeMap<String, Account>,
     stream: Stream,
     spending: Spending,
@@ -375,19 +375,27 @@ impl Run {
     fn last(&mut self, flows: Interval) -> Cut {
         let (start, end) = self.interval_began.until(self.end);
         let own = self.spending.interval(self.received, (start, end.time()));
-        self.cut((start, end.time()), flows, own)
+        let signals = self.spending.amend(self.statuses.clone());
+        self.cut((start, end.time()), flows, own, signals)
     }
 
     /// What was taken in in the run.
     fn total<F>(&self, flows: F) -> Cut<F> {
         let (start, end) = self.began.until(self.end);
         let own = self.spending.total(self.received, (start, end.time()));
-        self.cut((start, end.time()), flows, own)
+        let signals = self.spending.amend_all(self.statuses.clone());
+        self.cut((start, end.time()), flows, own, signals)
     }
 
-    fn cut<F>(&self, (start, end): (SystemTime, SystemTime), flows: F, own: Own) -> Cut<F> {
-        let (signals, accounting) = (self.signals.clone(), self.accounting.clone());
-        Cut { start, end, flows, own, signals, accounting, stream: self.stream }
+    fn cut<F>(
+        &self,
+        (start, end): (SystemTime, SystemTime),
+        flows: F,
+        own: Own,
+        signals: Vec<SignalStatus>,
+    ) -> Cut<F> {
+        let (accounting, stream) = (self.accounting.clone(), self.stream);
+        Cut { start, end, flows, own, signals, accounting, stream }
     }
 }
 

@@ -131,6 +131,16 @@ impl Measuring {
         self.lock(|programs| programs.cpu_ratio())
     }
 
+    /// What was measured before says nothing of what they take from now on: they leave more out, or less.
+    pub(super) fn begin_anew(&self) {
+        self.lock(|programs| programs.late.clear());
+    }
+
+    /// Whether the first window since then is still to come.
+    pub(super) fn awaits_window(&self) -> bool {
+        self.lock(|programs| programs.late.is_empty() && programs.refusal.is_none())
+    }
+
     /// Why nothing could be measured the last time.
     pub(super) fn refusal(&self) -> Option<String> {
         self.lock(|programs| programs.refusal.clone())

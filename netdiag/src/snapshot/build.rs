@@ -330,22 +330,26 @@ fn distributions(flow: &Frozen) -> BTreeMap<String, Distribution> {
         .collect()
 }
 
-/// Every count of every signal: its number, 0 where its source works and saw none, else null.
+/// Every count of every signal: its number, 0 where its source works, saw none and left none out, else null.
 pub(super) fn values(
     flow: &Frozen,
     signals: &[SignalStatus],
     labels: &Labels,
 ) -> BTreeMap<String, CountValue> {
     let mut values = BTreeMap::new();
+    let is_any_shed = signals.iter().any(|status| status.shed);
     for (id, signal, count) in counts() {
         let seen = is_seen(signal, count, signals);
+        let shed = is_any_shed && is_shed(signal, count, signals);
         if count.labelled {
-            let value = if seen { by_label(flow, id, labels) } else { CountValue::Number(None) };
+            let is_known = seen && (!shed || flow.labels(id).next().is_some());
+            let value =
+                if is_known { by_label(flow, id, labels) } else { CountValue::Number(None) };
             values.insert(count.name.to_owned(), value);
             continue;
         }
         let value = match (count.absent_is_zero, seen) {
-            (true, true) => Some(flow.count(id).unwrap_or(0)),
+            (true, true) => Some(flow.count(id).unwrap_or(0)).filter(|n| *n > 0 || !shed),
             (true, false) => None,
             (false, _) => flow.count(id),
         };
@@ -380,6 +384,14 @@ pub fn is_seen(signal: Signal, count: &Count, signals: &[SignalStatus]) -> bool 
     };
     is_on(signal).is_some_and(|status| !status.unseen_counts.contains(&count.name))
         && count.needs.iter().all(|&needed| is_on(needed).is_some())
+}
+
+/// Whether samples that a count is made of were left out.
+fn is_shed(signal: Signal, count: &Count, signals: &[SignalStatus]) -> bool {
+    let is_shed = |signal: Signal| {
+        signals.iter().any(|status| status.shed && status.signal == signal.name())
+    };
+    is_shed(signal) || count.needs.iter().any(|&needed| is_shed(needed))
 }
 
 #[cfg(test)]

@@ -134,6 +134,7 @@ pub(crate) fn snapshot(second: u64, flows: Vec<Flow>) -> Snapshot {
         missing: Vec::new(),
         runs_per: None,
         unseen_counts: Vec::new(),
+        shed: false,
     };
     let nowhere = Endpoint { ip: None, port: None };
     Snapshot {

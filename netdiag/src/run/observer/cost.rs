@@ -40,6 +40,8 @@ pub(super) struct Spending {
     budget: Budget,
     /// What the programs were told to leave out.
     told_set: u32,
+    /// The signals of which they left out any in the interval.
+    left_out: u32,
     /// Between two looks.
     every: Duration,
     /// None where there are no descriptors to do it by.
@@ -67,6 +69,7 @@ impl Spending {
         Self {
             budget: Budget::new(limit, order.into_iter()),
             told_set: 0,
+            left_out: 0,
             every: interval.clamp(LOOKS[0], LOOKS[1]),
             measuring: tracer.meter().ok().map(|meter| Measuring::start(meter, limit.is_some())),
             began: now,
@@ -92,10 +95,21 @@ impl Spending {
         }
     }
 
-    /// Says in how the signals are observed that samples of some were left out.
-    pub(super) fn amend(&self, mut statuses: Vec<SignalStatus>) -> Vec<SignalStatus> {
+    /// Says in how the signals are observed that samples of some were left out, and of which in the interval that ends.
+    pub(super) fn amend(&mut self, statuses: Vec<SignalStatus>) -> Vec<SignalStatus> {
+        let left_out = mem::replace(&mut self.left_out, self.told_set);
+        self.amended(statuses, left_out)
+    }
+
+    /// The same of the whole run.
+    pub(super) fn amend_all(&self, statuses: Vec<SignalStatus>) -> Vec<SignalStatus> {
+        self.amended(statuses, u32::MAX)
+    }
+
+    fn amended(&self, mut statuses: Vec<SignalStatus>, left_out: u32) -> Vec<SignalStatus> {
         for (status, &signal) in statuses.iter_mut().zip(Signal::ALL) {
             if self.budget.ever_shed(signal) {
+                status.shed = left_out & signal.bit() != 0;
                 status.lacks("samples that were left out to keep the cost down (shed)".to_owned());
             }
         }
@@ -162,6 +176,10 @@ impl Observer {
         let set = spending.budget.set();
         if set != spending.told_set && trouble.past(UNSHED, tracer.shed(set)).is_some() {
             spending.told_set = set;
+            spending.left_out |= set;
+            if spending.budget.limit().is_some() {
+                spending.measuring.iter().for_each(Measuring::begin_anew);
+            }
         }
         if let Some(step) = step {
             spending.tell(step, &look);
@@ -170,10 +188,13 @@ impl Observer {
 }
 
 impl Spending {
-    /// Where samples come faster than they are read that does not wait.
+    /// Where samples come faster than they are read that does not wait. A limit does until it is known what the programs
+    /// take since the last step: as long as they seem to take what they did before, one signal would go after the other.
     fn is_due(&self) -> bool {
         let since = self.looked.0.elapsed();
-        since + EARLY >= self.every || self.is_behind && since >= STEP
+        let awaits = self.budget.limit().is_some()
+            && self.measuring.as_ref().is_some_and(Measuring::awaits_window);
+        since + EARLY >= self.every && !awaits || self.is_behind && since >= STEP
     }
 
     /// Says once that a limit is held by half of what it is for.
