@@ -292,8 +292,8 @@ impl Diagnosis {
         order::rank(self.of_window(), &self.links)
     }
 
-    /// Of how many findings nothing can be said now: signals that they need are off, or samples were lost. It is of
-    /// the window that is under way; in its first seconds, of that one and the one before.
+    /// Of how many findings nothing can be said now: signals that they need are off, or samples were lost or left out. It
+    /// is of the window that is under way; in its first seconds, of that one and the one before.
     #[must_use]
     pub fn withheld(&self) -> usize {
         let watched = self.longer.as_deref().unwrap_or(&self.window);

@@ -35,7 +35,7 @@ pub(super) const SCALARS: &[Scalar] = &[
     Scalar::new(
         "netdiag_findings_withheld",
         Now,
-        "findings of which nothing can be said, since signals that they need are off or samples were lost",
+        "findings of which nothing can be said, since signals that they need are off, or samples were lost or left out",
         |seen, tell| tell(&[], seen.withheld as f64),
     ),
     Scalar::new(
