@@ -138,16 +138,24 @@ fn short_flows_come_and_go_in_bounded_memory_and_none_is_forgotten() -> Result<(
     Ok(())
 }
 
+/// Whether programs of a signal were measured while they ran.
+fn measures(snapshot: &Snapshot, signal: &str) -> bool {
+    snapshot.own.programs.iter().any(|program| program.signal == signal && program.run_ns > 0)
+}
+
 #[test]
 fn what_it_takes_itself_is_in_every_snapshot() -> Result<()> {
     let pair = Pair::new()?;
     let mut netdiag = Netdiag::live(&["--netns", pair.left.name()])?;
     let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
-    // Long enough for a window in which programs are measured.
-    for _ in 0..20 {
-        exchange([(&connection, Exchange { sends: 500, bytes: 1, echo: true })])?;
-        thread::sleep(Duration::from_millis(20));
-    }
+    // Until a window in which programs are measured falls into it.
+    let is_measured = machine::wait_until(|| {
+        let some = Exchange { sends: 1_000, bytes: 1, echo: true };
+        exchange([(&connection, some)]).is_ok()
+            && netdiag.outcome(None).is_ok_and(|outcome| {
+                outcome.snapshots.last().is_some_and(|last| measures(last, "send"))
+            })
+    });
     netdiag.wait_lines(2)?;
     let outcome = netdiag.stop()?;
     let total = outcome.total()?;
@@ -161,11 +169,8 @@ fn what_it_takes_itself_is_in_every_snapshot() -> Result<()> {
             && own.max_cpu_ratio.is_none();
         facts.holds(format!("{nth}: {own:?}"), is_known);
     }
-    let programs = &total.own.programs;
-    facts.holds(
-        format!("programs: {programs:?}"),
-        programs.iter().any(|program| program.signal == "send" && program.run_ns > 0),
-    );
+    facts.holds(format!("programs: {:?}", total.own.programs), is_measured);
+    facts.holds("in the total, too", measures(total, "send"));
     facts.holds("of one core", total.own.programs_cpu_ratio.is_some_and(|ratio| ratio < 4.0));
     facts.finish();
     Ok(())
