@@ -27,6 +27,7 @@ pub mod gate;
 pub mod hiccup;
 pub mod hlog;
 pub mod injection;
+pub mod interleaved;
 pub mod lab;
 pub mod machine;
 pub mod namespace;

@@ -5,6 +5,7 @@ mod baseline;
 mod cost;
 mod others;
 mod ratios;
+mod round;
 mod send;
 mod turns;
 

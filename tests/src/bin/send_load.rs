@@ -3,15 +3,13 @@
 //! they are named.
 //!
 //! Prints one JSON object: `loop_ns`, the time of one instruction of a known loop, and per tracer and
-//! round the time of a send `before_ns`, `traced_ns` and `after_ns`, in nanoseconds of the thread's CPU
-//! clock. In a machine that counts instructions those are instructions.
+//! round the time of a send `before`, `traced` and `after`, in nanoseconds of the thread's CPU clock. In a
+//! machine that counts instructions those are instructions.
 
 use std::{
     arch::asm,
-    collections::BTreeMap,
     fs,
     io::{Read as _, Write as _},
-    mem,
     path::{Path, PathBuf},
     thread,
 };
@@ -20,21 +18,19 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use netdiag_tests::{
     beside::{Hooks, Tracer},
+    interleaved::between,
     namespace::Namespace,
     traffic::{Connection, Family},
 };
 use rustix::time::{ClockId, clock_gettime};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// Sends before each measurement: caches fill, windows open, netdiag meets the socket.
 const WARM_UP: u32 = 2_000;
 /// Sends that are timed at once: ten of netdiag's batches.
 const STRETCH: u32 = 640;
-/// Part of a send by which the untraced ones before and after may differ. Where they do by more, the machine has
-/// become another between them: other work began on its cores, or ended.
+/// Part of a send by which the untraced ones before and after may differ.
 const STEADY: f64 = 0.03;
-/// Times that a measurement is tried until it is steady.
-const TRIES: usize = 5;
 /// Turns of the known loop, of two instructions each.
 const TURNS: u64 = 50_000_000;
 
@@ -81,35 +77,14 @@ fn main() -> Result<()> {
     });
     let here = Namespace::new("load")?;
     let mut connection = Connection::open(&here, &here, Family::V4)?;
-    let mut measured: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
-    let mut before_ns = send_ns(&mut connection, args.sends)?;
-    for round in 0..args.rounds {
-        // Each follows each other one some time.
-        for at in 0..tracers.len() {
-            let (name, tracer) = &tracers[(at + round) % tracers.len()];
-            for tried in 1..=TRIES {
-                let traced_ns =
-                    traced_ns(tracer, &mut connection, args.sends).with_context(|| name.clone())?;
-                let after_ns = send_ns(&mut connection, args.sends)?;
-                let before_ns = mem::replace(&mut before_ns, after_ns);
-                let steady = (after_ns - before_ns).abs() <= STEADY * after_ns.min(before_ns);
-                if !steady && tried == TRIES {
-                    eprintln!(
-                        "{name}: untraced sends took {before_ns:.0} ns before and {after_ns:.0} ns after, at the \
-                         last of {TRIES} tries as well: the machine was busy, this round says little"
-                    );
-                }
-                if steady || tried == TRIES {
-                    measured.entry(name).or_default().push(json!({
-                        "before_ns": before_ns,
-                        "traced_ns": traced_ns,
-                        "after_ns": after_ns,
-                    }));
-                    break;
-                }
-            }
+    let names: Vec<_> = tracers.iter().map(|(name, _)| name.as_str()).collect();
+    let measured = between(&names, args.rounds, STEADY, |traced| match traced {
+        None => send_ns(&mut connection, args.sends),
+        Some(at) => {
+            let (name, tracer) = &tracers[at];
+            traced_ns(tracer, &mut connection, args.sends).with_context(|| name.clone())
         }
-    }
+    })?;
     println!("{}", json!({ "loop_ns": loop_ns(), "sends": args.sends, "tracers": measured }));
     Ok(())
 }
