@@ -29,6 +29,7 @@ pub mod hlog;
 pub mod injection;
 pub mod interleaved;
 pub mod lab;
+pub mod load;
 pub mod machine;
 pub mod namespace;
 pub mod netdiag;

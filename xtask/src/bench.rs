@@ -1,19 +1,20 @@
 //! `cargo xtask bench`: what netdiag costs, beside what else people trace with, by the time of a send, by
 //! the instructions of a machine that counts them, or by the throughput of a conversation.
 
+mod added;
 mod baseline;
 mod cost;
 mod others;
 mod ratios;
 mod round;
-mod send;
+mod traced;
 mod turns;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use self::turns::Turns;
+use self::{traced::Traced, turns::Turns};
 use crate::{build, process};
 
 /// Measure what tracing adds to a send beside other tracers, or to a conversation, and fail when it is
@@ -27,7 +28,9 @@ the thread's CPU time. It fails where netdiag's part of another's cost is over b
 
 With --icount the same in a virtual machine with one CPU whose clock counts instructions. So the figure
 is repeatable; it does not know of cache misses or other CPUs. It fails where netdiag's own figure is
-over 5 % above benches/icount.json too, which NETDIAG_BLESS=1 writes anew.
+over 5 % above benches/icount.json too, which NETDIAG_BLESS=1 writes anew. With --signals it is a signal
+that is measured: of retransmit, drop, conntrack, reset and socket by what they tell of, beside bpftrace
+that counts the first two; of all others by what they cost the send, its acknowledgement and the read.
 
 With --turns a client and a server on this machine ask and answer over loopback as fast as they can,
 untraced and traced by turns, with all signals and with each alone. Only the ratios mean anything.
@@ -39,6 +42,7 @@ Examples:
   cargo xtask bench --icount --source kprobe
   cargo xtask bench --icount --alone --kernel newest
   cargo xtask bench --icount --signals rtt
+  cargo xtask bench --icount --signals retransmit
   cargo xtask bench --turns --rounds 9"
 )]
 pub(crate) struct Args {
@@ -63,7 +67,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SOURCE")]
     source: Option<String>,
 
-    /// Signals to trace instead, or `all`: what they cost a send, its acknowledgement and the read of its byte
+    /// Signals to trace instead, or `all`: what one costs an event, or else what they cost a send
     #[arg(long, value_name = "LIST", conflicts_with = "source", requires = "icount")]
     signals: Option<String>,
 
@@ -71,7 +75,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
 
-    /// Sends in each measurement, or turns: 100,000 unless given, 20,000 with --icount
+    /// Sends in each measurement, turns, or other events: 100,000 unless given, with --icount 20,000 sends and
+    /// 2,000 of others
     #[arg(long, value_name = "N")]
     sends: Option<u32>,
 
@@ -84,18 +89,26 @@ pub(crate) struct Args {
     arguments: Vec<String>,
 }
 
+/// Sends or turns in each measurement on this machine.
+const TIMES: u32 = 100_000;
+
 impl Args {
     fn rounds(&self) -> u32 {
         self.rounds.unwrap_or(if self.icount || self.turns { 3 } else { 9 })
     }
 
-    fn sends(&self) -> u32 {
-        self.sends.unwrap_or(if self.icount { 20_000 } else { 100_000 })
+    /// How often the load of a measurement does what it does.
+    fn times(&self, traced: &Traced) -> u32 {
+        self.sends.unwrap_or(match traced.load {
+            _ if !self.icount => TIMES,
+            "send" => 20_000,
+            _ => 2_000,
+        })
     }
 }
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
-    if args.turns { conversation(args) } else { send::main(args) }
+    if args.turns { conversation(args) } else { added::main(args) }
 }
 
 /// Requests and answers on this machine.
@@ -104,7 +117,8 @@ fn conversation(args: &Args) -> Result<ExitCode> {
     let mut command = process::as_root("env")?;
     command.arg(format!("NETDIAG_BIN={}", netdiag.display()));
     command.arg(build::load("turn_load")?);
-    command.args([args.rounds(), args.sends()].map(|number| number.to_string()));
+    let turns = args.sends.unwrap_or(TIMES);
+    command.args([args.rounds(), turns].map(|number| number.to_string()));
     let turns = Turns::parse(&process::output(&mut command)?)?;
     eprint!("{}", turns.table());
     println!("{}", turns.json());

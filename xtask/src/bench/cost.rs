@@ -1,4 +1,4 @@
-//! From the load's CPU times to what each tracer adds to a send.
+//! From the load's CPU times to what each tracer adds to what the load does.
 
 use std::collections::BTreeMap;
 
@@ -29,11 +29,11 @@ impl Unit {
 /// What the load measured.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Measured {
-    sends: u64,
+    times: u64,
     /// Time of one instruction; 1 when the machine counts them.
     #[serde(rename = "loop_ns")]
     instruction_ns: f64,
-    /// What a send took at the best, in nanoseconds, by tracer.
+    /// What it took once at the best, in nanoseconds, by tracer.
     tracers: BTreeMap<String, Vec<Round>>,
 }
 
@@ -76,18 +76,18 @@ impl Measured {
         rows
     }
 
-    /// For people.
-    pub(crate) fn table(&self, unit: Unit) -> String {
+    /// For people; `load` is what was done.
+    pub(crate) fn table(&self, unit: Unit, load: &str) -> String {
         let untraced = Spread::of(self.tracers.values().flatten().map(|round| round.before));
         let rounds = self.netdiag().len();
         let mut table = format!(
-            "{} added to a send of {:.0} ({:.0} to {:.0}); {rounds} rounds of {} sends\n{:<12} \
+            "{} added to one {load} of {:.0} ({:.0} to {:.0}); {rounds} rounds of {}\n{:<12} \
              {COLUMNS}\n",
             unit.name(),
             untraced.median,
             untraced.least,
             untraced.most,
-            self.sends,
+            self.times,
             "tracer",
         );
         for (name, added) in self.rows() {
@@ -112,9 +112,9 @@ impl Measured {
             (name.to_owned(), json!({ "added": added(rounds).json(1), "rounds": each }))
         });
         json!({
-            "schema": "netdiag.bench.send/1",
+            "schema": "netdiag.bench.cost/1",
             "unit": unit.name(),
-            "sends": self.sends,
+            "times": self.times,
             "instruction_ns": self.instruction_ns,
             "tracers": tracers.collect::<serde_json::Map<_, _>>(),
         })
@@ -146,7 +146,7 @@ pub(super) mod tests {
         });
         let tracers: serde_json::Map<_, _> = tracers.collect();
         Measured::parse(
-            &json!({ "loop_ns": 2.0, "sends": 10, "tracers": tracers }).to_string(),
+            &json!({ "loop_ns": 2.0, "times": 10, "tracers": tracers }).to_string(),
             unit,
         )
     }
@@ -166,10 +166,9 @@ pub(super) mod tests {
                 ("b", spread(420.0, 45.0, 795.0)),
             ]
         );
-        let table = both.table(Unit::Nanoseconds);
-        assert!(
-            table.starts_with("ns added to a send of 100 (100 to 110); 2 rounds of 10 sends\n")
-        );
+        let table = both.table(Unit::Nanoseconds, "send");
+        let head = "ns added to one send of 100 (100 to 110); 2 rounds of 10\n";
+        assert!(table.starts_with(head), "{table}");
         assert!(table.contains("\nnetdiag           50      45      55\n"), "{table}");
     }
 
@@ -186,9 +185,9 @@ pub(super) mod tests {
         for text in [
             "",
             "{}",
-            r#"{"loop_ns":1.0,"sends":1,"tracers":{}}"#,
-            r#"{"loop_ns":0.0,"sends":1,"tracers":{"netdiag":[{"before":1,"traced":1,"after":1}]}}"#,
-            r#"{"loop_ns":1.0,"sends":1,"tracers":{"netdiag":[{"before":1}]}}"#,
+            r#"{"loop_ns":1.0,"times":1,"tracers":{}}"#,
+            r#"{"loop_ns":0.0,"times":1,"tracers":{"netdiag":[{"before":1,"traced":1,"after":1}]}}"#,
+            r#"{"loop_ns":1.0,"times":1,"tracers":{"netdiag":[{"before":1}]}}"#,
         ] {
             assert!(Measured::parse(text, Unit::Nanoseconds).is_err(), "{text}");
         }

@@ -1,4 +1,5 @@
-//! What tracing adds to a send: here or in a machine that counts instructions, beside other tracers or alone.
+//! What tracing adds to a send, or to what another signal tells of: here or in a machine that counts instructions,
+//! beside other tracers or alone.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,6 +15,7 @@ use super::{
     cost::{self, Measured, Unit},
     others::{self, Others},
     ratios::{NATIVE, Ratios},
+    traced::Traced,
 };
 use crate::{
     build, process, setup,
@@ -21,16 +23,16 @@ use crate::{
     workspace,
 };
 
+/// The program that is traced.
+const LOAD: &str = "cost_load";
+
 /// What is run, and with which other tracers.
 struct Plan {
     netdiag: PathBuf,
     load: PathBuf,
-    /// What is traced: a source of the signal `send`, another signal, or `all`.
-    traced: String,
+    traced: Traced,
     /// None where netdiag is measured alone.
     others: Option<Others>,
-    /// Arguments for netdiag.
-    arguments: Vec<String>,
 }
 
 pub(super) fn main(args: &Args) -> Result<ExitCode> {
@@ -42,12 +44,13 @@ pub(super) fn main(args: &Args) -> Result<ExitCode> {
         if args.icount { plan.count(args) } else { plan.time(args) }?;
     let unit = if args.icount { Unit::Instructions } else { Unit::Nanoseconds };
     let measured = Measured::parse(&output, unit)?;
-    let traced = plan.traced.as_str();
-    eprint!("bench: {series}, {traced}: {}", measured.table(unit));
+    let Traced { name: traced, load, .. } = &plan.traced;
+    eprint!("bench: {series}, {traced}: {}", measured.table(unit, load));
     let mut json = measured.json(unit);
+    json["load"] = Value::from(*load);
     json["kernel"] = Value::from(series.as_str());
     json["build"] = Value::from(build);
-    json["traced"] = Value::from(traced);
+    json["traced"] = Value::from(traced.as_str());
     let mut worse = Vec::new();
     if plan.others.is_some() {
         let ratios = Ratios::of(&measured, &series, traced)?;
@@ -65,7 +68,7 @@ pub(super) fn main(args: &Args) -> Result<ExitCode> {
     println!("{json}");
     if !worse.is_empty() {
         bail!(
-            "a send costs more than benches/ allows, make the programs cheaper: {}",
+            "netdiag costs more than benches/ allows, make its programs cheaper: {}",
             worse.join("; ")
         );
     }
@@ -75,58 +78,46 @@ pub(super) fn main(args: &Args) -> Result<ExitCode> {
 impl Plan {
     fn new(args: &Args) -> Result<Self> {
         let (netdiag, load) = if args.no_build {
-            (workspace::netdiag("release"), workspace::host_target()?.join("debug/send_load"))
+            (workspace::netdiag("release"), workspace::host_target()?.join("debug").join(LOAD))
         } else {
-            (build::netdiag(true)?, build::load("send_load")?)
+            (build::netdiag(true)?, build::load(LOAD)?)
         };
-        let mut arguments = Vec::new();
-        let mut alone = args.alone;
-        let traced = match &args.signals {
-            Some(signals) => {
-                // Others trace sends alone.
-                alone = true;
-                if signals != "all" {
-                    arguments.extend(["--signals", signals].map(str::to_owned));
-                }
-                signals.clone()
-            }
-            None => {
-                let source = match &args.source {
-                    Some(source) => source.clone(),
-                    None if args.icount => "fexit".to_owned(),
-                    None => source_here(&netdiag)?,
-                };
-                arguments.extend(["--source".to_owned(), format!("send={source}")]);
-                if !args.arguments.iter().any(|argument| argument.starts_with("--signals")) {
-                    // Other signals see the load's segments, too: that is their cost, not a send's.
-                    arguments.extend(["--signals", "send"].map(str::to_owned));
-                }
-                source
-            }
+        let traced = match (&args.signals, &args.source) {
+            (Some(signals), _) => Traced::signals(signals, &args.arguments),
+            (None, Some(source)) => Traced::sends(source, &args.arguments),
+            (None, None) if args.icount => Traced::sends("fexit", &args.arguments),
+            (None, None) => Traced::sends(&source_here(&netdiag)?, &args.arguments),
         };
-        arguments.extend_from_slice(&args.arguments);
-        let others = if alone { None } else { Some(Others::build(&traced)?) };
-        Ok(Self { netdiag, load, traced, others, arguments })
+        let others = if args.alone { None } else { Others::build(&traced)? };
+        Ok(Self { netdiag, load, traced, others })
     }
 
     /// The load's arguments, with the other tracers' objects in a directory.
     fn load_arguments(&self, args: &Args, objects: &str) -> Vec<String> {
-        let mut all = vec!["--rounds".to_owned(), args.rounds().to_string()];
-        all.extend(["--sends".to_owned(), args.sends().to_string()]);
+        let (rounds, times) = (args.rounds().to_string(), args.times(&self.traced).to_string());
+        let options = ["--load", self.traced.load, "--rounds", &rounds, "--times", &times];
+        let mut all = options.map(str::to_owned).to_vec();
         if let Some(others) = &self.others {
-            all.extend(["--objects", objects, "--bpftrace", others.bpftrace].map(str::to_owned));
+            if others.objects.is_some() {
+                all.extend(["--objects", objects].map(str::to_owned));
+            }
+            all.extend(["--bpftrace", others.bpftrace].map(str::to_owned));
         }
         all.push("--".to_owned());
-        all.extend_from_slice(&self.arguments);
+        all.extend_from_slice(&self.traced.arguments);
         all
+    }
+
+    /// Where the objects of other tracers are.
+    fn objects(&self) -> Option<String> {
+        Some(self.others.as_ref()?.objects.as_ref()?.display().to_string())
     }
 
     /// By the time of this machine.
     fn time(&self, args: &Args) -> Result<Counted> {
-        let objects = self.others.as_ref().map(|others| others.directory.display().to_string());
         let mut command = process::as_root("env")?;
         command.arg(format!("NETDIAG_BIN={}", self.netdiag.display())).arg(&self.load);
-        command.args(self.load_arguments(args, &objects.unwrap_or_default()));
+        command.args(self.load_arguments(args, &self.objects().unwrap_or_default()));
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let output = process::output(command.stderr(Stdio::inherit()))?;
         Ok(Counted { series: NATIVE.to_owned(), build: release, output })
@@ -134,14 +125,11 @@ impl Plan {
 
     /// By the instructions of a guest.
     fn count(&self, args: &Args) -> Result<Counted> {
-        let mut command = vec!["./send_load".to_owned()];
+        let mut command = vec![format!("./{LOAD}")];
         command.extend(self.load_arguments(args, "others"));
         let mut bring = vec![self.load.display().to_string()];
-        let mut with = Vec::new();
-        if let Some(others) = &self.others {
-            bring.push(format!("{}=others", others.directory.display()));
-            with.push("bpftrace".to_owned());
-        }
+        bring.extend(self.objects().map(|objects| format!("{objects}=others")));
+        let with = self.others.iter().map(|_| "bpftrace".to_owned()).collect();
         vm::count(&args.kernel, &self.netdiag, bring, with, &command)
     }
 }
