@@ -28,9 +28,10 @@ the thread's CPU time. It fails where netdiag's part of another's cost is over b
 
 With --icount the same in a virtual machine with one CPU whose clock counts instructions. So the figure
 is repeatable; it does not know of cache misses or other CPUs. It fails where netdiag's own figure is
-over 5 % above benches/icount.json too, which NETDIAG_BLESS=1 writes anew. With --signals it is a signal
-that is measured: of retransmit, drop, conntrack, reset and socket by what they tell of, beside bpftrace
-that counts the first two; of all others by what they cost the send, its acknowledgement and the read.
+over 5 % above benches/icount.json too, which NETDIAG_BLESS=1 writes anew, or over benches/goals.json.
+With --signals it is a signal that is measured: of retransmit, drop, conntrack, reset and socket by what
+they tell of, beside bpftrace that counts the first two; of all others by what they cost the send, its
+acknowledgement and the read.
 
 With --turns a client and a server on this machine ask and answer over loopback as fast as they can,
 untraced and traced by turns, with all signals and with each alone. Only the ratios mean anything.

@@ -62,7 +62,7 @@ pub(super) fn main(args: &Args) -> Result<ExitCode> {
     if args.icount && args.arguments.is_empty() {
         let held = Held::new(&series, traced, cost::added(measured.netdiag()).median)?;
         eprintln!("bench: {}", held.line());
-        json["baseline"] = Value::from(held.baseline);
+        json["held"] = held.json();
         worse.extend(held.worse());
     }
     println!("{json}");
