@@ -31,7 +31,7 @@ is repeatable; it does not know of cache misses or other CPUs. It fails where ne
 over 5 % above benches/icount.json too, which NETDIAG_BLESS=1 writes anew, or over benches/goals.json.
 With --signals it is a signal that is measured: of retransmit, drop, conntrack, reset and socket by what
 they tell of, beside bpftrace that counts the first two; of all others by what they cost the send, its
-acknowledgement and the read.
+acknowledgement and the read. --every measures all of these one after the other in one machine.
 
 With --turns a client and a server on this machine ask and answer over loopback as fast as they can,
 untraced and traced by turns, with all signals and with each alone. Only the ratios mean anything.
@@ -44,6 +44,7 @@ Examples:
   cargo xtask bench --icount --alone --kernel newest
   cargo xtask bench --icount --signals rtt
   cargo xtask bench --icount --signals retransmit
+  cargo xtask bench --icount --every --kernel 6.1
   cargo xtask bench --turns --rounds 9"
 )]
 pub(crate) struct Args {
@@ -71,6 +72,10 @@ pub(crate) struct Args {
     /// Signals to trace instead, or `all`: what one costs an event, or else what they cost a send
     #[arg(long, value_name = "LIST", conflicts_with = "source", requires = "icount")]
     signals: Option<String>,
+
+    /// Sends by each source, and each other signal, without other tracers
+    #[arg(long, conflicts_with_all = ["source", "signals", "arguments"], requires = "icount")]
+    every: bool,
 
     /// Times that each is measured: 9 unless given, 3 with --icount or --turns
     #[arg(long, value_name = "N")]

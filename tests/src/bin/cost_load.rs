@@ -83,7 +83,8 @@ fn main() -> Result<()> {
             let (name, tracer) = &tracers[at];
             bench.traced_ns(tracer).with_context(|| name.clone())
         }
-    })?;
+    });
+    let measured = measured.with_context(|| format!("{kind:?}"))?;
     println!("{}", json!({ "loop_ns": loop_ns(), "times": times, "tracers": measured }));
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::{
     process::{ExitCode, Stdio},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
@@ -30,7 +30,8 @@ const LOAD: &str = "cost_load";
 struct Plan {
     netdiag: PathBuf,
     load: PathBuf,
-    traced: Traced,
+    /// Measured one after the other, in one machine.
+    traced: Vec<Traced>,
     /// None where netdiag is measured alone.
     others: Option<Others>,
 }
@@ -40,32 +41,13 @@ pub(super) fn main(args: &Args) -> Result<ExitCode> {
         setup::vm_tools()?;
     }
     let plan = Plan::new(args)?;
-    let Counted { series, build, output } =
-        if args.icount { plan.count(args) } else { plan.time(args) }?;
-    let unit = if args.icount { Unit::Instructions } else { Unit::Nanoseconds };
-    let measured = Measured::parse(&output, unit)?;
-    let Traced { name: traced, load, .. } = &plan.traced;
-    eprint!("bench: {series}, {traced}: {}", measured.table(unit, load));
-    let mut json = measured.json(unit);
-    json["load"] = Value::from(*load);
-    json["kernel"] = Value::from(series.as_str());
-    json["build"] = Value::from(build);
-    json["traced"] = Value::from(traced.as_str());
+    let counted = if args.icount { plan.count(args) } else { plan.time(args) }?;
+    let said: Vec<_> = counted.output.lines().collect();
+    ensure!(said.len() == plan.traced.len(), "the load printed {:?}", counted.output);
     let mut worse = Vec::new();
-    if plan.others.is_some() {
-        let ratios = Ratios::of(&measured, &series, traced)?;
-        eprint!("{}", ratios.table());
-        json["ratios"] = ratios.json();
-        json["others"] = others::versions()?;
-        worse.extend(ratios.over());
+    for (traced, said) in plan.traced.iter().zip(said) {
+        worse.extend(plan.tell(args, &counted, traced, said)?);
     }
-    if args.icount && args.arguments.is_empty() {
-        let held = Held::new(&series, traced, cost::added(measured.netdiag()).median)?;
-        eprintln!("bench: {}", held.line());
-        json["held"] = held.json();
-        worse.extend(held.worse());
-    }
-    println!("{json}");
     if !worse.is_empty() {
         bail!(
             "netdiag costs more than benches/ allows, make its programs cheaper: {}",
@@ -82,20 +64,58 @@ impl Plan {
         } else {
             (build::netdiag(true)?, build::load(LOAD)?)
         };
-        let traced = match (&args.signals, &args.source) {
+        let one = match (&args.signals, &args.source) {
             (Some(signals), _) => Traced::signals(signals, &args.arguments),
             (None, Some(source)) => Traced::sends(source, &args.arguments),
             (None, None) if args.icount => Traced::sends("fexit", &args.arguments),
             (None, None) => Traced::sends(&source_here(&netdiag)?, &args.arguments),
         };
-        let others = if args.alone { None } else { Others::build(&traced)? };
+        let others = if args.alone || args.every { None } else { Others::build(&one)? };
+        let traced = match args.every {
+            true => Traced::every(&vm::series(&args.kernel)?),
+            false => vec![one],
+        };
         Ok(Self { netdiag, load, traced, others })
     }
 
-    /// The load's arguments, with the other tracers' objects in a directory.
-    fn load_arguments(&self, args: &Args, objects: &str) -> Vec<String> {
-        let (rounds, times) = (args.rounds().to_string(), args.times(&self.traced).to_string());
-        let options = ["--load", self.traced.load, "--rounds", &rounds, "--times", &times];
+    /// Prints what a load measured, and says what of it is over its limit.
+    fn tell(
+        &self,
+        args: &Args,
+        Counted { series, build, .. }: &Counted,
+        Traced { name, load, .. }: &Traced,
+        said: &str,
+    ) -> Result<Vec<String>> {
+        let unit = if args.icount { Unit::Instructions } else { Unit::Nanoseconds };
+        let measured = Measured::parse(said, unit)?;
+        eprint!("bench: {series}, {name}: {}", measured.table(unit, load));
+        let mut json = measured.json(unit);
+        json["load"] = Value::from(*load);
+        json["kernel"] = Value::from(series.as_str());
+        json["build"] = Value::from(build.as_str());
+        json["traced"] = Value::from(name.as_str());
+        let mut worse = Vec::new();
+        if self.others.is_some() {
+            let ratios = Ratios::of(&measured, series, name)?;
+            eprint!("{}", ratios.table());
+            json["ratios"] = ratios.json();
+            json["others"] = others::versions()?;
+            worse.extend(ratios.over());
+        }
+        if args.icount && args.arguments.is_empty() {
+            let held = Held::new(series, name, cost::added(measured.netdiag()).median)?;
+            eprintln!("bench: {}", held.line());
+            json["held"] = held.json();
+            worse.extend(held.worse());
+        }
+        println!("{json}");
+        Ok(worse.into_iter().map(|worse| format!("{name}: {worse}")).collect())
+    }
+
+    /// A load's arguments, with the other tracers' objects in a directory.
+    fn load_arguments(&self, args: &Args, traced: &Traced, objects: &str) -> Vec<String> {
+        let (rounds, times) = (args.rounds().to_string(), args.times(traced).to_string());
+        let options = ["--load", traced.load, "--rounds", &rounds, "--times", &times];
         let mut all = options.map(str::to_owned).to_vec();
         if let Some(others) = &self.others {
             if others.objects.is_some() {
@@ -104,7 +124,7 @@ impl Plan {
             all.extend(["--bpftrace", others.bpftrace].map(str::to_owned));
         }
         all.push("--".to_owned());
-        all.extend_from_slice(&self.traced.arguments);
+        all.extend_from_slice(&traced.arguments);
         all
     }
 
@@ -115,22 +135,30 @@ impl Plan {
 
     /// By the time of this machine.
     fn time(&self, args: &Args) -> Result<Counted> {
-        let mut command = process::as_root("env")?;
-        command.arg(format!("NETDIAG_BIN={}", self.netdiag.display())).arg(&self.load);
-        command.args(self.load_arguments(args, &self.objects().unwrap_or_default()));
+        let objects = self.objects().unwrap_or_default();
+        let mut output = String::new();
+        for traced in &self.traced {
+            let mut command = process::as_root("env")?;
+            command.arg(format!("NETDIAG_BIN={}", self.netdiag.display())).arg(&self.load);
+            command.args(self.load_arguments(args, traced, &objects));
+            output += &process::output(command.stderr(Stdio::inherit()))?;
+        }
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
-        let output = process::output(command.stderr(Stdio::inherit()))?;
         Ok(Counted { series: NATIVE.to_owned(), build: release, output })
     }
 
     /// By the instructions of a guest.
     fn count(&self, args: &Args) -> Result<Counted> {
-        let mut command = vec![format!("./{LOAD}")];
-        command.extend(self.load_arguments(args, "others"));
+        let command = |traced| {
+            let mut command = vec![format!("./{LOAD}")];
+            command.extend(self.load_arguments(args, traced, "others"));
+            command
+        };
+        let commands: Vec<_> = self.traced.iter().map(command).collect();
         let mut bring = vec![self.load.display().to_string()];
         bring.extend(self.objects().map(|objects| format!("{objects}=others")));
         let with = self.others.iter().map(|_| "bpftrace".to_owned()).collect();
-        vm::count(&args.kernel, &self.netdiag, bring, with, &command)
+        vm::count(&args.kernel, &self.netdiag, bring, with, &commands)
     }
 }
 

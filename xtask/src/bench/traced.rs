@@ -1,6 +1,14 @@
 //! What is traced in a measurement: the name by which benches/ knows its cost, what makes its events, and netdiag's
 //! arguments for it.
 
+use crate::version;
+
+/// Sources of the signal `send`, each with the first series that has what it hooks (tests/src/requirement.rs).
+const SOURCES: [(&str, (u32, u32)); 3] =
+    [("fexit", (5, 10)), ("kprobe", (6, 3)), ("tracepoints", (6, 16))];
+/// The other signals, and all of them.
+const SIGNALS: [&str; 9] =
+    ["socket", "retransmit", "drop", "conntrack", "rtt", "turn", "reset", "dns", "all"];
 /// Signals whose events a send does not make: each has a load of its name (tests/src/load).
 const RARE: [&str; 5] = ["retransmit", "drop", "conntrack", "reset", "socket"];
 /// The load of all others.
@@ -17,6 +25,14 @@ pub(super) struct Traced {
 }
 
 impl Traced {
+    /// Sends by each source that a kernel has, and each other signal.
+    pub(super) fn every(series: &str) -> Vec<Self> {
+        let series = version::major_minor(series);
+        let sources = SOURCES.iter().filter(|(_, since)| series >= Some(*since));
+        let sends = sources.map(|(source, _)| Self::sends(source, &[]));
+        sends.chain(SIGNALS.map(|signals| Self::signals(signals, &[]))).collect()
+    }
+
     /// Sends by a source, with more arguments.
     pub(super) fn sends(source: &str, more: &[String]) -> Self {
         let mut arguments = vec!["--source".to_owned(), format!("send={source}")];
@@ -42,7 +58,28 @@ impl Traced {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, fs};
+
     use super::*;
+    use crate::workspace;
+
+    #[test]
+    fn every_signal_is_measured_by_each_source_that_a_kernel_has() {
+        let names = |series: &str| -> Vec<String> {
+            Traced::every(series).into_iter().map(|traced| traced.name).collect()
+        };
+        assert_eq!(names("5.10")[..2], ["fexit", "socket"]);
+        assert_eq!(names("6.12")[..3], ["fexit", "kprobe", "socket"]);
+        assert_eq!(names("7.2")[..4], ["fexit", "kprobe", "tracepoints", "socket"]);
+        let signals = fs::read_dir(workspace::root().join("netdiag-common/src/signal")).unwrap();
+        let mut expected: BTreeSet<String> = signals
+            .map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        expected.remove(SEND);
+        expected.insert("all".to_owned());
+        let all: BTreeSet<_> = SIGNALS.into_iter().map(str::to_owned).collect();
+        assert_eq!(all, expected);
+    }
 
     #[test]
     fn rare_signals_have_loads_and_others_are_measured_by_sends() {
