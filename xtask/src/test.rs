@@ -31,11 +31,11 @@ use crate::{build, ebpf, image, process, sbom, setup, workspace};
 /// Run every check and test
 #[derive(clap::Args)]
 #[command(
-    after_help = "Steps: format, unit, native, image, cost, lints, licences, object, and vm-NAME for each machine: vm-5.10,
-vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 with -programs, and
-vm-6.12 with -preempt, -containers and -lockdown. The steps set-up, build and build-tests come first
-where others need them. Beside the native tests run image, cost, licences, object and the machines named
--counting, on what these leave of the processors; the other machines come after them, with lints beside them.
+    after_help = "Steps: format, unit, native, image, cost, ratios, lints, licences, object, and vm-NAME for each machine:
+vm-5.10, vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 with
+-programs, and vm-6.12 with -preempt, -containers and -lockdown. The steps set-up, build and build-tests come
+first where others need them. Beside the native tests run image, cost, ratios, licences, object and the machines
+named -counting, on what these leave of the processors; the other machines come after them, with lints beside them.
 
 Examples:
   cargo xtask test                             everything
@@ -61,8 +61,8 @@ pub(crate) struct Args {
 type Job<'a> = (&'static str, Box<dyn FnOnce(&mut Output) -> Result<Tally> + Send + 'a>);
 
 /// The steps by name, but for those that only prepare others and those in machines.
-const STEPS: [&str; 8] =
-    ["format", "unit", "native", "image", "cost", "lints", "licences", "object"];
+const STEPS: [&str; 9] =
+    ["format", "unit", "native", "image", "cost", "ratios", "lints", "licences", "object"];
 
 /// Those that need nothing built.
 const BARE: [&str; 4] = ["format", "lints", "licences", "object"];
@@ -93,6 +93,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         steps.run("unit", |output| unit(&built, output));
         checks.push(("image", Box::new(image)));
         checks.push(("cost", Box::new(cost)));
+        checks.push(("ratios", Box::new(ratios)));
     }
     checks.push(("licences", Box::new(licences)));
     checks.push(("object", Box::new(|_| object())));
@@ -136,6 +137,9 @@ fn build(steps: &Steps<'_>) -> Vec<Binary> {
     let mut built = Vec::new();
     let is_set_up = steps.always("set-up", |_| {
         setup::test_tools()?;
+        if steps.wants("ratios") {
+            setup::bench_tools()?;
+        }
         build::object().map(|()| Tally::default())
     });
     if !is_set_up {
@@ -227,11 +231,21 @@ fn image(output: &mut Output) -> Result<Tally> {
 /// What a send costs, in instructions of kernels with and without socket storage for every program, and on one that has it
 /// what all else costs.
 fn cost(output: &mut Output) -> Result<Tally> {
+    counted(&["--alone --kernel 5.10 --source fexit", "--kernel 6.12 --every"], output)
+}
+
+/// What a send costs of what it costs with other tracers, in instructions as well.
+fn ratios(output: &mut Output) -> Result<Tally> {
+    counted(&["--kernel 6.12 --source fexit", "--kernel 6.12 --source kprobe"], output)
+}
+
+/// Runs benchmarks in machines that count instructions, of which one round is as good as many.
+fn counted(benchmarks: &[&str], output: &mut Output) -> Result<Tally> {
     let mut tally = Tally::default();
-    for what in ["--kernel 5.10 --source fexit", "--kernel 6.12 --every"] {
+    for options in benchmarks {
         let mut command = Command::new(workspace::xtask()?);
-        command.args(["bench", "--no-build", "--icount", "--alone", "--rounds", "1"]);
-        tally += runner::check(command.args(what.split(' ')), output)?;
+        command.args(["bench", "--no-build", "--icount", "--rounds", "1"]);
+        tally += runner::check(command.args(options.split(' ')), output)?;
     }
     Ok(tally)
 }

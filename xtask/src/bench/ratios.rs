@@ -109,6 +109,14 @@ mod tests {
     }
 
     #[test]
+    fn the_goals_are_held_where_instructions_are_counted() {
+        let limits: Limits = serde_json::from_str(LIMITS).unwrap();
+        let of = |source: &str, other: &str| limits["6.12"][source][other];
+        assert!(of("fexit", "funclatency") <= 0.60 && of("fexit", "bpftrace") <= 0.26);
+        assert!(of("kprobe", "funclatency") <= 0.85);
+    }
+
+    #[test]
     fn a_cost_that_is_none_is_no_divisor() {
         let noise: &[[f64; 3]] = &[[100.0, 100.0, 100.0]];
         let measured = measured(Unit::Nanoseconds, &[("empty", noise)]).unwrap();
