@@ -3,7 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{ExitCode, Stdio},
+    process::ExitCode,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,14 +13,14 @@ use super::{
     Args,
     baseline::Held,
     cost::{self, Measured, Unit},
+    here,
     others::{self, Others},
     ratios::{NATIVE, Ratios},
     traced::Traced,
 };
 use crate::{
-    build, process, setup,
+    process, setup,
     vm::{self, Counted},
-    workspace,
 };
 
 /// The program that is traced.
@@ -59,11 +59,7 @@ pub(super) fn main(args: &Args) -> Result<ExitCode> {
 
 impl Plan {
     fn new(args: &Args) -> Result<Self> {
-        let (netdiag, load) = if args.no_build {
-            (workspace::netdiag("release"), workspace::host_target()?.join("debug").join(LOAD))
-        } else {
-            (build::netdiag(true)?, build::load(LOAD)?)
-        };
+        let (netdiag, load) = here::programs(args, LOAD)?;
         let one = match (&args.signals, &args.source) {
             (Some(signals), _) => Traced::signals(signals, &args.arguments),
             (None, Some(source)) => Traced::sends(source, &args.arguments),
@@ -138,10 +134,8 @@ impl Plan {
         let objects = self.objects().unwrap_or_default();
         let mut output = String::new();
         for traced in &self.traced {
-            let mut command = process::as_root("env")?;
-            command.arg(format!("NETDIAG_BIN={}", self.netdiag.display())).arg(&self.load);
-            command.args(self.load_arguments(args, traced, &objects));
-            output += &process::output(command.stderr(Stdio::inherit()))?;
+            let arguments = self.load_arguments(args, traced, &objects);
+            output += &here::run(&self.netdiag, &self.load, &arguments)?;
         }
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         Ok(Counted { series: NATIVE.to_owned(), build: release, output })

@@ -1,16 +1,36 @@
 //! From the throughput of a conversation to a table of what each signal costs it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, process::ExitCode};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::round::{COLUMNS, Round, Spread};
+use super::{
+    Args, here,
+    round::{COLUMNS, Round, Spread},
+};
+
+/// The set of all signals, and what it must leave of the throughput.
+const ALL: &str = "all";
+const LEAST: f64 = 0.90;
+
+pub(super) fn main(args: &Args) -> Result<ExitCode> {
+    let (netdiag, load) = here::programs(args, "turn_load")?;
+    let numbers = [args.rounds(), args.turns_each()].map(|number| number.to_string());
+    let turns = Turns::parse(&here::run(&netdiag, &load, &numbers)?)?;
+    eprint!("{}", turns.table());
+    println!("{}", turns.json());
+    let left = turns.left(ALL).median;
+    if left < LEAST {
+        bail!("with all signals {left:.3} of the throughput is left, of at least {LEAST:.2}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
 
 /// What the load measured.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Turns {
+struct Turns {
     turns: u64,
     /// Requests that were answered in a second, by the set of signals that was traced.
     per_second: BTreeMap<String, Vec<Round>>,
@@ -18,18 +38,22 @@ pub(crate) struct Turns {
 
 impl Turns {
     /// Reads the load's JSON.
-    pub(crate) fn parse(text: &str) -> Result<Self> {
+    fn parse(text: &str) -> Result<Self> {
         let turns: Self = serde_json::from_str(text).context("the load printed no result")?;
         let measured = turns.per_second.values().all(|rounds| !rounds.is_empty());
-        ensure!(measured && !turns.per_second.is_empty(), "nothing was measured");
+        ensure!(measured && turns.per_second.contains_key(ALL), "nothing was measured");
         Ok(turns)
     }
 
-    /// What each set left of the throughput, the dearest first.
+    /// What a set left of the throughput.
+    fn left(&self, set: &str) -> Spread {
+        Spread::of(self.per_second[set].iter().map(Round::left))
+    }
+
+    /// The same of each, the dearest first.
     fn rows(&self) -> Vec<(&str, Spread)> {
-        let left = |rounds: &[Round]| Spread::of(rounds.iter().map(Round::left));
         let mut rows: Vec<_> =
-            self.per_second.iter().map(|(set, rounds)| (set.as_str(), left(rounds))).collect();
+            self.per_second.keys().map(|set| (set.as_str(), self.left(set))).collect();
         rows.sort_by(|(_, a), (_, b)| a.median.total_cmp(&b.median));
         rows
     }
@@ -39,28 +63,31 @@ impl Turns {
     }
 
     /// For people.
-    pub(crate) fn table(&self) -> String {
+    fn table(&self) -> String {
         let rounds = self.per_second.values().map(Vec::len).max().unwrap_or_default();
         let mut table = format!(
             "bench: throughput of requests and answers by that untraced ({:.0}/s), {rounds} rounds \
-             of {} turns\n{:<12} {COLUMNS}\n",
+             of {} turns\n{:<12} {COLUMNS} {:>7}\n",
             self.untraced().median,
             self.turns,
             "signals",
+            "limit",
         );
         for (set, left) in self.rows() {
-            table += &format!("{set:<12} {}\n", left.columns(3));
+            let limit = if set == ALL { format!("{LEAST:.2}") } else { "none".to_owned() };
+            table += &format!("{set:<12} {} {limit:>7}\n", left.columns(3));
         }
         table
     }
 
     /// For programs.
-    pub(crate) fn json(&self) -> Value {
+    fn json(&self) -> Value {
         let rows = self.rows().into_iter().map(|(set, left)| (set.to_owned(), left.json(3)));
         json!({
             "schema": "netdiag.bench.turns/1",
             "turns": self.turns,
             "untraced_per_second": self.untraced().json(0),
+            "limit": LEAST,
             "ratios": rows.collect::<serde_json::Map<_, _>>(),
         })
     }
@@ -88,10 +115,11 @@ mod tests {
         let turns = turns(&[("send", &[0.9, 1.0, 0.8]), ("all", &[0.5, 0.7, 0.9])]).unwrap();
         assert_eq!(
             turns.table(),
-            "bench: throughput of requests and answers by that untraced (80/s), 3 rounds of 9 turns\n\
-             signals       median   least    most\n\
-             all            0.700   0.500   0.900\n\
-             send           0.900   0.800   1.000\n"
+            "bench: throughput of requests and answers by that untraced (80/s), 3 rounds of 9 \
+             turns\n\
+             signals       median   least    most   limit\n\
+             all            0.700   0.500   0.900    0.90\n\
+             send           0.900   0.800   1.000    none\n"
         );
         assert_eq!(turns.json()["ratios"]["all"]["median"], 0.7);
     }
@@ -99,6 +127,7 @@ mod tests {
     #[test]
     fn nothing_measured_is_an_error() {
         assert!(turns(&[]).is_err());
+        assert!(turns(&[("send", &[0.9])]).is_err());
         assert!(turns(&[("all", &[])]).is_err());
     }
 }
