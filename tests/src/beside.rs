@@ -1,6 +1,8 @@
 //! Other tracers of the same calls, to compare costs with: each counts as it would for a user, with its
 //! programs attached where netdiag's are.
 
+mod telling;
+
 use std::{
     fmt,
     io::{BufRead, BufReader, Read as _},
@@ -15,6 +17,7 @@ use netdiag::snapshot::Snapshot;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+pub use self::telling::Telling;
 use crate::{child::Own, machine, netdiag::Netdiag, tool};
 
 /// What bpftrace is to trace.
@@ -31,8 +34,8 @@ pub enum Script {
 }
 
 impl Script {
-    /// Of sends that which everyone copies, of rare events one that counts them.
-    fn text(self) -> String {
+    /// Of sends that which everyone copies, of rare events one that counts them; a filter may narrow it.
+    fn text(self, filter: &str) -> String {
         let [begin, end] = match self {
             Self::Kprobe => ["kprobe:tcp_sendmsg", "kretprobe:tcp_sendmsg"],
             Self::Tracepoints => {
@@ -40,14 +43,15 @@ impl Script {
             }
             Self::Retransmit => {
                 let ports = "@[args->sport, args->dport] = count();";
-                return format!("tracepoint:tcp:tcp_retransmit_skb {{ {ports} }}");
+                return format!("tracepoint:tcp:tcp_retransmit_skb {filter} {{ {ports} }}");
             }
             Self::Drop => {
-                return "tracepoint:skb:kfree_skb { @[args->location] = count(); }".to_owned();
+                let place = "@[args->location] = count();";
+                return format!("tracepoint:skb:kfree_skb {filter} {{ {place} }}");
             }
         };
         format!(
-            "{begin} {{ @start[tid] = nsecs; }} \
+            "{begin} {filter} {{ @start[tid] = nsecs; }} \
              {end} /@start[tid]/ {{ @ns = hist(nsecs - @start[tid]); delete(@start[tid]); }}"
         )
     }
@@ -101,7 +105,7 @@ fn bpftrace(script: Script) -> Result<Running> {
     // It needs tracefs, which not every machine mounts: a mount of its own.
     let mount = "mount -t tracefs none /sys/kernel/tracing; exec bpftrace -e \"$0\"";
     let mut command = tool::command("unshare")?;
-    let other = Other::spawn(command.args(["-m", "sh", "-c", mount, &script.text()]))?;
+    let other = Other::spawn(command.args(["-m", "sh", "-c", mount, &script.text("")]))?;
     // What it says of it comes before it is so.
     let mut failed = None;
     let attached = machine::wait_until(|| match probes_of(other.child.id()) {

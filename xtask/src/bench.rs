@@ -1,13 +1,15 @@
 //! `cargo xtask bench`: what netdiag costs, beside what else people trace with, by the time of a send, by
-//! the instructions of a machine that counts them, or by the throughput of a conversation.
+//! the instructions of a machine that counts them, by the throughput of a conversation, or by how long it takes to start.
 
 mod added;
 mod baseline;
 mod cost;
 mod here;
 mod others;
+mod parts;
 mod ratios;
 mod round;
+mod start;
 mod traced;
 mod turns;
 
@@ -17,8 +19,7 @@ use anyhow::Result;
 
 use self::traced::Traced;
 
-/// Measure what tracing adds to a send beside other tracers, or to a conversation, and fail when it is
-/// more than benches/ allows
+/// Measure what tracing costs beside other tracers, and fail when it is more than is allowed
 #[derive(clap::Args)]
 #[command(
     after_help = "A thread holds both ends of a loopback connection and sends one byte at a time, untraced and
@@ -37,6 +38,9 @@ With --turns a client and a server on this machine ask and answer over loopback 
 untraced and traced by turns, with all signals and with each alone. Only the ratios mean anything. It fails
 where all signals leave less than 0.90 of the throughput.
 
+With --start a thread sends all the time, and netdiag with all signals and bpftrace with that script are
+started by turns: how long each takes from exec to the first send that counts, and to the first line of data.
+
 Results are a table on stderr and a JSON object on stdout.
 
 Examples:
@@ -46,16 +50,21 @@ Examples:
   cargo xtask bench --icount --signals rtt
   cargo xtask bench --icount --signals retransmit
   cargo xtask bench --icount --every --kernel 6.1
-  cargo xtask bench --turns"
+  cargo xtask bench --turns
+  cargo xtask bench --start"
 )]
 pub(crate) struct Args {
     /// Count instructions of a guest instead of time
-    #[arg(long, conflicts_with = "turns")]
+    #[arg(long, conflicts_with_all = ["turns", "start"])]
     icount: bool,
 
     /// Compare the throughput of requests and answers on this machine
     #[arg(long, conflicts_with_all = ["source", "arguments"])]
     turns: bool,
+
+    /// Measure how long starts take on this machine
+    #[arg(long, conflicts_with_all = ["turns", "source", "sends", "arguments"])]
+    start: bool,
 
     /// Without other tracers
     #[arg(long, conflicts_with = "turns")]
@@ -119,5 +128,9 @@ impl Args {
 }
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
-    if args.turns { turns::main(args) } else { added::main(args) }
+    match args {
+        Args { turns: true, .. } => turns::main(args),
+        Args { start: true, .. } => start::main(args),
+        _ => added::main(args),
+    }
 }

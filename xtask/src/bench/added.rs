@@ -1,12 +1,9 @@
 //! What tracing adds to a send, or to what another signal tells of: here or in a machine that counts instructions,
 //! beside other tracers or alone.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
@@ -19,7 +16,7 @@ use super::{
     traced::Traced,
 };
 use crate::{
-    process, setup,
+    setup,
     vm::{self, Counted},
 };
 
@@ -64,7 +61,7 @@ impl Plan {
             (Some(signals), _) => Traced::signals(signals, &args.arguments),
             (None, Some(source)) => Traced::sends(source, &args.arguments),
             (None, None) if args.icount => Traced::sends("fexit", &args.arguments),
-            (None, None) => Traced::sends(&source_here(&netdiag)?, &args.arguments),
+            (None, None) => Traced::sends(&here::source(&netdiag)?, &args.arguments),
         };
         let others = if args.alone || args.every { None } else { Others::build(&one)? };
         let traced = match args.every {
@@ -154,15 +151,4 @@ impl Plan {
         let with = self.others.iter().map(|_| "bpftrace".to_owned()).collect();
         vm::count(&args.kernel, &self.netdiag, bring, with, &commands)
     }
-}
-
-/// The source of `send` that netdiag takes on this machine.
-fn source_here(netdiag: &Path) -> Result<String> {
-    let mut command = process::as_root(netdiag)?;
-    command.args(["doctor", "--signals", "send", "-o", "json"]);
-    let said: Value = serde_json::from_str(&process::output(&mut command)?)?;
-    let signals = said["signals"].as_array().context("netdiag's doctor names no signals")?;
-    let send = signals.iter().find(|signal| signal["signal"] == "send");
-    let source = send.and_then(|send| send["source"].as_str());
-    Ok(source.context("netdiag cannot trace sends on this kernel: see netdiag doctor")?.to_owned())
 }

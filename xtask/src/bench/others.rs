@@ -40,13 +40,10 @@ impl Others {
 
     /// On the hooks of a source of `send`.
     fn of_sends(source: &str) -> Result<Self> {
-        // The script for trampolines is one that nobody copies: beside them bpftrace goes by kprobe.
-        let ([begin, end], bpftrace) = match source {
-            "fexit" => (["fentry/tcp_sendmsg", "fexit/tcp_sendmsg"], "kprobe"),
-            "kprobe" => (["kprobe/tcp_sendmsg", "kretprobe/tcp_sendmsg"], "kprobe"),
-            "tracepoints" => {
-                (["tp_btf/tcp_sendmsg_locked", "tp_btf/sock_send_length"], "tracepoints")
-            }
+        let [begin, end] = match source {
+            "fexit" => ["fentry/tcp_sendmsg", "fexit/tcp_sendmsg"],
+            "kprobe" => ["kprobe/tcp_sendmsg", "kretprobe/tcp_sendmsg"],
+            "tracepoints" => ["tp_btf/tcp_sendmsg_locked", "tp_btf/sock_send_length"],
             _ => bail!(
                 "send has no source {source} that others are measured beside: see netdiag doctor"
             ),
@@ -70,8 +67,14 @@ impl Others {
         clang.args(["-O2", "-Wall", "-Wextra", "-Werror", "-static"]).arg(sources.join("load.c"));
         clang.arg("-o").arg(directory.join("load")).args(libraries.split_whitespace());
         process::run(&mut clang)?;
-        Ok(Self { objects: Some(directory), bpftrace })
+        Ok(Self { objects: Some(directory), bpftrace: script(source) })
     }
+}
+
+/// bpftrace's script of sends beside netdiag's source of them. That for trampolines is one that nobody copies: beside
+/// them bpftrace goes by kprobe.
+pub(super) fn script(source: &str) -> &'static str {
+    if source == "tracepoints" { "tracepoints" } else { "kprobe" }
 }
 
 /// Versions, without which figures mean nothing.
