@@ -141,6 +141,15 @@ enum Kind {
 }
 
 impl Running {
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        match &self.0 {
+            Kind::Netdiag(netdiag) => netdiag.pid(),
+            Kind::Bpftrace(other) | Kind::Object(other) => other.child.id(),
+        }
+    }
+
     /// Ends it and gives the events that it has counted: netdiag what `told` finds in its last line, others all
     /// of the machine. None when it counts none: empty programs, netdiag without that signal.
     ///

@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: what netdiag costs, beside what else people trace with, by the time of a send, by
-//! the instructions of a machine that counts them, by the throughput of a conversation, or by how long it takes to start.
+//! the instructions of a machine that counts them, by the throughput of a conversation, by how long it takes to start,
+//! or by what it takes while there is nothing to see.
 
 mod added;
 mod baseline;
 mod cost;
 mod here;
+mod idle;
 mod others;
 mod parts;
 mod ratios;
@@ -41,6 +43,9 @@ where all signals leave less than 0.90 of the throughput.
 With --start a thread sends all the time, and netdiag with all signals and bpftrace with that script are
 started by turns: how long each takes from exec to the first send that counts, and to the first line of data.
 
+With --idle both run by turns for so many --seconds, on a machine that ought to be idle: what of a processor
+each takes, and how much memory is resident. It fails where netdiag takes over 0.3 % or 15 MiB.
+
 Results are a table on stderr and a JSON object on stdout.
 
 Examples:
@@ -51,11 +56,12 @@ Examples:
   cargo xtask bench --icount --signals retransmit
   cargo xtask bench --icount --every --kernel 6.1
   cargo xtask bench --turns
-  cargo xtask bench --start"
+  cargo xtask bench --start
+  cargo xtask bench --idle --seconds 300"
 )]
 pub(crate) struct Args {
     /// Count instructions of a guest instead of time
-    #[arg(long, conflicts_with_all = ["turns", "start"])]
+    #[arg(long, conflicts_with_all = ["turns", "start", "idle"])]
     icount: bool,
 
     /// Compare the throughput of requests and answers on this machine
@@ -65,6 +71,14 @@ pub(crate) struct Args {
     /// Measure how long starts take on this machine
     #[arg(long, conflicts_with_all = ["turns", "source", "sends", "arguments"])]
     start: bool,
+
+    /// Measure what netdiag takes on this machine while there is nothing to see
+    #[arg(long, conflicts_with_all = ["turns", "start", "source", "sends", "arguments"])]
+    idle: bool,
+
+    /// Seconds of each measurement with --idle
+    #[arg(long, value_name = "N", default_value_t = 60, requires = "idle")]
+    seconds: u64,
 
     /// Without other tracers
     #[arg(long, conflicts_with = "turns")]
@@ -87,7 +101,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["source", "signals", "arguments"], requires = "icount")]
     every: bool,
 
-    /// Times that each is measured: 9 unless given, 3 with --icount
+    /// Times that each is measured: 9 unless given, 3 with --icount or --idle
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
 
@@ -110,7 +124,7 @@ const TIMES: u32 = 100_000;
 
 impl Args {
     fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.icount { 3 } else { 9 })
+        self.rounds.unwrap_or(if self.icount || self.idle { 3 } else { 9 })
     }
 
     fn turns_each(&self) -> u32 {
@@ -131,6 +145,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     match args {
         Args { turns: true, .. } => turns::main(args),
         Args { start: true, .. } => start::main(args),
+        Args { idle: true, .. } => idle::main(args),
         _ => added::main(args),
     }
 }

@@ -17,7 +17,7 @@ use crate::setup;
 
 /// A measurement by a load of its own.
 pub(super) struct Measurement {
-    /// What the load is called, and before `_load` the measurement.
+    /// Its name; that of its load has `_load` behind it.
     pub(super) name: &'static str,
     /// What stands above the table.
     pub(super) title: &'static str,
