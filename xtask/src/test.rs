@@ -2,6 +2,7 @@
 //! each supported kernel.
 
 mod binaries;
+mod blessed;
 mod machines;
 mod runner;
 mod steps;
@@ -22,7 +23,7 @@ use anyhow::{Result, bail};
 
 use self::{
     binaries::Binary,
-    machines::MACHINES,
+    machines::{MACHINES, Machine},
     steps::{Output, Steps},
     tally::Tally,
 };
@@ -41,12 +42,17 @@ Examples:
   cargo xtask test                             everything
   cargo xtask test --only unit --only native   two steps
   cargo xtask test --only vm                   all steps whose name starts with vm
-  cargo xtask test --only vm-5.10 -- retransmit    only kernel-facing tests named so, on 5.10"
+  cargo xtask test --only vm-5.10 -- retransmit    only kernel-facing tests named so, on 5.10
+  cargo xtask test --only vm --test verifier   only those of one file, on each machine that has them"
 )]
 pub(crate) struct Args {
     /// Only steps whose name starts so
     #[arg(long, value_name = "STEP")]
     only: Vec<String>,
+
+    /// Only kernel-facing tests of a file in tests/tests, without its ending; machines that have none are left out
+    #[arg(long, value_name = "FILE")]
+    test: Vec<String>,
 
     /// Virtual machines and checks at a time; the tests in a machine wait for a third of their time
     #[arg(long, value_name = "N", default_value_t = 3)]
@@ -75,6 +81,11 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             bail!("--only {only} names no step, nothing was run: choose from {}", names.join(", "));
         }
     }
+    for test in &args.test {
+        if !workspace::root().join(format!("tests/tests/{test}.rs")).is_file() {
+            bail!("--test {test} names no file in tests/tests, nothing was run");
+        }
+    }
     let steps = Steps::new(&args.only);
     steps.run("format", |output| {
         setup::linters()?;
@@ -82,10 +93,13 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     });
     let needing = names.iter().filter(|name| !BARE.contains(name) && steps.wants(name));
     let needing: Vec<_> = needing.copied().collect();
-    let built = if needing.is_empty() { Vec::new() } else { build(&steps) };
+    let mut built = if needing.is_empty() { Vec::new() } else { build(&steps) };
     if built.is_empty() && !needing.is_empty() {
         eprintln!("test: left out, for not all that they need was built: {}", needing.join(", "));
     }
+    built.retain(|binary| {
+        !binary.kernel_facing || args.test.is_empty() || args.test.contains(&binary.name)
+    });
     let mut checks: Vec<Job<'_>> = Vec::new();
     let mut machines: Vec<Job<'_>> = Vec::new();
     if !built.is_empty() {
@@ -97,7 +111,8 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     }
     checks.push(("licences", Box::new(licences)));
     checks.push(("object", Box::new(|_| object())));
-    for machine in MACHINES.iter().filter(|_| !built.is_empty()) {
+    let is_used = |machine: &&Machine| built.iter().any(|binary| machine.has(binary));
+    for machine in MACHINES.iter().filter(is_used) {
         // CPU time there is a count of instructions, so idle priority does not change a result.
         let beside = machine.counts && steps.wants("native");
         let jobs = if beside { &mut checks } else { &mut machines };
@@ -121,11 +136,13 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     // A machine may have none of the tests that were asked for, but not all of them.
     let takes_arguments =
         |name: &str| name == "native" || MACHINES.iter().any(|machine| machine.name == name);
-    let none = !args.arguments.is_empty() && !steps.failed() && steps.ended(takes_arguments) == 0;
+    let is_narrow = !args.arguments.is_empty() || !args.test.is_empty();
+    let none = is_narrow && !steps.failed() && steps.ended(takes_arguments) == 0;
     let code = steps.report();
     if none {
         bail!(
-            "{:?} names no kernel-facing test of the steps that ran: nothing was tested",
+            "{:?} {:?} names no kernel-facing test of the steps that ran: nothing was tested",
+            args.test,
             args.arguments
         );
     }
@@ -209,6 +226,7 @@ fn native(built: &[Binary], arguments: &[OsString], output: &mut Output) -> Resu
         command
             .current_dir(&binary.directory)
             .arg(format!("NETDIAG_BIN={}", netdiag.display()))
+            .args(blessed::variable())
             .arg(&binary.path)
             .arg("--show-output")
             .args(arguments);
