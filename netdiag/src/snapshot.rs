@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub mod build;
 mod conntrack;
 pub mod node;
+mod owner;
 pub mod told;
 
 pub use conntrack::{Conntrack, Entry, Sum, TopCreator, Tuple};

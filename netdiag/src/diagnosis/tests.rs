@@ -216,6 +216,52 @@ fn causes_come_before_their_symptoms() {
     );
 }
 
+/// Whom a CPU limit holds back is late with what it does, and with nothing else; a node without CPU time is with all.
+#[test]
+fn who_is_held_back_explains_its_own_findings() {
+    let watched = kit::watched(&[]);
+    let of = |id: &str, scope| Finding {
+        id: id.to_owned(),
+        ..Finding::new(&watched, Severity::Warning, scope, "")
+    };
+    let owner = |pid, cgroup: &str| Owner {
+        pid: Some(pid),
+        cgroup: Some(cgroup.to_owned()),
+        ..kit::owner("web")
+    };
+    let own = owner(7, "/pods/a/main");
+    let pod = Owner { cgroup: Some("/pods/a".to_owned()), ..Owner::default() };
+    let starved = || of("cpu-starved", Scope::node(""));
+    let held = Finding {
+        scope: Scope::node("").by(&pod),
+        severity: Severity::Critical,
+        ..starved().about("/pods/a").felt_within(vec![pod])
+    };
+    let service = |owner: &Owner| {
+        let scope = Scope::process(Some(kit::NETNS), owner).at(8080);
+        of("slow-local-application", scope)
+    };
+    let server = Scope::backend(Some(kit::NETNS), "10.0.0.2".parse().expect("one"), 53).by(&own);
+    let (card, late) = (Scope::interface(kit::NETNS, "eth0"), Scope::namespace(kit::NETNS).at(80));
+    let here = of("slow-peer-application", server.clone()).done_by(Some(own.clone()));
+    for (symptom, expected) in [
+        (service(&own), [true, true]),
+        (here, [true, true]),
+        (service(&owner(8, "/pods/b/main")), [false, true]),
+        (of("listen-overflow", late), [false, true]),
+        (of("dns-slow", server.clone()), [false, true]),
+        (of("backend-outlier", server), [false, true]),
+        (of("softnet-drop", Scope::node("")), [false, true]),
+        (of("interface-errors", card), [false, true]),
+    ] {
+        let explains = [held.clone(), starved()].map(|cause| {
+            let ranked = rank(vec![symptom.clone(), cause]);
+            ranked.iter().any(|one| one.caused_by == ["cpu-starved"])
+        });
+        assert_eq!(explains, expected, "{} of {:?}", symptom.id, symptom.scope.owner);
+    }
+}
+
 #[test]
 fn no_run_no_report() {
     assert_eq!(Diagnosis::new(Thresholds::new()).report(), None);

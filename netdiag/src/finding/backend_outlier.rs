@@ -162,6 +162,7 @@ fn outlier(
     );
     let finding = Finding::new(watched, Severity::Warning, scope, title)
         .confidence(if which == "p50" { 0.95 } else { 0.8 })
+        .done_by(one.group.peer_owner())
         .because(
             "The same program asks all of them at the same port, so what differs is that server or what is \
              asked of it. Whoever is sent there waits; averages over all servers hide it.",

@@ -88,6 +88,13 @@ pub enum ScopeKind {
     Node,
 }
 
+impl ScopeKind {
+    /// Whether it is at the other end of conversations: the owner of such a scope asks, or sends there.
+    const fn is_elsewhere(self) -> bool {
+        matches!(self, Self::Flow | Self::Peer | Self::Backend)
+    }
+}
+
 /// What a finding concerns, by name and by what it has in common with others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Scope {
@@ -171,10 +178,16 @@ impl Scope {
         fn agree<T: PartialEq + Copy>(one: Option<T>, other: Option<T>) -> bool {
             one.is_none() || other.is_none() || one == other
         }
+        let is_at_asker = self.kind.is_elsewhere() || other.kind.is_elsewhere();
+        let owners_agree = if is_at_asker {
+            agree(self.owner.pid, other.owner.pid)
+        } else {
+            self.owner.may_be(&other.owner)
+        };
         agree(self.netns, other.netns)
             && agree(self.peer, other.peer)
             && agree(self.port, other.port)
-            && agree(self.owner.pid, other.owner.pid)
+            && owners_agree
     }
 }
 
@@ -235,6 +248,13 @@ pub struct Finding {
     /// Ids of findings that its rule knows not to explain it, although they may concern the same.
     #[serde(skip)]
     pub cleared: Vec<&'static str>,
+    /// Of whom alone it explains findings: of these processes, and of what lives in these cgroups, containers or pods.
+    /// Nobody: it may be felt by all that its scope meets.
+    #[serde(skip)]
+    pub within: Vec<Owner>,
+    /// Whose doing it is, where its scope is at the other end and that is on this node.
+    #[serde(skip)]
+    pub done_by: Option<Owner>,
 }
 
 impl Finding {
@@ -265,6 +285,8 @@ impl Finding {
             part: String::new(),
             unless: Vec::new(),
             cleared: Vec::new(),
+            within: Vec::new(),
+            done_by: None,
         }
     }
 
@@ -339,6 +361,29 @@ impl Finding {
         self
     }
 
+    /// It explains findings of these owners and of what lives in them, and no others.
+    #[must_use]
+    pub fn felt_within(self, owners: Vec<Owner>) -> Self {
+        Self { within: owners, ..self }
+    }
+
+    /// Who does it at the other end, where that is on this node.
+    #[must_use]
+    pub fn done_by(self, owner: Option<Owner>) -> Self {
+        Self { done_by: owner, ..self }
+    }
+
+    /// Whether it is the doing of one of these owners, or of what lives in one.
+    #[must_use]
+    pub fn is_of(&self, owners: &[Owner]) -> bool {
+        let scope = &self.scope;
+        let doer = match &self.done_by {
+            None if scope.kind.is_elsewhere() => return false,
+            doer => doer.as_ref().unwrap_or(&scope.owner),
+        };
+        owners.iter().any(|owner| owner.holds(doer))
+    }
+
     /// Findings of the same scope that say more of it: where there is one this is not told.
     #[must_use]
     pub fn unless(mut self, ids: &[&'static str]) -> Self {
@@ -372,5 +417,36 @@ impl Finding {
     pub fn rank(&self, other: &Self) -> Ordering {
         let severity = other.severity.cmp(&self.severity);
         severity.then(other.confidence.total_cmp(&self.confidence))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(pid: Option<u32>, container: &str) -> Owner {
+        Owner { pid, container: Some(container.to_owned()), ..Owner::default() }
+    }
+
+    #[test]
+    fn processes_meet_themselves() {
+        let (one, another) = (owner(Some(7), "a"), owner(Some(8), "b"));
+        let (several, unknown) = (owner(None, "a"), Owner::default());
+        let process = |owner: &Owner| Scope::process(Some(1), owner);
+        let peer = |owner: &Owner| Scope::peer(Some(1), IpAddr::from([10, 0, 0, 2])).by(owner);
+        for (first, second, expected) in [
+            (process(&one), process(&one), true),
+            (process(&one), process(&another), false),
+            (process(&one), process(&several), true),
+            (process(&another), process(&several), false),
+            (process(&another), process(&unknown), true),
+            (process(&one), Scope::namespace(1), true),
+            (process(&one), Scope::namespace(2), false),
+            (process(&one), peer(&one), true),
+            (process(&one), peer(&another), false),
+        ] {
+            assert_eq!(first.meets(&second), expected, "{first:?} {second:?}");
+            assert_eq!(second.meets(&first), expected, "{second:?} {first:?}");
+        }
     }
 }
