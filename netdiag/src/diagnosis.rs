@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod links;
+mod merged;
 mod order;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ mod unseen;
 mod worst;
 
 use links::Links;
+use merged::{Later, keep, merge};
 use unseen::Unseen;
 
 /// Seconds of a window: enough for rates, short enough for what comes and goes.
@@ -412,62 +414,4 @@ fn identified(finding: Finding, definition: &Definition, host: &str) -> Finding 
         _ => finding.scope,
     };
     Finding { id: definition.id.to_owned(), scope, ..finding }
-}
-
-/// Which window findings come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Later {
-    /// The one behind those that were concluded from.
-    Next,
-    /// The last of these, which went on a little.
-    Same,
-}
-
-/// Adds the findings of a later window: of one about the same, the worse is kept. What one window tells
-/// several times are several.
-fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>, which: Later) {
-    let mut earlier: Vec<usize> = (0..findings.len()).collect();
-    for new in later {
-        let Some(at) = earlier.iter().position(|&at| new.is_again(&findings[at])) else {
-            findings.push(new);
-            continue;
-        };
-        let old = &mut findings[earlier.remove(at)];
-        let (start, end) = (old.start.clone(), new.end.clone());
-        let windows = match which {
-            Later::Next => old.windows + new.windows,
-            Later::Same => old.windows,
-        };
-        if new.rank(old).is_lt() {
-            *old = new;
-        }
-        (old.start, old.end, old.windows) = (start, end, windows);
-    }
-}
-
-/// Keeps not more of one id than so many, in the order in which they stand: the worst of those that count, then of
-/// the others, of which nobody is told that they are left out.
-fn keep(
-    findings: &mut Vec<Finding>,
-    most: usize,
-    counts: impl Fn(&Finding) -> bool,
-    left_out: &mut BTreeMap<String, u64>,
-) {
-    let mut of_one: BTreeMap<&str, Vec<(bool, usize)>> = BTreeMap::new();
-    for (at, finding) in findings.iter().enumerate() {
-        of_one.entry(&finding.id).or_default().push((!counts(finding), at));
-    }
-    let mut is_kept = vec![true; findings.len()];
-    for (id, mut all) in of_one.into_iter().filter(|(_, all)| all.len() > most) {
-        all.sort_by(|(one_is_not, one), (other_is_not, other)| {
-            one_is_not.cmp(other_is_not).then_with(|| findings[*one].rank(&findings[*other]))
-        });
-        all[most..].iter().for_each(|&(_, at)| is_kept[at] = false);
-        let missed = all[most..].iter().filter(|(does_not, _)| !does_not).count();
-        if missed > 0 {
-            *left_out.entry(id.to_owned()).or_default() += missed as u64;
-        }
-    }
-    let mut is_kept = is_kept.into_iter();
-    findings.retain(|_| is_kept.next().unwrap_or(true));
 }

@@ -300,6 +300,45 @@ fn several_of_one_window_and_scope_are_several() {
     assert_eq!(windows, [("10.0.0.1", 2), ("10.0.0.9", 3)]);
 }
 
+/// A new client each minute asks the same server in vain, and another one begins behind the last whole minute.
+#[test]
+fn who_asks_may_change() {
+    let run = |seconds: u64, each: u64| {
+        let mut diagnosis = Diagnosis::new(Thresholds::new());
+        for second in 0..seconds {
+            let flow = kit::flow(&format!("f{second}")).of(1_000 + (second / each) as u32, "cron");
+            let refused = flow.count("connects_failed.ECONNREFUSED", 1);
+            diagnosis.take(&kit::snapshot(second, vec![refused]));
+        }
+        let found = diagnosis.report().expect("a report").findings;
+        let [one] = &found[..] else { panic!("{found:#?}") };
+        let owner = &one.scope.owner;
+        (one.id.clone(), one.windows, owner.pid, owner.comm.clone())
+    };
+    let told =
+        |windows, pid| ("connection-refused".to_owned(), windows, pid, Some("cron".to_owned()));
+    assert_eq!(run(180, 180), told(3, Some(1_000)));
+    assert_eq!(run(180, 60), told(3, None));
+    assert_eq!(run(183, 60), told(3, None));
+    assert_eq!(run(62, 60), told(1, None));
+}
+
+/// A peer that is gone is asked by others than those whose connections to it stand.
+#[test]
+fn what_is_wrong_with_a_peer_explains_what_others_ask_of_it() {
+    let watched = kit::watched(&[]);
+    let of = |id: &str, pid| {
+        let owner = Owner { pid: Some(pid), ..kit::owner("web") };
+        let ip = "10.0.0.2".parse().expect("an address");
+        let scope = Scope::peer(Some(kit::NETNS), ip).by(&owner);
+        Finding { id: id.to_owned(), ..Finding::new(&watched, Severity::Critical, scope, "") }
+    };
+    let ranked = rank(vec![of("peer-unreachable", 7), of("half-open-peer", 8)]);
+    let told: Vec<_> = ranked.iter().map(|one| (&one.id[..], one.caused_by.join(" "))).collect();
+    let pair = |id, cause: &str| (id, cause.to_owned());
+    assert_eq!(told, [pair("half-open-peer", ""), pair("peer-unreachable", "half-open-peer")]);
+}
+
 /// Workers that live for a minute each leak sockets for a day.
 #[test]
 fn however_long_a_run_is_its_findings_are_bounded() {

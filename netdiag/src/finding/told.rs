@@ -1,12 +1,12 @@
 //! What a finding tells.
 
-use std::{cmp::Ordering, net::IpAddr};
+use std::cmp::Ordering;
 
 use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Limits, Threshold};
+use super::{Limits, Scope, Threshold};
 use crate::{snapshot::Owner, watched::Watched};
 
 /// How bad it is.
@@ -66,129 +66,6 @@ pub enum Unit {
     Count,
     /// So many each second.
     PerSecond,
-}
-
-/// What a finding concerns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ScopeKind {
-    /// One end of one conversation.
-    Flow,
-    /// An address, and all that this node has with it.
-    Peer,
-    /// A server that this node asks, by address and port.
-    Backend,
-    /// A process of this node.
-    Process,
-    /// A network namespace of this node.
-    Namespace,
-    /// A network interface of this node.
-    Interface,
-    /// The whole node.
-    Node,
-}
-
-impl ScopeKind {
-    /// Whether it is at the other end of conversations: the owner of such a scope asks, or sends there.
-    const fn is_elsewhere(self) -> bool {
-        matches!(self, Self::Flow | Self::Peer | Self::Backend)
-    }
-}
-
-/// What a finding concerns, by name and by what it has in common with others.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Scope {
-    /// Of what kind it is.
-    pub kind: ScopeKind,
-    /// Its name: an address, address and port, process name and id, inode of a namespace, interface.
-    pub name: String,
-    /// Inode number of the network namespace, null where it is no single one.
-    pub netns: Option<u32>,
-    /// The process, as far as it is a single one.
-    pub owner: Owner,
-    /// The address of the other end, where it is a single one.
-    pub peer: Option<IpAddr>,
-    /// The port of the server, where it is a single one.
-    pub port: Option<u16>,
-}
-
-impl Scope {
-    fn new(kind: ScopeKind, name: String, netns: Option<u32>) -> Self {
-        Self { kind, name, netns, owner: Owner::default(), peer: None, port: None }
-    }
-
-    /// An address.
-    #[must_use]
-    pub fn peer(netns: Option<u32>, ip: IpAddr) -> Self {
-        Self { peer: Some(ip), ..Self::new(ScopeKind::Peer, ip.to_string(), netns) }
-    }
-
-    /// A server that this node asks.
-    #[must_use]
-    pub fn backend(netns: Option<u32>, ip: IpAddr, port: u16) -> Self {
-        let name = std::net::SocketAddr::new(ip, port).to_string();
-        let scope = Self::new(ScopeKind::Backend, name, netns);
-        Self { peer: Some(ip), port: Some(port), ..scope }
-    }
-
-    /// A process.
-    #[must_use]
-    pub fn process(netns: Option<u32>, owner: &Owner) -> Self {
-        let name = match (&owner.comm, owner.pid) {
-            (Some(comm), Some(pid)) => format!("{comm}/{pid}"),
-            (None, Some(pid)) => pid.to_string(),
-            (comm, None) => comm.clone().unwrap_or_else(|| "unknown".to_owned()),
-        };
-        Self { owner: owner.clone(), ..Self::new(ScopeKind::Process, name, netns) }
-    }
-
-    /// A network namespace, by its inode number.
-    #[must_use]
-    pub fn namespace(netns: u32) -> Self {
-        Self::new(ScopeKind::Namespace, netns.to_string(), Some(netns))
-    }
-
-    /// A network interface of a namespace.
-    #[must_use]
-    pub fn interface(netns: u32, name: &str) -> Self {
-        Self::new(ScopeKind::Interface, name.to_owned(), Some(netns))
-    }
-
-    /// The node.
-    #[must_use]
-    pub fn node(host: &str) -> Self {
-        Self::new(ScopeKind::Node, host.to_owned(), None)
-    }
-
-    /// The same, by this process.
-    #[must_use]
-    pub fn by(self, owner: &Owner) -> Self {
-        Self { owner: owner.clone(), ..self }
-    }
-
-    /// The same, with this server's port.
-    #[must_use]
-    pub fn at(self, port: u16) -> Self {
-        Self { port: Some(port), ..self }
-    }
-
-    /// Whether both may concern the same: what one says and the other says, too, is equal.
-    #[must_use]
-    pub fn meets(&self, other: &Self) -> bool {
-        fn agree<T: PartialEq + Copy>(one: Option<T>, other: Option<T>) -> bool {
-            one.is_none() || other.is_none() || one == other
-        }
-        let is_at_asker = self.kind.is_elsewhere() || other.kind.is_elsewhere();
-        let owners_agree = if is_at_asker {
-            agree(self.owner.pid, other.owner.pid)
-        } else {
-            self.owner.may_be(&other.owner)
-        };
-        agree(self.netns, other.netns)
-            && agree(self.peer, other.peer)
-            && agree(self.port, other.port)
-            && owners_agree
-    }
 }
 
 /// A number that speaks for a finding.
@@ -302,10 +179,14 @@ impl Finding {
         Self { part: part.into(), ..self }
     }
 
-    /// Whether both say the same of the same, maybe at different times.
+    /// Whether both say the same of the same, maybe at different times. Of a cgroup it is said whoever of it had
+    /// connections then.
     #[must_use]
     pub fn is_again(&self, earlier: &Self) -> bool {
-        self.id == earlier.id && self.scope == earlier.scope && self.part == earlier.part
+        let is_of_place = !self.within.is_empty() && !earlier.within.is_empty();
+        self.id == earlier.id
+            && self.part == earlier.part
+            && (is_of_place || self.scope.is_again(&earlier.scope))
     }
 
     /// Why it is so, and what it does.
@@ -417,36 +298,5 @@ impl Finding {
     pub fn rank(&self, other: &Self) -> Ordering {
         let severity = other.severity.cmp(&self.severity);
         severity.then(other.confidence.total_cmp(&self.confidence))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn owner(pid: Option<u32>, container: &str) -> Owner {
-        Owner { pid, container: Some(container.to_owned()), ..Owner::default() }
-    }
-
-    #[test]
-    fn processes_meet_themselves() {
-        let (one, another) = (owner(Some(7), "a"), owner(Some(8), "b"));
-        let (several, unknown) = (owner(None, "a"), Owner::default());
-        let process = |owner: &Owner| Scope::process(Some(1), owner);
-        let peer = |owner: &Owner| Scope::peer(Some(1), IpAddr::from([10, 0, 0, 2])).by(owner);
-        for (first, second, expected) in [
-            (process(&one), process(&one), true),
-            (process(&one), process(&another), false),
-            (process(&one), process(&several), true),
-            (process(&another), process(&several), false),
-            (process(&another), process(&unknown), true),
-            (process(&one), Scope::namespace(1), true),
-            (process(&one), Scope::namespace(2), false),
-            (process(&one), peer(&one), true),
-            (process(&one), peer(&another), false),
-        ] {
-            assert_eq!(first.meets(&second), expected, "{first:?} {second:?}");
-            assert_eq!(second.meets(&first), expected, "{second:?} {first:?}");
-        }
     }
 }
