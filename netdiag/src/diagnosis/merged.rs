@@ -35,10 +35,12 @@ pub(super) fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>, which: Lat
             Later::Next => old.windows + new.windows,
             Later::Same => old.windows,
         };
+        let beside_flows = old.beside_flows && new.beside_flows;
         if new.rank(old).is_lt() {
             *old = new;
         }
         (old.start, old.end, old.windows, old.scope) = (start, end, windows, scope);
+        old.beside_flows = beside_flows;
     }
 }
 

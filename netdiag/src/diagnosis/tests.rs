@@ -3,7 +3,7 @@ use crate::{
     finding::Severity,
     snapshot::{
         Owner,
-        node::{HeldSockets, PortUse, Ports, Sockets, States},
+        node::{HeldSockets, Interface, PeerInterface, PortUse, Ports, Sockets, States},
     },
     watched::kit,
 };
@@ -378,14 +378,46 @@ fn crowded(mut diagnosis: Diagnosis, namespaces: u32, flows: &[Flow]) -> Report 
 
 #[test]
 fn what_was_not_asked_for_displaces_nothing() {
-    let is_wanted = |finding: &Finding, _: &Watched| finding.scope.netns == Some(kit::NETNS);
-    let live = Diagnosis::new(Thresholds::new()).wanting(is_wanted);
+    let is_asked = |finding: &Finding, _: &Watched| Some(finding.scope.netns == Some(kit::NETNS));
+    let live = || Diagnosis::new(Thresholds::new());
+    let (asked, beside) = (live().wanting(is_asked), live().wanting(|_, _| None));
     let recorded = Diagnosis::of_recordings(Thresholds::new());
-    for (diagnosis, flows) in [(live, vec![]), (recorded, vec![kit::flow("f1")])] {
+    let flow = || vec![kit::flow("f1")];
+    for (diagnosis, flows) in [(asked, vec![]), (beside, flow()), (recorded, flow())] {
         let report = crowded(diagnosis, 2 * MOST_KEPT as u32, &flows);
         let found: Vec<_> = report.findings.iter().map(|one| one.scope.netns).collect();
         assert_eq!(found, [Some(kit::NETNS)]);
         assert_eq!(report.left_out, BTreeMap::new());
+    }
+}
+
+/// Another pod's namespace is nobody's business; the node's is, through which packets of this one go.
+#[test]
+fn what_is_beside_flows_is_told_live_and_of_recordings() {
+    const NODE: u32 = 4_026_531_840;
+    let waits = |found: &[Finding]| -> BTreeSet<Option<u32>> {
+        let of_sockets = found.iter().filter(|one| one.id == "time-wait-buildup");
+        of_sockets.map(|one| one.scope.netns).collect()
+    };
+    let live = Diagnosis::new(Thresholds::new()).wanting(|_, _| None);
+    for mut diagnosis in [live, Diagnosis::of_recordings(Thresholds::new())] {
+        for second in 0..10 {
+            let mut snapshot = kit::snapshot(second, vec![kit::flow("f1")]);
+            snapshot.filtered = true;
+            let peer = Some(PeerInterface { index: 2, netns: Some(NODE) });
+            let name = "eth0".to_owned();
+            let own = Interface { netns: kit::NETNS, name, peer, ..Interface::default() };
+            snapshot.node.interfaces.push(own);
+            let states = States { time_wait: 30_000, ..States::default() };
+            for netns in [kit::NETNS, kit::NETNS + 1, NODE] {
+                snapshot.node.sockets.push(Sockets { netns, states, ..Sockets::default() });
+            }
+            diagnosis.take(&snapshot);
+        }
+        let expected = BTreeSet::from([Some(kit::NETNS), Some(NODE)]);
+        assert_eq!(waits(&diagnosis.findings()), expected);
+        assert_eq!(waits(&diagnosis.present()), expected);
+        assert_eq!(waits(&diagnosis.report().expect("a report").findings), expected);
     }
 }
 

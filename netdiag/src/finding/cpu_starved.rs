@@ -134,11 +134,13 @@ fn held(group: &Throttled, flows: &[&Seen]) -> Vec<Owner> {
 /// hierarchy of their own, in which a process may be elsewhere than in the one that owners are told by.
 fn is_comparable(flow: &Seen, group: &Throttled) -> bool {
     let first = |path: &str| path.trim_matches('/').split('/').next().map(str::to_owned);
-    let is_container = group.owner.container.is_some() || group.owner.pod_uid.is_some();
     let cgroup = flow.owner.cgroup.as_deref();
-    cgroup.is_some_and(|cgroup| {
-        group.unified || is_container || first(cgroup) == first(&group.cgroup)
-    })
+    cgroup.is_some_and(|cgroup| is_placed(group) || first(cgroup) == first(&group.cgroup))
+}
+
+/// Whether processes say by their own cgroup that they are in this one.
+const fn is_placed(group: &Throttled) -> bool {
+    group.unified || group.owner.container.is_some() || group.owner.pod_uid.is_some()
 }
 
 fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Finding> {
@@ -151,6 +153,10 @@ fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Fi
     let flows = inside(watched, group);
     // By processes some are found, and never all: others have ended, or are in groups below.
     let knows = !flows.is_empty() || watched.flows.values().any(|flow| is_comparable(flow, group));
+    // Of whom filters ask for nothing it is not known what he has to do with the network.
+    if flows.is_empty() && watched.filtered && (knows || is_placed(group)) {
+        return None;
+    }
     // Whom nobody asks and who asks nobody is no matter of the network.
     let severity = if knows && flows.is_empty() { Severity::Info } else { severity };
     let scope = match flows.first() {
@@ -381,6 +387,19 @@ mod tests {
         check(&DEFINITION, &watched, Some(Severity::Critical));
         let scope = rule(&watched, &Limits::default()).remove(0).scope;
         assert_eq!(scope.name, "render/77");
+    }
+
+    #[test]
+    fn of_whom_filters_leave_out_nothing_is_told() {
+        for (cgroup, expected) in [
+            ("/pods/renderer", None),
+            ("/pods/render/main", Some(Severity::Critical)),
+            ("/session/1", Some(Severity::Critical)),
+        ] {
+            let mut watched = of(100, 90, Some(cgroup));
+            watched.filtered = true;
+            check(&DEFINITION, &watched, expected);
+        }
     }
 
     /// Where limits and owners have one hierarchy, nobody with connections is in it.

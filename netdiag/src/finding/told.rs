@@ -132,6 +132,9 @@ pub struct Finding {
     /// Whose doing it is, where its scope is at the other end and that is on this node.
     #[serde(skip)]
     pub done_by: Option<Owner>,
+    /// Whether filters ask for nobody whom it names: it matters only beside flows that were asked for.
+    #[serde(skip)]
+    pub beside_flows: bool,
 }
 
 impl Finding {
@@ -164,6 +167,7 @@ impl Finding {
             cleared: Vec::new(),
             within: Vec::new(),
             done_by: None,
+            beside_flows: false,
         }
     }
 
