@@ -7,6 +7,7 @@ use crate::{snapshot::Role, watched::Watched};
 
 mod advice;
 mod node;
+mod scope;
 mod stalled;
 mod told;
 
@@ -51,7 +52,8 @@ pub mod time_wait_buildup;
 pub mod window_limited;
 
 pub use crate::snapshot::node::Part;
-pub use told::{Evidence, Finding, Scope, ScopeKind, Severity, Unit};
+pub use scope::{Scope, ScopeKind};
+pub use told::{Evidence, Finding, Severity, Unit};
 
 #[cfg(test)]
 mod tests;

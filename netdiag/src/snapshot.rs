@@ -12,6 +12,7 @@ pub mod build;
 mod conntrack;
 pub mod node;
 mod own;
+mod owner;
 pub mod redact;
 pub mod told;
 

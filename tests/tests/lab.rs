@@ -80,6 +80,7 @@ fn play(names: &[&str], twins: bool, without: &'static [Signal]) -> Result<()> {
             facts.holds(format_args!("{name}: the first finding is right"), judgement.right);
             facts.holds(format_args!("{name}: its scope is right"), judgement.scoped);
             facts.equal(format_args!("{name}: other findings"), judgement.others, vec![]);
+            facts.equal(format_args!("{name}: wrong causes"), judgement.wrong_causes, vec![]);
             facts.equal(format_args!("{name}: without a signal"), outcome.blind, vec![]);
         }
     }

@@ -42,7 +42,7 @@ impl Links {
 
     /// Whether packets of a namespace go through what a scope is about: another namespace that is joined to it, or an
     /// interface there that leads to no third one.
-    fn is_way(&self, scope: &Scope, netns: u32) -> bool {
+    pub(super) fn is_way(&self, scope: &Scope, netns: u32) -> bool {
         let Some(there) = scope.netns.filter(|there| self.join(*there, netns)) else {
             return false;
         };

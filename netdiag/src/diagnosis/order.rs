@@ -39,10 +39,14 @@ fn place(id: &str) -> usize {
 /// The findings that explain one. What is no more than an info explains nothing that is worse.
 fn causes(one: &Finding, all: &[Finding], links: &Links) -> BTreeSet<usize> {
     let ids = finding::definition(&one.id).map_or(&[][..], |definition| definition.causes);
+    let concerns = |other: &Finding| match &other.within[..] {
+        [] => links.meet(&other.scope, &one.scope),
+        owners => one.is_of(owners),
+    };
     let explains = |other: &Finding| {
         ids.contains(&other.id.as_str())
             && other.id != one.id
-            && links.meet(&other.scope, &one.scope)
+            && concerns(other)
             && (other.severity > Severity::Info || one.severity == Severity::Info)
             && !is_at_another_time(other, one)
             && !is_too_narrow(&other.scope, &one.scope)

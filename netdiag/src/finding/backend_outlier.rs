@@ -100,7 +100,7 @@ struct Server<'a> {
 fn of_service(
     watched: &Watched,
     limits: &Limits,
-    (netns, _, port): &Service,
+    (netns, program, port): &Service,
     servers: BTreeMap<SocketAddr, Vec<&Seen>>,
 ) -> Vec<Finding> {
     let least = limits.of(&LEAST) as u64;
@@ -116,7 +116,8 @@ fn of_service(
             let (before, rest) = servers.split_at(at);
             let (one, after) = rest.split_first()?;
             let others: Vec<_> = before.iter().chain(after).collect();
-            outlier(watched, limits, (*netns, *port), one, &others)
+            let found = outlier(watched, limits, (*netns, *port), one, &others)?;
+            Some(found.about(program.as_deref().unwrap_or_default()))
         })
         .collect();
     // Where half of them differ there is nothing that they differ from.
@@ -162,6 +163,7 @@ fn outlier(
     );
     let finding = Finding::new(watched, Severity::Warning, scope, title)
         .confidence(if which == "p50" { 0.95 } else { 0.8 })
+        .done_by(one.group.peer_owner())
         .because(
             "The same program asks all of them at the same port, so what differs is that server or what is \
              asked of it. Whoever is sent there waits; averages over all servers hide it.",

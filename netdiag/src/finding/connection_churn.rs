@@ -133,6 +133,7 @@ fn of_program(
     let name = comm.clone().unwrap_or_else(|| "a process".to_owned());
     let title = format!("{name} opens {rate:.0} connections a second to {}", scope.name);
     let finding = Finding::new(watched, severity, scope, title)
+        .about(comm.as_deref().unwrap_or_default())
         .because(format!(
             "Each takes a handshake, a local port and, where this end closes first, 60 s of TIME_WAIT: the \
              default range of ports is used up after {:.0} s. Connection tracking holds each for 120 s.",

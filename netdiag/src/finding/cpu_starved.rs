@@ -1,12 +1,17 @@
 //! Applications, or the kernel's own work for the network, do not get the CPU time that they need.
 
+use std::collections::BTreeSet;
+
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit, advice::quoted,
     node::graded,
 };
 use crate::{
     format,
-    snapshot::node::{Cpu, CpuShare, Throttled},
+    snapshot::{
+        Owner,
+        node::{Cpu, CpuShare, Throttled},
+    },
     watched::{Seen, Watched},
 };
 
@@ -107,30 +112,35 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
 
 /// Flows of processes in a control group, or in one below it.
 fn inside<'a>(watched: &'a Watched, group: &Throttled) -> Vec<&'a Seen> {
-    let Throttled { cgroup: group, pids, .. } = group;
-    let group = group.trim_matches('/');
+    let pids = group.pids.as_deref().unwrap_or_default();
     let is_in = |flow: &&Seen| {
-        let pids = pids.as_deref().unwrap_or_default();
-        if flow.owner.pid.is_some_and(|pid| pids.binary_search(&pid).is_ok()) {
-            return true;
-        }
-        let cgroup = flow.owner.cgroup.as_deref().map(|cgroup| cgroup.trim_matches('/'));
-        cgroup
-            .and_then(|cgroup| cgroup.strip_prefix(group))
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        flow.owner.pid.is_some_and(|pid| pids.binary_search(&pid).is_ok())
+            || flow.owner.lives_in(&group.cgroup)
     };
     watched.flows.values().filter(is_in).collect()
+}
+
+/// Who is held back: what lives in a control group, and processes with these flows of which their own path does not
+/// say that they do. Neither the node nor anybody else is.
+fn held(group: &Throttled, flows: &[&Seen]) -> Vec<Owner> {
+    let place = Owner { cgroup: Some(group.cgroup.clone()), ..group.owner.clone() };
+    let others = flows.iter().filter(|flow| !flow.owner.lives_in(&group.cgroup));
+    let pids: BTreeSet<Option<u32>> = others.map(|flow| flow.owner.pid).collect();
+    let process = |pid| Owner { pid, ..Owner::default() };
+    std::iter::once(place).chain(pids.into_iter().map(process)).collect()
 }
 
 /// Whether a flow's cgroup and this one are of one hierarchy, or named alike in all: in version 1 CPU limits have a
 /// hierarchy of their own, in which a process may be elsewhere than in the one that owners are told by.
 fn is_comparable(flow: &Seen, group: &Throttled) -> bool {
     let first = |path: &str| path.trim_matches('/').split('/').next().map(str::to_owned);
-    let is_container = group.owner.container.is_some() || group.owner.pod_uid.is_some();
     let cgroup = flow.owner.cgroup.as_deref();
-    cgroup.is_some_and(|cgroup| {
-        group.unified || is_container || first(cgroup) == first(&group.cgroup)
-    })
+    cgroup.is_some_and(|cgroup| is_placed(group) || first(cgroup) == first(&group.cgroup))
+}
+
+/// Whether processes say by their own cgroup that they are in this one.
+const fn is_placed(group: &Throttled) -> bool {
+    group.unified || group.owner.container.is_some() || group.owner.pod_uid.is_some()
 }
 
 fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Finding> {
@@ -143,6 +153,10 @@ fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Fi
     let flows = inside(watched, group);
     // By processes some are found, and never all: others have ended, or are in groups below.
     let knows = !flows.is_empty() || watched.flows.values().any(|flow| is_comparable(flow, group));
+    // Of whom filters ask for nothing it is not known what he has to do with the network.
+    if flows.is_empty() && watched.filtered && (knows || is_placed(group)) {
+        return None;
+    }
     // Whom nobody asks and who asks nobody is no matter of the network.
     let severity = if knows && flows.is_empty() { Severity::Info } else { severity };
     let scope = match flows.first() {
@@ -159,6 +173,7 @@ fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Fi
     let per_period = group.throttled_us as f64 * 1e3 / group.throttled_periods.max(1) as f64;
     let finding = Finding::new(watched, severity, scope, title)
         .about(cgroup.as_str())
+        .felt_within(held(group, &flows))
         .because(
             "When it has used its CPU time of a period, all its threads stop until the next one begins: requests \
              that it has are answered late, connections are accepted late, and the network is not to blame.",
@@ -302,7 +317,7 @@ mod tests {
     use super::*;
     use crate::{
         finding::{ScopeKind, tests::check},
-        snapshot::{Owner, node::Pressure},
+        snapshot::node::Pressure,
         watched::kit,
     };
 
@@ -374,6 +389,19 @@ mod tests {
         assert_eq!(scope.name, "render/77");
     }
 
+    #[test]
+    fn of_whom_filters_leave_out_nothing_is_told() {
+        for (cgroup, expected) in [
+            ("/pods/renderer", None),
+            ("/pods/render/main", Some(Severity::Critical)),
+            ("/session/1", Some(Severity::Critical)),
+        ] {
+            let mut watched = of(100, 90, Some(cgroup));
+            watched.filtered = true;
+            check(&DEFINITION, &watched, expected);
+        }
+    }
+
     /// Where limits and owners have one hierarchy, nobody with connections is in it.
     #[test]
     fn of_one_hierarchy_it_is_known_who_is_in_it() {
@@ -408,6 +436,36 @@ mod tests {
             check(&DEFINITION, &with(pids), Some(Severity::Critical));
             assert_eq!(scope(pids).kind, ScopeKind::Node);
         }
+    }
+
+    #[test]
+    fn nobody_else_is_held_back() {
+        let flow = |id: &str, pid, cgroup: &str| {
+            let mut flow = kit::flow(id).of(pid, "render");
+            flow.owner.cgroup = Some(cgroup.to_owned());
+            flow
+        };
+        let flows = [flow("f1", 77, "/pods/render/a"), flow("f2", 78, "/session/1")];
+        let watched = kit::with_nodes(&flows, |second, node| {
+            if second == 0 {
+                node.throttled.push(Throttled { pids: Some(vec![78]), ..throttled(100, 90) });
+            }
+        });
+        let held = rule(&watched, &Limits::default()).remove(0);
+        assert_eq!(held.scope.kind, ScopeKind::Node);
+        let is_of = |scope| Finding::new(&watched, Severity::Info, scope, "").is_of(&held.within);
+        for (pid, cgroup, expected) in [
+            (79, "/pods/render/b", true),
+            (78, "/session/1", true),
+            (80, "/session/1", false),
+            (81, "/pods/renderer", false),
+        ] {
+            let owner = flow("f", pid, cgroup).owner;
+            assert_eq!(is_of(Scope::process(None, &owner)), expected, "{pid} {cgroup}");
+            let asked = Scope::backend(None, "10.0.0.2".parse().expect("an address"), 443);
+            assert!(!is_of(asked.by(&owner)), "who asks is not who answers");
+        }
+        assert!(!is_of(Scope::node("")) && !is_of(Scope::namespace(kit::NETNS)));
     }
 
     #[test]

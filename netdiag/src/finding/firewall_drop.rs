@@ -138,6 +138,7 @@ fn of_own(
     let who = group.comm().map(|comm| format!("{comm}'s ")).unwrap_or_default();
     let title = format!("this node's firewall drops {who}packets with {with}: {packets} of them");
     let finding = Finding::new(watched, severity, scope.by(&group.owner()), title)
+        .about(port.map_or_else(String::new, |port| format!("{port}")))
         .beyond(watched, "packets dropped", packets as f64, threshold, limits)
         .with(watched, "conversations", group.flows.len() as f64, Unit::Count);
     Some(told(finding, group, netns, &format!("--peer {ip}")))

@@ -168,7 +168,7 @@ fn scope(watched: &Watched, of: Of) -> (Scope, Owner) {
             let owner = groups.get(&(netns, port)).map(Group::owner);
             let owner = owner.unwrap_or_default();
             match (owner.pid, netns) {
-                (None, Some(netns)) => (Scope::namespace(netns).at(port), owner),
+                (None, Some(netns)) => (Scope::namespace(netns).at(port).by(&owner), owner),
                 _ => (Scope::process(netns, &owner).at(port), owner),
             }
         }

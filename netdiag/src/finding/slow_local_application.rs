@@ -100,7 +100,7 @@ fn of_service(
         _ => (Severity::Warning, &SERVICE),
     };
     let scope = match (owner.pid, &owner.comm, netns) {
-        (None, None, Some(netns)) => Scope::namespace(netns).at(port),
+        (None, None, Some(netns)) => Scope::namespace(netns).at(port).by(&owner),
         _ => Scope::process(netns, &owner).at(port),
     };
     let title = format!("{name} takes {} to answer at port {port} (p90)", format::duration(p90));

@@ -126,7 +126,8 @@ fn of_backend(
             .confirm_by(ss_by(group.owner().pid, &format!("dst {} dport = :{port}", host(ip))))
             .confirm_by(format!("netdiag live --peer {ip} --peer-port {port} --sort response.p99"));
     let network = (path + queueing + stalls) as f64;
-    let finding = cleared(finding, group, network / (network + peer as f64).max(1.0));
+    let finding = cleared(finding, group, network / (network + peer as f64).max(1.0))
+        .done_by(group.peer_owner());
     Some(match group.rtt_min_ns() {
         Some(path) => finding.with(watched, "path (rtt_min)", path as f64, Unit::Ns),
         None => finding.confidence(0.6).not_seeing("how long the path takes (rtt_min)"),

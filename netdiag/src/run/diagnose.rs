@@ -102,19 +102,28 @@ pub(super) fn diagnosis(thresholds: &Thresholds, filters: Filters, owners: Owner
 }
 
 /// The node's counters stay whole whatever the filters, but what is known to be another namespace's or process's
-/// was not asked for.
+/// was not asked for. None where a scope does not say what filters ask for: a namespace does not say whose it is.
 pub(super) fn is_wanted(
     finding: &Finding,
     watched: &Watched,
     filters: &Filters,
     owners: &Owners,
-) -> bool {
-    let Scope { netns, owner, .. } = &finding.scope;
-    netns.is_none_or(|netns| filters.netns.accept(netns))
-        && owner.pid.is_none_or(|pid| filters.pid.accept(pid))
-        && owners.accepts_owner(owner) != Some(false)
-        && (accepts_ends(&finding.scope, filters)
-            || watched.flows.values().any(|flow| is_of(flow, &finding.scope)))
+) -> Option<bool> {
+    let scope = &finding.scope;
+    let accepts_owner = owners.accepts_owner(&scope.owner);
+    let accepts = scope.netns.is_none_or(|netns| filters.netns.accept(netns))
+        && scope.owner.pid.is_none_or(|pid| filters.pid.accept(pid))
+        && accepts_owner != Some(false)
+        && (accepts_ends(scope, filters) || watched.flows.values().any(|flow| is_of(flow, scope)));
+    if !accepts {
+        return Some(false);
+    }
+    let Filters { pid, port, local_port, peer_port, peer, .. } = filters;
+    let is_said = (pid.len == 0 || scope.owner.pid.is_some())
+        && accepts_owner.is_some()
+        && (peer.len == 0 || scope.peer.is_some())
+        && (port.len + local_port.len + peer_port.len == 0 || scope.port.is_some());
+    is_said.then_some(true)
 }
 
 /// Whether filters ask for the peer and the port that a scope names. Of the other end's port it says nothing, so
@@ -220,7 +229,10 @@ pub(super) fn from(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watched::kit::{self, NETNS};
+    use crate::{
+        snapshot::Owner,
+        watched::kit::{self, NETNS},
+    };
 
     /// Whether a finding of this scope is wanted beside a flow from 10.0.0.1:40000 to 10.0.0.2:443.
     fn is_told(scope: &Scope, change: impl Fn(&mut Filters)) -> bool {
@@ -228,7 +240,7 @@ mod tests {
         let finding = Finding::new(&watched, Severity::Warning, scope.clone(), "");
         let mut filters = Filters::default();
         change(&mut filters);
-        is_wanted(&finding, &watched, &filters, &Owners::default())
+        is_wanted(&finding, &watched, &filters, &Owners::default()) != Some(false)
     }
 
     fn only(number: &mut netdiag_common::globals::Numbers, value: u32) {
@@ -265,6 +277,43 @@ mod tests {
             assert_eq!(told, expected);
         }
         assert!(is_told(&Scope::node(""), port) && is_told(&Scope::namespace(NETNS), peer));
+    }
+
+    /// What it says depends on whether a flow of those that were asked for is there.
+    #[test]
+    fn a_namespace_does_not_say_whose_it_is() {
+        let watched = kit::watched(&[kit::flow("f1")]);
+        let filter = |change: fn(&mut Filters)| {
+            let mut filters = Filters::default();
+            change(&mut filters);
+            filters
+        };
+        let (any, nobody) = (Filters::default(), Owners::default());
+        let shop = || vec!["shop".to_owned()];
+        let pid = filter(|filters| only(&mut filters.pid, 812));
+        let netns = filter(|filters| only(&mut filters.netns, NETNS));
+        let comm = Owners { comms: shop(), ..Owners::default() };
+        let pod = Owners { pods: shop(), ..Owners::default() };
+        let of = |pid, name: &str| {
+            let pod = Some(name.to_owned());
+            Scope::process(Some(NETNS), &Owner { pid: Some(pid), pod, ..kit::owner(name) })
+        };
+        let around = [Scope::namespace(NETNS), Scope::interface(NETNS + 1, "eth0")];
+        for (filters, owners, expected) in [
+            (&any, &nobody, [Some(true); 4]),
+            (&netns, &nobody, [Some(true), Some(false), Some(true), Some(true)]),
+            (&pid, &nobody, [None, None, Some(true), Some(false)]),
+            (&any, &comm, [None, None, Some(true), Some(false)]),
+            (&any, &pod, [None, None, Some(true), Some(false)]),
+            (&netns, &pod, [None, Some(false), Some(true), Some(false)]),
+        ] {
+            let [one, other] = around.clone();
+            let wanted = [one, other, of(812, "shop"), of(9, "mail")].map(|scope| {
+                let finding = Finding::new(&watched, Severity::Critical, scope, "");
+                is_wanted(&finding, &watched, filters, owners)
+            });
+            assert_eq!(wanted, expected, "{filters:?} {owners:?}");
+        }
     }
 
     #[test]

@@ -46,6 +46,7 @@ scenarios! {
     qdisc_drop
     reordering
     send_buffer_limited
+    several_applications
     several_causes
     several_peers
     several_symptoms

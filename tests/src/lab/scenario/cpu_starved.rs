@@ -5,6 +5,8 @@ use crate::{cgroup::Limited, machine};
 
 pub(super) static SCENARIO: Scenario = Scenario {
     watch: &[Side::Server],
+    // Of a control group with several processes, or with none that is known, the finding is the node's.
+    takes: Some("CPU limit"),
     parameters: &[
         Parameter::new("quota_percent", [3, 8], [60, 90]),
         Parameter::any("work_ms", [6, 10]),
