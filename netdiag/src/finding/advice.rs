@@ -6,8 +6,17 @@ use super::Finding;
 use crate::{
     format,
     snapshot::Endpoint,
-    watched::{Group, Seen, Watched},
+    watched::{Group, Seen, Sums, Watched},
 };
+
+/// What is said where [`sent_again`] tells nothing.
+pub(super) const LOSS_UNTOLD: &str =
+    "loss: nobody tells what was sent again (the signal `retransmit`)";
+
+/// Segments that were sent again after loss; none where nobody tells.
+pub(super) fn sent_again(sums: &Sums) -> Option<u64> {
+    Some(sums.count("retransmits.rto")?.saturating_add(sums.count("retransmits.fast")?))
+}
 
 /// A name that others chose, as a word of a shell's command line.
 pub(super) fn quoted(name: &str) -> String {
