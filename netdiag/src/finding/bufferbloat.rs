@@ -109,7 +109,7 @@ fn of_peer(
     let is_loaded = rate.is_some_and(|rate| rate >= limits.of(&LEAST_RATE));
     let is_one_way = group.flows.iter().any(|flow| waits(flow, limits.of(&EXCESS) / 2.0));
     // Its network work waits for a CPU like any thread's where there is too much of it (ksoftirqd), but not for long.
-    let is_late = cpu_starved::is_late(watched);
+    let is_late = cpu_starved::is_late(watched, &limits.of_cause(cpu_starved::DEFINITION.id));
     let (severity, threshold) = match excess as f64 {
         _ if !is_loaded || !is_one_way => (Severity::Info, &EXCESS),
         excess if excess >= limits.of(&CRITICAL) => {
@@ -205,8 +205,11 @@ fn busiest<'a>(group: &Group<'a>) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::{
+        diagnosis::{Diagnosis, Thresholds},
         finding::tests::{check, of_loss},
         snapshot::{
             Flow,
@@ -335,6 +338,27 @@ mod tests {
         check(&DEFINITION, &of(100, stolen, 0), Some(Severity::Info));
         check(&DEFINITION, &of(100, receiving, 0), Some(Severity::Info));
         check(&DEFINITION, &of(1_100, receiving, 0), Some(Severity::Warning));
+    }
+
+    /// By the thresholds of cpu-starved, whatever they are.
+    #[test]
+    fn what_is_busy_is_as_it_was_given() {
+        let told = |busy: f64| {
+            let given = Limits::new(vec![("busy", busy)]);
+            let mut diagnosis = Diagnosis::new(Thresholds::from([("cpu-starved", given)]));
+            for second in 0..10 {
+                let mut snapshot = kit::snapshot(second, vec![bulk(9, 100, 250_000)]);
+                let share = CpuShare { busy_ratio: 0.96, ..CpuShare::default() };
+                snapshot.node.cpu = Some(cpu(share, 510_000));
+                diagnosis.take(&snapshot);
+            }
+            let found = diagnosis.report().expect("a report").findings.into_iter();
+            found.map(|one| (one.id, one.severity)).collect::<BTreeMap<_, _>>()
+        };
+        let [starved, bloat] = ["cpu-starved", "bufferbloat"].map(str::to_owned);
+        let both = [(starved, Severity::Info), (bloat.clone(), Severity::Info)];
+        assert_eq!(told(0.95), BTreeMap::from(both));
+        assert_eq!(told(0.97), BTreeMap::from([(bloat, Severity::Warning)]));
     }
 
     #[test]

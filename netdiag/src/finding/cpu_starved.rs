@@ -224,10 +224,9 @@ pub fn not_observable(seconds: f64) -> Option<String> {
     })
 }
 
-/// Whether this node's own CPUs keep packets and threads waiting, by the defaults: whatever takes long in it may take
-/// long for that.
-pub(super) fn is_late(watched: &Watched) -> bool {
-    of_node(watched, &Limits::default()).is_some()
+/// Whether this node's own CPUs keep packets and threads waiting: whatever takes long in it may take long for that.
+pub(super) fn is_late(watched: &Watched, limits: &Limits) -> bool {
+    of_node(watched, limits).is_some()
 }
 
 fn of_node(watched: &Watched, limits: &Limits) -> Option<Finding> {

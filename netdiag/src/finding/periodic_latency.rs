@@ -148,6 +148,7 @@ fn is_known(found: &[Found], of: Of, period: &Period) -> bool {
 
 /// What many servers have in common is the node's or its network's.
 fn common(found: Vec<Found>) -> (Vec<Found>, bool) {
+    /// Two may be two instances of one service, or ask the same third.
     const MANY: usize = 3;
     let Some(first) = found.first().cloned() else { return (found, false) };
     let is_common = found.len() >= MANY && found.iter().all(|(_, _, one)| agree(&first.2, one));
