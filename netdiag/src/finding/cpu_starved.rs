@@ -1,8 +1,9 @@
 //! Applications, or the kernel's own work for the network, do not get the CPU time that they need.
 
 use super::{
-    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit, advice::quoted,
-    node::graded,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
+    advice::quoted,
+    node::{LINK_GOES, graded},
 };
 use crate::{
     format,
@@ -269,7 +270,10 @@ fn of_node(watched: &Watched, limits: &Limits) -> Option<Finding> {
         )
         .beyond(watched, "software interrupts of one CPU", softirq, threshold, limits)
         .with(watched, "all CPUs busy", busy, Unit::Ratio)
-        .advise("spread packets over CPUs: RSS queues (ethtool -L), interrupts (irqbalance), steering (rps_cpus)")
+        .advise(format!(
+            "spread packets over CPUs: interrupts (irqbalance), steering (rps_cpus), or RSS queues (ethtool -L; \
+             {LINK_GOES})"
+        ))
         .advise("look what each packet costs: long packet filters, tunnels, captures (perf top)")
         .confirm_by("mpstat -P ALL 1 5")
         .confirm_by("grep . /proc/softirqs")

@@ -7,6 +7,10 @@ use crate::{
     watched::Watched,
 };
 
+/// What comes of changing the rings or queues of a card by `ethtool`.
+pub(super) const LINK_GOES: &str =
+    "many cards drop the link for seconds then, and your own session with it";
+
 /// Creators that are told as evidence.
 const CREATORS: usize = 3;
 
