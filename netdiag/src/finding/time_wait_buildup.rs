@@ -2,7 +2,8 @@
 
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
-    node::{at, graded, inside},
+    advice::end,
+    node::{graded, inside},
 };
 use crate::{
     snapshot::{
@@ -79,8 +80,8 @@ impl<'a> Server<'a> {
     fn words(self, of: u64) -> String {
         let Self { group, count } = self;
         let whose = match server(group) {
-            (true, end) => format!("to {}", at(end)),
-            (false, end) => format!("closed by the server at {}", at(end)),
+            (true, server) => format!("to {}", end(server)),
+            (false, server) => format!("closed by the server at {}", end(server)),
         };
         let part = if count > of / 2 { "most".to_owned() } else { count.to_string() };
         format!("{part} of them {whose}")
@@ -130,9 +131,9 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Option
     };
     let finding = sockets.time_wait.iter().take(3).fold(finding, |finding, group| {
         let metric = if is_ours(group) {
-            format!("to {}", at(&group.peer))
+            format!("to {}", end(&group.peer))
         } else {
-            format!("of {} with {}", at(&group.local), at(&group.peer))
+            format!("of {} with {}", end(&group.local), end(&group.peer))
         };
         finding.with(watched, &metric, group.count as f64, Unit::Count)
     });
@@ -162,11 +163,11 @@ fn advised(finding: Finding, most: Option<&SocketGroup>, owner: Option<&Owner>) 
     match comm.zip(most) {
         Some((comm, group)) if is_ours(group) => finding.advise(format!(
             "pool connections: {comm} should keep some to {} open and reuse them (keep-alive)",
-            at(&group.peer)
+            end(&group.peer)
         )),
         Some((comm, group)) => finding.advise(format!(
             "let {comm} at {} keep connections open between requests (keep-alive), and let clients close first",
-            at(&group.local)
+            end(&group.local)
         )),
         None => finding
             .advise("pool connections: keep some open and reuse them (keep-alive)")
@@ -183,7 +184,7 @@ fn ports(finding: Finding, sockets: &Sockets) -> Finding {
     let finding = match ours.first() {
         Some(group) => finding.advise(format!(
             "net.ipv4.tcp_tw_reuse=1 lets new connections have the ports of those to {} (with timestamps)",
-            at(&group.peer)
+            end(&group.peer)
         )),
         None => finding,
     };
