@@ -346,7 +346,7 @@ impl Diagnosis {
             if let Some(reason) = finding::not_looked_at(definition, watched).filter(|_| is_over) {
                 self.withheld.insert(definition.id, reason);
             }
-            let limits = self.thresholds.get(definition.id).cloned().unwrap_or_default();
+            let limits = self.limits(definition);
             let of_one = (definition.rule)(watched, &limits).into_iter();
             found.extend(of_one.map(|finding| identified(finding, definition, host)));
         }
@@ -367,6 +367,13 @@ impl Diagnosis {
             is_wanted != Some(false)
         });
         told
+    }
+
+    /// Thresholds of a finding, and of those that may explain it, as they were given.
+    fn limits(&self, definition: &Definition) -> Limits {
+        let given = |id: &str| self.thresholds.get(id).cloned();
+        let causes = definition.causes.iter().filter_map(|&id| Some((id, given(id)?)));
+        given(definition.id).unwrap_or_default().beside(causes.collect())
     }
 
     /// The run is over: all that there is to say. None where there was no interval.

@@ -1,13 +1,22 @@
 //! Commands and words that several findings share.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::Finding;
 use crate::{
     format,
     snapshot::Endpoint,
-    watched::{Group, Seen, Watched},
+    watched::{Group, Seen, Sums, Watched},
 };
+
+/// What is said where [`sent_again`] tells nothing.
+pub(super) const LOSS_UNTOLD: &str =
+    "loss: nobody tells what was sent again (the signal `retransmit`)";
+
+/// Segments that were sent again after loss; none where nobody tells.
+pub(super) fn sent_again(sums: &Sums) -> Option<u64> {
+    Some(sums.count("retransmits.rto")?.saturating_add(sums.count("retransmits.fast")?))
+}
 
 /// A name that others chose, as a word of a shell's command line.
 pub(super) fn quoted(name: &str) -> String {
@@ -92,10 +101,14 @@ pub(super) fn threads_of(pid: u32) -> String {
     format!("ps -L -o tid,stat,wchan:32,pcpu,comm -p {pid}")
 }
 
-/// An address with its port.
+/// An address with its port, as far as they are known.
 pub(super) fn end(end: &Endpoint) -> String {
-    let ip = end.ip.map_or_else(|| format::MISSING.to_owned(), host);
-    end.port.map_or_else(|| ip.clone(), |port| format!("{ip}:{port}"))
+    match (end.ip, end.port) {
+        (Some(ip), Some(port)) => SocketAddr::new(ip, port).to_string(),
+        (Some(ip), None) => ip.to_string(),
+        (None, Some(port)) => format!("{}:{port}", format::MISSING),
+        (None, None) => format::MISSING.to_owned(),
+    }
 }
 
 /// Asks a server of names for a name that it should know, from that namespace.
@@ -148,6 +161,19 @@ mod tests {
             assert!(!is_private(ip.parse().expect("an address")), "{ip}");
         }
         assert_eq!(ss_of("::1".parse().expect("an address")), "ss -tinm dst [::1]");
+    }
+
+    #[test]
+    fn ends() {
+        let told = |ip: Option<&str>, port| {
+            let ip = ip.map(|ip| ip.parse().expect("an address"));
+            end(&Endpoint { ip, port })
+        };
+        assert_eq!(told(Some("10.0.0.2"), Some(80)), "10.0.0.2:80");
+        assert_eq!(told(Some("::1"), Some(80)), "[::1]:80");
+        assert_eq!(told(Some("::1"), None), "::1");
+        assert_eq!(told(None, Some(80)), "-:80");
+        assert_eq!(told(None, None), "-");
     }
 
     #[test]

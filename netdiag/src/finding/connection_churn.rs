@@ -52,7 +52,7 @@ const LEAST: Threshold = Threshold {
     name: "least",
     value: 50.0,
     unit: Unit::Count,
-    help: "connections in a window, fewer say nothing",
+    help: "connections in a window, fewer say nothing; fewer told apart, an info at most",
     source: "a pool that is filled opens that many at once",
 };
 
@@ -124,14 +124,18 @@ fn of_program(
     if rate < limits.of(&NOTICED) || count < limits.of(&LEAST) || share < limits.of(&SHARE) {
         return None;
     }
+    // What is put down to it by its part of the others is as sure as that part is.
+    let are_few = (seen as f64) < limits.of(&LEAST);
     let (severity, threshold) = match rate {
+        _ if are_few => (Severity::Info, &NOTICED),
         rate if rate >= limits.of(&CRITICAL) => (Severity::Critical, &CRITICAL),
         rate if rate >= limits.of(&RATE) => (Severity::Warning, &RATE),
         _ => (Severity::Info, &NOTICED),
     };
     let scope = Scope::backend(*netns, *ip, *port).by(&owner);
     let name = comm.clone().unwrap_or_else(|| "a process".to_owned());
-    let title = format!("{name} opens {rate:.0} connections a second to {}", scope.name);
+    let opens = if are_few { "may open about" } else { "opens" };
+    let title = format!("{name} {opens} {rate:.0} connections a second to {}", scope.name);
     let finding = Finding::new(watched, severity, scope, title)
         .about(comm.as_deref().unwrap_or_default())
         .because(format!(
@@ -156,6 +160,14 @@ fn of_program(
         finding.confidence(0.8).not_seeing(format!(
             "{all} connections were begun in the namespace and {of_all} told apart: its part of the others is \
              taken to be the same"
+        ))
+    } else {
+        finding
+    };
+    let finding = if are_few {
+        finding.confidence(0.5).not_seeing(format!(
+            "whether its connections are many and short-lived: {seen} are told apart, which is too few for more than an \
+             info; narrow it by filters"
         ))
     } else {
         finding
@@ -301,6 +313,23 @@ mod tests {
         check(&DEFINITION, &window(30, 0), None);
         check(&DEFINITION, &window(120, 0), Some(Severity::Warning));
         check(&DEFINITION, &window(30, 120), Some(Severity::Warning));
+    }
+
+    /// By what the namespace opened there are enough.
+    #[test]
+    fn a_handful_that_is_told_apart_is_an_info() {
+        let window = |told: u64| {
+            let mut snapshot = kit::snapshot(0, flows(0, told, 10));
+            let tcp = snapshot.node.tcp.entry(kit::NETNS).or_default();
+            tcp.insert("ActiveOpens".to_owned(), 600);
+            let mut watched = Watched::default();
+            watched.take(&snapshot);
+            watched
+        };
+        check(&DEFINITION, &window(49), Some(Severity::Info));
+        check(&DEFINITION, &window(50), Some(Severity::Critical));
+        let found = rule(&window(3), &Limits::default()).remove(0);
+        assert!(found.not_observable.iter().any(|line| line.contains("3 are told apart")));
     }
 
     #[test]

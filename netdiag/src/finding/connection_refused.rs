@@ -29,14 +29,19 @@ const CRITICAL_RATE: Threshold = Threshold {
     help: "the same where none is accepted, from which on it is more than probes",
     source: "what asks each second has work to do",
 };
-/// Seconds without a refusal after which a server that accepts is well again.
-const WELL_S: f64 = 5.0;
+const WELL: Threshold = Threshold {
+    name: "well",
+    value: 5.0,
+    unit: Unit::S,
+    help: "time without a refusal after which a server that accepts is well again, for an info",
+    source: "who is refused asks again within seconds; a server that starts has begun to accept",
+};
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
     id: "connection-refused",
     help: "a peer refuses connections: nobody listens at that port",
-    thresholds: &[&LEAST, &RATE, &CRITICAL_RATE],
+    thresholds: &[&LEAST, &RATE, &CRITICAL_RATE, &WELL],
     needs: &[Signal::Socket],
     // A connection that was not seen to succeed would count as none.
     parts: &[],
@@ -86,8 +91,9 @@ fn of_backend(
     let is_all = established == 0 && !watched.others_connected();
     let rate = count as f64 / watched.seconds.max(1e-9);
     let last = refused.seconds(|course| course.refused).last().unwrap_or(0);
-    let is_well = group.seconds(|course| course.established).after(last)
-        && watched.seconds - f64::from(last) > WELL_S;
+    let since = watched.seconds - f64::from(last) - watched.every();
+    let is_well =
+        group.seconds(|course| course.established).after(last) && since >= limits.of(&WELL);
     let is_tried_elsewhere = is_tried_elsewhere(watched, &refused);
     let (severity, threshold) = if is_well || is_tried_elsewhere || rate < limits.of(&RATE) {
         (Severity::Info, &RATE)
@@ -171,7 +177,8 @@ mod tests {
     fn a_server_that_starts_anew_or_a_second_address_alarms_nobody() {
         let sound = |second| vec![kit::flow(&format!("s{second}")).latency("connect", 1, 1_000)];
         check(&DEFINITION, &of(10, 10, sound), Some(Severity::Warning));
-        check(&DEFINITION, &of(5, 30, sound), Some(Severity::Info));
+        check(&DEFINITION, &of(5, 9, sound), Some(Severity::Warning));
+        check(&DEFINITION, &of(5, 10, sound), Some(Severity::Info));
         let local = kit::watched(&[
             refused("f1").to("::1", 5432),
             kit::flow("f2").to("127.0.0.1", 5432).latency("connect", 1, 1_000),

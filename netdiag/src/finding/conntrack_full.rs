@@ -25,7 +25,9 @@ const DROPS: Threshold = Threshold {
     source: "field practice: any drop is bad",
 };
 
-/// Below this part of the table what is dropped is dropped for something else, unless it was seen why.
+/// Below this part of the table what is dropped is dropped for something else, unless it was seen why. It is counted
+/// once an interval, and from 95 % on the kernel throws entries out early (`gc_worker`,
+/// net/netfilter/nf_conntrack_core.c), so the counts may all be some percent below a table that was full.
 pub(super) const NEARLY: f64 = 0.9;
 
 /// What the rest of netdiag knows of it.

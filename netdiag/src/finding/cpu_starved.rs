@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit, advice::quoted,
-    node::graded,
+    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
+    advice::quoted,
+    node::{LINK_GOES, graded},
 };
 use crate::{
     format,
@@ -239,10 +240,9 @@ pub fn not_observable(seconds: f64) -> Option<String> {
     })
 }
 
-/// Whether this node's own CPUs keep packets and threads waiting, by the defaults: whatever takes long in it may take
-/// long for that.
-pub(super) fn is_late(watched: &Watched) -> bool {
-    of_node(watched, &Limits::default()).is_some()
+/// Whether this node's own CPUs keep packets and threads waiting: whatever takes long in it may take long for that.
+pub(super) fn is_late(watched: &Watched, limits: &Limits) -> bool {
+    of_node(watched, limits).is_some()
 }
 
 fn of_node(watched: &Watched, limits: &Limits) -> Option<Finding> {
@@ -285,7 +285,10 @@ fn of_node(watched: &Watched, limits: &Limits) -> Option<Finding> {
         )
         .beyond(watched, "software interrupts of one CPU", softirq, threshold, limits)
         .with(watched, "all CPUs busy", busy, Unit::Ratio)
-        .advise("spread packets over CPUs: RSS queues (ethtool -L), interrupts (irqbalance), steering (rps_cpus)")
+        .advise(format!(
+            "spread packets over CPUs: interrupts (irqbalance), steering (rps_cpus), or RSS queues (ethtool -L; \
+             {LINK_GOES})"
+        ))
         .advise("look what each packet costs: long packet filters, tunnels, captures (perf top)")
         .confirm_by("mpstat -P ALL 1 5")
         .confirm_by("grep . /proc/softirqs")

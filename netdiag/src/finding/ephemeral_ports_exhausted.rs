@@ -148,9 +148,7 @@ fn of_destination(watched: &Watched, limits: &Limits, worst: &Worst<'_>) -> Opti
 /// Whether ports in TIME_WAIT are given to new connections after a second: 1 for all, 2 on the loopback
 /// (`net.ipv4.tcp_tw_reuse`, Documentation/networking/ip-sysctl.rst, Linux 6.12).
 fn is_given_again(watched: &Watched, netns: u32, ip: IpAddr) -> bool {
-    let node = watched.node();
-    let settings = node.and_then(|node| node.settings.iter().find(|one| one.netns == netns));
-    match settings.and_then(|settings| settings.tcp_tw_reuse) {
+    match watched.settings(netns).and_then(|settings| settings.tcp_tw_reuse) {
         Some(1) => true,
         Some(2) => ip.is_loopback(),
         _ => false,

@@ -127,6 +127,10 @@ pub struct Course {
     pub refused: Seconds,
     /// When it was established.
     pub established: Seconds,
+    /// Payload bytes that this end has sent in the intervals since one in which some came.
+    pub asked_bytes: u64,
+    /// Payload bytes that have come in the intervals since one in which this end sent some.
+    pub owed_bytes: u64,
     /// The peer's window.
     pub windows: Windows,
     /// The stall that goes on, all 0 where there is none.
@@ -161,6 +165,9 @@ impl Course {
                 when.note(second);
             }
         }
+        let [sent, received] = ["bytes_sent", "bytes_received"].map(|name| told(name).unwrap_or(0));
+        self.asked_bytes = if received > 0 { 0 } else { self.asked_bytes.saturating_add(sent) };
+        self.owed_bytes = if sent > 0 { 0 } else { self.owed_bytes.saturating_add(received) };
         if let Some(bytes) = told("snd_wnd_bytes") {
             self.windows.note(bytes);
         }
@@ -271,6 +278,24 @@ mod tests {
     fn what_is_not_told_is_no_stall() {
         let course = course(|_| kit::flow("f1").count("retransmits.rto", 1));
         assert_eq!(course.longest_stall(), Stall::default());
+    }
+
+    #[test]
+    fn who_waits_for_whom_is_told_by_whole_intervals() {
+        let course = |end: u64, sent: [u64; 3], received: [u64; 3]| {
+            let mut watched = crate::watched::Watched::default();
+            for (second, (sent, received)) in (0..end).zip(sent.into_iter().zip(received)) {
+                let flow = kit::flow("f1").count("bytes_sent", sent);
+                let flow = flow.count("bytes_received", received);
+                watched.take(&kit::snapshot(second, vec![flow]));
+            }
+            let course = watched.flows["f1"].course;
+            (course.asked_bytes, course.owed_bytes)
+        };
+        assert_eq!(course(1, [70, 0, 0], [900, 0, 0]), (0, 0));
+        assert_eq!(course(2, [70, 80, 0], [900, 0, 0]), (80, 0));
+        assert_eq!(course(3, [70, 80, 9], [900, 0, 0]), (89, 0));
+        assert_eq!(course(3, [70, 80, 0], [900, 0, 7]), (0, 7));
     }
 
     #[test]

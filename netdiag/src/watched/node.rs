@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Watched;
 use crate::snapshot::{
     ConntrackTable, Endpoint, Node, Owner,
-    node::{Interface, Qdisc, Softnet, Throttled, sum},
+    node::{Interface, Qdisc, Settings, Softnet, Throttled, sum},
 };
 
 /// A listener with its queues.
@@ -212,6 +212,12 @@ impl Watched {
             }
         }
         None
+    }
+
+    /// Settings of a network namespace, as they stood last; none where they are not told.
+    #[must_use]
+    pub fn settings(&self, netns: u32) -> Option<&Settings> {
+        self.node()?.settings.iter().find(|one| one.netns == netns)
     }
 
     /// A process in a network namespace, where one is known.
