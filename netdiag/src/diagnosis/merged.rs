@@ -73,6 +73,8 @@ pub(super) fn keep(
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
     use crate::{
         finding::{Scope, ScopeKind, Severity},
@@ -140,7 +142,8 @@ mod tests {
         let told = |pid, windows| (ScopeKind::Backend, "10.0.0.2:443".to_owned(), pid, windows);
         let windows = |all: &[&[Finding]]| all.iter().copied().map(<[_]>::to_vec).collect();
         let [first, second, third] = [1, 2, 3].map(|pid| asked_by(pid, "cron"));
-        let one_each = windows(&[&[first.clone()], &[second.clone()], &[third.clone()]]);
+        let one_each =
+            windows(&[slice::from_ref(&first), slice::from_ref(&second), slice::from_ref(&third)]);
         assert_eq!(merged(one_each), [told(None, 3)]);
         let two = windows(&[&[first.clone(), second.clone()], &[third, second]]);
         assert_eq!(merged(two), [told(None, 2), told(Some(2), 2)]);

@@ -103,9 +103,8 @@ fn of_peer(
     }
     let sums = &group.sums;
     let bytes = sums.count("bytes_sent").zip(sums.count("bytes_received"));
-    let rate = bytes.map(|(sent, received)| {
-        sent.saturating_add(received) as f64 / watched.seconds.max(1e-9)
-    });
+    let rate = bytes
+        .map(|(sent, received)| sent.saturating_add(received) as f64 / watched.seconds.max(1e-9));
     let is_loaded = rate.is_some_and(|rate| rate >= limits.of(&LEAST_RATE));
     let is_one_way = group.flows.iter().any(|flow| waits(flow, limits.of(&EXCESS) / 2.0));
     // Its network work waits for a CPU like any thread's where there is too much of it (ksoftirqd), but not for long.

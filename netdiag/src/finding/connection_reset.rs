@@ -231,9 +231,9 @@ impl<'a> Cut<'a> {
             let finding = self.failed(finding, watched, limits);
             finding.with(watched, "connections reset", count, Unit::Count)
         } else {
-            finding
-                .beyond(watched, "connections reset", count, &LEAST, limits)
-                .not_seeing("whether they had answers: nobody tells their bytes (the signal `socket`)")
+            finding.beyond(watched, "connections reset", count, &LEAST, limits).not_seeing(
+                "whether they had answers: nobody tells their bytes (the signal `socket`)",
+            )
         };
         let connections = self.connections as f64;
         let finding = finding.with(watched, "connections", connections, Unit::Count);
@@ -333,7 +333,12 @@ fn by_service(
     let netns = netns.map(|netns| format!(" --netns {netns}")).unwrap_or_default();
     let finding = cut
         .told(watched, limits, scope, title)
-        .with(watched, "segments received by these", group.sums.at_least("segments_received") as f64, Unit::Count)
+        .with(
+            watched,
+            "segments received by these",
+            group.sums.at_least("segments_received") as f64,
+            Unit::Count,
+        )
         .ruling_out(format!("a port that nobody listens at: the kernel's reason is {reason}"));
     let finding = if cut.is_served() {
         finding.because(format!(

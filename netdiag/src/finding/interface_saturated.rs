@@ -281,7 +281,8 @@ mod tests {
         let near = Flow { netns: Some(POD), pair: Some("f8".to_owned()), ..of("f7", "web", 5_000) };
         let end = Flow { pair: Some("f7".to_owned()), ..of("f8", "db", 0) };
         let all = [node, here, own, reader, pod, far, near, end];
-        let name = |comm: &str| Some(format!("largest flow that may pass it, {comm} with 10.0.0.2"));
+        let name =
+            |comm: &str| Some(format!("largest flow that may pass it, {comm} with 10.0.0.2"));
         assert_eq!(named(&all, true), name("job"));
         assert_eq!(named(&all[..4], true), name("backup"));
         assert_eq!(named(&all[1..3], true), None);

@@ -150,7 +150,9 @@ fn told(
         ))
         .advise("several connections at once, or a server that is nearer, help without that")
         .confirm_by(inside(group, &ss_of(ip)))
-        .confirm_by(format!("netdiag live --peer {ip} -o json | jq '.flows[].counts.rwnd_limited_ns'"))
+        .confirm_by(format!(
+            "netdiag live --peer {ip} -o json | jq '.flows[].counts.rwnd_limited_ns'"
+        ))
 }
 
 #[cfg(test)]
