@@ -49,6 +49,7 @@ scenarios! {
     several_causes
     several_peers
     several_symptoms
+    short_timeouts
     slow_local_application
     slow_peer_application
     softnet_drop
