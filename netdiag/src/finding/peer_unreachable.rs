@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Packets, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Packets, Part, Scope, Severity, Threshold, Unit,
     advice::{beside_others, events, inside, many},
 };
 use crate::{
     format,
     watched::{Backend, Group, Peer, Seen, Watched},
 };
+
+mod no_route;
 
 const LEAST: Threshold = Threshold {
     name: "least_unanswered",
@@ -47,13 +49,14 @@ const ERRORS: [&str; 5] = ["ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "EHOSTDOW
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
     id: "peer-unreachable",
-    help: "connections to a peer are asked for, and nothing answers",
-    thresholds: &[&LEAST, &RATE, &SHARE, &GIVEN_UP],
+    help: "connections to a peer are asked for, and nothing answers, or there is no route to it",
+    thresholds: &[&LEAST, &RATE, &SHARE, &GIVEN_UP, &no_route::RATE],
     // Until it fails, SYNs that are sent again are all that can be seen.
     needs: &[Signal::Socket, Signal::Retransmit],
     // A connection that was not seen to succeed would count as none.
     parts: &[],
-    node: &[],
+    // What has no route.
+    node: &[Part::Protocols],
     exact: &[Signal::Socket],
     packets: &[Packets::of("retransmits.syn")],
     causes: &[
@@ -113,7 +116,7 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
         }
     }
     let groups = watched.by_peer();
-    let mut found = Vec::new();
+    let mut found = no_route::rule(watched, limits);
     for (peer, backends) in peers {
         let is_heard =
             groups.get(&peer).is_some_and(|group| group.seconds(|course| course.heard).count() > 0);
@@ -188,8 +191,8 @@ fn told(
                  all of it takes longer than clients have patience."
             }
             (_, 1..) => {
-                "A router on the way, or this node, says that the peer cannot be reached: no route, or \
-                 nobody answers for its address."
+                "A router on the way says that it cannot reach the peer, having no route or hearing nobody who \
+                 answers for its address; or this node hears nobody itself, on a link of its own."
             }
             (false, 0) => {
                 "SYNs are sent again after 1 s and more, and neither an answer nor a refusal comes. The \
@@ -204,7 +207,7 @@ fn told(
         .beyond(watched, "of those asked for", *share, &SHARE, limits)
         .beyond(watched, "each second", rate, &RATE, limits)
         .with(watched, "SYNs sent again", group.sums.at_least("retransmits.syn") as f64, Unit::Count)
-        .with(watched, "failures that a router told of", by_router as f64, Unit::Count)
+        .with(watched, "failures that ICMP or ARP told of", by_router as f64, Unit::Count)
         .with(watched, "ports of the peer that do not answer", ports as f64, Unit::Count)
         .ruling_out("a port that nobody listens at: that is refused at once")
         .not_seeing("where SYNs or their answers are lost: a rule on the peer and a dead peer look alike")
