@@ -1,4 +1,4 @@
-//! Connections to a peer are asked for, and nothing answers.
+//! Connections to a peer are asked for, and nothing answers, or only some SYNs get an answer.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +13,7 @@ use crate::{
     watched::{Backend, Group, Peer, Seen, Watched},
 };
 
+mod late;
 mod no_route;
 
 const LEAST: Threshold = Threshold {
@@ -49,8 +50,20 @@ const ERRORS: [&str; 5] = ["ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "EHOSTDOW
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
     id: "peer-unreachable",
-    help: "connections to a peer are asked for, and nothing answers, or there is no route to it",
-    thresholds: &[&LEAST, &RATE, &SHARE, &GIVEN_UP, &no_route::RATE],
+    help: "connections to a peer are asked for, and nothing answers, or only some SYNs get an answer, or there is no \
+           route to it",
+    thresholds: &[
+        &LEAST,
+        &RATE,
+        &SHARE,
+        &GIVEN_UP,
+        &late::LATE,
+        &late::SHARE,
+        &late::LEAST,
+        &late::SECONDS,
+        &late::SYN_SENT,
+        &no_route::RATE,
+    ],
     // Until it fails, SYNs that are sent again are all that can be seen.
     needs: &[Signal::Socket, Signal::Retransmit],
     // A connection that was not seen to succeed would count as none.
@@ -66,6 +79,11 @@ pub const DEFINITION: Definition = Definition {
         "interface-errors",
         "qdisc-drop",
         "softnet-drop",
+        "interface-saturated",
+        "bufferbloat",
+        "packet-loss",
+        "listen-overflow",
+        "syn-backlog-overflow",
     ],
     rule,
 };
@@ -110,13 +128,17 @@ struct Unanswered<'a> {
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     let mut peers: BTreeMap<Peer, Vec<Unanswered<'_>>> = BTreeMap::new();
-    for ((netns, ip, port), backend) in watched.by_backend() {
-        if let Some(unanswered) = of_backend(limits, port, &backend) {
-            peers.entry((netns, ip)).or_default().push(unanswered);
-        }
-    }
     let groups = watched.by_peer();
     let mut found = no_route::rule(watched, limits);
+    for (at, backend) in watched.by_backend() {
+        let peer = (at.0, at.1);
+        match of_backend(limits, at.2, &backend) {
+            Some(unanswered) => peers.entry(peer).or_default().push(unanswered),
+            None => {
+                found.extend(late::of_backend(watched, limits, at, &backend, groups.get(&peer)));
+            }
+        }
+    }
     for (peer, backends) in peers {
         let is_heard =
             groups.get(&peer).is_some_and(|group| group.seconds(|course| course.heard).count() > 0);
@@ -219,7 +241,11 @@ fn told(
         .advise("take it out of the clients' list, and give connect a timeout of its own")
         .confirm_by(inside(group, &format!("nc -zvw 3 {ip} {port}")))
         .confirm_by(inside(group, &format!("ip route get {ip}")))
-        .confirm_by(events("connect", netns, ip));
+        .confirm_by(events("connect", netns, ip))
+        // A path that loses some segments is none that carries nothing, and a listener here is not that one.
+        .clearing(&late::OF_THE_PATH)
+        .clearing(&["listen-overflow", "syn-backlog-overflow"]);
+    let finding = late::syn_sent(finding, watched, limits, (netns, ip, port));
     let finding = match given_up {
         0 => finding,
         n => finding
@@ -334,7 +360,9 @@ mod tests {
             }),
             None,
         );
-        check(&DEFINITION, &each(|flow| flow.latency("connect", 1, 3_000_000_000)), None);
+        // That is late, and not for long.
+        let late = each(|flow| flow.latency("connect", 1, 3_000_000_000));
+        check(&DEFINITION, &late, Some(Severity::Info));
         check(&DEFINITION, &each(|flow| flow.count("segments_sent", 2)), None);
     }
 

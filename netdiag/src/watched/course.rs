@@ -80,6 +80,8 @@ pub struct Course {
     pub refused: Seconds,
     /// When it was established.
     pub established: Seconds,
+    /// When SYNs were sent again, or connecting failed.
+    pub asked_again: Seconds,
     /// The peer's window.
     pub windows: Windows,
     /// The stall that goes on, all 0 where there is none.
@@ -111,6 +113,7 @@ impl Course {
             (some("resets_received") || some("resets_sent"), &mut self.reset),
             (some("connects_failed.ECONNREFUSED"), &mut self.refused),
             (flow.metrics.get("connect").is_some_and(|told| told.count > 0), &mut self.established),
+            (some("retransmits.syn") || some("connects_failed"), &mut self.asked_again),
         ] {
             if happened {
                 when.note(second);

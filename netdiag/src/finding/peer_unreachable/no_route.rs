@@ -49,6 +49,8 @@ fn of_namespace(watched: &Watched, limits: &Limits, netns: u32, count: u64) -> O
             .not_seeing("the same over IPv6: programs without it try such addresses all the time")
             // What drops packets has nothing to do with it; an interface that is down takes its routes along.
             .clearing(&["firewall-drop", "half-open-peer", "conntrack-full", "qdisc-drop", "softnet-drop"])
+            .clearing(&["listen-overflow", "syn-backlog-overflow"])
+            .clearing(&super::late::OF_THE_PATH)
             .advise("look for the default route, and for the interface that it leads through: ip route; ip link")
             .advise("look for \"Network is unreachable\" in what the applications of this namespace log")
             .confirm_by(inside(watched, netns, &whose, "ip route"))

@@ -3,10 +3,7 @@
 use super::prelude::*;
 
 pub(super) static SCENARIO: Scenario = Scenario {
-    parameters: &[
-        Parameter::any("every_ms", [20, 200]),
-        Parameter::any("patience_ms", [250, 800]),
-    ],
+    parameters: &[Parameter::any("every_ms", [20, 200]), Parameter::any("patience_ms", [250, 800])],
     set: |stage, it| {
         stage.link_alike(Way::delayed(5 * MS))?;
         // Nobody has this address.
