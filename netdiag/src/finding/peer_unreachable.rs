@@ -1,14 +1,20 @@
-//! Connections to a peer are asked for, and nothing answers.
+//! Connections to a peer are asked for, and nothing answers, or only some SYNs get an answer.
 
 use std::collections::BTreeMap;
 
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Packets, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Packets, Part, Scope, Severity, Threshold, Unit,
     advice::{beside_others, events, inside, many},
 };
-use crate::watched::{Backend, Group, Peer, Seen, Watched};
+use crate::{
+    format,
+    watched::{Backend, Group, Peer, Seen, Watched},
+};
+
+mod late;
+mod no_route;
 
 const LEAST: Threshold = Threshold {
     name: "least_unanswered",
@@ -31,19 +37,39 @@ const SHARE: Threshold = Threshold {
     help: "part of the connections asked for that nothing answered",
     source: "with less the peer is there, and loses SYNs or has no room",
 };
+const GIVEN_UP: Threshold = Threshold {
+    name: "given_up",
+    value: 0.2,
+    unit: Unit::S,
+    help: "time after which a client that gives a connection up, and heard nothing, found it unanswered",
+    source: "a round trip to another continent takes less; whoever goes sooner did not wait for an answer",
+};
 /// What the kernel says when nothing answers, or a router in its place.
 const ERRORS: [&str; 5] = ["ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "EHOSTDOWN", "ENETDOWN"];
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
     id: "peer-unreachable",
-    help: "connections to a peer are asked for, and nothing answers",
-    thresholds: &[&LEAST, &RATE, &SHARE],
+    help: "connections to a peer are asked for, and nothing answers, or only some SYNs get an answer, or there is no \
+           route to it",
+    thresholds: &[
+        &LEAST,
+        &RATE,
+        &SHARE,
+        &GIVEN_UP,
+        &late::LATE,
+        &late::SHARE,
+        &late::LEAST,
+        &late::SECONDS,
+        &late::SYN_SENT,
+        &no_route::RATE,
+    ],
     // Until it fails, SYNs that are sent again are all that can be seen.
     needs: &[Signal::Socket, Signal::Retransmit],
     // A connection that was not seen to succeed would count as none.
     parts: &[],
-    node: &[],
+    // What has no route.
+    node: &[Part::Protocols],
     exact: &[Signal::Socket],
     packets: &[Packets::of("retransmits.syn")],
     causes: &[
@@ -53,6 +79,11 @@ pub const DEFINITION: Definition = Definition {
         "interface-errors",
         "qdisc-drop",
         "softnet-drop",
+        "interface-saturated",
+        "bufferbloat",
+        "packet-loss",
+        "listen-overflow",
+        "syn-backlog-overflow",
     ],
     rule,
 };
@@ -68,21 +99,46 @@ fn is_unanswered(flow: &Seen) -> bool {
     !heard && began && (failed || again >= 2 || again >= 1 && flow.closed)
 }
 
+/// Whether its client gave it up before a SYN was sent again, and nothing had come by then: after twice the time in
+/// which other connections there were established, where there are any.
+fn is_given_up(flow: &Seen, limits: &Limits, usual_ns: Option<u64>) -> bool {
+    let sums = &flow.sums;
+    let enough_ns = (limits.of(&GIVEN_UP) * 1e9).max(usual_ns.unwrap_or(0) as f64 * 2.0);
+    flow.closed
+        && sums.at_least("connects_failed.closed") > 0
+        && sums.count("segments_received") == Some(0)
+        && sums.at_least("lifetime_ns") as f64 >= enough_ns
+}
+
+/// Connections to a backend that nothing answered; none where there are none.
+fn unanswered<'a>(limits: &Limits, backend: &Group<'a>) -> Option<Group<'a>> {
+    let usual_ns = backend.sums.quantile("connect", 0.5, 1);
+    backend.only(|flow| is_unanswered(flow) || is_given_up(flow, limits, usual_ns))
+}
+
 struct Unanswered<'a> {
     group: Group<'a>,
     port: u16,
     share: f64,
+    /// Those that were given up before a SYN was sent again.
+    given_up: usize,
+    /// How long their clients waited, at most.
+    waited_ns: u64,
 }
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     let mut peers: BTreeMap<Peer, Vec<Unanswered<'_>>> = BTreeMap::new();
-    for ((netns, ip, port), backend) in watched.by_backend() {
-        if let Some(unanswered) = of_backend(limits, port, &backend) {
-            peers.entry((netns, ip)).or_default().push(unanswered);
+    let groups = watched.by_peer();
+    let mut found = no_route::rule(watched, limits);
+    for (at, backend) in watched.by_backend() {
+        let peer = (at.0, at.1);
+        match of_backend(limits, at.2, &backend) {
+            Some(unanswered) => peers.entry(peer).or_default().push(unanswered),
+            None => {
+                found.extend(late::of_backend(watched, limits, at, &backend, groups.get(&peer)));
+            }
         }
     }
-    let groups = watched.by_peer();
-    let mut found = Vec::new();
     for (peer, backends) in peers {
         let is_heard =
             groups.get(&peer).is_some_and(|group| group.seconds(|course| course.heard).count() > 0);
@@ -99,11 +155,14 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
 }
 
 fn of_backend<'a>(limits: &Limits, port: u16, backend: &Group<'a>) -> Option<Unanswered<'a>> {
-    let group = backend.only(is_unanswered)?;
+    let group = unanswered(limits, backend)?;
     let count = group.flows.len() as f64;
     let share = count / (count + backend.sums.samples("connect") as f64);
+    let given_up = || group.flows.iter().filter(|flow| !is_unanswered(flow));
+    let waited_ns = given_up().map(|flow| flow.sums.at_least("lifetime_ns")).max().unwrap_or(0);
+    let given_up = given_up().count();
     let is_enough = count >= limits.of(&LEAST) && share >= limits.of(&SHARE);
-    is_enough.then_some(Unanswered { group, port, share })
+    is_enough.then_some(Unanswered { group, port, share, given_up, waited_ns })
 }
 
 fn told(
@@ -113,13 +172,15 @@ fn told(
     unanswered: &Unanswered<'_>,
     (is_heard, ports): (bool, usize),
 ) -> Option<Finding> {
-    let Unanswered { group, share, .. } = unanswered;
+    let Unanswered { group, share, given_up, waited_ns, .. } = unanswered;
     let count = group.flows.len();
+    // Of what was given up early nobody knows whether an answer was under way.
+    let is_sure = (count - given_up) as f64 >= limits.of(&LEAST);
     let rate = count as f64 / watched.seconds.max(1e-9);
     let is_all = *share >= 1.0 && !watched.others_connected();
     let severity = match rate >= limits.of(&RATE) {
         false => Severity::Info,
-        true if is_all => Severity::Critical,
+        true if is_all && is_sure => Severity::Critical,
         true => Severity::Warning,
     };
     let scope = if is_heard { Scope::backend(netns, ip, port) } else { Scope::peer(netns, ip) };
@@ -135,15 +196,25 @@ fn told(
             share * 100.0
         )
     };
+    let waited = format::duration(*waited_ns);
+    let title = match *given_up == count {
+        true => format!("{title}, all given up within {waited}"),
+        false => title,
+    };
     let by_router =
         ERRORS[1..].iter().map(|error| group.sums.at_least(&format!("connects_failed.{error}")));
     let by_router: u64 = by_router.sum();
     let finding = Finding::new(watched, severity, scope.by(&owner), title)
-        .confidence(if is_all { 0.95 } else { 0.7 })
+        .confidence(if is_all && is_sure { 0.95 } else { 0.7 })
         .because(match (is_heard, by_router) {
+            (_, 0) if !is_sure => {
+                "A SYN is sent again after 1 s, and clients gave up before that. Neither an answer nor a refusal \
+                 had come. The peer is down, the way to it is broken, a firewall drops SYNs without a word, or \
+                 all of it takes longer than clients have patience."
+            }
             (_, 1..) => {
-                "A router on the way, or this node, says that the peer cannot be reached: no route, or \
-                 nobody answers for its address."
+                "A router on the way says that it cannot reach the peer, having no route or hearing nobody who \
+                 answers for its address; or this node hears nobody itself, on a link of its own."
             }
             (false, 0) => {
                 "SYNs are sent again after 1 s and more, and neither an answer nor a refusal comes. The \
@@ -158,7 +229,7 @@ fn told(
         .beyond(watched, "of those asked for", *share, &SHARE, limits)
         .beyond(watched, "each second", rate, &RATE, limits)
         .with(watched, "SYNs sent again", group.sums.at_least("retransmits.syn") as f64, Unit::Count)
-        .with(watched, "failures that a router told of", by_router as f64, Unit::Count)
+        .with(watched, "failures that ICMP or ARP told of", by_router as f64, Unit::Count)
         .with(watched, "ports of the peer that do not answer", ports as f64, Unit::Count)
         .ruling_out("a port that nobody listens at: that is refused at once")
         .not_seeing("where SYNs or their answers are lost: a rule on the peer and a dead peer look alike")
@@ -170,7 +241,18 @@ fn told(
         .advise("take it out of the clients' list, and give connect a timeout of its own")
         .confirm_by(inside(group, &format!("nc -zvw 3 {ip} {port}")))
         .confirm_by(inside(group, &format!("ip route get {ip}")))
-        .confirm_by(events("connect", netns, ip));
+        .confirm_by(events("connect", netns, ip))
+        // A path that loses some segments is none that carries nothing, and a listener here is not that one.
+        .clearing(&late::OF_THE_PATH)
+        .clearing(&["listen-overflow", "syn-backlog-overflow"]);
+    let finding = late::syn_sent(finding, watched, limits, (netns, ip, port));
+    let finding = match given_up {
+        0 => finding,
+        n => finding
+            .with(watched, "given up before a SYN was sent again", *n as f64, Unit::Count)
+            .with(watched, "after, at most", *waited_ns as f64, Unit::Ns)
+            .not_seeing(format!("answers that would have come later: clients waited {waited} at most")),
+    };
     Some(beside_others(finding, watched))
 }
 
@@ -222,6 +304,52 @@ mod tests {
         assert_eq!(found[0].scope.name, "10.0.0.2:443");
     }
 
+    /// Connects that are given up after so long, nothing having come: a SYN would be sent again after 1 s.
+    fn given_up(count: u64, ms: u64) -> Vec<Flow> {
+        let one = |n| {
+            let flow = Flow { closed: true, ..kit::flow(&format!("g{n}")) };
+            flow.count("connects_failed.closed", 1)
+                .count("retransmits.syn", 0)
+                .count("segments_sent", 1)
+                .count("segments_received", 0)
+                .count("lifetime_ns", ms * 1_000_000)
+        };
+        (0..count).map(one).collect()
+    }
+
+    #[test]
+    fn clients_that_do_not_wait_for_a_second_syn() {
+        check(&DEFINITION, &kit::once(given_up(3, 300)), None);
+        check(&DEFINITION, &kit::once(given_up(4, 300)), Some(Severity::Warning));
+        check(&DEFINITION, &kit::once(given_up(400, 200)), Some(Severity::Warning));
+        check(&DEFINITION, &kit::once(given_up(400, 199)), None);
+        let found = rule(&kit::once(given_up(4, 300)), &Limits::default()).remove(0);
+        assert!(found.title.ends_with("asked for, all given up within 300ms"), "{}", found.title);
+        // Something came, or nobody knows.
+        let answered = given_up(9, 300).into_iter().map(|flow| flow.count("segments_received", 1));
+        check(&DEFINITION, &kit::once(answered), None);
+        let unknown = given_up(9, 300).into_iter().map(|mut flow| {
+            flow.counts.remove("segments_received");
+            flow
+        });
+        check(&DEFINITION, &kit::once(unknown), None);
+        // As many that waited longer are surer.
+        let both = |n| given_up(9, 300).into_iter().chain(unanswered(n, 2));
+        check(&DEFINITION, &kit::once(both(3)), Some(Severity::Warning));
+        check(&DEFINITION, &kit::once(both(4)), Some(Severity::Critical));
+    }
+
+    /// Over a long path they are gone before an answer can have come.
+    #[test]
+    fn who_goes_before_others_are_established_did_not_wait() {
+        let with = |ms: u64| {
+            let sound = kit::flow("sound").latency("connect", 9, ms * 1_000_000);
+            kit::once(given_up(9, 300).into_iter().chain([sound]))
+        };
+        check(&DEFINITION, &with(145), Some(Severity::Warning));
+        check(&DEFINITION, &with(155), None);
+    }
+
     #[test]
     fn what_is_refused_or_late_or_older_is_reached() {
         let each = |change: fn(Flow) -> Flow| kit::once(unanswered(9, 2).into_iter().map(change));
@@ -232,7 +360,9 @@ mod tests {
             }),
             None,
         );
-        check(&DEFINITION, &each(|flow| flow.latency("connect", 1, 3_000_000_000)), None);
+        // That is late, and not for long.
+        let late = each(|flow| flow.latency("connect", 1, 3_000_000_000));
+        check(&DEFINITION, &late, Some(Severity::Info));
         check(&DEFINITION, &each(|flow| flow.count("segments_sent", 2)), None);
     }
 

@@ -178,7 +178,7 @@ pub fn batches(cases: Vec<Case>, together: usize) -> Vec<Vec<Case>> {
 }
 
 /// Findings that a machine which does not keep up really has.
-const OF_TIME: [&str; 13] = [
+const OF_TIME: [&str; 14] = [
     "bufferbloat",
     "cpu-starved",
     "dns-slow",
@@ -188,6 +188,7 @@ const OF_TIME: [&str; 13] = [
     "local-not-reading",
     "packet-loss",
     "peer-not-reading",
+    "peer-unreachable",
     "periodic-latency",
     "slow-local-application",
     "slow-peer-application",

@@ -50,9 +50,11 @@ scenarios! {
     several_causes
     several_peers
     several_symptoms
+    short_timeouts
     slow_local_application
     slow_peer_application
     softnet_drop
+    some_syns
     syn_backlog_overflow
     tcp_memory_pressure
     time_wait_buildup
@@ -69,6 +71,7 @@ scenarios! {
     healthy_nightly_batch
     healthy_long_polls
     healthy_query_mix
+    healthy_few_lost_syns
 }
 
 /// The scenario of that name.

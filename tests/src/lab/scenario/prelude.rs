@@ -48,6 +48,25 @@ pub(super) fn names(stage: &mut Stage, dns: Dns, per_second: u64) -> Result<()> 
     Ok(())
 }
 
+/// A server before which so many of a thousand SYNs are dropped, and a client that connects for each request.
+pub(super) fn losing_syns(stage: &mut Stage, per_mille: u64, per_second: u64) -> Result<()> {
+    stage.link_alike(Way::delayed(MS))?;
+    let at = stage.at(8080);
+    // As they arrive: what is dropped on its way out is a send that fails.
+    stage.nft(Side::Server, &format!(
+        "table inet busy {{\n chain arrives {{\n type filter hook prerouting priority -300;\n \
+         tcp dport {} tcp flags syn numgen random mod 1000 < {per_mille} drop\n }}\n}}\n", at.port()
+    ))?;
+    stage.start(Side::Server, "search", Act::Serve(Serve::at(vec![at])))?;
+    let ask = Ask {
+        end: End::Closes,
+        patience: Duration::from_secs(5),
+        ..Ask::to(vec![at; 32], per_second as f64)
+    };
+    stage.start(Side::Client, "web", Act::Ask(ask))?;
+    Ok(())
+}
+
 /// Of a stream that is read slower than it is sent.
 pub(super) const READING: &[Parameter] =
     &[Parameter::new("reads_per_s", [0, 2], [100, 200]), Parameter::any("sends_per_s", [10, 40])];
