@@ -219,9 +219,8 @@ mod tests {
     /// Something came that acknowledged nothing.
     #[test]
     fn silence_is_since_something_came_last() {
-        let heard_at = |at: u64| {
-            kit::series(move |second| vec![stalled("f1", 200, u64::from(second == at))])
-        };
+        let heard_at =
+            |at: u64| kit::series(move |second| vec![stalled("f1", 200, u64::from(second == at))]);
         check(&DEFINITION, &heard_at(1), Some(Severity::Critical));
         check(&DEFINITION, &heard_at(2), Some(Severity::Warning));
         check(&DEFINITION, &heard_at(6), Some(Severity::Warning));

@@ -251,7 +251,9 @@ fn told(
         n => finding
             .with(watched, "given up before a SYN was sent again", *n as f64, Unit::Count)
             .with(watched, "after, at most", *waited_ns as f64, Unit::Ns)
-            .not_seeing(format!("answers that would have come later: clients waited {waited} at most")),
+            .not_seeing(format!(
+                "answers that would have come later: clients waited {waited} at most"
+            )),
     };
     Some(beside_others(finding, watched))
 }

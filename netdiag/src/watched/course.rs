@@ -193,7 +193,6 @@ fn number(flow: &Flow, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::watched::kit;
 
     #[test]

@@ -261,7 +261,8 @@ mod tests {
     #[test]
     fn what_is_late_took_a_second_or_a_second_syn() {
         let after = |ms: u64, again: u64| {
-            let flow = move |n: u64| connected(&format!("f{n}"), ms).count("retransmits.syn", again);
+            let flow =
+                move |n: u64| connected(&format!("f{n}"), ms).count("retransmits.syn", again);
             over(10, &[(10, &flow), (90, &quick)])
         };
         check(&DEFINITION, &after(1_000, 0), Some(Severity::Warning));

@@ -53,10 +53,14 @@ pub(super) fn losing_syns(stage: &mut Stage, per_mille: u64, per_second: u64) ->
     stage.link_alike(Way::delayed(MS))?;
     let at = stage.at(8080);
     // As they arrive: what is dropped on its way out is a send that fails.
-    stage.nft(Side::Server, &format!(
-        "table inet busy {{\n chain arrives {{\n type filter hook prerouting priority -300;\n \
-         tcp dport {} tcp flags syn numgen random mod 1000 < {per_mille} drop\n }}\n}}\n", at.port()
-    ))?;
+    stage.nft(
+        Side::Server,
+        &format!(
+            "table inet busy {{\n chain arrives {{\n type filter hook prerouting priority -300;\n \
+         tcp dport {} tcp flags syn numgen random mod 1000 < {per_mille} drop\n }}\n}}\n",
+            at.port()
+        ),
+    )?;
     stage.start(Side::Server, "search", Act::Serve(Serve::at(vec![at])))?;
     let ask = Ask {
         end: End::Closes,
