@@ -10,11 +10,11 @@ use crate::{
     watched::{Group, Seen, Watched},
 };
 
-const SERVICE: Threshold = Threshold {
-    name: "service",
+const PROCESSING: Threshold = Threshold {
+    name: "processing",
     value: 500e6,
     unit: Unit::Ns,
-    help: "90th percentile of the times from a request to its answer",
+    help: "90th percentile of the times from a request that was read to its answer",
     source: "field practice: a first byte after more than 500 ms is the application, if the path is short",
 };
 const CRITICAL: Threshold = Threshold {
@@ -35,7 +35,7 @@ const SHARE: Threshold = Threshold {
     name: "share",
     value: 0.5,
     unit: Unit::Ratio,
-    help: "part of that time after the request was read",
+    help: "time after requests were read, of that with requests read or unread",
     source: "the larger part decides whom to ask",
 };
 const ELSEWHERE: Threshold = Threshold {
@@ -57,7 +57,7 @@ const LEAST: Threshold = Threshold {
 pub const DEFINITION: Definition = Definition {
     id: "slow-local-application",
     help: "a server of this node answers late, and has the requests",
-    thresholds: &[&SERVICE, &CRITICAL, &HELD, &SHARE, &ELSEWHERE, &LEAST],
+    thresholds: &[&PROCESSING, &CRITICAL, &HELD, &SHARE, &ELSEWHERE, &LEAST],
     needs: &[Signal::Turn],
     parts: &[],
     node: &[],
@@ -80,12 +80,13 @@ fn of_service(
 ) -> Option<Finding> {
     let sums = &group.sums;
     let least = limits.of(&LEAST) as u64;
-    let p90 = sums.quantile("service", 0.9, least)?;
-    let quickest = sums.quantile("service", 0.1, least)?;
+    // However long a request takes to arrive: who sends it, and the path, answer for that.
+    let p90 = sums.quantile("processing", 0.9, least)?;
+    let quickest = sums.quantile("processing", 0.1, least)?;
     let works = sums.count("service_ns")?;
     let unread = sums.at_least("read_wait_ns");
     let share = works as f64 / (works + unread).max(1) as f64;
-    if (p90 as f64) < limits.of(&SERVICE) || share < limits.of(&SHARE) {
+    if (p90 as f64) < limits.of(&PROCESSING) || share < limits.of(&SHARE) {
         return None;
     }
     let owner = group.owner();
@@ -94,32 +95,37 @@ fn of_service(
     let waits_for = waits.filter(|(_, ns)| *ns as f64 >= limits.of(&ELSEWHERE) * works as f64);
     let held = quickest as f64 >= limits.of(&HELD);
     let (severity, threshold) = match p90 as f64 {
-        _ if held => (Severity::Info, &SERVICE),
-        _ if waits_for.is_some() => (Severity::Info, &SERVICE),
+        _ if held => (Severity::Info, &PROCESSING),
+        _ if waits_for.is_some() => (Severity::Info, &PROCESSING),
         p90 if p90 >= limits.of(&CRITICAL) => (Severity::Critical, &CRITICAL),
-        _ => (Severity::Warning, &SERVICE),
+        _ => (Severity::Warning, &PROCESSING),
     };
     let scope = match (owner.pid, &owner.comm, netns) {
         (None, None, Some(netns)) => Scope::namespace(netns).at(port),
         _ => Scope::process(netns, &owner).at(port),
     };
-    let title = format!("{name} takes {} to answer at port {port} (p90)", format::duration(p90));
+    let title = format!(
+        "{name} takes {} to answer what it has read at port {port} (p90)",
+        format::duration(p90)
+    );
     let finding = Finding::new(watched, severity, scope, title)
-        .beyond(watched, "service p90", p90 as f64, threshold, limits)
-        .beyond(watched, "part of it after the request was read", share, &SHARE, limits)
-        .with(watched, "service p50", sums.quantile("service", 0.5, least)? as f64, Unit::Ns)
-        .with(watched, "answers", sums.samples("service") as f64, Unit::Count)
+        .beyond(watched, "processing p90", p90 as f64, threshold, limits)
+        .beyond(watched, "part of its time after requests were read", share, &SHARE, limits)
+        .with(watched, "processing p50", sums.quantile("processing", 0.5, least)? as f64, Unit::Ns)
+        .with(watched, "answers", sums.samples("processing") as f64, Unit::Count)
         .ruling_out(format!(
-            "the network: the time is from the first byte of a request here to the first byte of its answer; \
-             requests waited {} to be read, all together",
+            "the network: the time begins when all of a request was here and was read, however long it took to \
+             arrive; requests waited {} to be read, all together",
             format::duration(unread)
         ));
     let finding = told(finding, watched, waits, waits_for, held, pids(group).is_some(), &name);
     let finding = match owner.pid {
         Some(pid) => finding
             .confirm_by(advice::threads_of(pid))
-            .confirm_by(format!("netdiag live --pid {pid} --sort service.p99")),
-        None => finding.confirm_by(format!("netdiag live --local-port {port} --sort service.p99")),
+            .confirm_by(format!("netdiag live --pid {pid} --sort processing.p99")),
+        None => {
+            finding.confirm_by(format!("netdiag live --local-port {port} --sort processing.p99"))
+        }
     };
     Some(finding)
 }
@@ -208,7 +214,7 @@ mod tests {
         kit::flow("f1")
             .serving(8080)
             .of(77, "search")
-            .latency("service", 10, ns)
+            .latency("processing", 10, ns)
             .count("service_ns", ns * 10 * (100 - unread) / 100)
             .count("read_wait_ns", ns * 10 * unread / 100)
     }
@@ -231,11 +237,23 @@ mod tests {
     fn four_answers_say_nothing() {
         let few = |n| {
             let mut watched = Watched::default();
-            watched.take(&kit::snapshot(0, vec![flow(800, 5).latency("service", n, 800 * MS)]));
+            watched.take(&kit::snapshot(0, vec![flow(800, 5).latency("processing", n, 800 * MS)]));
             watched
         };
         check(&DEFINITION, &few(5), Some(Severity::Warning));
         check(&DEFINITION, &few(4), None);
+    }
+
+    /// Ten requests that take four seconds to arrive, are read as they do, and are worked on for so long.
+    #[test]
+    fn what_a_request_takes_to_arrive_is_not_the_servers() {
+        let uploads = |ms: u64| {
+            let flow = flow(ms, 0).latency("service", 10, (4_000 + ms) * MS);
+            kit::watched(&[flow.count("read_wait_ns", 10 * 70 * MS)])
+        };
+        check(&DEFINITION, &uploads(200), None);
+        check(&DEFINITION, &uploads(490), None);
+        check(&DEFINITION, &uploads(500), Some(Severity::Warning));
     }
 
     #[test]

@@ -68,6 +68,7 @@ scenarios! {
     healthy_nightly_batch
     healthy_long_polls
     healthy_query_mix
+    healthy_slow_uploads
 }
 
 /// The scenario of that name.
