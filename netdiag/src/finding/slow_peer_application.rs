@@ -9,7 +9,7 @@ use super::{
 use crate::{
     format,
     snapshot::Owner,
-    watched::{Backend, Group, Watched},
+    watched::{Backend, Group, Sums, Watched},
 };
 
 const RESPONSE: Threshold = Threshold {
@@ -30,7 +30,7 @@ const SHARE: Threshold = Threshold {
     name: "share",
     value: 0.5,
     unit: Unit::Ratio,
-    help: "part of the responses' time that neither the path, queues nor stalls explain",
+    help: "part of the responses' time that neither the path, queues, stalls nor sending explain",
     source: "the larger part decides whom to ask",
 };
 const HELD: Threshold = Threshold {
@@ -78,6 +78,46 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     backends.iter().filter_map(|(at, group)| of_backend(watched, limits, *at, group)).collect()
 }
 
+/// Nanoseconds of responses, by what took them.
+struct Spent {
+    path: u64,
+    queueing: u64,
+    stalls: u64,
+    /// Until all that was sent was acknowledged, beyond these.
+    sending: u64,
+    /// What is left: the peer's application.
+    peer: u64,
+}
+
+impl Spent {
+    /// None where it is not known.
+    ///
+    /// A response begins when the kernel has the request, which may still have to leave the send buffer. The kernel's
+    /// own stopwatch runs until the peer has acknowledged all of it. That holds the path and what was sent again, too:
+    /// they are taken off once.
+    fn of(sums: &Sums) -> Option<Self> {
+        let part = |name: &str| sums.count(&format!("spent_ns.{name}"));
+        let [path, queueing, stalls] =
+            ["network_path", "network_queueing", "network_stalls"].map(|it| part(it).unwrap_or(0));
+        let rest = part("peer_application")?;
+        let busy = sums.count("busy_ns")?;
+        let sending = busy.saturating_sub(path + queueing + stalls).min(rest);
+        Some(Self { path, queueing, stalls, sending, peer: rest - sending })
+    }
+
+    /// Part of the network in all but sending.
+    fn network(&self) -> f64 {
+        let network = (self.path + self.queueing + self.stalls) as f64;
+        network / (network + self.peer as f64).max(1.0)
+    }
+
+    /// Part of the peer's application.
+    fn share(&self) -> f64 {
+        let Self { path, queueing, stalls, sending, peer } = *self;
+        peer as f64 / (path + queueing + stalls + sending + peer).max(1) as f64
+    }
+}
+
 fn of_backend(
     watched: &Watched,
     limits: &Limits,
@@ -86,10 +126,8 @@ fn of_backend(
 ) -> Option<Finding> {
     let sums = &group.sums;
     let p90 = sums.quantile("response", 0.9, limits.of(&LEAST) as u64)?;
-    let peer = sums.count("spent_ns.peer_application")?;
-    let parts = ["network_path", "network_queueing", "network_stalls"];
-    let [path, queueing, stalls] = parts.map(|part| sums.at_least(&format!("spent_ns.{part}")));
-    let share = peer as f64 / (peer + path + queueing + stalls).max(1) as f64;
+    let spent = Spent::of(sums)?;
+    let share = spent.share();
     if (p90 as f64) < limits.of(&RESPONSE) || share < limits.of(&SHARE) {
         return None;
     }
@@ -114,9 +152,13 @@ fn of_backend(
         .with(watched, "responses", sums.samples("response") as f64, Unit::Count)
         .ruling_out(format!(
             "the network: path {}, queueing {}, stalls after loss {} of all responses",
-            format::duration(path),
-            format::duration(queueing),
-            format::duration(stalls)
+            format::duration(spent.path),
+            format::duration(spent.queueing),
+            format::duration(spent.stalls)
+        ))
+        .ruling_out(format!(
+            "requests that had not left yet: all that was sent was acknowledged in {}, all together",
+            format::duration(sums.at_least("busy_ns"))
         ))
         .not_seeing(
             "queues in which only small requests wait, and loss of answers on their way back",
@@ -125,8 +167,7 @@ fn of_backend(
         if held { poll(finding, &format!("{ip}:{port}")) } else { ask(finding, group, here) }
             .confirm_by(ss_by(group.owner().pid, &format!("dst {} dport = :{port}", host(ip))))
             .confirm_by(format!("netdiag live --peer {ip} --peer-port {port} --sort response.p99"));
-    let network = (path + queueing + stalls) as f64;
-    let finding = cleared(finding, group, network / (network + peer as f64).max(1.0));
+    let finding = cleared(finding, group, spent.network());
     Some(match group.rtt_min_ns() {
         Some(path) => finding.with(watched, "path (rtt_min)", path as f64, Unit::Ns),
         None => finding.confidence(0.6).not_seeing("how long the path takes (rtt_min)"),
@@ -178,7 +219,8 @@ fn ask(finding: Finding, group: &Group<'_>, here: Option<&Owner>) -> Finding {
     let at = end(&group.first().peer);
     let finding = finding.because(
         "Of the time from the last byte of a request to the first byte of its answer, only the smaller part \
-         is the path, what was queued on it, or segments that were lost. The rest is the server.",
+         is the path, what was queued on it, segments that were lost, or a request that had not left yet. The \
+         rest is the server.",
     );
     if let Some((comm, pid)) = here.and_then(|owner| owner.comm.as_ref().zip(owner.pid)) {
         return finding
@@ -206,7 +248,8 @@ mod tests {
             .count("spent_ns.peer_application", ns / 100 * part)
             .count("spent_ns.network_path", 200_000)
             .count("spent_ns.network_queueing", ns - ns / 100 * part - 200_000)
-            .count("spent_ns.network_stalls", 0)])
+            .count("spent_ns.network_stalls", 0)
+            .count("busy_ns", 200_000)])
     }
 
     #[test]
@@ -216,6 +259,31 @@ mod tests {
         check(&DEFINITION, &of(5_100, 90), Some(Severity::Critical));
         check(&DEFINITION, &of(800, 50), Some(Severity::Warning));
         check(&DEFINITION, &of(800, 49), None);
+    }
+
+    /// An upload of 900 ms in the eyes of who handed it over, on a path of 20 ms, which is acknowledged so late.
+    #[test]
+    fn what_waits_in_the_send_buffer_is_not_the_peers() {
+        let flow = || {
+            kit::flow("f1")
+                .latency("response", 1, 900_000_000)
+                .path(20_000_000)
+                .count("spent_ns.peer_application", 880_000_000)
+                .count("spent_ns.network_path", 20_000_000)
+                .count("spent_ns.network_queueing", 0)
+                .count("spent_ns.network_stalls", 0)
+        };
+        for (busy_ms, expected) in [
+            (820, None),
+            (451, None),
+            (450, Some(Severity::Warning)),
+            (20, Some(Severity::Warning)),
+            (5_000, None),
+        ] {
+            let flow = flow().count("busy_ns", busy_ms * 1_000_000);
+            check(&DEFINITION, &kit::watched(&[flow]), expected);
+        }
+        check(&DEFINITION, &kit::watched(&[flow()]), None);
     }
 
     #[test]
@@ -228,6 +296,7 @@ mod tests {
                 .count("spent_ns.network_path", 200_000)
                 .count("spent_ns.network_queueing", 0)
                 .count("spent_ns.network_stalls", 0)
+                .count("busy_ns", 200_000)
                 .count("retransmits.rto", again)
                 .count("retransmits.fast", 0)
                 .count("retransmits.tlp", 0)
@@ -251,6 +320,7 @@ mod tests {
             flow.latency("response", 10, 800_000_000)
                 .count("spent_ns.peer_application", 790_000_000)
                 .count("spent_ns.network_path", 200_000)
+                .count("busy_ns", 200_000)
         };
         let asks = Flow { pair: Some("f2".to_owned()), ..spent(kit::flow("f1")) };
         let serves = kit::flow("f2").serving(443).of(9, "api");

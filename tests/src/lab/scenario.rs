@@ -69,6 +69,7 @@ scenarios! {
     healthy_long_polls
     healthy_query_mix
     healthy_slow_uploads
+    healthy_large_requests
 }
 
 /// The scenario of that name.
