@@ -167,24 +167,33 @@ fn of_backend(
         if held { poll(finding, &format!("{ip}:{port}")) } else { ask(finding, group, here) }
             .confirm_by(ss_by(group.owner().pid, &format!("dst {} dport = :{port}", host(ip))))
             .confirm_by(format!("netdiag live --peer {ip} --peer-port {port} --sort response.p99"));
-    let finding = cleared(finding, group, spent.network());
+    let finding = cleared(finding, watched, group, spent.network());
     Some(match group.rtt_min_ns() {
         Some(path) => finding.with(watched, "path (rtt_min)", path as f64, Unit::Ns),
-        None => finding.confidence(0.6).not_seeing("how long the path takes (rtt_min)"),
+        None => finding.no_surer_than(0.6).not_seeing("how long the path takes (rtt_min)"),
     })
 }
 
 /// What does not explain it: what is wrong with a network that has no part in it, and with a node that the
 /// server is not on.
-fn cleared(finding: Finding, group: &Group<'_>, network: f64) -> Finding {
+///
+/// Programs that tell of segments sent again may be skipped, and what they tell may be lost. The kernel's own count
+/// misses none; but when they were sent again, which makes a stall of it, only programs tell.
+fn cleared(finding: Finding, watched: &Watched, group: &Group<'_>, network: f64) -> Finding {
     /// Above it, an answer may be lost where the split does not see that.
     const NO_PART: f64 = 0.1;
-    let again = ["rto", "fast", "tlp"].map(|kind| group.sums.count(&format!("retransmits.{kind}")));
-    let is_quiet = network < NO_PART && again.iter().all(|n| *n == Some(0));
-    let finding = if is_quiet {
-        finding.clearing(&["packet-loss", "pmtu-black-hole", "bufferbloat"])
-    } else {
-        finding
+    let again: Option<u64> =
+        group.flows.iter().map(|flow| flow.sums.count("bytes_retransmitted")).sum();
+    let lost = watched.lost.get(Signal::Retransmit.name()).copied().unwrap_or(0);
+    let finding = match again {
+        Some(0) if network < NO_PART => {
+            finding.clearing(&["packet-loss", "pmtu-black-hole", "bufferbloat"])
+        }
+        Some(0) => finding,
+        _ if lost > 0 => finding.no_surer_than(0.6).not_seeing(format!(
+            "all stalls after loss: {lost} samples of `retransmit` were lost or missed"
+        )),
+        _ => finding,
     };
     if group.flows.iter().any(|flow| flow.is_local()) {
         return finding;
@@ -288,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_network_that_has_no_part_explains_nothing() {
-        let flow = |again| {
+        let flow = || {
             kit::flow("f1")
                 .latency("response", 10, 800_000_000)
                 .path(200_000)
@@ -297,14 +306,27 @@ mod tests {
                 .count("spent_ns.network_queueing", 0)
                 .count("spent_ns.network_stalls", 0)
                 .count("busy_ns", 200_000)
-                .count("retransmits.rto", again)
-                .count("retransmits.fast", 0)
-                .count("retransmits.tlp", 0)
         };
-        for (again, is_cleared) in [(0, true), (1, false)] {
-            let found = rule(&kit::watched(&[flow(again)]), &Limits::default());
-            assert_eq!(found[0].cleared.contains(&"packet-loss"), is_cleared, "{again}");
-            assert!(found[0].cleared.contains(&"cpu-starved"));
+        // Bytes by the kernel's own count, and samples of the programs' that were lost.
+        for (again, lost, is_cleared, confidence) in [
+            (Some(0), 0, true, 0.9),
+            (Some(0), 3, true, 0.9),
+            (Some(1), 0, false, 0.9),
+            (Some(1), 3, false, 0.6),
+            (None, 0, false, 0.9),
+            (None, 3, false, 0.6),
+        ] {
+            let flow = match again {
+                Some(bytes) => flow().count("bytes_retransmitted", bytes),
+                None => flow(),
+            };
+            let mut watched = kit::watched(&[flow]);
+            watched.lost.insert("retransmit".to_owned(), lost);
+            let found = rule(&watched, &Limits::default());
+            let at = format!("{again:?} {lost}: {:?}", found[0]);
+            assert_eq!(found[0].cleared.contains(&"packet-loss"), is_cleared, "{at}");
+            assert!(found[0].cleared.contains(&"cpu-starved"), "{at}");
+            assert!((found[0].confidence - confidence).abs() < 1e-9, "{at}");
         }
     }
 
