@@ -5,6 +5,7 @@ use netdiag_common::signal::Signal;
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{end, host, ss_by},
+    held::{self, AWAITED, EMPTY, OPEN, TIMER, Timer},
 };
 use crate::{
     format,
@@ -52,7 +53,7 @@ const LEAST: Threshold = Threshold {
 pub const DEFINITION: Definition = Definition {
     id: "slow-peer-application",
     help: "a server that this node asks answers late, and not for the network's sake",
-    thresholds: &[&RESPONSE, &CRITICAL, &HELD, &SHARE, &LEAST],
+    thresholds: &[&RESPONSE, &CRITICAL, &HELD, &TIMER, &OPEN, &EMPTY, &SHARE, &LEAST],
     // The peer's time is what the path and what was sent again leave of a response.
     needs: &[Signal::Turn, Signal::Rtt, Signal::Retransmit],
     parts: &[],
@@ -121,31 +122,55 @@ impl Spent {
 fn of_backend(
     watched: &Watched,
     limits: &Limits,
+    at: Backend,
+    group: &Group<'_>,
+) -> Option<Finding> {
+    let least = limits.of(&LEAST) as u64;
+    if (group.sums.quantile("response", 0.9, least)? as f64) < limits.of(&RESPONSE) {
+        return None;
+    }
+    let (polls, rest) = held::apart(watched, limits, group, &AWAITED, least);
+    let of = |group: Option<Group<'_>>| of_some(watched, limits, at, &group?);
+    of(rest).or_else(|| of(polls))
+}
+
+/// Some of those that ask a server.
+fn of_some(
+    watched: &Watched,
+    limits: &Limits,
     (netns, ip, port): Backend,
     group: &Group<'_>,
 ) -> Option<Finding> {
     let sums = &group.sums;
-    let p90 = sums.quantile("response", 0.9, limits.of(&LEAST) as u64)?;
+    let least = limits.of(&LEAST) as u64;
+    let p90 = sums.quantile("response", 0.9, least)?;
     let spent = Spent::of(sums)?;
     let share = spent.share();
     if (p90 as f64) < limits.of(&RESPONSE) || share < limits.of(&SHARE) {
         return None;
     }
-    let held = sums.quantile("response", 0.1, 1)? as f64 >= limits.of(&HELD);
+    let is_long = sums.quantile("response", 0.1, 1)? as f64 >= limits.of(&HELD);
+    let timer = Timer::of(watched, limits, group, &AWAITED, least).filter(|_| !is_long);
+    let poll = timer.filter(|timer| timer.is_poll);
     let here = server(watched, group);
     let (severity, threshold) = match p90 as f64 {
         // What the server of this node takes is told of that one.
-        _ if held || here.is_some() => (Severity::Info, &RESPONSE),
-        p90 if p90 >= limits.of(&CRITICAL) => (Severity::Critical, &CRITICAL),
+        _ if is_long || poll.is_some() || here.is_some() => (Severity::Info, &RESPONSE),
+        p90 if p90 >= limits.of(&CRITICAL) && timer.is_none() => (Severity::Critical, &CRITICAL),
         _ => (Severity::Warning, &RESPONSE),
     };
     let scope = Scope::backend(netns, ip, port).by(&group.owner());
-    let title = format!(
-        "{} takes {} to answer (p90), {} of that in its application",
-        scope.name,
-        format::duration(p90),
-        format::percent(share)
-    );
+    let title = match poll {
+        Some(poll) => {
+            format!("{} answers as by a timer of {}", scope.name, format::duration(poll.ns))
+        }
+        None => format!(
+            "{} takes {} to answer (p90), {} of that in its application",
+            scope.name,
+            format::duration(p90),
+            format::percent(share)
+        ),
+    };
     let finding = Finding::new(watched, severity, scope, title)
         .beyond(watched, "response p90", p90 as f64, threshold, limits)
         .beyond(watched, "the peer application's part of it", share, &SHARE, limits)
@@ -163,10 +188,22 @@ fn of_backend(
         .not_seeing(
             "queues in which only small requests wait, and loss of answers on their way back",
         );
-    let finding =
-        if held { poll(finding, &format!("{ip}:{port}")) } else { ask(finding, group, here) }
-            .confirm_by(ss_by(group.owner().pid, &format!("dst {} dport = :{port}", host(ip))))
-            .confirm_by(format!("netdiag live --peer {ip} --peer-port {port} --sort response.p99"));
+    let finding = if is_long || poll.is_some() {
+        let at = end(&group.first().peer);
+        finding
+            .because(held::LONG)
+            .confidence(0.5)
+            .advise(format!("if {at} is meant to answer at once, ask its owner what it waits for"))
+    } else {
+        ask(finding, group, here)
+    };
+    let finding = match timer {
+        Some(timer) => timer.told(finding, watched, limits),
+        None => finding,
+    };
+    let finding = finding
+        .confirm_by(ss_by(group.owner().pid, &format!("dst {} dport = :{port}", host(ip))))
+        .confirm_by(format!("netdiag live --peer {ip} --peer-port {port} --sort response.p99"));
     let finding = cleared(finding, watched, group, spent.network());
     Some(match group.rtt_min_ns() {
         Some(path) => finding.with(watched, "path (rtt_min)", path as f64, Unit::Ns),
@@ -210,17 +247,6 @@ fn server<'a>(watched: &'a Watched, group: &Group<'_>) -> Option<&'a Owner> {
     let is_alone =
         ends.iter().all(|end| end.owner.pid == owner.pid && end.sums.samples("service") > 0);
     is_alone.then_some(owner)
-}
-
-/// Of answers that are held back.
-fn poll(finding: Finding, at: &str) -> Finding {
-    finding
-        .because(
-            "Even its quickest answers take that long. That is how long polls look: the server waits for \
-             something to tell, and nobody minds.",
-        )
-        .confidence(0.5)
-        .advise(format!("if {at} is meant to answer at once, ask its owner what it waits for"))
 }
 
 /// Whom to ask, and what.
@@ -330,10 +356,51 @@ mod tests {
         }
     }
 
+    /// A response that takes so long and holds so many bytes.
+    fn answer(id: &str, ms: u64, bytes: Option<u64>) -> Flow {
+        let ns = ms * 1_000_000;
+        let flow = kit::flow(id)
+            .latency("response", 1, ns)
+            .path(200_000)
+            .count("response_ns", ns)
+            .count("spent_ns.peer_application", ns - 200_000)
+            .count("spent_ns.network_path", 200_000)
+            .count("busy_ns", 200_000);
+        match bytes {
+            Some(bytes) => flow.count("bytes_received", bytes),
+            None => flow,
+        }
+    }
+
     #[test]
     fn a_long_poll_is_no_alarm() {
         check(&DEFINITION, &of(8_100, 99), Some(Severity::Info));
         check(&DEFINITION, &of(7_900, 99), Some(Severity::Critical));
+        // By a timer: one without news each time, then those of which no more is known, or that rest between.
+        for (every, ms, bytes, expected) in [
+            (1, 1_000, Some(60), Severity::Info),
+            (1, 1_000, Some(5_000), Severity::Warning),
+            (5, 5_000, Some(60), Severity::Info),
+            (5, 5_000, None, Severity::Warning),
+            (9, 5_000, Some(60), Severity::Critical),
+        ] {
+            let watched = kit::series(|second| {
+                let is_one = second.is_multiple_of(every);
+                let ids = if is_one { &["f1", "f2", "f3"][..] } else { &[] };
+                ids.iter().map(|id| answer(id, ms, bytes)).collect()
+            });
+            check(&DEFINITION, &watched, Some(expected));
+        }
+    }
+
+    #[test]
+    fn who_polls_beside_others_hides_none_of_them() {
+        let beside = |ms| {
+            kit::series(|_| vec![answer("f1", 1_000, Some(60)), answer("f2", ms, Some(9_000))])
+        };
+        check(&DEFINITION, &beside(5), Some(Severity::Info));
+        check(&DEFINITION, &beside(490), Some(Severity::Info));
+        check(&DEFINITION, &beside(500), Some(Severity::Warning));
     }
 
     #[test]
@@ -354,5 +421,7 @@ mod tests {
     #[test]
     fn wording() {
         insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &of(800, 95)));
+        let polls = kit::series(|_| vec![answer("f1", 1_000, Some(60))]);
+        insta::assert_snapshot!("poll", crate::finding::tests::wording(&DEFINITION, &polls));
     }
 }

@@ -70,6 +70,7 @@ scenarios! {
     healthy_query_mix
     healthy_slow_uploads
     healthy_large_requests
+    healthy_idle_consumers
 }
 
 /// The scenario of that name.
