@@ -71,6 +71,7 @@ scenarios! {
     healthy_slow_uploads
     healthy_large_requests
     healthy_idle_consumers
+    healthy_unlike_services
 }
 
 /// The scenario of that name.
