@@ -6,6 +6,7 @@ use netdiag_common::signal::Signal;
 use crate::{snapshot::Role, watched::Watched};
 
 mod advice;
+mod held;
 mod node;
 mod scope;
 mod stalled;

@@ -184,7 +184,7 @@ fn beyond_its_limit_it_sheds_in_the_kernel_and_every_call_is_accounted_for() -> 
     let [left, right] = [pair.left.name(), pair.right.name()];
     let filter = format!("{left},{right}");
     // Less than it takes for nothing.
-    let mut netdiag = Netdiag::live(&["--max-cpu", "0.1", "-i", "100ms", "--netns", &filter])?;
+    let mut netdiag = Netdiag::live(&["--max-cpu", "0.1", "--netns", &filter])?;
     let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
     let some = Exchange { sends: 100, bytes: 1, echo: true };
     exchange([(&connection, some)])?;

@@ -177,6 +177,12 @@ impl Finding {
         Self { confidence: confidence.clamp(0.0, 1.0), ..self }
     }
 
+    /// As sure as it was, but not surer than that.
+    #[must_use]
+    pub fn no_surer_than(self, confidence: f64) -> Self {
+        Self { confidence: self.confidence.min(confidence), ..self }
+    }
+
     /// What of its scope it is about: rules that may find several of one scope tell them apart by it.
     #[must_use]
     pub fn about(self, part: impl Into<String>) -> Self {

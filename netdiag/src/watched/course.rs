@@ -21,6 +21,12 @@ impl Seconds {
         self.0.count_ones()
     }
 
+    /// The first of them.
+    #[must_use]
+    pub fn first(self) -> Option<u32> {
+        (self.0 != 0).then(|| self.0.trailing_zeros())
+    }
+
     /// The last of them.
     #[must_use]
     pub fn last(self) -> Option<u32> {
@@ -86,6 +92,8 @@ pub struct Course {
     pub owed_bytes: u64,
     /// When SYNs were sent again, or connecting failed.
     pub asked_again: Seconds,
+    /// When answers came: those that it waited for, or that it gave.
+    pub answered: Seconds,
     /// The peer's window.
     pub windows: Windows,
     /// The stall that goes on, all 0 where there is none.
@@ -110,14 +118,16 @@ impl Course {
     pub(super) fn take(&mut self, flow: &Flow, at: f64, seconds: f64) {
         let told = |name: &str| number(flow, name);
         let some = |name: &str| told(name).is_some_and(|n| n > 0);
+        let took = |metric: &str| flow.metrics.get(metric).is_some_and(|told| told.count > 0);
         let second = at as u32;
         for (happened, when) in [
             (some("segments_received"), &mut self.heard),
             (some("retransmits.rto") || some("retransmits.fast"), &mut self.lost),
             (some("resets_received") || some("resets_sent"), &mut self.reset),
             (some("connects_failed.ECONNREFUSED"), &mut self.refused),
-            (flow.metrics.get("connect").is_some_and(|told| told.count > 0), &mut self.established),
+            (took("connect"), &mut self.established),
             (some("retransmits.syn") || some("connects_failed"), &mut self.asked_again),
+            (took("response") || took("processing"), &mut self.answered),
         ] {
             if happened {
                 when.note(second);
@@ -219,9 +229,13 @@ mod tests {
             kit::flow("f1")
                 .count("resets_received", second % 3)
                 .count("snd_wnd_bytes", second % 2 * 100)
+                .latency("response", second / 4 % 2, 1)
         };
         let course = kit::series(|second| vec![flow(second)]).flows["f1"].course;
         assert_eq!((course.reset.count(), course.reset.last()), (6, Some(8)));
+        let answered = course.answered;
+        assert_eq!((answered.first(), answered.last(), answered.count()), (Some(4), Some(7), 4));
+        assert_eq!((course.lost.first(), course.lost.last()), (None, None));
         assert!(course.reset.after(7) && !course.reset.after(8) && !course.lost.after(0));
         let windows = course.windows;
         assert_eq!((windows.open, windows.closed, windows.mean_bytes()), (5, 5, Some(100)));

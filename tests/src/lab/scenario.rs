@@ -72,6 +72,10 @@ scenarios! {
     healthy_long_polls
     healthy_query_mix
     healthy_few_lost_syns
+    healthy_slow_uploads
+    healthy_large_requests
+    healthy_idle_consumers
+    healthy_unlike_services
 }
 
 /// The scenario of that name.

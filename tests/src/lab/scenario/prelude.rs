@@ -71,6 +71,32 @@ pub(super) fn losing_syns(stage: &mut Stage, per_mille: u64, per_second: u64) ->
     Ok(())
 }
 
+/// Of requests that take long to arrive.
+pub(super) const UPLOADS: &[Parameter] = &[
+    Parameter::any("kb_per_s", [150, 300]),
+    Parameter::any("work_ms", [50, 150]),
+    Parameter::any("connections", [3, 6]),
+];
+
+/// Sends them from the client, which hands each over at once, to a server that reads them as they come.
+pub(super) fn uploads(stage: &mut Stage, it: &Values) -> Result<()> {
+    stage.link_alike(Way::delayed(2 * MS))?;
+    let (at, work) = (stage.at(8080), it.ms("work_ms"));
+    let serve = Serve { work, spread: work, ..Serve::at(vec![at]) };
+    stage.start(Side::Server, "photos", Act::Serve(serve))?;
+    let connections = it["connections"];
+    let ask = Ask {
+        request: 200_000,
+        reply: 300,
+        // For one request, also where each segment takes a buffer of its own.
+        send_buffer: Some(400_000),
+        pacing: Some(it["kb_per_s"] as u32 * 1_000),
+        ..Ask::to(vec![at; connections as usize], connections as f64 / 2.0)
+    };
+    stage.start(Side::Client, "mobile", Act::Ask(ask))?;
+    Ok(())
+}
+
 /// Of a stream that is read slower than it is sent.
 pub(super) const READING: &[Parameter] =
     &[Parameter::new("reads_per_s", [0, 2], [100, 200]), Parameter::any("sends_per_s", [10, 40])];
