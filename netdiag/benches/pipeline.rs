@@ -142,7 +142,6 @@ fn signals() -> Vec<SignalStatus> {
             missing: Vec::new(),
             runs_per: None,
             unseen_counts: Vec::new(),
-            shed: false,
         })
         .collect()
 }
@@ -161,7 +160,6 @@ fn snapshot(interval: &Interval, signals: &[SignalStatus], second: u64) -> Snaps
         signals,
         filtered: false,
         node: Default::default(),
-        own: Default::default(),
         accounting: Default::default(),
         stream: Stream::default(),
     };

@@ -20,7 +20,6 @@ use crate::{
     snapshot::redact::Redactor,
 };
 
-mod budget;
 mod capture;
 mod diagnose;
 mod diagnostics;
@@ -49,7 +48,6 @@ mod teller;
 mod terminal;
 mod trouble;
 mod unwound;
-mod usage;
 mod voice;
 mod wall;
 mod watch;

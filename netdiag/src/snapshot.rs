@@ -11,14 +11,12 @@ use serde::{Deserialize, Serialize};
 pub mod build;
 mod conntrack;
 pub mod node;
-mod own;
 mod owner;
 pub mod redact;
 pub mod told;
 
 pub use conntrack::{Conntrack, Entry, Sum, TopCreator, Tuple};
 pub use node::{ConntrackTable, Listener, Node};
-pub use own::{Own, OwnProgram};
 
 pub use crate::{
     coverage::{Account, Refusal, SignalStatus, Status, Stream},
@@ -155,7 +153,7 @@ pub struct Group {
 
 /// The flows of one interval (`netdiag.snapshot/1`) or of the whole run (`netdiag.total/1`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Snapshot<F = Vec<Flow>> {
+pub struct Snapshot {
     /// `netdiag.snapshot/1` or `netdiag.total/1`.
     pub schema: String,
     /// Start of the interval, RFC 3339 UTC.
@@ -172,7 +170,7 @@ pub struct Snapshot<F = Vec<Flow>> {
     #[serde(default)]
     pub by: Grouping,
     /// The flows, or the groups of them, largest first.
-    pub flows: F,
+    pub flows: Vec<Flow>,
     /// Sum of all flows that are not listed, and of what belongs to no flow.
     pub other: Flow,
     /// Flows, or groups of them, that are summed up in `other`; null in what an older netdiag recorded.
@@ -184,9 +182,6 @@ pub struct Snapshot<F = Vec<Flow>> {
     pub filtered: bool,
     /// What the node says of itself.
     pub node: Node,
-    /// What netdiag itself takes.
-    #[serde(default)]
-    pub own: Own,
     /// Fates of samples by signal, since the start.
     pub accounting: BTreeMap<String, Account>,
     /// What userspace received, since the start.

@@ -48,7 +48,6 @@ pub(super) fn keep(
         signals: &snapshot.signals,
         filtered: snapshot.filtered,
         node: Node::default(),
-        own: snapshot.own,
         accounting: snapshot.accounting,
         stream: snapshot.stream,
     };
@@ -106,7 +105,6 @@ mod tests {
             signals: &[],
             filtered: false,
             node: Node::default(),
-            own: crate::snapshot::Own::default(),
             accounting: std::collections::BTreeMap::new(),
             stream: crate::snapshot::Stream::default(),
         };

@@ -42,7 +42,6 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("reset_flush"),
     rows: Rows::Flows,
     kinds: &[&RESET],
-    shed: None,
 };
 
 const RESET: Kind = Kind {

@@ -40,7 +40,6 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("rtt_flush"),
     rows: Rows::Flows,
     kinds: &[],
-    shed: Some(0),
 };
 
 /// Every sample as the estimator gets it.

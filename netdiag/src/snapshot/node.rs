@@ -78,9 +78,9 @@ pub struct Node {
     /// What could not be read, this time and the time before; at most one for each part.
     #[serde(default)]
     pub unread: Vec<Unread>,
-    /// `own.cpu_ns` of the snapshot, for those who look for it here.
+    /// CPU time of this process in the interval, in nanoseconds; null when unreadable.
     pub own_cpu_ns: Option<u64>,
-    /// `own.resident_bytes` likewise.
+    /// Resident memory of this process, in bytes; null when unreadable.
     pub own_resident_bytes: Option<u64>,
 }
 

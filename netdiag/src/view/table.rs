@@ -12,13 +12,10 @@ use std::{
 
 use crate::{
     flow::Grouping,
-    format::{self, MISSING, left, or_missing, paragraph, right, sanitised, width, wrapped},
+    format::{self, MISSING, left, or_missing, right, sanitised, width, wrapped},
     signal,
     snapshot::{CountValue, Distribution, Flow, Snapshot, Status},
-    view::{
-        own,
-        owner::{home, process},
-    },
+    view::owner::{home, process},
 };
 
 mod accounting;
@@ -64,9 +61,6 @@ fn lines(snapshot: &Snapshot, columns: usize) -> Vec<String> {
     }
     lines.extend(listeners::lines(&snapshot.node.listeners, columns));
     lines.extend(conntrack::lines(snapshot, columns));
-    lines.extend(
-        own::line(&snapshot.own).iter().flat_map(|line| paragraph(line, columns, "", INDENT)),
-    );
     lines.push(String::new());
     lines
 }

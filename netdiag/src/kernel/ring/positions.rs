@@ -33,15 +33,13 @@ impl Positions {
         Ok(Self(pages.cast()))
     }
 
-    /// Bytes that were written and not read.
-    pub(super) fn waiting(&self) -> usize {
+    /// Whether something was written that was not read.
+    pub(super) fn differ(&self) -> bool {
         let at = |bytes: usize| {
             // SAFETY: inside the mapping, and aligned, since a page begins there.
             unsafe { &*self.0.byte_add(bytes) }.load(Ordering::Acquire)
         };
-        // The reader's first: it does not overtake the writers.
-        let read = at(0);
-        at(page_size()).wrapping_sub(read)
+        at(0) != at(page_size())
     }
 }
 
