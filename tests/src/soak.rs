@@ -99,9 +99,9 @@ pub fn run(soak: &Soak) -> Result<Soaked> {
         let mut others = Vec::new();
         for _ in 0..soak.guests {
             let random = draw(&mut random);
-            others.push(scope.spawn(move || {
-                guest::come_and_go(random, longest, other, before, over)
-            }));
+            others.push(
+                scope.spawn(move || guest::come_and_go(random, longest, other, before, over)),
+            );
         }
         let scraping = scope.spawn(move || scraped.ask(over));
         let Soak { time, interval, .. } = *soak;

@@ -30,8 +30,8 @@ fn a_minute_of_bad_weather() -> Result<()> {
         grounds: 2,
         guests: 1,
         interval: "500ms",
-        // What it needs once comes late in so short a time.
-        growth_bytes: f64::from(16 << 20),
+        // What it needs once comes late in so short a time: findings remember 8,192 flows of their window.
+        growth_bytes: f64::from(192 << 20),
     })?;
     eprintln!("{}", soaked.table);
     soaked.facts.finish();

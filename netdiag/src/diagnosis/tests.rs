@@ -345,7 +345,7 @@ fn however_long_a_run_is_its_findings_are_bounded() {
     let mut diagnosis = Diagnosis::new(Thresholds::new());
     for second in 0..60 * 300 {
         let minute = second / 60;
-        let mut snapshot = kit::snapshot(second % 3_600, vec![]);
+        let mut snapshot = kit::snapshot(second, vec![]);
         let owner = Owner { pid: Some(1_000 + minute as u32), ..kit::owner("worker") };
         let count = if minute == 7 { 2_000 } else { 200 };
         let states = States { close_wait: count, ..States::default() };

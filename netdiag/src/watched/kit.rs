@@ -133,7 +133,8 @@ impl Flow {
 /// A snapshot of an interval that begins at that second and takes one, with every signal on.
 pub(crate) fn snapshot(second: u64, flows: Vec<Flow>) -> Snapshot {
     let at = |second: u64| {
-        format!("2026-11-28T14:{:02}:{:02}.000000000Z", second / 60 % 60, second % 60)
+        let (hour, minute) = (14 + second / 3_600, second / 60 % 60);
+        format!("2026-11-28T{hour}:{minute:02}:{:02}.000000000Z", second % 60)
     };
     let status = |signal: &Signal| SignalStatus {
         signal: signal.name().to_owned(),

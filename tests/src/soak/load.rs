@@ -61,15 +61,13 @@ struct Ground<'a> {
     /// By which its stages are known; from 1 on.
     number: u8,
     random: Random,
-    /// How long one lasts, at most.
-    longest: Duration,
     over: &'a AtomicBool,
     until: Instant,
 }
 
-/// Lets one load follow another until it is over.
+/// Lets one load follow another, each for so long at most, until it is over.
 pub(super) fn drive(number: u8, random: Random, longest: Duration, over: &AtomicBool) -> Driven {
-    let mut ground = Ground { number, random, longest, over, until: Instant::now() };
+    let mut ground = Ground { number, random, over, until: Instant::now() };
     let mut driven = Driven::default();
     let mut waiting: Vec<(&'static str, Load)> = Vec::new();
     while !over.load(Ordering::Relaxed) {
