@@ -8,7 +8,6 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
-    blessed,
     steps::Output,
     tally::{Reader, Tally},
 };
@@ -43,7 +42,6 @@ pub(crate) fn tests(command: &mut Command, output: &mut Output) -> Result<Tally>
         if let Some(progress) = text.strip_prefix("== ").filter(|_| text.contains(" took ")) {
             eprintln!("test: {}", progress.trim_end());
         }
-        blessed::take(&text)?;
         reader.line(&text);
         line.clear();
     }
