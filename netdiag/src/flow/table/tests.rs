@@ -15,11 +15,13 @@ use crate::{
 };
 
 mod connects;
+mod memory;
 mod owners;
 mod packets;
 mod properties;
 mod refreshed;
 mod seeded;
+mod shares;
 mod translated;
 mod trips;
 
