@@ -12,10 +12,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use aya_log_ebpf::{debug, warn};
-use netdiag_common::{
-    signal::{Signal, socket::what},
-    turn::Turns,
-};
+use netdiag_common::signal::{Signal, socket::what};
 
 pub(crate) use self::report::{
     Context, admit, admit_to, header, identify, introduction, is_due, report,
@@ -28,7 +25,7 @@ use crate::{
     nested,
     numbers::state::{CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV, SYN_SENT},
     signal::{retransmit, send},
-    slot::{self, ANNOUNCED, CLIENT, RoundTrips, SERVER, Slot, Told},
+    slot::{self, ANNOUNCED, CLIENT, SERVER, Slot},
 };
 
 const STATE: Lane = Lane::new(Signal::Socket, 0);
@@ -123,10 +120,10 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
     }
     if settings::is_on(Signal::Rtt) {
         // The handshake's is the first sample, and its only one.
-        slot.rtt = RoundTrips::NONE;
+        slot.round_trips_begin();
     }
     if settings::is_on(Signal::Turn) {
-        (slot.turns, slot.told) = (Turns::new(), Told::NOTHING);
+        slot.turns_begin();
     }
     if undecided {
         return;
