@@ -131,12 +131,8 @@ fn wanted(drop: &Record) -> bool {
     if !filter::active() {
         return true;
     }
-    if filter::accepts(&drop.key) {
-        return true;
-    }
-    let mut other = drop.key;
-    other.reverse();
-    drop.ends == ends::BY_DESTINATION && filter::accepts(&other)
+    filter::accepts(&drop.key)
+        || drop.ends == ends::BY_DESTINATION && filter::accepts_other(&drop.key)
 }
 
 /// Reads whose packet it was by its headers. `NotOurs`: none of a network, but of a local socket family.

@@ -21,7 +21,7 @@ use netdiag_common::{
 
 use crate::{
     account::{Lane, counters},
-    filter::{self, User},
+    filter::{self, Answer, User},
     globals::{location, settings},
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     nested, ring,
@@ -163,12 +163,12 @@ fn synack<A: Access>(ctx: &impl StackIdContext, request: Pointer, lane: Lane) {
     counters.seen += 1;
     // SAFETY: a request_sock starts with a sock_common.
     match unsafe { filter::passes::<A>(request, User::Unknown) } {
-        Ok(true) => {}
-        Ok(false) => {
+        Answer::Wanted => {}
+        Answer::Unwanted => {
             counters.filtered += 1;
             return;
         }
-        Err(_) => {
+        Answer::Unread => {
             counters.read_failed += 1;
             return;
         }

@@ -27,7 +27,7 @@ use self::start::{Call, Place, Start, forget_earlier, is_under_way, recall, reme
 use crate::{
     account::{Lane, counters},
     batch,
-    filter::{self, User},
+    filter::{self, Answer, User},
     kernel::{self, Access, Pointer, Probed, Typed},
     signal::socket::{self, Context},
     slot::{self, ANNOUNCED, Slot},
@@ -66,20 +66,20 @@ fn begin<A: Access>(sk: Pointer, place: Place, again: Again, lane: Lane) {
     let call = Call::on(sk);
     if filter::active() {
         // SAFETY: the hook's argument is a TCP socket.
-        let passes = unsafe { filter::passes::<A>(sk, User::Current) };
-        if passes != Ok(true) {
+        let answer = unsafe { filter::passes::<A>(sk, User::Current) };
+        if answer != Answer::Wanted {
             forget_earlier(&call, place, counters);
         }
-        match passes {
-            Ok(true) => {}
-            Ok(false) if again == Again::Lost => {
+        match answer {
+            Answer::Wanted => {}
+            Answer::Unwanted if again == Again::Lost => {
                 counters.seen += 1;
                 counters.filtered += 1;
                 return;
             }
             // Counted at the end of the call, of which there is one only.
-            Ok(false) => return,
-            Err(_) => {
+            Answer::Unwanted => return,
+            Answer::Unread => {
                 counters.seen += 1;
                 counters.read_failed += 1;
                 return;
@@ -164,15 +164,15 @@ fn unmatched<A: Access>(sk: Pointer, again: Again, counters: &mut Counters) {
     if filter::active() {
         // SAFETY: the hook's argument is a TCP socket.
         match unsafe { filter::passes::<A>(sk, User::Current) } {
-            Ok(true) => {}
-            Ok(false) => {
+            Answer::Wanted => {}
+            Answer::Unwanted => {
                 if again == Again::SameCall {
                     counters.seen += 1;
                     counters.filtered += 1;
                 }
                 return;
             }
-            Err(_) => {
+            Answer::Unread => {
                 counters.seen += 1;
                 counters.read_failed += 1;
                 return;

@@ -19,7 +19,7 @@ pub(crate) use self::report::{
 };
 use crate::{
     account::{Lane, socket_counters},
-    filter::{self, User},
+    filter::{self, Answer, User},
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Typed},
     nested,
@@ -151,15 +151,16 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
 #[inline(always)]
 fn is_wanted<A: Access>(sk: Pointer, user: User, accepted: bool, lane: Lane) -> bool {
     // SAFETY: the tracepoint gives a full TCP socket.
-    let passes = unsafe { filter::passes::<A>(sk, user) };
-    if passes == Ok(true) {
+    let answer = unsafe { filter::passes::<A>(sk, user) };
+    if answer == Answer::Wanted {
         return true;
     }
     if let Some(counters) = socket_counters(lane) {
         counters.seen += 1;
-        match passes {
-            Err(_) => counters.read_failed += 1,
-            Ok(_) => counters.filtered += 1,
+        if answer == Answer::Unread {
+            counters.read_failed += 1;
+        } else {
+            counters.filtered += 1;
         }
     }
     if accepted && filter::by_owner() {

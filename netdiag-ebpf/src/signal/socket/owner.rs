@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     account::{Lane, socket_counters},
-    filter::{self, User},
+    filter::{self, Answer, User},
     kernel::{self, Access, Pointer, Probed, Typed},
     slot::{self, ANNOUNCED, SERVER},
 };
@@ -54,7 +54,7 @@ fn accepted<A: Access>(sk: Pointer) {
 fn accepted_out_of_reach<A: Access>(sk: Pointer, handshake: Handshake) {
     let owner = current_process();
     // SAFETY: see `accepted`.
-    if unsafe { filter::passes::<A>(sk, User::Current) } != Ok(true) {
+    if unsafe { filter::passes::<A>(sk, User::Current) } != Answer::Wanted {
         return; // it was counted as it opened
     }
     let flow = handshake.flow;
@@ -83,7 +83,7 @@ fn used<A: Access>(sk: Pointer, how: Use, handshake: Handshake, lane: Lane) {
     }
     let owner = current_process();
     // SAFETY: the caller has seen that it is a TCP socket.
-    if unsafe { filter::passes::<A>(sk, User::Current) } != Ok(true) {
+    if unsafe { filter::passes::<A>(sk, User::Current) } != Answer::Wanted {
         // It was counted as it opened.
         if let Some(slot) = known {
             slot.used_by(owner, filter::is_current_wanted());

@@ -14,7 +14,7 @@ use netdiag_common::{
 use super::detail;
 use crate::{
     account::{Lane, counters, socket_counters},
-    filter::{self, User},
+    filter::{self, Answer, User},
     globals::{settings, unknown},
     kernel::{self, Access, Pointer, Refused},
     numbers::state::SYN_RECV,
@@ -183,12 +183,12 @@ pub(crate) unsafe fn admit_to<A: Access>(
     let user = known.as_ref().map_or(User::Unknown, |slot| slot.user());
     // SAFETY: passed on.
     match unsafe { filter::passes::<A>(sk, user) } {
-        Ok(true) => {}
-        Ok(false) => {
+        Answer::Wanted => {}
+        Answer::Unwanted => {
             counters.filtered += 1;
             return None;
         }
-        Err(_) => {
+        Answer::Unread => {
             counters.read_failed += 1;
             return None;
         }

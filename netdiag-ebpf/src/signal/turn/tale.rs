@@ -15,7 +15,7 @@ use netdiag_common::{
 use crate::{
     account::Lane,
     batch,
-    filter::{self, User},
+    filter::{self, Answer, User},
     kernel::{self, Access, Pointer, Refused, field},
     numbers::state::{CLOSE, CLOSE_WAIT, CLOSING, LAST_ACK, TIME_WAIT},
     signal::socket,
@@ -88,9 +88,9 @@ impl Socket {
             // Older than the programs, or left out by a filter: then nobody can tell whether a turn ends.
             // SAFETY: passed on.
             match unsafe { filter::passes::<A>(sk, User::Unknown) } {
-                Ok(true) => {}
-                Ok(false) => return None,
-                Err(_) => {
+                Answer::Wanted => {}
+                Answer::Unwanted => return None,
+                Answer::Unread => {
                     counters.seen += 1;
                     counters.read_failed += 1;
                     return None;
