@@ -215,6 +215,28 @@ pub mod hierarchy {
     pub const SUBSYSTEMS: u32 = 32;
 }
 
+/// What userspace tells the programs when all of them are attached.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
+pub struct Begun {
+    /// 1 from then on.
+    pub begun: u32,
+    /// Bits of [`duty`].
+    pub duties: u32,
+}
+
+/// What programs do for one of several signals, where that depends on the sources that the signals have.
+pub mod duty {
+    /// `calls_begin_tp_btf` tells `send` of calls that begin.
+    pub const SEND_BEGINS: u32 = 1;
+    /// It tells `turn`.
+    pub const TURN_BEGINS: u32 = 1 << 1;
+    /// `calls_end_tp_btf` tells `send` of calls that end.
+    pub const SEND_ENDS: u32 = 1 << 2;
+    /// It tells `turn`.
+    pub const TURN_ENDS: u32 = 1 << 3;
+}
+
 /// Settings of a run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]

@@ -1,7 +1,8 @@
 //! netdiag's eBPF programs.
 //!
-//! `signal/` holds the thin entries, one file per signal, around one `observe` body each. Kernel
-//! memory is read in `kernel.rs` only, records leave through `ring.rs` only.
+//! `signal/` holds the thin entries, one file per signal, around one `observe` body each; those that
+//! two signals share are in `calls.rs`. Kernel memory is read in `kernel.rs` only, records leave
+//! through `ring.rs` only.
 #![no_std]
 #![cfg_attr(target_arch = "bpf", no_main)]
 // `asm!` on BPF is not stable yet; `core` has to be built for this target anyhow.
@@ -13,6 +14,8 @@ mod account;
 mod assembly;
 #[cfg(target_arch = "bpf")]
 mod batch;
+#[cfg(target_arch = "bpf")]
+mod calls;
 #[cfg(target_arch = "bpf")]
 mod filter;
 #[cfg(target_arch = "bpf")]

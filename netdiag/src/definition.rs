@@ -194,25 +194,34 @@ pub struct Attachment {
     pub hook: Hook,
     /// What a run of it means.
     pub role: Role,
+    /// What it does for the signal, one of [`netdiag_common::globals::duty`], where it does something for another
+    /// one, too; else 0. It is attached once.
+    pub duty: u32,
 }
 
 impl Attachment {
     /// A program that sees samples begin, or all that there is of them.
     #[must_use]
     pub const fn new(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::Begin }
+        Self { program, hook, role: Role::Begin, duty: 0 }
     }
 
     /// A program that sees the ends of samples that began elsewhere.
     #[must_use]
     pub const fn end(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::End }
+        Self { role: Role::End, ..Self::new(program, hook) }
     }
 
     /// A program by which no sample is missed when the kernel skips it.
     #[must_use]
     pub const fn aside(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::Aside }
+        Self { role: Role::Aside, ..Self::new(program, hook) }
+    }
+
+    /// The same for a program that several signals share.
+    #[must_use]
+    pub const fn with_duty(self, duty: u32) -> Self {
+        Self { duty, ..self }
     }
 }
 

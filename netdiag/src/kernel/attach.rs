@@ -39,7 +39,9 @@ pub(super) struct Attached {
     pub(super) signal: Signal,
     pub(super) program: String,
     pub(super) role: Role,
-    /// None while the function is not there.
+    /// What it does for that signal, see [`Attachment::duty`].
+    pub(super) duty: u32,
+    /// None while the function is not there, and where another signal has it.
     pub(super) link: Option<Link>,
 }
 
@@ -109,7 +111,7 @@ impl<'a> Plan<'a> {
     /// Attaches every wanted signal.
     pub(super) fn attach(&self, ebpf: &mut Ebpf) -> Verdict {
         let plain = !self.kernel.has_compare_exchange(ebpf);
-        let mut refusals = ahead::load(self, ebpf, plain);
+        let refusals = ahead::load(self, ebpf, plain);
         let mut outcome = Outcome::default();
         for definition in DEFINITIONS {
             if !self.wanted().any(|wanted| wanted.signal == definition.signal) {
@@ -126,7 +128,8 @@ impl<'a> Plan<'a> {
                 }
                 let presence = source.module.map(Presence::of);
                 let signal = definition.signal;
-                let mut trial = Trial { plan: *self, ebpf, signal, plain, refusals: &mut refusals };
+                let (refusals, others) = (&refusals, outcome.attached.as_slice());
+                let mut trial = Trial { plan: *self, ebpf, signal, plain, refusals, others };
                 let result = if self.waits_for_module(source) {
                     // Its functions cannot be looked for yet.
                     self.fields(source.fields).and_then(|()| trial.until_loaded(source))
@@ -277,7 +280,9 @@ struct Trial<'a> {
     /// Whether programs do without compare-and-exchange.
     plain: bool,
     /// What the kernel refused when it was loaded ahead.
-    refusals: &'a mut Refused,
+    refusals: &'a Refused,
+    /// Programs that other signals have attached.
+    others: &'a [Attached],
 }
 
 impl Trial<'_> {
@@ -360,20 +365,25 @@ impl Trial<'_> {
     /// not yet attached.
     fn attach_all(&mut self, attachments: &[Attachment]) -> Result<Vec<Attached>> {
         self.was_refused(attachments)?;
-        let Self { plan, ebpf, signal, plain, .. } = self;
+        let Self { plan, ebpf, signal, plain, others, .. } = self;
+        let is_there = |program: &str| others.iter().any(|other| other.program == program);
         let mut attached = Vec::new();
         for attachment in attachments.iter().rev() {
             let program = program_name(ebpf, attachment, *plain);
-            match plan.kernel.attach(ebpf, &program, attachment.hook) {
+            let link = if is_there(&program) {
+                Ok(None)
+            } else {
+                plan.kernel.attach(ebpf, &program, attachment.hook).map(Some)
+            };
+            match link {
                 Ok(link) => {
-                    let role = attachment.role;
-                    attached.push(Attached { signal: *signal, program, role, link: Some(link) });
+                    let Attachment { role, duty, .. } = *attachment;
+                    attached.push(Attached { signal: *signal, program, role, duty, link });
                 }
                 Err(error) => {
-                    for attachment in attachments {
-                        let program = program_name(ebpf, attachment, *plain);
-                        unload(ebpf, &program);
-                    }
+                    let programs = attachments.iter().map(|it| program_name(ebpf, it, *plain));
+                    let own: Vec<_> = programs.filter(|program| !is_there(program)).collect();
+                    own.iter().for_each(|program| unload(ebpf, program));
                     return Err(error);
                 }
             }
@@ -382,12 +392,11 @@ impl Trial<'_> {
     }
 
     /// Why one of these programs could not be loaded; they are all out of the kernel then.
-    fn was_refused(&mut self, attachments: &[Attachment]) -> Result<()> {
-        let Self { ebpf, plain, refusals, .. } = self;
+    fn was_refused(&self, attachments: &[Attachment]) -> Result<()> {
         for attachment in attachments.iter().rev() {
-            let program = program_name(ebpf, attachment, *plain);
-            if let Some(error) = refusals.remove(&program) {
-                return Err(error);
+            let program = program_name(self.ebpf, attachment, self.plain);
+            if let Some(error) = self.refusals.get(&program) {
+                bail!("{error:#}");
             }
         }
         Ok(())

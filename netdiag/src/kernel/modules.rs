@@ -131,6 +131,7 @@ impl Follow {
                     signal: self.signal,
                     program: attachment.program.to_owned(),
                     role: attachment.role,
+                    duty: attachment.duty,
                     link,
                 }),
             }

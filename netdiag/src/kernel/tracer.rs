@@ -87,7 +87,7 @@ impl Tracer {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
         };
-        let mut begun = Array::<_, u32>::try_from(take(".bss")?).context("map .bss")?;
+        let mut begun = Array::<_, [u32; 2]>::try_from(take(".bss")?).context("map .bss")?;
         let counting = Counting::new(take("COUNTERS")?, take("BATCHES")?)?;
         let mut ring = |name| {
             Ring::new(take(name)?, name).context(
@@ -119,7 +119,11 @@ impl Tracer {
             }
         }
         let labels = drops::labels(&kernel);
-        begun.set(0, 1, 0).context("the programs cannot be told to begin")?;
+        let duties = outcome.attached.iter().fold(0, |duties, attached| duties | attached.duty);
+        // As `Begun` has it. What programs are to do first: no run shall see half of it.
+        for words in [[0, duties], [1, duties]] {
+            begun.set(0, words, 0).context("the programs cannot be told to begin")?;
+        }
         object::release();
         Ok(Self {
             ebpf,

@@ -226,6 +226,32 @@ fn who_stands_in_runs_behind_the_first() {
     }
 }
 
+/// What several signals share is attached once, and told for which of them it works; see [`Attachment::duty`].
+#[test]
+fn shared_programs_have_a_duty_for_each_signal() {
+    let mut uses = Vec::new();
+    for definition in DEFINITIONS {
+        let sources = definition.sources.iter();
+        for source in sources.flat_map(|source| [Some(source), source.when_preempted]).flatten() {
+            let extras = source.extras.iter().flat_map(|extra| extra.alternatives);
+            let beside = extras.flat_map(|way| match way.by {
+                By::Programs(attachments) => attachments,
+                By::Ctnetlink => &[],
+            });
+            let all = source.attachments.iter().chain(beside);
+            uses.extend(all.map(|it| (it.program, definition.signal, it.hook, it.duty)));
+        }
+    }
+    for &(program, signal, hook, duty) in &uses {
+        let same = |name: &str, other: Signal| name == program && other == signal;
+        let others = uses.iter().filter(|(name, other, ..)| *name == program && *other != signal);
+        assert_eq!(others.clone().count() != 0, duty != 0, "{program} for {signal:?}");
+        assert!(others.clone().all(|(_, _, other, _)| *other == hook), "{program}");
+        let alone = uses.iter().all(|&(name, other, _, of)| of & duty == 0 || same(name, other));
+        assert!(alone, "{program} for {signal:?}: another one has its duty");
+    }
+}
+
 /// Also of those whose samples are more than one, and of messages that lie behind their record.
 #[test]
 fn hostile_records_are_decoded_or_refused() {

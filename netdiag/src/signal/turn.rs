@@ -4,6 +4,7 @@ use netdiag_common::{
     batch::BATCH,
     field::Field,
     flow::FlowId,
+    globals::duty,
     signal::{
         Signal,
         turn::{Sample, kind},
@@ -159,8 +160,10 @@ const FEXIT: Source = Source {
 const TRACEPOINTS: Source = Source {
     name: "tracepoints",
     attachments: &[
-        Attachment::new("turn_send_tp_btf", Hook::TpBtf("tcp_sendmsg_locked")),
-        Attachment::aside("turn_sent_tp_btf", Hook::TpBtf("sock_send_length")),
+        Attachment::new("calls_begin_tp_btf", Hook::TpBtf("tcp_sendmsg_locked"))
+            .with_duty(duty::TURN_BEGINS),
+        Attachment::aside("calls_end_tp_btf", Hook::TpBtf("sock_send_length"))
+            .with_duty(duty::TURN_ENDS),
         Attachment::aside("turn_ready_second_tp_btf", Hook::TpBtf("sk_data_ready")),
         Attachment::new("turn_ready_tp_btf", Hook::TpBtf("sk_data_ready")),
         Attachment::new("turn_read_tp_btf", Hook::TpBtf("tcp_rcv_space_adjust")),
