@@ -235,6 +235,8 @@ pub mod duty {
     pub const SEND_ENDS: u32 = 1 << 2;
     /// It tells `turn`.
     pub const TURN_ENDS: u32 = 1 << 3;
+    /// The program of `turn` where data is read tells who reads, in place of one of `socket`.
+    pub const READERS: u32 = 1 << 4;
 }
 
 /// Settings of a run.
@@ -282,4 +284,9 @@ pub struct Settings {
     pub reads_memory: u32,
     /// Microseconds that the kernel takes a tick for (`USEC_PER_SEC / HZ`); 0 where that is not known.
     pub tick_us: u64,
+    /// 1 where programs may have [`duty::READERS`]: who reads can be told from who is interrupted, and from
+    /// kernel threads.
+    pub tells_readers: u32,
+    /// Zero.
+    pub reserved: u32,
 }

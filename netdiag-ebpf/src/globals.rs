@@ -54,6 +54,8 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     reads_tasks: 0,
     reads_memory: 0,
     tick_us: 0,
+    tells_readers: 0,
+    reserved: 0,
 });
 
 /// Written when all programs are attached: then all signals begin to count at once, though loading takes one
@@ -177,6 +179,12 @@ pub(crate) mod settings {
     #[inline(always)]
     pub(crate) fn reads_memory() -> bool {
         constant!(SETTINGS as Settings, reads_memory) != 0
+    }
+
+    /// See [`Settings::tells_readers`].
+    #[inline(always)]
+    pub(crate) fn tells_readers() -> bool {
+        constant!(SETTINGS as Settings, tells_readers) != 0
     }
 
     /// See [`Settings::hierarchy`].

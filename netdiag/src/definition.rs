@@ -195,15 +195,17 @@ pub struct Attachment {
     /// What a run of it means.
     pub role: Role,
     /// What it does for the signal, one of [`netdiag_common::globals::duty`], where it does something for another
-    /// one, too; else 0. It is attached once.
+    /// one, too, and is attached once; or what it may do in place of another one; else 0.
     pub duty: u32,
+    /// The duty that others may have in its place; then it is taken out again. 0: none.
+    pub relieved_by: u32,
 }
 
 impl Attachment {
     /// A program that sees samples begin, or all that there is of them.
     #[must_use]
     pub const fn new(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::Begin, duty: 0 }
+        Self { program, hook, role: Role::Begin, duty: 0, relieved_by: 0 }
     }
 
     /// A program that sees the ends of samples that began elsewhere.
@@ -218,10 +220,16 @@ impl Attachment {
         Self { role: Role::Aside, ..Self::new(program, hook) }
     }
 
-    /// The same for a program that several signals share.
+    /// The same for a program that several signals share, or that may do more.
     #[must_use]
     pub const fn with_duty(self, duty: u32) -> Self {
         Self { duty, ..self }
+    }
+
+    /// The same for a program that is not needed where others do that.
+    #[must_use]
+    pub const fn relieved_by(self, duty: u32) -> Self {
+        Self { relieved_by: duty, ..self }
     }
 }
 

@@ -14,8 +14,9 @@ use aya_ebpf::{
 use aya_log_ebpf::{debug, warn};
 use netdiag_common::signal::{Signal, socket::what};
 
-pub(crate) use self::report::{
-    Context, admit, admit_to, header, identify, introduction, is_due, report,
+pub(crate) use self::{
+    owner::reads,
+    report::{Context, admit, admit_to, header, identify, introduction, is_due, report},
 };
 use crate::{
     account::{Lane, socket_counters},

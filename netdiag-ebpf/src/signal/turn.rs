@@ -29,6 +29,7 @@ use crate::{
     kernel::{self, Access, Pointer, Probed, Typed},
     nested,
     numbers::state::{CLOSE_WAIT, ESTABLISHED, LISTEN, NEW_SYN_RECV, SYN_RECV, SYN_SENT},
+    signal::socket,
     slot::{self, CLIENT, SERVER},
 };
 
@@ -151,6 +152,8 @@ fn data_is_read<A: Access>(sk: Pointer, lane: Lane) {
     // SAFETY: the hook gives a full TCP socket.
     let socket = unsafe { Socket::find::<A>(sk, Seen::NOTHING, hears, lane, counters) };
     let Some(socket) = socket else { return };
+    // SAFETY: as above; its lock is held.
+    unsafe { socket::reads::<A>(sk, socket.slot, lane) };
     let waited = socket.slot.turns.data_is_read(socket.now_ns, &socket.look);
     let Some(Waited { latency_ns, other_ns }) = waited else { return };
     let tale = Tale { kind: kind::READ_WAIT, latency_ns, other_ns };

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use aya::Ebpf;
 use netdiag_common::{
     field::{Field, Location},
-    globals::{Locations, SlotPlace},
+    globals::{Locations, SlotPlace, duty},
     signal::Signal,
 };
 
@@ -41,6 +41,8 @@ pub(super) struct Attached {
     pub(super) role: Role,
     /// What it does for that signal, see [`Attachment::duty`].
     pub(super) duty: u32,
+    /// See [`Attachment::relieved_by`].
+    pub(super) relieved_by: u32,
     /// None while the function is not there, and where another signal has it.
     pub(super) link: Option<Link>,
 }
@@ -56,6 +58,27 @@ pub(super) struct Outcome {
     pub(super) modular: Vec<Follow>,
     /// Who listens to what no program sees.
     pub(super) listening: Option<Ctnetlink>,
+}
+
+impl Outcome {
+    /// Takes programs out again whose work others can do beside their own, where they may (`tells_readers`), and says
+    /// so to those.
+    pub(super) fn relieve(&mut self, ebpf: &mut Ebpf, tells_readers: bool) {
+        let can = self.attached.iter().fold(0, |can, attached| can | attached.duty);
+        let can = if tells_readers { can & duty::READERS } else { 0 };
+        let mut done = 0;
+        self.attached.retain(|attached| {
+            let is_relieved = attached.relieved_by & can != 0;
+            if is_relieved {
+                done |= attached.relieved_by;
+                unload(ebpf, &attached.program);
+            }
+            !is_relieved
+        });
+        for attached in &mut self.attached {
+            attached.duty &= !duty::READERS | done;
+        }
+    }
 }
 
 /// Whether the plan can go on with sockets remembered in this place.
@@ -377,8 +400,9 @@ impl Trial<'_> {
             };
             match link {
                 Ok(link) => {
-                    let Attachment { role, duty, .. } = *attachment;
-                    attached.push(Attached { signal: *signal, program, role, duty, link });
+                    let Attachment { role, duty, relieved_by, .. } = *attachment;
+                    let signal = *signal;
+                    attached.push(Attached { signal, program, role, duty, relieved_by, link });
                 }
                 Err(error) => {
                     let programs = attachments.iter().map(|it| program_name(ebpf, it, *plain));

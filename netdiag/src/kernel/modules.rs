@@ -132,6 +132,7 @@ impl Follow {
                     program: attachment.program.to_owned(),
                     role: attachment.role,
                     duty: attachment.duty,
+                    relieved_by: attachment.relieved_by,
                     link,
                 }),
             }

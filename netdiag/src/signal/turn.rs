@@ -126,6 +126,9 @@ pub const DEFINITION: Definition = Definition {
 const SEQUENCES: &[Field] =
     &[Field::TcpWriteSeq, Field::TcpSndUna, Field::TcpCopiedSeq, Field::TcpRcvNxt, Field::TcpMstamp];
 
+const READ: Attachment = Attachment::new("turn_read_tp_btf", Hook::TpBtf("tcp_rcv_space_adjust"))
+    .with_duty(duty::READERS);
+
 /// Both ends of each send call under the socket's lock.
 const FEXIT: Source = Source {
     name: "fexit",
@@ -134,7 +137,7 @@ const FEXIT: Source = Source {
         Attachment::aside("turn_send_fexit", Hook::Fexit("tcp_sendmsg_locked")),
         Attachment::new("turn_ready_fentry", Hook::Fentry("tcp_data_ready")),
         Attachment::aside("turn_ready_second_fentry", Hook::Fentry("tcp_data_ready")),
-        Attachment::new("turn_read_tp_btf", Hook::TpBtf("tcp_rcv_space_adjust")),
+        READ,
     ],
     extras: &[Extra {
         when: When::FunctionExists("do_tcp_sendpages"),
@@ -166,7 +169,7 @@ const TRACEPOINTS: Source = Source {
             .with_duty(duty::TURN_ENDS),
         Attachment::aside("turn_ready_second_tp_btf", Hook::TpBtf("sk_data_ready")),
         Attachment::new("turn_ready_tp_btf", Hook::TpBtf("sk_data_ready")),
-        Attachment::new("turn_read_tp_btf", Hook::TpBtf("tcp_rcv_space_adjust")),
+        READ,
     ],
     extras: &[],
     fields: SEQUENCES,
@@ -186,7 +189,8 @@ const KPROBE: Source = Source {
     attachments: &[
         Attachment::new("turn_send_kprobe", Hook::Kprobe("tcp_sendmsg_locked")),
         Attachment::new("turn_ready_kprobe", Hook::Kprobe("tcp_data_ready")),
-        Attachment::new("turn_read_raw_tp", Hook::RawTp("tcp_rcv_space_adjust")),
+        Attachment::new("turn_read_raw_tp", Hook::RawTp("tcp_rcv_space_adjust"))
+            .with_duty(duty::READERS),
     ],
     extras: &[
         Extra {

@@ -6,7 +6,10 @@ use aya_ebpf::{
         BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, TracePointContext,
     },
 };
-use netdiag_common::signal::{Signal, socket::what};
+use netdiag_common::{
+    globals::duty,
+    signal::{Signal, socket::what},
+};
 
 use super::{
     Context, current_process,
@@ -17,8 +20,10 @@ use super::{
 use crate::{
     account::{Lane, socket_counters},
     filter::{self, Answer, User},
+    globals::{has_duty, settings},
     kernel::{self, Access, Pointer, Probed, Typed},
-    slot::{self, ANNOUNCED, SERVER},
+    slot::{self, ANNOUNCED, SERVER, Slot},
+    task,
 };
 
 const ACCEPT: Lane = Lane::new(Signal::Socket, 2);
@@ -112,6 +117,35 @@ fn used<A: Access>(sk: Pointer, how: Use, handshake: Handshake, lane: Lane) {
     slot.used_by(owner, true);
     // SAFETY: as above.
     if !unsafe { report_accepted::<A>(sk, slot, what, Context::Owner, waited_ns, lane) } {
+        slot.owner = 0; // said again at the next use
+    }
+}
+
+/// Data was read on a TCP socket: who reads is the owner if none is known, where that is the duty of the programs that
+/// see it, in place of [`socket_recv_tp_btf`].
+///
+/// # Safety
+/// `sk` points to a full TCP socket whose lock is held, and `slot` is its slot.
+#[inline(always)]
+pub(crate) unsafe fn reads<A: Access>(sk: Pointer, slot: &mut Slot, lane: Lane) {
+    if !settings::tells_readers() || slot.owner != 0 || !has_duty(Signal::Turn, duty::READERS) {
+        return;
+    }
+    // The kernel's own users of a socket read in softirqs, which no task has to do with, and in threads of the kernel.
+    // SAFETY: passed on.
+    if unsafe { kernel::is_owned::<A>(sk) } != Ok(true) || !task::is_of_process() {
+        return;
+    }
+    let owner = current_process();
+    // SAFETY: passed on.
+    if unsafe { filter::passes::<A>(sk, User::Current) } != Answer::Wanted {
+        slot.used_by(owner, filter::is_current_wanted());
+        return;
+    }
+    let what = if slot.flags & ANNOUNCED == 0 { introduction(slot) } else { what::OWNER };
+    slot.used_by(owner, true);
+    // SAFETY: passed on.
+    if !unsafe { report_accepted::<A>(sk, slot, what, Context::Owner, 0, lane) } {
         slot.owner = 0; // said again at the next use
     }
 }
