@@ -1,6 +1,6 @@
 //! The only reads of kernel memory, by offsets that userspace found in the kernel's BTF.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     helpers::{
@@ -19,6 +19,7 @@ use netdiag_common::{
 
 use crate::{
     globals::{location, settings},
+    netns,
     numbers::{AF_INET, AF_INET6, FILE_TYPE, IPPROTO_TCP, SOCKET_FILE, state::NEW_SYN_RECV},
 };
 
@@ -239,7 +240,7 @@ pub(crate) unsafe fn listener<A: Access>(sk: Pointer) -> Result<Option<u64>, Ref
 /// `sk` starts with a `sock_common`.
 #[inline(always)]
 pub(crate) unsafe fn flow_key<A: Access>(sk: Pointer, key: &mut FlowKey) -> Result<(), Refused> {
-    // SAFETY: passed on for all loads below; `skc_net` points to a `struct net`.
+    // SAFETY: passed on for all loads below.
     unsafe {
         let family: u16 = field::<A, _>(sk, Field::SkFamily)?;
         if family == AF_INET {
@@ -253,32 +254,11 @@ pub(crate) unsafe fn flow_key<A: Access>(sk: Pointer, key: &mut FlowKey) -> Resu
         }
         key.local_port = field::<A, _>(sk, Field::SkNum)?;
         key.peer_port = u16::from_be(field::<A, _>(sk, Field::SkDport)?);
-        key.netns = netns::<A>(sk, Field::SkNet)?;
+        key.netns = netns::of::<A>(sk, Field::SkNet)?;
     }
     key.protocol = IPPROTO_TCP;
     key.reserved = 0;
     Ok(())
-}
-
-/// Reads the inode number of the network namespace that a field points to, 0 where it points to none.
-///
-/// For each pointer that is loaded through a typed one, verifiers from 6.4 on look for several names in all of the
-/// kernel's types (`btf_nested_type_is_trusted`): that took a third of the time in which the programs were loaded.
-/// An address that is read costs them nothing.
-///
-/// # Safety
-/// `holder` points to the struct that the field belongs to.
-#[inline(always)]
-pub(crate) unsafe fn netns<A: Access>(holder: Pointer, net: Field) -> Result<u32, Refused> {
-    // SAFETY: passed on; the field points to a `struct net` or nowhere.
-    unsafe {
-        if A::TYPED && settings::reads_memory() {
-            let net: u64 = read_or_zero(holder, location(net).offset());
-            return Ok(read_or_zero(net as Pointer, location(Field::NetInum).offset()));
-        }
-        let net: Pointer = field::<A, _>(holder, net)?;
-        if net.is_null() { Ok(0) } else { field::<A, _>(net, Field::NetInum) }
-    }
 }
 
 /// Reads by address, and has 0 where a typed load that faults has it. Without a branch, which verifiers would walk
@@ -287,7 +267,7 @@ pub(crate) unsafe fn netns<A: Access>(holder: Pointer, net: Field) -> Result<u32
 /// # Safety
 /// The helper survives any address.
 #[inline(always)]
-unsafe fn read_or_zero<T: Copy + Default>(base: Pointer, offset: usize) -> T {
+pub(crate) unsafe fn read_or_zero<T: Copy + Default>(base: Pointer, offset: usize) -> T {
     let mut value = T::default();
     // SAFETY: `value` has room for what is read; the helper fills it with zeros where it reads nothing.
     let _zeros = unsafe {
@@ -300,15 +280,39 @@ unsafe fn read_or_zero<T: Copy + Default>(base: Pointer, offset: usize) -> T {
     value
 }
 
+/// Reads words by their address, where they are to be. Each is loaded as it is looked at, not copied bit by bit.
+#[inline(always)]
+pub(crate) fn read_words<const N: usize>(
+    from: Pointer,
+    to: &mut MaybeUninit<[u32; N]>,
+) -> Result<&[u32; N], Refused> {
+    // SAFETY: the helper survives any address, and fills all that it is given: with zeros where it reads nothing.
+    unsafe {
+        if generated::bpf_probe_read_kernel(to.as_mut_ptr().cast(), 4 * N as u32, from) != 0 {
+            return Err(Refused::Fault);
+        }
+        Ok(to.assume_init_ref())
+    }
+}
+
 #[inline(always)]
 pub(crate) fn mapped(to: &mut [u8; 16], address: u32) {
     let p = V4_MAPPED_PREFIX;
     let word = |at: usize| u32::from_ne_bytes([p[at], p[at + 1], p[at + 2], p[at + 3]]);
+    write_address(to, word(0), word(4), word(8), address);
+}
+
+/// Makes an address of four words as they lie in memory.
+#[inline(always)]
+pub(crate) fn write_address(to: &mut [u8; 16], a: u32, b: u32, c: u32, d: u32) {
     let to = to.as_mut_ptr().cast::<u32>();
-    for (at, word) in [word(0), word(4), word(8), address].into_iter().enumerate() {
-        // SAFETY: `to` has four words, and is 4-byte aligned inside its `FlowKey`. Volatile: zeros may become a
-        // memset, see `words`.
-        unsafe { to.add(at).write_volatile(word) };
+    // SAFETY: `to` has four words, and is 4-byte aligned inside its `FlowKey`. Volatile: zeros may become a memset,
+    // see `words`.
+    unsafe {
+        to.write_volatile(a);
+        to.add(1).write_volatile(b);
+        to.add(2).write_volatile(c);
+        to.add(3).write_volatile(d);
     }
 }
 

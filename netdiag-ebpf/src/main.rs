@@ -25,6 +25,8 @@ mod kernel;
 #[cfg(target_arch = "bpf")]
 mod nested;
 #[cfg(target_arch = "bpf")]
+mod netns;
+#[cfg(target_arch = "bpf")]
 mod numbers;
 #[cfg(target_arch = "bpf")]
 mod packet;
