@@ -6,8 +6,7 @@ use aya_ebpf::{
     helpers::{
         bpf_probe_read_kernel,
         generated::{
-            self, bpf_get_current_task, bpf_get_socket_cookie, bpf_skc_to_tcp_request_sock,
-            bpf_skc_to_tcp_sock,
+            self, bpf_get_socket_cookie, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
         },
     },
     programs::TracePointContext,
@@ -20,7 +19,7 @@ use netdiag_common::{
 use crate::{
     globals::{location, settings},
     netns,
-    numbers::{AF_INET, AF_INET6, FILE_TYPE, IPPROTO_TCP, SOCKET_FILE, state::NEW_SYN_RECV},
+    numbers::{AF_INET, AF_INET6, IPPROTO_TCP, state::NEW_SYN_RECV},
 };
 
 /// A pointer into the kernel: `struct sock *`, `struct request_sock *`, `struct sk_buff *`.
@@ -240,6 +239,20 @@ pub(crate) unsafe fn listener<A: Access>(sk: Pointer) -> Result<Option<u64>, Ref
 /// `sk` starts with a `sock_common`.
 #[inline(always)]
 pub(crate) unsafe fn flow_key<A: Access>(sk: Pointer, key: &mut FlowKey) -> Result<(), Refused> {
+    // SAFETY: passed on.
+    unsafe { flow_key_in::<A>(sk, key, &mut 0) }
+}
+
+/// The same for who keeps the number of the network namespace, which is read where that is 0.
+///
+/// # Safety
+/// As for [`flow_key`].
+#[inline(always)]
+pub(crate) unsafe fn flow_key_in<A: Access>(
+    sk: Pointer,
+    key: &mut FlowKey,
+    netns: &mut u32,
+) -> Result<(), Refused> {
     // SAFETY: passed on for all loads below.
     unsafe {
         let family: u16 = field::<A, _>(sk, Field::SkFamily)?;
@@ -254,7 +267,10 @@ pub(crate) unsafe fn flow_key<A: Access>(sk: Pointer, key: &mut FlowKey) -> Resu
         }
         key.local_port = field::<A, _>(sk, Field::SkNum)?;
         key.peer_port = u16::from_be(field::<A, _>(sk, Field::SkDport)?);
-        key.netns = netns::of::<A>(sk, Field::SkNet)?;
+        if *netns == 0 {
+            *netns = netns::of::<A>(sk, Field::SkNet)?;
+        }
+        key.netns = *netns;
     }
     key.protocol = IPPROTO_TCP;
     key.reserved = 0;
@@ -331,20 +347,17 @@ unsafe fn words<A: Access>(sk: Pointer, field: Field, to: &mut [u8; 16]) -> Resu
     Ok(())
 }
 
-/// Reads the kernel's counters of a TCP socket; false when `sk` is no full TCP socket.
+/// Reads the kernel's counters of a TCP socket.
 ///
 /// # Safety
-/// `sk` points to a socket.
+/// `sk` points to a socket, and `tp` is the `tcp_sock` around it.
 #[inline(always)]
 pub(crate) unsafe fn tcp_counters<A: Access>(
     sk: Pointer,
+    tp: Pointer,
     to: &mut TcpCounters,
-) -> Result<bool, Refused> {
-    let tp = A::tcp_sock(sk);
-    if tp.is_null() {
-        return Ok(false);
-    }
-    // SAFETY: `tp` is a tcp_sock.
+) -> Result<(), Refused> {
+    // SAFETY: passed on.
     unsafe {
         to.bytes_sent = field::<A, _>(tp, Field::TcpBytesSent)?;
         to.bytes_received = field::<A, _>(tp, Field::TcpBytesReceived)?;
@@ -359,7 +372,7 @@ pub(crate) unsafe fn tcp_counters<A: Access>(
         to.rtt_min_us = rtt_min::<A>(tp)?;
     }
     to.retrans_unseen = 0;
-    Ok(true)
+    Ok(())
 }
 
 /// Reads the smallest round-trip time of late in microseconds, 0 where there is none yet: the first of
@@ -410,38 +423,6 @@ pub(crate) unsafe fn is_grafted<A: Access>(sk: Pointer) -> Result<bool, Refused>
 pub(crate) fn returned_by_call(ctx: &TracePointContext) -> Result<i64, Refused> {
     // SAFETY: the offset comes from the BTF of the tracepoint's record.
     unsafe { ctx.read_at(location(Field::TpExitRet).offset()) }.map_err(|_| Refused::Fault)
-}
-
-/// The `struct sock` behind a file descriptor of the current task; `None` when it is no socket's.
-#[inline(always)]
-pub(crate) fn sock_of_descriptor(descriptor: u32) -> Result<Option<Pointer>, Refused> {
-    // SAFETY: no precondition.
-    let task = unsafe { bpf_get_current_task() } as Pointer;
-    // SAFETY: each pointer comes from the struct whose BTF gives the location; the helper survives any
-    // address, and a table that is replaced meanwhile is freed after a grace period of RCU.
-    unsafe {
-        let files: Pointer = field::<Probed, _>(task, Field::TaskFiles)?;
-        let table: Pointer = field::<Probed, _>(files, Field::FilesTable)?;
-        if descriptor >= field::<Probed, u32>(table, Field::TableSize)? {
-            return Ok(None);
-        }
-        let all: Pointer = field::<Probed, _>(table, Field::TableFiles)?;
-        let file: Pointer = Probed::load(all, descriptor as usize * size_of::<Pointer>())?;
-        if file.is_null() {
-            return Ok(None);
-        }
-        let inode: Pointer = field::<Probed, _>(file, Field::FileInode)?;
-        if field::<Probed, u16>(inode, Field::InodeMode)? & FILE_TYPE != SOCKET_FILE {
-            return Ok(None);
-        }
-        let socket: Pointer = field::<Probed, _>(file, Field::FilePrivate)?;
-        if socket.is_null() {
-            // A path to a Unix socket, opened with O_PATH.
-            return Ok(None);
-        }
-        let sk: Pointer = field::<Probed, _>(socket, Field::SocketSk)?;
-        Ok((!sk.is_null()).then_some(sk))
-    }
 }
 
 /// Whether a task owns a socket, and so works on it: a softirq leaves it alone then (`sk_lock.owned`).

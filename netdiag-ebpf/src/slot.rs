@@ -50,6 +50,10 @@ pub(crate) struct Slot {
     pub(crate) retrans: u32,
     /// 1 when `retrans` is valid. No flag: those are written without the lock.
     pub(crate) retrans_known: u32,
+    /// Number of its network namespace, which it never leaves; 0 where that was not read yet.
+    pub(crate) netns: u32,
+    /// Zero.
+    pub(crate) reserved: u32,
     /// When a segment was sent again last; written under the socket's lock.
     pub(crate) sent_again_ns: u64,
     /// What is known of its round trips; written under the socket's lock.

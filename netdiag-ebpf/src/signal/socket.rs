@@ -1,5 +1,6 @@
 //! Programs of the signal `socket`, and the introduction of a socket that other signals met first.
 
+mod descriptor;
 mod detail;
 mod handshake;
 mod owner;
@@ -16,7 +17,10 @@ use netdiag_common::signal::{Signal, socket::what};
 
 pub(crate) use self::{
     owner::reads,
-    report::{Context, admit, admit_to, header, identify, introduction, is_due, report},
+    report::{
+        Context, admit, admit_to, header, header_at, identify, identify_request, introduction,
+        is_due, report,
+    },
 };
 use crate::{
     account::{Lane, socket_counters},

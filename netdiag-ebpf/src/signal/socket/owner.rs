@@ -12,7 +12,7 @@ use netdiag_common::{
 };
 
 use super::{
-    Context, current_process,
+    Context, current_process, descriptor,
     handshake::{self, Handshake},
     introduction,
     report::report_accepted,
@@ -189,7 +189,7 @@ accepts!(socket_accept_fexit_4 4);
 #[inline(always)]
 fn accepted_descriptor(ctx: &TracePointContext) {
     let sk = match kernel::returned_by_call(ctx) {
-        Ok(descriptor @ 0..) => kernel::sock_of_descriptor(descriptor as u32),
+        Ok(descriptor @ 0..) => descriptor::sock(descriptor as u32),
         Ok(_) => return,
         Err(error) => Err(error),
     };
