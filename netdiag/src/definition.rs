@@ -188,7 +188,7 @@ pub enum Hook {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// Name of the program in the eBPF object. Where the kernel has no compare-and-exchange (before 5.12), a program of
-    /// that name with `_plain` behind it goes first if there is one.
+    /// that name with `_plain` behind it goes first if there is one. One may be on several hooks.
     pub program: &'static str,
     /// Where it goes.
     pub hook: Hook,

@@ -318,9 +318,12 @@ impl Tracer {
     /// The attached programs, for the kernel's counts of them.
     fn counted(&self) -> Result<Vec<Counted>> {
         let mut counted = Vec::new();
-        for &Attached { signal, program: ref name, role, .. } in &self.attached {
+        for (nth, attached) in self.attached.iter().enumerate() {
+            let &Attached { signal, program: ref name, role, .. } = attached;
             let Some(program) = self.ebpf.program(name) else { continue };
-            if role == Role::Aside {
+            // One that is on several hooks of a signal counts for all of them.
+            let is_same = |it: &Attached| it.signal == signal && it.program == *name;
+            if role == Role::Aside || self.attached[..nth].iter().any(is_same) {
                 continue;
             }
             let fd = program.fd()?.try_clone().context("no descriptor for a program's counts")?;

@@ -178,7 +178,7 @@ const ACCEPT_KPROBE: Attachment =
 const ACCEPT_EXIT: Attachment =
     Attachment::new("socket_accept_tp", Hook::Tracepoint("syscalls", "sys_exit_accept"));
 const ACCEPT4_EXIT: Attachment =
-    Attachment::new("socket_accept4_tp", Hook::Tracepoint("syscalls", "sys_exit_accept4"));
+    Attachment::new("socket_accept_tp", Hook::Tracepoint("syscalls", "sys_exit_accept4"));
 const FIRST_RECEIVE: Attachment =
     Attachment::new("socket_recv_tp_btf", Hook::TpBtf("sock_recv_length"));
 /// Beside programs that see accept: after that it is enough to know who reads data.

@@ -205,16 +205,10 @@ fn accepted_descriptor(ctx: &TracePointContext) {
     }
 }
 
-// Neither runs inside the other: a task returns from one call at a time, and is not preempted there.
-
+/// accept(2) or accept4(2) returns. One program is on both, and does not run inside itself: a task returns from one call at a
+/// time, and is not preempted there.
 #[tracepoint]
 fn socket_accept_tp(ctx: TracePointContext) -> u32 {
-    accepted_descriptor(&ctx);
-    0
-}
-
-#[tracepoint]
-fn socket_accept4_tp(ctx: TracePointContext) -> u32 {
     accepted_descriptor(&ctx);
     0
 }
