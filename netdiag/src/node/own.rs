@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use procfs::process::{MMPermissions, MMapPath, Process};
+use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 use rustix::{
     mm::{Advice, madvise},
     thread::disable_transparent_huge_pages,
@@ -63,23 +63,29 @@ pub fn release_freed() {
     let _nothing_to_release = unsafe { libc::malloc_trim(0) };
 }
 
-/// Lets go of this program's code, most of which ran for the last time when everything was attached. What still
-/// runs is mapped again as it is reached, out of the page cache.
+/// Lets go of this program's code and constants, most of which were needed for the last time when everything was
+/// attached: the eBPF object is one of them. What still is needed is mapped again as it is reached, out of the page
+/// cache.
 pub fn release_code() {
-    const CODE: MMPermissions =
-        MMPermissions::READ.union(MMPermissions::EXECUTE).union(MMPermissions::PRIVATE);
     // Where they cannot be listed they stay.
-    let Ok(maps) = Process::myself().and_then(|own| own.maps()) else { return };
-    for map in maps {
-        if map.perms != CODE || !matches!(map.pathname, MMapPath::Path(_)) {
-            continue;
-        }
+    let Ok(maps) = Process::myself().and_then(|own| own.smaps()) else { return };
+    for map in maps.iter().filter(|map| is_only_read(map)) {
         let (start, end) = map.address;
         let pages = std::ptr::with_exposed_provenance_mut(start as usize);
-        // SAFETY: whole pages of a file that cannot be written to: they are read anew when they are needed.
+        // SAFETY: whole pages of a file that nobody here can or did write to: they are read anew when they are needed.
         let _still_resident =
             unsafe { madvise(pages, (end - start) as usize, Advice::LinuxDontNeed) };
     }
+}
+
+/// Whether it is a file's, and still as the file is: relocations were written before the linker forbade it, and would
+/// be lost.
+fn is_only_read(map: &MemoryMap) -> bool {
+    const READ: MMPermissions = MMPermissions::READ.union(MMPermissions::PRIVATE);
+    map.perms.contains(READ)
+        && !map.perms.contains(MMPermissions::WRITE)
+        && matches!(map.pathname, MMapPath::Path(_))
+        && map.extension.map.get("Anonymous") == Some(&0)
 }
 
 #[cfg(test)]
