@@ -233,8 +233,10 @@ impl Observer {
         diagnostics.say();
         // Nothing of us stays in the kernel while the outputs are waited for.
         drop((detached, diagnostics));
-        let (end, stream) = (Wall::now(), intake.stream());
-        tell_set(interval_began, end);
+        let (now, stream) = (Wall::now(), intake.stream());
+        tell_set(interval_began, now);
+        // The run ends where its last interval does, to the nanosecond.
+        let (_, end) = interval_began.until(now);
         Ok((intake, Run { began, interval_began, end, signals: statuses, accounting, stream }))
     }
 
