@@ -76,6 +76,7 @@ pub const DEFINITION: Definition = Definition {
         "firewall-drop",
         "half-open-peer",
         "conntrack-full",
+        "conntrack-insert-failed",
         "interface-errors",
         "qdisc-drop",
         "softnet-drop",
@@ -114,6 +115,13 @@ fn is_given_up(flow: &Seen, limits: &Limits, usual_ns: Option<u64>) -> bool {
 fn unanswered<'a>(limits: &Limits, backend: &Group<'a>) -> Option<Group<'a>> {
     let usual_ns = backend.sums.quantile("connect", 0.5, 1);
     backend.only(|flow| is_unanswered(flow) || is_given_up(flow, limits, usual_ns))
+}
+
+/// First packets that connection tracking dropped since another connection had their place; those of a pod go
+/// through the node's table, too.
+fn clashes(watched: &Watched) -> u64 {
+    let tables = watched.tracked();
+    tables.iter().filter_map(|one| one.table.insert_failed).sum()
 }
 
 struct Unanswered<'a> {
@@ -245,6 +253,11 @@ fn told(
         // A path that loses some segments is none that carries nothing, and a listener here is not that one.
         .clearing(&late::OF_THE_PATH)
         .clearing(&["listen-overflow", "syn-backlog-overflow"]);
+    // Each clash takes one SYN: fewer of them than connections do not explain these.
+    let finding = match clashes(watched) < count as u64 {
+        true => finding.clearing(&["conntrack-insert-failed"]),
+        false => finding,
+    };
     let finding = late::syn_sent(finding, watched, limits, (netns, ip, port));
     let finding = match given_up {
         0 => finding,
@@ -261,7 +274,12 @@ fn told(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{finding::tests::check, snapshot::Flow, watched::kit};
+    use crate::{
+        diagnosis::{Diagnosis, Thresholds},
+        finding::tests::check,
+        snapshot::{ConntrackTable, Flow},
+        watched::kit::{self, NETNS},
+    };
 
     /// Connects that are sent again, so many in ten seconds.
     fn unanswered(count: u64, again: u64) -> Vec<Flow> {
@@ -377,6 +395,52 @@ mod tests {
             })
         };
         check(&DEFINITION, &kit::once(ports(80).chain(ports(443))), Some(Severity::Critical));
+    }
+
+    /// A table of connections in which so many found their place taken.
+    fn clashed(insert_failed: u64) -> ConntrackTable {
+        ConntrackTable {
+            netns: NETNS,
+            entries: 1_000,
+            max: Some(262_144),
+            insert_failed: Some(insert_failed),
+            drop: Some(insert_failed),
+            early_drop: Some(0),
+            clash_resolve: Some(0),
+            invalid: Some(0),
+            chaintoolong: Some(0),
+        }
+    }
+
+    /// Address translation that chooses a port which is taken drops single SYNs on this node.
+    #[test]
+    fn clashes_in_connection_tracking_make_some_connections_late() {
+        let mut diagnosis = Diagnosis::new(Thresholds::new());
+        for second in 0..10 {
+            let connected = |id: &str, count: u64, ms: u64| {
+                kit::flow(id).latency("connect", count, ms * 1_000_000)
+            };
+            let late = (0..2).map(|n| connected(&format!("late{second}.{n}"), 1, 1_003));
+            let flows = late.chain([connected("quick", 98, 5)]).collect();
+            let mut snapshot = kit::snapshot(second, flows);
+            snapshot.node.conntrack.push(clashed(4));
+            diagnosis.take(&snapshot);
+        }
+        let mut found = diagnosis.report().expect("a report").findings;
+        found.retain(|one| one.id == DEFINITION.id);
+        let causes: Vec<_> = found.iter().map(|one| one.caused_by.join(" ")).collect();
+        assert_eq!(causes, ["conntrack-insert-failed"]);
+    }
+
+    #[test]
+    fn fewer_clashes_than_connections_explain_none() {
+        let is_cleared = |failed: u64| {
+            let mut watched = kit::once(unanswered(9, 2));
+            watched.intervals[0].node.conntrack.push(clashed(failed));
+            let found = rule(&watched, &Limits::default()).remove(0);
+            found.cleared.contains(&"conntrack-insert-failed")
+        };
+        assert!(is_cleared(8) && !is_cleared(9));
     }
 
     #[test]

@@ -101,7 +101,8 @@ fn of_namespace(
             .not_seeing("who asked, and for what: the kernel counts them by network namespace alone")
             .not_seeing("the same over IPv6: programs without it try such addresses all the time")
             // What drops packets has nothing to do with it; an interface that is down takes its routes along.
-            .clearing(&["firewall-drop", "half-open-peer", "conntrack-full", "qdisc-drop", "softnet-drop"])
+            .clearing(&["firewall-drop", "half-open-peer", "qdisc-drop", "softnet-drop"])
+            .clearing(&["conntrack-full", "conntrack-insert-failed"])
             .clearing(&["listen-overflow", "syn-backlog-overflow"])
             .clearing(&super::late::OF_THE_PATH)
             .advise("look for the default route, and for the interface that it leads through: ip route; ip link")
