@@ -4,6 +4,7 @@ use crate::{
     finding::{
         Finding, Limits, Scope, Severity, Threshold, Unit,
         advice::{beside_others, events, inside},
+        packet_loss::Lost,
     },
     format,
     watched::{Backend, Group, Interval, Seen, Watched},
@@ -146,13 +147,14 @@ fn latencies(finding: Finding, watched: &Watched, backend: &Group<'_>) -> Findin
 
 /// Says whether data to the peer gets lost as well: then it is the path.
 fn data_lost(finding: Finding, watched: &Watched, peer: Option<&Group<'_>>, share: f64) -> Finding {
-    let sums = peer.map(|peer| &peer.sums);
-    let sent = sums.and_then(|sums| sums.count("data_segments_sent")).unwrap_or(0);
-    let Some(sums) = sums.filter(|_| sent >= BUSY) else {
+    let sent = peer.and_then(|peer| peer.sums.count("data_segments_sent")).unwrap_or(0);
+    let Some(peer) = peer.filter(|_| sent >= BUSY) else {
         return finding.not_seeing("whether data gets lost as well: hardly any was sent to it");
     };
-    let again = sums.at_least("retransmits.rto") + sums.at_least("retransmits.fast");
-    let lost = again.saturating_sub(sums.at_least("dsacks")) as f64 / sent as f64;
+    let Some(lost) = Lost::of(peer) else {
+        return finding.not_seeing("whether data gets lost as well: nobody tells of it");
+    };
+    let lost = lost.most as f64 / sent as f64;
     if lost * TIMES_LOSS < share {
         finding
             .ruling_out(format!(
@@ -321,6 +323,30 @@ mod tests {
         };
         assert!(with(33).cleared.contains(&"packet-loss"));
         assert!(!with(34).cleared.contains(&"packet-loss"));
+    }
+
+    /// What the peer had twice were probes first, and those of the connection that sent them.
+    #[test]
+    fn data_is_as_lost_as_packet_loss_has_it() {
+        let flow = |id: &str, fast: u64, probes: u64, twice: u64| {
+            kit::flow(id)
+                .count("data_segments_sent", 5_000)
+                .count("retransmits.rto", 0)
+                .count("retransmits.fast", fast)
+                .count("retransmits.tlp", probes)
+                .count("dsacks", twice)
+        };
+        for (probes, [twice, elsewhere], percent) in
+            [(300, [300, 0], Some(3.0)), (0, [0, 300], Some(3.0)), (0, [300, 0], None)]
+        {
+            let data = |_: u64| flow("data", 300, probes, twice);
+            let other = |_: u64| flow("other", 0, 0, elsewhere);
+            let kinds: [Kind<'_>; 4] = [(6, &late), (94, &quick), (1, &data), (1, &other)];
+            let found = (DEFINITION.rule)(&over(10, &kinds), &Limits::default()).remove(0);
+            assert_eq!(found.cleared.contains(&"packet-loss"), percent.is_none(), "{found:#?}");
+            let told = found.evidence.iter().find(|one| one.metric.starts_with("data segments"));
+            assert_eq!(told.map(|one| (one.value * 100.0).round()), percent, "{found:#?}");
+        }
     }
 
     #[test]
