@@ -3,7 +3,7 @@
 use crate::{
     finding::{
         Finding, Limits, Scope, Severity, Threshold, Unit,
-        advice::{beside_others, events, inside},
+        advice::{beside_others, by_no_listener_here, events, inside},
         packet_loss::Lost,
     },
     format,
@@ -118,7 +118,7 @@ pub(super) fn of_backend(
         .beyond(watched, "seconds with such", f64::from(seconds), &SECONDS, limits)
         .with(watched, "SYNs sent again", bad.sums.at_least("retransmits.syn") as f64, Unit::Count);
     let finding = latencies(finding, watched, backend);
-    let finding = data_lost(finding, watched, peer, share);
+    let finding = by_no_listener_here(data_lost(finding, watched, peer, share), backend);
     let finding = if bad.is_local() {
         finding.advise("both ends are on this node: look at that end's listener, and for packets that it drops")
     } else {
@@ -347,6 +347,26 @@ mod tests {
             let told = found.evidence.iter().find(|one| one.metric.starts_with("data segments"));
             assert_eq!(told.map(|one| (one.value * 100.0).round()), percent, "{found:#?}");
         }
+    }
+
+    /// Its own listener may be of any port, and of a server elsewhere it is none.
+    #[test]
+    fn a_listener_here_has_no_part_in_what_is_asked_elsewhere() {
+        let clears = |change: &dyn Fn(Flow) -> Flow| {
+            let (late, quick) = (|n: u64| change(late(n)), |n: u64| change(quick(n)));
+            let watched = over(10, &[(10, &late), (90, &quick)]);
+            let found = (DEFINITION.rule)(&watched, &Limits::default()).remove(0);
+            ["listen-overflow", "syn-backlog-overflow"].map(|id| found.cleared.contains(&id))
+        };
+        assert_eq!(clears(&|flow| flow), [true; 2]);
+        assert_eq!(clears(&|flow| flow.to("127.0.0.1", 443)), [false; 2]);
+        assert_eq!(clears(&|flow| flow.to("10.0.0.1", 443)), [false; 2]);
+        // Of those that it accepted the other end is known.
+        let accepted = |flow: Flow| match flow.id.starts_with("quick") {
+            true => Flow { pair: Some("f9".to_owned()), ..flow },
+            false => flow,
+        };
+        assert_eq!(clears(&accepted), [false; 2]);
     }
 
     #[test]
