@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Packets, Scope, Severity, Threshold, Unit,
-    advice::{events, inside},
+    advice::{by_no_listener_here, events, inside},
 };
 use crate::{
     snapshot::Role,
@@ -178,7 +178,7 @@ fn by_peer(
              nolinger) ends connections with FIN",
         ),
     };
-    finding
+    by_no_listener_here(finding, group)
         .advise("if connections are idle before: let clients close them sooner than the server does")
         .advise("where a device between gives them up, the resets have another TTL than the peer's segments")
         .confirm_by(events("reset", netns, ip))
@@ -400,6 +400,15 @@ mod tests {
         };
         check(&DEFINITION, &deploy(2), Some(Severity::Info));
         check(&DEFINITION, &deploy(3), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn a_listener_here_has_no_part_in_what_is_asked_elsewhere() {
+        let clears = |ip: &str| {
+            let watched = kit::series(|second| vec![once(&format!("f{second}"), 0, 1).to(ip, 443)]);
+            rule(&watched, &Limits::default())[0].cleared.contains(&"listen-overflow")
+        };
+        assert_eq!(["10.0.0.2", "10.0.0.1", "127.0.0.1"].map(clears), [true, false, false]);
     }
 
     #[test]
