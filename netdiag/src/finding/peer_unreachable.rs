@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Packets, Part, Scope, Severity, Threshold, Unit,
-    advice::{beside_others, events, inside, many},
+    advice::{beside_others, by_no_listener_here, events, inside, many},
 };
 use crate::{
     format,
@@ -274,9 +274,9 @@ fn told(
         .confirm_by(inside(group, &format!("nc -zvw 3 {ip} {port}")))
         .confirm_by(inside(group, &format!("ip route get {ip}")))
         .confirm_by(events("connect", netns, ip))
-        // A path that loses some segments is none that carries nothing, and a listener here is not that one.
-        .clearing(&late::OF_THE_PATH)
-        .clearing(&["listen-overflow", "syn-backlog-overflow"]);
+        // A path that loses some segments is none that carries nothing.
+        .clearing(&late::OF_THE_PATH);
+    let finding = by_no_listener_here(finding, group);
     // Each clash takes one SYN: fewer of them than connections do not explain these.
     let finding = match clashes(watched) < count as u64 {
         true => finding.clearing(&["conntrack-insert-failed"]),
@@ -414,6 +414,18 @@ mod tests {
         let late = each(|flow| flow.latency("connect", 1, 3_000_000_000));
         check(&DEFINITION, &late, Some(Severity::Info));
         check(&DEFINITION, &each(|flow| flow.count("segments_sent", 2)), None);
+    }
+
+    #[test]
+    fn a_listener_here_has_no_part_in_what_is_asked_elsewhere() {
+        let clears = |ip: &str| {
+            let watched = kit::once(unanswered(9, 2).into_iter().map(|flow| flow.to(ip, 443)));
+            let found = rule(&watched, &Limits::default()).remove(0);
+            ["listen-overflow", "syn-backlog-overflow"].map(|id| found.cleared.contains(&id))
+        };
+        assert_eq!(clears("10.0.0.2"), [true; 2]);
+        // Where the clients are, and the loopback.
+        assert_eq!([clears("10.0.0.1"), clears("127.0.0.1")], [[false; 2]; 2]);
     }
 
     #[test]
