@@ -136,7 +136,10 @@ impl Observer {
 
     /// Gives up what was needed to attach.
     fn confine(&self) {
-        let reached = sandbox::confine(self.tracer.attaches_late());
+        let reached = sandbox::confine(sandbox::Later {
+            programs: self.tracer.attaches_late(),
+            rings: self.tracer.opens_rings(),
+        });
         reached.iter().flat_map(|reached| &reached.lacking).for_each(|line| say(line));
     }
 
