@@ -75,11 +75,11 @@ impl Stays {
         watched: &Watched,
         limits: &Limits,
         netns: u32,
-        count: impl Fn(&Sockets) -> u64,
+        count: impl Fn(&Node, &Sockets) -> u64,
     ) -> Option<Self> {
         let lately = watched.lately(limits.of(&SECONDS), |node: &Node| {
             let sockets = node.sockets.iter().find(|one| one.netns == netns)?;
-            Some((count(sockets), sockets.known_ns()))
+            Some((count(node, sockets), sockets.known_ns()))
         })?;
         let (first, last) = (*lately.first()?, *lately.last()?);
         let least = lately.into_iter().min()?;
@@ -96,6 +96,13 @@ fn held_by(sockets: &Sockets, owner: &Owner) -> u64 {
     sockets.close_wait.iter().filter(is_its).map(|held| held.count).sum()
 }
 
+/// How many the namespace has, without those that may wait to be accepted: no process has these to close.
+fn accepted(node: &Node, sockets: &Sockets) -> u64 {
+    let its = node.listeners.iter().filter(|listener| listener.netns == sockets.netns);
+    let waiting: u64 = its.map(|listener| u64::from(listener.accept_queue)).sum();
+    sockets.states.close_wait.saturating_sub(waiting)
+}
+
 /// Those of each process by themselves: what others have for a moment says nothing of them.
 fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Finding> {
     let netns = sockets.netns;
@@ -105,12 +112,12 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Fi
     let known = sockets.close_wait.iter().filter(is_known);
     let leaks = known.filter_map(|held| {
         let owner = &held.owner;
-        let stays = Stays::of(watched, limits, netns, |sockets| held_by(sockets, owner))?;
+        let stays = Stays::of(watched, limits, netns, |_, sockets| held_by(sockets, owner))?;
         found(watched, limits, netns, owner, &stays)
     });
     let leaks: Vec<_> = leaks.collect();
     if leaks.is_empty() {
-        let all = Stays::of(watched, limits, netns, |sockets| sockets.states.close_wait);
+        let all = Stays::of(watched, limits, netns, accepted);
         let nobody = Owner::default();
         return Vec::from_iter(all.and_then(|all| found(watched, limits, netns, &nobody, &all)));
     }
@@ -172,7 +179,7 @@ mod tests {
     use super::*;
     use crate::{
         finding::tests::check,
-        snapshot::node::States,
+        snapshot::{Listener, node::States},
         watched::kit::{self, NETNS},
     };
 
@@ -286,6 +293,27 @@ mod tests {
         });
         let found = rule(&watched, &Limits::default()).remove(0);
         assert_eq!(found.scope, Scope::namespace(NETNS));
+    }
+
+    /// Clients that have given up wait in the accept queue of a server that accepts late.
+    #[test]
+    fn what_nobody_accepted_is_no_leak() {
+        let waiting = |accept_queue| {
+            kit::with_node(&[], |node| {
+                let states = States { close_wait: 300, ..States::default() };
+                node.sockets.push(Sockets { netns: NETNS, states, ..Sockets::default() });
+                node.listeners.push(Listener {
+                    netns: NETNS,
+                    local: kit::end("0.0.0.0", 8080),
+                    owner: kit::owner("tomcat"),
+                    drops: 0,
+                    accept_queue,
+                    accept_queue_limit: 511,
+                });
+            })
+        };
+        check(&DEFINITION, &waiting(200), Some(Severity::Warning));
+        check(&DEFINITION, &waiting(201), None);
     }
 
     #[test]
