@@ -66,6 +66,7 @@ pub const DEFINITION: Definition = Definition {
         &late::SECONDS,
         &late::SYN_SENT,
         &no_route::RATE,
+        &no_route::LEAST,
     ],
     // Until it fails, SYNs that are sent again are all that can be seen.
     needs: &[Signal::Socket, Signal::Retransmit],
