@@ -100,6 +100,7 @@ fn of_namespace(
         finding
             .confidence(0.8)
             .because(why)
+            .sending_nothing()
             .beyond(watched, metric, rate(count), &RATE, limits)
             .beyond(watched, "of these in all", count as f64, &LEAST, limits)
             .ruling_out("the peer and the path to it: nothing was sent")
@@ -177,6 +178,11 @@ mod tests {
         ] {
             check(&DEFINITION, &beside(counters, &flows), Some(expected));
         }
+    }
+
+    #[test]
+    fn what_was_not_sent_is_marked() {
+        assert!(rule(&of("OutNoRoutes", 1, 10), &Limits::default())[0].unsent);
     }
 
     /// As a run begins, one is one a second.
