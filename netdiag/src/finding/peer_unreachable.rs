@@ -70,10 +70,10 @@ pub const DEFINITION: Definition = Definition {
     ],
     // Until it fails, SYNs that are sent again are all that can be seen.
     needs: &[Signal::Socket, Signal::Retransmit],
-    // A connection that was not seen to succeed would count as none.
     parts: &[],
     // What has no route.
     node: &[Part::Protocols],
+    // A connection that was not seen to succeed would count as none.
     exact: &[Signal::Socket],
     packets: &[Packets::of("retransmits.syn")],
     causes: &[
