@@ -384,7 +384,8 @@ impl Diagnosis {
         keep(&mut findings, MOST_OF_ONE, |_| true, &mut left_out);
         let last = self.last?;
         let withheld = self.withheld.into_iter();
-        let mut not_observable = self.unseen.lines(&last.signals, &self.window.series);
+        let mut not_observable =
+            self.unseen.lines(&last.signals, &self.window.series, &self.thresholds);
         if self.recorded && last.filtered {
             not_observable.push(
                 "recorded with filters: findings of namespaces that no flow is in or passes are not told"

@@ -51,8 +51,9 @@ pub struct Soak {
     pub guests: u8,
     /// Time between two intervals, as netdiag takes it.
     pub interval: &'static str,
-    /// Bytes that it may grow by in the time in which its longest life is looked at.
-    pub growth_bytes: f64,
+    /// Bytes that it may grow by in the time in which its longest life is looked at; none where that is too short to
+    /// tell growth from what it needs once.
+    pub growth_bytes: Option<f64>,
 }
 
 /// What came of it.

@@ -1,4 +1,4 @@
-//! A minute of bad weather: what `cargo xtask soak` does for hours.
+//! A minute of bad weather: what `cargo xtask soak` does for hours, but for whether memory grows.
 
 use std::time::Duration;
 
@@ -30,8 +30,9 @@ fn a_minute_of_bad_weather() -> Result<()> {
         grounds: 2,
         guests: 1,
         interval: "500ms",
-        // What it needs once comes late in so short a time: findings remember 8,192 flows of their window.
-        growth_bytes: f64::from(192 << 20),
+        // What it needs once comes late in so short a time: findings remember 8,192 flows of their window. A limit that
+        // lets that pass would find nothing.
+        growth_bytes: None,
     })?;
     eprintln!("{}", soaked.table);
     soaked.facts.finish();

@@ -24,8 +24,7 @@ impl Links {
             self.0.clear();
         }
         for one in &snapshot.node.interfaces {
-            let other = one.peer.and_then(|peer| peer.netns).filter(|netns| *netns != one.netns);
-            if let Some(other) = other {
+            if let Some(other) = one.leads_to() {
                 self.0.insert((one.netns, one.name.clone()), other);
             }
         }

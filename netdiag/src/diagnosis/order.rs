@@ -78,11 +78,10 @@ fn is_elsewhere(cause: &Scope, symptom: &Scope) -> bool {
         && !symptom.peer.is_some_and(|ip| ip.is_loopback())
 }
 
-/// What a namespace has no route for was not sent, so that it explains nothing that was: not what is asked of a server,
-/// nor what another namespace sends through it. Only who answers on this node itself may lack a route to ask on.
+/// What was not sent (a namespace has no route for it) explains nothing that was: not what is asked of a server, nor
+/// what another namespace sends through it. Only who answers on this node itself may lack a route to ask on.
 fn is_unsent(cause: &Finding, symptom: &Scope) -> bool {
-    let is_unsent = cause.id == "peer-unreachable" && cause.scope.kind == ScopeKind::Namespace;
-    is_unsent && !symptom.peer.is_some_and(|ip| ip.is_loopback())
+    cause.unsent && !symptom.peer.is_some_and(|ip| ip.is_loopback())
 }
 
 /// Puts the causes of a finding before it, whatever their severity.

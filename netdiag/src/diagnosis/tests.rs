@@ -347,14 +347,15 @@ fn no_route_explains_nothing_that_was_sent() {
         id: id.to_owned(),
         ..Finding::new(&watched, Severity::Warning, scope, "")
     };
-    let is_caused = |cause: Scope, server: &str| {
+    let is_caused = |cause: Finding, server: &str| {
         let ip = server.parse().expect("an address");
         let unanswered = of("dns-unanswered", Scope::backend(Some(kit::NETNS), ip, 53));
-        let ranked = rank(vec![unanswered, of("peer-unreachable", cause)]);
+        let ranked = rank(vec![unanswered, cause]);
         ranked.iter().any(|one| one.caused_by == ["peer-unreachable"])
     };
-    let no_route = || Scope::namespace(kit::NETNS);
+    let no_route = || of("peer-unreachable", Scope::namespace(kit::NETNS)).sending_nothing();
     let away = Scope::peer(Some(kit::NETNS), "10.0.0.53".parse().expect("an address"));
+    let away = of("peer-unreachable", away);
     assert!(!is_caused(no_route(), "10.0.0.53"));
     assert!(is_caused(no_route(), "127.0.0.53") && is_caused(away, "10.0.0.53"));
 }

@@ -43,9 +43,9 @@ pub const DEFINITION: Definition = Definition {
     help: "a peer refuses connections: nobody listens at that port",
     thresholds: &[&LEAST, &RATE, &CRITICAL_RATE, &WELL],
     needs: &[Signal::Socket],
-    // A connection that was not seen to succeed would count as none.
     parts: &[],
     node: &[],
+    // A connection that was not seen to succeed would count as none.
     exact: &[Signal::Socket],
     packets: &[],
     causes: &["firewall-drop", "listen-overflow", "syn-backlog-overflow"],

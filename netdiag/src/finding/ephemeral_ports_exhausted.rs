@@ -1,6 +1,6 @@
 //! Local ports towards one destination run out.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netdiag_common::signal::Signal;
 
@@ -204,15 +204,15 @@ fn advised(
 ) -> Finding {
     let Worst { ports, to, .. } = *worst;
     let held = to.taken - to.time_wait.min(to.taken);
-    let who = name(&to.owner);
+    let (who, server) = (name(&to.owner), SocketAddr::new(ip, port));
     let finding = if to.time_wait > held {
         finding.advise(format!(
-            "pool connections: keep some to {ip}:{port} open and reuse them; most of the ports wait for the \
+            "pool connections: keep some to {server} open and reuse them; most of the ports wait for the \
              last segments of ones that were closed"
         ))
     } else {
         finding.advise(format!(
-            "pool connections: {who} holds most of {held} open ones to {ip}:{port}; bound its pool, look for ones \
+            "pool connections: {who} holds most of {held} open ones to {server}; bound its pool, look for ones \
              that it forgot"
         ))
     };
@@ -241,14 +241,13 @@ fn advised(
     } else {
         finding
     };
-    let dst = if ip.is_ipv6() { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
     finding
         .advise(format!(
             "widen net.ipv4.ip_local_port_range{range}; 1024 to 65535 is the most, with what services listen on in \
              net.ipv4.ip_local_reserved_ports"
         ))
         .advise("more addresses at either end: each pair has ports of its own")
-        .confirm_by(inside(watched, ports.netns, &to.owner, &format!("ss -tanp dst {dst}")))
+        .confirm_by(inside(watched, ports.netns, &to.owner, &format!("ss -tanp dst {server}")))
         .confirm_by(inside(
             watched,
             ports.netns,

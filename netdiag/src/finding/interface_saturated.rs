@@ -141,21 +141,16 @@ fn of_interface(watched: &Watched, limits: &Limits, one: &Interface) -> Option<F
     )
 }
 
-/// The namespace that an interface leads to, where that is another one.
-fn elsewhere(one: &Interface) -> Option<u32> {
-    one.peer.and_then(|peer| peer.netns).filter(|netns| *netns != one.netns)
-}
-
 /// Namespaces whose packets may pass an interface: those of its two ends; where it leads to none on this node, those
 /// that lead to its own as well, as pods to their node.
 fn namespaces(watched: &Watched, one: &Interface) -> BTreeSet<u32> {
     let mut namespaces = BTreeSet::from([one.netns]);
-    if let Some(other) = elsewhere(one) {
+    if let Some(other) = one.leads_to() {
         namespaces.insert(other);
         return namespaces;
     }
     let all = watched.interfaces();
-    let ways = all.values().filter_map(|other| Some([other.netns, elsewhere(other)?]));
+    let ways = all.values().filter_map(|other| Some([other.netns, other.leads_to()?]));
     namespaces.extend(ways.filter(|ends| ends.contains(&one.netns)).flatten());
     namespaces
 }
@@ -182,7 +177,7 @@ fn most(
     let flows = watched.flows.values().filter(is_there);
     let bytes = flows.filter(|flow| may_pass(watched, flow, one)).filter_map(|flow| {
         // What one end sends the other one receives.
-        let bytes = match elsewhere(one) {
+        let bytes = match one.leads_to() {
             Some(_) => flow.sums.at_least("bytes_sent").max(flow.sums.at_least("bytes_received")),
             None => flow.sums.at_least(way.payload),
         };

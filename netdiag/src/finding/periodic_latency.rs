@@ -84,12 +84,14 @@ pub const DEFINITION: Definition = Definition {
 
 /// Which periods cannot be seen yet, in a run as long as it is.
 #[must_use]
-pub fn not_observable(series: &Series) -> String {
-    let longest = format::duration((series.seconds() / CYCLES.value * 1e9) as u64);
+pub fn not_observable(series: &Series, limits: &Limits) -> String {
+    // Four spikes make a period, and have three between them, whatever is given.
+    let cycles = limits.of(&CYCLES).max(3.0);
+    let longest = format::duration((series.seconds() / cycles * 1e9) as u64);
     let shortest = format::duration((series.every() * 2e9) as u64);
     format!(
-        "periodic-latency: periods over {longest}, a quarter of the time watched, and under {shortest}, two \
-         intervals"
+        "periodic-latency: periods over {longest} (less than {cycles} in the time watched) and under {shortest} \
+         (two intervals)"
     )
 }
 
@@ -310,6 +312,19 @@ mod tests {
         let value = |name| value(name).map_or(f64::NAN, |one| one.value);
         assert!((value("period") - 30.0).abs() < 0.1 && (value("duration") - 2.0).abs() < 0.2);
         assert!((found[0].evidence[0].window_s - 240.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_is_too_long_for_the_run_goes_by_what_was_given() {
+        let series = &of(120, 30, 500).series;
+        for (cycles, expected) in [
+            (4.0, "over 30.0s (less than 4 in"),
+            (8.0, "over 15.0s (less than 8 in"),
+            (1.0, "over 40.0s (less than 3 in"),
+        ] {
+            let said = not_observable(series, &Limits::new(vec![("cycles", cycles)]));
+            assert!(said.contains(expected), "{said}");
+        }
     }
 
     /// So many seconds, in each of which so many answers take so many milliseconds.

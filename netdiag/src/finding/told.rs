@@ -132,6 +132,9 @@ pub struct Finding {
     /// Whose doing it is, where its scope is at the other end and that is on this node.
     #[serde(skip)]
     pub done_by: Option<Owner>,
+    /// Whether it is about what was not sent: it explains nothing that was.
+    #[serde(skip)]
+    pub unsent: bool,
     /// Whether filters ask for nobody whom it names: it matters only beside flows that were asked for.
     #[serde(skip)]
     pub beside_flows: bool,
@@ -167,6 +170,7 @@ impl Finding {
             cleared: Vec::new(),
             within: Vec::new(),
             done_by: None,
+            unsent: false,
             beside_flows: false,
         }
     }
@@ -262,6 +266,12 @@ impl Finding {
     #[must_use]
     pub fn done_by(self, owner: Option<Owner>) -> Self {
         Self { done_by: owner, ..self }
+    }
+
+    /// What it is about was not sent, so that it explains nothing that was.
+    #[must_use]
+    pub fn sending_nothing(self) -> Self {
+        Self { unsent: true, ..self }
     }
 
     /// Whether it is the doing of one of these owners, or of what lives in one.

@@ -41,7 +41,7 @@ fn main() -> Result<()> {
         grounds: loads,
         guests: 2,
         interval: "1s",
-        growth_bytes: f64::from(growth) * f64::from(1 << 20),
+        growth_bytes: Some(f64::from(growth) * f64::from(1 << 20)),
     })?;
     println!("{}", soaked.table);
     soaked.facts.finish();

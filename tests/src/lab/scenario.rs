@@ -13,6 +13,7 @@ macro_rules! scenarios {
     };
 }
 
+// Which play side by side, and which one a seed of the soak draws, follows from this order, so it stays.
 scenarios! {
     backend_outlier
     bufferbloat
@@ -46,10 +47,10 @@ scenarios! {
     qdisc_drop
     reordering
     send_buffer_limited
-    several_applications
-    several_causes
-    several_peers
-    several_symptoms
+    two_applications
+    three_causes
+    two_servers
+    churn_fills_table
     short_timeouts
     slow_local_application
     slow_peer_application

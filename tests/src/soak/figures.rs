@@ -46,12 +46,14 @@ impl Figures {
         let runs: u64 = driven.runs.values().sum();
         let failed = driven.failed;
         facts.holds(format_args!("{failed} of {runs} loads failed"), failed * FAILURES <= runs);
-        match longest.as_deref().and_then(growth) {
-            Some(growth) => facts.holds(
-                format_args!("{growth:?} is no more than {} bytes", soak.growth_bytes),
-                growth.least() <= soak.growth_bytes,
-            ),
-            None => facts.holds("it lived for long enough to tell whether it grows", false),
+        if let Some(most) = soak.growth_bytes {
+            match longest.as_deref().and_then(growth) {
+                Some(growth) => facts.holds(
+                    format_args!("{growth:?} is no more than {most} bytes"),
+                    growth.least() <= most,
+                ),
+                None => facts.holds("it lived for long enough to tell whether it grows", false),
+            }
         }
         Soaked { table, facts }
     }
@@ -127,13 +129,16 @@ impl Figures {
     fn growth(&self, soak: &Soak) -> String {
         let Some(growth) = growth(self.readings()) else { return format::MISSING.to_owned() };
         let Growth { per_hour, error, hours } = growth;
+        let most = soak.growth_bytes.map_or_else(
+            || "the time is too short for a limit".to_owned(),
+            |most| format!("at most {} is let pass", mebibytes(most)),
+        );
         format!(
-            "{} ± {} an hour, by {} of its last {}; at most {} is let pass",
+            "{} ± {} an hour, by {} of its last {}; {most}",
             mebibytes(per_hour),
             mebibytes(error),
             mebibytes(per_hour * hours),
-            time(Duration::from_secs_f64(hours * 3_600.0)),
-            mebibytes(soak.growth_bytes)
+            time(Duration::from_secs_f64(hours * 3_600.0))
         )
     }
 
@@ -208,7 +213,7 @@ mod tests {
             grounds: 1,
             guests: 1,
             interval: "1s",
-            growth_bytes: 1.0,
+            growth_bytes: Some(1.0),
         };
         let soaked = figures.judge(&soak);
         assert!(soaked.table.starts_with("1 min 0 s of bad weather, seed 7\n"), "{}", soaked.table);

@@ -72,9 +72,10 @@ fn share(
 
 /// What a run of so many seconds is too short for.
 #[must_use]
-pub fn not_observable(seconds: f64) -> Option<String> {
-    (seconds > 0.0 && seconds + 0.1 < SECONDS.value).then(|| {
-        let least = format::duration((SECONDS.value * 1e9) as u64);
+pub fn not_observable(seconds: f64, limits: &Limits) -> Option<String> {
+    let least = limits.of(&SECONDS);
+    (seconds > 0.0 && seconds + 0.1 < least).then(|| {
+        let least = format::duration((least * 1e9) as u64);
         format!("cpu-starved: whether the whole node is, which takes {least} of watching (`-d`)")
     })
 }
@@ -208,7 +209,12 @@ mod tests {
     #[test]
     fn a_run_that_is_too_short_says_so() {
         for (seconds, is_said) in [(0.0, false), (3.0, true), (4.95, false), (60.0, false)] {
-            assert_eq!(not_observable(seconds).is_some(), is_said, "{seconds}");
+            let said = not_observable(seconds, &Limits::default());
+            assert_eq!(said.is_some(), is_said, "{seconds}");
         }
+        // By the threshold that the rule goes by.
+        let given = |least: f64| not_observable(3.0, &Limits::new(vec![("seconds", least)]));
+        assert_eq!(given(2.0), None);
+        assert!(given(20.0).is_some_and(|line| line.contains("takes 20.0s of watching")));
     }
 }

@@ -15,8 +15,13 @@ pub(super) const RATE: Threshold = Threshold {
     help: "connects and packets of a network namespace each second for which it has no route (IPv4)",
     source: "what tries an address in vain now and then has less",
 };
-/// Fewer in a window say nothing.
-const LEAST: u64 = 10;
+pub(super) const LEAST: Threshold = Threshold {
+    name: "least_no_route",
+    value: 10.0,
+    unit: Unit::Count,
+    help: "the same in a window, fewer say nothing",
+    source: "as a run begins, one or two are one each second",
+};
 
 /// What has no route, over IPv4 and over IPv6.
 const COUNTERS: [&str; 2] = ["OutNoRoutes", "Ip6OutNoRoutes"];
@@ -61,7 +66,7 @@ fn of_namespace(
     [count, over_v6]: [u64; 2],
 ) -> Option<Finding> {
     let rate = |count: u64| count as f64 / watched.seconds.max(1e-9);
-    let is_many = |count: u64| count >= LEAST && rate(count) >= limits.of(&RATE);
+    let is_many = |count: u64| count as f64 >= limits.of(&LEAST) && rate(count) >= limits.of(&RATE);
     // Programs try addresses of both families, and without IPv6 go on with IPv4: that is usual.
     if !is_many(count) {
         return None;
@@ -95,8 +100,9 @@ fn of_namespace(
         finding
             .confidence(0.8)
             .because(why)
+            .sending_nothing()
             .beyond(watched, metric, rate(count), &RATE, limits)
-            .with(watched, "of these in all", count as f64, Unit::Count)
+            .beyond(watched, "of these in all", count as f64, &LEAST, limits)
             .ruling_out("the peer and the path to it: nothing was sent")
             .not_seeing("who asked, and for what: the kernel counts them by network namespace alone")
             .not_seeing("the same over IPv6: programs without it try such addresses all the time")
@@ -174,6 +180,11 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_was_not_sent_is_marked() {
+        assert!(rule(&of("OutNoRoutes", 1, 10), &Limits::default())[0].unsent);
+    }
+
     /// As a run begins, one is one a second.
     #[test]
     fn a_few_are_an_accident() {
@@ -186,6 +197,15 @@ mod tests {
         };
         check(&DEFINITION, &first(9), None);
         check(&DEFINITION, &first(10), Some(Severity::Warning));
+    }
+
+    /// A rate that takes a window of a minute to become many is found where so few are asked for, too.
+    #[test]
+    fn fewer_can_be_asked_for() {
+        let found = |given| rule(&of("OutNoRoutes", 1, 5), &Limits::new(given)).len();
+        assert_eq!(found(vec![("no_route", 0.1)]), 0);
+        assert_eq!(found(vec![("no_route", 0.1), ("least_no_route", 5.0)]), 1);
+        assert_eq!(found(vec![("no_route", 0.1), ("least_no_route", 6.0)]), 0);
     }
 
     #[test]
