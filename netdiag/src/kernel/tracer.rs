@@ -181,15 +181,22 @@ impl Tracer {
     /// Follows modules that were loaded or removed; to be called about once a second. Returns what
     /// there is to say of it, and of what is listened to.
     pub fn follow(&mut self) -> Vec<String> {
-        let Self { ebpf, attached, signals, modular, listening, .. } = self;
+        let Self { ebpf, attached, signals, modular, .. } = self;
         if let Some(packets) = &mut self.packets
             && let Ok(without_room) = self.counting.without_room(Signal::Dns)
         {
             packets.follow(&without_room);
         }
         let followed = modular.iter_mut().filter_map(|it| it.follow(ebpf, attached, signals));
-        let counts = self.skips.problem().into_iter().chain(self.stranded.problem());
-        followed.chain(listening.iter_mut().flat_map(Ctnetlink::problems)).chain(counts).collect()
+        let mut lines: Vec<_> = followed.collect();
+        lines.extend(self.problems());
+        lines
+    }
+
+    /// What there is to say of what is listened to and of the counts, since the last time.
+    fn problems(&mut self) -> Vec<String> {
+        let heard = self.listening.iter_mut().flat_map(Ctnetlink::problems);
+        heard.chain(self.skips.problem()).chain(self.stranded.problem()).collect()
     }
 
     /// Tells the programs who owns the sockets that were there before them, of those that filters by owner let pass.

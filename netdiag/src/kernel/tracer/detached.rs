@@ -70,8 +70,9 @@ impl Detached {
         Ok(tracer.with_heard(accounts))
     }
 
-    /// What there is to be said of the counts, once.
-    pub fn problem(&mut self) -> Option<String> {
-        self.tracer.skips.problem()
+    /// What there is to say since the programs were last followed, once: what came up as they went would be said by
+    /// nobody else.
+    pub fn problems(&mut self) -> Vec<String> {
+        self.tracer.problems()
     }
 }
