@@ -102,10 +102,18 @@ pub struct Later {
     pub rings: bool,
 }
 
+impl Later {
+    /// Whether perf events are opened for that: kprobes hang on them, and rings of a processor are theirs.
+    const fn opens_perf_events(self) -> bool {
+        self.programs || self.rings
+    }
+}
+
 /// Gives up what was needed to attach. Says how far that went; it is `None` where nothing was begun.
 pub fn confine(later: Later) -> Option<Reached> {
-    let attaching = if later.programs { CapabilitySet::PERFMON } else { CapabilitySet::empty() };
-    let kept = *KEPT.get()? | attaching;
+    let always = *KEPT.get()?;
+    let more = later.opens_perf_events().then(|| capability::needed_later(always));
+    let kept = always | more.unwrap_or(CapabilitySet::empty());
     let mut lacking = Vec::new();
     note(&mut lacking, "capabilities", keep(kept));
     let seccomp = calls::deny(Needs::Watching(later));

@@ -178,17 +178,17 @@ impl Tracer {
         self.packets.is_some()
     }
 
-    /// Follows modules that were loaded or removed; to be called about once a second. Returns what
-    /// there is to say of it, and of what is listened to.
+    /// Follows modules that were loaded or removed, and processors that were switched off or on; to be called
+    /// about once a second. Returns what there is to say of it, and of what is listened to.
     pub fn follow(&mut self) -> Vec<String> {
         let Self { ebpf, attached, signals, modular, .. } = self;
+        let mut lines = Vec::new();
         if let Some(packets) = &mut self.packets
             && let Ok(without_room) = self.counting.without_room(Signal::Dns)
         {
-            packets.follow(&without_room);
+            lines = packets.follow(&without_room);
         }
-        let followed = modular.iter_mut().filter_map(|it| it.follow(ebpf, attached, signals));
-        let mut lines: Vec<_> = followed.collect();
+        lines.extend(modular.iter_mut().filter_map(|it| it.follow(ebpf, attached, signals)));
         lines.extend(self.problems());
         lines
     }

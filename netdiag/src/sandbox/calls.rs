@@ -148,12 +148,12 @@ fn program(needs: Needs) -> Result<BpfProgram> {
             ];
             rules.extend(more.map(|call| (call, Vec::new())));
         }
-        Needs::Watching(Later { programs, rings }) => {
-            let late: &[u64] = if programs { LATE } else { &[] };
+        Needs::Watching(later) => {
+            let late: &[u64] = if later.programs { LATE } else { &[] };
             rules.insert(libc::SYS_bpf, vec![none_of(0, &[MAPS, late].concat())?]);
             // Network namespaces are entered, and no others.
             rules.insert(libc::SYS_setns, vec![none_of(1, &[libc::CLONE_NEWNET as u64])?]);
-            if !programs && !rings {
+            if !later.opens_perf_events() {
                 rules.insert(libc::SYS_perf_event_open, Vec::new());
             }
         }
