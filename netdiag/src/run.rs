@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write as _},
+    mem,
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -108,7 +109,8 @@ fn run() -> Result<Status> {
         .context("the runtime cannot be started")?;
     let run = async {
         match &config.command {
-            Command::Doctor(form) => doctor::run(&config.kernel, *form),
+            // It shows them itself.
+            Command::Doctor(form) => doctor::run(&config.kernel, *form, mem::take(&mut lacking)),
             Command::Events(watch, tell) => events::run(&config.kernel, watch, tell).await,
             Command::Live(watch, live) => {
                 watch::run(&config.kernel, watch, screen::wanted(watch, live)).await

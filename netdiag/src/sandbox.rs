@@ -11,7 +11,7 @@ use rustix::thread::{CapabilitySet, set_no_new_privs};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::capability::keep;
+use self::{calls::Needs, capability::keep};
 
 mod calls;
 mod capability;
@@ -76,7 +76,7 @@ pub fn begin(purpose: Purpose<'_>) -> Vec<String> {
         Purpose::Reads { from, writes } => {
             let landlock = files::only(&from, writes);
             note(&mut lacking, "Landlock", landlock.and_then(|abi| abi.context(NOT_THERE)));
-            note(&mut lacking, "seccomp", calls::deny(calls::Needs::NOTHING));
+            note(&mut lacking, "seccomp", calls::deny(Needs::Recordings));
             let kept = capability::needed_to_read(writes);
             let _once = KEPT.set(kept);
             note(&mut lacking, "capabilities", keep(kept));
@@ -102,13 +102,21 @@ pub struct Later {
     pub rings: bool,
 }
 
+impl Later {
+    /// Whether perf events are opened for that: kprobes hang on them, and rings of a processor are theirs.
+    const fn opens_perf_events(self) -> bool {
+        self.programs || self.rings
+    }
+}
+
 /// Gives up what was needed to attach. Says how far that went; it is `None` where nothing was begun.
 pub fn confine(later: Later) -> Option<Reached> {
-    let attaching = if later.programs { CapabilitySet::PERFMON } else { CapabilitySet::empty() };
-    let kept = *KEPT.get()? | attaching;
+    let always = *KEPT.get()?;
+    let more = later.opens_perf_events().then(|| capability::needed_later(always));
+    let kept = always | more.unwrap_or(CapabilitySet::empty());
     let mut lacking = Vec::new();
     note(&mut lacking, "capabilities", keep(kept));
-    let seccomp = calls::deny(calls::Needs { maps: true, later });
+    let seccomp = calls::deny(Needs::Watching(later));
     let has_seccomp = seccomp.is_ok();
     note(&mut lacking, "seccomp", seccomp);
     Some(Reached {

@@ -4,7 +4,7 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
-use netdiag::snapshot::{Doctor, Status};
+use netdiag::snapshot::{Doctor, SignalStatus, Status};
 use netdiag_tests::{
     facts::Facts,
     machine::{self, Series},
@@ -49,9 +49,7 @@ fn doctor(capabilities: &[&str]) -> Result<Doctor> {
 
 /// Status and source of each signal.
 fn signals(doctor: &Doctor) -> Vec<(String, Status, Option<String>)> {
-    let one = |signal: &netdiag::snapshot::SignalStatus| {
-        (signal.signal.clone(), signal.status, signal.source.clone())
-    };
+    let one = |signal: &SignalStatus| (signal.signal.clone(), signal.status, signal.source.clone());
     doctor.signals.iter().map(one).collect()
 }
 
@@ -138,6 +136,14 @@ fn loading_takes_one_or_two() -> Result<()> {
     };
     let both = doctor(&[&rest[..], &LOADING].concat())?;
     facts.equal("off with both", off(&both), off(&doctor(&SMALLEST)?));
+    // A processor that is switched on later gets a ring by it.
+    let copies =
+        |one: &SignalStatus| one.signal == "dns" && one.source.as_deref() == Some("tp_btf");
+    let kept =
+        both.sandbox.as_ref().map(|sandbox| sandbox.capabilities.clone()).unwrap_or_default();
+    facts.holds(format_args!("{kept:?} after the start"), {
+        !both.signals.iter().any(copies) || kept.iter().any(|name| name == "CAP_PERFMON")
+    });
     facts.finish();
     Ok(())
 }

@@ -39,17 +39,26 @@ const SOME: Exchange = Exchange { sends: 100, bytes: 10, echo: true };
 /// Samples that a batch has room for.
 const BATCH: u64 = 64;
 
-/// netdiag by this source, and a connection, both ends of which have sent on a processor that was switched off before
-/// it could hand over all of that.
-fn stranded(forced: &str, namespace: &Namespace) -> Result<(Netdiag, Connection, Setting)> {
+/// What is said of what it holds.
+const HOLDS: &str = "CPU 1 is off and had samples";
+
+/// netdiag by this source, which stands still, and a connection, both ends of which have sent meanwhile on a processor
+/// that was switched off before it could hand over all of that.
+fn frozen(forced: &str, namespace: &Namespace) -> Result<(Netdiag, Connection, Setting)> {
     let mut netdiag = Netdiag::live_by(forced, &["--netns", namespace.name()])?;
     let connection = Connection::open(namespace, namespace, Family::V4)?;
     netdiag.wait_lines(2)?;
     netdiag.freeze()?;
     processor::on(SECOND, || exchange([(&connection, SOME)]))?;
     let off = processor::switch_off(SECOND)?;
+    Ok((netdiag, connection, off))
+}
+
+/// The same, once it goes on and has said so.
+fn stranded(forced: &str, namespace: &Namespace) -> Result<(Netdiag, Connection, Setting)> {
+    let (mut netdiag, connection, off) = frozen(forced, namespace)?;
     netdiag.signal(Signal::CONT)?;
-    netdiag.wait_said(&format!("CPU {SECOND} is off and had samples"))?;
+    netdiag.wait_said(HOLDS)?;
     // The others do as ever.
     exchange([(&connection, SOME)])?;
     netdiag.wait_lines(2)?;
@@ -125,6 +134,30 @@ fn what_a_processor_holds_that_stays_off_is_missed() -> Result<()> {
         facts.holds("some are missed", sends_of(total).missed > 0);
         facts.equal("complete", total.complete, false);
         judge(&mut facts, total, &connection, 2 * SOME.sends)?;
+        facts.equal("exit status", outcome.code(), Some(0));
+        facts.finish();
+    }
+    Ok(())
+}
+
+/// Asked to end before it looks again, it has no other time to say so.
+#[test]
+fn what_a_processor_holds_at_the_end_is_said() -> Result<()> {
+    require!(Feature::OwnProcessors);
+    let _alone = alone();
+    for forced in source::loading("send")? {
+        let namespace = Namespace::new("hotplug")?;
+        let (netdiag, connection, _off) = frozen(&forced, &namespace)?;
+        netdiag.signal(Signal::INT)?;
+        netdiag.signal(Signal::CONT)?;
+        let outcome = netdiag.wait()?;
+        let total = outcome.total()?;
+        let mut facts = Facts::new();
+        facts.note(format_args!("{forced}: {:?}", outcome.stderr));
+        let said = outcome.stderr.iter().filter(|line| line.contains(HOLDS)).count();
+        facts.equal("lines that say it", said, 1);
+        facts.holds("some are missed", sends_of(total).missed > 0);
+        judge(&mut facts, total, &connection, SOME.sends)?;
         facts.equal("exit status", outcome.code(), Some(0));
         facts.finish();
     }

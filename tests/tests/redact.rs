@@ -17,6 +17,9 @@ use netdiag_tests::{
 
 const SENDS: usize = 20;
 
+/// A process called like a table of iptables, whose name stays where it is the table's.
+const NAMESAKE: &str = "mangle";
+
 /// What may not be told: addresses, names of processes, of interfaces and of the cgroup.
 fn clear() -> Result<BTreeSet<String>> {
     let mut clear = BTreeSet::from([
@@ -88,6 +91,7 @@ fn no_output_tells_an_address_or_a_name() -> Result<()> {
         let pair = Pair::new()?;
         let netdiag = Netdiag::start(&[arguments, flags].concat())?;
         let shell = Shell::connect(&pair.left, &pair.right, SENDS)?;
+        let namesake = Shell::connect_named(NAMESAKE, &pair.left, &pair.right, SENDS)?;
         let connections: Vec<_> = FAMILIES
             .into_iter()
             .map(|family| Connection::open(&pair.left, &pair.right, family))
@@ -95,7 +99,10 @@ fn no_output_tells_an_address_or_a_name() -> Result<()> {
         let once = Exchange { sends: SENDS, bytes: 10, echo: true };
         exchange(connections.iter().map(|connection| (connection, once)))?;
         shell.send()?;
-        drop((connections, shell));
+        namesake.send()?;
+        let its_name =
+            [format!("\"comm\":\"{NAMESAKE}\""), format!("{NAMESAKE}/{}", namesake.pid())];
+        drop((connections, shell, namesake));
         let (status, out, err) = netdiag.stop_text()?;
         ensure!(status.success(), "{what}: {status}: {err:?}");
         let mut text = out.join("\n");
@@ -103,6 +110,8 @@ fn no_output_tells_an_address_or_a_name() -> Result<()> {
             text += &files(directories[0].path())?;
         }
         let told = told(&clear, &text);
+        let tells_it = its_name.iter().any(|name| text.contains(name));
+        facts.equal(format_args!("{what}: tells of the namesake"), tells_it, !redacted);
         if redacted {
             facts.equal(format_args!("{what}: told"), told, Vec::<&str>::new());
         } else {

@@ -20,8 +20,10 @@ use netdiag_tests::{
 /// Capabilities that may be left, by their numbers (include/uapi/linux/capability.h): `DAC_READ_SEARCH`, `NET_ADMIN`,
 /// `SYS_PTRACE`, `SYS_ADMIN`, `SYSLOG`, `BPF`.
 const KEPT: [u32; 6] = [2, 12, 19, 21, 34, 39];
-/// `PERFMON`, beside those while programs may be attached later.
+/// `PERFMON`, beside those where programs may be attached or rings opened later, and [`ALL`] does not stand in for it.
 const LATE: u32 = 38;
+/// `SYS_ADMIN`.
+const ALL: u32 = 21;
 
 /// What the kernel says of a thread, by name.
 type Told = BTreeMap<String, String>;
@@ -66,6 +68,10 @@ fn every_thread_gives_up_what_it_does_not_need() -> Result<()> {
     facts.holds("doctor: no new privileges, seccomp", said.no_new_privileges && said.seccomp);
     let (late, always): (Vec<_>, Vec<_>) =
         said.capabilities.iter().partition(|name| *name == "CAP_PERFMON");
+    facts.holds(
+        "no more than one that allows perf events",
+        late.is_empty() || own & bits(&[ALL]) == 0,
+    );
     for arguments in [
         &["live", "-o", "json", "-i", "100ms"][..],
         &["record", "-o", "json", "-i", "100ms", "--out", &out],

@@ -1,12 +1,16 @@
 //! Reading what the kernel copied out of packets for programs that cannot read it.
 
-use std::{collections::BTreeMap, mem};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    mem,
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
     maps::{
         Map, MapData, PerfEventArray,
-        perf::{PerfEvent, PerfEventArrayBuffer},
+        perf::{PerfBufferError, PerfEvent, PerfEventArrayBuffer},
     },
     util::online_cpus,
 };
@@ -28,6 +32,7 @@ pub(super) struct Packets {
     rings: BTreeMap<u32, Ring>,
     /// Those that get no more, to be read once.
     past: Vec<PerfEventArrayBuffer<MapData>>,
+    refused: Refused,
     record: Vec<u8>,
 }
 
@@ -51,7 +56,8 @@ impl Packets {
             Ok((cpu, Ring { buffer, heard: Heard::default() }))
         };
         let rings = cpus.into_iter().map(open).collect::<Result<_>>()?;
-        Ok(Self { map, pages, rings, past: Vec::new(), record: Vec::new() })
+        let (past, refused, record) = (Vec::new(), Refused::default(), Vec::new());
+        Ok(Self { map, pages, rings, past, refused, record })
     }
 
     /// Copies out what is there. The program counted what found no room.
@@ -66,10 +72,11 @@ impl Packets {
     }
 
     /// Follows CPUs that are switched off and on; to be called about once a second. `without_room` are the records of
-    /// each CPU so far that found no room, here or in the rings of all.
-    pub(super) fn follow(&mut self, without_room: &[u64]) {
+    /// each CPU so far that found no room, here or in the rings of all. Returns what there is to say of it.
+    pub(super) fn follow(&mut self, without_room: &[u64]) -> Vec<String> {
+        let mut lines = Vec::new();
         // Where that cannot be told, all stays as it is.
-        let Ok(online) = online_cpus() else { return };
+        let Ok(online) = online_cpus() else { return lines };
         let off: Vec<u32> =
             self.rings.keys().filter(|cpu| !online.contains(cpu)).copied().collect();
         for cpu in off {
@@ -81,13 +88,52 @@ impl Packets {
             if ring.is_some_and(|ring| !ring.heard.is_deaf(lost)) {
                 continue;
             }
-            // It may be off again by now.
-            if let Ok(buffer) = self.map.open(cpu, Some(self.pages)) {
-                let heard = Heard { lost, anything: false };
-                let before = self.rings.insert(cpu, Ring { buffer, heard });
-                self.past.extend(before.map(|ring| ring.buffer));
+            match self.map.open(cpu, Some(self.pages)) {
+                Ok(buffer) => {
+                    self.refused.has_one(cpu);
+                    let heard = Heard { lost, anything: false };
+                    let before = self.rings.insert(cpu, Ring { buffer, heard });
+                    self.past.extend(before.map(|ring| ring.buffer));
+                }
+                // It may be off again by now, or not all the way up.
+                Err(error) if is_absent(&error) || !is_online(cpu) => {}
+                Err(error) => lines.extend(self.refused.is(cpu, &error)),
             }
         }
+        lines
+    }
+}
+
+/// Whether it says that its CPU takes no events (`perf_event_open`, kernel/events/core.c).
+fn is_absent(error: &PerfBufferError) -> bool {
+    matches!(
+        error,
+        PerfBufferError::OpenError { io_error } if io_error.raw_os_error() == Some(libc::ENODEV)
+    )
+}
+
+fn is_online(cpu: u32) -> bool {
+    online_cpus().is_ok_and(|online| online.contains(&cpu))
+}
+
+/// CPUs that are on and get no ring.
+#[derive(Debug, Default)]
+struct Refused(BTreeSet<u32>);
+
+impl Refused {
+    /// One of them, and why; what there is to say of it, once until it has one.
+    fn is(&mut self, cpu: u32, why: &impl Display) -> Option<String> {
+        self.0.insert(cpu).then(|| {
+            format!(
+                "CPU {cpu} was switched on and gets no ring ({why}), so messages of dns whose bytes lie in pages, over \
+                 TCP nearly all, are lost there until it has one (counted as ring_full); it takes CAP_PERFMON or \
+                 CAP_SYS_ADMIN and room below the limits of `ulimit -n -l`"
+            )
+        })
+    }
+
+    fn has_one(&mut self, cpu: u32) {
+        self.0.remove(&cpu);
     }
 }
 
@@ -132,6 +178,17 @@ impl Heard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cpu_without_a_ring_is_told_of_once() {
+        let mut refused = Refused::default();
+        let line = refused.is(3, &"Permission denied").expect("a line");
+        assert!(line.starts_with("CPU 3 was switched on and gets no ring (Permission denied)"));
+        assert_eq!(refused.is(3, &"Permission denied"), None);
+        assert!(refused.is(4, &"Permission denied").is_some(), "another one");
+        refused.has_one(3);
+        assert!(refused.is(3, &"Permission denied").is_some(), "again");
+    }
 
     #[test]
     fn a_ring_is_deaf_that_loses_and_tells_nothing() {

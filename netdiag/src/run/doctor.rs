@@ -16,8 +16,12 @@ use crate::{
     view,
 };
 
-/// Runs the command.
-pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
+/// Runs the command. `lacking` is what could not be given up before it.
+pub(super) fn run(
+    kernel: &config::Kernel,
+    form: Output,
+    mut lacking: Vec<String>,
+) -> Result<Status> {
     let hierarchy = Hierarchy::find(&kernel.host_root);
     let report = plan::examine(&options(kernel, hierarchy.as_ref(), None))?;
     let facts = &report.facts;
@@ -37,8 +41,12 @@ pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
         signals: report.signals,
     };
     let later = Later { programs: report.attaches_late, rings: report.opens_rings };
-    doctor.sandbox = sandbox::confine(later)
-        .map(|reached| Reached { landlock: sandbox::try_landlock(), ..reached });
+    doctor.sandbox = sandbox::confine(later).map(|reached| {
+        lacking.extend(reached.lacking);
+        // Capabilities are given up at both times.
+        lacking.dedup();
+        Reached { lacking, landlock: sandbox::try_landlock(), ..reached }
+    });
     let mut out = io::stdout().lock();
     match form {
         Output::Text => view::doctor::text(&doctor, view::table::COLUMNS, &mut out)?,

@@ -230,7 +230,7 @@ impl Observer {
         let statuses = tracer.signals().to_vec();
         let mut detached = tracer.detach();
         let accounting = settle(&mut detached, &mut intake).await?;
-        detached.problem().iter().for_each(|line| say(line));
+        detached.problems().iter().for_each(|line| say(line));
         intake.end(monotonic_ns());
         let accounting = intake.amend(accounting, &statuses);
         diagnostics.say();

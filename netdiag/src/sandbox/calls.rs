@@ -15,17 +15,14 @@ use seccompiler::{
 
 use super::Later;
 
-/// What of `bpf(2)` and perf events a run still needs.
+/// What a run still does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Needs {
-    /// Maps are read and written, and programs run that empty batches.
-    pub(super) maps: bool,
-    pub(super) later: Later,
-}
-
-impl Needs {
-    pub(super) const NOTHING: Self =
-        Self { maps: false, later: Later { programs: false, rings: false } };
+pub(super) enum Needs {
+    /// It reads recordings: nothing of `bpf(2)`, no perf events, no sockets, and no namespace but its own.
+    Recordings,
+    /// It watches the node: it reads and writes maps, runs programs that empty batches, enters network namespaces and has
+    /// sockets in them; and what it may have to do later.
+    Watching(Later),
 }
 
 /// Refused to every run. Where a call has an older name that does the same, both are here.
@@ -117,10 +114,10 @@ const X32: i64 = 0x4000_0000;
 /// The calls that have numbers of their own there (arch/x86/entry/syscalls/syscall_64.tbl): all of them.
 const X32_OWN: std::ops::RangeInclusive<i64> = 512..=547;
 
-/// Commands of `bpf(2)` (enum `bpf_cmd`, include/uapi/linux/bpf.h) on what is there: look-up, update, delete and
-/// walk of maps, one by one (1 to 4, 21) and in batches (24 to 27), runs of a program (10), facts of it (15),
-/// its statistics (32), and taking it out (34).
-const MAPS: &[u64] = &[1, 2, 3, 4, 10, 15, 21, 24, 25, 26, 27, 32, 34];
+/// Commands of `bpf(2)` (enum `bpf_cmd`, include/uapi/linux/bpf.h) on what is there: look-up, update and delete of one
+/// entry of a map (1 to 3), runs of a program (10), and facts of a map, which mapping a ring again asks for (15). Nothing
+/// else is asked of what is there: no map is walked through, and links are taken out by closing them.
+const MAPS: &[u64] = &[1, 2, 3, 10, 15];
 /// Loading a program (5) and attaching it to a kprobe (28).
 const LATE: &[u64] = &[5, 28];
 
@@ -135,20 +132,31 @@ pub(super) fn deny(needs: Needs) -> Result<()> {
 fn program(needs: Needs) -> Result<BpfProgram> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         REFUSED.iter().chain(OF_PROCESSOR).map(|&call| (call, Vec::new())).collect();
-    rules.insert(libc::SYS_bpf, bpf(needs)?);
     // Others of this user may be killed without any capability.
     for call in [libc::SYS_kill, libc::SYS_tgkill] {
         rules.insert(call, vec![none_of(0, &[u64::from(std::process::id())])?]);
     }
-    if needs.maps {
-        // Network namespaces are entered, and no others.
-        rules.insert(libc::SYS_setns, vec![none_of(1, &[libc::CLONE_NEWNET as u64])?]);
-    } else {
-        let more = [libc::SYS_setns, libc::SYS_socket, libc::SYS_connect, libc::SYS_bind];
-        rules.extend(more.map(|call| (call, Vec::new())));
-    }
-    if !needs.later.programs && !needs.later.rings {
-        rules.insert(libc::SYS_perf_event_open, Vec::new());
+    match needs {
+        Needs::Recordings => {
+            let more = [
+                libc::SYS_bpf,
+                libc::SYS_perf_event_open,
+                libc::SYS_setns,
+                libc::SYS_socket,
+                libc::SYS_connect,
+                libc::SYS_bind,
+            ];
+            rules.extend(more.map(|call| (call, Vec::new())));
+        }
+        Needs::Watching(later) => {
+            let late: &[u64] = if later.programs { LATE } else { &[] };
+            rules.insert(libc::SYS_bpf, vec![none_of(0, &[MAPS, late].concat())?]);
+            // Network namespaces are entered, and no others.
+            rules.insert(libc::SYS_setns, vec![none_of(1, &[libc::CLONE_NEWNET as u64])?]);
+            if !later.opens_perf_events() {
+                rules.insert(libc::SYS_perf_event_open, Vec::new());
+            }
+        }
     }
     if cfg!(target_arch = "x86_64") {
         let twins: Vec<_> = rules.keys().map(|call| call | X32).collect();
@@ -163,17 +171,6 @@ fn program(needs: Needs) -> Result<BpfProgram> {
         TargetArch::try_from(ARCH).context("system calls of this processor are not known")?,
     )?;
     Ok(filter.try_into()?)
-}
-
-/// Refuses all commands but those that are needed.
-fn bpf(needs: Needs) -> Result<Vec<SeccompRule>> {
-    Ok(match needs {
-        Needs { maps: false, .. } => Vec::new(),
-        Needs { later: Later { programs: false, .. }, .. } => vec![none_of(0, MAPS)?],
-        Needs { later: Later { programs: true, .. }, .. } => {
-            vec![none_of(0, &[MAPS, LATE].concat())?]
-        }
-    })
 }
 
 /// Where an argument has none of these values.
@@ -197,6 +194,9 @@ mod tests {
 
     use super::*;
 
+    const NEVER: Later = Later { programs: false, rings: false };
+    const LATER: Later = Later { programs: true, rings: true };
+
     /// What a thread can do that these calls are refused to.
     fn refused<T: Send + 'static>(needs: Needs, then: impl FnOnce() -> T + Send + 'static) -> T {
         let run = move || {
@@ -208,10 +208,7 @@ mod tests {
 
     #[test]
     fn no_program_is_started_and_nobody_is_killed() {
-        let [never, late] = [false, true].map(|programs| Later { programs, rings: programs });
-        for needs in
-            [Needs::NOTHING, Needs { maps: true, later: never }, Needs { maps: true, later: late }]
-        {
+        for needs in [Needs::Recordings, Needs::Watching(NEVER), Needs::Watching(LATER)] {
             let (started, killed, own) = refused(needs, || {
                 let parent = rustix::process::getppid().unwrap_or(Pid::INIT);
                 (
@@ -230,8 +227,8 @@ mod tests {
     #[test]
     fn sockets_are_for_those_who_watch() {
         let bind = || std::net::UdpSocket::bind("127.0.0.1:0").map(drop);
-        let error = refused(Needs::NOTHING, bind).expect_err("it is refused");
+        let error = refused(Needs::Recordings, bind).expect_err("it is refused");
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-        refused(Needs { maps: true, ..Needs::NOTHING }, bind).expect("a socket");
+        refused(Needs::Watching(NEVER), bind).expect("a socket");
     }
 }

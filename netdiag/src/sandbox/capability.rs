@@ -44,6 +44,17 @@ fn needed(has: CapabilitySet, writes_elsewhere: bool) -> CapabilitySet {
     if stands_in || writes_elsewhere { RUNNING | CapabilitySet::DAC_OVERRIDE } else { RUNNING }
 }
 
+/// What a run needs beside these to attach programs or open rings later.
+pub(super) fn needed_later(kept: CapabilitySet) -> CapabilitySet {
+    for_perf_events(has() & kept)
+}
+
+/// Who may do everything may do that (`perfmon_capable`, include/linux/capability.h).
+fn for_perf_events(has: CapabilitySet) -> CapabilitySet {
+    let suffices = has.contains(CapabilitySet::SYS_ADMIN);
+    if suffices { CapabilitySet::empty() } else { CapabilitySet::PERFMON }
+}
+
 /// What a run needs that reads recordings, which are their writer's alone, and writes this file.
 pub(super) fn needed_to_read(writes: Option<&Path>) -> CapabilitySet {
     let stands_in = !has().contains(CapabilitySet::DAC_READ_SEARCH);
@@ -119,6 +130,13 @@ mod tests {
         assert!(!overrides(both, false));
         assert!(overrides(both, true));
         assert!(overrides(CapabilitySet::DAC_OVERRIDE, false));
+    }
+
+    #[test]
+    fn perf_events_take_either() {
+        let [all, perf] = [CapabilitySet::SYS_ADMIN, CapabilitySet::PERFMON];
+        assert_eq!(for_perf_events(all | perf), CapabilitySet::empty());
+        assert_eq!(for_perf_events(CapabilitySet::BPF | perf), perf);
     }
 
     #[test]

@@ -29,8 +29,11 @@ const NAME_BITS: u32 = 40;
 /// What the pseudonym of a process begins with: with what follows it is as long as the kernel lets a name be.
 const PROCESS: &str = "proc";
 
-/// Names that are the kernel's, and tell nobody anything.
-const OF_KERNEL: &[&str] = &["lo", "filter", "nat", "mangle", "raw", "security"];
+/// The interface that every network namespace has: it tells nobody anything.
+const LOOPBACK: &str = "lo";
+
+/// Tables that iptables has everywhere, likewise. A process or a namespace of that name has it of somebody.
+const TABLES: &[&str] = &["filter", "nat", "mangle", "raw", "security"];
 
 /// Gives pseudonyms: the same one for the same name all the run.
 #[derive(Clone, Debug, Default)]
@@ -188,14 +191,14 @@ impl Redactor {
         }
         listeners.iter_mut().for_each(|Listener { local, .. }| self.endpoint(local));
         listen_queues.iter_mut().for_each(|ListenQueue { local, .. }| self.endpoint(local));
-        interfaces.iter_mut().for_each(|Interface { name, .. }| self.rename("interface", name));
+        interfaces.iter_mut().for_each(|Interface { name, .. }| self.interface(name));
         let of_qdiscs = qdiscs.iter_mut().filter_map(|Qdisc { interface, .. }| interface.as_mut());
-        of_qdiscs.for_each(|name| self.rename("interface", name));
+        of_qdiscs.for_each(|name| self.interface(name));
         for RouteMtu { destination, .. } in route_mtus {
             *destination = self.prefix(destination);
         }
         throttled.iter_mut().for_each(|Throttled { cgroup, .. }| *cgroup = self.cgroup(cgroup));
-        netfilter.iter_mut().for_each(|RuleTable { table, .. }| self.rename("table", table));
+        netfilter.iter_mut().for_each(|RuleTable { table, .. }| self.table(table));
         // Namespaces have names, and files paths, which stand in the reasons.
         for Unread { part, reason, namespaces: _, netns: _ } in unread {
             *reason = format!("the {} could not be read", part.words());
@@ -240,8 +243,20 @@ impl Redactor {
     }
 
     fn rename(&self, kind: &str, name: &mut String) {
-        if !name.is_empty() && !OF_KERNEL.contains(&name.as_str()) {
+        if !name.is_empty() {
             *name = self.name(kind, name);
+        }
+    }
+
+    fn interface(&self, name: &mut String) {
+        if name != LOOPBACK {
+            self.rename("interface", name);
+        }
+    }
+
+    fn table(&self, name: &mut String) {
+        if !TABLES.contains(&name.as_str()) {
+            self.rename("table", name);
         }
     }
 
@@ -404,6 +419,45 @@ mod tests {
         }
         let mapped = redactor.ip("::ffff:10.1.2.3".parse().expect("an address")).to_string();
         assert_eq!(mapped, format!("::ffff:{}", redactor.v4(Ipv4Addr::new(10, 1, 2, 3))));
+    }
+
+    /// Anybody may call his process, pod or namespace like what the kernel has.
+    #[test]
+    fn a_name_is_the_kernels_where_it_names_something_of_the_kernels() {
+        let redactor = Redactor::default();
+        for word in TABLES.iter().copied().chain([LOOPBACK]) {
+            let name = || Some(word.to_owned());
+            let mut owner = Owner {
+                comm: name(),
+                container_name: name(),
+                pod_uid: name(),
+                pod: name(),
+                namespace: name(),
+                ..Owner::default()
+            };
+            redactor.owner(&mut owner);
+            assert_eq!(owner.pod, owner.pod_uid, "a group of either has the name of its flows");
+            let Owner { comm, container_name, pod, namespace, .. } = owner;
+            let [comm, pod, namespace, container] =
+                [comm, pod, namespace, container_name].map(Option::unwrap_or_default);
+            assert_eq!(comm, redactor.name(PROCESS, word));
+            assert_eq!(pod, redactor.name("pod", word));
+            assert_eq!(namespace, redactor.name("namespace", word));
+            assert_eq!(container, redactor.name("container", word));
+            let group = redactor.group(Grouping::Process, &format!("{word}/7"));
+            assert_eq!(group, format!("{comm}/7"), "as its flows are called");
+            assert_eq!(redactor.group(Grouping::Pod, word), pod);
+            let stays = |rename: fn(&Redactor, &mut String)| {
+                let mut name = word.to_owned();
+                rename(&redactor, &mut name);
+                name == word
+            };
+            assert_eq!(stays(Redactor::interface), word == LOOPBACK, "{word}");
+            assert_eq!(stays(Redactor::table), word != LOOPBACK, "{word}");
+        }
+        let mut all = String::new();
+        redactor.table(&mut all);
+        assert_eq!(all, "", "it stands for all tables");
     }
 
     #[test]
