@@ -104,6 +104,11 @@ impl Surroundings {
         all
     }
 
+    /// Has sockets counted the next time, whatever that costs.
+    pub const fn count_sockets(&mut self) {
+        self.counting = Pace::NEW;
+    }
+
     /// Adds what happened since the last time, and how things stand.
     pub fn advance(&mut self, namespaces: &[Namespace], node: &mut Node) {
         let now = self.read(namespaces);

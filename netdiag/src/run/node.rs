@@ -104,6 +104,11 @@ impl Readings {
         }
     }
 
+    /// Has sockets counted the next time, whatever that costs.
+    pub(super) const fn count_sockets(&mut self) {
+        self.surroundings.count_sockets();
+    }
+
     /// What happened since the last time.
     pub(super) fn advance(&mut self) -> Node {
         let began_ns = monotonic_ns();

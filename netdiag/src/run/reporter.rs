@@ -243,6 +243,8 @@ impl Worker {
     /// What went wrong, with an earlier interval, too.
     pub(super) async fn end(mut self, last: Cut, total: impl FnOnce() -> Cut) -> Result<Ended> {
         self.idle().await?;
+        // Where there are many sockets the last count is seconds old, and a run may be short.
+        self.idle.iter_mut().for_each(|reporter| reporter.readings.count_sockets());
         self.interval(last);
         self.idle().await?;
         let reporter = self.idle.take().context("the reporter is gone")?;
