@@ -75,11 +75,11 @@ impl Stays {
         watched: &Watched,
         limits: &Limits,
         netns: u32,
-        count: impl Fn(&Node, &Sockets) -> u64,
+        count: impl Fn(&Sockets) -> u64,
     ) -> Option<Self> {
         let lately = watched.lately(limits.of(&SECONDS), |node: &Node| {
             let sockets = node.sockets.iter().find(|one| one.netns == netns)?;
-            Some((count(node, sockets), sockets.known_ns()))
+            Some((count(sockets), sockets.known_ns()))
         })?;
         let (first, last) = (*lately.first()?, *lately.last()?);
         let least = lately.into_iter().min()?;
@@ -96,23 +96,21 @@ fn held_by(sockets: &Sockets, owner: &Owner) -> u64 {
     sockets.close_wait.iter().filter(is_its).map(|held| held.count).sum()
 }
 
-/// How many the namespace has, without those that may wait to be accepted: no process has these to close.
-fn accepted(node: &Node, sockets: &Sockets) -> u64 {
-    let its = node.listeners.iter().filter(|listener| listener.netns == sockets.netns);
-    let waiting: u64 = its.map(|listener| u64::from(listener.accept_queue)).sum();
-    sockets.states.close_wait.saturating_sub(waiting)
+/// How many the namespace has, without those that wait to be accepted: no process has these to close.
+fn accepted(sockets: &Sockets) -> u64 {
+    sockets.states.close_wait.saturating_sub(sockets.close_wait_unaccepted.unwrap_or(0))
 }
 
 /// Those of each process by themselves: what others have for a moment says nothing of them.
 fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Finding> {
     let netns = sockets.netns;
     let told: u64 = sockets.close_wait.iter().map(|held| held.count).sum();
-    let untold = sockets.states.close_wait.saturating_sub(told);
+    let untold = accepted(sockets).saturating_sub(told);
     let is_known = |held: &&HeldSockets| held.owner.pid.is_some() || held.owner.comm.is_some();
     let known = sockets.close_wait.iter().filter(is_known);
     let leaks = known.filter_map(|held| {
         let owner = &held.owner;
-        let stays = Stays::of(watched, limits, netns, |_, sockets| held_by(sockets, owner))?;
+        let stays = Stays::of(watched, limits, netns, |sockets| held_by(sockets, owner))?;
         found(watched, limits, netns, owner, &stays)
     });
     let leaks: Vec<_> = leaks.collect();
@@ -179,7 +177,7 @@ mod tests {
     use super::*;
     use crate::{
         finding::tests::check,
-        snapshot::{Listener, node::States},
+        snapshot::node::States,
         watched::kit::{self, NETNS},
     };
 
@@ -298,17 +296,13 @@ mod tests {
     /// Clients that have given up wait in the accept queue of a server that accepts late.
     #[test]
     fn what_nobody_accepted_is_no_leak() {
-        let waiting = |accept_queue| {
+        let waiting = |unaccepted| {
             kit::with_node(&[], |node| {
-                let states = States { close_wait: 300, ..States::default() };
-                node.sockets.push(Sockets { netns: NETNS, states, ..Sockets::default() });
-                node.listeners.push(Listener {
+                node.sockets.push(Sockets {
                     netns: NETNS,
-                    local: kit::end("0.0.0.0", 8080),
-                    owner: kit::owner("tomcat"),
-                    drops: 0,
-                    accept_queue,
-                    accept_queue_limit: 511,
+                    states: States { close_wait: 300, ..States::default() },
+                    close_wait_unaccepted: Some(unaccepted),
+                    ..Sockets::default()
                 });
             })
         };

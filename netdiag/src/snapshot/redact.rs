@@ -175,6 +175,7 @@ impl Redactor {
             unchanged_ns: _,
             states: _,
             close_wait_looked_at: _,
+            close_wait_unaccepted: _,
         } in sockets
         {
             for SocketGroup { local, peer, count: _ } in

@@ -103,6 +103,8 @@ pub struct Census {
     requests: HashMap<End, u64>,
     /// Those in CLOSE_WAIT, by inode number of the socket.
     pub close_wait: Vec<u64>,
+    /// Those in CLOSE_WAIT that no process has yet (`sock_i_ino`, net/core/sock.c: without a file it is 0).
+    pub unaccepted: u64,
     /// Conversations by state: SYN_SENT, FIN_WAIT2, TIME_WAIT.
     pub groups: [HashMap<Group, u64>; 3],
     /// Ports by destination.
@@ -129,6 +131,7 @@ impl Census {
             waits: false,
             requests: HashMap::new(),
             close_wait: Vec::new(),
+            unaccepted: 0,
             groups: Default::default(),
             taken: HashMap::new(),
             listening: vec![0; 1024],
@@ -183,6 +186,7 @@ impl Census {
                 return;
             }
             state::SYN_RECV => bounded(&mut self.requests, socket.local, |count| *count += 1),
+            state::CLOSE_WAIT if socket.inode == 0 => self.unaccepted += 1,
             state::CLOSE_WAIT if self.close_wait.len() < INODES => {
                 self.close_wait.push(socket.inode);
             }

@@ -39,17 +39,19 @@ fn sockets_count_by_state_by_conversation_and_by_port() {
     ] {
         census.add(&one);
     }
+    let unaccepted = socket(state::CLOSE_WAIT, (here, 80), ("10.0.0.9", 40_004));
+    census.add(&Socket { inode: 0, ..unaccepted });
     let expected = States {
         listen: 1,
         syn_recv: 1,
         time_wait: 3,
         established: 2,
         syn_sent: 1,
-        close_wait: 1,
+        close_wait: 2,
         ..States::default()
     };
     assert_eq!((census.states, census.ports), (expected, 3));
-    assert_eq!(census.close_wait, [7]);
+    assert_eq!((&census.close_wait[..], census.unaccepted), (&[7][..], 1));
     let end = |ip: &str, port: u16| -> End { (ip.parse().unwrap(), port) };
     let [syn_sent, fin_wait2, time_wait] = &census.groups;
     assert_eq!(syn_sent[&(end(here, 0), end("10.0.0.4", 50_000))], 1);

@@ -138,6 +138,7 @@ fn sockets(netns: u32, ages: Ages, census: &Census, owners: &Owners) -> Sockets 
         states: census.states,
         close_wait: held.map(|(found, count)| HeldSockets { owner: owner(found), count }).collect(),
         close_wait_looked_at: Some(looked_at.len() as u64),
+        close_wait_unaccepted: Some(census.unaccepted),
         time_wait,
         syn_sent,
         fin_wait2,

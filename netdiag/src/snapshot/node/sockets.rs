@@ -28,6 +28,8 @@ pub struct Sockets {
     /// Sockets in CLOSE_WAIT whose processes were looked for: none of fewer than ten, and 4,096 at most. Null in
     /// what an older netdiag recorded.
     pub close_wait_looked_at: Option<u64>,
+    /// Sockets in CLOSE_WAIT that wait to be accepted: no process holds them. Null in what an older netdiag recorded.
+    pub close_wait_unaccepted: Option<u64>,
     /// Sockets in TIME_WAIT by conversation, the most first, at most ten.
     pub time_wait: Vec<SocketGroup>,
     /// Those in SYN_SENT, likewise: nobody answered yet.
