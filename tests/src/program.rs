@@ -43,7 +43,8 @@ pub fn idle(more: usize) -> Result<OwnedFd> {
     const ZERO: u64 = 0xb7;
     const ADD: u64 = 1 << 32 | 0x07;
     const EXIT: u64 = 0x95;
-    memlock::raise().context("old kernels charge programs to locked memory")?;
+    // Kernels before 5.11 charge programs to locked memory: where that stays limited, loading may fail.
+    let _limited = memlock::raise();
     let work = iter::repeat_n(ADD, more);
     let instructions: Vec<u64> = iter::once(ZERO).chain(work).chain([ZERO, EXIT]).collect();
     let attr = ProgLoad {
