@@ -345,6 +345,13 @@ pub struct Kernel {
     #[arg(long, value_name = "BYTES", default_value = "8MiB", help_heading = KERNEL,
         value_parser = value::ring_size)]
     pub ring_size: u32,
+    /// Put pseudonyms for addresses and for names of processes, groups, pods and interfaces into every output: the
+    /// same one for the same name until netdiag ends
+    #[arg(long)]
+    pub redact: bool,
+    /// Keep all privileges after the start, where giving them up is in the way
+    #[arg(long, help_heading = KERNEL)]
+    pub no_sandbox: bool,
     /// Show the eBPF programs' own diagnostics
     #[arg(long, value_enum, value_name = "LEVEL", help_heading = KERNEL)]
     pub log: Option<LogLevel>,

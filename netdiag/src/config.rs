@@ -29,6 +29,7 @@ mod events;
 pub mod host;
 mod metrics;
 mod owners;
+mod redact;
 mod report;
 mod targets;
 
@@ -96,6 +97,10 @@ pub struct Kernel {
     pub finds_host_root: bool,
     /// Size of the ring buffer: a power of two of whole pages.
     pub ring_bytes: u32,
+    /// Whether outputs have pseudonyms for addresses and names.
+    pub redact: bool,
+    /// Whether what is not needed any more is given up.
+    pub sandbox: bool,
     /// Which of the programs' own diagnostics are wanted: 0 none, 1 errors to 5 everything.
     pub log_level: u32,
 }
@@ -110,6 +115,8 @@ impl Kernel {
             host_root: host_root.to_owned(),
             finds_host_root: false,
             ring_bytes: 0,
+            redact: false,
+            sandbox: true,
             log_level: 0,
         }
     }
@@ -177,6 +184,17 @@ pub enum CaptureTo {
     File(PathBuf),
 }
 
+impl CaptureTo {
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Stdout => None,
+            Self::File(path) => Some(path),
+        }
+    }
+}
+
 /// Where and how `record` writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dump {
@@ -202,17 +220,20 @@ impl Config {
         let kernel = |flags| kernel(flags, host_root);
         match &cli.command {
             cli::Command::Live(live) => {
+                redact::check_live(live)?;
                 let default_top = (live.watch.output == Output::Text).then_some(TOP_TEXT);
                 let shown = Live { plain: live.plain, out: live.out.clone() };
                 let command = Command::Live(watch(&live.watch, default_top)?, shown);
                 Ok(Self { command, kernel: kernel(&live.kernel)? })
             }
             cli::Command::Record(record) => {
+                redact::check_record(record)?;
                 let command =
                     Command::Record(watch(&record.watch, Some(TOP_RECORD))?, dump(record)?);
                 Ok(Self { command, kernel: kernel(&record.kernel)? })
             }
             cli::Command::Diagnose(flags) => {
+                redact::check_diagnose(flags)?;
                 let diagnose = diagnose::diagnose(flags);
                 let command = match &flags.from {
                     Some(from) => Command::DiagnoseFrom(from.clone(), flags.output, diagnose),
@@ -221,6 +242,7 @@ impl Config {
                 Ok(Self { command, kernel: kernel(&flags.kernel)? })
             }
             cli::Command::Events(flags) => {
+                redact::check_events(flags)?;
                 let tell = events::tell(flags)?;
                 let mut kernel = kernel(&flags.kernel)?;
                 events::narrow(&mut kernel, &tell)?;
@@ -228,12 +250,13 @@ impl Config {
             }
             cli::Command::Report(flags) => Ok(Self {
                 command: Command::Report(Box::new(report::report(flags)?)),
-                kernel: Kernel::none(host_root),
+                kernel: Kernel { sandbox: !flags.no_sandbox, ..Kernel::none(host_root) },
             }),
-            cli::Command::Doctor(doctor) => Ok(Self {
-                command: Command::Doctor(doctor.output),
-                kernel: kernel(&doctor.kernel)?,
-            }),
+            cli::Command::Doctor(doctor) => {
+                redact::check_doctor(doctor)?;
+                let command = Command::Doctor(doctor.output);
+                Ok(Self { command, kernel: kernel(&doctor.kernel)? })
+            }
             cli::Command::Completions(_) | cli::Command::Man(_) => Err(Error::usage(
                 "it prints a text and does nothing else, so there is nothing to set",
             )),
@@ -265,6 +288,8 @@ fn kernel(flags: &cli::Kernel, host_root: &Path) -> Result<Kernel, Error> {
         finds_host_root: flags.host_root.is_none(),
         host_root: flags.host_root.clone().unwrap_or_else(|| host_root.to_owned()),
         ring_bytes: flags.ring_size,
+        redact: flags.redact,
+        sandbox: !flags.no_sandbox,
         log_level: flags.log.map_or(0, |level| level as u32),
     })
 }

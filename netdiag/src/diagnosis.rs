@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod links;
+mod merged;
 mod order;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ mod unseen;
 mod worst;
 
 use links::Links;
+use merged::{Later, keep, merge};
 use unseen::Unseen;
 
 /// Seconds of a window: enough for rates, short enough for what comes and goes.
@@ -128,15 +130,15 @@ impl Last {
     }
 }
 
-/// Whether a finding of a window was asked for.
-type IsWanted = dyn Fn(&Finding, &Watched) -> bool + Send;
+/// Whether a finding of a window was asked for; none where that depends on whether any flow that was is there.
+type IsWanted = dyn Fn(&Finding, &Watched) -> Option<bool> + Send;
 
 /// Which findings were asked for.
 struct Wanted(Box<IsWanted>);
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self(Box::new(|_, _| true))
+        Self(Box::new(|_, _| Some(true)))
     }
 }
 
@@ -183,16 +185,20 @@ impl Diagnosis {
         Self { thresholds, complete: true, ..Self::default() }
     }
 
-    /// Of recordings. Of filtered ones no finding is told of a namespace that no flow is in.
+    /// Of recordings. Of filtered ones no finding is told of a namespace that no flow is in or passes.
     #[must_use]
     pub fn of_recordings(thresholds: Thresholds) -> Self {
         Self { recorded: true, ..Self::new(thresholds) }
     }
 
     /// The same, of which nothing is told but what is wanted: the rest does not even count among the findings of
-    /// its id, of which there may be too many.
+    /// its id, of which there may be too many. Where `is_wanted` says none, it is wanted if it is of no namespace, or
+    /// of one that a flow is in or passes.
     #[must_use]
-    pub fn wanting(self, is_wanted: impl Fn(&Finding, &Watched) -> bool + Send + 'static) -> Self {
+    pub fn wanting(
+        self,
+        is_wanted: impl Fn(&Finding, &Watched) -> Option<bool> + Send + 'static,
+    ) -> Self {
         Self { wanted: Wanted(Box::new(is_wanted)), ..self }
     }
 
@@ -201,7 +207,7 @@ impl Diagnosis {
         if self.intervals == 0 {
             self.start.clone_from(&snapshot.start);
         }
-        // Another run began, whose flows have the same ids, or nothing was recorded for a while.
+        // Another run began, whose flows have the same ids, nothing was recorded for a while, or the clock was set.
         if self.last.as_ref().is_some_and(|last| last.end != snapshot.start) {
             self.close();
             (self.goes_on, self.longer) = (false, None);
@@ -254,7 +260,7 @@ impl Diagnosis {
         }
         let mut findings = std::mem::take(&mut self.findings);
         let mut left_out = std::mem::take(&mut self.left_out);
-        keep(&mut findings, MOST_KEPT, |one| self.is_of_a_flow(one), &mut left_out);
+        keep(&mut findings, MOST_KEPT, |one| self.is_told(one), &mut left_out);
         (self.findings, self.left_out) = (findings, left_out);
     }
 
@@ -267,12 +273,22 @@ impl Diagnosis {
         }
     }
 
-    /// Whether its namespace is one of a flow, as far as that matters: in filtered recordings. That of the first
-    /// flow may come later.
-    fn is_of_a_flow(&self, finding: &Finding) -> bool {
+    /// Whether a flow is in its namespace or passes it, as far as that matters: where filters ask for nobody whom it
+    /// names, and in filtered recordings, which do not say what was asked for. The first flow may come later.
+    fn is_told(&self, finding: &Finding) -> bool {
+        let Finding { scope, beside_flows, .. } = finding;
         let is_filtered = self.last.as_ref().is_some_and(|last| last.filtered);
-        let is_there = |netns| self.namespaces.contains(&netns);
-        !(self.recorded && is_filtered) || finding.scope.netns.is_none_or(is_there)
+        let has_flows = |netns| {
+            let mut namespaces = self.namespaces.iter();
+            self.namespaces.contains(&netns) || namespaces.any(|of| self.links.is_way(scope, *of))
+        };
+        !(*beside_flows || self.recorded && is_filtered) || scope.netns.is_none_or(has_flows)
+    }
+
+    /// Those that are told, in the order in which to act on them.
+    fn ranked(&self, mut findings: Vec<Finding>) -> Vec<Finding> {
+        findings.retain(|finding| self.is_told(finding));
+        order::rank(findings, &self.links)
     }
 
     /// The findings as they stand, ranked.
@@ -281,13 +297,14 @@ impl Diagnosis {
         let mut findings = self.findings.clone();
         let found = self.of_window();
         merge(&mut findings, found, Later::Next);
-        order::rank(findings, &self.links)
+        self.ranked(findings)
     }
 
     /// What the window that is under way says by itself, in its order: as bad as it is now. Nothing in its first
     /// seconds.
     pub fn present(&mut self) -> Vec<Finding> {
-        order::rank(self.of_window(), &self.links)
+        let found = self.of_window();
+        self.ranked(found)
     }
 
     /// Of how many findings nothing can be said now: signals that they need are off, or samples were lost. It is of
@@ -327,7 +344,7 @@ impl Diagnosis {
             if let Some(reason) = finding::not_looked_at(definition, watched).filter(|_| is_over) {
                 self.withheld.insert(definition.id, reason);
             }
-            let limits = self.thresholds.get(definition.id).cloned().unwrap_or_default();
+            let limits = self.limits(definition);
             let of_one = (definition.rule)(watched, &limits).into_iter();
             found.extend(of_one.map(|finding| identified(finding, definition, host)));
         }
@@ -342,25 +359,36 @@ impl Diagnosis {
                 told.push(one);
             }
         }
-        told.retain(|finding| (self.wanted.0)(finding, watched));
+        told.retain_mut(|finding| {
+            let is_wanted = (self.wanted.0)(finding, watched);
+            finding.beside_flows = is_wanted.is_none();
+            is_wanted != Some(false)
+        });
         told
+    }
+
+    /// Thresholds of a finding, and of those that may explain it, as they were given.
+    fn limits(&self, definition: &Definition) -> Limits {
+        let given = |id: &str| self.thresholds.get(id).cloned();
+        let causes = definition.causes.iter().filter_map(|&id| Some((id, given(id)?)));
+        given(definition.id).unwrap_or_default().beside(causes.collect())
     }
 
     /// The run is over: all that there is to say. None where there was no interval.
     #[must_use]
     pub fn report(mut self) -> Option<Report> {
         self.close();
-        let mut findings = std::mem::take(&mut self.findings);
-        findings.retain(|finding| self.is_of_a_flow(finding));
-        let mut findings = order::rank(findings, &self.links);
+        let findings = std::mem::take(&mut self.findings);
+        let mut findings = self.ranked(findings);
         let mut left_out = self.left_out;
         keep(&mut findings, MOST_OF_ONE, |_| true, &mut left_out);
         let last = self.last?;
         let withheld = self.withheld.into_iter();
-        let mut not_observable = self.unseen.lines(&last.signals, &self.window.series);
+        let mut not_observable =
+            self.unseen.lines(&last.signals, &self.window.series, &self.thresholds);
         if self.recorded && last.filtered {
             not_observable.push(
-                "recorded with filters: findings of namespaces that no flow is in are not told"
+                "recorded with filters: findings of namespaces that no flow is in or passes are not told"
                     .to_owned(),
             );
         }
@@ -412,62 +440,4 @@ fn identified(finding: Finding, definition: &Definition, host: &str) -> Finding 
         _ => finding.scope,
     };
     Finding { id: definition.id.to_owned(), scope, ..finding }
-}
-
-/// Which window findings come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Later {
-    /// The one behind those that were concluded from.
-    Next,
-    /// The last of these, which went on a little.
-    Same,
-}
-
-/// Adds the findings of a later window: of one about the same, the worse is kept. What one window tells
-/// several times are several.
-fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>, which: Later) {
-    let mut earlier: Vec<usize> = (0..findings.len()).collect();
-    for new in later {
-        let Some(at) = earlier.iter().position(|&at| new.is_again(&findings[at])) else {
-            findings.push(new);
-            continue;
-        };
-        let old = &mut findings[earlier.remove(at)];
-        let (start, end) = (old.start.clone(), new.end.clone());
-        let windows = match which {
-            Later::Next => old.windows + new.windows,
-            Later::Same => old.windows,
-        };
-        if new.rank(old).is_lt() {
-            *old = new;
-        }
-        (old.start, old.end, old.windows) = (start, end, windows);
-    }
-}
-
-/// Keeps not more of one id than so many, in the order in which they stand: the worst of those that count, then of
-/// the others, of which nobody is told that they are left out.
-fn keep(
-    findings: &mut Vec<Finding>,
-    most: usize,
-    counts: impl Fn(&Finding) -> bool,
-    left_out: &mut BTreeMap<String, u64>,
-) {
-    let mut of_one: BTreeMap<&str, Vec<(bool, usize)>> = BTreeMap::new();
-    for (at, finding) in findings.iter().enumerate() {
-        of_one.entry(&finding.id).or_default().push((!counts(finding), at));
-    }
-    let mut is_kept = vec![true; findings.len()];
-    for (id, mut all) in of_one.into_iter().filter(|(_, all)| all.len() > most) {
-        all.sort_by(|(one_is_not, one), (other_is_not, other)| {
-            one_is_not.cmp(other_is_not).then_with(|| findings[*one].rank(&findings[*other]))
-        });
-        all[most..].iter().for_each(|&(_, at)| is_kept[at] = false);
-        let missed = all[most..].iter().filter(|(does_not, _)| !does_not).count();
-        if missed > 0 {
-            *left_out.entry(id.to_owned()).or_default() += missed as u64;
-        }
-    }
-    let mut is_kept = is_kept.into_iter();
-    findings.retain(|_| is_kept.next().unwrap_or(true));
 }

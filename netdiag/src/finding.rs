@@ -6,7 +6,9 @@ use netdiag_common::signal::Signal;
 use crate::{snapshot::Role, watched::Watched};
 
 mod advice;
+mod held;
 mod node;
+mod scope;
 mod stalled;
 mod told;
 
@@ -51,7 +53,8 @@ pub mod time_wait_buildup;
 pub mod window_limited;
 
 pub use crate::snapshot::node::Part;
-pub use told::{Evidence, Finding, Scope, ScopeKind, Severity, Unit};
+pub use scope::{Scope, ScopeKind};
+pub use told::{Evidence, Finding, Severity, Unit};
 
 #[cfg(test)]
 mod tests;
@@ -78,13 +81,27 @@ pub struct Threshold {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Limits {
     given: Vec<(&'static str, f64)>,
+    causes: Vec<(&'static str, Self)>,
 }
 
 impl Limits {
     /// These, and the defaults for the others.
     #[must_use]
     pub const fn new(given: Vec<(&'static str, f64)>) -> Self {
-        Self { given }
+        Self { given, causes: Vec::new() }
+    }
+
+    /// The same, and those of the findings that may explain it, by their ids.
+    #[must_use]
+    pub fn beside(self, causes: Vec<(&'static str, Self)>) -> Self {
+        Self { causes, ..self }
+    }
+
+    /// Those of a finding that may explain it.
+    #[must_use]
+    pub fn of_cause(&self, id: &str) -> Self {
+        let cause = self.causes.iter().find(|(cause, _)| *cause == id);
+        cause.map_or_else(Self::default, |(_, limits)| limits.clone())
     }
 
     /// Sets one; the last that is given counts.

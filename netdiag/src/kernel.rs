@@ -20,6 +20,7 @@ pub mod plan;
 mod pseudo;
 pub mod ring;
 pub mod stacks;
+mod stranded;
 pub mod symbols;
 pub mod tracefs;
 pub mod tracer;

@@ -22,6 +22,7 @@ pub mod node;
 pub mod owner;
 pub mod report;
 pub mod run;
+pub mod sandbox;
 pub mod signal;
 pub mod snapshot;
 pub mod view;

@@ -2,8 +2,9 @@
 
 use std::{
     io::{self, Write as _},
+    mem,
     panic::{self, AssertUnwindSafe},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -13,9 +14,11 @@ use anyhow::{Context as _, Result};
 use self::output::Wanted;
 use crate::{
     cli::{self, Asked},
-    config::{Command, Config},
+    config::{CaptureTo, Command, Config, Watch},
     exit::{self, Status},
     node::{own, vantage},
+    sandbox::{self, Purpose},
+    snapshot::redact::Redactor,
 };
 
 mod capture;
@@ -85,18 +88,29 @@ fn run() -> Result<Status> {
     };
     let found = vantage::host_root(Path::new(vantage::USUAL));
     let config = Config::new(&cli, &found)?;
-    if config.command.watches() && config.kernel.finds_host_root {
+    // Before the first line is said, which takes a thread.
+    let mut lacking = Vec::new();
+    if config.kernel.sandbox {
+        lacking = sandbox::begin(purpose(&config.command));
+    }
+    let watches = config.command.watches();
+    if watches {
+        lacking.iter().for_each(|line| voice::say(line));
+    }
+    if watches && config.kernel.finds_host_root {
         vantage::taken(&found).iter().for_each(|line| voice::say(line));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // What is there once need not be had again: a node in trouble may have no more threads to give.
         .thread_keep_alive(FOR_EVER)
+        .on_thread_start(sandbox::on_thread)
         .build()
         .context("the runtime cannot be started")?;
     let run = async {
         match &config.command {
-            Command::Doctor(form) => doctor::run(&config.kernel, *form),
+            // It shows them itself.
+            Command::Doctor(form) => doctor::run(&config.kernel, *form, mem::take(&mut lacking)),
             Command::Events(watch, tell) => events::run(&config.kernel, watch, tell).await,
             Command::Live(watch, live) => {
                 watch::run(&config.kernel, watch, screen::wanted(watch, live)).await
@@ -108,11 +122,44 @@ fn run() -> Result<Status> {
                 watch::run(&config.kernel, watch, Wanted::Diagnose(diagnose.clone())).await
             }
             Command::Report(report) => report::run(report),
-            Command::DiagnoseFrom(from, form, diagnose) => diagnose::from(from, *form, diagnose),
+            Command::DiagnoseFrom(from, form, diagnose) => {
+                let redactor = config.kernel.redact.then(Redactor::default);
+                diagnose::from(from, *form, diagnose, redactor.as_ref())
+            }
         }
     };
     let status = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(run)));
+    // A refusal is one line; and `report` wants to be alone until its memory is set up.
+    if !watches && matches!(status, Ok(Ok(_))) {
+        lacking.iter().for_each(|line| voice::say(line));
+    }
     // A thread that waits for an output that stands still must not keep the process.
     runtime.shutdown_background();
     status.unwrap_or_else(|payload| panic::resume_unwind(payload))
+}
+
+/// What a command needs of its privileges.
+fn purpose(command: &Command) -> Purpose<'_> {
+    let watches = |watch: &Watch, writes| Purpose::Watches {
+        writes,
+        listens: watch.metrics.as_ref().is_some_and(|metrics| metrics.listen.is_some()),
+    };
+    match command {
+        Command::Live(watch, live) => {
+            watches(watch, screen::is_wanted(watch, live).then_some(live.out.as_path()))
+        }
+        Command::Diagnose(watch, _) => watches(watch, None),
+        Command::Events(watch, tell) => {
+            watches(watch, tell.pcap.as_ref().and_then(CaptureTo::file))
+        }
+        Command::Record(watch, dump) => watches(watch, Some(&dump.out)),
+        Command::Doctor(_) => Purpose::Watches { writes: None, listens: false },
+        Command::DiagnoseFrom(from, ..) => {
+            Purpose::Reads { from: vec![from.as_path()], writes: None }
+        }
+        Command::Report(report) => Purpose::Reads {
+            from: report.paths.iter().map(PathBuf::as_path).collect(),
+            writes: report.html.as_deref(),
+        },
+    }
 }

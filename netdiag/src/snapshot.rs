@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub mod build;
 mod conntrack;
 pub mod node;
+mod owner;
+pub mod redact;
 pub mod told;
 
 pub use conntrack::{Conntrack, Entry, Sum, TopCreator, Tuple};
@@ -19,6 +21,7 @@ pub use node::{ConntrackTable, Listener, Node};
 pub use crate::{
     coverage::{Account, Refusal, SignalStatus, Status, Stream},
     flow::{Grouping, Role},
+    sandbox::Reached,
 };
 
 /// One address and port of a conversation.
@@ -204,6 +207,10 @@ pub struct Doctor {
     pub host_root: String,
     /// What of the node cannot be seen from here, and why: a container or missing capabilities hide it.
     pub unseen: Vec<String>,
+    /// How far a command that runs is confined once the programs are attached; null with `--no-sandbox`, or in what an
+    /// older netdiag said.
+    #[serde(default)]
+    pub sandbox: Option<Reached>,
     /// How each signal would be observed.
     pub signals: Vec<SignalStatus>,
 }

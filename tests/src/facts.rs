@@ -10,6 +10,8 @@ use netdiag::snapshot::Snapshot;
 pub struct Facts {
     notes: Vec<String>,
     wrong: Vec<String>,
+    /// How many more were wrong.
+    left_out: usize,
 }
 
 impl Facts {
@@ -95,6 +97,17 @@ impl Facts {
         }
     }
 
+    /// Takes over what is wrong with a part of a long run, and nothing of what is right: of that there is no end. Of
+    /// more than a few parts only how many there are is kept.
+    pub fn adopt(&mut self, part: impl Display, found: Self) {
+        /// What is told.
+        const MOST: usize = 40;
+        let room = MOST.saturating_sub(self.wrong.len());
+        self.left_out += found.wrong.len().saturating_sub(room);
+        let told = found.wrong.into_iter().take(room);
+        self.wrong.extend(told.map(|wrong| format!("{part}: {wrong}")));
+    }
+
     /// Whether something was wrong so far.
     #[must_use]
     pub fn any_wrong(&self) -> bool {
@@ -110,9 +123,8 @@ impl Facts {
         if self.wrong.is_empty() {
             return;
         }
-        let mut text = format!("{} of {} facts are wrong:\n", self.wrong.len(), {
-            self.notes.len() + self.wrong.len()
-        });
+        let wrong = self.wrong.len() + self.left_out;
+        let mut text = format!("{wrong} of {} facts are wrong:\n", self.notes.len() + wrong);
         for wrong in &self.wrong {
             let _ = writeln!(text, "  WRONG {wrong}");
         }

@@ -41,7 +41,8 @@ pub enum Expect {
     /// `{client}` and `{server}` stand for their address, `{client-netns}` and `{server-netns}` for their
     /// namespace, `{link}` for the device, and `{name}` for the process of that name.
     Fault(&'static [&'static str]),
-    /// Findings of these ids, whichever is first, each with one of its scopes.
+    /// Findings of these ids, whichever is first, each with one of its scopes. They have nothing to do with each other:
+    /// none is said to come of anything.
     Faults(&'static [(&'static str, &'static [&'static str])]),
     /// The same, each the cause of the next: in that order, and said so.
     Chain(&'static [(&'static str, &'static [&'static str])]),

@@ -3,6 +3,7 @@
 use std::{
     env,
     io::{BufRead, BufReader},
+    net::SocketAddr,
     path::PathBuf,
     process::{Command, ExitStatus, Output, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -272,6 +273,25 @@ impl Netdiag {
         self.wait_for(what, |this| {
             Outcome::parse(None, &this.out, &this.err).is_ok_and(|outcome| satisfied(&outcome))
         })
+    }
+
+    /// Hands over the lines that are on standard output so far, which nobody finds here any more: of a long run there
+    /// are more than there is room for.
+    pub fn take_printed(&mut self) -> Vec<String> {
+        while let Ok(line) = self.lines.try_recv() {
+            self.take(line);
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// Where it serves metrics, which it says before it is ready.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn metrics_at(&self) -> Result<SocketAddr> {
+        let told = self.err.iter().find_map(|line| line.split_once("metrics are at http://"));
+        let (_, address) = told.with_context(|| format!("no address: {:?}", self.err))?;
+        Ok(address.trim_end_matches("/metrics").parse()?)
     }
 
     /// Interrupts it as ^C does and returns what it said in its whole life.

@@ -1,13 +1,20 @@
 //! The processors, and how long threads were ready to run and had none: a busy machine, not who is
 //! slow on it.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    fs, io, panic,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use rustix::{
-    thread::{CpuSet, sched_getaffinity},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
 };
+
+use crate::setting::Setting;
 
 /// Those that this thread may run on, each by itself.
 ///
@@ -21,6 +28,44 @@ pub fn each() -> io::Result<Vec<CpuSet>> {
         one
     });
     Ok(each.collect())
+}
+
+/// Does it on a thread that stays on one of them, with all threads that it makes.
+///
+/// # Errors
+/// There is no such processor; and those of `work`.
+///
+/// # Panics
+/// When `work` does.
+pub fn on<T: Send>(number: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let stay = || -> Result<T> {
+        let mut one = CpuSet::new();
+        one.set(number);
+        sched_setaffinity(None, &one)?;
+        work()
+    };
+    thread::scope(|scope| {
+        scope.spawn(stay).join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+    })
+}
+
+/// Whether one can be switched off.
+#[must_use]
+pub fn has_switch(number: usize) -> bool {
+    switch(number).exists()
+}
+
+/// Switches one off, and on again when the value is dropped.
+///
+/// # Errors
+/// It cannot be switched off.
+pub fn switch_off(number: usize) -> Result<Setting> {
+    Setting::at(switch(number), "0", "1".to_owned())
+}
+
+/// Documentation/core-api/cpu_hotplug.rst.
+fn switch(number: usize) -> PathBuf {
+    PathBuf::from(format!("/sys/devices/system/cpu/cpu{number}/online"))
 }
 
 /// How long this thread has waited for one since it began.

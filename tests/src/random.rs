@@ -14,8 +14,7 @@ pub struct Random(u64);
 impl Default for Random {
     /// Says with what it begins.
     fn default() -> Self {
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |it| it.as_secs());
-        let seed = Self::given().unwrap_or_else(clock);
+        let seed = Self::seed();
         eprintln!("NETDIAG_SEED={seed}");
         Self(seed)
     }
@@ -26,6 +25,13 @@ impl Random {
     #[must_use]
     pub const fn of(seed: u64) -> Self {
         Self(seed)
+    }
+
+    /// What to begin with: the time, unless the environment says otherwise.
+    #[must_use]
+    pub fn seed() -> u64 {
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |it| it.as_secs());
+        Self::given().unwrap_or_else(clock)
     }
 
     /// What the environment says to begin with.
@@ -41,6 +47,16 @@ impl Random {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) % bound
+    }
+
+    /// Which of so many.
+    pub fn index(&mut self, of: usize) -> usize {
+        self.below(of as u64) as usize
+    }
+
+    /// Less than that.
+    pub fn up_to(&mut self, most: Duration) -> Duration {
+        most.mul_f64(self.below(1_000) as f64 / 1_000.0)
     }
 
     /// Over a range of ten times its least, which is longer where everything takes longer.

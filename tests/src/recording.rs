@@ -16,29 +16,48 @@ pub struct Recording {
     pub intervals: usize,
 }
 
-/// All of a directory, oldest first. One that is just being begun may have no sidecar yet.
+/// The logs of a directory, oldest first.
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn all(directory: &Path) -> Result<Vec<Recording>> {
+pub fn logs(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut logs: Vec<_> = fs::read_dir(directory)
         .with_context(|| directory.display().to_string())?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "hlog"))
         .collect();
     logs.sort();
+    Ok(logs)
+}
+
+/// All of a directory, oldest first. One that is just being begun may have no sidecar yet.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn all(directory: &Path) -> Result<Vec<Recording>> {
     let whole = |log: PathBuf| {
         let sidecar = fs::read(log.with_extension("jsonl")).unwrap_or_default();
         let intervals = sidecar.iter().filter(|byte| **byte == b'\n').count();
         Recording { log, intervals }
     };
-    Ok(logs.into_iter().map(whole).collect())
+    Ok(logs(directory)?.into_iter().map(whole).collect())
 }
 
 /// Intervals in all of them.
 #[must_use]
 pub fn intervals(all: &[Recording]) -> usize {
     all.iter().map(|one| one.intervals).sum()
+}
+
+/// Intervals that a run says are in none of its files.
+#[must_use]
+pub fn missing(said: &[String]) -> usize {
+    let number = |line: &String| {
+        let words =
+            || line.split(" intervals from ").next()?.rsplit(' ').next()?.parse::<usize>().ok();
+        line.contains("are missing from the files").then(words).flatten()
+    };
+    said.iter().filter_map(number).sum()
 }
 
 /// One log of the lines of all, for readers that take long to start. What the times of its lines are relative to is

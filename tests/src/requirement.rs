@@ -40,6 +40,10 @@ pub enum Feature {
     NoneTracked,
     /// Processors for two threads at a time.
     TwoProcessors,
+    /// Two processors of which one may be switched off, as on a machine that is made for a test.
+    OwnProcessors,
+    /// A clock that may be set, as on such a machine.
+    OwnClock,
     /// bpftool, to list what is loaded.
     Bpftool,
     /// bpftrace, as another tracer on the same hooks.
@@ -99,9 +103,15 @@ pub fn expectation(feature: Feature) -> Expectation {
                 May
             }
         }
-        Feature::TwoProcessors if std::env::var_os("NETDIAG_EXPECT_PROCESSORS").is_some() => Must,
-        Feature::TwoProcessors => May,
-        Feature::Netem | Feature::OwnModules | Feature::NoneTracked => machine::amount(May, Must),
+        Feature::TwoProcessors | Feature::OwnProcessors
+            if std::env::var_os("NETDIAG_EXPECT_PROCESSORS").is_some() =>
+        {
+            Must
+        }
+        Feature::TwoProcessors | Feature::OwnProcessors => May,
+        Feature::Netem | Feature::OwnModules | Feature::NoneTracked | Feature::OwnClock => {
+            machine::amount(May, Must)
+        }
         Feature::Nft | Feature::Conntrack | Feature::Bpftool | Feature::Runc | Feature::Setpriv => {
             Must
         }
@@ -142,6 +152,8 @@ pub fn available(feature: Feature) -> bool {
         Feature::ConntrackModule => module::exists(),
         Feature::NoneTracked => conntrack::none_tracked(),
         Feature::TwoProcessors => processor::each().is_ok_and(|all| all.len() >= 2),
+        Feature::OwnProcessors => machine::emulated() && processor::has_switch(1),
+        Feature::OwnClock => machine::emulated(),
         Feature::Bpftool => tool::find("bpftool").is_some(),
         Feature::Bpftrace => tool::find("bpftrace").is_some(),
         Feature::Compiler => tool::find("cc").is_some() && tool::find("objcopy").is_some(),

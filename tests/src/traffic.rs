@@ -5,6 +5,7 @@ pub mod calls;
 pub mod lossy;
 pub mod process;
 pub mod request;
+pub mod storm;
 
 use std::{
     io::{self, Read, Write},

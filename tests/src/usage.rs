@@ -45,6 +45,14 @@ pub fn thread_time(pid: u32, name: &str) -> Result<Duration> {
     Ok(times.iter().sum())
 }
 
+/// Descriptors that a process has open.
+///
+/// # Errors
+/// It is gone.
+pub fn descriptors(pid: u32) -> io::Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
 /// Resident memory of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {

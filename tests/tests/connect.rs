@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     os::fd::AsFd as _,
     time::{Duration, Instant},
 };
@@ -18,7 +18,7 @@ use netdiag_tests::{
     fault, machine,
     namespace::Namespace,
     netdiag::Netdiag,
-    network::{Pair, RIGHT_V4},
+    network::{LEFT_V4, Pair, RIGHT_V4},
     outcome::{count, flow_of, group, in_namespaces, metric, sum},
     processor::waited_for,
     require,
@@ -269,7 +269,7 @@ fn with_user_timeout(to: SocketAddr) -> io::Result<()> {
     Ok(rustix::net::connect(socket.as_fd(), &to)?)
 }
 
-/// connect(2) finds no port that is free: there is no flow without one, so it counts in `other`.
+/// connect(2) finds no port that is free: there is no flow without one, so all to one destination are one row.
 #[test]
 fn connects_without_a_port_are_failures() -> Result<()> {
     let _alone = alone();
@@ -296,6 +296,11 @@ fn connects_without_a_port_are_failures() -> Result<()> {
     let found: u64 = total.flows.iter().chain([&total.other]).map(all).sum();
     facts.equal("failed for want of a port", found, failed.len() as u64);
     facts.equal("failed", failed.len(), 3);
+    let mut rows = flows_to(total, &pair.left, port);
+    rows.retain(|flow| flow.local.port.is_none());
+    let told = rows.into_iter().map(|flow| (flow.local.ip, flow.peer.ip, all(flow)));
+    let [left, right] = [LEFT_V4, RIGHT_V4].map(|ip| Some(IpAddr::from(ip)));
+    facts.equal("as one row of their destination", told.collect(), vec![(left, right, 3)]);
     facts.at_rest(total);
     facts.finish();
     Ok(())

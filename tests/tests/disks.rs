@@ -6,6 +6,7 @@ use std::{env, fs, path::Path, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use netdiag_tests::{
     bpf::Loaded,
+    disk::Disk,
     facts::Facts,
     injection::{Injection, Killed, Trace},
     machine,
@@ -17,7 +18,6 @@ use netdiag_tests::{
     recording::{self, Recording},
     require,
     requirement::{Feature, alone},
-    tool,
     traffic::{
         Connection, Family,
         request::{Exchange, exchange},
@@ -144,31 +144,6 @@ fn kills_at_any_time_cost_no_interval_and_leave_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A file system in memory; its size is what it says, and nothing of it is taken before it is written.
-struct Disk<'a>(&'a Path);
-
-impl<'a> Disk<'a> {
-    fn mount(at: &'a Path, options: &str) -> Result<Self> {
-        let path = at.display().to_string();
-        tool::run("mount", &["-t", "tmpfs", "-o", options, "netdiag-tests", &path])?;
-        Ok(Self(at))
-    }
-
-    fn remount(&self, options: &str) -> Result<()> {
-        let path = self.0.display().to_string();
-        tool::run("mount", &["-o", &format!("remount,{options}"), &path])?;
-        Ok(())
-    }
-}
-
-impl Drop for Disk<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = tool::run("umount", &["-l", &self.0.display().to_string()]) {
-            eprintln!("{} stays mounted: {error:#}", self.0.display());
-        }
-    }
-}
-
 /// A recording beside traffic, whose sums are known.
 struct Recorded<'a> {
     namespace: &'a Namespace,
@@ -228,12 +203,7 @@ fn judge(facts: &mut Facts, outcome: &Outcome, code: i32, said: &[(&str, usize)]
 
 /// That the files and what is said to be missing from them are all intervals.
 fn accounted(facts: &mut Facts, outcome: &Outcome, recorded: usize) {
-    let number = |line: &String| {
-        let words =
-            || line.split(" intervals from ").next()?.rsplit(' ').next()?.parse::<usize>().ok();
-        line.contains("are missing from the files").then(words).flatten()
-    };
-    let missing: usize = outcome.stderr.iter().filter_map(number).sum();
+    let missing = recording::missing(&outcome.stderr);
     let all = outcome.snapshots.len();
     facts.equal(format_args!("{recorded} recorded and {missing} missing"), recorded + missing, all);
 }

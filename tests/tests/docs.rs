@@ -241,8 +241,14 @@ fn flags_that_are_spoken_of_exist() -> Result<()> {
     for part in command.get_subcommands() {
         known.extend(part.get_arguments().filter_map(|flag| flag.get_long()).map(str::to_owned));
     }
-    let names =
-        ["README.md", "docs/kubernetes.md", "docs/live.md", "docs/metrics.md", "docs/report.md"];
+    let names = [
+        "README.md",
+        "docs/kubernetes.md",
+        "docs/live.md",
+        "docs/metrics.md",
+        "docs/report.md",
+        "docs/security.md",
+    ];
     for name in names {
         let document = fs::read_to_string(root.join(name))?;
         let unknown: Vec<_> =

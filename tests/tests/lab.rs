@@ -33,8 +33,17 @@ const FAULTS: [&str; 6] = [
 /// tcp-memory-pressure) depends on how quick that machine is, and is for `cargo xtask lab --kernel`.
 const WHERE_ALL_IS_SLOW: [&str; 2] = ["connection-refused", "close-wait-leak"];
 
-const HEALTHY: [&str; 5] =
-    ["request-response", "wide-area", "short-connections", "idle-connections", "deploy"];
+const HEALTHY: [&str; 9] = [
+    "request-response",
+    "wide-area",
+    "short-connections",
+    "idle-connections",
+    "deploy",
+    "slow-uploads",
+    "large-requests",
+    "idle-consumers",
+    "unlike-services",
+];
 
 /// What parameters are drawn from, unless `NETDIAG_SEED` says otherwise: the same in each run of a test.
 const SEED: u64 = 1;
@@ -80,6 +89,7 @@ fn play(names: &[&str], twins: bool, without: &'static [Signal]) -> Result<()> {
             facts.holds(format_args!("{name}: the first finding is right"), judgement.right);
             facts.holds(format_args!("{name}: its scope is right"), judgement.scoped);
             facts.equal(format_args!("{name}: other findings"), judgement.others, vec![]);
+            facts.equal(format_args!("{name}: wrong causes"), judgement.wrong_causes, vec![]);
             facts.equal(format_args!("{name}: without a signal"), outcome.blind, vec![]);
         }
     }

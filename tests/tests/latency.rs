@@ -166,6 +166,8 @@ fn conversation(plan: Plan, arguments: &[&str]) -> Result<Option<Spoilt>> {
     holds(&mut facts, "service", service.p50_ns, plan.service(), longest);
     let read_wait = metric(server, "read_wait");
     holds(&mut facts, "read_wait", read_wait.p50_ns, plan.read, plan.read + unset);
+    let processing = metric(server, "processing").p50_ns;
+    holds(&mut facts, "processing", processing, plan.think, plan.think + unset);
     let accept = metric(server, "accept_wait").p50_ns;
     holds(&mut facts, "accept_wait", accept, plan.accept, plan.accept + said.connect + unset);
 

@@ -38,11 +38,9 @@ fn serving(pair: &Pair, arguments: &[&str]) -> Result<(Netdiag, SocketAddr)> {
     let filter = format!("{},{}", pair.left.name(), pair.right.name());
     let mut all = vec!["live", "-o", "json", "-i", "200ms", "--netns", &filter, "--listen", ":0"];
     all.extend(arguments);
-    let mut netdiag = Netdiag::start(&all)?;
-    let said = netdiag.outcome(None)?.stderr;
-    let told = said.iter().find_map(|line| line.split_once("metrics are at http://"));
-    let (_, address) = told.with_context(|| format!("no address: {said:?}"))?;
-    Ok((netdiag, address.trim_end_matches("/metrics").parse()?))
+    let netdiag = Netdiag::start(&all)?;
+    let address = netdiag.metrics_at()?;
+    Ok((netdiag, address))
 }
 
 const ROUND: Exchange = Exchange { sends: 100, bytes: 200, echo: true };

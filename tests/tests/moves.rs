@@ -1,7 +1,7 @@
 //! The node changes under netdiag's feet: namespaces go with connections in them, interfaces get other names. What is
 //! tested elsewhere: conntrack that comes and goes (`conntrack.rs`), two runs at once and another tracer
-//! (`leave_no_trace.rs`). The clock of the node is no test's to set; what becomes of that is in
-//! `netdiag/src/run/wall.rs`.
+//! (`leave_no_trace.rs`), processors that are switched off and on (`processors.rs`) and one that another program keeps
+//! busy (`busy.rs`), and a clock that is set (`clock.rs`).
 
 use std::fs;
 
@@ -17,6 +17,7 @@ use netdiag_tests::{
         Connection, End, Family,
         request::{Exchange, exchange},
     },
+    usage::descriptors,
 };
 
 const SOME: Exchange = Exchange { sends: 20, bytes: 10, echo: true };
@@ -28,10 +29,6 @@ fn held(pid: u32, namespaces: &[u32]) -> Result<usize> {
         link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse::<u32>().ok()
     });
     Ok(links.filter(|inode| namespaces.contains(inode)).count())
-}
-
-fn descriptors(pid: u32) -> Result<usize> {
-    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "node/census.rs"]
+mod census;
 #[path = "node/conntrack.rs"]
 mod conntrack;
 #[path = "node/counters.rs"]

@@ -2,14 +2,11 @@
 //! again.
 
 use std::{
-    fs,
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use netdiag::snapshot::{Account, Snapshot};
 use netdiag_tests::{
     facts::Facts,
@@ -21,8 +18,9 @@ use netdiag_tests::{
     requirement::{Feature, alone},
     tool,
     traffic::{
-        Connection, Family, end_by_reset,
+        Connection, Family,
         request::{Exchange, exchange},
+        storm::{few_ports, storm},
     },
     usage,
 };
@@ -61,7 +59,7 @@ impl Held {
         let ours = maps.as_array().into_iter().flatten().filter(|map| is_ours(map));
         Ok(Self {
             resident_bytes: usage::memory(pid)?.resident_bytes,
-            descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
+            descriptors: usage::descriptors(pid)?,
             map_bytes: ours.filter_map(|map| map["bytes_memlock"].as_u64()).sum(),
         })
     }
@@ -116,27 +114,6 @@ fn storm_size() -> (usize, Duration) {
     (machine::amount(200_000, 2_000), Duration::from_secs(machine::amount(15, 300)))
 }
 
-/// Connections one after the other, each with one send either way and ended by reset, over few ports. Gives how many.
-fn storm(namespace: &Namespace, number: usize, until: Instant) -> Result<usize> {
-    namespace.run(|| {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
-        for at in 0..number {
-            if Instant::now() > until {
-                return Ok(at);
-            }
-            let mut client = TcpStream::connect(address).context("connect")?;
-            let (mut server, _) = listener.accept()?;
-            client.write_all(b"q")?;
-            server.read_exact(&mut [0])?;
-            server.write_all(b"a")?;
-            client.read_exact(&mut [0])?;
-            end_by_reset([&client, &server])?;
-        }
-        Ok(number)
-    })
-}
-
 /// All at once: the smallest rings, few flows, few ports that are used again and again, and a reader that is stopped
 /// in the middle of it.
 #[test]
@@ -144,8 +121,7 @@ fn a_storm_of_connections_while_the_reader_stands_still() -> Result<()> {
     require!(Feature::Bpftool);
     let _alone = alone();
     let namespace = Namespace::new("storm")?;
-    // It is the namespace's own.
-    namespace.run(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 41023"))?;
+    few_ports(&namespace, 40_000, 41_023)?;
     let flows = FLOWS.to_string();
     let mut netdiag =
         Netdiag::live(&["--ring-size", RING, "--max-flows", &flows, "--netns", namespace.name()])?;

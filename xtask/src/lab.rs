@@ -70,30 +70,32 @@ pub(crate) struct Args {
 const LONGEST_S: u32 = 4 * 60 * 60;
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
-    let netdiag = build::netdiag(true)?;
-    let lab = build::load("lab")?;
-    let mut command = match &args.kernel {
-        None => {
-            let mut command = process::as_root("env")?;
-            command.arg(format!("NETDIAG_BIN={}", netdiag.display())).arg(lab);
-            command
-        }
-        Some(kernel) => {
-            setup::vm_tools()?;
-            let directory = workspace::target().join("vm/lab");
-            fs::create_dir_all(&directory)?;
-            let strip = ["--strip-debug", "-o"];
-            process::run(Command::new("strip").args(strip).arg(directory.join("lab")).arg(lab))?;
-            let mut command = Command::new(workspace::xtask()?);
-            command.args(["vm", "--no-build", "--memory", "2048", "--kernel", kernel]);
-            command.args(["--timeout", &LONGEST_S.to_string()]);
-            command.arg(format!("--bring={}=/root/lab", directory.display()));
-            command.args(["--", "/root/lab/lab"]);
-            command
-        }
-    };
+    let mut command = program("lab", args.kernel.as_deref(), LONGEST_S)?;
     command.args(args.for_lab());
     Ok(if command.status()?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds a program of the tests and netdiag for it; the command runs it as root, here or in a virtual machine with this
+/// kernel, which lives so many seconds at most.
+pub(crate) fn program(name: &str, kernel: Option<&str>, longest_s: u32) -> Result<Command> {
+    let netdiag = build::netdiag(true)?;
+    let program = build::load(name)?;
+    let Some(kernel) = kernel else {
+        let mut command = process::as_root("env")?;
+        command.arg(format!("NETDIAG_BIN={}", netdiag.display())).arg(program);
+        return Ok(command);
+    };
+    setup::vm_tools()?;
+    let directory = workspace::target().join("vm").join(name);
+    fs::create_dir_all(&directory)?;
+    let strip = ["--strip-debug", "-o"];
+    process::run(Command::new("strip").args(strip).arg(directory.join(name)).arg(program))?;
+    let mut command = Command::new(workspace::xtask()?);
+    command.args(["vm", "--no-build", "--memory", "2048", "--kernel", kernel]);
+    command.args(["--timeout", &longest_s.to_string()]);
+    command.arg(format!("--bring={}=/root/{name}", directory.display()));
+    command.args(["--", &format!("/root/{name}/{name}")]);
+    Ok(command)
 }
 
 impl Args {

@@ -13,6 +13,7 @@ mod process;
 mod run;
 mod sbom;
 mod setup;
+mod soak;
 mod test;
 mod toolchain;
 mod version;
@@ -42,6 +43,7 @@ enum Command {
     Image(image::Args),
     Bench(bench::Args),
     Lab(lab::Args),
+    Soak(soak::Args),
     Sbom(sbom::Args),
 }
 
@@ -65,6 +67,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Image(args) => image::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Lab(args) => lab::main(&args),
+        Command::Soak(args) => soak::main(&args),
         Command::Sbom(args) => sbom::main(&args),
     }
 }

@@ -48,6 +48,9 @@ pub struct Report {
     /// Form of the output
     #[arg(short, long, value_enum, value_name = "FORM", default_value_t)]
     pub output: Output,
+    /// Keep all privileges, where giving them up is in the way
+    #[arg(long)]
+    pub no_sandbox: bool,
     /// Which flows to tell of; a network namespace by its inode number.
     #[command(flatten)]
     pub filters: Filters,

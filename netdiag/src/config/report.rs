@@ -132,4 +132,19 @@ mod tests {
             assert!(!error.contains("  ") && !error.contains('\n'), "{line}: {error}");
         }
     }
+
+    #[test]
+    fn who_reads_recordings_is_confined_unless_nobody_wants_that() {
+        for (line, expected) in [
+            ("netdiag report DIR", true),
+            ("netdiag report DIR --no-sandbox", false),
+            ("netdiag diagnose --from DIR", true),
+            ("netdiag diagnose --from DIR --no-sandbox", false),
+        ] {
+            let asked = cli::parse(line.split(' ').map(Into::into)).expect(line);
+            let Asked::Run(cli) = asked else { panic!("{line}") };
+            let config = Config::new(&cli, Path::new("/node")).expect(line);
+            assert_eq!(config.kernel.sandbox, expected, "{line}");
+        }
+    }
 }

@@ -24,8 +24,7 @@ impl Links {
             self.0.clear();
         }
         for one in &snapshot.node.interfaces {
-            let other = one.peer.and_then(|peer| peer.netns).filter(|netns| *netns != one.netns);
-            if let Some(other) = other {
+            if let Some(other) = one.leads_to() {
                 self.0.insert((one.netns, one.name.clone()), other);
             }
         }
@@ -42,7 +41,7 @@ impl Links {
 
     /// Whether packets of a namespace go through what a scope is about: another namespace that is joined to it, or an
     /// interface there that leads to no third one.
-    fn is_way(&self, scope: &Scope, netns: u32) -> bool {
+    pub(super) fn is_way(&self, scope: &Scope, netns: u32) -> bool {
         let Some(there) = scope.netns.filter(|there| self.join(*there, netns)) else {
             return false;
         };

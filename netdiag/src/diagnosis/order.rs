@@ -39,14 +39,19 @@ fn place(id: &str) -> usize {
 /// The findings that explain one. What is no more than an info explains nothing that is worse.
 fn causes(one: &Finding, all: &[Finding], links: &Links) -> BTreeSet<usize> {
     let ids = finding::definition(&one.id).map_or(&[][..], |definition| definition.causes);
+    let concerns = |other: &Finding| match &other.within[..] {
+        [] => links.meet(&other.scope, &one.scope),
+        owners => one.is_of(owners),
+    };
     let explains = |other: &Finding| {
         ids.contains(&other.id.as_str())
             && other.id != one.id
-            && links.meet(&other.scope, &one.scope)
+            && concerns(other)
             && (other.severity > Severity::Info || one.severity == Severity::Info)
             && !is_at_another_time(other, one)
             && !is_too_narrow(&other.scope, &one.scope)
             && !is_elsewhere(&other.scope, &one.scope)
+            && !is_unsent(other, &one.scope)
             && !one.cleared.contains(&other.id.as_str())
     };
     all.iter().enumerate().filter(|(_, other)| explains(other)).map(|(at, _)| at).collect()
@@ -71,6 +76,12 @@ fn is_elsewhere(cause: &Scope, symptom: &Scope) -> bool {
         && cause.port.is_some()
         && symptom.kind == ScopeKind::Backend
         && !symptom.peer.is_some_and(|ip| ip.is_loopback())
+}
+
+/// What was not sent (a namespace has no route for it) explains nothing that was: not what is asked of a server, nor
+/// what another namespace sends through it. Only who answers on this node itself may lack a route to ask on.
+fn is_unsent(cause: &Finding, symptom: &Scope) -> bool {
+    cause.unsent && !symptom.peer.is_some_and(|ip| ip.is_loopback())
 }
 
 /// Puts the causes of a finding before it, whatever their severity.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::Thresholds;
 use crate::{
     finding::{cpu_starved, periodic_latency},
     snapshot::{SignalStatus, Snapshot},
@@ -57,8 +58,18 @@ impl Unseen {
         self.most_of_window = self.most_of_window.max(window.intervals.len());
     }
 
-    /// A line for each.
-    pub(super) fn lines(&self, signals: &[SignalStatus], series: &Series) -> Vec<String> {
+    /// A line for each. What a run is too short for goes by the thresholds that its rules went by.
+    pub(super) fn lines(
+        &self,
+        signals: &[SignalStatus],
+        series: &Series,
+        thresholds: &Thresholds,
+    ) -> Vec<String> {
+        let given = |id: &str| thresholds.get(id).cloned().unwrap_or_default();
+        let periods = given(periodic_latency::DEFINITION.id);
+        let periods = periodic_latency::not_observable(series, &periods);
+        let starved = given(cpu_starved::DEFINITION.id);
+        let starved = cpu_starved::not_observable(series.seconds(), &starved);
         let flows = self.folded();
         let signals = signals.iter().flat_map(|signal| {
             signal.missing.iter().map(move |missing| format!("{}: {missing}", signal.signal))
@@ -73,8 +84,7 @@ impl Unseen {
         });
         let queues =
             self.queues.then(|| format!("queueing disciplines beyond the first {MOST_QUEUES}"));
-        let all = flows.into_iter().chain([periodic_latency::not_observable(series)]);
-        let all = all.chain(cpu_starved::not_observable(series.seconds()));
+        let all = flows.into_iter().chain([periods]).chain(starved);
         let all = all.chain(signals).chain(interfaces).chain(cgroups).chain(queues);
         all.chain(self.uncounted_rules())
             .chain(self.untold_rules())
@@ -159,7 +169,7 @@ mod tests {
             window.take(&snapshot);
             unseen.take(&snapshot, &window);
         }
-        unseen.lines(&[], &Series::default())
+        unseen.lines(&[], &Series::default(), &Thresholds::new())
     }
 
     #[test]
@@ -206,7 +216,7 @@ mod tests {
             snapshot.node.cgroups_left_out = left_out;
             unseen.take(&snapshot, &Watched::default());
         }
-        let said = unseen.lines(&[], &Series::default());
+        let said = unseen.lines(&[], &Series::default(), &Thresholds::new());
         assert!(said.iter().any(|line| line.starts_with("whether 3 control groups")), "{said:?}");
     }
 

@@ -1,13 +1,22 @@
 //! Commands and words that several findings share.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::Finding;
 use crate::{
     format,
     snapshot::Endpoint,
-    watched::{Group, Seen, Watched},
+    watched::{Group, Seen, Sums, Watched},
 };
+
+/// What is said where [`sent_again`] tells nothing.
+pub(super) const LOSS_UNTOLD: &str =
+    "loss: nobody tells what was sent again (the signal `retransmit`)";
+
+/// Segments that were sent again after loss; none where nobody tells.
+pub(super) fn sent_again(sums: &Sums) -> Option<u64> {
+    Some(sums.count("retransmits.rto")?.saturating_add(sums.count("retransmits.fast")?))
+}
 
 /// A name that others chose, as a word of a shell's command line.
 pub(super) fn quoted(name: &str) -> String {
@@ -61,6 +70,16 @@ pub(super) fn beside_others(finding: Finding, watched: &Watched) -> Finding {
     ))
 }
 
+/// Clears the listeners of this node, where nothing says that it is they who are asked: one that has no room explains
+/// nothing of what a server elsewhere does, whatever the port.
+pub(super) fn by_no_listener_here(finding: Finding, asked: &Group<'_>) -> Finding {
+    if asked.is_remote() {
+        finding.clearing(&["listen-overflow", "syn-backlog-overflow"])
+    } else {
+        finding
+    }
+}
+
 /// So many of something, `1 connection`, `2 connections`.
 pub(super) fn many(n: usize, one: &str) -> String {
     format!("{n} {one}{}", if n == 1 { "" } else { "s" })
@@ -92,10 +111,14 @@ pub(super) fn threads_of(pid: u32) -> String {
     format!("ps -L -o tid,stat,wchan:32,pcpu,comm -p {pid}")
 }
 
-/// An address with its port.
+/// An address with its port, as far as they are known.
 pub(super) fn end(end: &Endpoint) -> String {
-    let ip = end.ip.map_or_else(|| format::MISSING.to_owned(), host);
-    end.port.map_or_else(|| ip.clone(), |port| format!("{ip}:{port}"))
+    match (end.ip, end.port) {
+        (Some(ip), Some(port)) => SocketAddr::new(ip, port).to_string(),
+        (Some(ip), None) => ip.to_string(),
+        (None, Some(port)) => format!("{}:{port}", format::MISSING),
+        (None, None) => format::MISSING.to_owned(),
+    }
 }
 
 /// Asks a server of names for a name that it should know, from that namespace.
@@ -148,6 +171,19 @@ mod tests {
             assert!(!is_private(ip.parse().expect("an address")), "{ip}");
         }
         assert_eq!(ss_of("::1".parse().expect("an address")), "ss -tinm dst [::1]");
+    }
+
+    #[test]
+    fn ends() {
+        let told = |ip: Option<&str>, port| {
+            let ip = ip.map(|ip| ip.parse().expect("an address"));
+            end(&Endpoint { ip, port })
+        };
+        assert_eq!(told(Some("10.0.0.2"), Some(80)), "10.0.0.2:80");
+        assert_eq!(told(Some("::1"), Some(80)), "[::1]:80");
+        assert_eq!(told(Some("::1"), None), "::1");
+        assert_eq!(told(None, Some(80)), "-:80");
+        assert_eq!(told(None, None), "-");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     DELAYED_ACK_NS, Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
-    advice::{inside, ss_of},
+    advice::{LOSS_UNTOLD, inside, sent_again, ss_of},
     cpu_starved,
 };
 use crate::{
@@ -102,12 +102,13 @@ fn of_peer(
         return None;
     }
     let sums = &group.sums;
-    let bytes = sums.at_least("bytes_sent") + sums.at_least("bytes_received");
-    let rate = bytes as f64 / watched.seconds.max(1e-9);
-    let is_loaded = rate >= limits.of(&LEAST_RATE);
+    let bytes = sums.count("bytes_sent").zip(sums.count("bytes_received"));
+    let rate = bytes
+        .map(|(sent, received)| sent.saturating_add(received) as f64 / watched.seconds.max(1e-9));
+    let is_loaded = rate.is_some_and(|rate| rate >= limits.of(&LEAST_RATE));
     let is_one_way = group.flows.iter().any(|flow| waits(flow, limits.of(&EXCESS) / 2.0));
     // Its network work waits for a CPU like any thread's where there is too much of it (ksoftirqd), but not for long.
-    let is_late = cpu_starved::is_late(watched);
+    let is_late = cpu_starved::is_late(watched, &limits.of_cause(cpu_starved::DEFINITION.id));
     let (severity, threshold) = match excess as f64 {
         _ if !is_loaded || !is_one_way => (Severity::Info, &EXCESS),
         excess if excess >= limits.of(&CRITICAL) => {
@@ -122,7 +123,6 @@ fn of_peer(
         times,
         format::duration(rtt_min)
     );
-    let lost = sums.at_least("retransmits.rto") + sums.at_least("retransmits.fast");
     let finding = Finding::new(watched, severity, Scope::peer(netns, ip), title)
         .confidence(if median.is_prompt && is_loaded && is_one_way && !is_late { 0.9 } else { 0.6 })
         .because(if is_late {
@@ -133,10 +133,19 @@ fn of_peer(
              is kept full by what is sent. All that crosses that link waits as long, small requests too."
         })
         .beyond(watched, "median rtt less rtt_min", excess as f64, threshold, limits)
-        .beyond(watched, "median rtt / rtt_min", times, &TIMES, limits)
-        .beyond(watched, "payload to and from the peer", rate, &LEAST_RATE, limits)
-        .with(watched, "round trips", median.samples as f64, Unit::Count)
-        .with(watched, "segments sent again after loss", lost as f64, Unit::Count)
+        .beyond(watched, "median rtt / rtt_min", times, &TIMES, limits);
+    let finding = match rate {
+        Some(rate) => {
+            finding.beyond(watched, "payload to and from the peer", rate, &LEAST_RATE, limits)
+        }
+        None => finding,
+    };
+    let finding = finding.with(watched, "round trips", median.samples as f64, Unit::Count);
+    let finding = match sent_again(sums) {
+        Some(n) => finding.with(watched, "segments sent again after loss", n as f64, Unit::Count),
+        None => finding.not_seeing(LOSS_UNTOLD),
+    };
+    let finding = finding
         .ruling_out(if median.is_prompt {
             "delayed ACKs: only connections most of whose samples have none are taken"
         } else {
@@ -162,10 +171,12 @@ fn of_peer(
         .advise("a sender that fills no queues helps too: tcp_congestion_control=bbr")
         .confirm_by(inside(group, &ss_of(ip)))
         .confirm_by(inside(group, "tc -s qdisc"));
-    let finding = if is_loaded {
-        finding
-    } else {
-        finding.not_seeing("what fills the queue: this node sends and gets little")
+    let finding = match rate {
+        _ if is_loaded => finding,
+        Some(_) => finding.not_seeing("what fills the queue: this node sends and gets little"),
+        None => finding.not_seeing(
+            "what fills the queue: nobody tells what this node sends and gets (the signal `socket`)",
+        ),
     };
     Some(if is_one_way {
         finding
@@ -193,9 +204,12 @@ fn busiest<'a>(group: &Group<'a>) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::{
-        finding::tests::check,
+        diagnosis::{Diagnosis, Thresholds},
+        finding::tests::{check, of_loss},
         snapshot::{
             Flow,
             node::{Cpu, CpuShare, Pressure},
@@ -212,6 +226,8 @@ mod tests {
             .count("rtt_delayed", 1)
             .count("bytes_sent", rate)
             .count("bytes_received", 0)
+            .count("retransmits.rto", 0)
+            .count("retransmits.fast", 0)
     }
 
     #[track_caller]
@@ -243,6 +259,20 @@ mod tests {
             let finding = rule(&watched, &Limits::default()).remove(0);
             assert_eq!(finding.cleared.contains(&"cpu-starved"), !is_cause);
         }
+    }
+
+    #[test]
+    fn what_nobody_tells_is_not_0() {
+        assert_eq!(of_loss(&DEFINITION, &kit::watched(&[bulk(10, 100, 250_000)])), (false, false));
+        let mut flow = bulk(10, 100, 250_000);
+        flow.counts.retain(|name, _| name == "rtt_delayed");
+        let watched = kit::watched(&[flow]);
+        check(&DEFINITION, &watched, Some(Severity::Info));
+        assert_eq!(of_loss(&DEFINITION, &watched), (false, true));
+        let found = rule(&watched, &Limits::default()).remove(0);
+        let names: Vec<_> = found.evidence.iter().map(|one| one.metric.as_str()).collect();
+        assert_eq!(names, ["median rtt less rtt_min", "median rtt / rtt_min", "round trips"]);
+        assert!(found.not_observable.iter().any(|line| line.contains("`socket`")));
     }
 
     #[test]
@@ -307,6 +337,27 @@ mod tests {
         check(&DEFINITION, &of(100, stolen, 0), Some(Severity::Info));
         check(&DEFINITION, &of(100, receiving, 0), Some(Severity::Info));
         check(&DEFINITION, &of(1_100, receiving, 0), Some(Severity::Warning));
+    }
+
+    /// By the thresholds of cpu-starved, whatever they are.
+    #[test]
+    fn what_is_busy_is_as_it_was_given() {
+        let told = |busy: f64| {
+            let given = Limits::new(vec![("busy", busy)]);
+            let mut diagnosis = Diagnosis::new(Thresholds::from([("cpu-starved", given)]));
+            for second in 0..10 {
+                let mut snapshot = kit::snapshot(second, vec![bulk(9, 100, 250_000)]);
+                let share = CpuShare { busy_ratio: 0.96, ..CpuShare::default() };
+                snapshot.node.cpu = Some(cpu(share, 510_000));
+                diagnosis.take(&snapshot);
+            }
+            let found = diagnosis.report().expect("a report").findings.into_iter();
+            found.map(|one| (one.id, one.severity)).collect::<BTreeMap<_, _>>()
+        };
+        let [starved, bloat] = ["cpu-starved", "bufferbloat"].map(str::to_owned);
+        let both = [(starved, Severity::Info), (bloat.clone(), Severity::Info)];
+        assert_eq!(told(0.95), BTreeMap::from(both));
+        assert_eq!(told(0.97), BTreeMap::from([(bloat, Severity::Warning)]));
     }
 
     #[test]

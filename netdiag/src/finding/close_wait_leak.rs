@@ -30,15 +30,22 @@ const SECONDS: Threshold = Threshold {
     name: "seconds",
     value: 5.0,
     unit: Unit::S,
-    help: "how long they do not become fewer",
+    help: "how long there are so many",
     source: "who closes late does so within a few seconds",
+};
+const FALL: Threshold = Threshold {
+    name: "fall",
+    value: 0.1,
+    unit: Unit::Ratio,
+    help: "by which part they may become fewer in that time",
+    source: "what normal traffic leaves for a moment comes and goes around what leaks",
 };
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
     id: "close-wait-leak",
     help: "a process does not close connections that its peers have closed",
-    thresholds: &[&COUNT, &CRITICAL, &SECONDS],
+    thresholds: &[&COUNT, &CRITICAL, &SECONDS, &FALL],
     needs: &[],
     parts: &[],
     node: &[Part::Sockets],
@@ -53,42 +60,73 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     node.sockets.iter().flat_map(|sockets| of_namespace(watched, limits, sockets)).collect()
 }
 
-/// How many, and how old that is.
-fn close_wait(node: &Node, netns: u32) -> Option<(u64, u64)> {
-    let sockets = node.sockets.iter().find(|one| one.netns == netns)?;
-    Some((sockets.states.close_wait, sockets.age_ns))
+/// How many stay.
+struct Stays {
+    /// The fewest of late, and the last.
+    least: u64,
+    last: u64,
+    /// By how many they became more.
+    grew: u64,
 }
 
+impl Stays {
+    /// Of those that `count` tells of a namespace; none where they do not stay, or are few.
+    fn of(
+        watched: &Watched,
+        limits: &Limits,
+        netns: u32,
+        count: impl Fn(&Sockets) -> u64,
+    ) -> Option<Self> {
+        let lately = watched.lately(limits.of(&SECONDS), |node: &Node| {
+            let sockets = node.sockets.iter().find(|one| one.netns == netns)?;
+            Some((count(sockets), sockets.known_ns()))
+        })?;
+        let (first, last) = (*lately.first()?, *lately.last()?);
+        let least = lately.into_iter().min()?;
+        let are_closed = (last as f64) < first as f64 * (1.0 - limits.of(&FALL));
+        let stay = least as f64 >= limits.of(&COUNT) && !are_closed;
+        stay.then(|| Self { least, last, grew: last.saturating_sub(first) })
+    }
+}
+
+/// How many a process holds.
+fn held_by(sockets: &Sockets, owner: &Owner) -> u64 {
+    let is_its =
+        |held: &&HeldSockets| (held.owner.pid, &held.owner.comm) == (owner.pid, &owner.comm);
+    sockets.close_wait.iter().filter(is_its).map(|held| held.count).sum()
+}
+
+/// How many the namespace has, without those that wait to be accepted: no process has these to close.
+fn accepted(sockets: &Sockets) -> u64 {
+    sockets.states.close_wait.saturating_sub(sockets.close_wait_unaccepted.unwrap_or(0))
+}
+
+/// Those of each process by themselves: what others have for a moment says nothing of them.
 fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Finding> {
     let netns = sockets.netns;
-    let Some(lately) = watched.lately(limits.of(&SECONDS), |node| close_wait(node, netns)) else {
-        return Vec::new();
-    };
-    let (Some(first), Some(last)) = (lately.first(), lately.last()) else { return Vec::new() };
-    let least = lately.iter().min().copied().unwrap_or(0);
-    if (least as f64) < limits.of(&COUNT) || last < first {
-        return Vec::new();
-    }
-    let grew = last - first;
     let told: u64 = sockets.close_wait.iter().map(|held| held.count).sum();
-    let untold = sockets.states.close_wait.saturating_sub(told);
+    let untold = accepted(sockets).saturating_sub(told);
     let is_known = |held: &&HeldSockets| held.owner.pid.is_some() || held.owner.comm.is_some();
     let known = sockets.close_wait.iter().filter(is_known);
-    let many: Vec<_> = known.filter(|held| held.count as f64 >= limits.of(&COUNT)).collect();
-    if many.is_empty() {
+    let leaks = known.filter_map(|held| {
+        let owner = &held.owner;
+        let stays = Stays::of(watched, limits, netns, |sockets| held_by(sockets, owner))?;
+        found(watched, limits, netns, owner, &stays)
+    });
+    let leaks: Vec<_> = leaks.collect();
+    if leaks.is_empty() {
+        let all = Stays::of(watched, limits, netns, accepted);
         let nobody = Owner::default();
-        return Vec::from_iter(found(watched, limits, netns, &nobody, *last, grew));
+        return Vec::from_iter(all.and_then(|all| found(watched, limits, netns, &nobody, &all)));
     }
-    let found =
-        many.iter().filter_map(|held| found(watched, limits, netns, &held.owner, held.count, grew));
-    let found = found.map(|finding| match untold {
+    let leaks = leaks.into_iter().map(|finding| match untold {
         0 => finding,
         n => finding.not_seeing(format!(
             "whose {n} more of the namespace are, maybe this one's: owners are told of the first 4,096 only, and \
              of ten processes"
         )),
     });
-    found.collect()
+    leaks.collect()
 }
 
 fn found(
@@ -96,8 +134,7 @@ fn found(
     limits: &Limits,
     netns: u32,
     owner: &Owner,
-    count: u64,
-    grew: u64,
+    &Stays { least, last: count, grew }: &Stays,
 ) -> Option<Finding> {
     let steps = [(Severity::Critical, &CRITICAL), (Severity::Warning, &COUNT)];
     let (severity, threshold) = graded(count as f64, limits, &steps)?;
@@ -112,8 +149,9 @@ fn found(
              file descriptor and memory, until the process can open nothing more.",
         )
         .beyond(watched, "sockets in CLOSE_WAIT at the end", count as f64, threshold, limits)
-        .with(watched, "more of the namespace within the last seconds", grew as f64, Unit::Count)
-        .ruling_out("a moment: there were no fewer at the end than before");
+        .with(watched, "fewest within the last seconds", least as f64, Unit::Count)
+        .with(watched, "more within the last seconds", grew as f64, Unit::Count)
+        .ruling_out("a moment: so many were there all the time, and hardly fewer in the end");
     let finding = if is_known {
         finding
     } else {
@@ -203,6 +241,40 @@ mod tests {
         }
     }
 
+    /// Beside normal traffic there are now some more of them and now some fewer.
+    #[test]
+    fn what_comes_and_goes_beside_it_changes_nothing() {
+        check(&DEFINITION, &of(|second| 300 + second * 7 % 20), Some(Severity::Warning));
+        let falling = |last| of(move |second| if second == 9 { last } else { 1_010 });
+        check(&DEFINITION, &falling(910), Some(Severity::Warning));
+        check(&DEFINITION, &falling(908), None);
+    }
+
+    /// What another process closes is not this one's.
+    #[test]
+    fn each_process_is_looked_at_by_itself() {
+        let beside = |others: fn(u64) -> u64| {
+            kit::with_nodes(&[], |second, node| {
+                let others = others(second);
+                let states = States { close_wait: 300 + others, ..States::default() };
+                let web = Owner { pid: Some(9), ..kit::owner("web") };
+                let close_wait = vec![
+                    HeldSockets { owner: web, count: others },
+                    HeldSockets { owner: kit::owner("orders"), count: 300 },
+                ];
+                let sockets = Sockets { netns: NETNS, states, close_wait, ..Sockets::default() };
+                node.sockets.push(sockets);
+            })
+        };
+        let both: [fn(u64) -> u64; 2] =
+            [|second| 1_000 - 100 * second, |second| if second < 9 { 0 } else { 500 }];
+        for others in both {
+            let found = rule(&beside(others), &Limits::default());
+            let names: Vec<_> = found.iter().map(|one| one.scope.name.as_str()).collect();
+            assert_eq!(names, ["orders/812"]);
+        }
+    }
+
     /// A server that closes late has some, and then others.
     #[test]
     fn what_is_closed_is_no_leak() {
@@ -219,6 +291,23 @@ mod tests {
         });
         let found = rule(&watched, &Limits::default()).remove(0);
         assert_eq!(found.scope, Scope::namespace(NETNS));
+    }
+
+    /// Clients that have given up wait in the accept queue of a server that accepts late.
+    #[test]
+    fn what_nobody_accepted_is_no_leak() {
+        let waiting = |unaccepted| {
+            kit::with_node(&[], |node| {
+                node.sockets.push(Sockets {
+                    netns: NETNS,
+                    states: States { close_wait: 300, ..States::default() },
+                    close_wait_unaccepted: Some(unaccepted),
+                    ..Sockets::default()
+                });
+            })
+        };
+        check(&DEFINITION, &waiting(200), Some(Severity::Warning));
+        check(&DEFINITION, &waiting(201), None);
     }
 
     #[test]

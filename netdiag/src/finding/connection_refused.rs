@@ -4,7 +4,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{beside_others, events, inside, many},
+    advice::{beside_others, by_no_listener_here, events, inside, many},
 };
 use crate::watched::{Backend, Group, Seen, Watched};
 
@@ -29,18 +29,23 @@ const CRITICAL_RATE: Threshold = Threshold {
     help: "the same where none is accepted, from which on it is more than probes",
     source: "what asks each second has work to do",
 };
-/// Seconds without a refusal after which a server that accepts is well again.
-const WELL_S: f64 = 5.0;
+const WELL: Threshold = Threshold {
+    name: "well",
+    value: 5.0,
+    unit: Unit::S,
+    help: "time without a refusal after which a server that accepts is well again, for an info",
+    source: "who is refused asks again within seconds; a server that starts has begun to accept",
+};
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
     id: "connection-refused",
     help: "a peer refuses connections: nobody listens at that port",
-    thresholds: &[&LEAST, &RATE, &CRITICAL_RATE],
+    thresholds: &[&LEAST, &RATE, &CRITICAL_RATE, &WELL],
     needs: &[Signal::Socket],
-    // A connection that was not seen to succeed would count as none.
     parts: &[],
     node: &[],
+    // A connection that was not seen to succeed would count as none.
     exact: &[Signal::Socket],
     packets: &[],
     causes: &["firewall-drop", "listen-overflow", "syn-backlog-overflow"],
@@ -86,8 +91,9 @@ fn of_backend(
     let is_all = established == 0 && !watched.others_connected();
     let rate = count as f64 / watched.seconds.max(1e-9);
     let last = refused.seconds(|course| course.refused).last().unwrap_or(0);
-    let is_well = group.seconds(|course| course.established).after(last)
-        && watched.seconds - f64::from(last) > WELL_S;
+    let since = watched.seconds - f64::from(last) - watched.every();
+    let is_well =
+        group.seconds(|course| course.established).after(last) && since >= limits.of(&WELL);
     let is_tried_elsewhere = is_tried_elsewhere(watched, &refused);
     let (severity, threshold) = if is_well || is_tried_elsewhere || rate < limits.of(&RATE) {
         (Severity::Info, &RATE)
@@ -126,7 +132,7 @@ fn of_backend(
         .advise(format!("on {ip}: is the service up, and does it listen at that address? ss -ltnp sport = :{port}"))
         .confirm_by(inside(&refused, &format!("nc -zv {ip} {port}")))
         .confirm_by(events("connect", netns, ip));
-    let finding = beside_others(finding, watched);
+    let finding = by_no_listener_here(beside_others(finding, watched), group);
     Some(match (is_well, is_tried_elsewhere) {
         (true, _) => {
             finding.advise("it accepts again: see whether it was started anew at that time")
@@ -171,7 +177,8 @@ mod tests {
     fn a_server_that_starts_anew_or_a_second_address_alarms_nobody() {
         let sound = |second| vec![kit::flow(&format!("s{second}")).latency("connect", 1, 1_000)];
         check(&DEFINITION, &of(10, 10, sound), Some(Severity::Warning));
-        check(&DEFINITION, &of(5, 30, sound), Some(Severity::Info));
+        check(&DEFINITION, &of(5, 9, sound), Some(Severity::Warning));
+        check(&DEFINITION, &of(5, 10, sound), Some(Severity::Info));
         let local = kit::watched(&[
             refused("f1").to("::1", 5432),
             kit::flow("f2").to("127.0.0.1", 5432).latency("connect", 1, 1_000),
@@ -192,6 +199,17 @@ mod tests {
         let found = rule(&watched, &Limits::default()).remove(0);
         assert!(found.title.ends_with("refuses 10 connections"), "{}", found.title);
         assert!(found.not_observable.iter().any(|line| line.contains("up to 7 flows")));
+    }
+
+    #[test]
+    fn a_listener_here_has_no_part_in_what_is_asked_elsewhere() {
+        let clears = |ip: &str| {
+            let flows = ["f1", "f2"].map(|id| refused(id).to(ip, 443));
+            let found = rule(&kit::watched(&flows), &Limits::default()).remove(0);
+            ["listen-overflow", "syn-backlog-overflow"].map(|id| found.cleared.contains(&id))
+        };
+        assert_eq!(clears("10.0.0.2"), [true; 2]);
+        assert_eq!([clears("10.0.0.1"), clears("127.0.0.1")], [[false; 2]; 2]);
     }
 
     #[test]

@@ -6,12 +6,18 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Packets, Scope, Severity, Threshold, Unit,
-    advice::{beside_others, events, inside},
+    advice::{by_no_listener_here, events, inside},
 };
 use crate::{
     snapshot::Role,
-    watched::{Group, Seen, Watched},
+    watched::{Seen, Watched},
 };
+
+mod cut;
+mod fate;
+
+use cut::{Cut, Waited};
+use fate::{FAREWELL_BYTES, Fate};
 
 const LEAST: Threshold = Threshold {
     name: "least_resets",
@@ -24,7 +30,7 @@ const SHARE: Threshold = Threshold {
     name: "share",
     value: 0.05,
     unit: Unit::Ratio,
-    help: "the same of all connections",
+    help: "connections reset with a request and no answer, of all; with less it is an info",
     source: "one in twenty is felt",
 };
 const CRITICAL_SHARE: Threshold = Threshold {
@@ -45,15 +51,23 @@ const LONG_SECONDS: Threshold = Threshold {
     name: "long_seconds",
     value: 10.0,
     unit: Unit::Count,
-    help: "the same where connections had had answers before",
+    help: "the same of connections that had had answers and asked for more, or may have; a warning at most",
     source: "a rolling deploy resets each connection once, in some seconds",
+};
+const UNCLEAR_SHARE: Threshold = Threshold {
+    name: "unclear_share",
+    value: 0.6,
+    unit: Unit::Ratio,
+    help: "connections reset of which it is not known whether one more request was open, of all; with less it is an \
+           info",
+    source: "a rolling deploy resets half of them: each has another one in its place",
 };
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
     id: "connection-reset",
     help: "connections are reset instead of answered, again and again",
-    thresholds: &[&LEAST, &SHARE, &CRITICAL_SHARE, &LEAST_SECONDS, &LONG_SECONDS],
+    thresholds: &[&LEAST, &SHARE, &CRITICAL_SHARE, &LEAST_SECONDS, &LONG_SECONDS, &UNCLEAR_SHARE],
     needs: &[Signal::Reset],
     parts: &[],
     node: &[],
@@ -70,6 +84,10 @@ pub const DEFINITION: Definition = Definition {
     rule,
 };
 
+/// Why one ends connections with resets that nobody waits at.
+const ON_PURPOSE: &str = "an end without the wait of TIME_WAIT, as SO_LINGER of 0 or HAProxy's nolinger make it, or \
+                          data that came unasked or late.";
+
 /// Resets that are about no connection: nobody listens, or one ended long ago.
 const NO_CONNECTION: &str = "resets_sent.NO_SOCKET";
 
@@ -81,14 +99,8 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
         asks.then_some((flow.netns, flow.peer.ip?, flow.peer.port?))
     });
     let asked = asked.iter().filter_map(|(&(netns, ip, port), group)| {
-        let cut = Cut::of(
-            group,
-            (watched, limits),
-            |flow| flow.sums.at_least("resets_received"),
-            |flow| {
-                flow.sums.at_least("bytes_sent") > 0 && flow.sums.at_least("bytes_received") == 0
-            },
-        )?;
+        let resets = |flow: &Seen| flow.sums.at_least("resets_received");
+        let cut = Cut::of(group, (watched, limits), resets, Fate::at_client)?;
         Some(by_peer(watched, limits, (netns, ip, port), &cut))
     });
     let services = watched.by_service();
@@ -96,86 +108,33 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
         let sent = |flow: &Seen| {
             flow.sums.at_least("resets_sent").saturating_sub(flow.sums.at_least(NO_CONNECTION))
         };
-        let cut = Cut::of(group, (watched, limits), sent, |flow| {
-            flow.sums.at_least("bytes_received") > 0 && flow.sums.at_least("bytes_sent") == 0
-        })?;
+        let cut = Cut::of(group, (watched, limits), sent, Fate::at_server)?;
         Some(by_service(watched, limits, (netns, port), &cut))
     });
     asked.chain(serves).collect()
 }
 
-/// Connections that were reset.
-struct Cut<'a> {
-    group: Group<'a>,
-    connections: usize,
-    share: f64,
-    in_vain: usize,
-    seconds: f64,
-    severity: Severity,
-}
-
-/// Seconds with resets, at least: of intervals longer than one, the first and the last may have had theirs
-/// within one, where they meet. Never more than connections that were reset.
-fn seconds(group: &Group<'_>, every: f64) -> f64 {
-    let intervals = f64::from(group.seconds(|course| course.reset).count());
-    if every < 1.5 {
-        return intervals;
-    }
-    let spans = intervals * every - 2.0 * (every - 1.0);
-    spans.min(group.flows.len() as f64).max(intervals.min(2.0)).floor()
-}
-
-impl<'a> Cut<'a> {
-    fn of(
-        all: &Group<'a>,
-        (watched, limits): (&Watched, &Limits),
-        resets: impl Fn(&Seen) -> u64,
-        is_in_vain: impl Fn(&Seen) -> bool,
-    ) -> Option<Self> {
-        let is_cut = |flow: &Seen| {
-            resets(flow) > 0 && flow.sums.at_least("connects_failed.ECONNREFUSED") == 0
-        };
-        let group = all.only(is_cut)?;
-        let (count, connections) = (group.flows.len(), all.flows.len());
-        let in_vain = group.flows.iter().filter(|flow| is_in_vain(flow)).count();
-        let share = count as f64 / connections as f64;
-        if (count as f64) < limits.of(&LEAST) {
-            return None;
-        }
-        let seconds = seconds(&group, watched.every());
-        let is_failing =
-            in_vain as f64 >= limits.of(&LEAST) && seconds >= limits.of(&LEAST_SECONDS);
-        let goes_on = is_failing || seconds >= limits.of(&LONG_SECONDS);
-        let severity = match share {
-            share if !goes_on || share < limits.of(&SHARE) => Severity::Info,
-            share if share >= limits.of(&CRITICAL_SHARE) => Severity::Critical,
-            _ => Severity::Warning,
-        };
-        // Of all connections fewer are known then than of those that were reset.
-        let severity =
-            if watched.others_connected() { severity.min(Severity::Warning) } else { severity };
-        Some(Self { group, connections, share, in_vain, seconds, severity })
-    }
-
-    fn told(&self, watched: &Watched, limits: &Limits, scope: Scope, title: String) -> Finding {
-        let threshold = if self.severity == Severity::Critical { &CRITICAL_SHARE } else { &SHARE };
-        let count = self.group.flows.len();
-        let finding = Finding::new(watched, self.severity, scope, title)
-            .beyond(watched, "connections reset of all", self.share, threshold, limits)
-            .beyond(watched, "connections reset", count as f64, &LEAST, limits)
-            .beyond(watched, "seconds with resets", self.seconds, &LEAST_SECONDS, limits)
-            .with(watched, "reset with a request and no answer", self.in_vain as f64, Unit::Count)
-            .with(watched, "connections", self.connections as f64, Unit::Count);
-        let finding = beside_others(finding, watched);
-        let every = watched.every();
-        if self.severity == Severity::Info && every > 2.0 {
-            return finding.not_seeing(format!(
-                "whether it goes on: intervals of {every:.0} s do not tell a burst from it; -i 1s does"
-            ));
-        }
-        finding
+/// Why connections were reset where nobody is known to have waited on them.
+fn why(waited: Waited, who: &str, when: &str) -> Option<String> {
+    match waited {
+        Waited::Nobody => Some(format!("{who} waited for nothing when {when}: {ON_PURPOSE}")),
+        Waited::Hardly => Some(format!(
+            "Hardly anything was asked for when {when}, less than {FAREWELL_BYTES} bytes since the last answer: a \
+             farewell, or a very short request. It may be {ON_PURPOSE}"
+        )),
+        Waited::Unclear => Some(format!(
+            "Both ends had spoken in the last interval before {when}. Either requests were open, and the application \
+             aborted or died, or all were answered, and it is {ON_PURPOSE}"
+        )),
+        Waited::Somebody => None,
     }
 }
+
+/// What shows whether a request was open, where intervals do not.
+const ASK_CLIENTS: &str = "ask the clients: where they log no errors (connection reset by peer) all was answered, and \
+                           nothing has to be done";
+/// What is no warning.
+const NO_DEPLOY: &str = "an end of old connections at once, as in a deploy: an info at most";
 
 fn by_peer(
     watched: &Watched,
@@ -185,17 +144,41 @@ fn by_peer(
 ) -> Finding {
     let group = &cut.group;
     let scope = Scope::backend(netns, ip, port).by(&group.owner());
-    let title =
-        format!("{} resets {} of {} connections", scope.name, group.flows.len(), cut.connections);
-    cut.told(watched, limits, scope, title)
-        .because(
-            "They were established and ended by the peer's reset. Its application closed with the request \
-             unread, aborted or died, or what stands between (a firewall, a load balancer) gave them up.",
-        )
+    let title = format!(
+        "{} resets {} of {} connections{}",
+        scope.name,
+        group.flows.len(),
+        cut.connections,
+        cut.ending()
+    );
+    let finding = cut
+        .told(watched, limits, scope, title)
         .ruling_out("refused connections: these were established before")
-        .ruling_out("an end of old connections at once, as in a deploy: an info at most")
-        .not_seeing("who sent the reset: the peer, or something between in its name")
-        .advise(format!("see what the service at {ip}:{port} logs at that time: crashes, limits, timeouts"))
+        .not_seeing("who sent the reset: the peer, or something between in its name");
+    let logs =
+        format!("see what the service at {ip}:{port} logs at that time: crashes, limits, timeouts");
+    let waited = cut.waited();
+    let finding = match why(waited, "They", "they were ended by the peer's reset") {
+        None => finding
+            .ruling_out(NO_DEPLOY)
+            .because(
+                "They were established and ended by the peer's reset. Its application closed with the request \
+                 unread, aborted or died, or what stands between (a firewall, a load balancer) gave them up.",
+            )
+            .advise(logs),
+        Some(why) if waited == Waited::Unclear => {
+            let finding = match cut.severity {
+                Severity::Info => finding,
+                _ => finding.ruling_out(NO_DEPLOY),
+            };
+            finding.because(why).advise(ASK_CLIENTS).advise(logs)
+        }
+        Some(why) => finding.because(why).advise(
+            "where clients see no errors nothing has to be done; a server that sets no SO_LINGER of 0 (HAProxy: no \
+             nolinger) ends connections with FIN",
+        ),
+    };
+    by_no_listener_here(finding, group)
         .advise("if connections are idle before: let clients close them sooner than the server does")
         .advise("where a device between gives them up, the resets have another TTL than the peer's segments")
         .confirm_by(events("reset", netns, ip))
@@ -216,20 +199,33 @@ fn by_service(
     let group = &cut.group;
     let scope = Scope::process(netns, &group.owner()).at(port);
     let title = format!(
-        "{} of {} connections to port {port} are reset by this end",
+        "{} of {} connections to port {port} are reset by this end{}",
         group.flows.len(),
-        cut.connections
+        cut.connections,
+        cut.ending()
     );
     let reasons = group.sums.keys("resets_sent");
     let reason = reasons.first().map_or("unknown", |(reason, _)| *reason).to_owned();
     let netns = netns.map(|netns| format!(" --netns {netns}")).unwrap_or_default();
-    cut.told(watched, limits, scope, title)
-        .because(
+    let finding = cut
+        .told(watched, limits, scope, title)
+        .with(
+            watched,
+            "segments received by these",
+            group.sums.at_least("segments_received") as f64,
+            Unit::Count,
+        )
+        .ruling_out(format!("a port that nobody listens at: the kernel's reason is {reason}"));
+    let waited = cut.waited();
+    let finding = match why(waited, "Clients", "this end reset their connections") {
+        None => finding.because(
             "This end's application closed with data unread or aborted (SO_LINGER of 0), or the kernel did \
              so for it. The client sees `connection reset by peer`.",
-        )
-        .with(watched, "segments received by these", group.sums.at_least("segments_received") as f64, Unit::Count)
-        .ruling_out(format!("a port that nobody listens at: the kernel's reason is {reason}"))
+        ),
+        Some(why) if waited == Waited::Unclear => finding.because(why).advise(ASK_CLIENTS),
+        Some(why) => finding.because(why),
+    };
+    finding
         .advise(match group.comm() {
             Some(comm) => format!("see what {comm} logs at that time: crashes, limits, requests too large"),
             None => "see what the service logs at that time: crashes, limits, requests too large".to_owned(),
@@ -270,9 +266,109 @@ mod tests {
         check(&DEFINITION, &of(11, 5, 0), Some(Severity::Info));
         check(&DEFINITION, &of(2, 10, 0), Some(Severity::Critical));
         check(&DEFINITION, &of(2, 9, 0), Some(Severity::Warning));
-        // They had had answers.
-        check(&DEFINITION, &of(4, 9, 900), Some(Severity::Info));
-        check(&DEFINITION, &of(4, 10, 900), Some(Severity::Warning));
+    }
+
+    /// A server that ends with a reset what it has answered.
+    #[test]
+    fn what_was_answered_is_an_info() {
+        check(&DEFINITION, &of(1, 10, 900), Some(Severity::Info));
+        check(&DEFINITION, &of(2, 10, 900), Some(Severity::Info));
+        check(&DEFINITION, &of(1, 4, 900), None);
+        let found = rule(&of(1, 10, 900), &Limits::default()).remove(0);
+        assert!(found.title.ends_with("none with a request known to be open"), "{}", found.title);
+        assert!(found.explanation.starts_with("Hardly anything"), "{}", found.explanation);
+        // Of those in vain there are enough, and hardly any of all.
+        let mixed = |answered: u64| {
+            kit::series(|second| {
+                let one = |n| once(&format!("f{second}-{n}"), 900, 1);
+                let in_vain = (second < 5).then(|| once(&format!("v{second}"), 0, 1));
+                (0..answered).map(one).chain(in_vain).collect()
+            })
+        };
+        check(&DEFINITION, &mixed(9), Some(Severity::Warning));
+        check(&DEFINITION, &mixed(10), Some(Severity::Info));
+    }
+
+    /// Each second one more connection has its answer, and is reset in the next, after so many bytes more.
+    #[test]
+    fn a_request_that_was_open_after_answers_is_a_warning_at_most() {
+        let open = |seconds: u64, bytes: u64| {
+            let mut watched = Watched::default();
+            for second in 0..=seconds {
+                let cut = |n: u64| once(&format!("f{n}"), 0, 1).count("bytes_sent", bytes);
+                let cut = second.checked_sub(1).map(cut);
+                let fresh = once(&format!("f{second}"), 900, 0);
+                let flows = cut.into_iter().chain([Flow { closed: false, ..fresh }]);
+                watched.take(&kit::snapshot(second, flows.collect()));
+            }
+            watched
+        };
+        check(&DEFINITION, &open(10, 200), Some(Severity::Warning));
+        check(&DEFINITION, &open(9, 200), Some(Severity::Info));
+        check(&DEFINITION, &open(10, 199), Some(Severity::Info));
+    }
+
+    /// Ten seconds with so many connections by TLS each, of which so many are reset after both ends have spoken.
+    fn by_tls(each: u64, reset: u64, seconds: u64, change: fn(Flow) -> Flow) -> Watched {
+        kit::series(|second| {
+            let one = |n| {
+                let is_reset = u64::from(n < reset && second < seconds);
+                change(once(&format!("f{second}-{n}"), 3_800, is_reset).count("bytes_sent", 897))
+            };
+            (0..each).map(one).collect()
+        })
+    }
+
+    #[test]
+    fn that_nobody_waited_is_said_where_it_is_known() {
+        let whole = |watched: &Watched, severity| {
+            check(&DEFINITION, watched, Some(severity));
+            rule(watched, &Limits::default()).remove(0)
+        };
+        for (each, reset, seconds, severity) in [
+            (1, 1, 10, Severity::Warning),
+            (5, 3, 10, Severity::Warning),
+            (2, 1, 10, Severity::Info),
+            (1, 1, 9, Severity::Info),
+        ] {
+            let found = whole(&by_tls(each, reset, seconds, |flow| flow), severity);
+            assert!(found.title.ends_with("maybe with requests open"), "{found:#?}");
+            assert!(!found.explanation.contains("waited for nothing"), "{found:#?}");
+            let is_lasting = found.ruled_out.iter().any(|line| line.contains("deploy"));
+            assert_eq!(is_lasting, severity > Severity::Info, "{found:#?}");
+            assert!((found.confidence - 0.5).abs() < 1e-9, "{found:#?}");
+        }
+        // The handshake and one request, both answered.
+        let answered = |flow: Flow| {
+            let flow = flow.latency("connect", 1, 1_000).count("data_segments_sent", 2);
+            flow.latency("response", 2, 1_000_000)
+        };
+        let found = whole(&by_tls(1, 1, 10, answered), Severity::Info);
+        assert!(found.explanation.starts_with("They waited for nothing"), "{found:#?}");
+        assert!((found.confidence - 0.9).abs() < 1e-9, "{found:#?}");
+    }
+
+    /// Those that are known to be in vain decide before those that may be.
+    #[test]
+    fn what_is_known_comes_first() {
+        let watched = kit::series(|second| {
+            let unclear = once(&format!("u{second}"), 3_800, 1).count("bytes_sent", 897);
+            vec![unclear, once(&format!("v{second}"), 0, 1)]
+        });
+        check(&DEFINITION, &watched, Some(Severity::Critical));
+        let found = rule(&watched, &Limits::default()).remove(0);
+        assert!(found.explanation.contains("died") && found.confidence > 0.5, "{found:#?}");
+    }
+
+    #[test]
+    fn answers_that_nobody_saw_are_not_0() {
+        let watched = kit::series(|second| {
+            vec![kit::flow(&format!("f{second}")).count("resets_received", 1)]
+        });
+        check(&DEFINITION, &watched, Some(Severity::Info));
+        let found = rule(&watched, &Limits::default()).remove(0);
+        assert!(found.evidence.iter().all(|one| !one.metric.contains("answer")), "{found:#?}");
+        assert!(found.not_observable[0].contains("nobody tells"), "{found:#?}");
     }
 
     /// Intervals of ten seconds: what goes on through three of them is no deploy.
@@ -304,6 +400,15 @@ mod tests {
         };
         check(&DEFINITION, &deploy(2), Some(Severity::Info));
         check(&DEFINITION, &deploy(3), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn a_listener_here_has_no_part_in_what_is_asked_elsewhere() {
+        let clears = |ip: &str| {
+            let watched = kit::series(|second| vec![once(&format!("f{second}"), 0, 1).to(ip, 443)]);
+            rule(&watched, &Limits::default())[0].cleared.contains(&"listen-overflow")
+        };
+        assert_eq!(["10.0.0.2", "10.0.0.1", "127.0.0.1"].map(clears), [true, false, false]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
+    advice::many,
     node::{creator, creators, doubled, graded, inside, made, with_creators},
 };
 use crate::{
@@ -25,7 +26,9 @@ const DROPS: Threshold = Threshold {
     source: "field practice: any drop is bad",
 };
 
-/// Below this part of the table what is dropped is dropped for something else, unless it was seen why.
+/// Below this part of the table what is dropped is dropped for something else, unless it was seen why. It is counted
+/// once an interval, and from 95 % on the kernel throws entries out early (`gc_worker`,
+/// net/netfilter/nf_conntrack_core.c), so the counts may all be some percent below a table that was full.
 pub(super) const NEARLY: f64 = 0.9;
 
 /// What the rest of netdiag knows of it.
@@ -66,12 +69,17 @@ fn of_table(watched: &Watched, limits: &Limits, tracked: &Tracked) -> Option<Fin
     let dropped = dropped(watched, tracked);
     let drops = graded(dropped as f64, limits, &[(Severity::Critical, &DROPS)]);
     let (severity, _) = drops.or(graded(fill, limits, &[(Severity::Warning, &FILL)]))?;
+    let full = match tracked.peak.saturating_mul(100) / max {
+        100.. => "full".to_owned(),
+        percent => format!("{percent} % full"),
+    };
+    let room = format!("{} of {max} entries", tracked.peak);
     let title = match dropped {
-        0 => format!("connection tracking is full: {} of {max} entries", tracked.peak),
-        n => format!(
-            "connection tracking is full ({} of {max} entries) and dropped {n} packets",
-            tracked.peak
-        ),
+        0 => format!("connection tracking is {full}: {room}"),
+        n => {
+            let packets = many(n as usize, "packet");
+            format!("connection tracking is {full} ({room}) and dropped {packets}")
+        }
     };
     let finding = Finding::new(watched, severity, Scope::namespace(table.netns), title)
         .confidence(0.95)
@@ -186,6 +194,18 @@ mod tests {
         check(&DEFINITION, &of(950, 0, 0), Some(Severity::Warning));
         check(&DEFINITION, &of(950, 1, 0), Some(Severity::Critical));
         check(&DEFINITION, &of(1_100, 100, 0), Some(Severity::Critical));
+    }
+
+    #[test]
+    fn only_what_has_no_room_is_full() {
+        let title = |entries, drop| rule(&of(entries, drop, 0), &Limits::default()).remove(0).title;
+        assert_eq!(title(950, 0), "connection tracking is 95 % full: 950 of 1000 entries");
+        assert_eq!(title(999, 0), "connection tracking is 99 % full: 999 of 1000 entries");
+        assert_eq!(title(1_000, 0), "connection tracking is full: 1000 of 1000 entries");
+        assert_eq!(
+            title(960, 1),
+            "connection tracking is 96 % full (960 of 1000 entries) and dropped 1 packet"
+        );
     }
 
     /// A packet that is dropped in a table with room has lost a race, or something else happened to it.

@@ -59,7 +59,7 @@ fn of_table(watched: &Watched, limits: &Limits, tracked: &Tracked) -> Option<Fin
             .with(watched, "entries at the end", table.entries as f64, Unit::Count)
             .with(watched, "room (nf_conntrack_max)", max as f64, Unit::Count);
     let grows = table.entries as f64 - tracked.first as f64;
-    let rate = grows / watched.seconds.max(1e-9);
+    let rate = grows / tracked.seconds.max(1e-9);
     let finding = if rate >= 1.0 {
         let left = max.saturating_sub(table.entries) as f64 / rate;
         finding.with(watched, "full at this growth after", left, Unit::S)
@@ -131,6 +131,24 @@ mod tests {
         assert_eq!(told(9_500, 0, 0.95), ["conntrack-full"]);
         assert_eq!(told(9_700, 0, 0.99), ["conntrack-pressure"]);
         assert_eq!(told(9_100, 5, 0.95), ["conntrack-full"]);
+    }
+
+    /// What is told at the end of the first interval has grown in the others alone.
+    #[test]
+    fn growth_is_that_of_the_time_between_the_first_count_and_the_last() {
+        let left = |watched: &Watched| {
+            let found = rule(watched, &Limits::default()).remove(0);
+            let full = found.evidence.iter().find(|one| one.metric.starts_with("full at"));
+            full.map(|one| one.value)
+        };
+        assert_eq!(left(&of(8_000, 8_900)), Some(11.0), "100 a second for nine of them");
+        assert_eq!(left(&of(8_000, 8_009)), Some(1_991.0));
+        assert_eq!(left(&of(8_000, 8_008)), None, "less than one a second");
+        let mut once = Watched::default();
+        let mut snapshot = kit::snapshot(0, vec![]);
+        snapshot.node.conntrack.push(table(8_500, 0));
+        once.take(&snapshot);
+        assert_eq!(left(&once), None, "nobody knows how many there were before");
     }
 
     #[test]

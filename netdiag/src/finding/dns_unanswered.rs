@@ -44,9 +44,9 @@ pub const DEFINITION: Definition = Definition {
     help: "a server of names does not answer",
     thresholds: &[&UNANSWERED, &NOTICED, &CRITICAL, &LEAST],
     needs: &[Signal::Dns],
-    // An answer that was not seen would count as none.
     parts: &[],
     node: &[],
+    // An answer that was not seen would count as none.
     exact: &[Signal::Dns],
     packets: &[],
     causes: &[

@@ -2,7 +2,8 @@
 
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
-    node::{at, inside, name},
+    advice::{end, host},
+    node::{inside, name},
 };
 use crate::{
     snapshot::{
@@ -49,7 +50,7 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
 /// How many, and how old that is.
 fn fin_wait2(node: &Node, netns: u32) -> Option<(u64, u64)> {
     let sockets = node.sockets.iter().find(|one| one.netns == netns)?;
-    Some((sockets.states.fin_wait2, sockets.age_ns))
+    Some((sockets.states.fin_wait2, sockets.known_ns()))
 }
 
 fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Finding> {
@@ -100,14 +101,12 @@ fn found(
         _ => Scope::namespace(netns),
     };
     let count = group.map_or(sockets.states.fin_wait2, |group| group.count);
-    let peer = group.map_or_else(|| "peers".to_owned(), |group| at(&group.peer));
+    let peer = group.map_or_else(|| "peers".to_owned(), |group| end(&group.peer));
     let verb = if group.is_some() { "does" } else { "do" };
     let title = format!("{peer} {verb} not close {count} connections that this end has closed");
-    let settings = watched.node();
-    let settings = settings.and_then(|node| node.settings.iter().find(|one| one.netns == netns));
-    let timeout = settings.and_then(|settings| settings.tcp_fin_timeout_s);
+    let timeout = watched.settings(netns).and_then(|settings| settings.tcp_fin_timeout_s);
     let finding = Finding::new(watched, Severity::Warning, scope, title)
-        .about(group.map_or_else(String::new, |group| at(&group.local)))
+        .about(group.map_or_else(String::new, |group| end(&group.local)))
         .because(format!(
             "The peer's kernel has acknowledged the end and its application has not closed. What a process of this \
              node has let go is forgotten after {} s, what it still holds (it has shut down one way) never.",
@@ -123,8 +122,7 @@ fn found(
     };
     let who = name(&owner);
     let list = match group.and_then(|group| group.peer.ip) {
-        Some(ip) if ip.is_ipv6() => format!("ss -tanpo state fin-wait-2 dst [{ip}]"),
-        Some(ip) => format!("ss -tanpo state fin-wait-2 dst {ip}"),
+        Some(ip) => format!("ss -tanpo state fin-wait-2 dst {}", host(ip)),
         None => "ss -tanpo state fin-wait-2".to_owned(),
     };
     finding

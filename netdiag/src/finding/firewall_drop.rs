@@ -138,6 +138,7 @@ fn of_own(
     let who = group.comm().map(|comm| format!("{comm}'s ")).unwrap_or_default();
     let title = format!("this node's firewall drops {who}packets with {with}: {packets} of them");
     let finding = Finding::new(watched, severity, scope.by(&group.owner()), title)
+        .about(port.map_or_else(String::new, |port| format!("{port}")))
         .beyond(watched, "packets dropped", packets as f64, threshold, limits)
         .with(watched, "conversations", group.flows.len() as f64, Unit::Count);
     Some(told(finding, group, netns, &format!("--peer {ip}")))
@@ -189,15 +190,6 @@ fn of_clients(
 }
 
 fn told(finding: Finding, group: &Group<'_>, netns: Option<u32>, filter: &str) -> Finding {
-    let rules = match (group.pid(), netns) {
-        (None, Some(netns)) => {
-            // No process of these flows is known; one that is in the namespace does.
-            format!(
-                "nsenter --net=/proc/$(lsns -nt net -o PID,NS | awk '$2=={netns}{{print $1}}')/ns/net nft list ruleset"
-            )
-        }
-        _ => inside(group, "nft list ruleset"),
-    };
     let netns = netns.map(|netns| format!(" --netns {netns}")).unwrap_or_default();
     finding
         .because(
@@ -209,7 +201,7 @@ fn told(finding: Finding, group: &Group<'_>, netns: Option<u32>, filter: &str) -
         .advise("in a cluster look at the NetworkPolicies of the pod's namespace first")
         .advise("where the rule is right, let it reject: clients then fail at once")
         .confirm_by(format!("netdiag events --kind drop --stack {filter}{netns}"))
-        .confirm_by(rules)
+        .confirm_by(inside(group, "nft list ruleset"))
 }
 
 #[cfg(test)]

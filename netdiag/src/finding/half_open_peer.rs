@@ -5,7 +5,7 @@ use netdiag_common::signal::Signal;
 use super::{
     Definition, Finding, Limits, Packets, Scope, Severity, Threshold, Unit,
     advice::{events, inside, many, ss_of},
-    stalled::{TIMEOUTS, is_heard, is_too_large},
+    stalled::{TIMEOUTS, is_too_large},
 };
 use crate::{
     format,
@@ -66,12 +66,16 @@ fn of_peer(
     let in_a_row = stalls.clone().map(|stall| stall.in_vain()).max().unwrap_or(0);
     let timeouts: u64 = stalls.clone().map(|stall| stall.timeouts).sum();
     // A peer that is there has forgotten these alone.
-    let is_there = stalls.clone().all(|stall| is_heard(&stall, peer));
+    let heard = peer.seconds(|course| course.heard);
+    let is_there = stalls.clone().all(|stall| heard.after(stall.silent_since));
     // Other connections may not have had a chance to be heard in less.
     let is_sure = watched_s >= limits.of(&SILENCE) && worst.silence_s() >= limits.of(&CRITICAL);
     let severity = if !is_there && is_sure { Severity::Critical } else { Severity::Warning };
     let threshold = if severity == Severity::Critical { &CRITICAL } else { &SILENCE };
+    // It fell silent before it was watched.
+    let is_reckoned = worst.silence_s() > worst.silent_s;
     let seconds = format::duration((worst.silence_s() * 1e9) as u64);
+    let seconds = if is_reckoned { format!("about {seconds}") } else { seconds };
     let count = silent.flows.len();
     let title = if is_there {
         format!(
@@ -80,6 +84,10 @@ fn of_peer(
         )
     } else {
         format!("{ip} is silent for {seconds}, data on {} waits", many(count, "connection"))
+    };
+    let came = match is_reckoned {
+        true => "nothing came for, by timeouts in a row",
+        false => "nothing came for",
     };
     let waiting =
         |name| silent.flows.iter().map(|flow| flow.sums.at_least(name)).sum::<u64>() as f64;
@@ -93,7 +101,7 @@ fn of_peer(
              connections stay open until TCP gives up, after 15 minutes; idle ones until keepalive does, \
              after 2 hours by default."
         })
-        .beyond(watched, "nothing came for", worst.silence_s(), threshold, limits)
+        .beyond(watched, came, worst.silence_s(), threshold, limits)
         .with(watched, "timeouts in a row, at most", in_a_row as f64, Unit::Count)
         .with(watched, "connections that wait", count as f64, Unit::Count)
         .with(watched, "connections to the peer", peer.flows.len() as f64, Unit::Count)
@@ -103,6 +111,15 @@ fn of_peer(
         .ruling_out("a peer that does not read: it would acknowledge the probes of its closed window")
         .ruling_out("a peer whose process ended: its system would send a reset")
         .not_seeing("connections that are idle: they are half open, too, and show it with the next send");
+    let finding = if is_reckoned {
+        let first = format::duration((worst.first_timeout_s() * 1e9) as u64);
+        finding.with(watched, "of that watched", worst.silent_s, Unit::S).not_seeing(format!(
+            "when it fell silent: so many timeouts take that long where the first takes {first} and each twice \
+             as long as the one before"
+        ))
+    } else {
+        finding
+    };
     let finding = if is_there {
         finding
             .advise("compare the idle timeout of what is between with the connections' keepalive time")
@@ -161,6 +178,53 @@ mod tests {
             _ => vec![],
         });
         check(&DEFINITION, &twice, Some(Severity::Critical));
+    }
+
+    /// What was watched is a time; what was before is told by timeouts, and said to be.
+    #[test]
+    fn silence_before_the_window_is_said_to_be_reckoned() {
+        let late = kit::series(|second| match second {
+            9 => vec![stalled("f1", 200, 0).count("timeouts_in_a_row", 8)],
+            _ => vec![],
+        });
+        let found = |watched: &Watched| rule(watched, &Limits::default()).remove(0);
+        let reckoned = found(&late);
+        assert!(reckoned.title.contains("silent for about 51.0s"), "{}", reckoned.title);
+        assert_eq!(reckoned.evidence[0].metric, "nothing came for, by timeouts in a row");
+        assert!(reckoned.not_observable.iter().any(|line| line.contains("first takes 200ms")));
+        let watched = found(&silent(8));
+        assert!(watched.title.contains("silent for 8.00s"), "{}", watched.title);
+        assert_eq!(watched.evidence[0].metric, "nothing came for");
+        assert_eq!(watched.not_observable.len(), 1);
+    }
+
+    /// Seven timeouts take 1.3 s where a route's first one takes 10 ms, and 25 s where it takes 200 ms as by default.
+    #[test]
+    fn timeouts_of_a_route_of_its_own_are_shorter() {
+        let blackout = |first: u64| {
+            kit::series(move |second| match second {
+                8 => vec![
+                    stalled("f1", 200, 0)
+                        .count("retransmits.rto", first)
+                        .count("timeouts_in_a_row", 6),
+                ],
+                9 => vec![stalled("f1", 200, 0).count("timeouts_in_a_row", 7)],
+                _ => vec![],
+            })
+        };
+        check(&DEFINITION, &blackout(6), None);
+        check(&DEFINITION, &blackout(1), Some(Severity::Warning));
+    }
+
+    /// Something came that acknowledged nothing.
+    #[test]
+    fn silence_is_since_something_came_last() {
+        let heard_at =
+            |at: u64| kit::series(move |second| vec![stalled("f1", 200, u64::from(second == at))]);
+        check(&DEFINITION, &heard_at(1), Some(Severity::Critical));
+        check(&DEFINITION, &heard_at(2), Some(Severity::Warning));
+        check(&DEFINITION, &heard_at(6), Some(Severity::Warning));
+        check(&DEFINITION, &heard_at(7), None);
     }
 
     #[test]

@@ -49,7 +49,8 @@ const LEAST_SAMPLES: Threshold = Threshold {
     help: "round trips and handshakes in a window, fewer say nothing",
     source: "a smallest value of fewer may be an accident",
 };
-/// Round trips without a delay of the peer's, or handshakes, that show the path.
+/// Round trips without a delay of the peer's, or handshakes, that show the path: as many as the kernel keeps for its
+/// own smallest one of late (lib/win_minmax.c).
 const PROMPT: u64 = 3;
 
 /// What the rest of netdiag knows of it.
@@ -189,6 +190,14 @@ mod tests {
         check_of(delayed(160), Some(Severity::Info));
         check_of(delayed(160).latency("connect", 1, 160_000_000), Some(Severity::Warning));
         check_of(delayed(260), Some(Severity::Warning));
+        let handshakes = |n| {
+            kit::series(|second| {
+                let connects = u64::from(second < n);
+                vec![delayed(160).latency("connect", connects, 160_000_000)]
+            })
+        };
+        check(&DEFINITION, &handshakes(2), Some(Severity::Info));
+        check(&DEFINITION, &handshakes(3), Some(Severity::Warning));
         let client = of("8.8.8.8", 300_000).serving(443);
         check_of(Flow { peer: kit::end("8.8.8.8", 50_000), ..client }, Some(Severity::Info));
     }

@@ -3,7 +3,7 @@
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     advice::quoted,
-    node::{graded, inside, part},
+    node::{LINK_GOES, graded, inside, part},
 };
 use crate::{
     snapshot::{Owner, node::Interface},
@@ -132,8 +132,10 @@ fn advised(finding: Finding, watched: &Watched, one: &Interface, is_card: bool) 
                 "The card has packets faster than the node takes them out of its ring: bursts, a ring that is \
                  short, or CPUs that are busy. TCP sends them again, and slows down.",
             )
-            .advise(format!("a longer ring, where the card is: ethtool -g {word}, then ethtool -G {word} rx N"))
-            .advise("spread queues over CPUs (RSS, irqbalance), look for CPUs that are starved"),
+            .advise("spread queues over CPUs (RSS, irqbalance), look for CPUs that are starved")
+            .advise(format!(
+                "a longer ring, where the card is: ethtool -g {word}, then ethtool -G {word} rx N; {LINK_GOES}"
+            )),
         None => finding
             .because(
                 "Damage on a link is a cable, a plug, an optic or a port. TCP sends again what is lost, and \
@@ -214,6 +216,15 @@ mod tests {
             node.interfaces.push(one);
         });
         check(&DEFINITION, &watched, None);
+    }
+
+    /// Who follows advice from afar must know what it does to the way there.
+    #[test]
+    fn a_ring_that_changes_takes_the_link_down() {
+        let watched = of(|one| one.rx_missed = Some(4_000));
+        let advice = rule(&watched, &Limits::default()).remove(0).advice;
+        let ring = advice.iter().find(|line| line.contains("ethtool -G")).expect("advice");
+        assert!(ring.ends_with(LINK_GOES), "{ring}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! An interface carries all that its link can.
 
+use std::collections::BTreeSet;
+
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit, advice::quoted,
     node::inside,
@@ -7,7 +9,7 @@ use super::{
 use crate::{
     format,
     snapshot::{Owner, node::Interface},
-    watched::Watched,
+    watched::{Seen, Watched},
 };
 
 const USE: Threshold = Threshold {
@@ -51,6 +53,8 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
 /// How busy one direction was.
 struct Way {
     name: &'static str,
+    /// What flows count of it.
+    payload: &'static str,
     /// Seconds at the limit.
     full: f64,
     /// Part of the speed in these, at most.
@@ -60,8 +64,8 @@ struct Way {
 }
 
 impl Way {
-    const fn new(name: &'static str) -> Self {
-        Self { name, full: 0.0, most: 0.0, bytes: 0, packets: 0 }
+    const fn new(name: &'static str, payload: &'static str) -> Self {
+        Self { name, payload, full: 0.0, most: 0.0, bytes: 0, packets: 0 }
     }
 
     fn take(&mut self, told: (Option<u64>, Option<u64>), speed: u64, seconds: f64, least: f64) {
@@ -78,7 +82,7 @@ impl Way {
 
 fn of_interface(watched: &Watched, limits: &Limits, one: &Interface) -> Option<Finding> {
     let speed = one.speed_bits.filter(|speed| *speed > 0)?;
-    let mut ways = [Way::new("sends"), Way::new("receives")];
+    let mut ways = [Way::new("sends", "bytes_sent"), Way::new("receives", "bytes_received")];
     for interval in watched.intervals.iter().filter(|interval| interval.seconds > 0.0) {
         let here = |other: &&Interface| (other.netns, other.index) == (one.netns, one.index);
         let Some(told) = interval.node.interfaces.iter().find(here) else { continue };
@@ -115,14 +119,19 @@ fn of_interface(watched: &Watched, limits: &Limits, one: &Interface) -> Option<F
         )),
         None => finding.confidence(0.95),
     };
-    let finding = most(finding, watched, one.netns);
-    let owner = Owner::default();
+    let namespaces = namespaces(watched, one);
+    let finding = most(finding, watched, one, &way, &namespaces);
+    let (owner, sort) = (Owner::default(), way.payload);
+    let live = match namespaces.len() {
+        1 => format!("netdiag live --netns {} --sort {sort}", one.netns),
+        _ => format!("netdiag live --sort {sort}"),
+    };
     Some(
         finding
             .advise("move bulk transfers (backups, copies) to another time, or limit their rate")
             .advise("fair queues keep the others quick meanwhile: fq_codel or fq instead of a plain queue")
             .advise("a faster link, or several")
-            .confirm_by(format!("netdiag live --netns {} --sort bytes_sent", one.netns))
+            .confirm_by(live)
             .confirm_by(inside(
                 watched,
                 one.netns,
@@ -132,17 +141,52 @@ fn of_interface(watched: &Watched, limits: &Limits, one: &Interface) -> Option<F
     )
 }
 
-/// Who moves the most bytes in the namespace, which need not be through this interface.
-fn most(finding: Finding, watched: &Watched, netns: u32) -> Finding {
-    let here = watched.flows.values().filter(|flow| flow.netns == Some(netns));
-    let bytes = here.filter_map(|flow| {
-        let bytes = flow.sums.at_least("bytes_sent").max(flow.sums.at_least("bytes_received"));
+/// Namespaces whose packets may pass an interface: those of its two ends; where it leads to none on this node, those
+/// that lead to its own as well, as pods to their node.
+fn namespaces(watched: &Watched, one: &Interface) -> BTreeSet<u32> {
+    let mut namespaces = BTreeSet::from([one.netns]);
+    if let Some(other) = one.leads_to() {
+        namespaces.insert(other);
+        return namespaces;
+    }
+    let all = watched.interfaces();
+    let ways = all.values().filter_map(|other| Some([other.netns, other.leads_to()?]));
+    namespaces.extend(ways.filter(|ends| ends.contains(&one.netns)).flatten());
+    namespaces
+}
+
+/// Whether packets of a flow may pass an interface: they leave their namespace, and the node where it is a card's.
+fn may_pass(watched: &Watched, flow: &Seen, one: &Interface) -> bool {
+    if flow.peer.ip.is_none_or(|ip| ip.is_loopback()) || flow.peer.ip == flow.local.ip {
+        return false;
+    }
+    let Some(pair) = &flow.pair else { return true };
+    let is_apart = watched.flows.get(pair).is_some_and(|other| other.netns != flow.netns);
+    one.kind.is_some() && is_apart
+}
+
+/// Who moves the most bytes that way, of those whose packets may pass it.
+fn most(
+    finding: Finding,
+    watched: &Watched,
+    one: &Interface,
+    way: &Way,
+    namespaces: &BTreeSet<u32>,
+) -> Finding {
+    let is_there = |flow: &&Seen| flow.netns.is_some_and(|netns| namespaces.contains(&netns));
+    let flows = watched.flows.values().filter(is_there);
+    let bytes = flows.filter(|flow| may_pass(watched, flow, one)).filter_map(|flow| {
+        // What one end sends the other one receives.
+        let bytes = match one.leads_to() {
+            Some(_) => flow.sums.at_least("bytes_sent").max(flow.sums.at_least("bytes_received")),
+            None => flow.sums.at_least(way.payload),
+        };
         Some((bytes, flow.owner.comm.as_deref()?, flow.peer.ip?))
     });
     match bytes.filter(|(bytes, ..)| *bytes > 0).max() {
         Some((bytes, comm, ip)) => finding.with(
             watched,
-            &format!("of these by the largest flow, {comm} with {ip}"),
+            &format!("largest flow that may pass it, {comm} with {ip}"),
             bytes as f64 / watched.seconds.max(1e-9),
             Unit::BytesPerSecond,
         ),
@@ -155,6 +199,7 @@ mod tests {
     use super::*;
     use crate::{
         finding::tests::check,
+        snapshot::{Flow, node::PeerInterface},
         watched::kit::{self, NETNS},
     };
 
@@ -189,6 +234,54 @@ mod tests {
     #[test]
     fn a_speed_that_nobody_knows_is_no_limit() {
         check(&DEFINITION, &of(5_000, 10, None), None);
+    }
+
+    const POD: u32 = NETNS + 1;
+    const OTHER: u32 = NETNS + 2;
+
+    /// Who is named where a card, or the end of a pod's veth, is at its limit, with these flows.
+    fn named(flows: &[Flow], is_card: bool) -> Option<String> {
+        let watched = kit::with_node(flows, |node| {
+            let peer = |netns| Some(PeerInterface { index: 2, netns: Some(netns) });
+            let end = |netns, name: &str, other| Interface {
+                netns,
+                name: name.to_owned(),
+                kind: Some("veth".to_owned()),
+                peer: peer(other),
+                ..Interface::default()
+            };
+            let mut pod = end(POD, "eth0", NETNS);
+            let mut card = Interface { netns: NETNS, index: 2, ..Interface::default() };
+            let full = if is_card { &mut card } else { &mut pod };
+            full.speed_bits = Some(1_000_000_000);
+            (full.tx_bytes, full.tx_packets) = (Some(124_000_000), Some(0));
+            node.interfaces = vec![pod, card, end(OTHER, "eth0", POD)];
+        });
+        let found = rule(&watched, &Limits::default()).remove(0);
+        let named = found.evidence.into_iter().find(|one| one.metric.starts_with("largest flow"));
+        named.map(|one| one.metric)
+    }
+
+    #[test]
+    fn who_may_pass_it_is_named() {
+        let of = |id: &str, comm: &str, bytes: u64| {
+            kit::flow(id).of(7, comm).count("bytes_sent", bytes).count("bytes_received", 0)
+        };
+        let node = of("f1", "backup", 1_000);
+        let here = of("f2", "proxy", 9_000).to("127.0.0.1", 80);
+        let own = of("f3", "agent", 9_000).to("10.0.0.1", 80);
+        let reader = of("f4", "reader", 0).count("bytes_received", 9_000);
+        let pod = Flow { netns: Some(POD), ..of("f5", "job", 2_000) };
+        let far = Flow { netns: Some(OTHER), ..of("f6", "far", 9_000) };
+        let near = Flow { netns: Some(POD), pair: Some("f8".to_owned()), ..of("f7", "web", 5_000) };
+        let end = Flow { pair: Some("f7".to_owned()), ..of("f8", "db", 0) };
+        let all = [node, here, own, reader, pod, far, near, end];
+        let name =
+            |comm: &str| Some(format!("largest flow that may pass it, {comm} with 10.0.0.2"));
+        assert_eq!(named(&all, true), name("job"));
+        assert_eq!(named(&all[..4], true), name("backup"));
+        assert_eq!(named(&all[1..3], true), None);
+        assert_eq!(named(&all[4..], false), name("web"));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
-    node::{at, graded, holder, inside, name, part},
+    advice::{end, threads_of},
+    node::{graded, holder, inside, name, part},
 };
 use crate::watched::{Queues, Watched};
 
@@ -84,7 +85,7 @@ fn found(
             let scope = one.local.port.map_or_else(|| scope.clone(), |port| scope.clone().at(port));
             let title = format!(
                 "{who} accepts too late at {}: its accept queue of {} overflows",
-                at(&one.local),
+                end(&one.local),
                 one.limit
             );
             (scope, title)
@@ -104,10 +105,7 @@ fn found(
         .beyond(watched, "part of all that asked", share, &CRITICAL_SHARE, limits);
     let port = listener.and_then(|one| one.local.port);
     let finding = queues(finding, watched, netns, listener, port);
-    let somaxconn = watched.node().and_then(|node| {
-        let settings = node.settings.iter().find(|one| one.netns == netns)?;
-        settings.somaxconn
-    });
+    let somaxconn = watched.settings(netns).and_then(|settings| settings.somaxconn);
     let finding = finding
         .advise(format!(
             "find out why {who} accepts late: all its threads busy, blocked, or one that accepts and works"
@@ -125,7 +123,7 @@ fn found(
     let filter = port.map(|port| format!(" 'sport = :{port}'")).unwrap_or_default();
     let finding = finding.confirm_by(inside(watched, netns, &owner, &format!("ss -ltnp{filter}")));
     match owner.pid {
-        Some(pid) => finding.confirm_by(format!("ps -L -o tid,stat,wchan:32,pcpu,comm -p {pid}")),
+        Some(pid) => finding.confirm_by(threads_of(pid)),
         None => finding,
     }
 }

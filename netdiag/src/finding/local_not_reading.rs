@@ -108,7 +108,9 @@ fn of_reader(
     Some(told(finding, &group, &name, &format!("dst {}", ip(worst))))
 }
 
-/// All along much was unread, and hardly any room was offered.
+/// All along much was unread, and hardly any room was offered: in the mean less than two segments, or than a quarter
+/// of what is unread. The kernel offers none at all below one segment or a sixteenth of the buffer
+/// (`__tcp_select_window`, net/ipv4/tcp_output.c): of one that falls behind it is nothing, and more for moments.
 fn is_full(limits: &Limits, flow: &Seen) -> bool {
     let extents = flow.extent("unread_bytes").zip(flow.extent("rcv_wnd_bytes"));
     extents.is_some_and(|(unread, window)| {

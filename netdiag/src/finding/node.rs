@@ -1,11 +1,18 @@
 //! What findings of the node share: how bad a number is, whose it is, and what to run.
 
-use super::{Finding, Limits, Scope, Severity, Threshold, Unit, advice::within};
+use super::{
+    Finding, Limits, Scope, Severity, Threshold, Unit,
+    advice::{end, within},
+};
 use crate::{
     format,
-    snapshot::{Endpoint, Owner, TopCreator},
+    snapshot::{Owner, TopCreator},
     watched::Watched,
 };
+
+/// What comes of changing the rings or queues of a card by `ethtool`.
+pub(super) const LINK_GOES: &str =
+    "many cards drop the link for seconds then, and your own session with it";
 
 /// Creators that are told as evidence.
 const CREATORS: usize = 3;
@@ -43,16 +50,6 @@ pub(super) fn inside(watched: &Watched, netns: u32, owner: &Owner, command: &str
     format!("{}{command}", within(pid, Some(netns)))
 }
 
-/// An address with its port.
-pub(super) fn at(end: &Endpoint) -> String {
-    let ip = match end.ip {
-        Some(ip) if ip.is_ipv6() && end.port.is_some() => format!("[{ip}]"),
-        Some(ip) => ip.to_string(),
-        None => "*".to_owned(),
-    };
-    end.port.map_or_else(|| ip.clone(), |port| format!("{ip}:{port}"))
-}
-
 /// Who makes entries of a namespace's connection tracking table, the most first.
 pub(super) fn creators(watched: &Watched, netns: u32) -> Vec<&TopCreator> {
     watched.creators.iter().filter(|one| one.netns == Some(netns) && made(one) > 0).collect()
@@ -71,7 +68,7 @@ pub(super) fn creator(one: &TopCreator) -> String {
         Some(Owner { pid: Some(pid), .. }) => format!("process {pid}"),
         _ => "others".to_owned(),
     };
-    format!("{who} to {}", at(&one.destination))
+    format!("{who} to {}", end(&one.destination))
 }
 
 /// Says who makes the entries, and how fast.
@@ -131,6 +128,7 @@ mod tests {
         node.ports.push(Ports {
             netns: NETNS,
             age_ns: 0,
+            unchanged_ns: None,
             first: None,
             last: None,
             available: Some(15_000),

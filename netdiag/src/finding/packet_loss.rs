@@ -49,9 +49,10 @@ const LEAST_SECONDS: Threshold = Threshold {
     help: "seconds of a window with loss, for a warning; half of the intervals where these are fewer",
     source: "a batch that fills a queue for some seconds, or a switch that starts anew, is no lossy path",
 };
-/// Data segments from which on a peer counts among those that could lose some.
+/// Data segments from which on a peer counts among those that could lose some: of fewer [`LOSS_RATIO`] is not even one.
 const BUSY: u64 = 100;
-/// Peers with loss that have a reason in common.
+/// Peers with loss that have a reason in common where they are more than half of the busy ones: if each path lost by
+/// itself, and as likely as not, so many in a row would be one in 2^5.
 const MANY: usize = 5;
 
 /// What the rest of netdiag knows of it.
@@ -105,57 +106,80 @@ fn sent(sums: &Sums) -> Option<u64> {
     sums.count("data_segments_sent").or(sums.count("segments_sent"))
 }
 
+/// Segments that were lost of those that connections sent again: none of those that the peer had already.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lost {
+    /// If all that the peer had twice were of these.
+    least: u64,
+    /// If as many as can be were tail-loss probes, which may answer nothing but a late ACK and do not count.
+    pub(super) most: u64,
+}
+
+impl Lost {
+    /// By connection: what one had twice is not another one's. None where none tells.
+    pub(super) fn of(group: &Group<'_>) -> Option<Self> {
+        let each = group.flows.iter().filter_map(|flow| {
+            let sums = &flow.sums;
+            let again = sums.count("retransmits.rto")?;
+            let again = again.saturating_add(sums.count("retransmits.fast")?);
+            let (probes, twice) = (sums.at_least("retransmits.tlp"), sums.at_least("dsacks"));
+            let most = again.min(again.saturating_add(probes).saturating_sub(twice));
+            Some(Self { least: again.saturating_sub(twice), most })
+        });
+        each.reduce(|one, other| Self {
+            least: one.least.saturating_add(other.least),
+            most: one.most.saturating_add(other.most),
+        })
+    }
+}
+
 /// What is lost on the way to a peer.
 struct Loss<'a> {
     peer: Peer,
     group: Group<'a>,
-    lost: u64,
-    twice: u64,
+    lost: Lost,
     sent: u64,
     severity: Severity,
     threshold: &'static Threshold,
 }
 
 impl<'a> Loss<'a> {
-    /// A tail-loss probe may be an answer to nothing but a late ACK, and what the peer got twice was not
-    /// lost. Connections that hang in the end, or with large segments alone, have another reason.
+    /// Connections that hang in the end, or with large segments alone, have another reason.
     fn of(watched: &Watched, limits: &Limits, peer: Peer, group: &Group<'a>) -> Option<Self> {
         let group = group.only(|flow| !hangs_on(flow) && !is_too_large(flow, group))?;
         let sums = &group.sums;
         let sent = sent(sums)?;
-        let again = sums.count("retransmits.rto")? + sums.count("retransmits.fast")?;
-        let twice = sums.at_least("dsacks");
-        let lost = again.saturating_sub(twice);
-        let ratio = lost as f64 / sent.max(1) as f64;
+        let lost = Lost::of(&group)?;
+        let ratio = lost.most as f64 / sent.max(1) as f64;
         // Where nothing arrives at all there is no path that loses some.
         let arrives = sums.count("delivered").is_none_or(|delivered| delivered > 0);
-        if (lost as f64) < limits.of(&LEAST_LOST) || ratio < limits.of(&NOTICED_RATIO) || !arrives {
+        let is_enough = lost.most as f64 >= limits.of(&LEAST_LOST);
+        if !is_enough || ratio < limits.of(&NOTICED_RATIO) || !arrives {
             return None;
         }
         let seconds = f64::from(group.seconds(|course| course.lost).count());
         let most = (watched.intervals.len() as f64 / 2.0).ceil();
         let is_sustained = seconds >= limits.of(&LEAST_SECONDS).min(most);
         // As much as that is only late.
-        let is_late = sums.at_least("reordering") >= lost;
+        let is_late = sums.at_least("reordering") >= lost.most;
         let (severity, threshold) = match ratio {
             ratio if ratio < limits.of(&LOSS_RATIO) => (Severity::Info, &NOTICED_RATIO),
             _ if is_late || !is_sustained => (Severity::Info, &NOTICED_RATIO),
             ratio if ratio >= limits.of(&CRITICAL_RATIO) => (Severity::Critical, &CRITICAL_RATIO),
             _ => (Severity::Warning, &LOSS_RATIO),
         };
-        Some(Self { peer, group, lost, twice, sent, severity, threshold })
+        Some(Self { peer, group, lost, sent, severity, threshold })
     }
 
     fn ratio(&self) -> f64 {
-        self.lost as f64 / self.sent.max(1) as f64
+        self.lost.most as f64 / self.sent.max(1) as f64
     }
 
     fn told(&self, watched: &Watched, limits: &Limits) -> Finding {
         let (netns, ip) = self.peer;
-        let sums = &self.group.sums;
         let title = format!("{} of the segments to {ip} are lost", format::percent(self.ratio()));
         let finding = evidence(watched, limits, Scope::peer(netns, ip), title, self);
-        let finding = ruled(finding, self.twice, sums.count("reordering"));
+        let finding = ruled(finding, self);
         let finding = if self.group.is_local() {
             finding.advise(
                 "both ends are on this node, so it loses them itself: netdiag events --kind drop --stack",
@@ -184,7 +208,11 @@ fn evidence(
     let sums = &loss.group.sums;
     let seconds = f64::from(loss.group.seconds(|course| course.lost).count());
     Finding::new(watched, loss.severity, scope, title)
-        .confidence(if loss.lost >= 20 { 0.95 } else { 0.8 })
+        .confidence(match loss.lost {
+            Lost { least, most } if least < most.div_ceil(2) => 0.7,
+            Lost { most: 20.., .. } => 0.95,
+            _ => 0.8,
+        })
         .because(
             "TCP had to send them again, and the peer did not have them. Each loss holds up what is behind \
              it, and shrinks the congestion window.",
@@ -212,14 +240,28 @@ fn of_many(watched: &Watched, limits: &Limits, netns: u32, losses: &[Loss<'_>]) 
         .advise("most peers have it, so it is here or at this node's uplink: ip -s link, tc -s qdisc, ethtool -S")
         .confirm_by(inside(&worst.group, "nstat -az TcpRetransSegs TcpOutSegs"))
         .confirm_by(format!("netdiag events --kind drop --stack --netns {netns}"));
-    ruled(finding, worst.twice, worst.group.sums.count("reordering"))
+    ruled(finding, worst)
 }
 
-fn ruled(finding: Finding, twice: u64, reordering: Option<u64>) -> Finding {
-    let finding = finding.ruling_out(format!(
-        "sent again for nothing: the peer told of {twice} segments that it got twice, they do not count"
-    ));
-    match reordering {
+fn ruled(finding: Finding, loss: &Loss<'_>) -> Finding {
+    let sums = &loss.group.sums;
+    let Lost { least, most } = loss.lost;
+    let finding = match sums.count("dsacks") {
+        Some(twice) => finding.ruling_out(format!(
+            "sent again for nothing: the peer told of {twice} segments that it got twice, they do not count"
+        )),
+        None => finding.not_seeing(
+            "segments sent again for nothing: nobody tells what the peer got twice (the signal `socket`)",
+        ),
+    };
+    let finding = if least < most {
+        finding.not_seeing(format!(
+            "which ones the peer got twice: if they were no tail-loss probes, {least} were lost and not {most}"
+        ))
+    } else {
+        finding
+    };
+    match sums.count("reordering") {
         Some(0) => finding.ruling_out("reordering: no ACK showed a segment overtaking another one"),
         _ => finding,
     }
@@ -233,6 +275,7 @@ mod tests {
             stalled::kit::{sound, stalled},
             tests::check,
         },
+        snapshot::Flow,
         watched::kit,
     };
 
@@ -256,15 +299,55 @@ mod tests {
     }
 
     #[test]
-    fn what_the_peer_has_twice_or_a_probe_is_no_loss() {
-        let flow = kit::flow("f1")
+    fn a_few_segments_say_nothing() {
+        let few = |lost| {
+            let flow = kit::flow("f1").count("data_segments_sent", 100);
+            kit::once([flow.count("retransmits.rto", 0).count("retransmits.fast", lost)])
+        };
+        check(&DEFINITION, &few(4), None);
+        check(&DEFINITION, &few(5), Some(Severity::Info));
+    }
+
+    /// A connection that sends so many segments at once again and so many as probes, of which the peer has so many.
+    fn doubtful(id: &str, fast: u64, probes: u64, twice: u64) -> Flow {
+        kit::flow(id)
             .count("data_segments_sent", 1_000)
             .count("delivered", 1_000)
             .count("retransmits.rto", 0)
-            .count("retransmits.tlp", 50)
-            .count("retransmits.fast", 50);
-        check(&DEFINITION, &kit::watched(std::slice::from_ref(&flow)), Some(Severity::Critical));
-        check(&DEFINITION, &kit::watched(&[flow.count("dsacks", 50)]), None);
+            .count("retransmits.fast", fast)
+            .count("retransmits.tlp", probes)
+            .count("dsacks", twice)
+    }
+
+    #[test]
+    fn what_the_peer_has_twice_or_a_probe_is_no_loss() {
+        let check_of =
+            |flows: &[Flow], expected| check(&DEFINITION, &kit::watched(flows), expected);
+        check_of(&[doubtful("f1", 0, 500, 0)], None);
+        check_of(&[doubtful("f1", 50, 0, 50)], None);
+        check_of(&[doubtful("f1", 50, 50, 100)], None);
+        check_of(&[doubtful("f1", 50, 0, 0)], Some(Severity::Critical));
+        check_of(&[doubtful("f1", 50, 0, 1)], Some(Severity::Warning));
+        // Probes for nothing beside losses.
+        check_of(&[doubtful("f1", 100, 120, 120)], Some(Severity::Critical));
+        check_of(&[doubtful("f1", 50, 120, 121)], Some(Severity::Warning));
+        // Probes of one connection are none of another.
+        check_of(&[doubtful("f1", 50, 0, 50), doubtful("f2", 0, 50, 0)], None);
+    }
+
+    #[test]
+    fn doubts_are_said() {
+        let told = |flow: Flow| rule(&kit::watched(&[flow]), &Limits::default()).remove(0);
+        let doubts = |flow| told(flow).not_observable.join("; ");
+        assert_eq!(doubts(doubtful("f1", 50, 0, 0)), "");
+        let either = doubts(doubtful("f1", 50, 30, 30));
+        assert!(either.ends_with("200 were lost and not 500"), "{either}");
+        let sure = |flow| told(flow).confidence;
+        assert!(sure(doubtful("f1", 50, 30, 25)) > sure(doubtful("f1", 50, 30, 26)));
+        let mut blind = doubtful("f1", 50, 0, 0);
+        blind.counts.remove("dsacks");
+        assert!(doubts(blind.clone()).contains("nobody tells"));
+        assert!(told(blind).ruled_out.iter().all(|line| !line.contains("twice")));
     }
 
     #[test]
@@ -282,6 +365,23 @@ mod tests {
         };
         check(&DEFINITION, &lossy(4), Some(Severity::Info));
         check(&DEFINITION, &lossy(5), Some(Severity::Critical));
+    }
+
+    /// Of a longer window half of the intervals are more than that.
+    #[test]
+    fn six_seconds_are_no_accident() {
+        let lossy = |seconds: u64| {
+            let mut watched = Watched::default();
+            for second in 0..20 {
+                let lost = if second < seconds { 10 } else { 0 };
+                let flow = kit::flow("f1").count("data_segments_sent", 100);
+                let flow = flow.count("retransmits.rto", 0).count("retransmits.fast", lost);
+                watched.take(&kit::snapshot(second, vec![flow]));
+            }
+            watched
+        };
+        check(&DEFINITION, &lossy(5), Some(Severity::Info));
+        check(&DEFINITION, &lossy(6), Some(Severity::Warning));
     }
 
     #[test]

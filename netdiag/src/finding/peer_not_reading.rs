@@ -123,6 +123,7 @@ fn of_peer(
     };
     let extent = |state| worst.extent(state).unwrap_or_default();
     let finding = Finding::new(watched, severity, scope, title)
+        .done_by(group.peer_owner())
         .because(
             "Data waits here because the peer's kernel has no room for it: its application leaves there what \
              has arrived. Whoever writes to it here will block or buffer.",

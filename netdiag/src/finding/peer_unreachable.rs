@@ -1,14 +1,23 @@
-//! Connections to a peer are asked for, and nothing answers.
+//! Connections to a peer are asked for, and nothing answers, or only some SYNs get an answer.
 
 use std::collections::BTreeMap;
 
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Packets, Scope, Severity, Threshold, Unit,
-    advice::{beside_others, events, inside, many},
+    Definition, Finding, Limits, Packets, Part, Scope, Severity, Threshold, Unit,
+    advice::{beside_others, by_no_listener_here, events, inside, many},
 };
-use crate::watched::{Backend, Group, Peer, Seen, Watched};
+use crate::{
+    format,
+    watched::{Backend, Group, Peer, Seen, Watched},
+};
+
+mod late;
+mod no_route;
+mod raced;
+
+use raced::Established;
 
 const LEAST: Threshold = Threshold {
     name: "least_unanswered",
@@ -31,28 +40,55 @@ const SHARE: Threshold = Threshold {
     help: "part of the connections asked for that nothing answered",
     source: "with less the peer is there, and loses SYNs or has no room",
 };
+const GIVEN_UP: Threshold = Threshold {
+    name: "given_up",
+    value: 0.2,
+    unit: Unit::S,
+    help: "time after which a client that gives a connection up, and heard nothing, found it unanswered",
+    source: "a round trip to another continent takes less; whoever goes sooner did not wait for an answer",
+};
 /// What the kernel says when nothing answers, or a router in its place.
 const ERRORS: [&str; 5] = ["ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "EHOSTDOWN", "ENETDOWN"];
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
     id: "peer-unreachable",
-    help: "connections to a peer are asked for, and nothing answers",
-    thresholds: &[&LEAST, &RATE, &SHARE],
+    help: "connections to a peer are asked for, and nothing answers, or only some SYNs get an answer, or there is no \
+           route to it",
+    thresholds: &[
+        &LEAST,
+        &RATE,
+        &SHARE,
+        &GIVEN_UP,
+        &late::LATE,
+        &late::SHARE,
+        &late::LEAST,
+        &late::SECONDS,
+        &late::SYN_SENT,
+        &no_route::RATE,
+        &no_route::LEAST,
+    ],
     // Until it fails, SYNs that are sent again are all that can be seen.
     needs: &[Signal::Socket, Signal::Retransmit],
-    // A connection that was not seen to succeed would count as none.
     parts: &[],
-    node: &[],
+    // What has no route.
+    node: &[Part::Protocols],
+    // A connection that was not seen to succeed would count as none.
     exact: &[Signal::Socket],
     packets: &[Packets::of("retransmits.syn")],
     causes: &[
         "firewall-drop",
         "half-open-peer",
         "conntrack-full",
+        "conntrack-insert-failed",
         "interface-errors",
         "qdisc-drop",
         "softnet-drop",
+        "interface-saturated",
+        "bufferbloat",
+        "packet-loss",
+        "listen-overflow",
+        "syn-backlog-overflow",
     ],
     rule,
 };
@@ -68,27 +104,63 @@ fn is_unanswered(flow: &Seen) -> bool {
     !heard && began && (failed || again >= 2 || again >= 1 && flow.closed)
 }
 
+/// Whether its client gave it up before a SYN was sent again, and nothing had come by then: after twice the time in
+/// which other connections there were established, where there are any.
+fn is_given_up(flow: &Seen, limits: &Limits, usual_ns: Option<u64>) -> bool {
+    let sums = &flow.sums;
+    let enough_ns = (limits.of(&GIVEN_UP) * 1e9).max(usual_ns.unwrap_or(0) as f64 * 2.0);
+    flow.closed
+        && sums.at_least("connects_failed.closed") > 0
+        && sums.count("segments_received") == Some(0)
+        && sums.at_least("lifetime_ns") as f64 >= enough_ns
+}
+
+/// Connections to a backend that nothing answered; none where there are none.
+fn unanswered<'a>(limits: &Limits, backend: &Group<'a>) -> Option<Group<'a>> {
+    let usual_ns = backend.sums.quantile("connect", 0.5, 1);
+    backend.only(|flow| is_unanswered(flow) || is_given_up(flow, limits, usual_ns))
+}
+
+/// First packets that connection tracking dropped since another connection had their place; those of a pod go
+/// through the node's table, too.
+fn clashes(watched: &Watched) -> u64 {
+    let tables = watched.tracked();
+    tables.iter().filter_map(|one| one.table.insert_failed).sum()
+}
+
 struct Unanswered<'a> {
     group: Group<'a>,
     port: u16,
     share: f64,
+    /// Those that were given up before a SYN was sent again.
+    given_up: usize,
+    /// How long their clients waited, at most.
+    waited_ns: u64,
+    /// Each was given up for another address.
+    is_raced: bool,
 }
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     let mut peers: BTreeMap<Peer, Vec<Unanswered<'_>>> = BTreeMap::new();
-    for ((netns, ip, port), backend) in watched.by_backend() {
-        if let Some(unanswered) = of_backend(limits, port, &backend) {
-            peers.entry((netns, ip)).or_default().push(unanswered);
+    let groups = watched.by_peer();
+    let established = Established::of(watched);
+    let mut found = no_route::rule(watched, limits);
+    for (at, backend) in watched.by_backend() {
+        let peer = (at.0, at.1);
+        match of_backend(limits, at.2, &backend, &established) {
+            Some(unanswered) => peers.entry(peer).or_default().push(unanswered),
+            None => {
+                found.extend(late::of_backend(watched, limits, at, &backend, groups.get(&peer)));
+            }
         }
     }
-    let groups = watched.by_peer();
-    let mut found = Vec::new();
     for (peer, backends) in peers {
         let is_heard =
             groups.get(&peer).is_some_and(|group| group.seconds(|course| course.heard).count() > 0);
         for backend in &backends {
-            // One finding for a peer of which nothing is heard at all, by the port with the most.
-            let most = backends.iter().max_by_key(|one| one.group.flows.len()).map(|one| one.port);
+            // One finding for a peer of which nothing is heard at all, by the port with the most that nobody raced.
+            let most = backends.iter().max_by_key(|one| (!one.is_raced, one.group.flows.len()));
+            let most = most.map(|one| one.port);
             if is_heard || most == Some(backend.port) {
                 let at = (peer.0, peer.1, backend.port);
                 found.extend(told(watched, limits, at, backend, (is_heard, backends.len())));
@@ -98,12 +170,23 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     found
 }
 
-fn of_backend<'a>(limits: &Limits, port: u16, backend: &Group<'a>) -> Option<Unanswered<'a>> {
-    let group = backend.only(is_unanswered)?;
+fn of_backend<'a>(
+    limits: &Limits,
+    port: u16,
+    backend: &Group<'a>,
+    established: &Established,
+) -> Option<Unanswered<'a>> {
+    let group = unanswered(limits, backend)?;
     let count = group.flows.len() as f64;
     let share = count / (count + backend.sums.samples("connect") as f64);
-    let is_enough = count >= limits.of(&LEAST) && share >= limits.of(&SHARE);
-    is_enough.then_some(Unanswered { group, port, share })
+    let given_up = || group.flows.iter().filter(|flow| !is_unanswered(flow));
+    let waited_ns = given_up().map(|flow| flow.sums.at_least("lifetime_ns")).max().unwrap_or(0);
+    let given_up = given_up().count();
+    if count < limits.of(&LEAST) || share < limits.of(&SHARE) {
+        return None;
+    }
+    let is_raced = given_up == group.flows.len() && established.instead(&group);
+    Some(Unanswered { group, port, share, given_up, waited_ns, is_raced })
 }
 
 fn told(
@@ -113,13 +196,16 @@ fn told(
     unanswered: &Unanswered<'_>,
     (is_heard, ports): (bool, usize),
 ) -> Option<Finding> {
-    let Unanswered { group, share, .. } = unanswered;
+    let Unanswered { group, share, given_up, waited_ns, is_raced, .. } = unanswered;
     let count = group.flows.len();
+    // Of what was given up early nobody knows whether an answer was under way.
+    let is_sure = (count - given_up) as f64 >= limits.of(&LEAST);
     let rate = count as f64 / watched.seconds.max(1e-9);
     let is_all = *share >= 1.0 && !watched.others_connected();
     let severity = match rate >= limits.of(&RATE) {
+        _ if *is_raced => Severity::Info,
         false => Severity::Info,
-        true if is_all => Severity::Critical,
+        true if is_all && is_sure => Severity::Critical,
         true => Severity::Warning,
     };
     let scope = if is_heard { Scope::backend(netns, ip, port) } else { Scope::peer(netns, ip) };
@@ -135,15 +221,30 @@ fn told(
             share * 100.0
         )
     };
+    let waited = format::duration(*waited_ns);
+    let title = match *given_up == count {
+        true => format!("{title}, all given up within {waited}"),
+        false => title,
+    };
     let by_router =
         ERRORS[1..].iter().map(|error| group.sums.at_least(&format!("connects_failed.{error}")));
     let by_router: u64 = by_router.sum();
     let finding = Finding::new(watched, severity, scope.by(&owner), title)
-        .confidence(if is_all { 0.95 } else { 0.7 })
+        .confidence(if is_all && is_sure { 0.95 } else { 0.7 })
         .because(match (is_heard, by_router) {
+            _ if *is_raced => {
+                "A program that asks for the addresses of both families keeps the connection that is there first \
+                 and gives the other one up (RFC 8305). That each time it was this address says that it is \
+                 farther away, or that the way to it is broken."
+            }
+            (_, 0) if !is_sure => {
+                "A SYN is sent again after 1 s, and clients gave up before that. Neither an answer nor a refusal \
+                 had come. The peer is down, the way to it is broken, a firewall drops SYNs without a word, or \
+                 all of it takes longer than clients have patience."
+            }
             (_, 1..) => {
-                "A router on the way, or this node, says that the peer cannot be reached: no route, or \
-                 nobody answers for its address."
+                "A router on the way says that it cannot reach the peer, having no route or hearing nobody who \
+                 answers for its address; or this node hears nobody itself, on a link of its own."
             }
             (false, 0) => {
                 "SYNs are sent again after 1 s and more, and neither an answer nor a refusal comes. The \
@@ -158,7 +259,7 @@ fn told(
         .beyond(watched, "of those asked for", *share, &SHARE, limits)
         .beyond(watched, "each second", rate, &RATE, limits)
         .with(watched, "SYNs sent again", group.sums.at_least("retransmits.syn") as f64, Unit::Count)
-        .with(watched, "failures that a router told of", by_router as f64, Unit::Count)
+        .with(watched, "failures that ICMP or ARP told of", by_router as f64, Unit::Count)
         .with(watched, "ports of the peer that do not answer", ports as f64, Unit::Count)
         .ruling_out("a port that nobody listens at: that is refused at once")
         .not_seeing("where SYNs or their answers are lost: a rule on the peer and a dead peer look alike")
@@ -167,89 +268,39 @@ fn told(
             (false, 0) => format!("see whether {ip} is the right address, and whether it is up"),
             (true, 0) => format!("look at the firewall before {ip}:{port}, and at its listener's queue: ss -ltn"),
         })
-        .advise("take it out of the clients' list, and give connect a timeout of its own")
+        .advise(match is_raced {
+            true => "if it is only farther away, leave it: clients wait for no more than the head start that it has",
+            false => "take it out of the clients' list, and give connect a timeout of its own",
+        })
         .confirm_by(inside(group, &format!("nc -zvw 3 {ip} {port}")))
         .confirm_by(inside(group, &format!("ip route get {ip}")))
-        .confirm_by(events("connect", netns, ip));
+        .confirm_by(events("connect", netns, ip))
+        // A path that loses some segments is none that carries nothing.
+        .clearing(&late::OF_THE_PATH);
+    let finding = by_no_listener_here(finding, group);
+    // Each clash takes one SYN: fewer of them than connections do not explain these.
+    let finding = match clashes(watched) < count as u64 {
+        true => finding.clearing(&["conntrack-insert-failed"]),
+        false => finding,
+    };
+    let finding = match is_raced {
+        true => finding.ruling_out(
+            "a failure: each time the process got through to that port at an address of the other family",
+        ),
+        false => finding,
+    };
+    let finding = late::syn_sent(finding, watched, limits, (netns, ip, port));
+    let finding = match given_up {
+        0 => finding,
+        n => finding
+            .with(watched, "given up before a SYN was sent again", *n as f64, Unit::Count)
+            .with(watched, "after, at most", *waited_ns as f64, Unit::Ns)
+            .not_seeing(format!(
+                "answers that would have come later: clients waited {waited} at most"
+            )),
+    };
     Some(beside_others(finding, watched))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{finding::tests::check, snapshot::Flow, watched::kit};
-
-    /// Connects that are sent again, so many in ten seconds.
-    fn unanswered(count: u64, again: u64) -> Vec<Flow> {
-        let one = |n| {
-            let flow = kit::flow(&format!("f{n}")).count("retransmits.syn", again);
-            flow.count("segments_sent", again + 1).count("segments_received", 0)
-        };
-        (0..count).map(one).collect()
-    }
-
-    #[test]
-    fn thresholds() {
-        check(&DEFINITION, &kit::once(unanswered(3, 2)), None);
-        check(&DEFINITION, &kit::once(unanswered(4, 2)), Some(Severity::Critical));
-        check(&DEFINITION, &kit::once(unanswered(4, 1)), None);
-        let closed = |flow: Flow| Flow { closed: true, ..flow };
-        check(
-            &DEFINITION,
-            &kit::once(unanswered(4, 1).into_iter().map(closed)),
-            Some(Severity::Critical),
-        );
-        // One of 7 s.
-        let slow = kit::series(|_| vec![]);
-        assert_eq!(rule(&slow, &Limits::default()), []);
-        let mut slow = Watched::default();
-        for second in 0..30 {
-            slow.take(&kit::snapshot(second, if second == 0 { unanswered(4, 2) } else { vec![] }));
-        }
-        check(&DEFINITION, &slow, Some(Severity::Info));
-    }
-
-    #[test]
-    fn some_that_are_established() {
-        let with = |n| {
-            let sound =
-                kit::flow("sound").latency("connect", n, 5_000_000).count("segments_received", 9);
-            kit::once(unanswered(4, 2).into_iter().chain([sound]))
-        };
-        check(&DEFINITION, &with(4), Some(Severity::Warning));
-        check(&DEFINITION, &with(5), None);
-        let found = rule(&with(4), &Limits::default());
-        assert_eq!(found[0].scope.name, "10.0.0.2:443");
-    }
-
-    #[test]
-    fn what_is_refused_or_late_or_older_is_reached() {
-        let each = |change: fn(Flow) -> Flow| kit::once(unanswered(9, 2).into_iter().map(change));
-        check(
-            &DEFINITION,
-            &each(|flow| {
-                flow.count("connects_failed.ECONNREFUSED", 1).count("segments_received", 1)
-            }),
-            None,
-        );
-        check(&DEFINITION, &each(|flow| flow.latency("connect", 1, 3_000_000_000)), None);
-        check(&DEFINITION, &each(|flow| flow.count("segments_sent", 2)), None);
-    }
-
-    #[test]
-    fn a_peer_is_told_of_once() {
-        let ports = |port| {
-            unanswered(4, 2).into_iter().map(move |flow| Flow {
-                id: format!("{}-{port}", flow.id),
-                ..flow.to("10.0.0.9", port)
-            })
-        };
-        check(&DEFINITION, &kit::once(ports(80).chain(ports(443))), Some(Severity::Critical));
-    }
-
-    #[test]
-    fn wording() {
-        let watched = kit::once(unanswered(20, 3));
-        insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &watched));
-    }
-}
+mod tests;

@@ -84,12 +84,14 @@ pub const DEFINITION: Definition = Definition {
 
 /// Which periods cannot be seen yet, in a run as long as it is.
 #[must_use]
-pub fn not_observable(series: &Series) -> String {
-    let longest = format::duration((series.seconds() / CYCLES.value * 1e9) as u64);
+pub fn not_observable(series: &Series, limits: &Limits) -> String {
+    // Four spikes make a period, and have three between them, whatever is given.
+    let cycles = limits.of(&CYCLES).max(3.0);
+    let longest = format::duration((series.seconds() / cycles * 1e9) as u64);
     let shortest = format::duration((series.every() * 2e9) as u64);
     format!(
-        "periodic-latency: periods over {longest}, a quarter of the time watched, and under {shortest}, two \
-         intervals"
+        "periodic-latency: periods over {longest} (less than {cycles} in the time watched) and under {shortest} \
+         (two intervals)"
     )
 }
 
@@ -148,6 +150,7 @@ fn is_known(found: &[Found], of: Of, period: &Period) -> bool {
 
 /// What many servers have in common is the node's or its network's.
 fn common(found: Vec<Found>) -> (Vec<Found>, bool) {
+    /// Two may be two instances of one service, or ask the same third.
     const MANY: usize = 3;
     let Some(first) = found.first().cloned() else { return (found, false) };
     let is_common = found.len() >= MANY && found.iter().all(|(_, _, one)| agree(&first.2, one));
@@ -168,7 +171,7 @@ fn scope(watched: &Watched, of: Of) -> (Scope, Owner) {
             let owner = groups.get(&(netns, port)).map(Group::owner);
             let owner = owner.unwrap_or_default();
             match (owner.pid, netns) {
-                (None, Some(netns)) => (Scope::namespace(netns).at(port), owner),
+                (None, Some(netns)) => (Scope::namespace(netns).at(port).by(&owner), owner),
                 _ => (Scope::process(netns, &owner).at(port), owner),
             }
         }
@@ -309,6 +312,75 @@ mod tests {
         let value = |name| value(name).map_or(f64::NAN, |one| one.value);
         assert!((value("period") - 30.0).abs() < 0.1 && (value("duration") - 2.0).abs() < 0.2);
         assert!((found[0].evidence[0].window_s - 240.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_is_too_long_for_the_run_goes_by_what_was_given() {
+        let series = &of(120, 30, 500).series;
+        for (cycles, expected) in [
+            (4.0, "over 30.0s (less than 4 in"),
+            (8.0, "over 15.0s (less than 8 in"),
+            (1.0, "over 40.0s (less than 3 in"),
+        ] {
+            let said = not_observable(series, &Limits::new(vec![("cycles", cycles)]));
+            assert!(said.contains(expected), "{said}");
+        }
+    }
+
+    /// So many seconds, in each of which so many answers take so many milliseconds.
+    fn answers(seconds: u64, of: impl Fn(u64) -> (u64, u64)) -> Watched {
+        let mut watched = Watched::default();
+        for second in 0..seconds {
+            let (count, ms) = of(second);
+            let flow = kit::flow("f1").latency("response", count, ms * 1_000_000);
+            watched.take(&kit::snapshot(second, vec![flow]));
+        }
+        watched
+    }
+
+    /// Where five times the usual is more than 20 ms above it, and where it is less.
+    #[test]
+    fn each_of_two_thresholds_decides() {
+        let spiky = |usual_ms: u64, slow_ms: u64| {
+            answers(240, |second| if second % 30 < 2 { (20, slow_ms) } else { (100, usual_ms) })
+        };
+        check(&DEFINITION, &spiky(10, 49), None);
+        check(&DEFINITION, &spiky(10, 51), Some(Severity::Warning));
+        check(&DEFINITION, &spiky(2, 21), None);
+        check(&DEFINITION, &spiky(2, 23), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn what_holds_up_few_answers_is_an_info() {
+        // Of a hundred in each slow second.
+        let held_up = |slow: u64| {
+            run(240, 30, 500, |flow| {
+                if flow.metrics["response"].max_ns < Some(400_000_000) {
+                    return vec![flow];
+                }
+                let quick = kit::flow("f1").latency("response", 100 - slow, 5_000_000);
+                vec![quick, kit::flow("f2").latency("response", slow, 500_000_000)]
+            })
+        };
+        check(&DEFINITION, &held_up(8), Some(Severity::Info));
+        check(&DEFINITION, &held_up(12), Some(Severity::Warning));
+        // All that come: one in each of two seconds, or two, of which three quarters count.
+        let few =
+            |slow: u64| answers(240, |second| if second % 30 < 2 { (slow, 500) } else { (5, 5) });
+        check(&DEFINITION, &few(1), Some(Severity::Info));
+        check(&DEFINITION, &few(2), Some(Severity::Warning));
+    }
+
+    /// Of four spikes one is late: random ones are so regular in 0.08 % of all runs, or in 0.3 %.
+    #[test]
+    fn what_may_be_chance_is_none() {
+        let late = |third: u64| {
+            let starts = [0, 30, third, 90];
+            let is_slow = |second: u64| starts.iter().any(|&at| (at..at + 2).contains(&second));
+            answers(120, |second| if is_slow(second) { (20, 500) } else { (100, 5) })
+        };
+        check(&DEFINITION, &late(61), Some(Severity::Warning));
+        check(&DEFINITION, &late(62), None);
     }
 
     #[test]

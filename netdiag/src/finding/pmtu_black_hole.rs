@@ -74,6 +74,10 @@ fn of_peer(
         }
     );
     let rest = peer.flows.len() - count;
+    let longest = match worst.at_least_s() > worst.seconds {
+        true => "longest stall, by timeouts in a row",
+        false => "longest stall",
+    };
     Some(
         Finding::new(watched, severity, Scope::peer(netns, ip).by(&hangs.owner()), title)
             .confidence(if count > 1 || rest > 0 { 0.9 } else { 0.7 })
@@ -82,7 +86,7 @@ fn of_peer(
                  often it is sent: a hop has a smaller MTU and drops it, and its ICMP message that says so \
                  is not sent or is filtered.",
             )
-            .beyond(watched, "longest stall", worst.at_least_s(), &STALL, limits)
+            .beyond(watched, longest, worst.at_least_s(), &STALL, limits)
             .beyond(watched, "connections that hang", count as f64, threshold, limits)
             .with(watched, "payload of a segment sent again", size as f64, Unit::Bytes)
             .with(watched, "segments sent again after a timeout", timeouts as f64, Unit::Count)
@@ -143,6 +147,27 @@ mod tests {
         check(&DEFINITION, &stalls(1, 5), None);
         check(&DEFINITION, &stalls(2, 1), None);
         check(&DEFINITION, &stalls(2, 2), Some(Severity::Warning));
+    }
+
+    /// What began before it was watched is as old as its timeouts make it.
+    #[test]
+    fn a_stall_is_watched_or_said_to_be_reckoned() {
+        let hangs = |seconds: std::ops::Range<u64>, in_a_row: u64| {
+            kit::series(move |second| {
+                let hangs = stalled("f1", 1_448, 0).count("timeouts_in_a_row", in_a_row);
+                let hangs = seconds.contains(&second).then_some(hangs);
+                hangs.into_iter().chain([sound("pings")]).collect()
+            })
+        };
+        let longest = |watched: &Watched| {
+            let found = rule(watched, &Limits::default());
+            found.first().map(|one| (one.evidence[0].metric.clone(), one.evidence[0].value))
+        };
+        let reckoned = "longest stall, by timeouts in a row".to_owned();
+        let known = longest(&hangs(8..9, 4)).expect("a finding");
+        assert_eq!(known.0, reckoned);
+        assert!((known.1 - 3.0).abs() < 1e-6, "0.2 + 0.4 + 0.8 + 1.6 s, not {} s", known.1);
+        assert_eq!(longest(&hangs(4..8, 4)), Some(("longest stall".to_owned(), 4.0)));
     }
 
     #[test]

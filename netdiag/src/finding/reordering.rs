@@ -4,7 +4,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{events, inside, ss_of},
+    advice::{LOSS_UNTOLD, events, inside, sent_again, ss_of},
 };
 use crate::{
     format,
@@ -70,25 +70,28 @@ fn of_peer(
     } else {
         (Severity::Info, &NOTICED)
     };
-    let again = sums.at_least("retransmits.rto") + sums.at_least("retransmits.fast");
-    let twice = sums.at_least("dsacks");
     let title =
         format!("{} of the segments to {ip} arrive behind later ones", format::percent(ratio));
-    Some(
-        Finding::new(watched, severity, Scope::peer(netns, ip), title)
-            .because(
-                "The peer's ACKs show segments overtaking others that were not sent again. TCP takes late \
-                 ones for lost: it sends them again for nothing and shrinks its congestion window.",
-            )
-            .beyond(watched, "reorderings / sent", ratio, threshold, limits)
-            .with(watched, "reorderings", overtaken as f64, Unit::Count)
+    let finding = Finding::new(watched, severity, Scope::peer(netns, ip), title)
+        .because(
+            "The peer's ACKs show segments overtaking others that were not sent again. TCP takes late \
+             ones for lost: it sends them again for nothing and shrinks its congestion window.",
+        )
+        .beyond(watched, "reorderings / sent", ratio, threshold, limits)
+        .with(watched, "reorderings", overtaken as f64, Unit::Count);
+    let finding = match sent_again(sums).zip(sums.count("dsacks")) {
+        Some((again, twice)) => finding
             .with(watched, "segments sent again", again as f64, Unit::Count)
             .with(watched, "of these the peer had twice (DSACK)", twice as f64, Unit::Count)
-            .with(watched, "data segments sent", sent as f64, Unit::Count)
             .ruling_out(format!(
                 "loss of them all: of {again} segments that were sent again the peer had {} already",
                 twice.min(again)
-            ))
+            )),
+        None => finding.not_seeing(LOSS_UNTOLD),
+    };
+    Some(
+        finding
+            .with(watched, "data segments sent", sent as f64, Unit::Count)
             .not_seeing("the order of what this node receives: it may be late or lost")
             .advise("look for links in parallel that split one connection: bonding in mode balance-rr")
             .advise("per-packet balancing in a router, a path that flaps, or a retrying radio link do it, too")
@@ -102,7 +105,10 @@ fn of_peer(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{finding::tests::check, watched::kit};
+    use crate::{
+        finding::tests::{check, of_loss},
+        watched::kit,
+    };
 
     fn of(overtaken: u64, sent: u64) -> Watched {
         kit::watched(&[kit::flow("f1")
@@ -130,6 +136,14 @@ mod tests {
         };
         check(&DEFINITION, &few(9), None);
         check(&DEFINITION, &few(10), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn loss_that_nobody_tells_of_is_not_ruled_out() {
+        assert_eq!(of_loss(&DEFINITION, &of(20, 1_000)), (true, false));
+        let flow = kit::flow("f1").count("data_segments_sent", 100).count("reordering", 5);
+        let watched = kit::watched(&[flow.count("dsacks", 5)]);
+        assert_eq!(of_loss(&DEFINITION, &watched), (false, true));
     }
 
     #[test]

@@ -116,6 +116,7 @@ fn of_peer(
     );
     let sent = worst.sums.at_least("bytes_sent") as f64 / watched.seconds.max(1e-9);
     let finding = Finding::new(watched, severity, scope.by(&owner), title)
+        .about(owner.comm.as_deref().unwrap_or_default())
         .because(format!(
             "All that fits into it is on its way, and nothing more can be written until some is acknowledged: \
              not more than about {}/s, however fast the path is.",

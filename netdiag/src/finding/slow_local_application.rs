@@ -1,20 +1,23 @@
 //! A server of this node takes long to answer what it has read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netdiag_common::signal::Signal;
 
-use super::{Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice};
+use super::{
+    Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice,
+    held::{self, AWAITED, EMPTY, GIVEN, OPEN, TIMER, Timer},
+};
 use crate::{
     format,
-    watched::{Group, Seen, Watched},
+    watched::{Group, Seen, Sums, Watched},
 };
 
-const SERVICE: Threshold = Threshold {
-    name: "service",
+const PROCESSING: Threshold = Threshold {
+    name: "processing",
     value: 500e6,
     unit: Unit::Ns,
-    help: "90th percentile of the times from a request to its answer",
+    help: "90th percentile of the times from a request that was read to its answer",
     source: "field practice: a first byte after more than 500 ms is the application, if the path is short",
 };
 const CRITICAL: Threshold = Threshold {
@@ -35,7 +38,7 @@ const SHARE: Threshold = Threshold {
     name: "share",
     value: 0.5,
     unit: Unit::Ratio,
-    help: "part of that time after the request was read",
+    help: "time after requests were read, of that with requests read or unread",
     source: "the larger part decides whom to ask",
 };
 const ELSEWHERE: Threshold = Threshold {
@@ -57,7 +60,7 @@ const LEAST: Threshold = Threshold {
 pub const DEFINITION: Definition = Definition {
     id: "slow-local-application",
     help: "a server of this node answers late, and has the requests",
-    thresholds: &[&SERVICE, &CRITICAL, &HELD, &SHARE, &ELSEWHERE, &LEAST],
+    thresholds: &[&PROCESSING, &CRITICAL, &HELD, &TIMER, &OPEN, &EMPTY, &SHARE, &ELSEWHERE, &LEAST],
     needs: &[Signal::Turn],
     parts: &[],
     node: &[],
@@ -75,51 +78,91 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
 fn of_service(
     watched: &Watched,
     limits: &Limits,
+    at: (Option<u32>, u16),
+    group: &Group<'_>,
+) -> Option<Finding> {
+    let least = limits.of(&LEAST) as u64;
+    if (group.sums.quantile("processing", 0.9, least)? as f64) < limits.of(&PROCESSING) {
+        return None;
+    }
+    let (polls, rest) = held::apart(watched, limits, group, &GIVEN, least);
+    let of = |group: Option<Group<'_>>| of_some(watched, limits, at, &group?);
+    of(rest).or_else(|| of(polls))
+}
+
+/// Some of those that a service answers.
+fn of_some(
+    watched: &Watched,
+    limits: &Limits,
     (netns, port): (Option<u32>, u16),
     group: &Group<'_>,
 ) -> Option<Finding> {
     let sums = &group.sums;
     let least = limits.of(&LEAST) as u64;
-    let p90 = sums.quantile("service", 0.9, least)?;
-    let quickest = sums.quantile("service", 0.1, least)?;
+    // However long a request takes to arrive: who sends it, and the path, answer for that.
+    let p90 = sums.quantile("processing", 0.9, least)?;
+    let quickest = sums.quantile("processing", 0.1, least)?;
     let works = sums.count("service_ns")?;
     let unread = sums.at_least("read_wait_ns");
     let share = works as f64 / (works + unread).max(1) as f64;
-    if (p90 as f64) < limits.of(&SERVICE) || share < limits.of(&SHARE) {
+    if (p90 as f64) < limits.of(&PROCESSING) || share < limits.of(&SHARE) {
         return None;
     }
     let owner = group.owner();
     let name = owner.comm.clone().unwrap_or_else(|| "the server".to_owned());
-    let waits = waits(watched, limits, group);
-    let waits_for = waits.filter(|(_, ns)| *ns as f64 >= limits.of(&ELSEWHERE) * works as f64);
-    let held = quickest as f64 >= limits.of(&HELD);
+    let waits = Waits::of(watched, limits, group);
+    let waits_for = waits.and_then(|waits| Some((waits.most?, waits.ns)));
+    let waits_for = waits_for.filter(|(_, ns)| *ns as f64 >= limits.of(&ELSEWHERE) * works as f64);
+    let is_long = quickest as f64 >= limits.of(&HELD);
+    let timer = Timer::of(watched, limits, group, &GIVEN, least).filter(|_| !is_long);
+    let poll = timer.filter(|timer| timer.is_poll);
+    let is_held = is_long || poll.is_some();
     let (severity, threshold) = match p90 as f64 {
-        _ if held => (Severity::Info, &SERVICE),
-        _ if waits_for.is_some() => (Severity::Info, &SERVICE),
-        p90 if p90 >= limits.of(&CRITICAL) => (Severity::Critical, &CRITICAL),
-        _ => (Severity::Warning, &SERVICE),
+        _ if is_held || waits_for.is_some() => (Severity::Info, &PROCESSING),
+        p90 if p90 >= limits.of(&CRITICAL) && timer.is_none() => (Severity::Critical, &CRITICAL),
+        _ => (Severity::Warning, &PROCESSING),
     };
     let scope = match (owner.pid, &owner.comm, netns) {
-        (None, None, Some(netns)) => Scope::namespace(netns).at(port),
+        (None, None, Some(netns)) => Scope::namespace(netns).at(port).by(&owner),
         _ => Scope::process(netns, &owner).at(port),
     };
-    let title = format!("{name} takes {} to answer at port {port} (p90)", format::duration(p90));
+    let title = match poll {
+        Some(poll) => {
+            format!("{name} answers at port {port} as by a timer of {}", format::duration(poll.ns))
+        }
+        None => format!(
+            "{name} takes {} to answer what it has read at port {port} (p90)",
+            format::duration(p90)
+        ),
+    };
     let finding = Finding::new(watched, severity, scope, title)
-        .beyond(watched, "service p90", p90 as f64, threshold, limits)
-        .beyond(watched, "part of it after the request was read", share, &SHARE, limits)
-        .with(watched, "service p50", sums.quantile("service", 0.5, least)? as f64, Unit::Ns)
-        .with(watched, "answers", sums.samples("service") as f64, Unit::Count)
+        .beyond(watched, "processing p90", p90 as f64, threshold, limits)
+        .beyond(watched, "part of its time after requests were read", share, &SHARE, limits)
+        .with(watched, "processing p50", sums.quantile("processing", 0.5, least)? as f64, Unit::Ns)
+        .with(watched, "answers", sums.samples("processing") as f64, Unit::Count)
         .ruling_out(format!(
-            "the network: the time is from the first byte of a request here to the first byte of its answer; \
-             requests waited {} to be read, all together",
+            "the network: the time begins when all of a request was here and was read, however long it took to \
+             arrive; requests waited {} to be read, all together",
             format::duration(unread)
         ));
-    let finding = told(finding, watched, waits, waits_for, held, pids(group).is_some(), &name);
+    let finding = if is_held {
+        finding.because(held::LONG).confidence(0.5).advise(format!(
+            "if {name} is meant to answer at once, look at what its threads wait for"
+        ))
+    } else {
+        told(finding, watched, waits, waits_for, &name)
+    };
+    let finding = match timer {
+        Some(timer) => timer.told(finding, watched, limits),
+        None => finding,
+    };
     let finding = match owner.pid {
         Some(pid) => finding
             .confirm_by(advice::threads_of(pid))
-            .confirm_by(format!("netdiag live --pid {pid} --sort service.p99")),
-        None => finding.confirm_by(format!("netdiag live --local-port {port} --sort service.p99")),
+            .confirm_by(format!("netdiag live --pid {pid} --sort processing.p99")),
+        None => {
+            finding.confirm_by(format!("netdiag live --local-port {port} --sort processing.p99"))
+        }
     };
     Some(finding)
 }
@@ -127,21 +170,10 @@ fn of_service(
 fn told(
     finding: Finding,
     watched: &Watched,
-    waits: Option<(&Seen, u64)>,
+    waits: Option<Waits<'_>>,
     waits_for: Option<(&Seen, u64)>,
-    held: bool,
-    is_known: bool,
     name: &str,
 ) -> Finding {
-    if held {
-        return finding
-            .because(
-                "Even its quickest answers take that long. That is how long polls look: the server waits \
-                 for something to tell, and nobody minds.",
-            )
-            .confidence(0.5)
-            .advise(format!("if {name} is meant to answer at once, look at what its threads wait for"));
-    }
     if let Some((server, ns)) = waits_for {
         let at = advice::end(&server.peer);
         return finding
@@ -153,14 +185,22 @@ fn told(
             .advise(format!("look at {at} first: {name} cannot be quicker than what it asks"));
     }
     let finding = match waits {
-        Some((_, ns)) => finding.ruling_out(format!(
+        Some(Waits { most: Some(_), ns, .. }) => finding.ruling_out(format!(
             "its own servers: it waited {} for them, which does not explain it",
             format::duration(ns)
         )),
-        None if watched.sees("turn") && is_known => {
+        Some(Waits { poll: Some(_), .. }) => finding,
+        Some(_) if watched.sees("turn") => {
             finding.ruling_out("its own servers over TCP: its processes ask none of them")
         }
-        None => finding.not_seeing("whether it waits for its own servers"),
+        _ => finding.not_seeing("whether it waits for its own servers"),
+    };
+    let finding = match waits.and_then(|waits| waits.poll) {
+        Some(server) => finding.not_seeing(format!(
+            "whether its work waits for {}: that answers as long polls do, and was taken for one",
+            advice::end(&server.peer)
+        )),
+        None => finding,
     };
     finding
         .because(
@@ -178,21 +218,61 @@ fn pids(group: &Group<'_>) -> Option<BTreeSet<u32>> {
     group.flows.iter().map(|flow| flow.owner.pid).collect()
 }
 
-/// What the process of a service waits for its own servers, and the one that it waits for most. What answers that
-/// late on purpose (a long poll) is waited for beside the work.
-fn waits<'a>(watched: &'a Watched, limits: &Limits, group: &Group<'_>) -> Option<(&'a Seen, u64)> {
-    let pids = pids(group)?;
-    let is_own = |flow: &Seen| flow.owner.pid.is_some_and(|pid| pids.contains(&pid));
-    let is_asked = |flow: &&Seen| is_own(flow) && flow.is_client();
-    let waits = |flow: &Seen| flow.sums.at_least("response_ns");
-    let is_held = |flow: &Seen| match flow.sums.samples("response") {
-        0 => false,
-        n => waits(flow) as f64 / n as f64 >= limits.of(&HELD),
-    };
-    let asked = watched.flows.values().filter(is_asked);
-    let asked = asked.filter(|flow| waits(flow) > 0 && !is_held(flow));
-    let all: u64 = asked.clone().map(waits).sum();
-    asked.max_by_key(|flow| waits(flow)).map(|most| (most, all))
+/// What the processes of a service wait for their own servers. What answers that late on purpose (a long poll) is
+/// waited for beside the work.
+#[derive(Clone, Copy, Debug)]
+struct Waits<'a> {
+    /// Nanoseconds, for all that are asked for the work.
+    ns: u64,
+    /// The one of these that is waited for most.
+    most: Option<&'a Seen>,
+    /// The one of the others that is waited for most.
+    poll: Option<&'a Seen>,
+}
+
+impl<'a> Waits<'a> {
+    /// None where a process of the service is not known.
+    fn of(watched: &'a Watched, limits: &Limits, group: &Group<'_>) -> Option<Self> {
+        let pids = pids(group)?;
+        let is_own = |flow: &Seen| flow.owner.pid.is_some_and(|pid| pids.contains(&pid));
+        let waits = |flow: &Seen| flow.sums.at_least("response_ns");
+        let is_asked = |flow: &&Seen| is_own(flow) && flow.is_client() && waits(flow) > 0;
+        let least = limits.of(&LEAST) as u64;
+        let is_held = |flow: &Seen| match flow.sums.samples("response") {
+            0 => false,
+            n if waits(flow) as f64 / n as f64 >= limits.of(&HELD) => true,
+            _ => held::is_poll(watched, limits, flow, &AWAITED, least),
+        };
+        let asked = watched.flows.values().filter(is_asked);
+        let (held, mut asked): (Vec<&Seen>, Vec<&Seen>) = asked.partition(|flow| is_held(flow));
+        let mut servers: BTreeMap<_, Vec<&Seen>> = BTreeMap::new();
+        for flow in held {
+            servers.entry((flow.netns, &flow.peer)).or_default().push(flow);
+        }
+        let mut polls = Vec::new();
+        for server in servers.into_values().map(Group::of) {
+            let is_work = is_for_the_work(&group.sums, &server);
+            if is_work { &mut asked } else { &mut polls }.extend(server.flows);
+        }
+        let most = |flows: &[&'a Seen]| flows.iter().copied().max_by_key(|flow| waits(flow));
+        let ns = asked.iter().map(|flow| waits(flow)).sum();
+        Some(Self { ns, most: most(&asked), poll: most(&polls) })
+    }
+}
+
+/// Whether a server that answers as long polls do is asked for the work of a service. One that each request has to wait
+/// for until a timeout looks so where there are always requests.
+///
+/// Such a one is asked about as often as the service answers, and for no longer than half of its answers take; and who
+/// waits for it is answering meanwhile. A poll goes on whether there is work or not. What is answered after the window
+/// may have waited in it: once for each connection.
+fn is_for_the_work(service: &Sums, server: &Group<'_>) -> bool {
+    let (times, waited) = (server.sums.samples("response"), server.sums.at_least("response_ns"));
+    let each = waited / times.max(1);
+    let most = service.at_least("service_ns") + each * server.flows.len() as u64;
+    times * 2 >= service.samples("processing")
+        && service.quantile("processing", 0.5, 1).is_some_and(|usual| each <= usual)
+        && waited <= most
 }
 
 #[cfg(test)]
@@ -202,13 +282,14 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// Ten answers an interval, for which requests waited before they were read for a part in a hundred.
+    /// Ten answers an interval, half of them as slow as that, for which requests waited before they were read for a
+    /// part in a hundred.
     fn flow(ms: u64, unread: u64) -> Flow {
         let ns = ms * MS;
         kit::flow("f1")
             .serving(8080)
             .of(77, "search")
-            .latency("service", 10, ns)
+            .latencies("processing", 10, ns)
             .count("service_ns", ns * 10 * (100 - unread) / 100)
             .count("read_wait_ns", ns * 10 * unread / 100)
     }
@@ -230,18 +311,38 @@ mod tests {
     #[test]
     fn four_answers_say_nothing() {
         let few = |n| {
+            let flow = flow(800, 5).latencies("processing", n, 800 * MS);
             let mut watched = Watched::default();
-            watched.take(&kit::snapshot(0, vec![flow(800, 5).latency("service", n, 800 * MS)]));
+            watched.take(&kit::snapshot(0, vec![flow]));
             watched
         };
         check(&DEFINITION, &few(5), Some(Severity::Warning));
         check(&DEFINITION, &few(4), None);
     }
 
+    /// Ten requests that take four seconds to arrive, are read as they do, and are worked on for so long.
+    #[test]
+    fn what_a_request_takes_to_arrive_is_not_the_servers() {
+        let uploads = |ms: u64| {
+            let flow = flow(ms, 0).latency("service", 10, (4_000 + ms) * MS);
+            kit::watched(&[flow.count("read_wait_ns", 10 * 70 * MS)])
+        };
+        check(&DEFINITION, &uploads(200), None);
+        check(&DEFINITION, &uploads(490), None);
+        check(&DEFINITION, &uploads(500), Some(Severity::Warning));
+    }
+
     #[test]
     fn a_long_poll_is_no_alarm() {
-        check(&DEFINITION, &of(8_100, 0), Some(Severity::Info));
+        let steady = |ms: u64| flow(ms, 0).latency("processing", 10, ms * MS);
+        let window = |flow: Flow| kit::watched(&[flow]);
+        check(&DEFINITION, &window(steady(8_100)), Some(Severity::Info));
         check(&DEFINITION, &of(7_900, 0), Some(Severity::Critical));
+        // By a timer, and what is in the answers.
+        check(&DEFINITION, &window(steady(7_900)), Some(Severity::Warning));
+        let bytes = |bytes: u64| window(steady(7_900).count("bytes_sent", bytes * 10));
+        check(&DEFINITION, &bytes(4_095), Some(Severity::Info));
+        check(&DEFINITION, &bytes(4_096), Some(Severity::Warning));
     }
 
     #[test]
@@ -257,6 +358,66 @@ mod tests {
         let polls = |ms: u64| polls(ms).count("response_ns", ms * MS);
         check(&DEFINITION, &kit::watched(&[flow(800, 0), polls(7_900)]), Some(Severity::Info));
         check(&DEFINITION, &kit::watched(&[flow(800, 0), polls(8_000)]), Some(Severity::Warning));
+        for (bytes, expected) in [(60, Severity::Warning), (5_000, Severity::Info)] {
+            let idle = kit::flow("f3")
+                .of(77, "search")
+                .latency("response", 5, 1_000 * MS)
+                .count("response_ns", 5_000 * MS)
+                .count("bytes_received", 5 * bytes);
+            check(&DEFINITION, &kit::watched(&[flow(800, 0), idle]), Some(expected));
+        }
+    }
+
+    /// A minute in which four connections to a database get an answer each five seconds, ask again at once, and as many
+    /// of a service's answers as that take a little longer.
+    fn behind_a_timeout(answers: u64) -> Watched {
+        let asks = |n: u64| {
+            kit::flow(&format!("d{n}"))
+                .of(77, "web")
+                .to("10.0.0.9", 5432)
+                .latency("response", 1, 5_000 * MS)
+                .count("response_ns", 5_000 * MS)
+                .count("bytes_received", 200)
+        };
+        let mut serves = kit::flow("f1")
+            .serving(8080)
+            .of(77, "web")
+            .latency("processing", answers, 5_400 * MS)
+            .count("service_ns", answers * 5_210 * MS)
+            .count("read_wait_ns", 0);
+        if let Some(told) = serves.metrics.get_mut("processing") {
+            (told.min_ns, told.p50_ns) = (Some(5_020 * MS), Some(5_020 * MS));
+        }
+        let mut watched = Watched::default();
+        for second in 0..60 {
+            let flows = match second % 5 {
+                4 => (0..4).map(asks).chain([serves.clone()]).collect(),
+                _ => vec![],
+            };
+            watched.take(&kit::snapshot(second, flows));
+        }
+        watched
+    }
+
+    #[test]
+    fn a_server_that_each_request_waits_for_is_no_poll() {
+        // Not one that is asked less than half as often, nor one that is waited for longer than the answers take.
+        for (answers, expected) in [
+            (4, Severity::Info),
+            (7, Severity::Info),
+            (9, Severity::Critical),
+            (3, Severity::Critical),
+        ] {
+            let watched = behind_a_timeout(answers);
+            check(&DEFINITION, &watched, Some(expected));
+            let found = rule(&watched, &Limits::default()).remove(0);
+            let says = |lines: &[String], what: &str| lines.iter().any(|line| line.contains(what));
+            let is_for_the_work = says(&found.advice, "look at 10.0.0.9:5432 first");
+            let is_set_aside = says(&found.not_observable, "its work waits for 10.0.0.9:5432");
+            let is_info = expected == Severity::Info;
+            assert_eq!((is_for_the_work, is_set_aside), (is_info, !is_info), "{found:#?}");
+            assert!(!says(&found.ruled_out, "its own servers"), "{found:#?}");
+        }
     }
 
     #[test]

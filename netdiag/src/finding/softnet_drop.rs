@@ -2,7 +2,7 @@
 
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
-    node::{graded, part},
+    node::{LINK_GOES, graded, part},
 };
 use crate::{format, watched::Watched};
 
@@ -102,8 +102,9 @@ fn of_node(watched: &Watched, limits: &Limits) -> Option<Finding> {
     };
     // Where one CPU has most of it the others could help, more room would not.
     let is_one = cpus.len() > 1 && worst.dropped * 10 > dropped * 9;
-    let spread =
-        "spread packets over CPUs: RSS queues (ethtool -L), receive packet steering (rps_cpus)";
+    let spread = format!(
+        "spread packets over CPUs: receive packet steering (rps_cpus), or RSS queues (ethtool -L; {LINK_GOES})"
+    );
     let finding = if is_one {
         finding.advise(spread).advise(raise)
     } else {

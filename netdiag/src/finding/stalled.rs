@@ -23,7 +23,7 @@ pub(super) fn hangs_on(flow: &Seen) -> bool {
 }
 
 /// Whether the peer is there while a connection to it hangs.
-pub(super) fn is_heard(stall: &Stall, peer: &Group<'_>) -> bool {
+fn is_heard(stall: &Stall, peer: &Group<'_>) -> bool {
     peer.seconds(|course| course.heard).after(stall.since)
 }
 

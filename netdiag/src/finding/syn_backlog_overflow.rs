@@ -2,7 +2,8 @@
 
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
-    node::{at, holder, inside, name},
+    advice::end,
+    node::{holder, inside, name},
 };
 use crate::watched::{Queues, Watched};
 
@@ -68,8 +69,7 @@ fn syn_recv(watched: &Watched, netns: u32) -> u64 {
 fn room(watched: &Watched, netns: u32) -> Room {
     let tcp = |counter| watched.tcp(netns, counter).unwrap_or(0);
     let syn_recv = syn_recv(watched, netns);
-    let settings = watched.node().and_then(|n| n.settings.iter().find(|one| one.netns == netns));
-    let most = settings.and_then(|settings| settings.tcp_max_syn_backlog);
+    let most = watched.settings(netns).and_then(|settings| settings.tcp_max_syn_backlog);
     // Those beyond three quarters are dropped and have no counter of their own.
     let few_left = most.is_some_and(|most| syn_recv + 2 >= most - most / KEPT);
     let counted = tcp("ListenOverflows") + tcp("TCPReqQFullDrop");
@@ -100,7 +100,7 @@ fn of_namespace(watched: &Watched, limits: &Limits, netns: u32) -> Option<Findin
         Some(one) => format!(
             "{} at {} has no room for more connection requests",
             name(&one.owner),
-            at(&one.local)
+            end(&one.local)
         ),
         None => "a listener has no room for more connection requests".to_owned(),
     };

@@ -36,6 +36,13 @@ fn said_to_decide(definition: &Definition, watched: &Watched, found: &[Finding])
     }
 }
 
+/// Whether the first finding of a window rules loss out, and whether it says that nobody tells of any.
+pub(super) fn of_loss(definition: &Definition, watched: &Watched) -> (bool, bool) {
+    let found = (definition.rule)(watched, &Limits::default()).remove(0);
+    let is_told = |lines: &[String]| lines.iter().any(|line| line.starts_with("loss"));
+    (is_told(&found.ruled_out), is_told(&found.not_observable))
+}
+
 /// The first finding of a window as people read it, 80 columns wide. Its last line says what to do next.
 pub(super) fn wording(definition: &Definition, watched: &Watched) -> String {
     let found = (definition.rule)(watched, &Limits::default());

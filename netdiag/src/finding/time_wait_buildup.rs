@@ -2,11 +2,12 @@
 
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
-    node::{at, graded, inside},
+    advice::end,
+    node::{graded, inside},
 };
 use crate::{
     snapshot::{
-        Owner, Role,
+        Endpoint, Owner, Role,
         node::{SocketGroup, Sockets},
     },
     watched::Watched,
@@ -51,6 +52,42 @@ const fn is_ours(group: &SocketGroup) -> bool {
     group.peer.port.is_some() && group.local.port.is_none()
 }
 
+/// The end of a group that is a server's, and whether this end asked it.
+const fn server(group: &SocketGroup) -> (bool, &Endpoint) {
+    if is_ours(group) { (true, &group.peer) } else { (false, &group.local) }
+}
+
+/// What connections have in common: a server, of this node or asked by it.
+#[derive(Clone, Copy)]
+struct Server<'a> {
+    /// The largest of its groups.
+    group: &'a SocketGroup,
+    /// Connections of all its groups that are told.
+    count: u64,
+}
+
+impl<'a> Server<'a> {
+    /// The one that has the most.
+    fn most(groups: &'a [SocketGroup]) -> Option<Self> {
+        let all = groups.iter().map(|group| {
+            let its = groups.iter().filter(|other| server(other) == server(group));
+            Self { group, count: its.map(|one| one.count).sum() }
+        });
+        // Of equal ones the first, whose group is the largest.
+        all.rev().max_by_key(|one| one.count)
+    }
+
+    fn words(self, of: u64) -> String {
+        let Self { group, count } = self;
+        let whose = match server(group) {
+            (true, server) => format!("to {}", end(server)),
+            (false, server) => format!("closed by the server at {}", end(server)),
+        };
+        let part = if count > of / 2 { "most".to_owned() } else { count.to_string() };
+        format!("{part} of them {whose}")
+    }
+}
+
 /// The processes that had connections like these, by what was seen of them in the window.
 fn who(watched: &Watched, netns: u32, group: &SocketGroup) -> Option<Owner> {
     let role = if is_ours(group) { Role::Client } else { Role::Server };
@@ -71,21 +108,15 @@ fn who(watched: &Watched, netns: u32, group: &SocketGroup) -> Option<Owner> {
 
 fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Option<Finding> {
     let (netns, count) = (sockets.netns, sockets.states.time_wait);
-    let most = sockets.time_wait.first();
-    let towards_one = most.filter(|group| is_ours(group)).map_or(0, |group| group.count);
+    let most = Server::most(&sockets.time_wait);
+    let ours = sockets.time_wait.iter().filter(|group| is_ours(group));
+    let towards_one = ours.map(|group| group.count).max().unwrap_or(0);
     graded(count as f64, limits, &[(Severity::Warning, &COUNT)])?;
     let critical = graded(towards_one as f64, limits, &[(Severity::Critical, &CRITICAL)]);
     let severity = critical.map_or(Severity::Warning, |(severity, _)| severity);
-    let title = match most {
-        Some(group) if is_ours(group) => {
-            format!("{count} connections wait in TIME_WAIT, most of them to {}", at(&group.peer))
-        }
-        Some(group) => format!(
-            "{count} connections wait in TIME_WAIT, most of them closed by the server at {}",
-            at(&group.local)
-        ),
-        None => format!("{count} connections wait in TIME_WAIT"),
-    };
+    let owner = most.and_then(|most| who(watched, netns, most.group));
+    let words = most.map(|most| format!(", {}", most.words(count))).unwrap_or_default();
+    let title = format!("{count} connections wait in TIME_WAIT{words}");
     let finding = Finding::new(watched, severity, Scope::namespace(netns), title)
         .because(
             "Who closes first keeps a connection's ports for 60 s more. So many mean that connections are closed \
@@ -100,9 +131,9 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Option
     };
     let finding = sockets.time_wait.iter().take(3).fold(finding, |finding, group| {
         let metric = if is_ours(group) {
-            format!("to {}", at(&group.peer))
+            format!("to {}", end(&group.peer))
         } else {
-            format!("of {} with {}", at(&group.local), at(&group.peer))
+            format!("of {} with {}", end(&group.local), end(&group.peer))
         };
         finding.with(watched, &metric, group.count as f64, Unit::Count)
     });
@@ -113,39 +144,63 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Option
         }
         None => finding.not_seeing("sockets closed without it for want of room"),
     };
-    Some(advised(finding, watched, netns, most))
+    let finding = advised(finding, most.map(|most| most.group), owner.as_ref());
+    Some(
+        ports(finding, sockets)
+            .advise("never make TIME_WAIT shorter by net.ipv4.tcp_max_tw_buckets: old segments get into new connections")
+            .confirm_by(inside(
+                watched,
+                netns,
+                &owner.unwrap_or_default(),
+                "ss -tan state time-wait",
+            ))
+            .confirm_by(format!("netdiag events --kind close --netns {netns}")),
+    )
 }
 
-fn advised(finding: Finding, watched: &Watched, netns: u32, most: Option<&SocketGroup>) -> Finding {
-    let owner = most.and_then(|group| who(watched, netns, group));
-    let finding = match (&owner, most) {
-        (Some(Owner { comm: Some(comm), .. }), Some(group)) if is_ours(group) => finding.advise(format!(
+fn advised(finding: Finding, most: Option<&SocketGroup>, owner: Option<&Owner>) -> Finding {
+    let comm = owner.and_then(|owner| owner.comm.as_deref());
+    match comm.zip(most) {
+        Some((comm, group)) if is_ours(group) => finding.advise(format!(
             "pool connections: {comm} should keep some to {} open and reuse them (keep-alive)",
-            at(&group.peer)
+            end(&group.peer)
         )),
-        (Some(Owner { comm: Some(comm), .. }), Some(group)) => finding.advise(format!(
+        Some((comm, group)) => finding.advise(format!(
             "let {comm} at {} keep connections open between requests (keep-alive), and let clients close first",
-            at(&group.local)
+            end(&group.local)
         )),
-        _ => finding
+        None => finding
             .advise("pool connections: keep some open and reuse them (keep-alive)")
             .not_seeing("whose they were: no process holds a socket in TIME_WAIT"),
+    }
+}
+
+/// Which of them take ports of this node: those that it asked for.
+fn ports(finding: Finding, sockets: &Sockets) -> Finding {
+    let count = sockets.states.time_wait;
+    let (ours, theirs): (Vec<_>, Vec<_>) = sockets.time_wait.iter().partition(|one| is_ours(one));
+    let served: u64 = theirs.iter().map(|group| group.count).sum();
+    let told: u64 = sockets.time_wait.iter().map(|group| group.count).sum();
+    let finding = match ours.first() {
+        Some(group) => finding.advise(format!(
+            "net.ipv4.tcp_tw_reuse=1 lets new connections have the ports of those to {} (with timestamps)",
+            end(&group.peer)
+        )),
+        None => finding,
     };
-    let finding = match most {
-        Some(group) if is_ours(group) => finding.advise(
-            "net.ipv4.tcp_tw_reuse=1 lets new connections have their ports (with timestamps)",
-        ),
-        _ => finding.ruling_out("ports of this node: a server's sockets in TIME_WAIT take none"),
+    let finding = match served {
+        0 => finding,
+        n => finding.ruling_out(format!(
+            "ports of this node, as far as {n} go: a server's sockets in TIME_WAIT take none"
+        )),
     };
-    finding
-        .advise("never make TIME_WAIT shorter by net.ipv4.tcp_max_tw_buckets: old segments get into new connections")
-        .confirm_by(inside(
-            watched,
-            netns,
-            &owner.unwrap_or_default(),
-            "ss -tan state time-wait",
-        ))
-        .confirm_by(format!("netdiag events --kind close --netns {netns}"))
+    if told > count / 2 {
+        return finding;
+    }
+    finding.not_seeing(format!(
+        "whose the other {} are, and whether they take ports of this node: the ten largest groups are told",
+        count.saturating_sub(told)
+    ))
 }
 
 #[cfg(test)]
@@ -153,7 +208,7 @@ mod tests {
     use super::*;
     use crate::{
         finding::tests::check,
-        snapshot::{Endpoint, node::States},
+        snapshot::node::States,
         watched::kit::{self, NETNS, end},
     };
 
@@ -187,6 +242,47 @@ mod tests {
     fn a_server_has_ports_enough() {
         let watched = of(30_000, &end("10.0.0.1", 443), &any_port("10.0.0.2"), 29_000);
         check(&DEFINITION, &watched, Some(Severity::Warning));
+        let found = rule(&watched, &Limits::default()).remove(0);
+        assert!(found.ruled_out[0].contains("as far as 29000 go"), "{:?}", found.ruled_out);
+        assert!(found.advice.iter().all(|line| !line.contains("tw_reuse")), "{:?}", found.advice);
+    }
+
+    fn group(local: Endpoint, peer: Endpoint, count: u64) -> SocketGroup {
+        SocketGroup { local, peer, count }
+    }
+
+    fn told(time_wait: u64, groups: &[SocketGroup]) -> Finding {
+        let watched = kit::with_node(&[], |node| {
+            let states = States { time_wait, ..States::default() };
+            let time_wait = groups.to_vec();
+            node.sockets.push(Sockets { netns: NETNS, states, time_wait, ..Sockets::default() });
+        });
+        rule(&watched, &Limits::default()).remove(0)
+    }
+
+    #[test]
+    fn most_are_more_than_half() {
+        let asked = |count| group(any_port("10.0.0.1"), end("10.0.0.2", 80), count);
+        let title = |count| told(12_000, &[asked(count)]).title;
+        assert!(title(6_001).ends_with(", most of them to 10.0.0.2:80"), "{}", title(6_001));
+        assert!(title(6_000).ends_with(", 6000 of them to 10.0.0.2:80"), "{}", title(6_000));
+        // Clients of one server together.
+        let served = |ip: &str| group(end("10.0.0.1", 443), any_port(ip), 4_000);
+        let both = told(12_000, &[served("10.0.0.2"), served("10.0.0.3")]).title;
+        assert!(both.ends_with(", most of them closed by the server at 10.0.0.1:443"), "{both}");
+    }
+
+    /// What a server holds says nothing of the ports that the others take.
+    #[test]
+    fn ports_of_the_others_are_not_ruled_out() {
+        let served = group(end("10.0.0.1", 443), any_port("10.0.0.2"), 25_000);
+        let asked = group(any_port("10.0.0.1"), end("10.0.0.3", 3306), 20_000);
+        let found = told(45_000, &[served.clone(), asked]);
+        assert_eq!(found.severity, Severity::Critical);
+        assert!(found.advice.iter().any(|line| line.contains("tw_reuse")), "{:?}", found.advice);
+        let found = told(50_000, &[served]);
+        assert!(found.not_observable.iter().any(|line| line.contains("the other 25000")));
+        assert!(told(12_000, &[]).ruled_out.is_empty());
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! What a finding tells.
 
-use std::{cmp::Ordering, net::IpAddr};
+use std::cmp::Ordering;
 
 use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Limits, Threshold};
+use super::{Limits, Scope, Threshold};
 use crate::{snapshot::Owner, watched::Watched};
 
 /// How bad it is.
@@ -68,116 +68,6 @@ pub enum Unit {
     PerSecond,
 }
 
-/// What a finding concerns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ScopeKind {
-    /// One end of one conversation.
-    Flow,
-    /// An address, and all that this node has with it.
-    Peer,
-    /// A server that this node asks, by address and port.
-    Backend,
-    /// A process of this node.
-    Process,
-    /// A network namespace of this node.
-    Namespace,
-    /// A network interface of this node.
-    Interface,
-    /// The whole node.
-    Node,
-}
-
-/// What a finding concerns, by name and by what it has in common with others.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Scope {
-    /// Of what kind it is.
-    pub kind: ScopeKind,
-    /// Its name: an address, address and port, process name and id, inode of a namespace, interface.
-    pub name: String,
-    /// Inode number of the network namespace, null where it is no single one.
-    pub netns: Option<u32>,
-    /// The process, as far as it is a single one.
-    pub owner: Owner,
-    /// The address of the other end, where it is a single one.
-    pub peer: Option<IpAddr>,
-    /// The port of the server, where it is a single one.
-    pub port: Option<u16>,
-}
-
-impl Scope {
-    fn new(kind: ScopeKind, name: String, netns: Option<u32>) -> Self {
-        Self { kind, name, netns, owner: Owner::default(), peer: None, port: None }
-    }
-
-    /// An address.
-    #[must_use]
-    pub fn peer(netns: Option<u32>, ip: IpAddr) -> Self {
-        Self { peer: Some(ip), ..Self::new(ScopeKind::Peer, ip.to_string(), netns) }
-    }
-
-    /// A server that this node asks.
-    #[must_use]
-    pub fn backend(netns: Option<u32>, ip: IpAddr, port: u16) -> Self {
-        let name = std::net::SocketAddr::new(ip, port).to_string();
-        let scope = Self::new(ScopeKind::Backend, name, netns);
-        Self { peer: Some(ip), port: Some(port), ..scope }
-    }
-
-    /// A process.
-    #[must_use]
-    pub fn process(netns: Option<u32>, owner: &Owner) -> Self {
-        let name = match (&owner.comm, owner.pid) {
-            (Some(comm), Some(pid)) => format!("{comm}/{pid}"),
-            (None, Some(pid)) => pid.to_string(),
-            (comm, None) => comm.clone().unwrap_or_else(|| "unknown".to_owned()),
-        };
-        Self { owner: owner.clone(), ..Self::new(ScopeKind::Process, name, netns) }
-    }
-
-    /// A network namespace, by its inode number.
-    #[must_use]
-    pub fn namespace(netns: u32) -> Self {
-        Self::new(ScopeKind::Namespace, netns.to_string(), Some(netns))
-    }
-
-    /// A network interface of a namespace.
-    #[must_use]
-    pub fn interface(netns: u32, name: &str) -> Self {
-        Self::new(ScopeKind::Interface, name.to_owned(), Some(netns))
-    }
-
-    /// The node.
-    #[must_use]
-    pub fn node(host: &str) -> Self {
-        Self::new(ScopeKind::Node, host.to_owned(), None)
-    }
-
-    /// The same, by this process.
-    #[must_use]
-    pub fn by(self, owner: &Owner) -> Self {
-        Self { owner: owner.clone(), ..self }
-    }
-
-    /// The same, with this server's port.
-    #[must_use]
-    pub fn at(self, port: u16) -> Self {
-        Self { port: Some(port), ..self }
-    }
-
-    /// Whether both may concern the same: what one says and the other says, too, is equal.
-    #[must_use]
-    pub fn meets(&self, other: &Self) -> bool {
-        fn agree<T: PartialEq + Copy>(one: Option<T>, other: Option<T>) -> bool {
-            one.is_none() || other.is_none() || one == other
-        }
-        agree(self.netns, other.netns)
-            && agree(self.peer, other.peer)
-            && agree(self.port, other.port)
-            && agree(self.owner.pid, other.owner.pid)
-    }
-}
-
 /// A number that speaks for a finding.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {
@@ -235,6 +125,19 @@ pub struct Finding {
     /// Ids of findings that its rule knows not to explain it, although they may concern the same.
     #[serde(skip)]
     pub cleared: Vec<&'static str>,
+    /// Of whom alone it explains findings: of these processes, and of what lives in these cgroups, containers or pods.
+    /// Nobody: it may be felt by all that its scope meets.
+    #[serde(skip)]
+    pub within: Vec<Owner>,
+    /// Whose doing it is, where its scope is at the other end and that is on this node.
+    #[serde(skip)]
+    pub done_by: Option<Owner>,
+    /// Whether it is about what was not sent: it explains nothing that was.
+    #[serde(skip)]
+    pub unsent: bool,
+    /// Whether filters ask for nobody whom it names: it matters only beside flows that were asked for.
+    #[serde(skip)]
+    pub beside_flows: bool,
 }
 
 impl Finding {
@@ -265,6 +168,10 @@ impl Finding {
             part: String::new(),
             unless: Vec::new(),
             cleared: Vec::new(),
+            within: Vec::new(),
+            done_by: None,
+            unsent: false,
+            beside_flows: false,
         }
     }
 
@@ -274,16 +181,26 @@ impl Finding {
         Self { confidence: confidence.clamp(0.0, 1.0), ..self }
     }
 
+    /// As sure as it was, but not surer than that.
+    #[must_use]
+    pub fn no_surer_than(self, confidence: f64) -> Self {
+        Self { confidence: self.confidence.min(confidence), ..self }
+    }
+
     /// What of its scope it is about: rules that may find several of one scope tell them apart by it.
     #[must_use]
     pub fn about(self, part: impl Into<String>) -> Self {
         Self { part: part.into(), ..self }
     }
 
-    /// Whether both say the same of the same, maybe at different times.
+    /// Whether both say the same of the same, maybe at different times. Of a cgroup it is said whoever of it had
+    /// connections then.
     #[must_use]
     pub fn is_again(&self, earlier: &Self) -> bool {
-        self.id == earlier.id && self.scope == earlier.scope && self.part == earlier.part
+        let is_of_place = !self.within.is_empty() && !earlier.within.is_empty();
+        self.id == earlier.id
+            && self.part == earlier.part
+            && (is_of_place || self.scope.is_again(&earlier.scope))
     }
 
     /// Why it is so, and what it does.
@@ -337,6 +254,35 @@ impl Finding {
     pub fn clearing(mut self, ids: &[&'static str]) -> Self {
         self.cleared.extend(ids);
         self
+    }
+
+    /// It explains findings of these owners and of what lives in them, and no others.
+    #[must_use]
+    pub fn felt_within(self, owners: Vec<Owner>) -> Self {
+        Self { within: owners, ..self }
+    }
+
+    /// Who does it at the other end, where that is on this node.
+    #[must_use]
+    pub fn done_by(self, owner: Option<Owner>) -> Self {
+        Self { done_by: owner, ..self }
+    }
+
+    /// What it is about was not sent, so that it explains nothing that was.
+    #[must_use]
+    pub fn sending_nothing(self) -> Self {
+        Self { unsent: true, ..self }
+    }
+
+    /// Whether it is the doing of one of these owners, or of what lives in one.
+    #[must_use]
+    pub fn is_of(&self, owners: &[Owner]) -> bool {
+        let scope = &self.scope;
+        let doer = match &self.done_by {
+            None if scope.kind.is_elsewhere() => return false,
+            doer => doer.as_ref().unwrap_or(&scope.owner),
+        };
+        owners.iter().any(|owner| owner.holds(doer))
     }
 
     /// Findings of the same scope that say more of it: where there is one this is not told.

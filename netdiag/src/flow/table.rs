@@ -31,6 +31,7 @@ mod look;
 mod refresh;
 mod seed;
 mod translate;
+mod unbound;
 mod users;
 
 pub use look::{Handle, Whose};
@@ -197,7 +198,9 @@ impl FlowTable {
         } else {
             self.recency.promote(slot, Place::Live);
         }
-        Whose::Flows(self.handle(slot))
+        let whose = Whose::Flows(self.handle(slot));
+        self.gather(slot, event, now_ns);
+        whose
     }
 
     /// Makes rows leave the table of which nothing was heard for the idle time. Their sockets may

@@ -95,6 +95,15 @@ impl Counting {
         Ok(lanes.map(|lane| untold(&lane.own)).sum())
     }
 
+    /// Records of a signal that found no room, by CPU.
+    pub(super) fn without_room(&self, signal: Signal) -> Result<Vec<u64>> {
+        let cpus = self.counters.get(&(signal as u32), 0).context("reading a signal's counters")?;
+        let lost = |Raw(lanes): &Raw<Lanes>| -> u64 {
+            lanes.lanes.iter().map(|lane| lane.own.ring_full).sum()
+        };
+        Ok(cpus.iter().map(lost).collect())
+    }
+
     fn read_once(&self) -> Result<Counts> {
         let mut reading = Counts::default();
         for (signal, sums) in reading.lanes.iter_mut().enumerate() {
@@ -128,6 +137,11 @@ impl Counts {
         // What waits in a table may have begun on another CPU, so each may hold some of it.
         let cpus = if self.sum(signal).pending() == 0 { 0 } else { self.cpus };
         ((0..cpus).collect(), FLUSHES)
+    }
+
+    /// Whether samples wait in the batches of a CPU. Of tables nobody knows which CPU's they are in.
+    pub(super) fn holds(&self, cpu: u32) -> bool {
+        self.batched.contains(&cpu)
     }
 
     /// Sum over all lanes of a signal.

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     coverage::{Refusal, SignalStatus, Status},
     signal::{
-        Alternative, Attachment, By, Cost, DEFINITIONS, Definition, Extra, Role, Source, When,
+        Alternative, Attachment, By, Cost, DEFINITIONS, Definition, Extra, Role, Source, When, dns,
     },
 };
 
@@ -54,6 +54,13 @@ pub(super) struct Outcome {
     pub(super) modular: Vec<Follow>,
     /// Who listens to what no program sees.
     pub(super) listening: Option<Ctnetlink>,
+}
+
+impl Outcome {
+    /// Whether programs have the kernel copy packets, into a ring of each processor.
+    pub(super) fn copies_packets(&self) -> bool {
+        self.statuses[Signal::Dns as usize].source.as_deref() == Some(dns::COPIES)
+    }
 }
 
 /// Whether the plan can go on with sockets remembered in this place.
@@ -396,4 +403,20 @@ impl Trial<'_> {
 
 pub(super) fn one_line(error: &anyhow::Error) -> String {
     format!("{error:#}").replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_source_that_sees_what_lies_in_pages_has_it_copied() {
+        let statuses = DEFINITIONS.iter().map(|it| off(it, Vec::new(), "")).collect();
+        let mut outcome = Outcome { statuses, ..Outcome::default() };
+        assert!(!outcome.copies_packets(), "it is off");
+        for source in DEFINITIONS[Signal::Dns as usize].sources {
+            outcome.statuses[Signal::Dns as usize].source = Some(source.name.to_owned());
+            assert_eq!(outcome.copies_packets(), source.blind.is_empty(), "{}", source.name);
+        }
+    }
 }

@@ -39,6 +39,7 @@ use crate::{
         },
         netns::{self, Depth, Namespace},
     },
+    sandbox,
     signal::conntrack::Entry,
 };
 
@@ -131,7 +132,10 @@ impl Ctnetlink {
         let (is_ready, ready) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("ctnetlink".to_owned())
-            .spawn(move || subscriber.run(is_ready, &theirs))
+            .spawn(move || {
+                sandbox::on_thread();
+                subscriber.run(is_ready, &theirs);
+            })
             .context("no thread to listen to ctnetlink")?;
         Ok(Self { shared, running: Some((ours, thread)), ready: Some(ready), waits })
     }

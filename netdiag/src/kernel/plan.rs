@@ -76,6 +76,10 @@ pub struct Report {
     pub btf: bool,
     /// How each signal is observed.
     pub signals: Vec<SignalStatus>,
+    /// Whether programs would have to be attached later, when a module is loaded.
+    pub attaches_late: bool,
+    /// Whether rings would have to be opened later, when a processor is switched on.
+    pub opens_rings: bool,
     /// Set when nothing could be observed.
     pub refusal: Option<exit::Error>,
 }
@@ -92,6 +96,7 @@ pub fn examine(options: &Options) -> Result<Report> {
     let (kernel, outcome) = match attached {
         Ok(attached) => attached,
         Err(error) => {
+            let whole = format!("{error:#}");
             let refusal = error.downcast::<exit::Error>()?;
             if refusal.status() != exit::Status::CannotObserve {
                 return Err(refusal.into());
@@ -103,15 +108,21 @@ pub fn examine(options: &Options) -> Result<Report> {
                     .iter()
                     .map(|it| attach::off(it, Vec::new(), it.help))
                     .collect(),
-                refusal: Some(refusal),
+                attaches_late: false,
+                opens_rings: false,
+                refusal: Some(exit::Error::cannot_observe(whole)),
             });
         }
     };
+    let attaches_late = !outcome.modular.is_empty();
+    let opens_rings = outcome.copies_packets();
     let mut signals = outcome.statuses;
     for (status, cost) in signals.iter_mut().zip(outcome.costs) {
         status.runs_per = cost.map(|cost| cost.name().to_owned());
     }
     Ok(Report {
+        attaches_late,
+        opens_rings,
         btf: kernel.aya_btf.is_some(),
         refusal: refusal(&signals, &options.wishes),
         signals,

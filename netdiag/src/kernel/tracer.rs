@@ -1,36 +1,44 @@
 //! Programs in the kernel, from attach to detach: what run.rs holds on to.
 
-use std::{collections::BTreeMap, iter, os::fd::AsFd as _};
+mod detached;
+mod skips;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter,
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData},
-    programs::{ProgramFd, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use aya_log::EbpfLogger;
 use netdiag_common::{flow::FlowKey, signal::Signal};
 use zerocopy::IntoBytes as _;
 
+pub use self::detached::Detached;
+use self::skips::{Skips, counted, skipped};
 use super::{
-    account::{Counting, Phase, Skipped, accounts},
+    account::{Counting, Phase, accounts},
     attach::{self, Attached, Outcome},
     ctnetlink::Ctnetlink,
     drops,
     facts::Facts,
     hooks::Kernel,
-    missed::Runs,
     modules::Follow,
     object,
     packets::Packets,
     plan::{self, Options},
     ring::{Records, Ring},
     stacks::Stacks,
+    stranded::Stranded,
 };
 use crate::{
     coverage::{Account, SignalStatus, Status},
     labels::Labels,
-    signal::{DEFINITIONS, Role},
+    signal::DEFINITIONS,
 };
 
 /// What a reading takes out of the rings, in the order in which it is to be decoded: a socket is
@@ -67,6 +75,7 @@ pub struct Tracer {
     modular: Vec<Follow>,
     listening: Option<Ctnetlink>,
     skips: Skips,
+    stranded: Stranded,
 }
 
 impl Tracer {
@@ -96,8 +105,7 @@ impl Tracer {
             )
         };
         let (samples, sockets, events) = (ring("SAMPLES")?, ring("SOCKETS")?, ring("EVENTS")?);
-        let copies = outcome.attached.iter().any(|attached| attached.signal == Signal::Dns);
-        let packets = copies.then(|| Packets::new(take("PACKETS")?)).transpose();
+        let packets = outcome.copies_packets().then(|| Packets::new(take("PACKETS")?)).transpose();
         let packets = packets.unwrap_or_else(|error| {
             outcome.statuses[Signal::Dns as usize].lacks(format!(
                 "messages whose bytes lie in pages, over TCP nearly all (counted as ring_full: {})",
@@ -136,6 +144,7 @@ impl Tracer {
             modular: outcome.modular,
             listening: outcome.listening,
             skips: Skips::default(),
+            stranded: Stranded::default(),
         })
     }
 
@@ -157,13 +166,37 @@ impl Tracer {
         &self.signals
     }
 
-    /// Follows modules that were loaded or removed; to be called about once a second. Returns what
-    /// there is to say of it, and of what is listened to.
+    /// Whether programs may have to be attached later, when a module is loaded.
+    #[must_use]
+    pub fn attaches_late(&self) -> bool {
+        !self.modular.is_empty()
+    }
+
+    /// Whether rings may have to be opened later, when a processor is switched on.
+    #[must_use]
+    pub const fn opens_rings(&self) -> bool {
+        self.packets.is_some()
+    }
+
+    /// Follows modules that were loaded or removed, and processors that were switched off or on; to be called
+    /// about once a second. Returns what there is to say of it, and of what is listened to.
     pub fn follow(&mut self) -> Vec<String> {
-        let Self { ebpf, attached, signals, modular, listening, .. } = self;
-        let followed = modular.iter_mut().filter_map(|it| it.follow(ebpf, attached, signals));
-        let unread = self.skips.problem.take();
-        followed.chain(listening.iter_mut().flat_map(Ctnetlink::problems)).chain(unread).collect()
+        let Self { ebpf, attached, signals, modular, .. } = self;
+        let mut lines = Vec::new();
+        if let Some(packets) = &mut self.packets
+            && let Ok(without_room) = self.counting.without_room(Signal::Dns)
+        {
+            lines = packets.follow(&without_room);
+        }
+        lines.extend(modular.iter_mut().filter_map(|it| it.follow(ebpf, attached, signals)));
+        lines.extend(self.problems());
+        lines
+    }
+
+    /// What there is to say of what is listened to and of the counts, since the last time.
+    fn problems(&mut self) -> Vec<String> {
+        let heard = self.listening.iter_mut().flat_map(Ctnetlink::problems);
+        heard.chain(self.skips.problem()).chain(self.stranded.problem()).collect()
     }
 
     /// Tells the programs who owns the sockets that were there before them, of those that filters by owner let pass.
@@ -264,7 +297,7 @@ impl Tracer {
     /// The kernel refuses to run the program.
     pub fn flush(&mut self) -> Result<bool> {
         let reading = self.counting.read()?;
-        let mut none = true;
+        let (mut none, mut stranded) = (true, BTreeSet::new());
         for &(signal, name) in &self.flushes {
             let flush: &mut RawTracePoint = program(&mut self.ebpf, name)?;
             let (cpus, runs) = reading.unflushed(signal);
@@ -275,11 +308,14 @@ impl Tracer {
                     Ok(_) => {}
                     // An offline CPU runs nothing; what it held before it went is still there when
                     // it comes back.
-                    Err(error) if is_offline(&error) => {}
+                    Err(error) if is_offline(&error) => {
+                        stranded.extend(reading.holds(cpu).then_some(cpu));
+                    }
                     Err(error) => return Err(error).context("a batch could not be flushed"),
                 }
             }
         }
+        self.stranded.are(stranded);
         Ok(none)
     }
 
@@ -296,7 +332,7 @@ impl Tracer {
     /// The counters cannot be read.
     pub fn accounting(&mut self) -> Result<BTreeMap<String, Account>> {
         let reading = self.counting.read()?;
-        let skipped = self.counted().and_then(|programs| skipped(&programs));
+        let skipped = counted(&self.ebpf, &self.attached).and_then(|programs| skipped(&programs));
         let skipped = self.skips.known(skipped);
         Ok(self.with_heard(accounts(&reading, &skipped, Phase::Attached)))
     }
@@ -311,24 +347,10 @@ impl Tracer {
         accounts
     }
 
-    /// The attached programs, for the kernel's counts of them.
-    fn counted(&self) -> Result<Vec<Counted>> {
-        let mut counted = Vec::new();
-        for &Attached { signal, program: ref name, role, .. } in &self.attached {
-            let Some(program) = self.ebpf.program(name) else { continue };
-            if role == Role::Aside {
-                continue;
-            }
-            let fd = program.fd()?.try_clone().context("no descriptor for a program's counts")?;
-            counted.push(Counted { signal, is_end: role == Role::End, fd });
-        }
-        Ok(counted)
-    }
-
     /// Takes the programs out of their hooks, so that nothing new is seen. What they counted and
     /// submitted, and what the kernel counted for them, stays readable through what is returned.
     pub fn detach(mut self) -> Detached {
-        let programs = self.counted();
+        let programs = counted(&self.ebpf, &self.attached);
         // Beginnings go before their ends, and what uses sockets before what forgets them.
         for attached in self.attached.drain(..).rev() {
             super::hooks::unload(&mut self.ebpf, &attached.program);
@@ -336,110 +358,7 @@ impl Tracer {
         if let Some(listening) = &mut self.listening {
             listening.stop();
         }
-        Detached { tracer: self, programs }
-    }
-}
-
-/// A program that is or was attached: its counts stay readable as long as this lives.
-struct Counted {
-    signal: Signal,
-    is_end: bool,
-    fd: ProgramFd,
-}
-
-/// Runs that the kernel skipped so far, by signal.
-fn skipped(programs: &[Counted]) -> Result<[Skipped; Signal::COUNT]> {
-    let mut skipped = [Skipped::default(); Signal::COUNT];
-    for Counted { signal, is_end, fd } in programs {
-        let runs = Runs::of(fd.as_fd()).context("reading a program's counts")?;
-        let skipped = &mut skipped[*signal as usize];
-        let to = if *is_end { &mut skipped.ends } else { &mut skipped.begins };
-        *to += runs.recursion_misses.unwrap_or(0);
-    }
-    Ok(skipped)
-}
-
-/// What is known of skipped runs where the kernel cannot be asked, as without a descriptor to ask by.
-#[derive(Default)]
-struct Skips {
-    last: [Skipped; Signal::COUNT],
-    /// It could not be asked the last time.
-    unread: bool,
-    problem: Option<String>,
-}
-
-impl Skips {
-    /// What is known after a reading, whatever came of that.
-    fn known(&mut self, read: Result<[Skipped; Signal::COUNT]>) -> [Skipped; Signal::COUNT] {
-        match read {
-            Ok(skipped) => (self.last, self.unread) = (skipped, false),
-            Err(error) => {
-                if !std::mem::replace(&mut self.unread, true) {
-                    self.problem = Some(format!(
-                        "{}: how many runs of its programs the kernel skipped is not known at present, so \
-                         `missed` is as it was; see `ulimit -n` and fs.file-max",
-                        attach::one_line(&error)
-                    ));
-                }
-            }
-        }
-        self.last
-    }
-}
-
-/// A tracer whose programs are gone from their hooks.
-pub struct Detached {
-    tracer: Tracer,
-    programs: Result<Vec<Counted>>,
-}
-
-impl Detached {
-    /// See [`Tracer::take`].
-    pub fn take(&mut self, into: &mut Taken) -> bool {
-        self.tracer.take(into)
-    }
-
-    /// See [`Tracer::untold`].
-    pub fn untold(&self, signal: Signal) -> u64 {
-        self.tracer.untold(signal)
-    }
-
-    /// See [`Tracer::flush`].
-    ///
-    /// # Errors
-    /// The kernel refuses to run the program.
-    pub fn flush(&mut self) -> Result<bool> {
-        self.tracer.flush()
-    }
-
-    /// See [`Tracer::accounting`]; nothing is pending any more.
-    ///
-    /// # Errors
-    /// The counters cannot be read.
-    pub fn accounting(&mut self) -> Result<BTreeMap<String, Account>> {
-        let Self { tracer, programs } = self;
-        let reading = tracer.counting.read()?;
-        let phase = Phase::Detached { batched: reading.batched_sends };
-        let skipped = match programs {
-            Ok(programs) => skipped(programs),
-            Err(error) => Err(anyhow::anyhow!("{error:#}")),
-        };
-        let mut accounts = accounts(&reading, &tracer.skips.known(skipped), phase);
-        if tracer.skips.unread {
-            // Nothing tells how many, and whoever asks whether all was seen is not to be told so.
-            let is_on = |signal: Signal| tracer.signals[signal as usize].status != Status::Off;
-            for (name, account) in &mut accounts {
-                if DEFINITIONS.iter().any(|it| it.signal.name() == *name && is_on(it.signal)) {
-                    account.missed = account.missed.max(1);
-                }
-            }
-        }
-        Ok(tracer.with_heard(accounts))
-    }
-
-    /// What there is to be said of the counts, once.
-    pub fn problem(&mut self) -> Option<String> {
-        self.tracer.skips.problem.take()
+        Detached::new(self, programs)
     }
 }
 

@@ -2,20 +2,23 @@
 //!
 //! The dump is the short one of both families in one walk over the kernel's hash (`TCPDIAG_GETSOCK`,
 //! `net/ipv4/inet_diag.c`, `inet_diag_dump_compat`): that hash is one for all namespaces, and each walk
-//! costs as much as it is large. Nothing is kept of a socket but what it adds to the counts.
+//! costs as much as it is large. So it is walked only where there are sockets and anything happened to them
+//! ([`Signs`]). Nothing is kept of a socket but what it adds to the counts.
 
 use std::{fs, io, net::IpAddr};
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{netlink, proc::value};
+use super::netlink;
 
 mod count;
+mod signs;
 mod tell;
 
 pub use self::{
     count::{Census, Range},
+    signs::{Signs, When},
     tell::{Owners, Told, tell},
 };
 
@@ -83,13 +86,14 @@ pub struct Socket {
     queue: (u32, u32),
 }
 
-/// Counts the sockets of the calling thread's namespace, none where there are none.
+/// Counts the sockets of the calling thread's namespace, which gave these signs just before, and was counted last
+/// with that result; none where there are none.
 ///
 /// # Errors
 /// Those of netlink, and `Interrupted` when no dump was whole.
-pub fn read() -> io::Result<Option<Census>> {
+pub fn read(signs: Option<Signs>, last: Option<&Census>) -> io::Result<Option<Census>> {
     let sysctl = |name| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok();
-    if is_empty() {
+    if signs.as_ref().is_some_and(Signs::are_empty) {
         return Ok(None);
     }
     let range = sysctl("ip_local_port_range");
@@ -105,22 +109,10 @@ pub fn read() -> io::Result<Option<Census>> {
         }
         makes_sense
     };
-    netlink::whole(NETLINK_SOCK_DIAG, GET_SOCKET, request.as_bytes(), new, take).map(Some)
-}
-
-/// Whether the namespace has no TCP socket, by what it says of itself.
-fn is_empty() -> bool {
-    let read = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
-    let (Ok(v4), v6) = (read("sockstat"), read("sockstat6").unwrap_or_default()) else {
-        return false;
-    };
-    says_empty(&v4, &v6)
-}
-
-fn says_empty(sockstat: &str, sockstat6: &str) -> bool {
-    value(sockstat, "TCP:", "inuse") == Some(0)
-        && value(sockstat, "TCP:", "tw") == Some(0)
-        && value(sockstat6, "TCP6:", "inuse").unwrap_or(0) == 0
+    let mut census = netlink::whole(NETLINK_SOCK_DIAG, GET_SOCKET, request.as_bytes(), new, take)?;
+    census.rested = last.is_some_and(|last| last.followed(signs.as_ref()));
+    census.signs = signs;
+    Ok(Some(census))
 }
 
 /// One message; none when it makes no sense.
@@ -178,23 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_without_sockets_says_so() {
-        let v4 =
-            "sockets: used 15\nTCP: inuse 0 orphan 0 tw 0 alloc 1 mem 29\nUDP: inuse 3 mem 0\n";
-        let v6 = "TCP6: inuse 0\nUDP6: inuse 0\n";
-        assert!(says_empty(v4, v6) && says_empty(v4, ""));
-        assert!(!says_empty(&v4.replace("TCP: inuse 0", "TCP: inuse 1"), v6));
-        assert!(!says_empty(&v4.replace("tw 0", "tw 7"), v6));
-        assert!(!says_empty(v4, "TCP6: inuse 2\n"));
-        assert!(!says_empty("", ""));
-    }
-
-    #[test]
     fn sockets_of_this_namespace_are_counted() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let there = listener.local_addr().unwrap();
         let _streams = [(); 3].map(|()| TcpStream::connect(there).unwrap());
-        let census = read().unwrap().unwrap();
+        let census = read(Signs::read(None), None).unwrap().unwrap();
         assert!(census.states.established >= 6, "{census:?}");
         assert!(census.states.listen >= 1);
         let queue = census.listeners.iter().find(|one| one.local.1 == there.port()).unwrap();
@@ -205,11 +185,6 @@ mod tests {
     fn hostile_messages_are_survived() {
         crate::hostile::survived(&[message()], |bytes| {
             let _socket = parse(bytes);
-        });
-        let sockstat =
-            "sockets: used 15\nTCP: inuse 1 orphan 2 tw 3 alloc 4 mem 29\nTCP6: inuse 0\n";
-        crate::hostile::survived_text(&[sockstat], |text| {
-            let _empty = says_empty(text, text);
         });
     }
 }

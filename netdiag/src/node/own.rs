@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use procfs::process::{MMPermissions, MMapPath, Process};
+use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 use rustix::{
     mm::{Advice, madvise},
     thread::disable_transparent_huge_pages,
@@ -63,28 +63,42 @@ pub fn release_freed() {
     let _nothing_to_release = unsafe { libc::malloc_trim(0) };
 }
 
-/// Lets go of this program's code, most of which ran for the last time when everything was attached. What still
-/// runs is mapped again as it is reached, out of the page cache.
+/// Lets go of this program's code and constants, most of which were needed for the last time when everything was
+/// attached: the eBPF object is one of them. What still is needed is mapped again as it is reached, out of the page
+/// cache.
 pub fn release_code() {
-    const CODE: MMPermissions =
-        MMPermissions::READ.union(MMPermissions::EXECUTE).union(MMPermissions::PRIVATE);
     // Where they cannot be listed they stay.
-    let Ok(maps) = Process::myself().and_then(|own| own.maps()) else { return };
-    for map in maps {
-        if map.perms != CODE || !matches!(map.pathname, MMapPath::Path(_)) {
-            continue;
-        }
+    let Ok(maps) = Process::myself().and_then(|own| own.smaps()) else { return };
+    for map in maps.iter().filter(|map| is_only_read(map)) {
         let (start, end) = map.address;
         let pages = std::ptr::with_exposed_provenance_mut(start as usize);
-        // SAFETY: whole pages of a file that cannot be written to: they are read anew when they are needed.
+        // SAFETY: whole pages of a file that nobody here can or did write to: they are read anew when they are needed.
         let _still_resident =
             unsafe { madvise(pages, (end - start) as usize, Advice::LinuxDontNeed) };
     }
 }
 
+/// Whether it is a file's, and still as the file is: relocations were written before the linker forbade it, and would
+/// be lost.
+fn is_only_read(map: &MemoryMap) -> bool {
+    const READ: MMPermissions = MMPermissions::READ.union(MMPermissions::PRIVATE);
+    map.perms.contains(READ)
+        && !map.perms.contains(MMPermissions::WRITE)
+        && matches!(map.pathname, MMapPath::Path(_))
+        && map.extension.map.get("Anonymous") == Some(&0)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
     use super::*;
+
+    /// Whoever measures what is resident is not to see what another test lets go of.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     #[test]
     fn cpu_time_rises_with_work() {
@@ -99,6 +113,7 @@ mod tests {
     /// It also goes on running, which it could not without its code.
     #[test]
     fn code_that_ran_once_is_not_resident() {
+        let _alone = alone();
         let before = resident_bytes().unwrap();
         release_code();
         let after = resident_bytes().unwrap();
@@ -108,6 +123,7 @@ mod tests {
     #[test]
     fn resident_follows_touched_memory() {
         const BYTES: u64 = 64 << 20;
+        let _alone = alone();
         let before = resident_bytes().unwrap();
         let block = std::hint::black_box(vec![1u8; BYTES as usize]);
         let after = resident_bytes().unwrap();

@@ -1,4 +1,4 @@
-//! Walking a procfs by directory handles: no path is built per process, thread or descriptor.
+//! Walking a procfs by directory handles: no path from its root is built per process, thread or descriptor.
 
 use std::{
     ffi::CStr,
@@ -11,6 +11,7 @@ use std::{
 use rustix::{
     fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw},
     io::{Errno, Result},
+    path::Arg,
 };
 
 /// Room for the entries of one `getdents64` call.
@@ -21,30 +22,37 @@ const LINK_BYTES: usize = 40;
 
 /// The first PID namespace, by whose numbers the programs name processes: `PROC_PID_INIT_INO` in
 /// include/linux/proc_ns.h.
-const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+const FIRST_PID_NAMESPACE: u32 = 0xEFFF_FFFC;
 
 /// Whether the procfs below a root numbers processes as the kernel's programs do, which that of a
 /// container does not. One that hides its first process is the node's if it shows the kernel's threads, which are in
 /// the first PID namespace alone, or us, where we are in that one.
 #[must_use]
 pub fn is_of_node(host_root: &Path) -> bool {
-    let of_first = fs::read_link(host_root.join("proc/1/ns/pid"));
+    let of_first = pid_namespace(&host_root.join("proc/1/ns/pid"));
     // We are in no other PID namespace than the first one, so that no other's procfs shows us.
-    let of_own = fs::read_link(host_root.join("proc/self/ns/pid"));
+    let of_own = pid_namespace(&host_root.join("proc/self/ns/pid"));
     let second = fs::read_to_string(host_root.join("proc/2/stat"));
     let has_kernels = second.is_ok_and(|stat| is_of_kernel(&stat));
-    numbers_like_node(of_first.ok().as_deref(), of_own.ok().as_deref(), has_kernels)
+    numbers_like_node(of_first, of_own, has_kernels)
+}
+
+/// The one that a link leads to, none where it does not say.
+fn pid_namespace(link: &Path) -> Option<u32> {
+    match target(CWD, link) {
+        Ok(Target::Pidns(inode)) => Some(inode),
+        _ => None,
+    }
 }
 
 /// Whether the kernel tells this process of others by the numbers that its programs name them by.
 #[must_use]
 pub(super) fn is_told_numbers_of_node() -> bool {
-    let own = fs::read_link("/proc/self/ns/pid");
-    own.is_ok_and(|link| link.as_os_str() == FIRST_PID_NAMESPACE)
+    pid_namespace(Path::new("/proc/self/ns/pid")) == Some(FIRST_PID_NAMESPACE)
 }
 
-fn numbers_like_node(of_first: Option<&Path>, of_own: Option<&Path>, has_kernels: bool) -> bool {
-    let is_first = |link: &Path| link.as_os_str() == FIRST_PID_NAMESPACE;
+fn numbers_like_node(of_first: Option<u32>, of_own: Option<u32>, has_kernels: bool) -> bool {
+    let is_first = |inode| inode == FIRST_PID_NAMESPACE;
     of_first.map_or_else(|| has_kernels || of_own.is_some_and(is_first), is_first)
 }
 
@@ -95,6 +103,8 @@ pub(super) enum Target {
     Netns(u32),
     /// A mount namespace, by its inode number.
     Mountns(u32),
+    /// A PID namespace, by its inode number.
+    Pidns(u32),
     /// Anything else.
     Other,
 }
@@ -102,7 +112,14 @@ pub(super) enum Target {
 impl Target {
     /// Reads the text of a link, `kind:[inode]` (`fs/nsfs.c`, `ns_dname`; `net/socket.c`,
     /// `sockfs_dname`).
-    fn parse(link: &[u8]) -> Self {
+    ///
+    /// # Errors
+    /// EACCES of an empty one. Kernels that take `exec_update_lock` before they look whether a namespace may be told
+    /// (`proc_ns_readlink`), late ones of 5.10 among them, hide it so: what taking it returned, 0, stands for the error.
+    fn parse(link: &[u8]) -> Result<Self> {
+        if link.is_empty() {
+            return Err(Errno::ACCESS);
+        }
         let parse = || {
             let (kind, inode) = std::str::from_utf8(link).ok()?.split_once(":[")?;
             let inode = inode.strip_suffix(']')?;
@@ -110,22 +127,23 @@ impl Target {
                 "socket" => inode.parse().ok().map(Self::Socket),
                 "net" => inode.parse().ok().map(Self::Netns),
                 "mnt" => inode.parse().ok().map(Self::Mountns),
+                "pid" => inode.parse().ok().map(Self::Pidns),
                 _ => None,
             }
         };
-        parse().unwrap_or(Self::Other)
+        Ok(parse().unwrap_or(Self::Other))
     }
 }
 
-/// Reads a magic link.
+/// Reads a magic link, in a directory or below it.
 ///
 /// # Errors
 /// Those of `readlinkat`: EACCES and EPERM without the right to look, ENOENT and ESRCH when it is
 /// gone, which [`gone`] tells apart.
-pub(super) fn target(dir: BorrowedFd<'_>, name: &CStr) -> Result<Target> {
+pub(super) fn target(dir: BorrowedFd<'_>, name: impl Arg) -> Result<Target> {
     let mut buffer = [MaybeUninit::<u8>::uninit(); LINK_BYTES];
     let (link, _) = readlinkat_raw(dir, name, &mut buffer)?;
-    Ok(Target::parse(link))
+    Target::parse(link)
 }
 
 /// The value after a name on the line of a group, as in `/proc/net/sockstat`.
@@ -141,11 +159,13 @@ pub(super) fn gone(error: Errno) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::*;
 
     #[test]
     fn a_containers_procfs_is_known_by_its_first_process() {
-        let (node, other) = (Some("pid:[4026531836]"), Some("pid:[4026532201]"));
+        let (node, other) = (Some(FIRST_PID_NAMESPACE), Some(4_026_532_201));
         for (first, own, is_nodes) in [
             (node, None, true),
             (node, other, true),
@@ -155,17 +175,16 @@ mod tests {
             (None, other, false),
             (None, None, false),
         ] {
-            let answer = numbers_like_node(first.map(Path::new), own.map(Path::new), false);
-            assert_eq!(answer, is_nodes, "{first:?} {own:?}");
+            assert_eq!(numbers_like_node(first, own, false), is_nodes, "{first:?} {own:?}");
         }
         assert!(!is_of_node(Path::new("/nowhere")));
     }
 
     #[test]
     fn threads_of_the_kernel_are_in_the_first_namespace_alone() {
-        let hidden = |has_kernels| numbers_like_node(None, Some(Path::new("pid:[4]")), has_kernels);
+        let hidden = |has_kernels| numbers_like_node(None, Some(4), has_kernels);
         assert!(hidden(true) && !hidden(false));
-        assert!(!numbers_like_node(Some(Path::new("pid:[4]")), None, true), "it says so itself");
+        assert!(!numbers_like_node(Some(4), None, true), "it says so itself");
         assert!(is_of_kernel("2 (kthreadd) S 0 0 0 0 -1 2129984 0 0"));
         assert!(!is_of_kernel("2 (k) S 0) S 0 0 0 0 -1 4194560 0 0") && !is_of_kernel("2 (k"));
     }
@@ -176,16 +195,25 @@ mod tests {
             ("socket:[12345]", Target::Socket(12345)),
             ("net:[4026531840]", Target::Netns(4_026_531_840)),
             ("mnt:[4026531841]", Target::Mountns(4_026_531_841)),
+            ("pid:[4026531836]", Target::Pidns(FIRST_PID_NAMESPACE)),
             ("net:[4294967296]", Target::Other),
             ("net:[]", Target::Other),
             ("net:[12", Target::Other),
             ("socket:[12](deleted)", Target::Other),
             ("/home/socket:[12]", Target::Other),
             ("pipe:[7]", Target::Other),
-            ("", Target::Other),
         ] {
-            assert_eq!(Target::parse(link.as_bytes()), expected, "{link}");
+            assert_eq!(Target::parse(link.as_bytes()), Ok(expected), "{link}");
         }
+        assert_eq!(Target::parse(b""), Err(Errno::ACCESS), "it is hidden");
+    }
+
+    #[test]
+    fn a_link_may_lie_deeper() {
+        let procfs = open(Path::new("/")).unwrap();
+        let own = target(procfs.as_fd(), "self/ns/net").unwrap();
+        assert!(matches!(own, Target::Netns(_)), "{own:?}");
+        assert_eq!(target(procfs.as_fd(), c"0/ns/net"), Err(Errno::NOENT));
     }
 
     #[test]

@@ -3,10 +3,10 @@
 
 use std::{collections::BTreeMap, fs, io};
 
-use super::tcp_counters::{self, Counters};
+use super::tcp_counters::{self, Counters, Names, find};
 
 /// The counters that snapshots hold, by protocol, with what each counts.
-pub const IP: &[(&str, &str)] = &[
+pub const IP: Names = &[
     ("InReceives", "IPv4 packets received"),
     ("OutRequests", "IPv4 packets sent by this node itself"),
     ("ForwDatagrams", "IPv4 packets forwarded"),
@@ -34,7 +34,7 @@ pub const IP: &[(&str, &str)] = &[
 ];
 
 /// Those of UDP; IPv6's names begin with `Udp6`.
-pub const UDP: &[(&str, &str)] = &[
+pub const UDP: Names = &[
     ("InDatagrams", "datagrams delivered"),
     ("OutDatagrams", "datagrams sent"),
     ("NoPorts", "datagrams to a port at which nobody is"),
@@ -46,7 +46,7 @@ pub const UDP: &[(&str, &str)] = &[
 ];
 
 /// Those of ICMP; IPv6's names begin with `Icmp6`.
-pub const ICMP: &[(&str, &str)] = &[
+pub const ICMP: Names = &[
     ("InDestUnreachs", "messages received that something cannot be reached, or is too big"),
     ("OutDestUnreachs", "messages sent that something cannot be reached, or is too big"),
     ("InTimeExcds", "messages received that a time to live was over"),
@@ -58,6 +58,33 @@ pub const ICMP: &[(&str, &str)] = &[
     ("OutType3", "messages of type 3 sent"),
     ("Icmp6InPktTooBigs", "messages received that a packet is too big"),
     ("Icmp6OutPktTooBigs", "messages sent that a packet is too big"),
+];
+
+/// Those of UDP over IPv6, in the same order.
+const UDP6: [&str; UDP.len()] = [
+    "Udp6InDatagrams",
+    "Udp6OutDatagrams",
+    "Udp6NoPorts",
+    "Udp6InErrors",
+    "Udp6RcvbufErrors",
+    "Udp6SndbufErrors",
+    "Udp6InCsumErrors",
+    "Udp6MemErrors",
+];
+
+/// Those of ICMP, likewise; the last two have their name already.
+const ICMP6: [&str; ICMP.len()] = [
+    "Icmp6InDestUnreachs",
+    "Icmp6OutDestUnreachs",
+    "Icmp6InTimeExcds",
+    "Icmp6OutTimeExcds",
+    "Icmp6InRedirects",
+    "Icmp6InErrors",
+    "Icmp6OutRateLimitGlobal",
+    "Icmp6InType3",
+    "Icmp6OutType3",
+    "Icmp6InPktTooBigs",
+    "Icmp6OutPktTooBigs",
 ];
 
 /// What one namespace counts.
@@ -80,57 +107,49 @@ impl Protocols {
     }
 }
 
-/// Reads those of the calling thread's namespace.
+/// Reads those of the calling thread's namespace, of whose `snmp` that is the text.
 ///
 /// # Errors
-/// Those of reading the files, and `InvalidData` when they make no sense. Without IPv6 its counters
+/// Those of reading the other file, and `InvalidData` when they make no sense. Without IPv6 its counters
 /// are absent.
-pub fn read() -> io::Result<Protocols> {
-    let snmp = fs::read_to_string("/proc/thread-self/net/snmp")?;
+pub fn read(snmp: &str) -> io::Result<Protocols> {
     let snmp6 = match fs::read_to_string("/proc/thread-self/net/snmp6") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => read?,
     };
-    parse(&snmp, &snmp6)
+    parse(snmp, &snmp6)
 }
 
 fn parse(snmp: &str, snmp6: &str) -> io::Result<Protocols> {
     let mut all = Protocols {
-        ip: keep(tcp_counters::parse(snmp, "Ip")?, IP),
-        udp: keep(tcp_counters::parse(snmp, "Udp")?, UDP),
-        icmp: keep(tcp_counters::parse(snmp, "Icmp")?, ICMP),
+        ip: tcp_counters::parse(snmp, "Ip", IP)?,
+        udp: tcp_counters::parse(snmp, "Udp", UDP)?,
+        icmp: tcp_counters::parse(snmp, "Icmp", ICMP)?,
     };
     // Types that were never met have no column.
-    let types = tcp_counters::parse(snmp, "IcmpMsg").unwrap_or_default();
+    let types = tcp_counters::parse(snmp, "IcmpMsg", ICMP).unwrap_or_default();
     for name in ["InType3", "OutType3"] {
-        all.icmp.insert(name.to_owned(), types.get(name).copied().unwrap_or(0));
+        all.icmp.insert(name, types.get(name).copied().unwrap_or(0));
     }
     for line in snmp6.lines() {
         let mut words = line.split_ascii_whitespace();
         let (Some(name), Some(value)) = (words.next(), words.next()) else { continue };
-        let known = |list: &[(&str, &str)], name: &str| list.iter().any(|(one, _)| *one == name);
-        let into = if known(IP, name) {
-            &mut all.ip
-        } else if name.strip_prefix("Udp6").is_some_and(|rest| known(UDP, rest)) {
-            &mut all.udp
-        } else if known(ICMP, name)
-            || name.strip_prefix("Icmp6").is_some_and(|rest| known(ICMP, rest))
-        {
-            &mut all.icmp
+        let among = |names: &[&'static str]| names.iter().copied().find(|one| *one == name);
+        let (into, name) = if let Some(name) = find(IP, name) {
+            (&mut all.ip, name)
+        } else if let Some(name) = among(&UDP6) {
+            (&mut all.udp, name)
+        } else if let Some(name) = among(&ICMP6) {
+            (&mut all.icmp, name)
         } else {
             continue;
         };
         let value = value.parse().map_err(|_| {
             io::Error::new(io::ErrorKind::InvalidData, format!("{name}: a value is no number"))
         })?;
-        into.insert(name.to_owned(), value);
+        into.insert(name, value);
     }
     Ok(all)
-}
-
-fn keep(mut counters: Counters, list: &[(&str, &str)]) -> Counters {
-    counters.retain(|name, _| list.iter().any(|(one, _)| one == name));
-    counters
 }
 
 /// The counters of one protocol, by namespace.
@@ -187,7 +206,7 @@ UdpLite6RcvbufErrors            \t10
             assert_eq!(all.ip[name], value, "{name}");
         }
         assert!(!all.ip.contains_key("Forwarding") && !all.ip.contains_key("Ip6InDelivers"));
-        let udp: Vec<_> = all.udp.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let udp: Vec<_> = all.udp.iter().map(|(name, value)| (*name, *value)).collect();
         let expected = [
             ("InCsumErrors", 0),
             ("InDatagrams", 289),
@@ -205,6 +224,17 @@ UdpLite6RcvbufErrors            \t10
         assert!(!all.icmp.contains_key("Icmp6InMsgs"));
         let rose = parse(SNMP, &SNMP6.replace("\t8", "\t11")).unwrap().since(Some(&all));
         assert_eq!((rose.ip["Ip6InDiscards"], rose.ip["InDiscards"]), (3, 0));
+    }
+
+    #[test]
+    fn names_over_ipv6_are_those_over_ipv4() {
+        for (names, names6, before) in [(UDP, &UDP6[..], "Udp6"), (ICMP, &ICMP6[..], "Icmp6")] {
+            let named = names.iter().map(|(name, _)| match name.starts_with(before) {
+                true => (*name).to_owned(),
+                false => format!("{before}{name}"),
+            });
+            assert_eq!(named.collect::<Vec<_>>(), names6);
+        }
     }
 
     #[test]

@@ -1,25 +1,24 @@
 //! All that each network namespace and the node as a whole say of themselves beyond TCP counters and
 //! connection tracking, read in one visit to each namespace.
 //!
-//! Counters and interfaces are read each time. Sockets are counted as often as a hundredth of one CPU
-//! lets them; rules, routes, settings and speeds change rarely, and are read rarely.
+//! Counters and interfaces are read each time. Sockets are counted where anything happened to them, as often as
+//! little of one CPU lets them; rules, routes, settings and speeds change rarely, and are read rarely.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
-    census::{self, Census, Owners},
+    census::{self, Census, Owners, When},
     cgroups::Cgroups,
     cpu::{self, Load},
-    links::{self, Links},
+    links::Links,
     memory,
     netns::{self, Namespace},
-    pace::{Pace, thread_time},
-    protocols::{self, Protocols},
+    pace::Pace,
+    protocols::Protocols,
     qdiscs::{self, Queues},
     reading::{self, Reading},
     ruleset,
@@ -28,12 +27,21 @@ use crate::snapshot::node::{Node, Part, Unread};
 
 mod rare;
 mod rise;
+mod visit;
 
 use rare::Rare;
 use rise::Rise;
+use visit::{Looked, Took, Visit, Wanted};
 
-/// What changes rarely is read so rarely at most.
+/// What changes rarely is read so rarely at most, and sockets to which nothing seems to have happened are counted again.
 const RARELY: Duration = Duration::from_secs(30);
+
+/// By how much longer than it took sockets are not looked at again, up to [`SELDOM`].
+const REST: u32 = 1_000;
+
+/// So rarely they are looked at for what that costs, as long as it is no hundredth of a CPU: of the five seconds that
+/// rules go by they have two counts then.
+const SELDOM: Duration = Duration::from_secs(4);
 
 /// What all namespaces counted by one time.
 #[derive(Clone, Default)]
@@ -46,16 +54,6 @@ struct Counted {
     unvisited: BTreeSet<u32>,
 }
 
-/// What one namespace said in a visit.
-struct Visit {
-    protocols: io::Result<Option<Protocols>>,
-    links: io::Result<Option<Links>>,
-    queues: io::Result<Option<Queues>>,
-    /// None where sockets were not counted.
-    census: Option<io::Result<Option<Census>>>,
-    rare: Option<Rare>,
-}
-
 /// Readings one interval apart.
 pub struct Surroundings {
     host_root: PathBuf,
@@ -64,7 +62,7 @@ pub struct Surroundings {
     first: Load,
     /// Of the run.
     total: Rise,
-    censuses: BTreeMap<u32, (Instant, Census)>,
+    censuses: BTreeMap<u32, (When, Box<Census>)>,
     counting: Pace,
     owners: Owners,
     rare: BTreeMap<u32, Rare>,
@@ -104,6 +102,11 @@ impl Surroundings {
         all.last = all.read(namespaces);
         all.first = all.last.load.clone();
         all
+    }
+
+    /// Has sockets counted the next time, whatever that costs.
+    pub const fn count_sockets(&mut self) {
+        self.counting = Pace::NEW;
     }
 
     /// Adds what happened since the last time, and how things stand.
@@ -163,39 +166,26 @@ impl Surroundings {
 
     fn read(&mut self, namespaces: &[Namespace]) -> Counted {
         let (counts, rarely) = (self.counting.is_due(), self.rarely.is_due());
-        let known = &self.rare;
+        let (known, censuses) = (&self.rare, &self.censuses);
         let is_new = |namespace: &Namespace| !known.contains_key(&namespace.inode);
         let may_ask = (rarely || namespaces.iter().any(is_new)) && ruleset::may_ask();
-        let (mut counting, mut rare) = (Duration::ZERO, Duration::ZERO);
+        let last = |namespace: &Namespace| {
+            let (when, census) = censuses.get(&namespace.inode)?;
+            Some((&**census, when.counted.elapsed() < RARELY))
+        };
+        let mut took = Took::default();
         let visits = netns::enter_all(namespaces, |namespace| {
-            let links = links::read().map(Some);
-            let before = thread_time();
-            let settled = || census::read().map(|census| census.map(Census::settle));
-            let census = counts.then(settled);
-            let counted = thread_time();
-            let told = (rarely || is_new(namespace))
-                .then(|| Rare::read(may_ask, links.as_ref().is_ok_and(Self::have_speeds)));
-            counting += counted - before;
-            rare += thread_time() - counted;
-            Visit {
-                protocols: protocols::read().map(Some),
-                links,
-                queues: qdiscs::read().map(Some),
-                census,
-                rare: told,
-            }
+            let (sockets, last) = (counts, last(namespace));
+            let rare = rarely || is_new(namespace);
+            Visit::make(&Wanted { sockets, last, rare, may_ask_rules: may_ask }, &mut took)
         });
         if counts {
-            self.counting.spent(Duration::ZERO, counting);
+            self.counting.spent(rest(took.sockets), took.sockets);
         }
         if rarely {
-            self.rarely.spent(RARELY, rare);
+            self.rarely.spent(RARELY, took.rare);
         }
         self.sort(namespaces, visits)
-    }
-
-    fn have_speeds(links: &Option<Links>) -> bool {
-        links.iter().flat_map(BTreeMap::values).any(links::Link::may_have_speed)
     }
 
     /// Takes apart what namespaces said.
@@ -213,16 +203,21 @@ impl Surroundings {
                     protocols.push(Ok(visit.protocols));
                     links.push(Ok(visit.links));
                     queues.push(Ok(visit.queues));
-                    match visit.census {
-                        None => {}
-                        Some(Ok(census)) => {
+                    match visit.sockets {
+                        Looked::Not => {}
+                        Looked::Unchanged => {
+                            if let Some((when, _)) = self.censuses.get_mut(&namespace.inode) {
+                                when.unchanged = visit.at;
+                            }
+                        }
+                        Looked::Counted(Ok(census)) => {
                             self.uncounted.remove(&namespace.inode);
                             self.censuses.remove(&namespace.inode);
-                            let counted = census.map(|census| (Instant::now(), census));
+                            let counted = census.map(|census| (When::at(visit.at), census));
                             self.censuses.extend(counted.map(|one| (namespace.inode, one)));
                         }
                         // On standard error it is told by those who ask for sockets at the start.
-                        Some(Err(error)) => {
+                        Looked::Counted(Err(error)) => {
                             self.censuses.remove(&namespace.inode);
                             let of = namespace.describe();
                             let problem = format!("cannot count the TCP sockets of {of}: {error}");
@@ -254,7 +249,8 @@ impl Surroundings {
 
     /// How things stand.
     fn stand(&mut self, node: &mut Node) {
-        let counted = self.censuses.iter().map(|(netns, (at, census))| (*netns, *at, census));
+        let censuses = self.censuses.iter();
+        let counted = censuses.map(|(netns, (when, census))| (*netns, *when, &**census));
         let told = census::tell(counted, &mut self.owners, &self.host_root);
         node.sockets = told.sockets;
         node.ports = told.ports;
@@ -272,6 +268,12 @@ impl Surroundings {
         let others = [sockets, memory::unread(&node.memory), self.cgroups.unread()];
         node.unread.extend(others.into_iter().flatten());
     }
+}
+
+/// For how long sockets are not looked at again after it took so much: most of that is walking over the kernel's hash,
+/// however few they are.
+fn rest(took: Duration) -> Duration {
+    (took * REST).min(SELDOM)
 }
 
 /// Problems of namespaces that were entered and could not be read, twice.

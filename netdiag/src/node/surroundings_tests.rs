@@ -29,7 +29,7 @@ fn read(namespaces: &[u32], counted: u64) -> Counted {
     let qdisc = Qdisc { bytes: counted, drops: wrapped, ..Qdisc::default() };
     let softnet = Softnet { cpu: 3, dropped: wrapped, ..Softnet::default() };
     let mut ip = BTreeMap::new();
-    ip.insert("InDiscards".to_owned(), counted);
+    ip.insert("InDiscards", counted);
     let protocols = Protocols { ip, ..Protocols::default() };
     let mut all = Counted::default();
     for netns in namespaces {
@@ -81,4 +81,12 @@ fn what_was_read_only_once_is_left_out() {
     surroundings.take(read(&[NETNS], 101), &mut Node::default());
     let (ip, queues, _) = total(&surroundings);
     assert_eq!((ip, queues), (vec![(NETNS, 1)], vec![1]));
+}
+
+#[test]
+fn sockets_are_looked_at_the_more_rarely_the_more_that_takes() {
+    for (took_ms, rest_ms) in [(0, 0), (1, 1_000), (3, 3_000), (4, 4_000), (5_000, 4_000)] {
+        let [took, expected] = [took_ms, rest_ms].map(Duration::from_millis);
+        assert_eq!(rest(took), expected, "{took_ms} ms");
+    }
 }

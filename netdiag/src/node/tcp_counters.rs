@@ -7,15 +7,17 @@
 use std::{collections::BTreeMap, fs, io};
 
 use super::{netns::Namespace, reading};
+use crate::snapshot::node::NamespaceCounters;
 
-/// Counters by the kernel's name: those of the lines `Tcp:` and `TcpExt:`.
-pub type Counters = BTreeMap<String, u64>;
+/// Counters by the kernel's name, those that are documented: nothing is kept, compared or copied of any other, nor of
+/// the names, where there may be hundreds of namespaces.
+pub type Counters = BTreeMap<&'static str, u64>;
 
-/// Values on the line `Tcp:` that are settings or levels: they have no increase.
-const NOT_COUNTERS: [&str; 5] = ["RtoAlgorithm", "RtoMin", "RtoMax", "MaxConn", "CurrEstab"];
+/// Names of counters, with what each counts.
+pub type Names = &'static [(&'static str, &'static str)];
 
-/// The counters that snapshots hold, with what each counts.
-pub const DOCUMENTED: &[(&str, &str)] = &[
+/// The counters that snapshots hold: those of the lines `Tcp:` and `TcpExt:`.
+pub const DOCUMENTED: Names = &[
     ("ActiveOpens", "connections begun from here"),
     ("PassiveOpens", "connections that a listener of ours established"),
     ("AttemptFails", "connections that failed before they were established"),
@@ -79,6 +81,10 @@ pub const DOCUMENTED: &[(&str, &str)] = &[
     ("ListenDrops", "connections that a listener dropped for any reason, overflows included"),
 ];
 
+/// Counters of the calling thread's namespace. Not /proc/net: that is the namespace of the main thread.
+pub(super) const SNMP: &str = "/proc/thread-self/net/snmp";
+const NETSTAT: &str = "/proc/thread-self/net/netstat";
+
 /// The counters of several namespaces at one time.
 pub type Reading = reading::Reading<Counters>;
 
@@ -93,14 +99,13 @@ pub fn read_all(namespaces: &[Namespace]) -> Reading {
 /// # Errors
 /// Those of reading the two files, and `InvalidData` when they make no sense.
 pub fn read() -> io::Result<Counters> {
-    // Not /proc/net: that is the namespace of the main thread.
-    let mut counters = parse(&fs::read_to_string("/proc/thread-self/net/snmp")?, "Tcp")?;
-    counters.append(&mut parse(&fs::read_to_string("/proc/thread-self/net/netstat")?, "TcpExt")?);
+    let mut counters = parse(&fs::read_to_string(SNMP)?, "Tcp", DOCUMENTED)?;
+    counters.append(&mut parse(&fs::read_to_string(NETSTAT)?, "TcpExt", DOCUMENTED)?);
     Ok(counters)
 }
 
-/// Takes one group out of a file in which each group has a line of names and a line of values.
-pub(super) fn parse(text: &str, group: &str) -> io::Result<Counters> {
+/// Takes those of these names out of one group of a file in which each group has a line of names and a line of values.
+pub(super) fn parse(text: &str, group: &str, wanted: Names) -> io::Result<Counters> {
     let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, format!("{group}: {what}"));
     let mut lines = text
         .lines()
@@ -114,14 +119,19 @@ pub(super) fn parse(text: &str, group: &str) -> io::Result<Counters> {
     loop {
         match (names.next(), values.next()) {
             (None, None) => return Ok(counters),
-            (Some(name), Some(_)) if NOT_COUNTERS.contains(&name) => {}
             (Some(name), Some(value)) => {
+                let Some(name) = find(wanted, name) else { continue };
                 let value = value.parse().map_err(|_| invalid("a value is no number"))?;
-                counters.insert(name.to_owned(), value);
+                counters.insert(name, value);
             }
             _ => return Err(invalid("names and values do not match in number")),
         }
     }
+}
+
+/// A name, if it is one of these.
+pub(super) fn find(names: Names, name: &str) -> Option<&'static str> {
+    names.iter().map(|(one, _)| *one).find(|one| *one == name)
 }
 
 /// By how much the counters rose between two readings, the earlier first.
@@ -136,9 +146,8 @@ pub fn increase(before: &Reading, after: &Reading) -> BTreeMap<u32, Counters> {
 /// By how much the counters of one namespace rose.
 pub(super) fn rise(then: Option<&Counters>, now: &Counters) -> Counters {
     let then = then.filter(|then| !fell(then, now));
-    let rise =
-        |name: &String, now: u64| now - then.and_then(|then| then.get(name)).copied().unwrap_or(0);
-    now.iter().map(|(name, now)| (name.clone(), rise(name, *now))).collect()
+    let was = |name: &str| then.and_then(|then| then.get(name)).copied().unwrap_or(0);
+    now.iter().map(|(&name, now)| (name, now - was(name))).collect()
 }
 
 /// Adds what rose in a later interval.
@@ -148,8 +157,8 @@ pub fn add(total: &mut BTreeMap<u32, Counters>, rose: &BTreeMap<u32, Counters>) 
             total.insert(*netns, rose.clone());
             continue;
         };
-        for (name, rose) in rose.iter().filter(|(_, rose)| **rose > 0) {
-            let total = total.entry(name.clone()).or_default();
+        for (&name, rose) in rose.iter().filter(|(_, rose)| **rose > 0) {
+            let total = total.entry(name).or_default();
             *total = total.saturating_add(*rose);
         }
     }
@@ -159,13 +168,13 @@ fn fell(then: &Counters, now: &Counters) -> bool {
     now.iter().any(|(name, now)| then.get(name).is_some_and(|then| now < then))
 }
 
-/// Leaves the [`DOCUMENTED`] ones. One that this kernel does not have stays absent.
+/// As snapshots hold them. One that this kernel does not have stays absent.
 #[must_use]
-pub fn documented(mut counters: BTreeMap<u32, Counters>) -> BTreeMap<u32, Counters> {
-    for one in counters.values_mut() {
-        one.retain(|name, _| DOCUMENTED.iter().any(|(documented, _)| documented == name));
-    }
-    counters
+pub fn named(counters: &BTreeMap<u32, Counters>) -> NamespaceCounters {
+    let owned = |counters: &Counters| -> BTreeMap<String, u64> {
+        counters.iter().map(|(&name, &n)| (name.to_owned(), n)).collect()
+    };
+    counters.iter().map(|(&netns, counters)| (netns, owned(counters))).collect()
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Node {
     pub(super) fn new(
         snapshot: &Snapshot,
         start: i64,
-        is_wanted: impl Fn(&Finding, &Watched) -> bool + Send + 'static,
+        is_wanted: impl Fn(&Finding, &Watched) -> Option<bool> + Send + 'static,
     ) -> Self {
         Self {
             kernel: snapshot.kernel.clone(),

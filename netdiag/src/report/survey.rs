@@ -28,7 +28,7 @@ const MOST_FLOWS: usize = 4_000_000;
 const SAMPLES: u64 = 10;
 
 /// What a finding must be to be told.
-pub type IsWanted = Arc<dyn Fn(&Finding, &Watched) -> bool + Send + Sync>;
+pub type IsWanted = Arc<dyn Fn(&Finding, &Watched) -> Option<bool> + Send + Sync>;
 
 /// How much there is to be said of a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -54,7 +54,7 @@ fn asked(by: &[By], top: usize) -> Asked {
 }
 
 fn reported(asked: Asked, all: &[Taken]) -> Report {
-    let mut survey = Survey::new(asked, Arc::new(|_, _| true));
+    let mut survey = Survey::new(asked, Arc::new(|_, _| Some(true)));
     let origin = |one: &Taken| Origin { node: one.node, pair: one.pair };
     all.iter().for_each(|one| survey.take(origin(one), &one.snapshot));
     let mut fold = Fold::new(survey.choose().expect("intervals"));

@@ -19,7 +19,7 @@ use crate::{
     exit::{self, Status},
     finding::{Finding, Scope, ScopeKind, Severity},
     flow::Grouping,
-    snapshot::Snapshot,
+    snapshot::{Snapshot, redact::Redactor},
     view::{self, table::COLUMNS},
     watched::{Seen, Watched},
 };
@@ -72,7 +72,8 @@ impl Diagnosing {
         }
     }
 
-    /// The run is over: says it all. What is said of the samples is that of `total`.
+    /// The run is over: says it all. What is said of the samples is that of `total`, and so is how long it was: the
+    /// clock may have been set meanwhile.
     pub(super) fn end(
         self,
         total: &Snapshot,
@@ -80,6 +81,8 @@ impl Diagnosing {
     ) -> io::Result<Option<Severity>> {
         let Some(report) = self.diagnosis.report() else { return Ok(None) };
         let report = Report {
+            start: total.start.clone(),
+            end: total.end.clone(),
             signals: total.signals.clone(),
             accounting: total.accounting.clone(),
             complete: total.complete,
@@ -98,19 +101,28 @@ pub(super) fn diagnosis(thresholds: &Thresholds, filters: Filters, owners: Owner
 }
 
 /// The node's counters stay whole whatever the filters, but what is known to be another namespace's or process's
-/// was not asked for.
+/// was not asked for. None where a scope does not say what filters ask for: a namespace does not say whose it is.
 pub(super) fn is_wanted(
     finding: &Finding,
     watched: &Watched,
     filters: &Filters,
     owners: &Owners,
-) -> bool {
-    let Scope { netns, owner, .. } = &finding.scope;
-    netns.is_none_or(|netns| filters.netns.accept(netns))
-        && owner.pid.is_none_or(|pid| filters.pid.accept(pid))
-        && owners.accepts_owner(owner) != Some(false)
-        && (accepts_ends(&finding.scope, filters)
-            || watched.flows.values().any(|flow| is_of(flow, &finding.scope)))
+) -> Option<bool> {
+    let scope = &finding.scope;
+    let accepts_owner = owners.accepts_owner(&scope.owner);
+    let accepts = scope.netns.is_none_or(|netns| filters.netns.accept(netns))
+        && scope.owner.pid.is_none_or(|pid| filters.pid.accept(pid))
+        && accepts_owner != Some(false)
+        && (accepts_ends(scope, filters) || watched.flows.values().any(|flow| is_of(flow, scope)));
+    if !accepts {
+        return Some(false);
+    }
+    let Filters { pid, port, local_port, peer_port, peer, .. } = filters;
+    let is_said = (pid.len == 0 || scope.owner.pid.is_some())
+        && accepts_owner.is_some()
+        && (peer.len == 0 || scope.peer.is_some())
+        && (port.len + local_port.len + peer_port.len == 0 || scope.port.is_some());
+    is_said.then_some(true)
 }
 
 /// Whether filters ask for the peer and the port that a scope names. Of the other end's port it says nothing, so
@@ -149,7 +161,12 @@ fn put_out(report: &Report, form: Output, out: &mut impl Write) -> io::Result<()
 }
 
 /// Concludes from what was recorded, node by node. A node of which nothing can be read makes the run a failed one.
-pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Result<Status> {
+pub(super) fn from(
+    directory: &Path,
+    form: Output,
+    diagnose: &Diagnose,
+    redactor: Option<&Redactor>,
+) -> Result<Status> {
     let nodes = recordings::find(directory)?;
     let (mut worst, mut is_unread) = (None, false);
     for (nth, (node, files)) in nodes.iter().enumerate() {
@@ -158,8 +175,9 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
         let reading = Reading::begin(&format!("reading what {node} recorded"), files.len());
         for file in files {
             reading.file();
-            unread += recordings::read(file, |snapshot| {
+            unread += recordings::read(file, |mut snapshot| {
                 reading.interval();
+                redactor.iter().for_each(|it| it.snapshot(&mut snapshot));
                 grouped = grouped.or(Some(snapshot.by).filter(|by| *by != Grouping::Flow));
                 diagnosis.take(&snapshot);
             })?;
@@ -210,7 +228,10 @@ pub(super) fn from(directory: &Path, form: Output, diagnose: &Diagnose) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watched::kit::{self, NETNS};
+    use crate::{
+        snapshot::Owner,
+        watched::kit::{self, NETNS},
+    };
 
     /// Whether a finding of this scope is wanted beside a flow from 10.0.0.1:40000 to 10.0.0.2:443.
     fn is_told(scope: &Scope, change: impl Fn(&mut Filters)) -> bool {
@@ -218,7 +239,7 @@ mod tests {
         let finding = Finding::new(&watched, Severity::Warning, scope.clone(), "");
         let mut filters = Filters::default();
         change(&mut filters);
-        is_wanted(&finding, &watched, &filters, &Owners::default())
+        is_wanted(&finding, &watched, &filters, &Owners::default()) != Some(false)
     }
 
     fn only(number: &mut netdiag_common::globals::Numbers, value: u32) {
@@ -257,6 +278,43 @@ mod tests {
         assert!(is_told(&Scope::node(""), port) && is_told(&Scope::namespace(NETNS), peer));
     }
 
+    /// What it says depends on whether a flow of those that were asked for is there.
+    #[test]
+    fn a_namespace_does_not_say_whose_it_is() {
+        let watched = kit::watched(&[kit::flow("f1")]);
+        let filter = |change: fn(&mut Filters)| {
+            let mut filters = Filters::default();
+            change(&mut filters);
+            filters
+        };
+        let (any, nobody) = (Filters::default(), Owners::default());
+        let shop = || vec!["shop".to_owned()];
+        let pid = filter(|filters| only(&mut filters.pid, 812));
+        let netns = filter(|filters| only(&mut filters.netns, NETNS));
+        let comm = Owners { comms: shop(), ..Owners::default() };
+        let pod = Owners { pods: shop(), ..Owners::default() };
+        let of = |pid, name: &str| {
+            let pod = Some(name.to_owned());
+            Scope::process(Some(NETNS), &Owner { pid: Some(pid), pod, ..kit::owner(name) })
+        };
+        let around = [Scope::namespace(NETNS), Scope::interface(NETNS + 1, "eth0")];
+        for (filters, owners, expected) in [
+            (&any, &nobody, [Some(true); 4]),
+            (&netns, &nobody, [Some(true), Some(false), Some(true), Some(true)]),
+            (&pid, &nobody, [None, None, Some(true), Some(false)]),
+            (&any, &comm, [None, None, Some(true), Some(false)]),
+            (&any, &pod, [None, None, Some(true), Some(false)]),
+            (&netns, &pod, [None, Some(false), Some(true), Some(false)]),
+        ] {
+            let [one, other] = around.clone();
+            let wanted = [one, other, of(812, "shop"), of(9, "mail")].map(|scope| {
+                let finding = Finding::new(&watched, Severity::Critical, scope, "");
+                is_wanted(&finding, &watched, filters, owners)
+            });
+            assert_eq!(wanted, expected, "{filters:?} {owners:?}");
+        }
+    }
+
     #[test]
     fn recordings_of_which_nothing_can_be_read_fail_the_run() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -264,7 +322,7 @@ mod tests {
         let diagnose = Diagnose { thresholds: Thresholds::new(), fail_on: None };
         let status = |lines: &str| {
             std::fs::write(&file, lines).expect("a file");
-            from(directory.path(), Output::Text, &diagnose).expect("it is read")
+            from(directory.path(), Output::Text, &diagnose, None).expect("it is read")
         };
         assert_eq!(status("{\"schema\":\"netdiag.snapshot/9\"}\n{\"sch"), Status::Failed);
         assert_eq!(status(""), Status::Ran, "it had no time to record");

@@ -11,12 +11,17 @@ use crate::{
     kernel::{facts::Preemption, plan},
     node::{places::Hierarchy, vantage},
     run::watch::options,
+    sandbox::{self, Later, Reached},
     snapshot::Doctor,
     view,
 };
 
-/// Runs the command.
-pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
+/// Runs the command. `lacking` is what could not be given up before it.
+pub(super) fn run(
+    kernel: &config::Kernel,
+    form: Output,
+    mut lacking: Vec<String>,
+) -> Result<Status> {
     let hierarchy = Hierarchy::find(&kernel.host_root);
     let report = plan::examine(&options(kernel, hierarchy.as_ref(), None))?;
     let facts = &report.facts;
@@ -24,7 +29,7 @@ pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
         Preemption::Unknown => None,
         known => Some(known.to_string()),
     };
-    let doctor = Doctor {
+    let mut doctor = Doctor {
         schema: "netdiag.doctor/1".to_owned(),
         kernel: facts.release.clone(),
         btf: report.btf,
@@ -32,8 +37,16 @@ pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
         preemption,
         host_root: kernel.host_root.display().to_string(),
         unseen: vantage::unseen(&kernel.host_root),
+        sandbox: None,
         signals: report.signals,
     };
+    let later = Later { programs: report.attaches_late, rings: report.opens_rings };
+    doctor.sandbox = sandbox::confine(later).map(|reached| {
+        lacking.extend(reached.lacking);
+        // Capabilities are given up at both times.
+        lacking.dedup();
+        Reached { lacking, landlock: sandbox::try_landlock(), ..reached }
+    });
     let mut out = io::stdout().lock();
     match form {
         Output::Text => view::doctor::text(&doctor, view::table::COLUMNS, &mut out)?,

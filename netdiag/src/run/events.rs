@@ -24,7 +24,7 @@ use crate::{
         symbols,
     },
     node,
-    snapshot::told::LISTEN_OVERFLOW,
+    snapshot::{redact::Redactor, told::LISTEN_OVERFLOW},
 };
 
 /// Drops, and events of connection tracking, that a CPU tells of one by one in a tenth of a second, more
@@ -64,7 +64,8 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let seeding = spawn_blocking(move || node::seed(&host_root, translates));
     let listening = tell.kinds.contains(&&LISTEN_OVERFLOW);
     let listening = listening.then(|| Listening::start(&kernel.host_root));
-    let about = about(node_name, &tracer, &filters, &kernel.host_root);
+    let redactor = kernel.redact.then(Redactor::default);
+    let about = about(node_name, &tracer, &filters, &kernel.host_root, redactor);
     let (writing, lines) = Writing::start(about, tracer.signals().to_vec(), watch.output, capture);
     let stacks = if tell.stack { Some(tracer.stacks()?) } else { None };
     let diagnostics = Diagnostics::new(&mut tracer, kernel.log_level)?;

@@ -10,8 +10,9 @@ use crate::{
     flow::{Grouping, Interval},
     labels::Labels,
     snapshot::{
-        Snapshot,
+        Node, Snapshot,
         build::{Frame, Listing, Scope},
+        redact::Redactor,
     },
     view::dump::Recorder,
 };
@@ -30,6 +31,7 @@ pub(super) fn keep(
     snapshot: Snapshot,
     mut interval: Interval,
     labels: &Labels,
+    redactor: Option<&Redactor>,
     say: impl Fn(&str),
 ) -> Result<String> {
     let listing = Listing { top: Some(TOP), all: true, telling: true, ..Listing::default() };
@@ -45,11 +47,14 @@ pub(super) fn keep(
         labels,
         signals: &snapshot.signals,
         filtered: snapshot.filtered,
-        node: snapshot.node,
+        node: Node::default(),
         accounting: snapshot.accounting,
         stream: snapshot.stream,
     };
-    let whole = frame.build(&interval);
+    let mut whole = frame.build(&interval);
+    redactor.iter().for_each(|it| it.snapshot(&mut whole));
+    // It has its pseudonyms already.
+    whole.node = snapshot.node;
     let settings = config::Dump {
         out: out.to_owned(),
         node: None,
@@ -99,7 +104,7 @@ mod tests {
             labels: &Labels::default(),
             signals: &[],
             filtered: false,
-            node: crate::snapshot::Node::default(),
+            node: Node::default(),
             accounting: std::collections::BTreeMap::new(),
             stream: crate::snapshot::Stream::default(),
         };
@@ -109,8 +114,9 @@ mod tests {
         let say = |line: &str| said.borrow_mut().push(line.to_owned());
         let files = || fs::read_dir(directory.path()).expect("files");
         for nth in 1..3 {
-            let (snapshot, labels) = (snapshot.clone(), Labels::default());
-            let line = keep(directory.path(), "node-1", snapshot, interval.clone(), &labels, say);
+            let (snapshot, interval) = (snapshot.clone(), interval.clone());
+            let labels = Labels::default();
+            let line = keep(directory.path(), "node-1", snapshot, interval, &labels, None, say);
             assert!(line.expect("kept").starts_with("written: "));
             assert_eq!(files().count(), 2 * nth);
             assert_eq!(said.borrow().len(), nth - 1, "{said:?}");

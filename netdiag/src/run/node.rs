@@ -16,12 +16,12 @@ use crate::{
         own,
         places::Places,
         surroundings::Surroundings,
-        tcp_counters,
+        tcp_counters::{self, Counters},
     },
     snapshot::{
         ConntrackTable, Listener, Node, Owner,
         build::endpoints,
-        node::{NamespaceCounters, Part, Unread},
+        node::{Part, Unread},
     },
 };
 
@@ -49,7 +49,7 @@ impl Overflows {
         &mut self,
         namespaces: &[Namespace],
         host_root: &Path,
-    ) -> (BTreeMap<u32, tcp_counters::Counters>, Vec<Listener>) {
+    ) -> (BTreeMap<u32, Counters>, Vec<Listener>) {
         // A process that began later is not the one that was found to hold a socket.
         let began_ns = monotonic_ns();
         let tcp = tcp_counters::read_all(namespaces);
@@ -70,7 +70,7 @@ pub(super) struct Readings {
     namespaces: Known,
     overflows: Overflows,
     /// By how much the TCP counters rose in the run.
-    tcp: NamespaceCounters,
+    tcp: BTreeMap<u32, Counters>,
     cpu: Duration,
     first_cpu: Duration,
     conntrack: Tables,
@@ -95,13 +95,18 @@ impl Readings {
             host_root: host_root.to_owned(),
             namespaces: known,
             overflows,
-            tcp: NamespaceCounters::new(),
+            tcp: BTreeMap::new(),
             cpu,
             first_cpu: cpu,
             conntrack,
             surroundings: Surroundings::begin(&namespaces, host_root),
             told: HashSet::new(),
         }
+    }
+
+    /// Has sockets counted the next time, whatever that costs.
+    pub(super) const fn count_sockets(&mut self) {
+        self.surroundings.count_sockets();
     }
 
     /// What happened since the last time.
@@ -120,8 +125,8 @@ impl Readings {
             }
         }
         self.unread(&mut node);
-        node.tcp = tcp_counters::documented(increase);
-        tcp_counters::add(&mut self.tcp, &node.tcp);
+        node.tcp = tcp_counters::named(&increase);
+        tcp_counters::add(&mut self.tcp, &increase);
         node.listeners = listeners;
         node.conntrack = conntrack.into_iter().map(table).collect();
         let cpu = own::cpu_time();
@@ -148,7 +153,7 @@ impl Readings {
     /// What happened since the first time. A namespace that was read only once is left out.
     pub(super) fn total(&mut self) -> Node {
         let mut node = Node {
-            tcp: self.tcp.clone(),
+            tcp: tcp_counters::named(&self.tcp),
             listeners: self.overflows.listeners.total().into_iter().map(named).collect(),
             conntrack: self.conntrack.total().into_iter().map(table).collect(),
             ..Node::default()
@@ -173,10 +178,7 @@ fn locate<'a>(places: &mut Places, owners: impl Iterator<Item = &'a mut Owner>, 
 }
 
 /// The namespaces in which listeners dropped connection requests, by these counters.
-fn dropping(
-    counters: &BTreeMap<u32, tcp_counters::Counters>,
-    namespaces: &[Namespace],
-) -> Vec<Namespace> {
+fn dropping(counters: &BTreeMap<u32, Counters>, namespaces: &[Namespace]) -> Vec<Namespace> {
     let dropped = |inode| counters.get(&inode)?.get("ListenDrops");
     let is_one = |namespace: &&Namespace| dropped(namespace.inode).is_some_and(|drops| *drops > 0);
     namespaces.iter().filter(is_one).cloned().collect()

@@ -31,6 +31,7 @@ use crate::{
     flow::Interval,
     kernel::tracer::{Detached, Tracer},
     node::{self, SeededSocket, Seeds},
+    sandbox,
     snapshot::{Account, SignalStatus, Stream},
 };
 
@@ -105,6 +106,7 @@ impl Observer {
         ready: impl Future<Output = Result<()>>,
         stop: &mut Stop,
     ) -> Result<Option<End>> {
+        self.confine();
         self.decide_on_cgroups()?;
         let Some(seeds) = self.beside(stop, seeding).await? else { return Ok(Some(End::Asked)) };
         let mut seeds = seeds.context("the thread that reads the node's sockets ended")?;
@@ -130,6 +132,15 @@ impl Observer {
         ready?;
         say("ready");
         Ok(None)
+    }
+
+    /// Gives up what was needed to attach.
+    fn confine(&self) {
+        let reached = sandbox::confine(sandbox::Later {
+            programs: self.tracer.attaches_late(),
+            rings: self.tracer.opens_rings(),
+        });
+        reached.iter().flat_map(|reached| &reached.lacking).for_each(|line| say(line));
     }
 
     /// Waits for `work`, taking in what comes meanwhile; `None` when asked to end before.
@@ -219,13 +230,16 @@ impl Observer {
         let statuses = tracer.signals().to_vec();
         let mut detached = tracer.detach();
         let accounting = settle(&mut detached, &mut intake).await?;
-        detached.problem().iter().for_each(|line| say(line));
+        detached.problems().iter().for_each(|line| say(line));
         intake.end(monotonic_ns());
         let accounting = intake.amend(accounting, &statuses);
         diagnostics.say();
         // Nothing of us stays in the kernel while the outputs are waited for.
         drop((detached, diagnostics));
-        let (end, stream) = (Wall::now(), intake.stream());
+        let (now, stream) = (Wall::now(), intake.stream());
+        tell_set(interval_began, now);
+        // The run ends where its last interval does, to the nanosecond.
+        let (_, end) = interval_began.until(now);
         Ok((intake, Run { began, interval_began, end, signals: statuses, accounting, stream }))
     }
 
@@ -294,10 +308,22 @@ impl Observer {
 
     /// An interval that ends now, and the next one begins.
     fn cut(&mut self, flows: Interval, accounting: BTreeMap<String, Account>) -> Cut {
-        let (start, end) = self.interval_began.until(Wall::now());
+        let now = Wall::now();
+        tell_set(self.interval_began, now);
+        let (start, end) = self.interval_began.until(now);
         self.interval_began = end;
         let (signals, stream) = (self.tracer.signals().to_vec(), self.intake.stream());
         Cut { start, end: end.time(), flows, signals, accounting, stream }
+    }
+}
+
+/// Says it where the node's clock was set between two instants.
+fn tell_set(start: Wall, end: Wall) {
+    if let Some(set) = start.set_before(end) {
+        say(&format!(
+            "the node's clock was set {set}, or the node slept: this interval, what follows, and when the run began \
+             are told by the clock as it is now; times that were told before are those of the clock as it was"
+        ));
     }
 }
 

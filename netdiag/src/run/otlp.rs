@@ -29,6 +29,7 @@ use super::{stop::Stop, voice::say};
 use crate::{
     cli::value::Collector,
     format::sanitised,
+    sandbox,
     view::{metrics::Family, otlp},
 };
 
@@ -74,6 +75,7 @@ pub(super) fn start(collector: &Collector, node: &str) -> Result<(Pusher, Pushin
     thread::Builder::new()
         .name("otlp".to_owned())
         .spawn(move || {
+            sandbox::on_thread();
             let _running: oneshot::Sender<()> = running;
             if let Err(error) = run(client, pages, &node, &said) {
                 say(&format!("{error:#}; no metrics are sent any more, all else goes on"));

@@ -26,6 +26,7 @@ use crate::{
     snapshot::{
         Account, Node, Owner, SignalStatus, Snapshot, Stream,
         build::{Frame, Listing, Scope},
+        redact::Redactor,
     },
 };
 
@@ -36,6 +37,8 @@ pub(super) struct About {
     pub(super) labels: Labels,
     pub(super) filtered: bool,
     pub(super) host_root: PathBuf,
+    /// Gives pseudonyms, where outputs have them.
+    pub(super) redactor: Option<Redactor>,
     /// When names of pods may be looked for again.
     pub(super) names: Pace,
 }
@@ -68,7 +71,11 @@ impl About {
             accounting: cut.accounting.clone(),
             stream: cut.stream,
         };
-        frame.build(&cut.flows)
+        let mut snapshot = frame.build(&cut.flows);
+        if let Some(redactor) = &self.redactor {
+            redactor.snapshot(&mut snapshot);
+        }
+        snapshot
     }
 }
 
@@ -236,6 +243,8 @@ impl Worker {
     /// What went wrong, with an earlier interval, too.
     pub(super) async fn end(mut self, last: Cut, total: impl FnOnce() -> Cut) -> Result<Ended> {
         self.idle().await?;
+        // Where there are many sockets the last count is seconds old, and a run may be short.
+        self.idle.iter_mut().for_each(|reporter| reporter.readings.count_sockets());
         self.interval(last);
         self.idle().await?;
         let reporter = self.idle.take().context("the reporter is gone")?;

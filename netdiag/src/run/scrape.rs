@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::voice::say;
 use crate::{
-    exit,
+    exit, sandbox,
     view::metrics::{self, Family, Format},
 };
 
@@ -83,6 +83,7 @@ impl Scrape {
         std::thread::Builder::new()
             .name("metrics".to_owned())
             .spawn(move || {
+                sandbox::on_thread();
                 if let Err(error) = server::run(self.listener, &self.board) {
                     say(&format!("{error:#}; no metrics are served any more, all else goes on"));
                 }

@@ -40,6 +40,7 @@ use crate::{
     snapshot::{
         Snapshot,
         build::{Listing, Sort},
+        redact::Redactor,
     },
     view::screen::{Beginning, Key, Request, Shot, State, draw},
 };
@@ -62,13 +63,20 @@ pub(super) struct Wanted {
     interval: Duration,
     by: Grouping,
     sort: Sort,
+    /// Gives pseudonyms, where outputs have them.
+    pub(super) redactor: Option<Redactor>,
     /// Notified when somebody wants to quit.
     pub(super) quit: Arc<Notify>,
 }
 
+/// Whether there can be a full screen and nobody wants another form.
+pub(super) fn is_wanted(watch: &Watch, live: &config::Live) -> bool {
+    watch.output == Output::Text && !live.plain && full_screen::is_there()
+}
+
 /// A full screen where there can be one and nobody wants another form.
 pub(super) fn wanted(watch: &Watch, live: &config::Live) -> output::Wanted {
-    if watch.output != Output::Text || live.plain || !full_screen::is_there() {
+    if !is_wanted(watch, live) {
         return output::Wanted::Show;
     }
     let Watch { interval, by, sort, .. } = *watch;
@@ -77,6 +85,7 @@ pub(super) fn wanted(watch: &Watch, live: &config::Live) -> output::Wanted {
         interval,
         by,
         sort,
+        redactor: None,
         quit: Arc::default(),
     })
 }
@@ -101,6 +110,7 @@ enum Told {
 pub(super) struct Showing {
     diagnosis: Diagnosis,
     rules: Pace,
+    redactor: Option<Redactor>,
     told: SyncSender<Told>,
     drawing: Option<JoinHandle<Result<()>>>,
 }
@@ -139,7 +149,7 @@ impl Showing {
         let quit = wanted.quit.clone();
         thread("keys").spawn(move || read_keys(&keys, &quit))?;
         let diagnosis = diagnose::diagnosis(&Thresholds::new(), filters, owners);
-        Ok(Self { diagnosis, rules: Pace::NEW, told, drawing })
+        Ok(Self { diagnosis, rules: Pace::NEW, redactor: wanted.redactor.clone(), told, drawing })
     }
 
     /// An interval has passed: `snapshot` has its largest flows, `interval` all.
@@ -153,7 +163,8 @@ impl Showing {
         let Self { diagnosis, rules, .. } = self;
         let findings = rules.is_due().then(|| rules.run(LOOK, || diagnosis.present()));
         let withheld = diagnosis.withheld();
-        let shot = Shot { snapshot, interval, labels: labels.clone(), findings, withheld };
+        let (labels, redactor) = (labels.clone(), self.redactor.clone());
+        let shot = Shot { snapshot, interval, labels, redactor, findings, withheld };
         if self.told.send(Told::Interval(Box::new(shot))).is_ok() {
             return Ok(());
         }

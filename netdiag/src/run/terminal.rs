@@ -18,6 +18,7 @@ use rustix::termios::tcgetwinsize;
 use super::full_screen;
 use crate::{
     format::{self, cut, sanitised},
+    sandbox,
     view::table::COLUMNS,
 };
 
@@ -60,6 +61,7 @@ impl Waiting {
         let (end, ended) = channel();
         let (gone, is_gone) = channel();
         let run = move || {
+            sandbox::on_thread();
             let _gone: Sender<()> = gone;
             let (began, mut patience) = (Instant::now(), PATIENCE);
             while ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use crate::format;
+use crate::{format, sandbox};
 
 /// Lines that may wait to be written.
 const QUEUE: usize = 1024;
@@ -131,6 +131,7 @@ impl Voice {
         let (lines, queue) = sync_channel::<String>(QUEUE);
         let (writing, written) = channel();
         let run = move || {
+            sandbox::on_thread();
             let _writing: std::sync::mpsc::Sender<()> = writing;
             for line in queue {
                 write(&line);

@@ -1,6 +1,11 @@
 //! Wall-clock times that are as far apart as what they stand for, also where the node's clock is set.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    fmt,
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::format;
 
 /// A difference that no steering of a clock makes in an interval: it was set.
 const STEP: Duration = Duration::from_secs(1);
@@ -10,6 +15,24 @@ const STEP: Duration = Duration::from_secs(1);
 pub(super) struct Wall {
     time: SystemTime,
     at: Instant,
+}
+
+/// By how much a clock was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Set {
+    Forward(Duration),
+    Back(Duration),
+}
+
+impl fmt::Display for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (by, way) = match self {
+            Self::Forward(by) => (by, "forward"),
+            Self::Back(by) => (by, "back"),
+        };
+        let nanoseconds = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        write!(f, "{way} by {}", format::duration(nanoseconds))
+    }
 }
 
 impl Wall {
@@ -26,12 +49,21 @@ impl Wall {
     /// told by the clock as it is now, so that the length is true.
     pub(super) fn until(self, end: Self) -> (SystemTime, Self) {
         let elapsed = end.at.saturating_duration_since(self.at);
-        let expected = self.time + elapsed;
-        let set = end.time.duration_since(expected).unwrap_or_else(|early| early.duration());
-        if set < STEP {
-            return (self.time, Self { time: expected, at: end.at });
+        if self.set_before(end).is_none() {
+            return (self.time, Self { time: self.time + elapsed, at: end.at });
         }
         (end.time.checked_sub(elapsed).unwrap_or(end.time), end)
+    }
+
+    /// By how much the clock was set between two instants, if it was.
+    pub(super) fn set_before(self, end: Self) -> Option<Set> {
+        let expected = self.time + end.at.saturating_duration_since(self.at);
+        let set = match end.time.duration_since(expected) {
+            Ok(late) => Set::Forward(late),
+            Err(early) => Set::Back(early.duration()),
+        };
+        let (Set::Forward(by) | Set::Back(by)) = set;
+        (by >= STEP).then_some(set)
     }
 }
 
@@ -46,14 +78,29 @@ mod tests {
         let minute = Duration::from_secs(60);
         let hour = 60 * minute;
         let slewed = Duration::from_millis(5);
-        for (what, clock, start, end) in [
-            ("undisturbed", time + minute, time, time + minute),
-            ("steered", time + minute + slewed, time, time + minute),
-            ("set forward", time + hour + minute, time + hour, time + hour + minute),
-            ("set back", time - hour + minute, time - hour, time - hour + minute),
+        for (what, clock, start, end, set) in [
+            ("undisturbed", time + minute, time, time + minute, None),
+            ("steered", time + minute + slewed, time, time + minute, None),
+            (
+                "set forward",
+                time + hour + minute,
+                time + hour,
+                time + hour + minute,
+                Some("forward by 3600s"),
+            ),
+            (
+                "set back",
+                time - hour + minute,
+                time - hour,
+                time - hour + minute,
+                Some("back by 3600s"),
+            ),
         ] {
-            let (from, to) = began.until(Wall { time: clock, at: at + minute });
+            let now = Wall { time: clock, at: at + minute };
+            let (from, to) = began.until(now);
             assert_eq!((from, to.time), (start, end), "{what}");
+            let said = began.set_before(now).map(|set| set.to_string());
+            assert_eq!(said.as_deref(), set, "{what}");
         }
     }
 }

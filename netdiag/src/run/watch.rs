@@ -43,7 +43,7 @@ use crate::{
         pace::Pace,
         places::{Hierarchy, Places},
     },
-    snapshot::build::Listing,
+    snapshot::{build::Listing, redact::Redactor},
 };
 
 /// Between two looks at what `--wait` waits for.
@@ -94,13 +94,20 @@ pub(super) fn flow_table(watch: &Watch, filters: &Filters) -> FlowTable {
 }
 
 /// What every output of a run says of its circumstances.
-pub(super) fn about(node: String, tracer: &Tracer, filters: &Filters, host_root: &Path) -> About {
+pub(super) fn about(
+    node: String,
+    tracer: &Tracer,
+    filters: &Filters,
+    host_root: &Path,
+    redactor: Option<Redactor>,
+) -> About {
     About {
         node,
         kernel: tracer.facts().release.clone(),
         labels: tracer.labels().clone(),
         filtered: !filters.is_empty(),
         host_root: host_root.to_owned(),
+        redactor,
         names: Pace::default(),
     }
 }
@@ -112,11 +119,17 @@ pub(super) fn node_name(kernel: &config::Kernel, flag: Option<&str>) -> String {
 }
 
 /// Runs the command.
-pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) -> Result<Status> {
+pub(super) async fn run(
+    kernel: &config::Kernel,
+    watch: &Watch,
+    mut wanted: Wanted,
+) -> Result<Status> {
     // Before anything is looked up, waited for or made, of which nothing would come.
     permitted()?;
     let mut stop = Stop::new()?;
-    if let Wanted::Screen(screen) = &wanted {
+    let redactor = kernel.redact.then(Redactor::default);
+    if let Wanted::Screen(screen) = &mut wanted {
+        screen.redactor.clone_from(&redactor);
         stop.hear_screen(screen.quit.clone())?;
     }
     let (flag, fail_on) = match &wanted {
@@ -153,7 +166,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, wanted: Wanted) 
     let host_root = kernel.host_root.clone();
     let translates = kernel.signals.contains(&Intake::TRANSLATING);
     let seeding = spawn_blocking(move || node::seed(&host_root, translates));
-    let about = about(node_name, &tracer, &filters, &kernel.host_root);
+    let about = about(node_name, &tracer, &filters, &kernel.host_root, redactor);
     let Watch { by, sort, top, all, .. } = *watch;
     let listing = Listing { by, sort, top, all, telling, apart: false };
     let listing = if is_screen { screen::listing(all) } else { listing };

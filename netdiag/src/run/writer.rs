@@ -196,12 +196,12 @@ impl Writer {
                 if let Some(capture) = &mut self.capture {
                     capture.add(telling, &event)?;
                 }
-                self.event(&event, out).context(UNMADE)
+                self.event(event, out).context(UNMADE)
             }
             Line::Listener(time, listener) => {
                 let mut event = of_listener(*time, listener);
                 event.flow.owner.name(&self.about.labels);
-                self.event(&event, out).context(UNMADE)
+                self.event(event, out).context(UNMADE)
             }
             Line::Suppressed(time, by_kind) => {
                 let suppressed = Suppressed::new(*time, by_kind.clone());
@@ -210,10 +210,13 @@ impl Writer {
         }
     }
 
-    fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> std::io::Result<()> {
+    fn event(&mut self, mut event: Event, out: &mut Vec<u8>) -> std::io::Result<()> {
+        if let Some(redactor) = &self.about.redactor {
+            redactor.event(&mut event);
+        }
         match self.form {
-            Output::Text => self.text.event(event, out),
-            Output::Json => view::json::line(event, out),
+            Output::Text => self.text.event(&event, out),
+            Output::Json => view::json::line(&event, out),
         }
     }
 

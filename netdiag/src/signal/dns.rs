@@ -143,6 +143,9 @@ const RAW_TP: Source = Source {
     when_preempted: None,
 };
 
+/// The source whose programs have the kernel copy what lies in pages; those of the other one cannot.
+pub const COPIES: &str = TP_BTF.name;
+
 /// A network device, and which way packets pass it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {

@@ -330,6 +330,14 @@ impl Event {
         self.what == What::Connect && self.socket.state == CLOSE
     }
 
+    /// Whether connect was given no local port: there is no conversation then, but it is known whose it was to be.
+    #[must_use]
+    pub fn found_no_port(&self) -> bool {
+        let SocketRef { key, .. } = &self.socket;
+        let failed = self.what == What::Failed(Some(libc::EADDRNOTAVAIL));
+        failed && key.local_port == 0 && key.peer_port != 0
+    }
+
     pub(super) fn subject(&self) -> Subject<'_> {
         Subject::Socket(&self.socket)
     }

@@ -22,6 +22,7 @@ mod split;
 const RESPONSE: MetricId = metric_id(Signal::Turn, 0);
 const SERVICE: MetricId = metric_id(Signal::Turn, 1);
 const READ_WAIT: MetricId = metric_id(Signal::Turn, 2);
+const PROCESSING: MetricId = metric_id(Signal::Turn, 3);
 const AMBIGUOUS: CountId = count_id(Signal::Turn, 0);
 /// Nanoseconds of all that a flow waited for answers.
 pub const RESPONSE_NS: CountId = count_id(Signal::Turn, 1);
@@ -52,11 +53,16 @@ pub const DEFINITION: Definition = Definition {
         Metric::new(
             "service",
             "of a server, first byte of a request received to first byte of the reply sent: this \
-             end's application",
+             end's application, and what the request took to arrive",
         ),
         Metric::new(
             "read_wait",
             "data queued on the socket to read by the application, once for what one call reads",
+        ),
+        Metric::new(
+            "processing",
+            "of a server, a whole request read to first byte of the reply sent: this end's \
+             application alone",
         ),
     ],
     counts: &[
@@ -292,6 +298,7 @@ impl Event {
             }
             What::Service { latency_ns, since_read_ns } if asks == Some(false) => {
                 row.latency(SERVICE, latency_ns);
+                row.latency(PROCESSING, since_read_ns);
                 row.count(SERVICE_NS, since_read_ns + self.left_out);
                 row.count(LOCAL_APPLICATION, since_read_ns + self.left_out);
             }

@@ -4,11 +4,14 @@ use std::io::{self, Write};
 
 use crate::{
     format::{MISSING, left, paragraph, sanitised, width},
+    sandbox::Reached,
     snapshot::{Doctor, SignalStatus, Status},
 };
 
 const INDENT: &str = "    ";
 const DEEPER: &str = "      ";
+/// Under what stands behind a name of the head.
+const UNDER: &str = "            ";
 
 /// Writes the report for people, `columns` wide.
 ///
@@ -35,6 +38,7 @@ fn lines(doctor: &Doctor, columns: usize) -> Vec<String> {
     if doctor.host_root != "/" {
         lines.push(format!("host root   {}", sanitised(&doctor.host_root)));
     }
+    lines.extend(sandbox(doctor.sandbox.as_ref(), columns));
     for unseen in &doctor.unseen {
         lines.extend(indented(&format!("not seen: {unseen}"), columns));
     }
@@ -45,6 +49,26 @@ fn lines(doctor: &Doctor, columns: usize) -> Vec<String> {
     }
     lines.push(String::new());
     lines.push(verdict(doctor));
+    lines
+}
+
+fn sandbox(reached: Option<&Reached>, columns: usize) -> Vec<String> {
+    let Some(reached) = reached else { return vec!["sandbox     none".to_owned()] };
+    let kept = match &reached.capabilities[..] {
+        [] => "no capability is left".to_owned(),
+        kept => format!("capabilities dropped to {}", kept.join(", ")),
+    };
+    let landlock = reached.landlock.map(|abi| format!("Landlock ABI {abi} for recordings"));
+    let parts = [
+        Some(kept),
+        reached.no_new_privileges.then(|| "no new privileges".to_owned()),
+        Some(if reached.seccomp { "seccomp" } else { "no seccomp" }.to_owned()),
+        Some(landlock.unwrap_or_else(|| "no Landlock".to_owned())),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    let line = format!("sandbox     {}", parts.join("; "));
+    let mut lines = paragraph(&sanitised(&line), columns, "", UNDER);
+    lines.extend(reached.lacking.iter().flat_map(|lacking| indented(lacking, columns)));
     lines
 }
 

@@ -64,30 +64,31 @@ impl<'a> Group<'a> {
     /// The process that holds all of them; of several what they have in common: a name, a pod.
     #[must_use]
     pub fn owner(&self) -> Owner {
-        let first = &self.first().owner;
-        if self.flows.iter().all(|flow| flow.owner.pid == first.pid) {
-            return first.clone();
-        }
-        let all = |of: fn(&Owner) -> &Option<String>| {
-            let first = of(first);
-            self.flows.iter().all(|flow| of(&flow.owner) == first).then(|| first.clone()).flatten()
-        };
-        Owner {
-            pid: None,
-            comm: all(|owner| &owner.comm),
-            cgroup: all(|owner| &owner.cgroup),
-            container: all(|owner| &owner.container),
-            container_name: all(|owner| &owner.container_name),
-            pod_uid: all(|owner| &owner.pod_uid),
-            pod: all(|owner| &owner.pod),
-            namespace: all(|owner| &owner.namespace),
-        }
+        Owner::common(self.flows.iter().map(|flow| &flow.owner))
+    }
+
+    /// The same of the other ends, where all of them are on this node and known.
+    #[must_use]
+    pub fn peer_owner(&self) -> Option<Owner> {
+        let owners = self.flows.iter().map(|flow| flow.peer_owner.as_ref());
+        owners.collect::<Option<Vec<_>>>().map(Owner::common)
     }
 
     /// Whether all of them have both their ends on this node.
     #[must_use]
     pub fn is_local(&self) -> bool {
         self.flows.iter().all(|flow| flow.is_local())
+    }
+
+    /// Whether nothing says of any of them that its other end is on this node. What fails has no other end, and is told
+    /// by the address alone: who asks one of its own is seen to ask from there.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        let is_here = |flow: &Seen| {
+            let is_own = |ip: IpAddr| ip.is_loopback() || flow.local.ip == Some(ip);
+            flow.is_local() || flow.peer.ip.is_some_and(is_own)
+        };
+        !self.flows.iter().any(|flow| is_here(flow))
     }
 }
 

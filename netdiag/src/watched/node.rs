@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Watched;
 use crate::snapshot::{
     ConntrackTable, Endpoint, Node, Owner,
-    node::{Interface, Qdisc, Softnet, Throttled, sum},
+    node::{Interface, Qdisc, Settings, Softnet, Throttled, sum},
 };
 
 /// A listener with its queues.
@@ -31,8 +31,10 @@ pub struct Queues {
 pub struct Tracked {
     /// As it stood last, with the increases of the window.
     pub table: ConntrackTable,
-    /// Connections in it when it was told first.
+    /// Connections in it when it was told first: at the end of an interval.
     pub first: u64,
+    /// Seconds from then until it was told last.
+    pub seconds: f64,
     /// Connections in it, at most.
     pub peak: u64,
     /// The largest part of it that was taken; none where there is no limit.
@@ -117,27 +119,33 @@ impl Watched {
     /// The connection tracking tables, by namespace.
     #[must_use]
     pub fn tracked(&self) -> Vec<Tracked> {
-        let mut tables: BTreeMap<u32, Tracked> = BTreeMap::new();
-        for one in self.intervals.iter().flat_map(|interval| &interval.node.conntrack) {
-            let max = one.max.filter(|max| *max > 0);
-            let fill = max.map(|max| one.entries as f64 / max as f64);
-            let Some(known) = tables.get_mut(&one.netns) else {
-                let (first, peak) = (one.entries, one.entries);
-                tables.insert(one.netns, Tracked { table: one.clone(), first, peak, fill });
-                continue;
-            };
-            let before = std::mem::replace(&mut known.table, one.clone());
-            let table = &mut known.table;
-            table.insert_failed = sum(before.insert_failed, table.insert_failed);
-            table.drop = sum(before.drop, table.drop);
-            table.early_drop = sum(before.early_drop, table.early_drop);
-            table.clash_resolve = sum(before.clash_resolve, table.clash_resolve);
-            table.invalid = sum(before.invalid, table.invalid);
-            table.chaintoolong = sum(before.chaintoolong, table.chaintoolong);
-            known.peak = known.peak.max(one.entries);
-            known.fill = known.fill.into_iter().chain(fill).reduce(f64::max);
+        let mut tables: BTreeMap<u32, (f64, Tracked)> = BTreeMap::new();
+        let mut at = 0.0;
+        for interval in &self.intervals {
+            at += interval.seconds;
+            for one in &interval.node.conntrack {
+                let max = one.max.filter(|max| *max > 0);
+                let fill = max.map(|max| one.entries as f64 / max as f64);
+                let Some((began, known)) = tables.get_mut(&one.netns) else {
+                    let (table, first, peak) = (one.clone(), one.entries, one.entries);
+                    let tracked = Tracked { table, first, seconds: 0.0, peak, fill };
+                    tables.insert(one.netns, (at, tracked));
+                    continue;
+                };
+                known.seconds = at - *began;
+                let before = std::mem::replace(&mut known.table, one.clone());
+                let table = &mut known.table;
+                table.insert_failed = sum(before.insert_failed, table.insert_failed);
+                table.drop = sum(before.drop, table.drop);
+                table.early_drop = sum(before.early_drop, table.early_drop);
+                table.clash_resolve = sum(before.clash_resolve, table.clash_resolve);
+                table.invalid = sum(before.invalid, table.invalid);
+                table.chaintoolong = sum(before.chaintoolong, table.chaintoolong);
+                known.peak = known.peak.max(one.entries);
+                known.fill = known.fill.into_iter().chain(fill).reduce(f64::max);
+            }
         }
-        tables.into_values().collect()
+        tables.into_values().map(|(_, tracked)| tracked).collect()
     }
 
     /// The listeners of a namespace that dropped requests or had much waiting; first the one that dropped
@@ -212,6 +220,12 @@ impl Watched {
             }
         }
         None
+    }
+
+    /// Settings of a network namespace, as they stood last; none where they are not told.
+    #[must_use]
+    pub fn settings(&self, netns: u32) -> Option<&Settings> {
+        self.node()?.settings.iter().find(|one| one.netns == netns)
     }
 
     /// A process in a network namespace, where one is known.

@@ -82,6 +82,8 @@ pub struct Judgement {
     pub others: Vec<String>,
     /// Ids above info that it explains.
     pub symptoms: Vec<String>,
+    /// Ids that explain what they have nothing to do with.
+    pub wrong_causes: Vec<String>,
 }
 
 /// What must be found: an id, and scopes of which it must have one.
@@ -112,7 +114,25 @@ pub fn judge(wanted: &[Wanted], found: &[&Found]) -> Judgement {
         if explained { &mut judgement.symptoms } else { &mut judgement.others }
             .push(found.id.clone());
     }
+    judgement.wrong_causes = strange_causes(found);
     judgement
+}
+
+/// Causes of findings above info that are not among those of the same scenario: another one's fault.
+fn strange_causes(found: &[&Found]) -> Vec<String> {
+    let is_own = |cause: &str| found.iter().any(|found| found.id == cause);
+    let causes = found.iter().filter(|found| found.counts).flat_map(|found| &found.caused_by);
+    causes.filter(|cause| !is_own(cause)).cloned().collect()
+}
+
+/// Causes of faults that come of nothing: each is there by itself.
+#[must_use]
+pub fn causes_of_independent(wanted: &[Wanted], found: &[&Found]) -> Vec<String> {
+    let is_wanted = |found: &Found| {
+        wanted.iter().any(|(id, scopes)| found.id == *id && found.has_scope(scopes))
+    };
+    let faults = found.iter().filter(|found| found.counts && is_wanted(found));
+    faults.flat_map(|found| found.caused_by.clone()).collect()
 }
 
 /// Whether each of the wanted ones stands behind the one before it, and says that it comes of that.
@@ -164,6 +184,23 @@ mod tests {
         assert_eq!(ids(&["web-1"]), ["slow-peer-application"]);
         assert_eq!(ids(&["4026532000"]), ["packet-loss"]);
         assert_eq!(ids(&["web", "wire1", "402653200"]), [""; 0]);
+    }
+
+    #[test]
+    fn a_cause_is_the_scenarios_own() {
+        let all = diagnosis();
+        let wrong = |marks: &[&str]| judge(&[], &of(&all, marks)).wrong_causes;
+        assert_eq!(wrong(&["10.77.1.", "web-1"]), [""; 0]);
+        assert_eq!(wrong(&["10.77.12.", "web-1"]), ["packet-loss"], "another one's");
+        let loss = ("packet-loss".to_owned(), vec![]);
+        let slow = |name: &str| {
+            let process = ("process".to_owned(), vec![name.to_owned()]);
+            ("slow-peer-application".to_owned(), vec![process])
+        };
+        let mine = of(&all, &["10.77.1.", "web-1"]);
+        let both = |slow: Wanted| causes_of_independent(&[loss.clone(), slow], &mine);
+        assert_eq!(both(slow("web-1")), ["packet-loss"]);
+        assert_eq!(both(slow("web-2")), [""; 0], "it is another process that is slow by itself");
     }
 
     #[test]

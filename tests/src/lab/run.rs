@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{
     Expect, Needs, Scenario, Side, Values,
     blind::Blind,
-    judge::{Found, Judgement, Wanted, findings, is_chained, judge},
+    judge::{Found, Judgement, Wanted, causes_of_independent, findings, is_chained, judge},
     stage::Stage,
     table,
     witness::{Claims, Readings, Seen},
@@ -95,7 +95,9 @@ impl Outcome {
     /// Whether the fault was there, and all that was found is right.
     #[must_use]
     pub fn is_right(&self) -> bool {
-        let is_right = |it: &Judgement| it.right && it.scoped && it.others.is_empty();
+        let is_right = |it: &Judgement| {
+            it.right && it.scoped && it.others.is_empty() && it.wrong_causes.is_empty()
+        };
         self.claims.broken.is_empty()
             && self.blind.is_empty()
             && self.judgement.as_ref().is_none_or(is_right)
@@ -124,12 +126,12 @@ impl Batch {
     /// one is not there; no scope of it does, nor what is not said to be withheld.
     fn may_be_late(&self) -> bool {
         let is_of_time = |id: &String| OF_TIME.contains(&id.as_str());
-        let may_be = |one: &Outcome| {
-            let judged = one.judgement.as_ref();
-            one.blind.is_empty()
-                && judged
-                    .is_none_or(|it| (it.scoped || !it.right) && it.others.iter().all(is_of_time))
+        let judged_late = |it: &Judgement| {
+            let mut ids = it.others.iter().chain(&it.wrong_causes);
+            (it.scoped || !it.right) && ids.all(is_of_time)
         };
+        let may_be =
+            |one: &Outcome| one.blind.is_empty() && one.judgement.as_ref().is_none_or(judged_late);
         let mut strays = self.strays.iter().filter(|stray| stray.counts);
         self.outcomes.iter().all(may_be) && strays.all(|stray| is_of_time(&stray.id))
     }
@@ -176,7 +178,7 @@ pub fn batches(cases: Vec<Case>, together: usize) -> Vec<Vec<Case>> {
 }
 
 /// Findings that a machine which does not keep up really has.
-const OF_TIME: [&str; 13] = [
+const OF_TIME: [&str; 14] = [
     "bufferbloat",
     "cpu-starved",
     "dns-slow",
@@ -186,6 +188,7 @@ const OF_TIME: [&str; 13] = [
     "local-not-reading",
     "packet-loss",
     "peer-not-reading",
+    "peer-unreachable",
     "periodic-latency",
     "slow-local-application",
     "slow-peer-application",
@@ -281,12 +284,15 @@ pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
         }
         let judged = || {
             let found: Vec<_> = found.iter().collect();
-            let judged = judge(&wanted, &found);
-            let is_chain = matches!(case.expect(), Expect::Chain(_));
-            Judgement {
-                right: judged.right && (!is_chain || is_chained(&wanted, &found)),
-                ..judged
+            let mut judged = judge(&wanted, &found);
+            match case.expect() {
+                Expect::Chain(_) => judged.right &= is_chained(&wanted, &found),
+                Expect::Faults(_) => {
+                    judged.wrong_causes.extend(causes_of_independent(&wanted, &found));
+                }
+                Expect::Fault(_) | Expect::Healthy => {}
             }
+            judged
         };
         let judgement = manner.diagnose.then(judged);
         let blind = blind.iter().flat_map(|said| said[number].problems(&wanted, &found)).collect();

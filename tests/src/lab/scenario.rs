@@ -13,6 +13,7 @@ macro_rules! scenarios {
     };
 }
 
+// Which play side by side, and which one a seed of the soak draws, follows from this order, so it stays.
 scenarios! {
     backend_outlier
     bufferbloat
@@ -46,12 +47,15 @@ scenarios! {
     qdisc_drop
     reordering
     send_buffer_limited
-    several_causes
-    several_peers
-    several_symptoms
+    two_applications
+    three_causes
+    two_servers
+    churn_fills_table
+    short_timeouts
     slow_local_application
     slow_peer_application
     softnet_drop
+    some_syns
     syn_backlog_overflow
     tcp_memory_pressure
     time_wait_buildup
@@ -68,6 +72,11 @@ scenarios! {
     healthy_nightly_batch
     healthy_long_polls
     healthy_query_mix
+    healthy_few_lost_syns
+    healthy_slow_uploads
+    healthy_large_requests
+    healthy_idle_consumers
+    healthy_unlike_services
 }
 
 /// The scenario of that name.

@@ -5,7 +5,10 @@ use std::{
     fmt::Write as _,
 };
 
-use super::{judge::Found, run::Outcome};
+use super::{
+    judge::{Found, Judgement},
+    run::Outcome,
+};
 
 #[derive(Default)]
 struct Row {
@@ -17,6 +20,7 @@ struct Row {
     scoped: usize,
     others: BTreeMap<String, usize>,
     symptoms: BTreeMap<String, usize>,
+    wrong_causes: BTreeMap<String, usize>,
 }
 
 /// Of each scenario: how often the fault was there, named first, with the right scope, and what else was found; then of
@@ -32,9 +36,11 @@ pub fn table(outcomes: &[Outcome]) -> String {
         row.judged += 1;
         row.right += usize::from(judgement.right);
         row.scoped += usize::from(judgement.scoped);
-        for (ids, counts) in
-            [(&judgement.others, &mut row.others), (&judgement.symptoms, &mut row.symptoms)]
-        {
+        for (ids, counts) in [
+            (&judgement.others, &mut row.others),
+            (&judgement.symptoms, &mut row.symptoms),
+            (&judgement.wrong_causes, &mut row.wrong_causes),
+        ] {
             for id in ids {
                 *counts.entry(id.clone()).or_default() += 1;
             }
@@ -43,7 +49,7 @@ pub fn table(outcomes: &[Outcome]) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<36} {:>6} {:>6} {:>6}  others above info; (symptoms)",
+        "{:<36} {:>6} {:>6} {:>6}  others above info; (symptoms); <- wrong causes",
         "scenario", "there", "right", "scope"
     );
     for (name, row) in &rows {
@@ -56,8 +62,10 @@ pub fn table(outcomes: &[Outcome]) -> String {
         };
         let symptoms = list(&row.symptoms);
         let symptoms = if symptoms.is_empty() { symptoms } else { format!(" ({symptoms})") };
+        let wrong = list(&row.wrong_causes);
+        let wrong = if wrong.is_empty() { wrong } else { format!(" <- {wrong}") };
         let line = format!(
-            "{name:<36} {:>6} {:>6} {:>6}  {}{symptoms}",
+            "{name:<36} {:>6} {:>6} {:>6}  {}{symptoms}{wrong}",
             of(row.proven, row.runs),
             of(row.right, row.judged),
             of(row.scoped, row.judged),
@@ -103,9 +111,8 @@ pub fn story(outcome: &Outcome) -> String {
     for found in &outcome.found {
         let _ = writeln!(text, "  {}", line(found));
     }
-    if let Some(judgement) =
-        outcome.judgement.as_ref().filter(|judgement| !judgement.right || !judgement.scoped)
-    {
+    let is_wrong = |it: &&Judgement| !it.right || !it.scoped || !it.wrong_causes.is_empty();
+    if let Some(judgement) = outcome.judgement.as_ref().filter(is_wrong) {
         let _ = writeln!(text, "  WRONG: {judgement:?}");
     }
     for problem in &outcome.blind {

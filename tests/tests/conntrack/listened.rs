@@ -12,14 +12,10 @@ use netdiag_tests::{
     outcome::status,
     require,
     requirement::{Feature, alone},
+    usage::descriptors,
 };
 
 use crate::{CTNETLINK, listening, sources};
-
-/// Descriptors that netdiag has.
-fn descriptors(netdiag: &Netdiag) -> Result<usize> {
-    Ok(fs::read_dir(format!("/proc/{}/fd", netdiag.pid()))?.count())
-}
 
 /// One datagram from a new port of the left end.
 fn datagram(pair: &Pair) -> Result<()> {
@@ -37,7 +33,7 @@ fn namespaces_are_followed_and_let_go() -> Result<()> {
     sources()?;
     let mut netdiag = Netdiag::live_by(CTNETLINK, &[])?;
     netdiag.wait_lines(1)?;
-    let before = descriptors(&netdiag)?;
+    let before = descriptors(netdiag.pid())?;
     let pair = Pair::new()?;
     track(&pair, Rules::Plain)?;
     let netns = Some(pair.left.inode());
@@ -46,10 +42,10 @@ fn namespaces_are_followed_and_let_go() -> Result<()> {
         let mut told = outcome.snapshots.iter().filter_map(|snapshot| snapshot.conntrack.as_ref());
         sent.is_ok() && told.any(|told| told.entries.iter().any(|entry| entry.netns == netns))
     })?;
-    let listening = descriptors(&netdiag)?;
+    let listening = descriptors(netdiag.pid())?;
     drop(pair);
     // A socket would keep it, and the interfaces in it, for as long as netdiag runs.
-    let let_go = machine::wait_until(|| descriptors(&netdiag).is_ok_and(|now| now <= before));
+    let let_go = machine::wait_until(|| descriptors(netdiag.pid()).is_ok_and(|now| now <= before));
     let outcome = netdiag.stop()?;
     let mut facts = Facts::new();
     facts.holds(format_args!("{before} descriptors became {listening}"), listening > before);

@@ -40,14 +40,14 @@ pub(crate) enum Tests {
     KernelsAtRest,
     /// These.
     Only(&'static [&'static str]),
-    /// Of these the tests that have this in their names.
-    Named(&'static [&'static str], &'static str),
+    /// Of these the tests that have one of those in their names.
+    Named(&'static [&'static str], &'static [&'static str]),
 }
 
 /// Tests of the work tree, which is in no guest, of conversations of programs that are in none either, as a
 /// browser, Prometheus, strace, tmux and most shells are not, and of what netdiag does when its reader stands still, its disk or
-/// a system call fails, or there is more than it has room for, which no kernel changes: natively only.
-const NATIVE: [&str; 14] = [
+/// a system call fails, there is more than it has room for, or all of that at once, which no kernel changes: natively only.
+const NATIVE: [&str; 15] = [
     "applications",
     "architecture",
     "dependencies",
@@ -59,6 +59,7 @@ const NATIVE: [&str; 14] = [
     "overload",
     "report",
     "screen",
+    "soak",
     "still",
     "terminal",
     "view_cost",
@@ -66,8 +67,11 @@ const NATIVE: [&str; 14] = [
 
 /// Tests of what netdiag does with whatever it sees, by programs of every kind: a kernel that is younger than the
 /// oldest, where sockets are remembered in the hash, adds nothing to that one and the native run. What a hook, a
-/// field or a file of the kernel tells is tested on each.
-const OLDEST: [&str; 12] = [
+/// field or a file of the kernel tells is tested on each. The clock is set in no other machine than one of these, and what
+/// privileges are for changed last before the kernel of the native run (bpf(2) since 5.19).
+const OLDEST: [&str; 16] = [
+    "capabilities",
+    "clock",
     "diagnose",
     "events",
     "filters",
@@ -78,7 +82,9 @@ const OLDEST: [&str; 12] = [
     "names",
     "preempt",
     "record",
+    "redact",
     "refusals",
+    "sandbox",
     "stall",
 ];
 
@@ -89,6 +95,9 @@ const CONTAINERS: [&str; 1] = ["pod"];
 
 /// What a start takes: natively by time, elsewhere where instructions are counted.
 const COUNTED: [&str; 1] = ["start"];
+
+/// What takes two processors, of which one is switched off and on: each kernel moves its own things then.
+const PROCESSORS: [&str; 1] = ["processors"];
 
 /// Tests of what the tables in the kernel do under floods, by the beginnings of their names. They take as long
 /// as all others of their binaries, and are of programs whose tables are the same on all kernels that are younger
@@ -101,7 +110,7 @@ impl Tests {
         let lists = |lists: &[&[&str]]| lists.iter().any(|list| list.contains(&binary));
         match self {
             Self::Kernels | Self::KernelsAtRest => {
-                !lists(&[&NATIVE, &OLDEST, &CONTAINERS, &COUNTED])
+                !lists(&[&NATIVE, &OLDEST, &CONTAINERS, &COUNTED, &PROCESSORS])
             }
             Self::Only(names) | Self::Named(names, _) => names.contains(&binary),
         }
@@ -122,12 +131,15 @@ const fn machine(name: &'static str, kernel: &'static str, tests: Tests) -> Mach
     Machine { name, kernel, append: "", environment: &[], processors: 1, counts: false, tests }
 }
 
+/// Those with tests for which one processor is not enough.
+const TWO: [&str; 3] = ["conntrack", "harness", "processors"];
+
 /// For what takes two threads at the same time.
 const fn two_processors(name: &'static str, kernel: &'static str) -> Machine {
     Machine {
         processors: 2,
         environment: &["NETDIAG_EXPECT_PROCESSORS=1"],
-        ..machine(name, kernel, Tests::Named(&["conntrack", "harness"], "race"))
+        ..machine(name, kernel, Tests::Named(&TWO, &["race", "processor"]))
     }
 }
 
@@ -197,8 +209,8 @@ impl Machine {
             command.arg("--icount");
         }
         command.args(["--", "sh", "-c", binaries::RUN_ALL, "sh"]).args(arguments);
-        if let Tests::Named(_, name) = self.tests {
-            command.arg(name);
+        if let Tests::Named(_, names) = self.tests {
+            command.args(names);
         }
         command.args(self.tests.without().iter().flat_map(|name| ["--skip", name]));
         runner::tests(&mut command, output)
@@ -240,7 +252,7 @@ mod tests {
             Tests::Kernels | Tests::KernelsAtRest => None,
         });
         let lists = NATIVE.iter().chain(&OLDEST).chain(&CONTAINERS).chain(&COUNTED);
-        let mut named = lists.chain(only.flatten());
+        let mut named = lists.chain(&PROCESSORS).chain(only.flatten());
         assert_eq!(named.find(|name| !there(name)), None);
     }
 

@@ -27,6 +27,7 @@ const PROGRAMS: &[&str] = &[
     "nft",
     "nstat",
     "ping",
+    "prlimit",
     "runc",
     "setpriv",
     "ss",

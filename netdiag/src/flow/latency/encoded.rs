@@ -74,6 +74,7 @@ fn payload(plain: &[u8]) -> Option<&[u8]> {
 
 /// Counts of buckets, the first of them first; a negative one stands for as many buckets without any.
 fn counts(mut payload: &[u8], buckets: &mut Vec<(u16, u64)>) -> Option<()> {
+    const LAST: u64 = bucket_of(HIGHEST_NS) as u64;
     buckets.clear();
     let mut bucket = 0_u64;
     while !payload.is_empty() {
@@ -81,13 +82,14 @@ fn counts(mut payload: &[u8], buckets: &mut Vec<(u16, u64)>) -> Option<()> {
         payload = rest;
         match u64::try_from(number) {
             Ok(0) => bucket += 1,
+            Ok(_) if bucket > LAST => return None,
             Ok(count) => {
                 buckets.push((u16::try_from(bucket).ok()?, count));
                 bucket += 1;
             }
             Err(_) => bucket = bucket.checked_add(number.unsigned_abs())?,
         }
-        if bucket > u64::from(bucket_of(HIGHEST_NS)) + 1 {
+        if bucket > LAST + 1 {
             return None;
         }
     }
@@ -146,6 +148,15 @@ mod tests {
             assert_eq!(decoder.decode(&ours.as_bytes()[..end]), None, "cut at {end}");
         }
         assert_eq!(decoder.decode(ours.as_bytes()).map(<[_]>::len), Some(1), "after all of them");
+    }
+
+    /// Zeros up to the end of the buckets, and then a count.
+    #[test]
+    fn nothing_is_counted_beyond_the_last_bucket() {
+        let mut buckets = Vec::new();
+        let beyond = [30, 224, 0, 151, 71, 3, 0, 32, 224, 0];
+        assert_eq!(counts(&beyond, &mut buckets), None);
+        assert!(buckets.iter().all(|&(bucket, _)| bucket <= bucket_of(HIGHEST_NS)));
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use super::{Socket, state};
+use super::{Signs, Socket, state};
 use crate::snapshot::node::States;
 
 /// Groups that are counted; of a namespace with more the rest goes by unnamed.
@@ -97,10 +97,14 @@ pub struct Census {
     pub listeners: Vec<Listening>,
     /// Those of them with a queue more than half full, with their connection requests.
     pub full: Vec<(Listening, u64)>,
+    /// Whether any connection waits to be accepted, once it is settled.
+    waits: bool,
     /// Connection requests by what they came to.
     requests: HashMap<End, u64>,
     /// Those in CLOSE_WAIT, by inode number of the socket.
     pub close_wait: Vec<u64>,
+    /// Those in CLOSE_WAIT that no process has yet (`sock_i_ino`, net/core/sock.c: without a file it is 0).
+    pub unaccepted: u64,
     /// Conversations by state: SYN_SENT, FIN_WAIT2, TIME_WAIT.
     pub groups: [HashMap<Group, u64>; 3],
     /// Ports by destination.
@@ -109,6 +113,10 @@ pub struct Census {
     listening: Vec<u64>,
     /// Bit by port: taken.
     used: Vec<u64>,
+    /// What the namespace said just before; none where it did not tell.
+    pub(super) signs: Option<Signs>,
+    /// Whether it had said the same before an earlier count.
+    pub(super) rested: bool,
 }
 
 impl Census {
@@ -120,13 +128,30 @@ impl Census {
             ports: 0,
             listeners: Vec::new(),
             full: Vec::new(),
+            waits: false,
             requests: HashMap::new(),
             close_wait: Vec::new(),
+            unaccepted: 0,
             groups: Default::default(),
             taken: HashMap::new(),
             listening: vec![0; 1024],
             used: vec![0; 1024],
+            signs: None,
+            rested: false,
         }
+    }
+
+    /// Whether these later signs are those of before it was counted.
+    pub(super) fn followed(&self, later: Option<&Signs>) -> bool {
+        self.signs.as_ref().zip(later).is_some_and(|(then, now)| then.last_until(now))
+    }
+
+    /// Whether nothing happened to the sockets by these later signs, once they are [settled](Self::settle). The
+    /// kernel counts a segment before the socket has it, so the first count after one is not sure. A connection is
+    /// accepted and a request given up without any sign, so where one waits for that nobody knows.
+    #[must_use]
+    pub fn stands(&self, later: Option<&Signs>) -> bool {
+        self.rested && !self.waits && self.states.syn_recv == 0 && self.followed(later)
     }
 
     /// Counts a socket. Listeners come before all others.
@@ -161,6 +186,7 @@ impl Census {
                 return;
             }
             state::SYN_RECV => bounded(&mut self.requests, socket.local, |count| *count += 1),
+            state::CLOSE_WAIT if socket.inode == 0 => self.unaccepted += 1,
             state::CLOSE_WAIT if self.close_wait.len() < INODES => {
                 self.close_wait.push(socket.inode);
             }
@@ -191,6 +217,7 @@ impl Census {
     #[must_use]
     pub fn settle(mut self) -> Self {
         let listeners = std::mem::take(&mut self.listeners);
+        self.waits = listeners.iter().any(|one| one.queue > 0);
         self.full = listeners
             .iter()
             .filter_map(|one| Some((one.clone(), self.waiting(one, &listeners)?)))

@@ -39,17 +39,19 @@ fn sockets_count_by_state_by_conversation_and_by_port() {
     ] {
         census.add(&one);
     }
+    let unaccepted = socket(state::CLOSE_WAIT, (here, 80), ("10.0.0.9", 40_004));
+    census.add(&Socket { inode: 0, ..unaccepted });
     let expected = States {
         listen: 1,
         syn_recv: 1,
         time_wait: 3,
         established: 2,
         syn_sent: 1,
-        close_wait: 1,
+        close_wait: 2,
         ..States::default()
     };
     assert_eq!((census.states, census.ports), (expected, 3));
-    assert_eq!(census.close_wait, [7]);
+    assert_eq!((&census.close_wait[..], census.unaccepted), (&[7][..], 1));
     let end = |ip: &str, port: u16| -> End { (ip.parse().unwrap(), port) };
     let [syn_sent, fin_wait2, time_wait] = &census.groups;
     assert_eq!(syn_sent[&(end(here, 0), end("10.0.0.4", 50_000))], 1);
@@ -59,6 +61,35 @@ fn sockets_count_by_state_by_conversation_and_by_port() {
     assert_eq!(census.requests[&end(here, 80)], 1);
     let taken = &census.taken[&(here.parse().unwrap(), end("10.0.0.2", 443))];
     assert_eq!((taken.ports, taken.time_wait), (2, 1));
+}
+
+#[test]
+fn a_count_stands_where_all_that_happens_shows() {
+    let signs = |segments: u64| {
+        let snmp = format!("Tcp: InSegs\nTcp: {segments}\n");
+        Signs::parse("TCP: inuse 1 orphan 0 tw 0 alloc 1 mem 0\n", "", Some(&snmp))
+    };
+    let any = ("0.0.0.0", 0);
+    let listener = |queue| Socket { queue, ..socket(state::LISTEN, ("0.0.0.0", 80), any) };
+    let counted = |sockets: &[Socket]| {
+        let mut census = Census::new(None, None);
+        sockets.iter().for_each(|one| census.add(one));
+        (census.signs, census.rested) = (signs(5), true);
+        census.settle()
+    };
+    let quiet = counted(&[listener((0, 4))]);
+    assert!(quiet.stands(signs(5).as_ref()));
+    let first = Census { rested: false, ..quiet.clone() };
+    assert!(!first.stands(signs(5).as_ref()), "a segment may have been on its way");
+    assert!(!quiet.stands(signs(6).as_ref()), "a segment came");
+    assert!(!quiet.stands(None), "nobody knows");
+    let request = socket(state::SYN_RECV, ("10.0.0.1", 80), ("10.0.0.9", 40_000));
+    for (what, census) in [
+        ("a connection may be accepted", counted(&[listener((1, 4))])),
+        ("a request may be given up", counted(&[listener((0, 4)), request])),
+    ] {
+        assert!(!census.stands(signs(5).as_ref()), "{what}");
+    }
 }
 
 #[test]

@@ -4,10 +4,13 @@ use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet},
     path::Path,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use super::count::{Census, End, Group};
+use super::{
+    count::{Census, End, Group},
+    signs::{Ages, When},
+};
 use crate::{
     node::{owners, pace::Pace},
     snapshot::{
@@ -73,7 +76,7 @@ pub struct Told {
 
 /// What is to be told of the sockets of these namespaces, counted at some time each.
 pub fn tell<'a>(
-    counted: impl Iterator<Item = (u32, Instant, &'a Census)> + Clone,
+    counted: impl Iterator<Item = (u32, When, &'a Census)> + Clone,
     owners: &mut Owners,
     host_root: &Path,
 ) -> Told {
@@ -83,10 +86,10 @@ pub fn tell<'a>(
     }
     owners.find(&wanted, host_root);
     let mut told = Told::default();
-    for (netns, at, census) in counted {
-        let age_ns = at.elapsed().as_nanos() as u64;
-        told.sockets.push(sockets(netns, age_ns, census, owners));
-        told.ports.extend(ports(netns, age_ns, census, owners));
+    for (netns, when, census) in counted {
+        let ages = when.ages();
+        told.sockets.push(sockets(netns, ages, census, owners));
+        told.ports.extend(ports(netns, ages, census, owners));
         told.listen_queues.extend(census.full.iter().map(|(one, syn_recv)| ListenQueue {
             netns,
             local: end(one.local),
@@ -124,16 +127,18 @@ fn quarter(census: &Census) -> u64 {
     census.range.as_ref().map_or(7_000, |range| range.available / 4).max(1)
 }
 
-fn sockets(netns: u32, age_ns: u64, census: &Census, owners: &Owners) -> Sockets {
+fn sockets(netns: u32, ages: Ages, census: &Census, owners: &Owners) -> Sockets {
     let [syn_sent, fin_wait2, time_wait] = census.groups.each_ref().map(groups);
     let looked_at = if census.states.close_wait >= MANY { &census.close_wait[..] } else { &[] };
     let held = held(looked_at, owners).into_iter();
     Sockets {
         netns,
-        age_ns,
+        age_ns: ages.counted_ns,
+        unchanged_ns: Some(ages.unchanged_ns),
         states: census.states,
         close_wait: held.map(|(found, count)| HeldSockets { owner: owner(found), count }).collect(),
         close_wait_looked_at: Some(looked_at.len() as u64),
+        close_wait_unaccepted: Some(census.unaccepted),
         time_wait,
         syn_sent,
         fin_wait2,
@@ -176,7 +181,7 @@ fn top<K: Ord, V>(
     all.into_iter()
 }
 
-fn ports(netns: u32, age_ns: u64, census: &Census, owners: &Owners) -> Option<Ports> {
+fn ports(netns: u32, ages: Ages, census: &Census, owners: &Owners) -> Option<Ports> {
     if census.ports == 0 {
         return None;
     }
@@ -195,7 +200,8 @@ fn ports(netns: u32, age_ns: u64, census: &Census, owners: &Owners) -> Option<Po
     });
     Some(Ports {
         netns,
-        age_ns,
+        age_ns: ages.counted_ns,
+        unchanged_ns: Some(ages.unchanged_ns),
         first: range.map(|range| range.first),
         last: range.map(|range| range.last),
         available: range.map(|range| range.available),
@@ -210,7 +216,7 @@ fn end((ip, port): End) -> Endpoint {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::{net::IpAddr, time::Instant};
 
     use super::*;
     use crate::node::census::{Socket, state};
@@ -251,7 +257,7 @@ mod tests {
             .map(|(inode, comm)| (inode, (comm.len() as u32, comm.to_owned())));
         let mut owners = Owners { found: found.into(), ..Owners::default() };
         let census = census.settle();
-        let all = [(5, Instant::now(), &census)];
+        let all = [(5, When::at(Instant::now()), &census)];
         let told = tell(all.into_iter(), &mut owners, Path::new("/nowhere"));
         let [sockets] = &told.sockets[..] else { panic!("{told:?}") };
         assert_eq!((sockets.states.close_wait, sockets.states.syn_recv), (12, 70));
@@ -278,6 +284,17 @@ mod tests {
     }
 
     #[test]
+    fn how_old_a_count_is_and_until_when_it_stands_is_told() {
+        let mut census = Census::new(Some("40000 40099"), None);
+        census.add(&socket(state::LISTEN, ("0.0.0.0", 40_000), ("0.0.0.0", 0), 1));
+        let (ages, owners) = (Ages { counted_ns: 9, unchanged_ns: 2 }, Owners::default());
+        let told = sockets(5, ages, &census, &owners);
+        assert_eq!((told.age_ns, told.unchanged_ns, told.known_ns()), (9, Some(2), 2));
+        let told = ports(5, ages, &census, &owners).unwrap();
+        assert_eq!((told.age_ns, told.unchanged_ns, told.known_ns()), (9, Some(2), 2));
+    }
+
+    #[test]
     fn how_many_sockets_were_looked_at_is_told() {
         for (count, looked_at) in [(9, 0), (10, 10), (5_000, 4_096)] {
             let mut census = Census::new(None, None);
@@ -285,7 +302,7 @@ mod tests {
                 let peer = ("10.0.0.9", inode as u16 + 1);
                 census.add(&socket(state::CLOSE_WAIT, ("10.0.0.1", 80), peer, inode + 1));
             }
-            let told = sockets(5, 0, &census.settle(), &Owners::default());
+            let told = sockets(5, Ages::default(), &census.settle(), &Owners::default());
             assert_eq!(told.states.close_wait, count);
             assert_eq!(told.close_wait_looked_at, Some(looked_at));
             assert_eq!(told.close_wait.iter().map(|held| held.count).sum::<u64>(), looked_at);

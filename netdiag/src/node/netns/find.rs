@@ -94,22 +94,30 @@ impl Search {
         let procfs = proc::open(host_root)?;
         let mut mount_namespaces = HashSet::new();
         proc::numbers(procfs.as_fd(), |pid, name| {
-            let Ok(process) = name
-                .to_str()
-                .map_err(|_| Errno::NOENT)
-                .and_then(|name| proc::open_dir(procfs.as_fd(), name))
-            else {
-                return;
+            // A quick look takes one call of nearly every process.
+            if depth == Depth::Processes && pid != 1 {
+                match self.link(procfs.as_fd(), &format!("{pid}/ns/net"), path, pid) {
+                    // The main thread ended; another one may live.
+                    Err(Errno::NOENT) => {}
+                    seen => {
+                        self.hidden += usize::from(seen.is_err_and(|error| !proc::gone(error)));
+                        return;
+                    }
+                }
+            }
+            let process = match proc::open_dir(procfs.as_fd(), name.to_str().unwrap_or_default()) {
+                Ok(process) => process,
+                Err(error) => {
+                    self.hidden += usize::from(!proc::gone(error));
+                    return;
+                }
             };
             let directory = path.join(pid.to_string());
             let seen = match depth {
-                Depth::Processes => {
-                    match self.thread(process.as_fd(), &directory, pid) {
-                        // The main thread ended; another one may live.
-                        Err(Errno::NOENT) => self.threads(process.as_fd(), &directory, pid),
-                        seen => seen,
-                    }
-                }
+                Depth::Processes => match self.link(process.as_fd(), "ns/net", &directory, pid) {
+                    Err(Errno::NOENT) => self.threads(process.as_fd(), &directory, pid),
+                    seen => seen,
+                },
                 Depth::Everything => self.threads(process.as_fd(), &directory, pid),
             };
             if seen.is_err_and(|error| !proc::gone(error)) {
@@ -141,7 +149,7 @@ impl Search {
         proc::numbers(tasks.as_fd(), |tid, name| {
             let directory = || directory.join(format!("task/{tid}"));
             let seen = proc::open_dir(tasks.as_fd(), name.to_str().unwrap_or_default())
-                .and_then(|task| self.thread(task.as_fd(), &directory(), pid));
+                .and_then(|task| self.link(task.as_fd(), "ns/net", &directory(), pid));
             if let Err(error) = seen
                 && !proc::gone(error)
             {
@@ -151,9 +159,16 @@ impl Search {
         result
     }
 
-    fn thread(&mut self, thread: BorrowedFd<'_>, directory: &Path, pid: u32) -> Result<(), Errno> {
-        if let Target::Netns(inode) = proc::target(thread, c"ns/net")? {
-            let handle = || Handle::Link(directory.join("ns/net"));
+    /// The namespace that a process's link leads to, which lies so below a directory with that path.
+    fn link(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &str,
+        path: &Path,
+        pid: u32,
+    ) -> Result<(), Errno> {
+        if let Target::Netns(inode) = proc::target(dir, name)? {
+            let handle = || Handle::Link(path.join(name));
             let namespace = self.namespace(inode, handle);
             namespace.pid = namespace.pid.min(Some(pid)).or(Some(pid));
         }

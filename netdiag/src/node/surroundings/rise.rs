@@ -12,17 +12,17 @@ use crate::{
         links::{self, Interfaces},
         protocols,
         qdiscs::{self, Qdiscs},
-        tcp_counters,
+        tcp_counters::{self, Counters},
     },
-    snapshot::node::{Interface, NamespaceCounters, Node, Qdisc, Softnet},
+    snapshot::node::{Interface, Node, Qdisc, Softnet},
 };
 
 /// By how much the counters rose.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rise {
-    ip: NamespaceCounters,
-    udp: NamespaceCounters,
-    icmp: NamespaceCounters,
+    ip: BTreeMap<u32, Counters>,
+    udp: BTreeMap<u32, Counters>,
+    icmp: BTreeMap<u32, Counters>,
     interfaces: Interfaces,
     qdiscs: Qdiscs,
     softnet: BTreeMap<u32, Softnet>,
@@ -71,9 +71,9 @@ impl Rise {
 
     /// Says it, in lists that are bounded.
     pub(super) fn tell(&self, node: &mut Node) {
-        node.ip.clone_from(&self.ip);
-        node.udp.clone_from(&self.udp);
-        node.icmp.clone_from(&self.icmp);
+        node.ip = tcp_counters::named(&self.ip);
+        node.udp = tcp_counters::named(&self.udp);
+        node.icmp = tcp_counters::named(&self.icmp);
         let (interfaces, left_out) = links::listed(&self.interfaces);
         (node.interfaces, node.interfaces_left_out) = (interfaces, Some(left_out));
         node.qdiscs = qdiscs::listed(&self.qdiscs, &self.interfaces);

@@ -39,9 +39,10 @@ impl Dumping {
         let is_busy = self.is_busy.clone();
         let (out, node, told) = (self.out.clone(), self.node.clone(), self.told.clone());
         let (snapshot, interval) = (shot.snapshot.clone(), shot.interval.clone());
-        let labels = shot.labels.clone();
+        let (labels, redactor) = (shot.labels.clone(), shot.redactor.clone());
         let work = move || {
-            let line = keep(&out, &node, snapshot, interval, &labels, voice::say)
+            let redactor = redactor.as_ref();
+            let line = keep(&out, &node, snapshot, interval, &labels, redactor, voice::say)
                 .unwrap_or_else(|error| format!("not written: {error:#}"));
             is_busy.store(false, Ordering::SeqCst);
             // A screen that is gone tells nobody.

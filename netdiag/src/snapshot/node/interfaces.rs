@@ -71,6 +71,12 @@ impl Interface {
         }
     }
 
+    /// The network namespace that it leads to, where that is another one.
+    #[must_use]
+    pub fn leads_to(&self) -> Option<u32> {
+        self.peer.and_then(|peer| peer.netns).filter(|netns| *netns != self.netns)
+    }
+
     /// What it counts.
     pub fn counts_mut(&mut self) -> [&mut Option<u64>; 14] {
         [

@@ -12,9 +12,14 @@ use crate::snapshot::{Endpoint, Owner};
 pub struct Sockets {
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// How long before the end they were counted, in nanoseconds. Where there are many they are not
-    /// counted in every interval.
+    /// How long before the end they were counted, in nanoseconds. They are not in every interval where that
+    /// takes long, and where nothing happened to them.
     pub age_ns: u64,
+    /// How long before the end nothing showed last that anything happened to them since they were counted, in
+    /// nanoseconds: no more than `age_ns`, and that where nobody looked. A listener in the place of another one does
+    /// not show, nor an end that waits behind data which the peer has no room for. Null in what an older netdiag
+    /// recorded.
+    pub unchanged_ns: Option<u64>,
     /// How many by state.
     pub states: States,
     /// Processes that hold sockets in CLOSE_WAIT, the most first, at most ten: the peer closed, they
@@ -23,12 +28,22 @@ pub struct Sockets {
     /// Sockets in CLOSE_WAIT whose processes were looked for: none of fewer than ten, and 4,096 at most. Null in
     /// what an older netdiag recorded.
     pub close_wait_looked_at: Option<u64>,
+    /// Sockets in CLOSE_WAIT that wait to be accepted: no process holds them. Null in what an older netdiag recorded.
+    pub close_wait_unaccepted: Option<u64>,
     /// Sockets in TIME_WAIT by conversation, the most first, at most ten.
     pub time_wait: Vec<SocketGroup>,
     /// Those in SYN_SENT, likewise: nobody answered yet.
     pub syn_sent: Vec<SocketGroup>,
     /// Those in FIN_WAIT2, likewise: we closed, the peer did not.
     pub fin_wait2: Vec<SocketGroup>,
+}
+
+impl Sockets {
+    /// How long before the end they were as they are told, for all that is known.
+    #[must_use]
+    pub fn known_ns(&self) -> u64 {
+        self.unchanged_ns.unwrap_or(self.age_ns)
+    }
 }
 
 /// TCP sockets by state; both IPv4 and IPv6.
@@ -84,6 +99,9 @@ pub struct Ports {
     pub netns: u32,
     /// How long before the end they were counted, in nanoseconds; as in `sockets`.
     pub age_ns: u64,
+    /// How long before the end nothing showed last that anything happened to them since; as in `sockets`. The range
+    /// may be another one since they were counted.
+    pub unchanged_ns: Option<u64>,
     /// First port that is given (`net.ipv4.ip_local_port_range`); null when unknown.
     pub first: Option<u16>,
     /// Last port that is given.
@@ -97,6 +115,14 @@ pub struct Ports {
     /// Where most go, at most ten. A socket that connects needs a port that is not taken towards that
     /// address and port.
     pub destinations: Vec<PortUse>,
+}
+
+impl Ports {
+    /// As of [`Sockets`].
+    #[must_use]
+    pub fn known_ns(&self) -> u64 {
+        self.unchanged_ns.unwrap_or(self.age_ns)
+    }
 }
 
 /// Ports taken from one address to one address and port.

@@ -93,6 +93,11 @@ fn seconds(from: Timestamp, to: Timestamp) -> f64 {
     to.duration_since(from).as_secs_f64()
 }
 
+/// Seconds between two of which neither need be the later one: a clock that was set back makes what was lie ahead.
+fn apart(one: Timestamp, other: Timestamp) -> f64 {
+    seconds(one, other).abs()
+}
+
 impl Formed {
     /// An interval has passed; what is found now, in its order, where rules have looked. Of so many nothing can be
     /// said (`withheld`).
@@ -122,7 +127,7 @@ impl Formed {
                 }
                 None => One { finding, first: now, last, values: VecDeque::new() },
             };
-            if seconds(last, now) <= STAYS_S
+            if apart(last, now) <= STAYS_S
                 && let Some(value) = value
             {
                 if one.values.len() == LOOKS {
@@ -134,11 +139,11 @@ impl Formed {
         }
         // What is not told now was told before.
         self.all.extend(before);
-        self.all.retain(|one| seconds(one.last, now) < REMEMBERED_S);
+        self.all.retain(|one| apart(one.last, now) < REMEMBERED_S);
         // Their order is kept: causes stand before what they cause.
         let (holding, over): (Vec<_>, Vec<_>) = std::mem::take(&mut self.all)
             .into_iter()
-            .partition(|one| seconds(one.last, now) <= STAYS_S);
+            .partition(|one| apart(one.last, now) <= STAYS_S);
         self.all.extend(holding.into_iter().chain(over));
     }
 
@@ -156,7 +161,7 @@ impl Formed {
     }
 
     fn holds(&self, one: &One) -> bool {
-        self.looked.is_some_and(|looked| seconds(one.last, looked) <= STAYS_S)
+        self.looked.is_some_and(|looked| apart(one.last, looked) <= STAYS_S)
     }
 
     /// Seconds since the first interval began.

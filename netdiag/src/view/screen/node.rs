@@ -13,7 +13,7 @@ use crate::{
     format::{self, MISSING, or_missing, percent, sanitised, wrapped},
     snapshot::{
         Node,
-        node::{Interface, ListenQueue, States},
+        node::{Interface, ListenQueue, Sockets, States},
     },
     view::{
         owner::process,
@@ -31,6 +31,8 @@ pub(super) const PANE: Pane = Pane {
 const INTERFACES: usize = 12;
 /// Counters, qdiscs, queues or control groups that are shown.
 const SHOWN: usize = 8;
+/// What is known of sockets is said to be old from here on.
+const OLD_NS: u64 = 2_000_000_000;
 
 fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
     let Some(shot) = state.shown() else { return vec![line("watching…")] };
@@ -123,7 +125,9 @@ fn memory(node: &Node) -> Vec<String> {
 
 fn sockets(node: &Node) -> Vec<String> {
     let sum = |of: fn(&States) -> u64| node.sockets.iter().map(|one| of(&one.states)).sum::<u64>();
-    [
+    let known_ns = node.sockets.iter().map(Sockets::known_ns).max().unwrap_or(0);
+    let old = (known_ns > OLD_NS).then(|| format!("as of {} ago", format::duration(known_ns)));
+    let states = [
         ("established", sum(|it| it.established)),
         ("syn_sent", sum(|it| it.syn_sent)),
         ("syn_recv", sum(|it| it.syn_recv)),
@@ -132,10 +136,9 @@ fn sockets(node: &Node) -> Vec<String> {
         ("close_wait", sum(|it| it.close_wait)),
         ("last_ack", sum(|it| it.last_ack)),
         ("listen", sum(|it| it.listen)),
-    ]
-    .iter()
-    .map(|(name, n)| format!("{name} {}", format::count(*n)))
-    .collect()
+    ];
+    let told = states.iter().map(|(name, n)| format!("{name} {}", format::count(*n)));
+    told.chain(old).collect()
 }
 
 /// The counters that rose, of all namespaces together, the most first.

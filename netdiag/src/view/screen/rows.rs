@@ -96,7 +96,11 @@ impl Rows {
 
     /// With names and units, as outputs have it.
     pub(super) fn name(&self, row: &Frozen) -> Flow {
-        build::named(row, &self.shot.snapshot.signals, &self.shot.labels)
+        let Shot { snapshot, labels, redactor, .. } = &self.shot;
+        let mut flow = build::named(row, &snapshot.signals, labels);
+        let by = row.group.as_ref().map_or(Grouping::Flow, |group| group.by);
+        redactor.iter().for_each(|it| it.flow(&mut flow, by));
+        flow
     }
 }
 

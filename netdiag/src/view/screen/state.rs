@@ -13,7 +13,7 @@ use crate::{
     flow::{Frozen, Grouping, Interval},
     labels::Labels,
     signal::metrics,
-    snapshot::{Snapshot, build::Sort},
+    snapshot::{Snapshot, build::Sort, redact::Redactor},
 };
 
 mod circles;
@@ -28,6 +28,8 @@ pub struct Shot {
     pub interval: Interval,
     /// Names of what is told by number.
     pub labels: Labels,
+    /// Gives pseudonyms, where outputs have them: the snapshot has its own.
+    pub redactor: Option<Redactor>,
     /// What is found now; none where nobody looked anew.
     pub findings: Option<Vec<Finding>>,
     /// Of how many nothing can be said now.

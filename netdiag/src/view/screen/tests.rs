@@ -188,7 +188,8 @@ fn shot(nth: u64, signals: &[SignalStatus], lost: u64) -> Shot {
         stream: quiet.stream,
     };
     let snapshot = frame.build(&interval);
-    Shot { snapshot, interval, labels: labels(), findings: Some(found(nth)), withheld: 0 }
+    let (labels, findings) = (labels(), Some(found(nth)));
+    Shot { snapshot, interval, labels, redactor: None, findings, withheld: 0 }
 }
 
 fn statuses() -> Vec<SignalStatus> {

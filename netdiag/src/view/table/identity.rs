@@ -1,5 +1,7 @@
 //! Which flow, or which group of them, a row is about.
 
+use std::net::SocketAddr;
+
 use crate::{
     flow::{Grouping, SERVER},
     format::{self, MISSING, cut, sanitised},
@@ -72,8 +74,7 @@ pub(in crate::view) fn endpoint(end: &Endpoint) -> String {
     match (end.ip, end.port) {
         (None, _) => MISSING.to_owned(),
         (Some(ip), None) => ip.to_string(),
-        (Some(ip), Some(port)) if ip.is_ipv4() => format!("{ip}:{port}"),
-        (Some(ip), Some(port)) => format!("[{ip}]:{port}"),
+        (Some(ip), Some(port)) => SocketAddr::new(ip, port).to_string(),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 
-use super::{Pace, count, failed, serve::HEADER, took};
+use super::{Pace, count, failed, serve::HEADER, stream::pace_by_kernel, took};
 
 /// How a client ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,10 @@ pub struct Ask {
     pub request: u32,
     /// Bytes of an answer.
     pub reply: u32,
+    /// Bytes of its send buffers, where it sets that.
+    pub send_buffer: Option<usize>,
+    /// Bytes a second that the kernel lets out of each at most, where it sets that.
+    pub pacing: Option<u32>,
     /// What becomes of a connection.
     pub end: End,
     /// How long it waits for a connection or an answer.
@@ -59,6 +63,8 @@ impl Ask {
             per_second,
             request: 200,
             reply: 1000,
+            send_buffer: None,
+            pacing: None,
             end: End::Keeps,
             patience: Duration::from_secs(60),
             times: 0,
@@ -114,6 +120,12 @@ impl Ask {
                 let stream = TcpStream::connect_timeout(&to, self.patience)?;
                 count("connections");
                 sockopt::set_tcp_nodelay(&stream, true)?;
+                if let Some(bytes) = self.send_buffer {
+                    sockopt::set_socket_send_buffer_size(&stream, bytes)?;
+                }
+                if let Some(bytes) = self.pacing {
+                    pace_by_kernel(&stream, bytes)?;
+                }
                 stream.set_read_timeout(Some(self.patience))?;
                 stream
             }

@@ -76,7 +76,7 @@ impl Send {
 }
 
 /// Sets `SO_MAX_PACING_RATE` (socket(7)).
-fn pace_by_kernel(socket: &TcpStream, bytes_per_second: u32) -> io::Result<()> {
+pub(super) fn pace_by_kernel(socket: &TcpStream, bytes_per_second: u32) -> io::Result<()> {
     let length = size_of_val(&bytes_per_second) as libc::socklen_t;
     let value = (&raw const bytes_per_second).cast();
     let (level, name) = (libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE);

@@ -5,6 +5,8 @@ use crate::{cgroup::Limited, machine};
 
 pub(super) static SCENARIO: Scenario = Scenario {
     watch: &[Side::Server],
+    // Of a control group with several processes, or with none that is known, the finding is the node's.
+    takes: Some("CPU limit"),
     parameters: &[
         Parameter::new("quota_percent", [3, 8], [60, 90]),
         Parameter::any("work_ms", [6, 10]),
@@ -14,7 +16,9 @@ pub(super) static SCENARIO: Scenario = Scenario {
         let at = stage.at(8080);
         let serve = Serve { work: it.ms("work_ms"), burns: true, ..Serve::at(vec![at]) };
         let pid = stage.start(Side::Server, "render", Act::Serve(serve))?;
-        let group = Limited::new(&stage.comm("render"), it["quota_percent"])?;
+        // What an emulated processor takes beyond its work would hold the twin back.
+        let quota_percent = it["quota_percent"] * machine::amount(1, 2);
+        let group = Limited::new(&stage.comm("render"), quota_percent)?;
         group.hold(pid)?;
         stage.keep(group);
         // An emulated processor takes a multiple of that for each answer, and others play beside it: more than it can

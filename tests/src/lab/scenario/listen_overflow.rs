@@ -1,6 +1,7 @@
 //! A server that accepts too late for its backlog.
 
 use super::prelude::*;
+use crate::machine;
 
 pub(super) static SCENARIO: Scenario = Scenario {
     watch: &[Side::Server],
@@ -19,8 +20,9 @@ pub(super) static SCENARIO: Scenario = Scenario {
             ..Accept::at(vec![at], Each::Closes)
         };
         stage.start(Side::Server, "tomcat", Act::Accept(accept))?;
+        // An emulated processor takes milliseconds for each, and others play beside it.
         let open = Open {
-            per_second: it["per_s"] as f64,
+            per_second: it["per_s"] as f64 * machine::amount(1.0, 0.25),
             count: u64::MAX,
             ..Open::at_once(vec![at], 0, Then::Closes)
         };

@@ -48,6 +48,55 @@ pub(super) fn names(stage: &mut Stage, dns: Dns, per_second: u64) -> Result<()> 
     Ok(())
 }
 
+/// A server before which so many of a thousand SYNs are dropped, and a client that connects for each request.
+pub(super) fn losing_syns(stage: &mut Stage, per_mille: u64, per_second: u64) -> Result<()> {
+    stage.link_alike(Way::delayed(MS))?;
+    let at = stage.at(8080);
+    // As they arrive: what is dropped on its way out is a send that fails.
+    stage.nft(
+        Side::Server,
+        &format!(
+            "table inet busy {{\n chain arrives {{\n type filter hook prerouting priority -300;\n \
+         tcp dport {} tcp flags syn numgen random mod 1000 < {per_mille} drop\n }}\n}}\n",
+            at.port()
+        ),
+    )?;
+    stage.start(Side::Server, "search", Act::Serve(Serve::at(vec![at])))?;
+    let ask = Ask {
+        end: End::Closes,
+        patience: Duration::from_secs(5),
+        ..Ask::to(vec![at; 32], per_second as f64)
+    };
+    stage.start(Side::Client, "web", Act::Ask(ask))?;
+    Ok(())
+}
+
+/// Of requests that take long to arrive.
+pub(super) const UPLOADS: &[Parameter] = &[
+    Parameter::any("kb_per_s", [150, 300]),
+    Parameter::any("work_ms", [50, 150]),
+    Parameter::any("connections", [3, 6]),
+];
+
+/// Sends them from the client, which hands each over at once, to a server that reads them as they come.
+pub(super) fn uploads(stage: &mut Stage, it: &Values) -> Result<()> {
+    stage.link_alike(Way::delayed(2 * MS))?;
+    let (at, work) = (stage.at(8080), it.ms("work_ms"));
+    let serve = Serve { work, spread: work, ..Serve::at(vec![at]) };
+    stage.start(Side::Server, "photos", Act::Serve(serve))?;
+    let connections = it["connections"];
+    let ask = Ask {
+        request: 200_000,
+        reply: 300,
+        // For one request, also where each segment takes a buffer of its own.
+        send_buffer: Some(400_000),
+        pacing: Some(it["kb_per_s"] as u32 * 1_000),
+        ..Ask::to(vec![at; connections as usize], connections as f64 / 2.0)
+    };
+    stage.start(Side::Client, "mobile", Act::Ask(ask))?;
+    Ok(())
+}
+
 /// Of a stream that is read slower than it is sent.
 pub(super) const READING: &[Parameter] =
     &[Parameter::new("reads_per_s", [0, 2], [100, 200]), Parameter::any("sends_per_s", [10, 40])];

@@ -59,14 +59,48 @@ fn only_what_was_seen_from_its_beginning_to_its_success_is_a_latency() {
     assert_eq!(interval.sum().count(count_id("connects_failed")), Some(3));
 }
 
+/// Connects that find no port, from one address to a port of 10.0.0.2.
+fn unbound(flow: FlowId, peer_port: u16) -> [Event; 3] {
+    let key = FlowKey { local_port: 0, peer_port, ..key(0) };
+    [What::Connect, What::Failed(Some(libc::EADDRNOTAVAIL)), What::Close]
+        .map(|what| Event::Socket(socket(flow, key, what)))
+}
+
 #[test]
-fn a_socket_that_never_got_a_port_counts_in_other() {
-    let mut table = FlowTable::new(config(9));
-    let unbound = FlowKey { local_port: 0, ..key(0) };
-    for what in [What::Connect, What::Failed(Some(libc::EADDRNOTAVAIL)), What::Close] {
-        table.apply(&Event::Socket(socket(1, unbound, what)), 0);
+fn sockets_that_never_got_a_port_are_one_row_of_their_destination() {
+    let mut table = FlowTable::new(config(16));
+    let error = |n| vec![(Label::Errno(libc::EADDRNOTAVAIL), n)];
+    for (flow, port) in [(1, 80), (2, 80), (3, 443)] {
+        apply(&mut table, &unbound(flow, port));
+    }
+    let interval = table.interval(S);
+    let told: Vec<_> = interval
+        .flows
+        .iter()
+        .map(|flow| (flow.key.local_port, flow.key.peer_port, flow.role, failed(flow)))
+        .collect();
+    let client = Some(Role::Client);
+    assert_eq!(told, [(0, 80, client, error(2)), (0, 443, client, error(1))]);
+    assert!(failed(&interval.other).is_empty());
+    // The same rows, as long as there are any.
+    apply(&mut table, &unbound(4, 80));
+    let next = table.last_interval(2 * S);
+    assert_eq!((next.flows.len(), next.flows[0].id), (1, interval.flows[0].id));
+    assert_eq!(failed(&next.flows[0]), error(1));
+    let total = table.total();
+    assert_eq!(total.flows.iter().map(failed).collect::<Vec<_>>(), [error(3), error(1)]);
+    assert!(failed(&total.other).is_empty());
+}
+
+/// Of 16 rows two may be without a socket.
+#[test]
+fn beyond_their_room_they_count_in_other() {
+    let mut table = FlowTable::new(config(16));
+    for port in 1..=3 {
+        apply(&mut table, &unbound(port.into(), port));
     }
     let interval = table.last_interval(S);
-    assert_eq!(interval.flows.len(), 0);
+    assert_eq!(interval.flows.len(), 2);
     assert_eq!(failed(&interval.other), [(Label::Errno(libc::EADDRNOTAVAIL), 1)]);
+    assert_eq!(failed(&table.total().other), [(Label::Errno(libc::EADDRNOTAVAIL), 1)]);
 }

@@ -76,7 +76,12 @@ fn a_client_has_responses_and_a_server_services() {
         (response, server, vec![], vec![]),
         (response, unknown, vec![], vec![(AMBIGUOUS, 1)]),
         (service, client, vec![], vec![]),
-        (service, server, vec![(SERVICE, 8)], vec![(SERVICE_NS, 7), (LOCAL_APPLICATION, 7)]),
+        (
+            service,
+            server,
+            vec![(SERVICE, 8), (PROCESSING, 5)],
+            vec![(SERVICE_NS, 7), (LOCAL_APPLICATION, 7)],
+        ),
         (service, unknown, vec![], vec![(AMBIGUOUS, 1)]),
         (read, unknown, vec![(READ_WAIT, 9)], waited),
         (What::Asked, client, vec![], vec![(AMBIGUOUS, 3)]),

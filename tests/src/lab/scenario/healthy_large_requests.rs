@@ -1,0 +1,9 @@
+//! Files that a client hands over at once, and that its kernel takes its time to send: nobody is slow.
+
+use super::prelude::*;
+
+pub(super) static SCENARIO: Scenario = Scenario {
+    parameters: UPLOADS,
+    set: uploads,
+    ..Scenario::healthy("large-requests")
+};

@@ -1,0 +1,26 @@
+//! One program that asks unlike services at the same port, one of which takes long, as it always does.
+
+use super::prelude::*;
+
+pub(super) static SCENARIO: Scenario = Scenario {
+    parameters: &[Parameter::any("work_ms", [10, 25]), Parameter::any("long_ms", [250, 350])],
+    set: |stage, it| {
+        stage.link_alike(Way::delayed(MS))?;
+        let (work, long) = (it.ms("work_ms"), it.ms("long_ms"));
+        // An API for payments, a store of objects, search, and a queue.
+        for (host, role, work, request, reply) in [
+            (11, "payments", long, 2_000, 12_000),
+            (12, "objects", work, 400, 40_000),
+            (13, "search", work, 300, 2_000),
+            (14, "queue", work, 3_000, 600),
+        ] {
+            let at = stage.server_has(host)?;
+            let serve = Serve { work, spread: work / 4, ..Serve::at(vec![at]) };
+            stage.start(Side::Server, role, Act::Serve(serve))?;
+            let ask = Ask { request, reply, ..Ask::to(vec![at; 4], 8.0) };
+            stage.start(Side::Client, "web", Act::Ask(ask))?;
+        }
+        Ok(())
+    },
+    ..Scenario::healthy("unlike-services")
+};
