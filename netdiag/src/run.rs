@@ -20,6 +20,7 @@ use crate::{
     snapshot::redact::Redactor,
 };
 
+mod budget;
 mod capture;
 mod diagnose;
 mod diagnostics;
@@ -48,6 +49,7 @@ mod teller;
 mod terminal;
 mod trouble;
 mod unwound;
+mod usage;
 mod voice;
 mod wall;
 mod watch;

@@ -4,6 +4,7 @@ use std::array;
 
 use netdiag_common::flow::{TcpCounters, TcpDetail};
 
+use super::sums::{get, put};
 use crate::signal::socket::READINGS;
 
 const COUNTERS: usize = READINGS.len();
@@ -12,7 +13,7 @@ const COUNTERS: usize = READINGS.len();
 pub(super) type Growth = [Option<u64>; COUNTERS];
 
 /// Whether anything grew.
-pub(super) fn has_grown(growth: &Growth) -> bool {
+fn has_grown(growth: &Growth) -> bool {
     growth.iter().flatten().any(|&n| n != 0)
 }
 
@@ -89,6 +90,29 @@ impl Reading {
     }
 }
 
+/// A reading between two reports: packed, since of each flow there are two and they are large.
+#[derive(Clone, Debug, Default)]
+struct Kept(Option<Box<[u8]>>);
+
+impl Kept {
+    fn of(reading: &Reading) -> Self {
+        let mut bytes = Vec::with_capacity(64);
+        put(&mut bytes, reading.known.into());
+        (0..COUNTERS).filter_map(|nth| reading.get(nth)).for_each(|value| put(&mut bytes, value));
+        Self(Some(bytes.into_boxed_slice()))
+    }
+
+    fn reading(&self) -> Reading {
+        let mut reading = Reading::default();
+        let Some(mut bytes) = self.0.as_deref() else { return reading };
+        let known = get(&mut bytes);
+        for nth in (0..COUNTERS).filter(|nth| known & 1 << nth != 0) {
+            reading.set(nth, get(&mut bytes));
+        }
+        reading
+    }
+}
+
 /// By how much a counter of so many bits rose; none when it fell.
 const fn grown(now: u64, before: u64, bits: u32) -> Option<u64> {
     if bits == u64::BITS {
@@ -99,12 +123,12 @@ const fn grown(now: u64, before: u64, bits: u32) -> Option<u64> {
 }
 
 /// Where counting began and how far it came.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Readings {
     /// Counting begins here: zero when the opening was seen, else what the socket dump said, else
     /// the first report.
-    base: Option<Reading>,
-    last: Reading,
+    base: Option<Kept>,
+    last: Kept,
 }
 
 impl Readings {
@@ -116,21 +140,31 @@ impl Readings {
         detail: Option<&TcpDetail>,
     ) -> Option<Growth> {
         let now = Reading::of(tcp, detail);
-        let Some(base) = self.base else {
-            (self.base, self.last) = (Some(now), now);
+        let Some(base) = self.base() else {
+            self.keep(&now, &now);
             return now.since(&now);
         };
-        let growth = now.since(&self.last)?;
+        let last = self.last.reading();
+        let growth = now.since(&last)?;
         // Of what is told for the first time counting begins now.
-        self.base = Some(now.updated(&base));
-        self.last = self.last.advanced(&now);
+        let updated = now.updated(&base);
+        if updated != base {
+            self.base = Some(Kept::of(&updated));
+        }
+        self.last = Kept::of(&last.advanced(&now));
         Some(growth)
+    }
+
+    /// Whether a report tells of anything more than the last one.
+    pub(super) fn grow(&self, tcp: &TcpCounters, detail: Option<&TcpDetail>) -> bool {
+        let growth = || Reading::of(tcp, detail).since(&self.last.reading());
+        self.base.is_some() && growth().is_some_and(|growth| has_grown(&growth))
     }
 
     /// Counting begins at zero: the socket was new, or connects again. Returns what had not been
     /// counted before.
     pub(super) fn begin_at_zero(&mut self) -> Option<Growth> {
-        self.begin(&Reading::zero(self.base.as_ref()))
+        self.begin(&Reading::zero(self.base().as_ref()))
     }
 
     /// Counting begins at what an earlier look at the socket found. Returns what had not been
@@ -146,38 +180,42 @@ impl Readings {
     /// Counting goes back to where that of the same socket under another name began. Returns what
     /// neither had counted before.
     pub(super) fn begin_with(&mut self, other: &Self) -> Option<Growth> {
-        let base = other.base?;
-        let (Some(own), counted) = (self.base, other.last) else {
-            *self = *other;
+        let base = other.base()?;
+        let (Some(own), counted) = (self.base(), other.last.reading()) else {
+            *self = other.clone();
             return None;
         };
         let growth = own.since(&counted)?;
-        self.base = Some(own.updated(&base));
-        self.last = counted.advanced(&self.last);
+        self.keep(&own.updated(&base), &counted.advanced(&self.last.reading()));
         has_grown(&growth).then_some(growth)
     }
 
     fn begin(&mut self, at: &Reading) -> Option<Growth> {
-        match self.base {
-            None => {
-                (self.base, self.last) = (Some(*at), *at);
-                None
-            }
-            Some(base) => {
-                let growth = base.since(at)?;
-                self.base = Some(base.updated(at));
-                self.last = at.advanced(&self.last);
-                has_grown(&growth).then_some(growth)
-            }
-        }
+        let Some(base) = self.base() else {
+            self.keep(at, at);
+            return None;
+        };
+        let growth = base.since(at)?;
+        self.keep(&base.updated(at), &at.advanced(&self.last.reading()));
+        has_grown(&growth).then_some(growth)
+    }
+
+    fn base(&self) -> Option<Reading> {
+        self.base.as_ref().map(Kept::reading)
+    }
+
+    fn keep(&mut self, base: &Reading, last: &Reading) {
+        self.base = Some(Kept::of(base));
+        self.last = Kept::of(last);
     }
 
     /// Counting of the next conversation on the same socket: goes on from the last report, or from
     /// zero when the kernel has cleared its counters (`tcp_disconnect`, `net/ipv4/tcp.c`).
     pub(super) fn next(&self, tcp: Option<&TcpCounters>) -> Self {
-        let went_on = tcp.is_none_or(|tcp| Reading::of(tcp, None).since(&self.last).is_some());
-        let at = if went_on { self.last } else { Reading::zero(Some(&self.last)) };
-        Self { base: Some(at), last: at }
+        let last = self.last.reading();
+        let went_on = tcp.is_none_or(|tcp| Reading::of(tcp, None).since(&last).is_some());
+        let at = Kept::of(&if went_on { last } else { Reading::zero(Some(&last)) });
+        Self { base: Some(at.clone()), last: at }
     }
 }
 

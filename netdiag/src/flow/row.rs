@@ -7,7 +7,9 @@ use netdiag_common::flow::{Detail, FlowId, FlowKey, TcpCounters, TcpDetail};
 use crate::{
     flow::{
         Frozen, Role, Who,
-        readings::{Growth, Readings, has_grown},
+        counts::Counts,
+        readings::{Growth, Readings},
+        sums::{Past, Sums},
         tally::Tally,
         translations::{Ends, Translation},
         tuples::is_complete,
@@ -73,12 +75,12 @@ pub(super) struct Row {
     pub(super) readings: Readings,
     /// When all that the kernel tells was read last.
     pub(super) reported_ns: u64,
-    /// What the kernel held then, sorted by id.
-    pub(super) gauges: Vec<(CountId, u64)>,
+    /// What the kernel held then.
+    pub(super) gauges: Counts,
     /// Since the last freeze.
-    pub(super) fresh: Tally,
+    pub(super) fresh: Sums,
     /// Until the last freeze.
-    pub(super) past: Tally,
+    pub(super) past: Past,
 }
 
 impl Row {
@@ -122,19 +124,15 @@ impl Row {
     /// Takes out what happened since the last freeze and adds it to the past.
     pub(super) fn freeze(&mut self) -> Frozen {
         let fresh = mem::take(&mut self.fresh);
-        if self.past.is_empty() {
-            self.past = fresh.clone();
-        } else {
-            self.past.merge(&fresh);
-        }
-        self.frozen(fresh, !self.touched)
+        self.past.add(&fresh);
+        self.frozen(fresh.tally(), !self.touched)
     }
 
     /// Everything since the start, as it stands.
     pub(super) fn whole(&self) -> Frozen {
-        let mut tally = self.past.clone();
-        tally.merge(&self.fresh);
-        self.frozen(tally, !self.heard)
+        let mut sums = self.past.sums();
+        sums.merge(&self.fresh);
+        self.frozen(sums.tally(), !self.heard)
     }
 
     pub(super) fn frozen(&self, tally: Tally, idle: bool) -> Frozen {
@@ -156,7 +154,7 @@ impl Row {
             group: None,
             latencies: tally.latencies,
             counts: tally.counts,
-            gauges: self.gauges.clone(),
+            gauges: self.gauges.iter().collect(),
             labelled: tally.labelled,
         }
     }
@@ -173,13 +171,13 @@ impl Row {
         self.srtt_ns = self.srtt_ns.or(other.srtt_ns);
         self.rtt_min_ns = self.rtt_min_ns.or(other.rtt_min_ns);
         self.cwnd = self.cwnd.or(other.cwnd);
-        for &(gauge, value) in &other.gauges {
-            if self.gauges.binary_search_by_key(&gauge, |entry| entry.0).is_err() {
-                self.gauge(gauge, value);
+        for (gauge, value) in other.gauges.iter() {
+            if !self.gauges.has(gauge) {
+                self.gauges.set(gauge, value);
             }
         }
         self.fresh.merge(&other.fresh);
-        self.past.merge(&other.past);
+        self.past.add(&other.past.sums());
         let growth = self.readings.begin_with(&other.readings);
         self.grow(growth);
     }
@@ -253,8 +251,7 @@ impl Row {
         tcp: &TcpCounters,
         detail: Option<&TcpDetail>,
     ) -> bool {
-        let mut next = self.readings;
-        let grown = next.report(tcp, detail).is_some_and(|growth| has_grown(&growth));
+        let grown = self.readings.grow(tcp, detail);
         if grown {
             self.report(time_ns, tcp, detail);
         } else if let Some(detail) = detail
@@ -269,15 +266,8 @@ impl Row {
     fn report_gauges(&mut self, detail: &TcpDetail) {
         for (nth, value) in GAUGES.iter().enumerate() {
             if let Some(value) = value(detail) {
-                self.gauge(gauge_id(nth), value);
+                self.gauges.set(gauge_id(nth), value);
             }
-        }
-    }
-
-    fn gauge(&mut self, gauge: CountId, value: u64) {
-        match self.gauges.binary_search_by_key(&gauge, |entry| entry.0) {
-            Ok(at) => self.gauges[at].1 = value,
-            Err(at) => self.gauges.insert(at, (gauge, value)),
         }
     }
 
@@ -324,7 +314,7 @@ impl Fold for Row {
     }
 
     fn state(&mut self, count: CountId, value: u64) {
-        self.gauge(count, value);
+        self.gauges.set(count, value);
     }
 
     fn socket(&mut self, event: &socket::Event) {
@@ -362,7 +352,7 @@ impl Fold for Row {
             self.closed = true;
             self.closed_ns = Some(event.time_ns);
             if let Some(opened_ns) = self.opened_ns {
-                self.gauge(LIFETIME, event.time_ns.saturating_sub(opened_ns));
+                self.gauges.set(LIFETIME, event.time_ns.saturating_sub(opened_ns));
             }
         }
         if let Some(tcp) = &event.tcp {

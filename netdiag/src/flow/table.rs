@@ -16,7 +16,7 @@ use crate::{
         entries::Entries,
         recency::{Place, Recency},
         row::Row,
-        tally::Tally,
+        sums::Sums,
         translations::Translations,
         tuples::Tuples,
     },
@@ -34,6 +34,7 @@ mod translate;
 mod unbound;
 mod users;
 
+pub use freeze::Total;
 pub use look::{Handle, Whose};
 pub use refresh::Fresh;
 pub use seed::Seed;
@@ -94,9 +95,9 @@ pub struct FlowTable {
     /// Interval shares of rows that went before the freeze; at most `max_flows` of them.
     gone: Vec<Frozen>,
     /// Interval share that has no row.
-    other: Tally,
+    other: Sums,
     /// Share of the run that has no row.
-    total_other: Tally,
+    total_other: Sums,
     /// Rows that are summed up in either.
     folded: u64,
     total_folded: u64,
@@ -127,8 +128,8 @@ impl FlowTable {
             strays: Recency::default(),
             packets: Tuples::default(),
             gone: Vec::new(),
-            other: Tally::default(),
-            total_other: Tally::default(),
+            other: Sums::default(),
+            total_other: Sums::default(),
             folded: 0,
             total_folded: 0,
             entries: Entries::new(config.max_flows / ENTRIES_SHARE),
@@ -279,7 +280,7 @@ impl FlowTable {
     /// Sums a row up in `other`, for the total and, what is not frozen, for the interval.
     fn remove(&mut self, slot: u32) {
         let mut row = self.take(slot);
-        self.total_other.merge(&row.past);
+        self.total_other.merge(&row.past.sums());
         self.total_other.merge(&row.fresh);
         self.total_folded += u64::from(row.heard && row.is_shown());
         if !row.touched {
@@ -287,7 +288,7 @@ impl FlowTable {
         }
         let fresh = mem::take(&mut row.fresh);
         if row.is_shown() && self.gone.len() + self.active < self.config.max_flows {
-            self.gone.push(row.frozen(fresh, false));
+            self.gone.push(row.frozen(fresh.tally(), false));
         } else {
             self.other.merge(&fresh);
             self.folded += u64::from(row.is_shown());

@@ -4,7 +4,7 @@
 use netdiag_common::flow::{FlowKey, TCP, TcpCounters, TcpDetail};
 
 use super::FlowTable;
-use crate::flow::{recency::Place, row::Row, table::join::same_cookie};
+use crate::flow::{counts::Counts, recency::Place, row::Row, table::join::same_cookie};
 
 /// What the kernel said of a socket when it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl FlowTable {
         let Some(slot) = self.tuples.find(key) else { return };
         let row = &mut self.rows[slot as usize];
         if !row.closed && row.reported_ns < since_ns {
-            row.gauges.clear();
+            row.gauges = Counts::default();
         }
     }
 }
