@@ -14,12 +14,17 @@ use crate::{
 
 mod counts;
 pub mod entries;
+mod gauges;
 mod group;
 pub mod latency;
+mod maybe;
+mod owners;
+mod packed;
 pub mod queries;
 mod readings;
 mod recency;
 mod row;
+mod shares;
 mod sums;
 pub mod table;
 mod tally;

@@ -1,8 +1,10 @@
 //! Numbers by count: which there are stands in a set, and beside it nothing but the numbers.
 
+use smallvec::SmallVec;
+
 use crate::signal::{COUNTS, CountId};
 
-/// Numbers by the ids of their counts. 4 bytes each while all of them fit.
+/// Numbers by the ids of their counts. 4 bytes each while all of them fit; the first few take no memory of their own.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts {
     /// Bit n: count n is there.
@@ -13,7 +15,7 @@ pub(super) struct Counts {
 /// By ascending id.
 #[derive(Clone, Debug)]
 enum Values {
-    Narrow(Vec<u32>),
+    Narrow(SmallVec<[u32; 8]>),
     Wide(Vec<u64>),
 }
 
@@ -21,22 +23,35 @@ const _: () = assert!(COUNTS <= u128::BITS as usize);
 
 impl Default for Values {
     fn default() -> Self {
-        Self::Narrow(Vec::new())
+        Self::Narrow(SmallVec::new())
     }
 }
 
-/// Puts in a 0. Doubling would waste a third of what most flows take.
-fn insert<T: Default>(values: &mut Vec<T>, at: usize) {
-    const MORE: usize = 8;
-    if values.len() == values.capacity() {
-        values.reserve_exact(MORE);
+impl Values {
+    /// Puts in a 0.
+    fn insert(&mut self, at: usize) {
+        /// Doubling would waste a third of what most flows take.
+        const MORE: usize = 8;
+        match self {
+            Self::Narrow(values) => {
+                if values.len() == values.capacity() {
+                    values.reserve_exact(MORE);
+                }
+                values.insert(at, 0);
+            }
+            Self::Wide(values) => values.insert(at, 0),
+        }
     }
-    values.insert(at, T::default());
 }
 
 impl Counts {
     pub(super) const fn is_empty(&self) -> bool {
         self.present == 0
+    }
+
+    /// How many there are.
+    pub(super) const fn len(&self) -> usize {
+        self.present.count_ones() as usize
     }
 
     /// Adds to a number; 0 makes it known.
@@ -55,10 +70,7 @@ impl Counts {
         let at = (self.present & (bit - 1)).count_ones() as usize;
         if self.present & bit == 0 {
             self.present |= bit;
-            match &mut self.values {
-                Values::Narrow(values) => insert(values, at),
-                Values::Wide(values) => insert(values, at),
-            }
+            self.values.insert(at);
         }
         match &mut self.values {
             Values::Narrow(values) => {

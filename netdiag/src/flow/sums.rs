@@ -3,9 +3,12 @@
 //! A latency with few samples has one word for each bucket that has any; those of all metrics stand in one list. What
 //! does not go into that has a histogram of its own ([`Latency`]); the sum of both counts.
 
+use smallvec::SmallVec;
+
 use super::{
     counts::Counts,
     latency::{self, Latency},
+    packed::{Bytes, Packed, get, get_counts, packed, put, put_counts},
     tally::{Tally, merge_latencies},
 };
 use crate::signal::{CountId, Label, METRICS, MetricId};
@@ -51,7 +54,7 @@ impl Word {
 pub(super) struct Sums {
     counts: Counts,
     /// By ascending place.
-    few: Vec<Word>,
+    few: SmallVec<[Word; 8]>,
     /// Latencies that do not go into the list, and labelled counts.
     more: Option<Box<Tally>>,
 }
@@ -152,7 +155,7 @@ impl Sums {
 /// about three bytes for a number.
 #[derive(Debug, Default)]
 pub(super) struct Past {
-    bytes: Option<Box<[u8]>>,
+    bytes: Packed,
     more: Option<Box<Tally>>,
 }
 
@@ -164,12 +167,12 @@ impl Past {
         }
         if self.bytes.is_none() && self.more.is_none() {
             // The first interval, and of most flows the only one.
-            *self = Self { bytes: packed(fresh), more: fresh.more.clone() };
+            *self = Self { bytes: pack(fresh), more: fresh.more.clone() };
             return;
         }
         let mut sums = std::mem::take(self).into_sums();
         sums.merge(fresh);
-        *self = Self { bytes: packed(&sums), more: sums.more };
+        *self = Self { bytes: pack(&sums), more: sums.more };
     }
 
     /// All of it.
@@ -182,13 +185,8 @@ impl Past {
     }
 
     fn unpacked(&self) -> Sums {
-        let mut sums = Sums::default();
-        let Some(mut bytes) = self.bytes.as_deref() else { return sums };
-        let mut id = 0;
-        for _ in 0..get(&mut bytes) {
-            id += get(&mut bytes) as u16;
-            sums.count(CountId(id), get(&mut bytes));
-        }
+        let Some(mut bytes) = self.bytes.as_deref() else { return Sums::default() };
+        let mut sums = Sums { counts: get_counts(&mut bytes), ..Sums::default() };
         let mut place = 0;
         while !bytes.is_empty() {
             place += get(&mut bytes) as u32;
@@ -199,49 +197,20 @@ impl Past {
 }
 
 /// All but what has a histogram or labels; none where there is nothing else.
-fn packed(sums: &Sums) -> Option<Box<[u8]>> {
+fn pack(sums: &Sums) -> Packed {
     let Sums { counts, few, more: _ } = sums;
     if counts.is_empty() && few.is_empty() {
         return None;
     }
-    let mut bytes = Vec::with_capacity(192);
-    put(&mut bytes, counts.iter().count() as u64);
-    let mut last = 0;
-    for (CountId(id), n) in counts.iter() {
-        put(&mut bytes, (id - last).into());
-        put(&mut bytes, n);
-        last = id;
-    }
+    let mut bytes = Bytes::new();
+    put_counts(&mut bytes, counts);
     let mut last = 0;
     for word in few {
         put(&mut bytes, (word.place() - last).into());
         put(&mut bytes, word.number());
         last = word.place();
     }
-    Some(bytes.into_boxed_slice())
-}
-
-/// Appends a number, seven bits a byte, the low ones first (LEB128).
-pub(super) fn put(bytes: &mut Vec<u8>, mut n: u64) {
-    while n > 0x7f {
-        bytes.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    bytes.push(n as u8);
-}
-
-/// Takes one off the front; 0 where none is.
-pub(super) fn get(bytes: &mut &[u8]) -> u64 {
-    let (mut n, mut shift) = (0, 0);
-    while let Some((&byte, rest)) = bytes.split_first() {
-        *bytes = rest;
-        n |= u64::from(byte & 0x7f) << shift;
-        shift += 7;
-        if byte & 0x80 == 0 || shift > 63 {
-            break;
-        }
-    }
-    n
+    packed(&bytes)
 }
 
 #[cfg(test)]
@@ -311,17 +280,6 @@ mod tests {
                 prop_assert_eq!(told(&past.sums().tally()), told(&model));
             }
             prop_assert_eq!(told(&all.tally()), told(&model));
-        }
-
-        #[test]
-        fn numbers_survive_packing(numbers in vec(any::<u64>(), 0..50)) {
-            let mut bytes = Vec::new();
-            numbers.iter().for_each(|&n| put(&mut bytes, n));
-            let mut rest = bytes.as_slice();
-            for n in numbers {
-                prop_assert_eq!(get(&mut rest), n);
-            }
-            prop_assert!(rest.is_empty());
         }
     }
 

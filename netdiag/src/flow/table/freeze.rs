@@ -5,7 +5,9 @@ use std::{collections::HashSet, mem};
 use slab::Slab;
 
 use super::FlowTable;
-use crate::flow::{Frozen, Interval, recency::Place, row::Row, sums::Sums, tally::Tally};
+use crate::flow::{
+    Frozen, Interval, recency::Place, row::Row, shares::Shares, sums::Sums, tally::Tally,
+};
 
 impl FlowTable {
     /// Freezes what happened since the last call, and makes idle rows leave.
@@ -60,20 +62,21 @@ impl FlowTable {
             };
             if row.is_shown() {
                 seen.extend(lists_idle.then_some(row.number));
-                put(row.freeze());
+                put(row.freeze(&mut self.shares));
             } else if hold && row.is_introduced() && !row.held && !row.closed {
                 row.held = true;
                 self.touched.push(slot);
                 continue;
             } else {
                 // Here as there, so that a flow's intervals add up to its row in the total.
-                let fresh = mem::take(&mut row.fresh);
+                let fresh = self.shares.take(&mut row.share);
                 other.merge(&fresh);
                 self.total_other.merge(&fresh);
             }
             (row.touched, row.held) = (false, false);
             self.active -= 1;
         }
+        self.give_back();
         self.expire(now_ns);
         if lists_idle {
             let idle = self.rows.iter().filter(|&(slot, row)| {
@@ -88,13 +91,27 @@ impl FlowTable {
         left.into_interval(&other, entries)
     }
 
+    /// Gives back the memory of what many rows counted, after they were frozen. What was held back moves.
+    fn give_back(&mut self) {
+        if !self.shares.is_large() {
+            return;
+        }
+        let mut before = mem::take(&mut self.shares);
+        let mut rows = self.rows.iter_mut();
+        while !before.is_empty()
+            && let Some((_, row)) = rows.next()
+        {
+            before.hand_over(&mut row.share, &mut self.shares);
+        }
+    }
+
     /// Everything since the start, frozen or not: flows in the table, idle ones too (they are the
     /// other ends of those that were not), and those that left it while there was room; the rest
     /// in `other`.
     #[must_use]
     pub fn total(&self) -> Interval {
         let rows = self.rows.iter().filter(|(_, row)| row.is_shown());
-        let mut flows: Vec<_> = rows.map(|(_, row)| row.whole()).collect();
+        let mut flows: Vec<_> = rows.map(|(_, row)| row.whole(&self.shares)).collect();
         flows.sort_unstable_by_key(|flow| flow.id);
         Interval { flows, ..self.total_rest() }
     }
@@ -103,13 +120,14 @@ impl FlowTable {
     #[must_use]
     pub fn into_total(self) -> Total {
         let rest = self.total_rest();
-        Total { rows: self.rows, rest }
+        Total { rows: self.rows, shares: self.shares, rest }
     }
 
     fn total_rest(&self) -> Interval {
         let mut other = self.total_other.clone();
         let nameless = self.rows.iter().filter(|(_, row)| !row.is_shown());
-        nameless.for_each(|(_, row)| other.merge(&row.fresh));
+        let fresh = nameless.filter_map(|(_, row)| self.shares.get(row.share));
+        fresh.for_each(|fresh| other.merge(fresh));
         let mut entries = self.entries.total();
         self.link(&mut entries);
         Left { folded: self.total_folded, ..Left::default() }.into_interval(&other, entries)
@@ -142,6 +160,7 @@ impl Left {
 /// The whole run, whose flows are taken out one after the other.
 pub struct Total {
     rows: Slab<Row>,
+    shares: Shares,
     rest: Interval,
 }
 
@@ -156,12 +175,12 @@ impl Total {
     /// One of them.
     #[must_use]
     pub fn look(&self, slot: u32) -> Option<Frozen> {
-        self.rows.get(slot as usize).map(Row::whole)
+        self.rows.get(slot as usize).map(|row| row.whole(&self.shares))
     }
 
     /// Takes one out.
     pub fn take(&mut self, slot: u32) -> Option<Frozen> {
-        self.rows.try_remove(slot as usize).map(|row| row.whole())
+        self.rows.try_remove(slot as usize).map(|row| row.whole(&self.shares))
     }
 
     /// Adds one to `other`.
