@@ -353,7 +353,7 @@ mod tests {
             last in vec(prop_oneof![0..9_u64, any::<u64>()], COUNTERS),
             known in vec(0..1_u32 << COUNTERS, 2),
         ) {
-            let reading = |values: &[u64], known| {
+            let reading = |values: &[u64], known: u32| {
                 let mut reading = Reading::default();
                 let known = (0..COUNTERS).filter(|nth| known & 1_u32 << nth != 0);
                 known.for_each(|nth| reading.set(nth, values[nth]));

@@ -237,7 +237,7 @@ mod tests {
         #[test]
         fn are_what_a_plain_list_is(steps in vec((any::<bool>(), 0..2_u16, 0..4_u32, 0..3_u32), 0..60)) {
             let of = |port, netns| v4((1, port), (2, 80), netns);
-            let (mut tuples, mut model) = (Tuples::default(), Vec::new());
+            let (mut tuples, mut model) = (Tuples::default(), Vec::<(FlowKey, u32)>::new());
             for (inserts, port, netns, slot) in steps {
                 let key = of(port, netns);
                 if inserts {

@@ -6,7 +6,7 @@ use netdiag_common::flow::{Detail, TcpCounters, TcpDetail};
 
 use super::{NOBODY, Row};
 use crate::{
-    flow::{Role, Who, readings::Growth, shares::Shares, sums::Sums},
+    flow::{Role, Who, maybe::Maybe, readings::Growth, shares::Shares, sums::Sums},
     owner::Place,
     signal::{
         CountId, Fold, Label, MetricId, Path,
@@ -123,8 +123,8 @@ impl Row {
     fn path(&mut self, time_ns: u64, path: Path) {
         if time_ns >= self.path_ns {
             self.path_ns = time_ns;
-            self.srtt_ns = path.srtt_ns.map_or(self.srtt_ns, |ns| Some(ns).into());
-            self.rtt_min_ns = path.rtt_min_ns.map_or(self.rtt_min_ns, |ns| Some(ns).into());
+            self.srtt_ns = Maybe::from(path.srtt_ns).or(self.srtt_ns);
+            self.rtt_min_ns = Maybe::from(path.rtt_min_ns).or(self.rtt_min_ns);
         }
     }
 
