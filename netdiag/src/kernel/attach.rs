@@ -56,6 +56,13 @@ pub(super) struct Outcome {
     pub(super) listening: Option<Ctnetlink>,
 }
 
+impl Outcome {
+    /// Whether programs have the kernel copy packets, into a ring of each processor.
+    pub(super) fn copies_packets(&self) -> bool {
+        self.attached.iter().any(|attached| attached.signal == Signal::Dns)
+    }
+}
+
 /// Whether the plan can go on with sockets remembered in this place.
 pub(super) enum Verdict {
     Done(Outcome),

@@ -162,7 +162,10 @@ impl Observer {
 
     /// Gives up what was needed to attach.
     fn confine(&self) {
-        let reached = sandbox::confine(self.tracer.attaches_late());
+        let reached = sandbox::confine(sandbox::Later {
+            programs: self.tracer.attaches_late(),
+            rings: self.tracer.opens_rings(),
+        });
         reached.iter().flat_map(|reached| &reached.lacking).for_each(|line| say(line));
     }
 
@@ -262,8 +265,10 @@ impl Observer {
         diagnostics.say();
         // Nothing of us stays in the kernel while the outputs are waited for.
         drop((detached, diagnostics));
-        let (end, stream, received) = (Wall::now(), intake.stream(), intake.received());
-        tell_set(interval_began, end);
+        let (now, stream, received) = (Wall::now(), intake.stream(), intake.received());
+        tell_set(interval_began, now);
+        // The run ends where its last interval does, to the nanosecond.
+        let (_, end) = interval_began.until(now);
         let run =
             Run { began, interval_began, end, statuses, accounting, stream, spending, received };
         Ok((intake, run))
