@@ -215,6 +215,30 @@ pub mod hierarchy {
     pub const SUBSYSTEMS: u32 = 32;
 }
 
+/// What userspace tells the programs when all of them are attached.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
+pub struct Begun {
+    /// 1 from then on.
+    pub begun: u32,
+    /// Bits of [`duty`].
+    pub duties: u32,
+}
+
+/// What programs do for one of several signals, where that depends on the sources that the signals have.
+pub mod duty {
+    /// `calls_begin_tp_btf` tells `send` of calls that begin.
+    pub const SEND_BEGINS: u32 = 1;
+    /// It tells `turn`.
+    pub const TURN_BEGINS: u32 = 1 << 1;
+    /// `calls_end_tp_btf` tells `send` of calls that end.
+    pub const SEND_ENDS: u32 = 1 << 2;
+    /// It tells `turn`.
+    pub const TURN_ENDS: u32 = 1 << 3;
+    /// The program of `turn` where data is read tells who reads, in place of one of `socket`.
+    pub const READERS: u32 = 1 << 4;
+}
+
 /// Settings of a run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
@@ -260,4 +284,9 @@ pub struct Settings {
     pub reads_memory: u32,
     /// Microseconds that the kernel takes a tick for (`USEC_PER_SEC / HZ`); 0 where that is not known.
     pub tick_us: u64,
+    /// 1 where programs may have [`duty::READERS`]: who reads can be told from who is interrupted, and from
+    /// kernel threads.
+    pub tells_readers: u32,
+    /// Zero.
+    pub reserved: u32,
 }

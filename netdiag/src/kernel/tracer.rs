@@ -93,7 +93,7 @@ impl Tracer {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
         };
-        let mut begun = Array::<_, u32>::try_from(take(".bss")?).context("map .bss")?;
+        let mut begun = Array::<_, [u32; 2]>::try_from(take(".bss")?).context("map .bss")?;
         let counting = Counting::new(take("COUNTERS")?, take("BATCHES")?)?;
         let mut ring = |name| {
             Ring::new(take(name)?, name).context(
@@ -125,7 +125,11 @@ impl Tracer {
             }
         }
         let labels = drops::labels(&kernel);
-        begun.set(0, 1, 0).context("the programs cannot be told to begin")?;
+        let duties = outcome.attached.iter().fold(0, |duties, attached| duties | attached.duty);
+        // As `Begun` has it. What programs are to do first: no run shall see half of it.
+        for words in [[0, duties], [1, duties]] {
+            begun.set(0, words, 0).context("the programs cannot be told to begin")?;
+        }
         object::release();
         Ok(Self {
             ebpf,
@@ -335,9 +339,12 @@ impl Tracer {
     /// The attached programs, for the kernel's counts of them.
     fn counted(&self) -> Result<Vec<Counted>> {
         let mut counted = Vec::new();
-        for &Attached { signal, program: ref name, role, .. } in &self.attached {
+        for (nth, attached) in self.attached.iter().enumerate() {
+            let &Attached { signal, program: ref name, role, .. } = attached;
             let Some(program) = self.ebpf.program(name) else { continue };
-            if role == Role::Aside {
+            // One that is on several hooks of a signal counts for all of them.
+            let is_same = |it: &Attached| it.signal == signal && it.program == *name;
+            if role == Role::Aside || self.attached[..nth].iter().any(is_same) {
                 continue;
             }
             let fd = program.fd()?.try_clone().context("no descriptor for a program's counts")?;
