@@ -107,7 +107,7 @@ pub(crate) unsafe fn passes<A: Access>(sk: Pointer, user: User) -> Answer {
 }
 
 /// Asks the filters that there are. A function of its own, as is [`accepts_end`]: the stack has no room for what they
-/// need beside what a program needs.
+/// need beside what a program needs. It calls no other one: what all need that are under way counts together.
 ///
 /// # Safety
 /// As for [`passes`].
@@ -120,7 +120,7 @@ unsafe fn ask<A: Access>(sk: Pointer, user: User) -> Answer {
     if unsafe { kernel::flow_key::<A>(sk, key) }.is_err() {
         return Answer::Unread;
     }
-    if !accepts(key) {
+    if !lets_pass(key.local_port, key.peer_port, &key.peer_addr, key.netns) {
         return Answer::Unwanted;
     }
     if !by_owner() {
@@ -153,6 +153,12 @@ pub(crate) fn accepts_other(key: &FlowKey) -> bool {
 /// The same by what the filters look at. The address is aligned to 4 bytes.
 #[inline(never)]
 pub(crate) fn accepts_end(local: u16, peer: u16, peer_addr: &[u8; 16], netns: u32) -> bool {
+    lets_pass(local, peer, peer_addr, netns)
+}
+
+/// The same inside another function.
+#[inline(always)]
+fn lets_pass(local: u16, peer: u16, peer_addr: &[u8; 16], netns: u32) -> bool {
     let (local, peer) = (u32::from(local), u32::from(peer));
     if filters::port::is_set() && !filters::port::accepts(local) && !filters::port::accepts(peer) {
         return false;
