@@ -93,13 +93,22 @@ pub fn on_thread() {
     }
 }
 
-/// Gives up what was needed to attach. `late`: programs may have to be attached later. Says how far that went; it is
-/// `None` where nothing was begun.
-pub fn confine(late: bool) -> Option<Reached> {
-    let kept = *KEPT.get()? | if late { CapabilitySet::PERFMON } else { CapabilitySet::empty() };
+/// What a run may have to do when everything was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Later {
+    /// Attach programs, when a module is loaded.
+    pub programs: bool,
+    /// Open rings, when a processor is switched on.
+    pub rings: bool,
+}
+
+/// Gives up what was needed to attach. Says how far that went; it is `None` where nothing was begun.
+pub fn confine(later: Later) -> Option<Reached> {
+    let attaching = if later.programs { CapabilitySet::PERFMON } else { CapabilitySet::empty() };
+    let kept = *KEPT.get()? | attaching;
     let mut lacking = Vec::new();
     note(&mut lacking, "capabilities", keep(kept));
-    let seccomp = calls::deny(calls::Needs { maps: true, late });
+    let seccomp = calls::deny(calls::Needs { maps: true, later });
     let has_seccomp = seccomp.is_ok();
     note(&mut lacking, "seccomp", seccomp);
     Some(Reached {

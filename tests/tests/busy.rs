@@ -50,18 +50,19 @@ fn keep_busy(other: &OwnedFd, over: &AtomicBool) -> Result<()> {
 }
 
 /// Datagrams that begin a conversation each, to the end that tracks; the link keeps each for a while, so that it goes
-/// on in a softirq.
-fn conversations(pair: &Pair, number: u64) -> Result<()> {
+/// on in a softirq. Each has a port of its own: of a few hundred that the kernel chooses, two are often the same.
+fn conversations(pair: &Pair, number: u16) -> Result<()> {
+    const PORTS: u16 = 20_000;
     let receiver = pair.left.run(|| UdpSocket::bind((LEFT_V4, 0)))?;
     let to = receiver.local_addr()?;
     pair.right.run(|| -> Result<()> {
-        for _ in 0..number {
-            UdpSocket::bind((RIGHT_V4, 0))?.send_to(b"x", to)?;
+        for at in 0..number {
+            UdpSocket::bind((RIGHT_V4, PORTS + at))?.send_to(b"x", to)?;
             thread::sleep(Duration::from_millis(3));
         }
         Ok(())
     })?;
-    let tracked = || table::count(&pair.left).is_ok_and(|entries| entries >= number);
+    let tracked = || table::count(&pair.left).is_ok_and(|entries| entries >= number.into());
     ensure!(machine::wait_until(tracked), "of {number} conversations not all are tracked");
     Ok(())
 }
@@ -78,7 +79,7 @@ fn runs_that_are_left_out_for_another_program_are_missed() -> Result<()> {
     track(&pair, Rules::Plain)?;
     tool::line(&format!("tc -n {} qdisc add dev wire root netem delay 2ms", pair.right.name()))?;
     let netdiag = Netdiag::live_by(SOURCE, &[])?;
-    let number = machine::amount(1_000, 200);
+    let number: u16 = machine::amount(1_000, 200);
     let (other, _counted) = (program::idle(INSTRUCTIONS)?, program::count_runs()?);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -91,6 +92,7 @@ fn runs_that_are_left_out_for_another_program_are_missed() -> Result<()> {
     let (outcome, said) = said::stop(netdiag)?;
     let total = outcome.total()?;
     let account = total.accounting["conntrack"];
+    let number = u64::from(number);
     let new = said::sum_in(&said, &[pair.left.inode()], "new")?.context("new entries")?;
     let mut facts = Facts::new();
     facts.note(format_args!("{account:?}; {:?}", outcome.stderr));

@@ -51,6 +51,7 @@ fn causes(one: &Finding, all: &[Finding], links: &Links) -> BTreeSet<usize> {
             && !is_at_another_time(other, one)
             && !is_too_narrow(&other.scope, &one.scope)
             && !is_elsewhere(&other.scope, &one.scope)
+            && !is_unsent(other, &one.scope)
             && !one.cleared.contains(&other.id.as_str())
     };
     all.iter().enumerate().filter(|(_, other)| explains(other)).map(|(at, _)| at).collect()
@@ -75,6 +76,13 @@ fn is_elsewhere(cause: &Scope, symptom: &Scope) -> bool {
         && cause.port.is_some()
         && symptom.kind == ScopeKind::Backend
         && !symptom.peer.is_some_and(|ip| ip.is_loopback())
+}
+
+/// What a namespace has no route for was not sent, so that it explains nothing that was: not what is asked of a server,
+/// nor what another namespace sends through it. Only who answers on this node itself may lack a route to ask on.
+fn is_unsent(cause: &Finding, symptom: &Scope) -> bool {
+    let is_unsent = cause.id == "peer-unreachable" && cause.scope.kind == ScopeKind::Namespace;
+    is_unsent && !symptom.peer.is_some_and(|ip| ip.is_loopback())
 }
 
 /// Puts the causes of a finding before it, whatever their severity.

@@ -339,6 +339,26 @@ fn what_is_wrong_with_a_peer_explains_what_others_ask_of_it() {
     assert_eq!(told, [pair("half-open-peer", ""), pair("peer-unreachable", "half-open-peer")]);
 }
 
+/// What was asked of a server of names had a route to it. A stub of this node may have none to ask on.
+#[test]
+fn no_route_explains_nothing_that_was_sent() {
+    let watched = kit::watched(&[]);
+    let of = |id: &str, scope| Finding {
+        id: id.to_owned(),
+        ..Finding::new(&watched, Severity::Warning, scope, "")
+    };
+    let is_caused = |cause: Scope, server: &str| {
+        let ip = server.parse().expect("an address");
+        let unanswered = of("dns-unanswered", Scope::backend(Some(kit::NETNS), ip, 53));
+        let ranked = rank(vec![unanswered, of("peer-unreachable", cause)]);
+        ranked.iter().any(|one| one.caused_by == ["peer-unreachable"])
+    };
+    let no_route = || Scope::namespace(kit::NETNS);
+    let away = Scope::peer(Some(kit::NETNS), "10.0.0.53".parse().expect("an address"));
+    assert!(!is_caused(no_route(), "10.0.0.53"));
+    assert!(is_caused(no_route(), "127.0.0.53") && is_caused(away, "10.0.0.53"));
+}
+
 /// Workers that live for a minute each leak sockets for a day.
 #[test]
 fn however_long_a_run_is_its_findings_are_bounded() {
@@ -358,7 +378,9 @@ fn however_long_a_run_is_its_findings_are_bounded() {
     let report = diagnosis.report().expect("a report");
     assert_eq!(report.findings.len(), MOST_OF_ONE);
     assert_eq!(report.findings[0].severity, Severity::Critical, "the worst are kept");
-    assert_eq!(report.left_out, BTreeMap::from([("close-wait-leak".to_owned(), 300 - 20)]));
+    // One that came again after it had been left out is counted each time.
+    let left_out = report.left_out["close-wait-leak"];
+    assert!((300 - 20..300 - 20 + 3).contains(&left_out), "{left_out}");
 }
 
 /// A minute in which very many namespaces have the same, and one of them was asked for.

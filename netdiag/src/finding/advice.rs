@@ -70,6 +70,16 @@ pub(super) fn beside_others(finding: Finding, watched: &Watched) -> Finding {
     ))
 }
 
+/// Clears the listeners of this node, where nothing says that it is they who are asked: one that has no room explains
+/// nothing of what a server elsewhere does, whatever the port.
+pub(super) fn by_no_listener_here(finding: Finding, asked: &Group<'_>) -> Finding {
+    if asked.is_remote() {
+        finding.clearing(&["listen-overflow", "syn-backlog-overflow"])
+    } else {
+        finding
+    }
+}
+
 /// So many of something, `1 connection`, `2 connections`.
 pub(super) fn many(n: usize, one: &str) -> String {
     format!("{n} {one}{}", if n == 1 { "" } else { "s" })

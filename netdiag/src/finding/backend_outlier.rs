@@ -329,6 +329,38 @@ mod tests {
         check(&DEFINITION, &kit::watched(&unknown), Some(Severity::Info));
     }
 
+    /// A connection to the first of them over which so much was asked, and given up with it.
+    fn in_vain(flow: Flow, asked: u64) -> Flow {
+        let flow = Flow { closed: true, metrics: BTreeMap::new(), ..flow.to("10.0.0.9", 443) };
+        flow.count("bytes_sent", asked).count("bytes_received", 0)
+    }
+
+    /// The slower a server is, the more of its clients do not wait.
+    #[test]
+    fn requests_that_are_given_up_were_asked_all_the_same() {
+        let with = |asked: u64| {
+            let others = (10..13).map(|host| server(host, 80, 5_000));
+            let given_up = (0..60).map(|n| in_vain(kit::flow(&format!("g{n}")), asked));
+            let answered = server(9, 20, 100_000);
+            kit::once(others.chain(given_up).chain([answered]))
+        };
+        check(&DEFINITION, &with(200), Some(Severity::Warning));
+        // That is 612 bytes in the mean, and the others are asked with 200.
+        check(&DEFINITION, &with(750), None);
+        // Connections that are kept until there is no answer.
+        let kept = |second: u64, asked: u64| -> Vec<Flow> {
+            let others = (10..13).map(|host| server(host, 20, 5_000));
+            let slow = (0..20).map(|n| Flow { id: format!("k{n}"), ..server(9, 1, 100_000) });
+            match second {
+                0 => others.chain(slow).collect(),
+                1 => slow.map(|flow| in_vain(flow, asked)).collect(),
+                _ => vec![],
+            }
+        };
+        check(&DEFINITION, &kit::series(|second| kept(second, 900)), Some(Severity::Warning));
+        check(&DEFINITION, &kit::series(|second| kept(second, 1_100)), None);
+    }
+
     #[test]
     fn servers_of_one_service_take_about_the_same() {
         let beside = |ms: u64, others: [u64; 3]| beside(ms * 1_000, &others.map(|ms| ms * 1_000));

@@ -52,7 +52,7 @@ const LEAST: Threshold = Threshold {
     name: "least",
     value: 50.0,
     unit: Unit::Count,
-    help: "connections in a window, fewer say nothing; fewer told apart, an info at most",
+    help: "connections in a window, fewer say nothing; fewer told apart or tracked, an info at most",
     source: "a pool that is filled opens that many at once",
 };
 
@@ -118,23 +118,28 @@ fn of_program(
     let is_part = all > of_all && of_all > 0 && !watched.filtered;
     let scale = if is_part { all as f64 / of_all as f64 } else { 1.0 };
     let tracked = tracked(watched, *netns, comm.as_deref(), *ip, *port);
-    let count = (seen as f64 * scale).max(tracked as f64);
+    let estimate = seen as f64 * scale;
+    let count = estimate.max(tracked as f64);
     let rate = count / watched.seconds.max(1e-9);
     let share = short(limits, group)?;
     if rate < limits.of(&NOTICED) || count < limits.of(&LEAST) || share < limits.of(&SHARE) {
         return None;
     }
-    // What is put down to it by its part of the others is as sure as that part is.
-    let are_few = (seen as f64) < limits.of(&LEAST);
-    let (severity, threshold) = match rate {
-        _ if are_few => (Severity::Info, &NOTICED),
+    // What is put down to it by its part of the others is as sure as that part is. Of each entry of connection tracking
+    // it is known who made it, and where to.
+    let is_few = (seen as f64) < limits.of(&LEAST);
+    let is_estimate = estimate > tracked as f64;
+    let is_guess = is_few && is_estimate;
+    let sure = if is_guess { tracked as f64 } else { count };
+    let (severity, threshold) = match sure / watched.seconds.max(1e-9) {
+        _ if sure < limits.of(&LEAST) => (Severity::Info, &NOTICED),
         rate if rate >= limits.of(&CRITICAL) => (Severity::Critical, &CRITICAL),
         rate if rate >= limits.of(&RATE) => (Severity::Warning, &RATE),
         _ => (Severity::Info, &NOTICED),
     };
     let scope = Scope::backend(*netns, *ip, *port).by(&owner);
     let name = comm.clone().unwrap_or_else(|| "a process".to_owned());
-    let opens = if are_few { "may open about" } else { "opens" };
+    let opens = if is_guess { "may open about" } else { "opens" };
     let title = format!("{name} {opens} {rate:.0} connections a second to {}", scope.name);
     let finding = Finding::new(watched, severity, scope, title)
         .about(comm.as_deref().unwrap_or_default())
@@ -156,7 +161,7 @@ fn of_program(
             Unit::Count,
         ),
     };
-    let finding = if scale > 1.05 {
+    let finding = if is_estimate && scale > 1.05 {
         finding.confidence(0.8).not_seeing(format!(
             "{all} connections were begun in the namespace and {of_all} told apart: its part of the others is \
              taken to be the same"
@@ -164,10 +169,11 @@ fn of_program(
     } else {
         finding
     };
-    let finding = if are_few {
-        finding.confidence(0.5).not_seeing(format!(
-            "whether its connections are many and short-lived: {seen} are told apart, which is too few for more than an \
-             info; narrow it by filters"
+    let finding = if is_few {
+        let what = if is_guess { "that many and short-lived" } else { "short-lived" };
+        finding.no_surer_than(if is_guess { 0.5 } else { 0.8 }).not_seeing(format!(
+            "whether its connections are {what}: {seen} are told apart, which are few to conclude from; narrow it by \
+             filters"
         ))
     } else {
         finding
@@ -230,7 +236,7 @@ mod tests {
     use super::*;
     use crate::{
         finding::tests::check,
-        snapshot::{Conntrack, Flow, TopCreator},
+        snapshot::{Conntrack, Flow, Snapshot, TopCreator},
         watched::kit,
     };
 
@@ -287,26 +293,31 @@ mod tests {
         check(&DEFINITION, &once(49), None);
     }
 
+    /// A second in which so many are told apart, that many were begun in the namespace, and connection tracking tells
+    /// of so many.
+    fn second(at: u64, told: u64, opens: u64, tracked: u64) -> Snapshot {
+        let mut snapshot = kit::snapshot(at, flows(at, told, 10));
+        kit::tcp(&mut snapshot.node, "ActiveOpens", opens);
+        let creator = TopCreator {
+            netns: Some(kit::NETNS),
+            protocol: Some("tcp".to_owned()),
+            destination: kit::end("10.0.0.2", 443),
+            creator: Some(Owner { comm: Some("php".to_owned()), ..Owner::default() }),
+            new: Some(tracked),
+            confirmed: None,
+            table_full: None,
+        };
+        let conntrack = Conntrack { creators: vec![creator], ..Conntrack::default() };
+        snapshot.conntrack = Some(conntrack);
+        snapshot
+    }
+
     #[test]
     fn what_is_not_told_apart_counts_by_its_part() {
-        let window = |opens: u64, creators: u64| {
+        let window = |opens: u64, tracked: u64| {
             let mut watched = Watched::default();
-            for second in 0..2 {
-                let mut snapshot = kit::snapshot(second, flows(second, 30, 10));
-                let tcp = snapshot.node.tcp.entry(kit::NETNS).or_default();
-                tcp.insert("ActiveOpens".to_owned(), opens);
-                let creator = TopCreator {
-                    netns: Some(kit::NETNS),
-                    protocol: Some("tcp".to_owned()),
-                    destination: kit::end("10.0.0.2", 443),
-                    creator: Some(Owner { comm: Some("php".to_owned()), ..Owner::default() }),
-                    new: Some(creators),
-                    confirmed: None,
-                    table_full: None,
-                };
-                let conntrack = Conntrack { creators: vec![creator], ..Conntrack::default() };
-                snapshot.conntrack = Some(conntrack);
-                watched.take(&snapshot);
+            for at in 0..2 {
+                watched.take(&second(at, 30, opens, tracked));
             }
             watched
         };
@@ -318,18 +329,28 @@ mod tests {
     /// By what the namespace opened there are enough.
     #[test]
     fn a_handful_that_is_told_apart_is_an_info() {
-        let window = |told: u64| {
-            let mut snapshot = kit::snapshot(0, flows(0, told, 10));
-            let tcp = snapshot.node.tcp.entry(kit::NETNS).or_default();
-            tcp.insert("ActiveOpens".to_owned(), 600);
+        let window = |told: u64, tracked: u64| {
             let mut watched = Watched::default();
-            watched.take(&snapshot);
+            watched.take(&second(0, told, 600, tracked));
             watched
         };
-        check(&DEFINITION, &window(49), Some(Severity::Info));
-        check(&DEFINITION, &window(50), Some(Severity::Critical));
-        let found = rule(&window(3), &Limits::default()).remove(0);
-        assert!(found.not_observable.iter().any(|line| line.contains("3 are told apart")));
+        check(&DEFINITION, &window(49, 0), Some(Severity::Info));
+        check(&DEFINITION, &window(50, 0), Some(Severity::Critical));
+        // By as many entries as it made it is known.
+        check(&DEFINITION, &window(3, 99), Some(Severity::Info));
+        check(&DEFINITION, &window(3, 100), Some(Severity::Warning));
+        check(&DEFINITION, &window(3, 599), Some(Severity::Critical));
+        check(&DEFINITION, &window(3, 600), Some(Severity::Critical));
+        for (tracked, opens, confidence) in [
+            (0, "may open about 600", 0.5),
+            (100, "may open about 600", 0.5),
+            (600, "opens 600", 0.8),
+        ] {
+            let found = rule(&window(3, tracked), &Limits::default()).remove(0);
+            assert!(found.title.contains(opens), "{}", found.title);
+            assert!((found.confidence - confidence).abs() < 1e-9, "{}", found.confidence);
+            assert!(found.not_observable.iter().any(|line| line.contains("3 are told apart")));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{beside_others, events, inside, many},
+    advice::{beside_others, by_no_listener_here, events, inside, many},
 };
 use crate::watched::{Backend, Group, Seen, Watched};
 
@@ -132,7 +132,7 @@ fn of_backend(
         .advise(format!("on {ip}: is the service up, and does it listen at that address? ss -ltnp sport = :{port}"))
         .confirm_by(inside(&refused, &format!("nc -zv {ip} {port}")))
         .confirm_by(events("connect", netns, ip));
-    let finding = beside_others(finding, watched);
+    let finding = by_no_listener_here(beside_others(finding, watched), group);
     Some(match (is_well, is_tried_elsewhere) {
         (true, _) => {
             finding.advise("it accepts again: see whether it was started anew at that time")
@@ -199,6 +199,17 @@ mod tests {
         let found = rule(&watched, &Limits::default()).remove(0);
         assert!(found.title.ends_with("refuses 10 connections"), "{}", found.title);
         assert!(found.not_observable.iter().any(|line| line.contains("up to 7 flows")));
+    }
+
+    #[test]
+    fn a_listener_here_has_no_part_in_what_is_asked_elsewhere() {
+        let clears = |ip: &str| {
+            let flows = ["f1", "f2"].map(|id| refused(id).to(ip, 443));
+            let found = rule(&kit::watched(&flows), &Limits::default()).remove(0);
+            ["listen-overflow", "syn-backlog-overflow"].map(|id| found.cleared.contains(&id))
+        };
+        assert_eq!(clears("10.0.0.2"), [true; 2]);
+        assert_eq!([clears("10.0.0.1"), clears("127.0.0.1")], [[false; 2]; 2]);
     }
 
     #[test]

@@ -6,12 +6,18 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Packets, Scope, Severity, Threshold, Unit,
-    advice::{beside_others, events, inside},
+    advice::{by_no_listener_here, events, inside},
 };
 use crate::{
     snapshot::Role,
-    watched::{Group, Seen, Watched},
+    watched::{Seen, Watched},
 };
+
+mod cut;
+mod fate;
+
+use cut::{Cut, Waited};
+use fate::{FAREWELL_BYTES, Fate};
 
 const LEAST: Threshold = Threshold {
     name: "least_resets",
@@ -45,19 +51,23 @@ const LONG_SECONDS: Threshold = Threshold {
     name: "long_seconds",
     value: 10.0,
     unit: Unit::Count,
-    help: "the same of connections that had had answers and asked for more; a warning at most",
+    help: "the same of connections that had had answers and asked for more, or may have; a warning at most",
     source: "a rolling deploy resets each connection once, in some seconds",
 };
-
-/// Bytes below which nothing may be asked for: farewells. A TLS close_notify (RFC 8446, 6.1) takes up to 85 with its
-/// record, and beside it there may be one more, such as a GOAWAY of HTTP/2 (RFC 9113, 6.8).
-const FAREWELL_BYTES: u64 = 200;
+const UNCLEAR_SHARE: Threshold = Threshold {
+    name: "unclear_share",
+    value: 0.6,
+    unit: Unit::Ratio,
+    help: "connections reset of which it is not known whether one more request was open, of all; with less it is an \
+           info",
+    source: "a rolling deploy resets half of them: each has another one in its place",
+};
 
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
     id: "connection-reset",
     help: "connections are reset instead of answered, again and again",
-    thresholds: &[&LEAST, &SHARE, &CRITICAL_SHARE, &LEAST_SECONDS, &LONG_SECONDS],
+    thresholds: &[&LEAST, &SHARE, &CRITICAL_SHARE, &LEAST_SECONDS, &LONG_SECONDS, &UNCLEAR_SHARE],
     needs: &[Signal::Reset],
     parts: &[],
     node: &[],
@@ -89,12 +99,8 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
         asks.then_some((flow.netns, flow.peer.ip?, flow.peer.port?))
     });
     let asked = asked.iter().filter_map(|(&(netns, ip, port), group)| {
-        let fate = |flow: &Seen| {
-            let [this, peer] = payload(flow);
-            Fate::of(this, peer, flow.course.asked_bytes)
-        };
         let resets = |flow: &Seen| flow.sums.at_least("resets_received");
-        let cut = Cut::of(group, (watched, limits), resets, fate)?;
+        let cut = Cut::of(group, (watched, limits), resets, Fate::at_client)?;
         Some(by_peer(watched, limits, (netns, ip, port), &cut))
     });
     let services = watched.by_service();
@@ -102,168 +108,33 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
         let sent = |flow: &Seen| {
             flow.sums.at_least("resets_sent").saturating_sub(flow.sums.at_least(NO_CONNECTION))
         };
-        let fate = |flow: &Seen| {
-            let [this, peer] = payload(flow);
-            Fate::of(peer, this, flow.course.owed_bytes)
-        };
-        let cut = Cut::of(group, (watched, limits), sent, fate)?;
+        let cut = Cut::of(group, (watched, limits), sent, Fate::at_server)?;
         Some(by_service(watched, limits, (netns, port), &cut))
     });
     asked.chain(serves).collect()
 }
 
-/// Payload bytes that this end of a connection sent, and the peer.
-fn payload(flow: &Seen) -> [u64; 2] {
-    ["bytes_sent", "bytes_received"].map(|name| flow.sums.at_least(name))
-}
-
-/// What a reset did to a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// Something was asked for, and had no answer.
-    InVain,
-    /// There were answers, and something else was asked for after them.
-    Open,
-    /// Nothing was asked for, or it was answered, as far as intervals tell.
-    Served,
-}
-
-impl Fate {
-    /// By the bytes of who asks and of who answers, and those of who asks since an answer came.
-    const fn of(asked: u64, answered: u64, since: u64) -> Self {
-        match (asked, answered) {
-            (1.., 0) => Self::InVain,
-            _ if since >= FAREWELL_BYTES => Self::Open,
-            _ => Self::Served,
-        }
+/// Why connections were reset where nobody is known to have waited on them.
+fn why(waited: Waited, who: &str, when: &str) -> Option<String> {
+    match waited {
+        Waited::Nobody => Some(format!("{who} waited for nothing when {when}: {ON_PURPOSE}")),
+        Waited::Hardly => Some(format!(
+            "Hardly anything was asked for when {when}, less than {FAREWELL_BYTES} bytes since the last answer: a \
+             farewell, or a very short request. It may be {ON_PURPOSE}"
+        )),
+        Waited::Unclear => Some(format!(
+            "Both ends had spoken in the last interval before {when}. Either requests were open, and the application \
+             aborted or died, or all were answered, and it is {ON_PURPOSE}"
+        )),
+        Waited::Somebody => None,
     }
 }
 
-/// Connections that were reset.
-struct Cut<'a> {
-    group: Group<'a>,
-    connections: usize,
-    in_vain: Failed,
-    open: Failed,
-    /// Whether the latter decided.
-    is_open: bool,
-    /// Whether it is known what was sent on them.
-    is_told: bool,
-    severity: Severity,
-}
-
-/// Those of them that failed for who asked.
-struct Failed {
-    count: usize,
-    /// Of all connections.
-    share: f64,
-    seconds: f64,
-}
-
-/// Seconds with resets, at least: of intervals longer than one, the first and the last may have had theirs
-/// within one, where they meet. Never more than connections that were reset.
-fn seconds(group: &Group<'_>, every: f64) -> f64 {
-    let intervals = f64::from(group.seconds(|course| course.reset).count());
-    if every < 1.5 {
-        return intervals;
-    }
-    let spans = intervals * every - 2.0 * (every - 1.0);
-    spans.min(group.flows.len() as f64).max(intervals.min(2.0)).floor()
-}
-
-impl<'a> Cut<'a> {
-    fn of(
-        all: &Group<'a>,
-        (watched, limits): (&Watched, &Limits),
-        resets: impl Fn(&Seen) -> u64,
-        fate: impl Fn(&Seen) -> Fate,
-    ) -> Option<Self> {
-        let is_cut = |flow: &Seen| {
-            resets(flow) > 0 && flow.sums.at_least("connects_failed.ECONNREFUSED") == 0
-        };
-        let group = all.only(is_cut)?;
-        let connections = all.flows.len();
-        if (group.flows.len() as f64) < limits.of(&LEAST) {
-            return None;
-        }
-        let failed = |so: Fate| {
-            let group = group.only(|flow| fate(flow) == so);
-            let count = group.as_ref().map_or(0, |group| group.flows.len());
-            let seconds = group.map_or(0.0, |group| seconds(&group, watched.every()));
-            Failed { count, share: count as f64 / connections as f64, seconds }
-        };
-        let (in_vain, open) = (failed(Fate::InVain), failed(Fate::Open));
-        let goes_on = |failed: &Failed, least: &Threshold| {
-            failed.count as f64 >= limits.of(&LEAST)
-                && failed.share >= limits.of(&SHARE)
-                && failed.seconds >= limits.of(least)
-        };
-        // Who ends with resets what it has answered fails nobody by it.
-        let fails = goes_on(&in_vain, &LEAST_SECONDS);
-        let is_open = !fails && goes_on(&open, &LONG_SECONDS);
-        let severity = match fails {
-            true if in_vain.share >= limits.of(&CRITICAL_SHARE) => Severity::Critical,
-            true => Severity::Warning,
-            false if is_open => Severity::Warning,
-            false => Severity::Info,
-        };
-        // Of all connections fewer are known then than of those that were reset.
-        let severity =
-            if watched.others_connected() { severity.min(Severity::Warning) } else { severity };
-        let is_told = group.sums.count("bytes_received").is_some();
-        Some(Self { group, connections, in_vain, open, is_open, is_told, severity })
-    }
-
-    /// Whether nobody is known to have waited for an answer.
-    const fn is_served(&self) -> bool {
-        self.is_told && self.in_vain.count == 0 && self.open.count == 0
-    }
-
-    /// What a title ends with.
-    const fn ending(&self) -> &'static str {
-        if self.is_served() { ", none with a request known to be open" } else { "" }
-    }
-
-    fn told(&self, watched: &Watched, limits: &Limits, scope: Scope, title: String) -> Finding {
-        let count = self.group.flows.len() as f64;
-        let finding = Finding::new(watched, self.severity, scope, title);
-        let finding = if self.is_told {
-            let finding = self.failed(finding, watched, limits);
-            finding.with(watched, "connections reset", count, Unit::Count)
-        } else {
-            finding.beyond(watched, "connections reset", count, &LEAST, limits).not_seeing(
-                "whether they had answers: nobody tells their bytes (the signal `socket`)",
-            )
-        };
-        let connections = self.connections as f64;
-        let finding = finding.with(watched, "connections", connections, Unit::Count);
-        let finding = beside_others(finding, watched);
-        let every = watched.every();
-        match self.severity {
-            _ if self.is_served() => finding.not_seeing(
-                "whether the answers were whole, and requests that were open for less than an interval",
-            ),
-            Severity::Info if every > 2.0 => finding.not_seeing(format!(
-                "whether it goes on: intervals of {every:.0} s do not tell a burst from it; -i 1s does"
-            )),
-            _ => finding,
-        }
-    }
-
-    /// What decided.
-    fn failed(&self, finding: Finding, watched: &Watched, limits: &Limits) -> Finding {
-        let threshold = if self.severity == Severity::Critical { &CRITICAL_SHARE } else { &SHARE };
-        let (failed, least, what) = if self.is_open {
-            (&self.open, &LONG_SECONDS, "reset with one more request open")
-        } else {
-            (&self.in_vain, &LEAST_SECONDS, "reset with a request and no answer")
-        };
-        finding
-            .beyond(watched, &format!("{what}, of all"), failed.share, threshold, limits)
-            .beyond(watched, what, failed.count as f64, &LEAST, limits)
-            .beyond(watched, "seconds with these", failed.seconds, least, limits)
-    }
-}
+/// What shows whether a request was open, where intervals do not.
+const ASK_CLIENTS: &str = "ask the clients: where they log no errors (connection reset by peer) all was answered, and \
+                           nothing has to be done";
+/// What is no warning.
+const NO_DEPLOY: &str = "an end of old connections at once, as in a deploy: an info at most";
 
 fn by_peer(
     watched: &Watched,
@@ -284,25 +155,30 @@ fn by_peer(
         .told(watched, limits, scope, title)
         .ruling_out("refused connections: these were established before")
         .not_seeing("who sent the reset: the peer, or something between in its name");
-    let finding = if cut.is_served() {
-        finding
-            .because(format!(
-                "They waited for nothing when they were ended by the peer's reset: {ON_PURPOSE}"
-            ))
-            .advise(
-                "where clients see no errors nothing has to be done; a server that sets no SO_LINGER of 0 (HAProxy: \
-                 no nolinger) ends connections with FIN",
-            )
-    } else {
-        finding
-            .ruling_out("an end of old connections at once, as in a deploy: an info at most")
+    let logs =
+        format!("see what the service at {ip}:{port} logs at that time: crashes, limits, timeouts");
+    let waited = cut.waited();
+    let finding = match why(waited, "They", "they were ended by the peer's reset") {
+        None => finding
+            .ruling_out(NO_DEPLOY)
             .because(
                 "They were established and ended by the peer's reset. Its application closed with the request \
                  unread, aborted or died, or what stands between (a firewall, a load balancer) gave them up.",
             )
-            .advise(format!("see what the service at {ip}:{port} logs at that time: crashes, limits, timeouts"))
+            .advise(logs),
+        Some(why) if waited == Waited::Unclear => {
+            let finding = match cut.severity {
+                Severity::Info => finding,
+                _ => finding.ruling_out(NO_DEPLOY),
+            };
+            finding.because(why).advise(ASK_CLIENTS).advise(logs)
+        }
+        Some(why) => finding.because(why).advise(
+            "where clients see no errors nothing has to be done; a server that sets no SO_LINGER of 0 (HAProxy: no \
+             nolinger) ends connections with FIN",
+        ),
     };
-    finding
+    by_no_listener_here(finding, group)
         .advise("if connections are idle before: let clients close them sooner than the server does")
         .advise("where a device between gives them up, the resets have another TTL than the peer's segments")
         .confirm_by(events("reset", netns, ip))
@@ -340,15 +216,14 @@ fn by_service(
             Unit::Count,
         )
         .ruling_out(format!("a port that nobody listens at: the kernel's reason is {reason}"));
-    let finding = if cut.is_served() {
-        finding.because(format!(
-            "Clients waited for nothing when this end reset their connections: {ON_PURPOSE}"
-        ))
-    } else {
-        finding.because(
+    let waited = cut.waited();
+    let finding = match why(waited, "Clients", "this end reset their connections") {
+        None => finding.because(
             "This end's application closed with data unread or aborted (SO_LINGER of 0), or the kernel did \
              so for it. The client sees `connection reset by peer`.",
-        )
+        ),
+        Some(why) if waited == Waited::Unclear => finding.because(why).advise(ASK_CLIENTS),
+        Some(why) => finding.because(why),
     };
     finding
         .advise(match group.comm() {
@@ -401,7 +276,7 @@ mod tests {
         check(&DEFINITION, &of(1, 4, 900), None);
         let found = rule(&of(1, 10, 900), &Limits::default()).remove(0);
         assert!(found.title.ends_with("none with a request known to be open"), "{}", found.title);
-        assert!(!found.explanation.contains("died"), "{}", found.explanation);
+        assert!(found.explanation.starts_with("Hardly anything"), "{}", found.explanation);
         // Of those in vain there are enough, and hardly any of all.
         let mixed = |answered: u64| {
             kit::series(|second| {
@@ -431,6 +306,58 @@ mod tests {
         check(&DEFINITION, &open(10, 200), Some(Severity::Warning));
         check(&DEFINITION, &open(9, 200), Some(Severity::Info));
         check(&DEFINITION, &open(10, 199), Some(Severity::Info));
+    }
+
+    /// Ten seconds with so many connections by TLS each, of which so many are reset after both ends have spoken.
+    fn by_tls(each: u64, reset: u64, seconds: u64, change: fn(Flow) -> Flow) -> Watched {
+        kit::series(|second| {
+            let one = |n| {
+                let is_reset = u64::from(n < reset && second < seconds);
+                change(once(&format!("f{second}-{n}"), 3_800, is_reset).count("bytes_sent", 897))
+            };
+            (0..each).map(one).collect()
+        })
+    }
+
+    #[test]
+    fn that_nobody_waited_is_said_where_it_is_known() {
+        let whole = |watched: &Watched, severity| {
+            check(&DEFINITION, watched, Some(severity));
+            rule(watched, &Limits::default()).remove(0)
+        };
+        for (each, reset, seconds, severity) in [
+            (1, 1, 10, Severity::Warning),
+            (5, 3, 10, Severity::Warning),
+            (2, 1, 10, Severity::Info),
+            (1, 1, 9, Severity::Info),
+        ] {
+            let found = whole(&by_tls(each, reset, seconds, |flow| flow), severity);
+            assert!(found.title.ends_with("maybe with requests open"), "{found:#?}");
+            assert!(!found.explanation.contains("waited for nothing"), "{found:#?}");
+            let is_lasting = found.ruled_out.iter().any(|line| line.contains("deploy"));
+            assert_eq!(is_lasting, severity > Severity::Info, "{found:#?}");
+            assert!((found.confidence - 0.5).abs() < 1e-9, "{found:#?}");
+        }
+        // The handshake and one request, both answered.
+        let answered = |flow: Flow| {
+            let flow = flow.latency("connect", 1, 1_000).count("data_segments_sent", 2);
+            flow.latency("response", 2, 1_000_000)
+        };
+        let found = whole(&by_tls(1, 1, 10, answered), Severity::Info);
+        assert!(found.explanation.starts_with("They waited for nothing"), "{found:#?}");
+        assert!((found.confidence - 0.9).abs() < 1e-9, "{found:#?}");
+    }
+
+    /// Those that are known to be in vain decide before those that may be.
+    #[test]
+    fn what_is_known_comes_first() {
+        let watched = kit::series(|second| {
+            let unclear = once(&format!("u{second}"), 3_800, 1).count("bytes_sent", 897);
+            vec![unclear, once(&format!("v{second}"), 0, 1)]
+        });
+        check(&DEFINITION, &watched, Some(Severity::Critical));
+        let found = rule(&watched, &Limits::default()).remove(0);
+        assert!(found.explanation.contains("died") && found.confidence > 0.5, "{found:#?}");
     }
 
     #[test]
@@ -473,6 +400,15 @@ mod tests {
         };
         check(&DEFINITION, &deploy(2), Some(Severity::Info));
         check(&DEFINITION, &deploy(3), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn a_listener_here_has_no_part_in_what_is_asked_elsewhere() {
+        let clears = |ip: &str| {
+            let watched = kit::series(|second| vec![once(&format!("f{second}"), 0, 1).to(ip, 443)]);
+            rule(&watched, &Limits::default())[0].cleared.contains(&"listen-overflow")
+        };
+        assert_eq!(["10.0.0.2", "10.0.0.1", "127.0.0.1"].map(clears), [true, false, false]);
     }
 
     #[test]

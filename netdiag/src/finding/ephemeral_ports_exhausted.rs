@@ -37,6 +37,9 @@ const FAILED: Threshold = Threshold {
     source: "one or two may have other reasons, an address that is not of this node among them",
 };
 
+/// Connects that found no port.
+const NO_PORT: &str = "connects_failed.EADDRNOTAVAIL";
+
 /// What the rest of netdiag knows of it.
 pub const DEFINITION: Definition = Definition {
     id: "ephemeral-ports-exhausted",
@@ -88,15 +91,14 @@ fn worst(watched: &Watched) -> Vec<Worst<'_>> {
 /// Connects to it that found no port; none where they may be among those of which only the sum is known, or nothing
 /// tells of connects at all.
 fn failed(watched: &Watched, netns: u32, to: &PortUse) -> Option<u64> {
-    const ERROR: &str = "connects_failed.EADDRNOTAVAIL";
     let of_it = watched.flows.values().filter(|flow| {
         (flow.netns, &flow.peer) == (Some(netns), &to.peer)
             && flow.local.ip.is_none_or(|ip| ip == to.local_ip)
     });
-    let told: u64 = of_it.map(|flow| flow.sums.at_least(ERROR)).sum();
+    let told: u64 = of_it.map(|flow| flow.sums.at_least(NO_PORT)).sum();
     let is_told = watched.other.count("connects_failed").is_some();
     let is_lost = watched.lost.get(Signal::Socket.name()).is_some_and(|lost| *lost > 0);
-    (told > 0 || is_told && !is_lost && watched.other.at_least(ERROR) == 0).then_some(told)
+    (told > 0 || is_told && !is_lost && watched.other.at_least(NO_PORT) == 0).then_some(told)
 }
 
 fn of_destination(watched: &Watched, limits: &Limits, worst: &Worst<'_>) -> Option<Finding> {
@@ -104,21 +106,28 @@ fn of_destination(watched: &Watched, limits: &Limits, worst: &Worst<'_>) -> Opti
     let (ip, port) = (to.peer.ip?, to.peer.port?);
     let failed = failed(watched, ports.netns, to);
     let is_given_again = is_given_again(watched, ports.netns, ip);
-    // As long as connects get one, ports that are given out again are none that are gone.
-    let gone = match is_given_again && failed == Some(0) {
-        true => to.taken.saturating_sub(to.time_wait),
-        false => to.taken,
+    let held = to.taken.saturating_sub(to.time_wait);
+    let part = |n: u64| fill * n as f64 / to.taken.max(1) as f64;
+    // As long as connects get one, ports that are given out again are none that are gone. Where nobody knows whether
+    // they do it is open, unless too many are held besides.
+    let (gone, is_open) = match (is_given_again, failed) {
+        (true, Some(0)) => (held, false),
+        (true, None) if part(held) >= limits.of(&PRESSURE) => (held, false),
+        (true, None) => (to.taken, true),
+        _ => (to.taken, false),
     };
-    let fill = fill * gone as f64 / to.taken.max(1) as f64;
+    let fill = part(gone);
     if fill < limits.of(&PRESSURE) {
         return None;
     }
     let exhausted = graded(fill, limits, &[(Severity::Critical, &EXHAUSTED)]);
     let refused = graded(failed.unwrap_or(0) as f64, limits, &[(Severity::Critical, &FAILED)]);
-    // Whether those in TIME_WAIT are gone show connects alone.
-    let is_open = is_given_again && failed.is_none();
+    // Whether those in TIME_WAIT are gone show connects alone, and of one that failed it may not be known where to.
+    let is_shown = watched.other.at_least(NO_PORT) > 0;
     let severity = match exhausted.filter(|_| !is_open).or(refused) {
         Some((severity, _)) => severity,
+        // Nothing shows that any failed.
+        None if is_open && !is_shown => Severity::Info,
         None => Severity::Warning,
     };
     let scope = Scope::backend(Some(ports.netns), ip, port).by(&to.owner);
@@ -364,8 +373,8 @@ mod tests {
     #[test]
     fn connects_that_nobody_saw_are_not_0() {
         let at = |reuse, other| with(1_000, (reuse, "10.0.0.2"), &[], other);
-        for other in [None, Some(1)] {
-            check(&DEFINITION, &at(1, other), Some(Severity::Warning));
+        for (other, expected) in [(None, Severity::Info), (Some(1), Severity::Warning)] {
+            check(&DEFINITION, &at(1, other), Some(expected));
             check(&DEFINITION, &at(0, other), Some(Severity::Critical));
             let told = told(&at(1, other));
             assert!(told.title.starts_with("local ports for"), "{}", told.title);
@@ -375,7 +384,30 @@ mod tests {
         let mut lossy = at(1, Some(0));
         check(&DEFINITION, &lossy, None);
         lossy.lost.insert("socket".to_owned(), 1);
-        check(&DEFINITION, &lossy, Some(Severity::Warning));
+        check(&DEFINITION, &lossy, Some(Severity::Info));
+    }
+
+    /// However little is known of connects.
+    #[test]
+    fn ports_that_are_held_are_gone() {
+        let with = |time_wait: u64, other| {
+            let mut watched = with(1_000, (1, "10.0.0.2"), &[], other);
+            let nodes = watched.intervals.iter_mut().map(|interval| &mut interval.node);
+            for ports in nodes.flat_map(|node| &mut node.ports) {
+                ports.destinations[0].time_wait = time_wait;
+            }
+            watched
+        };
+        for other in [None, Some(0)] {
+            check(&DEFINITION, &with(0, other), Some(Severity::Critical));
+            check(&DEFINITION, &with(1, other), Some(Severity::Warning));
+            check(&DEFINITION, &with(200, other), Some(Severity::Warning));
+        }
+        check(&DEFINITION, &with(201, Some(0)), None);
+        check(&DEFINITION, &with(201, None), Some(Severity::Info));
+        let told = told(&with(200, None));
+        assert!(told.title.ends_with("run out: 800 of 1000 are taken"), "{}", told.title);
+        assert!(told.not_observable[0].starts_with("how many connects found no port"));
     }
 
     /// EADDRNOTAVAIL has other reasons: an address that is not of this node, a family that is switched off.

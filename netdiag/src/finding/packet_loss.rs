@@ -108,16 +108,16 @@ fn sent(sums: &Sums) -> Option<u64> {
 
 /// Segments that were lost of those that connections sent again: none of those that the peer had already.
 #[derive(Clone, Copy, Debug)]
-struct Lost {
+pub(super) struct Lost {
     /// If all that the peer had twice were of these.
     least: u64,
     /// If as many as can be were tail-loss probes, which may answer nothing but a late ACK and do not count.
-    most: u64,
+    pub(super) most: u64,
 }
 
 impl Lost {
     /// By connection: what one had twice is not another one's. None where none tells.
-    fn of(group: &Group<'_>) -> Option<Self> {
+    pub(super) fn of(group: &Group<'_>) -> Option<Self> {
         let each = group.flows.iter().filter_map(|flow| {
             let sums = &flow.sums;
             let again = sums.count("retransmits.rto")?;

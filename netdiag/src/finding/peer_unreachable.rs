@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Packets, Part, Scope, Severity, Threshold, Unit,
-    advice::{beside_others, events, inside, many},
+    advice::{beside_others, by_no_listener_here, events, inside, many},
 };
 use crate::{
     format,
@@ -15,6 +15,9 @@ use crate::{
 
 mod late;
 mod no_route;
+mod raced;
+
+use raced::Established;
 
 const LEAST: Threshold = Threshold {
     name: "least_unanswered",
@@ -76,6 +79,7 @@ pub const DEFINITION: Definition = Definition {
         "firewall-drop",
         "half-open-peer",
         "conntrack-full",
+        "conntrack-insert-failed",
         "interface-errors",
         "qdisc-drop",
         "softnet-drop",
@@ -116,6 +120,13 @@ fn unanswered<'a>(limits: &Limits, backend: &Group<'a>) -> Option<Group<'a>> {
     backend.only(|flow| is_unanswered(flow) || is_given_up(flow, limits, usual_ns))
 }
 
+/// First packets that connection tracking dropped since another connection had their place; those of a pod go
+/// through the node's table, too.
+fn clashes(watched: &Watched) -> u64 {
+    let tables = watched.tracked();
+    tables.iter().filter_map(|one| one.table.insert_failed).sum()
+}
+
 struct Unanswered<'a> {
     group: Group<'a>,
     port: u16,
@@ -124,15 +135,18 @@ struct Unanswered<'a> {
     given_up: usize,
     /// How long their clients waited, at most.
     waited_ns: u64,
+    /// Each was given up for another address.
+    is_raced: bool,
 }
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     let mut peers: BTreeMap<Peer, Vec<Unanswered<'_>>> = BTreeMap::new();
     let groups = watched.by_peer();
+    let established = Established::of(watched);
     let mut found = no_route::rule(watched, limits);
     for (at, backend) in watched.by_backend() {
         let peer = (at.0, at.1);
-        match of_backend(limits, at.2, &backend) {
+        match of_backend(limits, at.2, &backend, &established) {
             Some(unanswered) => peers.entry(peer).or_default().push(unanswered),
             None => {
                 found.extend(late::of_backend(watched, limits, at, &backend, groups.get(&peer)));
@@ -143,8 +157,9 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
         let is_heard =
             groups.get(&peer).is_some_and(|group| group.seconds(|course| course.heard).count() > 0);
         for backend in &backends {
-            // One finding for a peer of which nothing is heard at all, by the port with the most.
-            let most = backends.iter().max_by_key(|one| one.group.flows.len()).map(|one| one.port);
+            // One finding for a peer of which nothing is heard at all, by the port with the most that nobody raced.
+            let most = backends.iter().max_by_key(|one| (!one.is_raced, one.group.flows.len()));
+            let most = most.map(|one| one.port);
             if is_heard || most == Some(backend.port) {
                 let at = (peer.0, peer.1, backend.port);
                 found.extend(told(watched, limits, at, backend, (is_heard, backends.len())));
@@ -154,15 +169,23 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     found
 }
 
-fn of_backend<'a>(limits: &Limits, port: u16, backend: &Group<'a>) -> Option<Unanswered<'a>> {
+fn of_backend<'a>(
+    limits: &Limits,
+    port: u16,
+    backend: &Group<'a>,
+    established: &Established,
+) -> Option<Unanswered<'a>> {
     let group = unanswered(limits, backend)?;
     let count = group.flows.len() as f64;
     let share = count / (count + backend.sums.samples("connect") as f64);
     let given_up = || group.flows.iter().filter(|flow| !is_unanswered(flow));
     let waited_ns = given_up().map(|flow| flow.sums.at_least("lifetime_ns")).max().unwrap_or(0);
     let given_up = given_up().count();
-    let is_enough = count >= limits.of(&LEAST) && share >= limits.of(&SHARE);
-    is_enough.then_some(Unanswered { group, port, share, given_up, waited_ns })
+    if count < limits.of(&LEAST) || share < limits.of(&SHARE) {
+        return None;
+    }
+    let is_raced = given_up == group.flows.len() && established.instead(&group);
+    Some(Unanswered { group, port, share, given_up, waited_ns, is_raced })
 }
 
 fn told(
@@ -172,13 +195,14 @@ fn told(
     unanswered: &Unanswered<'_>,
     (is_heard, ports): (bool, usize),
 ) -> Option<Finding> {
-    let Unanswered { group, share, given_up, waited_ns, .. } = unanswered;
+    let Unanswered { group, share, given_up, waited_ns, is_raced, .. } = unanswered;
     let count = group.flows.len();
     // Of what was given up early nobody knows whether an answer was under way.
     let is_sure = (count - given_up) as f64 >= limits.of(&LEAST);
     let rate = count as f64 / watched.seconds.max(1e-9);
     let is_all = *share >= 1.0 && !watched.others_connected();
     let severity = match rate >= limits.of(&RATE) {
+        _ if *is_raced => Severity::Info,
         false => Severity::Info,
         true if is_all && is_sure => Severity::Critical,
         true => Severity::Warning,
@@ -207,6 +231,11 @@ fn told(
     let finding = Finding::new(watched, severity, scope.by(&owner), title)
         .confidence(if is_all && is_sure { 0.95 } else { 0.7 })
         .because(match (is_heard, by_router) {
+            _ if *is_raced => {
+                "A program that asks for the addresses of both families keeps the connection that is there first \
+                 and gives the other one up (RFC 8305). That each time it was this address says that it is \
+                 farther away, or that the way to it is broken."
+            }
             (_, 0) if !is_sure => {
                 "A SYN is sent again after 1 s, and clients gave up before that. Neither an answer nor a refusal \
                  had come. The peer is down, the way to it is broken, a firewall drops SYNs without a word, or \
@@ -238,13 +267,27 @@ fn told(
             (false, 0) => format!("see whether {ip} is the right address, and whether it is up"),
             (true, 0) => format!("look at the firewall before {ip}:{port}, and at its listener's queue: ss -ltn"),
         })
-        .advise("take it out of the clients' list, and give connect a timeout of its own")
+        .advise(match is_raced {
+            true => "if it is only farther away, leave it: clients wait for no more than the head start that it has",
+            false => "take it out of the clients' list, and give connect a timeout of its own",
+        })
         .confirm_by(inside(group, &format!("nc -zvw 3 {ip} {port}")))
         .confirm_by(inside(group, &format!("ip route get {ip}")))
         .confirm_by(events("connect", netns, ip))
-        // A path that loses some segments is none that carries nothing, and a listener here is not that one.
-        .clearing(&late::OF_THE_PATH)
-        .clearing(&["listen-overflow", "syn-backlog-overflow"]);
+        // A path that loses some segments is none that carries nothing.
+        .clearing(&late::OF_THE_PATH);
+    let finding = by_no_listener_here(finding, group);
+    // Each clash takes one SYN: fewer of them than connections do not explain these.
+    let finding = match clashes(watched) < count as u64 {
+        true => finding.clearing(&["conntrack-insert-failed"]),
+        false => finding,
+    };
+    let finding = match is_raced {
+        true => finding.ruling_out(
+            "a failure: each time the process got through to that port at an address of the other family",
+        ),
+        false => finding,
+    };
     let finding = late::syn_sent(finding, watched, limits, (netns, ip, port));
     let finding = match given_up {
         0 => finding,
@@ -261,7 +304,12 @@ fn told(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{finding::tests::check, snapshot::Flow, watched::kit};
+    use crate::{
+        diagnosis::{Diagnosis, Thresholds},
+        finding::tests::check,
+        snapshot::{ConntrackTable, Flow},
+        watched::kit::{self, NETNS},
+    };
 
     /// Connects that are sent again, so many in ten seconds.
     fn unanswered(count: u64, again: u64) -> Vec<Flow> {
@@ -369,6 +417,18 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_here_has_no_part_in_what_is_asked_elsewhere() {
+        let clears = |ip: &str| {
+            let watched = kit::once(unanswered(9, 2).into_iter().map(|flow| flow.to(ip, 443)));
+            let found = rule(&watched, &Limits::default()).remove(0);
+            ["listen-overflow", "syn-backlog-overflow"].map(|id| found.cleared.contains(&id))
+        };
+        assert_eq!(clears("10.0.0.2"), [true; 2]);
+        // Where the clients are, and the loopback.
+        assert_eq!([clears("10.0.0.1"), clears("127.0.0.1")], [[false; 2]; 2]);
+    }
+
+    #[test]
     fn a_peer_is_told_of_once() {
         let ports = |port| {
             unanswered(4, 2).into_iter().map(move |flow| Flow {
@@ -377,6 +437,52 @@ mod tests {
             })
         };
         check(&DEFINITION, &kit::once(ports(80).chain(ports(443))), Some(Severity::Critical));
+    }
+
+    /// A table of connections in which so many found their place taken.
+    fn clashed(insert_failed: u64) -> ConntrackTable {
+        ConntrackTable {
+            netns: NETNS,
+            entries: 1_000,
+            max: Some(262_144),
+            insert_failed: Some(insert_failed),
+            drop: Some(insert_failed),
+            early_drop: Some(0),
+            clash_resolve: Some(0),
+            invalid: Some(0),
+            chaintoolong: Some(0),
+        }
+    }
+
+    /// Address translation that chooses a port which is taken drops single SYNs on this node.
+    #[test]
+    fn clashes_in_connection_tracking_make_some_connections_late() {
+        let mut diagnosis = Diagnosis::new(Thresholds::new());
+        for second in 0..10 {
+            let connected = |id: &str, count: u64, ms: u64| {
+                kit::flow(id).latency("connect", count, ms * 1_000_000)
+            };
+            let late = (0..2).map(|n| connected(&format!("late{second}.{n}"), 1, 1_003));
+            let flows = late.chain([connected("quick", 98, 5)]).collect();
+            let mut snapshot = kit::snapshot(second, flows);
+            snapshot.node.conntrack.push(clashed(4));
+            diagnosis.take(&snapshot);
+        }
+        let mut found = diagnosis.report().expect("a report").findings;
+        found.retain(|one| one.id == DEFINITION.id);
+        let causes: Vec<_> = found.iter().map(|one| one.caused_by.join(" ")).collect();
+        assert_eq!(causes, ["conntrack-insert-failed"]);
+    }
+
+    #[test]
+    fn fewer_clashes_than_connections_explain_none() {
+        let is_cleared = |failed: u64| {
+            let mut watched = kit::once(unanswered(9, 2));
+            watched.intervals[0].node.conntrack.push(clashed(failed));
+            let found = rule(&watched, &Limits::default()).remove(0);
+            found.cleared.contains(&"conntrack-insert-failed")
+        };
+        assert!(is_cleared(8) && !is_cleared(9));
     }
 
     #[test]

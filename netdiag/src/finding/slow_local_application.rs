@@ -1,6 +1,6 @@
 //! A server of this node takes long to answer what it has read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netdiag_common::signal::Signal;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     format,
-    watched::{Group, Seen, Watched},
+    watched::{Group, Seen, Sums, Watched},
 };
 
 const PROCESSING: Threshold = Threshold {
@@ -110,8 +110,9 @@ fn of_some(
     }
     let owner = group.owner();
     let name = owner.comm.clone().unwrap_or_else(|| "the server".to_owned());
-    let waits = waits(watched, limits, group);
-    let waits_for = waits.filter(|(_, ns)| *ns as f64 >= limits.of(&ELSEWHERE) * works as f64);
+    let waits = Waits::of(watched, limits, group);
+    let waits_for = waits.and_then(|waits| Some((waits.most?, waits.ns)));
+    let waits_for = waits_for.filter(|(_, ns)| *ns as f64 >= limits.of(&ELSEWHERE) * works as f64);
     let is_long = quickest as f64 >= limits.of(&HELD);
     let timer = Timer::of(watched, limits, group, &GIVEN, least).filter(|_| !is_long);
     let poll = timer.filter(|timer| timer.is_poll);
@@ -149,7 +150,7 @@ fn of_some(
             "if {name} is meant to answer at once, look at what its threads wait for"
         ))
     } else {
-        told(finding, watched, waits, waits_for, pids(group).is_some(), &name)
+        told(finding, watched, waits, waits_for, &name)
     };
     let finding = match timer {
         Some(timer) => timer.told(finding, watched, limits),
@@ -169,9 +170,8 @@ fn of_some(
 fn told(
     finding: Finding,
     watched: &Watched,
-    waits: Option<(&Seen, u64)>,
+    waits: Option<Waits<'_>>,
     waits_for: Option<(&Seen, u64)>,
-    is_known: bool,
     name: &str,
 ) -> Finding {
     if let Some((server, ns)) = waits_for {
@@ -185,14 +185,22 @@ fn told(
             .advise(format!("look at {at} first: {name} cannot be quicker than what it asks"));
     }
     let finding = match waits {
-        Some((_, ns)) => finding.ruling_out(format!(
+        Some(Waits { most: Some(_), ns, .. }) => finding.ruling_out(format!(
             "its own servers: it waited {} for them, which does not explain it",
             format::duration(ns)
         )),
-        None if watched.sees("turn") && is_known => {
+        Some(Waits { poll: Some(_), .. }) => finding,
+        Some(_) if watched.sees("turn") => {
             finding.ruling_out("its own servers over TCP: its processes ask none of them")
         }
-        None => finding.not_seeing("whether it waits for its own servers"),
+        _ => finding.not_seeing("whether it waits for its own servers"),
+    };
+    let finding = match waits.and_then(|waits| waits.poll) {
+        Some(server) => finding.not_seeing(format!(
+            "whether its work waits for {}: that answers as long polls do, and was taken for one",
+            advice::end(&server.peer)
+        )),
+        None => finding,
     };
     finding
         .because(
@@ -210,23 +218,61 @@ fn pids(group: &Group<'_>) -> Option<BTreeSet<u32>> {
     group.flows.iter().map(|flow| flow.owner.pid).collect()
 }
 
-/// What the process of a service waits for its own servers, and the one that it waits for most. What answers that
-/// late on purpose (a long poll) is waited for beside the work.
-fn waits<'a>(watched: &'a Watched, limits: &Limits, group: &Group<'_>) -> Option<(&'a Seen, u64)> {
-    let pids = pids(group)?;
-    let is_own = |flow: &Seen| flow.owner.pid.is_some_and(|pid| pids.contains(&pid));
-    let is_asked = |flow: &&Seen| is_own(flow) && flow.is_client();
-    let waits = |flow: &Seen| flow.sums.at_least("response_ns");
-    let least = limits.of(&LEAST) as u64;
-    let is_held = |flow: &Seen| match flow.sums.samples("response") {
-        0 => false,
-        n if waits(flow) as f64 / n as f64 >= limits.of(&HELD) => true,
-        _ => held::is_poll(watched, limits, flow, &AWAITED, least),
-    };
-    let asked = watched.flows.values().filter(is_asked);
-    let asked = asked.filter(|flow| waits(flow) > 0 && !is_held(flow));
-    let all: u64 = asked.clone().map(waits).sum();
-    asked.max_by_key(|flow| waits(flow)).map(|most| (most, all))
+/// What the processes of a service wait for their own servers. What answers that late on purpose (a long poll) is
+/// waited for beside the work.
+#[derive(Clone, Copy, Debug)]
+struct Waits<'a> {
+    /// Nanoseconds, for all that are asked for the work.
+    ns: u64,
+    /// The one of these that is waited for most.
+    most: Option<&'a Seen>,
+    /// The one of the others that is waited for most.
+    poll: Option<&'a Seen>,
+}
+
+impl<'a> Waits<'a> {
+    /// None where a process of the service is not known.
+    fn of(watched: &'a Watched, limits: &Limits, group: &Group<'_>) -> Option<Self> {
+        let pids = pids(group)?;
+        let is_own = |flow: &Seen| flow.owner.pid.is_some_and(|pid| pids.contains(&pid));
+        let waits = |flow: &Seen| flow.sums.at_least("response_ns");
+        let is_asked = |flow: &&Seen| is_own(flow) && flow.is_client() && waits(flow) > 0;
+        let least = limits.of(&LEAST) as u64;
+        let is_held = |flow: &Seen| match flow.sums.samples("response") {
+            0 => false,
+            n if waits(flow) as f64 / n as f64 >= limits.of(&HELD) => true,
+            _ => held::is_poll(watched, limits, flow, &AWAITED, least),
+        };
+        let asked = watched.flows.values().filter(is_asked);
+        let (held, mut asked): (Vec<&Seen>, Vec<&Seen>) = asked.partition(|flow| is_held(flow));
+        let mut servers: BTreeMap<_, Vec<&Seen>> = BTreeMap::new();
+        for flow in held {
+            servers.entry((flow.netns, &flow.peer)).or_default().push(flow);
+        }
+        let mut polls = Vec::new();
+        for server in servers.into_values().map(Group::of) {
+            let is_work = is_for_the_work(&group.sums, &server);
+            if is_work { &mut asked } else { &mut polls }.extend(server.flows);
+        }
+        let most = |flows: &[&'a Seen]| flows.iter().copied().max_by_key(|flow| waits(flow));
+        let ns = asked.iter().map(|flow| waits(flow)).sum();
+        Some(Self { ns, most: most(&asked), poll: most(&polls) })
+    }
+}
+
+/// Whether a server that answers as long polls do is asked for the work of a service. One that each request has to wait
+/// for until a timeout looks so where there are always requests.
+///
+/// Such a one is asked about as often as the service answers, and for no longer than half of its answers take; and who
+/// waits for it is answering meanwhile. A poll goes on whether there is work or not. What is answered after the window
+/// may have waited in it: once for each connection.
+fn is_for_the_work(service: &Sums, server: &Group<'_>) -> bool {
+    let (times, waited) = (server.sums.samples("response"), server.sums.at_least("response_ns"));
+    let each = waited / times.max(1);
+    let most = service.at_least("service_ns") + each * server.flows.len() as u64;
+    times * 2 >= service.samples("processing")
+        && service.quantile("processing", 0.5, 1).is_some_and(|usual| each <= usual)
+        && waited <= most
 }
 
 #[cfg(test)]
@@ -319,6 +365,58 @@ mod tests {
                 .count("response_ns", 5_000 * MS)
                 .count("bytes_received", 5 * bytes);
             check(&DEFINITION, &kit::watched(&[flow(800, 0), idle]), Some(expected));
+        }
+    }
+
+    /// A minute in which four connections to a database get an answer each five seconds, ask again at once, and as many
+    /// of a service's answers as that take a little longer.
+    fn behind_a_timeout(answers: u64) -> Watched {
+        let asks = |n: u64| {
+            kit::flow(&format!("d{n}"))
+                .of(77, "web")
+                .to("10.0.0.9", 5432)
+                .latency("response", 1, 5_000 * MS)
+                .count("response_ns", 5_000 * MS)
+                .count("bytes_received", 200)
+        };
+        let mut serves = kit::flow("f1")
+            .serving(8080)
+            .of(77, "web")
+            .latency("processing", answers, 5_400 * MS)
+            .count("service_ns", answers * 5_210 * MS)
+            .count("read_wait_ns", 0);
+        if let Some(told) = serves.metrics.get_mut("processing") {
+            (told.min_ns, told.p50_ns) = (Some(5_020 * MS), Some(5_020 * MS));
+        }
+        let mut watched = Watched::default();
+        for second in 0..60 {
+            let flows = match second % 5 {
+                4 => (0..4).map(asks).chain([serves.clone()]).collect(),
+                _ => vec![],
+            };
+            watched.take(&kit::snapshot(second, flows));
+        }
+        watched
+    }
+
+    #[test]
+    fn a_server_that_each_request_waits_for_is_no_poll() {
+        // Not one that is asked less than half as often, nor one that is waited for longer than the answers take.
+        for (answers, expected) in [
+            (4, Severity::Info),
+            (7, Severity::Info),
+            (9, Severity::Critical),
+            (3, Severity::Critical),
+        ] {
+            let watched = behind_a_timeout(answers);
+            check(&DEFINITION, &watched, Some(expected));
+            let found = rule(&watched, &Limits::default()).remove(0);
+            let says = |lines: &[String], what: &str| lines.iter().any(|line| line.contains(what));
+            let is_for_the_work = says(&found.advice, "look at 10.0.0.9:5432 first");
+            let is_set_aside = says(&found.not_observable, "its work waits for 10.0.0.9:5432");
+            let is_info = expected == Severity::Info;
+            assert_eq!((is_for_the_work, is_set_aside), (is_info, !is_info), "{found:#?}");
+            assert!(!says(&found.ruled_out, "its own servers"), "{found:#?}");
         }
     }
 

@@ -88,22 +88,36 @@ struct Spent {
     sending: u64,
     /// What is left: the peer's application.
     peer: u64,
+    /// By the kernel's stopwatch, with data to send; none where nobody tells it of one that waited.
+    busy: Option<u64>,
 }
 
 impl Spent {
-    /// None where it is not known.
-    ///
+    /// None where it is not known. By connection: what one of them sends is no part of what another one waits for.
+    fn of(group: &Group<'_>) -> Option<Self> {
+        let each = group.flows.iter().filter_map(|flow| Self::of_flow(&flow.sums));
+        each.reduce(|one, other| Self {
+            path: one.path + other.path,
+            queueing: one.queueing + other.queueing,
+            stalls: one.stalls + other.stalls,
+            sending: one.sending + other.sending,
+            peer: one.peer + other.peer,
+            busy: one.busy.zip(other.busy).map(|(one, other)| one + other),
+        })
+    }
+
     /// A response begins when the kernel has the request, which may still have to leave the send buffer. The kernel's
     /// own stopwatch runs until the peer has acknowledged all of it. That holds the path and what was sent again, too:
     /// they are taken off once.
-    fn of(sums: &Sums) -> Option<Self> {
+    fn of_flow(sums: &Sums) -> Option<Self> {
         let part = |name: &str| sums.count(&format!("spent_ns.{name}"));
         let [path, queueing, stalls] =
             ["network_path", "network_queueing", "network_stalls"].map(|it| part(it).unwrap_or(0));
-        let rest = part("peer_application")?;
-        let busy = sums.count("busy_ns")?;
-        let sending = busy.saturating_sub(path + queueing + stalls).min(rest);
-        Some(Self { path, queueing, stalls, sending, peer: rest - sending })
+        let (network, rest) = (path + queueing + stalls, part("peer_application")?);
+        // Who waited for nothing has sent for something else.
+        let busy = if network + rest > 0 { sums.count("busy_ns") } else { Some(0) };
+        let sending = busy.unwrap_or(0).saturating_sub(network).min(rest);
+        Some(Self { path, queueing, stalls, sending, peer: rest - sending, busy })
     }
 
     /// Part of the network in all but sending.
@@ -114,7 +128,7 @@ impl Spent {
 
     /// Part of the peer's application.
     fn share(&self) -> f64 {
-        let Self { path, queueing, stalls, sending, peer } = *self;
+        let Self { path, queueing, stalls, sending, peer, .. } = *self;
         peer as f64 / (path + queueing + stalls + sending + peer).max(1) as f64
     }
 }
@@ -144,7 +158,7 @@ fn of_some(
     let sums = &group.sums;
     let least = limits.of(&LEAST) as u64;
     let p90 = sums.quantile("response", 0.9, least)?;
-    let spent = Spent::of(sums)?;
+    let spent = Spent::of(group)?;
     let share = spent.share();
     if (p90 as f64) < limits.of(&RESPONSE) || share < limits.of(&SHARE) {
         return None;
@@ -180,14 +194,19 @@ fn of_some(
             format::duration(spent.path),
             format::duration(spent.queueing),
             format::duration(spent.stalls)
-        ))
-        .ruling_out(format!(
+        ));
+    let finding = match spent.busy {
+        Some(busy) => finding.ruling_out(format!(
             "requests that had not left yet: all that was sent was acknowledged in {}, all together",
-            format::duration(sums.at_least("busy_ns"))
-        ))
-        .not_seeing(
-            "queues in which only small requests wait, and loss of answers on their way back",
-        );
+            format::duration(busy)
+        )),
+        None => finding.no_surer_than(0.6).not_seeing(
+            "requests that had not left yet: nobody tells how long data waited (the signal `socket`)",
+        ),
+    };
+    let finding = finding.not_seeing(
+        "queues in which only small requests wait, and loss of answers on their way back",
+    );
     let finding = if is_long || poll.is_some() {
         let at = end(&group.first().peer);
         finding
@@ -195,7 +214,7 @@ fn of_some(
             .confidence(0.5)
             .advise(format!("if {at} is meant to answer at once, ask its owner what it waits for"))
     } else {
-        ask(finding, group, here)
+        ask(finding, group, here, spent.busy.is_some())
     };
     let finding = match timer {
         Some(timer) => timer.told(finding, watched, limits),
@@ -249,14 +268,18 @@ fn server<'a>(watched: &'a Watched, group: &Group<'_>) -> Option<&'a Owner> {
     is_alone.then_some(owner)
 }
 
-/// Whom to ask, and what.
-fn ask(finding: Finding, group: &Group<'_>, here: Option<&Owner>) -> Finding {
+/// Whom to ask, and what; whether it is known how long requests took to leave.
+fn ask(finding: Finding, group: &Group<'_>, here: Option<&Owner>, knows_sending: bool) -> Finding {
     let at = end(&group.first().peer);
-    let finding = finding.because(
+    let finding = finding.because(if knows_sending {
         "Of the time from the last byte of a request to the first byte of its answer, only the smaller part \
          is the path, what was queued on it, segments that were lost, or a request that had not left yet. The \
-         rest is the server.",
-    );
+         rest is the server."
+    } else {
+        "Of the time from when a request was handed over to the first byte of its answer, only the smaller part \
+         is the path, what was queued on it, or segments that were lost. The rest is the server, unless the \
+         request had to wait before it left."
+    });
     if let Some((comm, pid)) = here.and_then(|owner| owner.comm.as_ref().zip(owner.pid)) {
         return finding
             .advise(format!("{at} is {comm}/{pid} of this node: look at what is said of that"));
@@ -318,7 +341,33 @@ mod tests {
             let flow = flow().count("busy_ns", busy_ms * 1_000_000);
             check(&DEFINITION, &kit::watched(&[flow]), expected);
         }
-        check(&DEFINITION, &kit::watched(&[flow()]), None);
+        // Where nobody tells of it, it may be the server.
+        check(&DEFINITION, &kit::watched(&[flow()]), Some(Severity::Warning));
+        let found = rule(&kit::watched(&[flow()]), &Limits::default()).remove(0);
+        assert!((found.confidence - 0.6).abs() < 1e-9, "{found:#?}");
+        assert!(found.not_observable[0].contains("nobody tells"), "{found:#?}");
+        assert!(found.ruled_out.iter().all(|line| !line.contains("not left")), "{found:#?}");
+    }
+
+    /// One connection is asked, and another one to the same server sends all the time and waits for nothing.
+    #[test]
+    fn an_upload_beside_it_hides_nothing() {
+        let asks = kit::flow("f1")
+            .latency("response", 1, 800_000_000)
+            .path(200_000)
+            .count("spent_ns.peer_application", 799_800_000)
+            .count("spent_ns.network_path", 200_000)
+            .count("busy_ns", 200_000);
+        let sends = kit::flow("f2")
+            .path(200_000)
+            .count("spent_ns.peer_application", 0)
+            .count("spent_ns.network_path", 0);
+        for sends in [sends.clone().count("busy_ns", 1_000_000_000), sends] {
+            let watched = kit::watched(&[asks.clone(), sends]);
+            check(&DEFINITION, &watched, Some(Severity::Warning));
+            let found = rule(&watched, &Limits::default()).remove(0);
+            assert!(found.ruled_out[1].ends_with("in 2.00ms, all together"), "{found:#?}");
+        }
     }
 
     #[test]

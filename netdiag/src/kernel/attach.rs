@@ -79,6 +79,11 @@ impl Outcome {
             attached.duty &= !duty::READERS | done;
         }
     }
+
+    /// Whether programs have the kernel copy packets, into a ring of each processor.
+    pub(super) fn copies_packets(&self) -> bool {
+        self.attached.iter().any(|attached| attached.signal == Signal::Dns)
+    }
 }
 
 /// Whether the plan can go on with sockets remembered in this place.

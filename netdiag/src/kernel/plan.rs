@@ -78,6 +78,8 @@ pub struct Report {
     pub signals: Vec<SignalStatus>,
     /// Whether programs would have to be attached later, when a module is loaded.
     pub attaches_late: bool,
+    /// Whether rings would have to be opened later, when a processor is switched on.
+    pub opens_rings: bool,
     /// Set when nothing could be observed.
     pub refusal: Option<exit::Error>,
 }
@@ -107,17 +109,20 @@ pub fn examine(options: &Options) -> Result<Report> {
                     .map(|it| attach::off(it, Vec::new(), it.help))
                     .collect(),
                 attaches_late: false,
+                opens_rings: false,
                 refusal: Some(exit::Error::cannot_observe(whole)),
             });
         }
     };
     let attaches_late = !outcome.modular.is_empty();
+    let opens_rings = outcome.copies_packets();
     let mut signals = outcome.statuses;
     for (status, cost) in signals.iter_mut().zip(outcome.costs) {
         status.runs_per = cost.map(|cost| cost.name().to_owned());
     }
     Ok(Report {
         attaches_late,
+        opens_rings,
         btf: kernel.aya_btf.is_some(),
         refusal: refusal(&signals, &options.wishes),
         signals,

@@ -102,8 +102,7 @@ impl Tracer {
             )
         };
         let (samples, sockets, events) = (ring("SAMPLES")?, ring("SOCKETS")?, ring("EVENTS")?);
-        let copies = outcome.attached.iter().any(|attached| attached.signal == Signal::Dns);
-        let packets = copies.then(|| Packets::new(take("PACKETS")?)).transpose();
+        let packets = outcome.copies_packets().then(|| Packets::new(take("PACKETS")?)).transpose();
         let packets = packets.unwrap_or_else(|error| {
             outcome.statuses[Signal::Dns as usize].lacks(format!(
                 "messages whose bytes lie in pages, over TCP nearly all (counted as ring_full: {})",
@@ -172,6 +171,12 @@ impl Tracer {
     #[must_use]
     pub fn attaches_late(&self) -> bool {
         !self.modular.is_empty()
+    }
+
+    /// Whether rings may have to be opened later, when a processor is switched on.
+    #[must_use]
+    pub const fn opens_rings(&self) -> bool {
+        self.packets.is_some()
     }
 
     /// Follows modules that were loaded or removed; to be called about once a second. Returns what

@@ -90,7 +90,15 @@ fn is_only_read(map: &MemoryMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
     use super::*;
+
+    /// Whoever measures what is resident is not to see what another test lets go of.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     #[test]
     fn cpu_time_rises_with_work() {
@@ -105,6 +113,7 @@ mod tests {
     /// It also goes on running, which it could not without its code.
     #[test]
     fn code_that_ran_once_is_not_resident() {
+        let _alone = alone();
         let before = resident_bytes().unwrap();
         release_code();
         let after = resident_bytes().unwrap();
@@ -114,6 +123,7 @@ mod tests {
     #[test]
     fn resident_follows_touched_memory() {
         const BYTES: u64 = 64 << 20;
+        let _alone = alone();
         let before = resident_bytes().unwrap();
         let block = std::hint::black_box(vec![1u8; BYTES as usize]);
         let after = resident_bytes().unwrap();

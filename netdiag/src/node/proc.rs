@@ -5,7 +5,7 @@ use std::{
     fs,
     mem::MaybeUninit,
     os::fd::{BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -29,12 +29,17 @@ const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// the first PID namespace alone, or us, where we are in that one.
 #[must_use]
 pub fn is_of_node(host_root: &Path) -> bool {
-    let of_first = fs::read_link(host_root.join("proc/1/ns/pid"));
+    let of_first = link_of(&host_root.join("proc/1/ns/pid"));
     // We are in no other PID namespace than the first one, so that no other's procfs shows us.
-    let of_own = fs::read_link(host_root.join("proc/self/ns/pid"));
+    let of_own = link_of(&host_root.join("proc/self/ns/pid"));
     let second = fs::read_to_string(host_root.join("proc/2/stat"));
     let has_kernels = second.is_ok_and(|stat| is_of_kernel(&stat));
-    numbers_like_node(of_first.ok().as_deref(), of_own.ok().as_deref(), has_kernels)
+    numbers_like_node(of_first.as_deref(), of_own.as_deref(), has_kernels)
+}
+
+/// What a link says: 5.10 hides those of others by an empty one (`proc_ns_readlink`), not by an error.
+fn link_of(path: &Path) -> Option<PathBuf> {
+    fs::read_link(path).ok().filter(|link| !link.as_os_str().is_empty())
 }
 
 /// Whether the kernel tells this process of others by the numbers that its programs name them by.

@@ -11,7 +11,7 @@ use crate::{
     kernel::{facts::Preemption, plan},
     node::{places::Hierarchy, vantage},
     run::watch::options,
-    sandbox::{self, Reached},
+    sandbox::{self, Later, Reached},
     snapshot::Doctor,
     view,
 };
@@ -36,7 +36,8 @@ pub(super) fn run(kernel: &config::Kernel, form: Output) -> Result<Status> {
         sandbox: None,
         signals: report.signals,
     };
-    doctor.sandbox = sandbox::confine(report.attaches_late)
+    let later = Later { programs: report.attaches_late, rings: report.opens_rings };
+    doctor.sandbox = sandbox::confine(later)
         .map(|reached| Reached { landlock: sandbox::try_landlock(), ..reached });
     let mut out = io::stdout().lock();
     match form {

@@ -136,7 +136,10 @@ impl Observer {
 
     /// Gives up what was needed to attach.
     fn confine(&self) {
-        let reached = sandbox::confine(self.tracer.attaches_late());
+        let reached = sandbox::confine(sandbox::Later {
+            programs: self.tracer.attaches_late(),
+            rings: self.tracer.opens_rings(),
+        });
         reached.iter().flat_map(|reached| &reached.lacking).for_each(|line| say(line));
     }
 
@@ -233,8 +236,10 @@ impl Observer {
         diagnostics.say();
         // Nothing of us stays in the kernel while the outputs are waited for.
         drop((detached, diagnostics));
-        let (end, stream) = (Wall::now(), intake.stream());
-        tell_set(interval_began, end);
+        let (now, stream) = (Wall::now(), intake.stream());
+        tell_set(interval_began, now);
+        // The run ends where its last interval does, to the nanosecond.
+        let (_, end) = interval_began.until(now);
         Ok((intake, Run { began, interval_began, end, signals: statuses, accounting, stream }))
     }
 

@@ -13,17 +13,19 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
-/// What of `bpf(2)` a run still needs.
+use super::Later;
+
+/// What of `bpf(2)` and perf events a run still needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Needs {
     /// Maps are read and written, and programs run that empty batches.
     pub(super) maps: bool,
-    /// Programs are attached, when a module is loaded.
-    pub(super) late: bool,
+    pub(super) later: Later,
 }
 
 impl Needs {
-    pub(super) const NOTHING: Self = Self { maps: false, late: false };
+    pub(super) const NOTHING: Self =
+        Self { maps: false, later: Later { programs: false, rings: false } };
 }
 
 /// Refused to every run. Where a call has an older name that does the same, both are here.
@@ -145,7 +147,7 @@ fn program(needs: Needs) -> Result<BpfProgram> {
         let more = [libc::SYS_setns, libc::SYS_socket, libc::SYS_connect, libc::SYS_bind];
         rules.extend(more.map(|call| (call, Vec::new())));
     }
-    if !needs.late {
+    if !needs.later.programs && !needs.later.rings {
         rules.insert(libc::SYS_perf_event_open, Vec::new());
     }
     if cfg!(target_arch = "x86_64") {
@@ -167,8 +169,10 @@ fn program(needs: Needs) -> Result<BpfProgram> {
 fn bpf(needs: Needs) -> Result<Vec<SeccompRule>> {
     Ok(match needs {
         Needs { maps: false, .. } => Vec::new(),
-        Needs { late: false, .. } => vec![none_of(0, MAPS)?],
-        Needs { late: true, .. } => vec![none_of(0, &[MAPS, LATE].concat())?],
+        Needs { later: Later { programs: false, .. }, .. } => vec![none_of(0, MAPS)?],
+        Needs { later: Later { programs: true, .. }, .. } => {
+            vec![none_of(0, &[MAPS, LATE].concat())?]
+        }
     })
 }
 
@@ -204,8 +208,9 @@ mod tests {
 
     #[test]
     fn no_program_is_started_and_nobody_is_killed() {
+        let [never, late] = [false, true].map(|programs| Later { programs, rings: programs });
         for needs in
-            [Needs::NOTHING, Needs { maps: true, late: false }, Needs { maps: true, late: true }]
+            [Needs::NOTHING, Needs { maps: true, later: never }, Needs { maps: true, later: late }]
         {
             let (started, killed, own) = refused(needs, || {
                 let parent = rustix::process::getppid().unwrap_or(Pid::INIT);
@@ -227,6 +232,6 @@ mod tests {
         let bind = || std::net::UdpSocket::bind("127.0.0.1:0").map(drop);
         let error = refused(Needs::NOTHING, bind).expect_err("it is refused");
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-        refused(Needs { maps: true, late: false }, bind).expect("a socket");
+        refused(Needs { maps: true, ..Needs::NOTHING }, bind).expect("a socket");
     }
 }

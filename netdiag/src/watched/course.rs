@@ -90,6 +90,11 @@ pub struct Course {
     pub asked_bytes: u64,
     /// Payload bytes that have come in the intervals since one in which this end sent some.
     pub owed_bytes: u64,
+    /// Payload bytes that this end has sent in the last interval with any, where some came in it as well: how many of
+    /// them were sent after those is not known.
+    pub asked_beside_bytes: u64,
+    /// The same the other way round.
+    pub owed_beside_bytes: u64,
     /// When SYNs were sent again, or connecting failed.
     pub asked_again: Seconds,
     /// When answers came: those that it waited for, or that it gave.
@@ -136,6 +141,10 @@ impl Course {
         let [sent, received] = ["bytes_sent", "bytes_received"].map(|name| told(name).unwrap_or(0));
         self.asked_bytes = if received > 0 { 0 } else { self.asked_bytes.saturating_add(sent) };
         self.owed_bytes = if sent > 0 { 0 } else { self.owed_bytes.saturating_add(received) };
+        if sent > 0 || received > 0 {
+            self.asked_beside_bytes = if received > 0 { sent } else { 0 };
+            self.owed_beside_bytes = if sent > 0 { received } else { 0 };
+        }
         if let Some(bytes) = told("snd_wnd_bytes") {
             self.windows.note(bytes);
         }
@@ -215,12 +224,15 @@ mod tests {
                 watched.take(&kit::snapshot(second, vec![flow]));
             }
             let course = watched.flows["f1"].course;
-            (course.asked_bytes, course.owed_bytes)
+            let beside = (course.asked_beside_bytes, course.owed_beside_bytes);
+            ((course.asked_bytes, course.owed_bytes), beside)
         };
-        assert_eq!(course(1, [70, 0, 0], [900, 0, 0]), (0, 0));
-        assert_eq!(course(2, [70, 80, 0], [900, 0, 0]), (80, 0));
-        assert_eq!(course(3, [70, 80, 9], [900, 0, 0]), (89, 0));
-        assert_eq!(course(3, [70, 80, 0], [900, 0, 7]), (0, 7));
+        assert_eq!(course(1, [70, 0, 0], [900, 0, 0]), ((0, 0), (70, 900)));
+        assert_eq!(course(2, [70, 0, 0], [900, 0, 0]), ((0, 0), (70, 900)));
+        assert_eq!(course(2, [70, 80, 0], [900, 0, 0]), ((80, 0), (0, 0)));
+        assert_eq!(course(3, [70, 80, 9], [900, 0, 0]), ((89, 0), (0, 0)));
+        assert_eq!(course(3, [70, 80, 0], [900, 0, 7]), ((0, 7), (0, 0)));
+        assert_eq!(course(3, [70, 80, 9], [900, 0, 7]), ((0, 0), (9, 7)));
     }
 
     #[test]

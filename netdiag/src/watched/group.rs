@@ -79,6 +79,17 @@ impl<'a> Group<'a> {
     pub fn is_local(&self) -> bool {
         self.flows.iter().all(|flow| flow.is_local())
     }
+
+    /// Whether nothing says of any of them that its other end is on this node. What fails has no other end, and is told
+    /// by the address alone: who asks one of its own is seen to ask from there.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        let is_here = |flow: &Seen| {
+            let is_own = |ip: IpAddr| ip.is_loopback() || flow.local.ip == Some(ip);
+            flow.is_local() || flow.peer.ip.is_some_and(is_own)
+        };
+        !self.flows.iter().any(|flow| is_here(flow))
+    }
 }
 
 /// Namespace and address of a peer.

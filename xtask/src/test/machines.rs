@@ -67,8 +67,10 @@ const NATIVE: [&str; 15] = [
 
 /// Tests of what netdiag does with whatever it sees, by programs of every kind: a kernel that is younger than the
 /// oldest, where sockets are remembered in the hash, adds nothing to that one and the native run. What a hook, a
-/// field or a file of the kernel tells is tested on each. The clock is set in no other machine than one of these.
-const OLDEST: [&str; 14] = [
+/// field or a file of the kernel tells is tested on each. The clock is set in no other machine than one of these, and what
+/// privileges are for changed last before the kernel of the native run (bpf(2) since 5.19).
+const OLDEST: [&str; 16] = [
+    "capabilities",
     "clock",
     "diagnose",
     "events",
@@ -82,6 +84,7 @@ const OLDEST: [&str; 14] = [
     "record",
     "redact",
     "refusals",
+    "sandbox",
     "stall",
 ];
 

@@ -10,7 +10,7 @@ use std::{iter, net::SocketAddr};
 use super::{ALIKE, MORE, SIBLINGS, SPREAD, TIMES};
 use crate::{
     finding::Limits,
-    watched::{Group, Seen},
+    watched::{Group, Seen, Sums},
 };
 
 /// What may be one service: what the same program asks at the same address, where that is translated to those who
@@ -34,6 +34,18 @@ pub(super) struct Server<'a> {
     pub(super) bytes: Option<[f64; 2]>,
 }
 
+/// Requests that were answered.
+fn turns(sums: &Sums) -> u64 {
+    sums.samples("response") + sums.at_least("turns_ambiguous")
+}
+
+/// Whether what was asked last over a connection was not answered. That is one request: who gives it up gives the
+/// connection up with it.
+fn is_in_vain(flow: &Seen) -> bool {
+    let is_first = turns(&flow.sums) == 0 && flow.sums.at_least("bytes_sent") > 0;
+    is_first || flow.course.asked_bytes > 0
+}
+
 /// A percentile of a server's responses.
 type Quantile = fn(&Server<'_>) -> u64;
 
@@ -44,9 +56,11 @@ impl<'a> Server<'a> {
         let sums = &group.sums;
         let (p50, p90) =
             (sums.quantile("response", 0.5, least)?, sums.quantile("response", 0.9, least)?);
-        let turns = sums.samples("response") + sums.at_least("turns_ambiguous");
-        let mean = |bytes: &str| Some(sums.count(bytes)? as f64 / turns.max(1) as f64);
-        let bytes = mean("bytes_sent").zip(mean("bytes_received"));
+        let answered = turns(sums);
+        // What was asked and given up was asked, too, and the slower a server is, the more of that there is.
+        let in_vain = group.flows.iter().filter(|flow| is_in_vain(flow)).count() as u64;
+        let mean = |bytes: &str, turns: u64| Some(sums.count(bytes)? as f64 / turns.max(1) as f64);
+        let bytes = mean("bytes_sent", answered + in_vain).zip(mean("bytes_received", answered));
         let bytes = bytes.map(|(sent, received)| [sent, received]);
         Some(Self { at, p50, p90, bytes, group })
     }

@@ -3,7 +3,8 @@
 use crate::{
     finding::{
         Finding, Limits, Scope, Severity, Threshold, Unit,
-        advice::{beside_others, events, inside},
+        advice::{beside_others, by_no_listener_here, events, inside},
+        packet_loss::Lost,
     },
     format,
     watched::{Backend, Group, Interval, Seen, Watched},
@@ -117,7 +118,7 @@ pub(super) fn of_backend(
         .beyond(watched, "seconds with such", f64::from(seconds), &SECONDS, limits)
         .with(watched, "SYNs sent again", bad.sums.at_least("retransmits.syn") as f64, Unit::Count);
     let finding = latencies(finding, watched, backend);
-    let finding = data_lost(finding, watched, peer, share);
+    let finding = by_no_listener_here(data_lost(finding, watched, peer, share), backend);
     let finding = if bad.is_local() {
         finding.advise("both ends are on this node: look at that end's listener, and for packets that it drops")
     } else {
@@ -146,13 +147,14 @@ fn latencies(finding: Finding, watched: &Watched, backend: &Group<'_>) -> Findin
 
 /// Says whether data to the peer gets lost as well: then it is the path.
 fn data_lost(finding: Finding, watched: &Watched, peer: Option<&Group<'_>>, share: f64) -> Finding {
-    let sums = peer.map(|peer| &peer.sums);
-    let sent = sums.and_then(|sums| sums.count("data_segments_sent")).unwrap_or(0);
-    let Some(sums) = sums.filter(|_| sent >= BUSY) else {
+    let sent = peer.and_then(|peer| peer.sums.count("data_segments_sent")).unwrap_or(0);
+    let Some(peer) = peer.filter(|_| sent >= BUSY) else {
         return finding.not_seeing("whether data gets lost as well: hardly any was sent to it");
     };
-    let again = sums.at_least("retransmits.rto") + sums.at_least("retransmits.fast");
-    let lost = again.saturating_sub(sums.at_least("dsacks")) as f64 / sent as f64;
+    let Some(lost) = Lost::of(peer) else {
+        return finding.not_seeing("whether data gets lost as well: nobody tells of it");
+    };
+    let lost = lost.most as f64 / sent as f64;
     if lost * TIMES_LOSS < share {
         finding
             .ruling_out(format!(
@@ -321,6 +323,50 @@ mod tests {
         };
         assert!(with(33).cleared.contains(&"packet-loss"));
         assert!(!with(34).cleared.contains(&"packet-loss"));
+    }
+
+    /// What the peer had twice were probes first, and those of the connection that sent them.
+    #[test]
+    fn data_is_as_lost_as_packet_loss_has_it() {
+        let flow = |id: &str, fast: u64, probes: u64, twice: u64| {
+            kit::flow(id)
+                .count("data_segments_sent", 5_000)
+                .count("retransmits.rto", 0)
+                .count("retransmits.fast", fast)
+                .count("retransmits.tlp", probes)
+                .count("dsacks", twice)
+        };
+        for (probes, [twice, elsewhere], percent) in
+            [(300, [300, 0], Some(3.0)), (0, [0, 300], Some(3.0)), (0, [300, 0], None)]
+        {
+            let data = |_: u64| flow("data", 300, probes, twice);
+            let other = |_: u64| flow("other", 0, 0, elsewhere);
+            let kinds: [Kind<'_>; 4] = [(6, &late), (94, &quick), (1, &data), (1, &other)];
+            let found = (DEFINITION.rule)(&over(10, &kinds), &Limits::default()).remove(0);
+            assert_eq!(found.cleared.contains(&"packet-loss"), percent.is_none(), "{found:#?}");
+            let told = found.evidence.iter().find(|one| one.metric.starts_with("data segments"));
+            assert_eq!(told.map(|one| (one.value * 100.0).round()), percent, "{found:#?}");
+        }
+    }
+
+    /// Its own listener may be of any port, and of a server elsewhere it is none.
+    #[test]
+    fn a_listener_here_has_no_part_in_what_is_asked_elsewhere() {
+        let clears = |change: &dyn Fn(Flow) -> Flow| {
+            let (late, quick) = (|n: u64| change(late(n)), |n: u64| change(quick(n)));
+            let watched = over(10, &[(10, &late), (90, &quick)]);
+            let found = (DEFINITION.rule)(&watched, &Limits::default()).remove(0);
+            ["listen-overflow", "syn-backlog-overflow"].map(|id| found.cleared.contains(&id))
+        };
+        assert_eq!(clears(&|flow| flow), [true; 2]);
+        assert_eq!(clears(&|flow| flow.to("127.0.0.1", 443)), [false; 2]);
+        assert_eq!(clears(&|flow| flow.to("10.0.0.1", 443)), [false; 2]);
+        // Of those that it accepted the other end is known.
+        let accepted = |flow: Flow| match flow.id.starts_with("quick") {
+            true => Flow { pair: Some("f9".to_owned()), ..flow },
+            false => flow,
+        };
+        assert_eq!(clears(&accepted), [false; 2]);
     }
 
     #[test]
