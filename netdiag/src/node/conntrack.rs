@@ -108,7 +108,7 @@ impl Tables {
     }
 }
 
-/// Reads the tables of all these namespaces, one after the other, on a thread that ends with it.
+/// Reads the tables of all these namespaces, one after the other.
 #[must_use]
 pub fn read_all(namespaces: &[Namespace]) -> Reading<Table> {
     if !is_there() {

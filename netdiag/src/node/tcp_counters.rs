@@ -88,7 +88,7 @@ const NETSTAT: &str = "/proc/thread-self/net/netstat";
 /// The counters of several namespaces at one time.
 pub type Reading = reading::Reading<Counters>;
 
-/// Reads the counters of all these namespaces, one after the other, on a thread that ends with it.
+/// Reads the counters of all these namespaces, one after the other.
 #[must_use]
 pub fn read_all(namespaces: &[Namespace]) -> Reading {
     reading::read_all(namespaces, "TCP counters", || read().map(Some))
