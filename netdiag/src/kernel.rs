@@ -19,6 +19,7 @@ mod packets;
 pub mod plan;
 mod pseudo;
 pub mod ring;
+mod skips;
 pub mod stacks;
 mod stranded;
 pub mod symbols;

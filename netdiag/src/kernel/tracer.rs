@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     iter,
-    os::fd::AsFd as _,
 };
 
 use anyhow::{Context as _, Result};
@@ -17,18 +16,18 @@ use netdiag_common::{flow::FlowKey, signal::Signal};
 use zerocopy::IntoBytes as _;
 
 use super::{
-    account::{Counting, Phase, Skipped, accounts},
+    account::{Counting, Phase, accounts},
     attach::{self, Attached, Outcome},
     ctnetlink::Ctnetlink,
     drops,
     facts::Facts,
     hooks::Kernel,
-    missed::Runs,
     modules::Follow,
     object,
     packets::Packets,
     plan::{self, Options},
     ring::{Records, Ring},
+    skips::{Counted, Skips, skipped},
     stacks::Stacks,
     stranded::Stranded,
 };
@@ -185,7 +184,7 @@ impl Tracer {
             packets.follow(&without_room);
         }
         let followed = modular.iter_mut().filter_map(|it| it.follow(ebpf, attached, signals));
-        let counts = self.skips.problem.take().into_iter().chain(self.stranded.problem());
+        let counts = self.skips.problem().into_iter().chain(self.stranded.problem());
         followed.chain(listening.iter_mut().flat_map(Ctnetlink::problems)).chain(counts).collect()
     }
 
@@ -322,7 +321,7 @@ impl Tracer {
     /// The counters cannot be read.
     pub fn accounting(&mut self) -> Result<BTreeMap<String, Account>> {
         let reading = self.counting.read()?;
-        let skipped = self.counted().and_then(|programs| skipped(&programs));
+        let skipped = skipped(self.counted());
         let skipped = self.skips.known(skipped);
         Ok(self.with_heard(accounts(&reading, &skipped, Phase::Attached)))
     }
@@ -338,23 +337,18 @@ impl Tracer {
     }
 
     /// The attached programs, for the kernel's counts of them.
-    fn counted(&self) -> Result<Vec<Counted>> {
-        let mut counted = Vec::new();
-        for &Attached { signal, program: ref name, role, .. } in &self.attached {
-            let Some(program) = self.ebpf.program(name) else { continue };
-            if role == Role::Aside {
-                continue;
-            }
-            let fd = program.fd()?.try_clone().context("no descriptor for a program's counts")?;
-            counted.push(Counted { signal, is_end: role == Role::End, fd });
-        }
-        Ok(counted)
+    fn counted(&self) -> impl Iterator<Item = Result<Counted<&ProgramFd>>> {
+        let asked = self.attached.iter().filter(|attached| attached.role != Role::Aside);
+        asked.filter_map(move |&Attached { signal, program: ref name, role, .. }| {
+            let fd = self.ebpf.program(name)?.fd().map_err(anyhow::Error::from);
+            Some(fd.map(|fd| Counted { signal, is_end: role == Role::End, fd }))
+        })
     }
 
     /// Takes the programs out of their hooks, so that nothing new is seen. What they counted and
     /// submitted, and what the kernel counted for them, stays readable through what is returned.
     pub fn detach(mut self) -> Detached {
-        let programs = self.counted();
+        let programs = self.counted().map(|counted| counted?.kept()).collect();
         // Beginnings go before their ends, and what uses sockets before what forgets them.
         for attached in self.attached.drain(..).rev() {
             super::hooks::unload(&mut self.ebpf, &attached.program);
@@ -366,57 +360,10 @@ impl Tracer {
     }
 }
 
-/// A program that is or was attached: its counts stay readable as long as this lives.
-struct Counted {
-    signal: Signal,
-    is_end: bool,
-    fd: ProgramFd,
-}
-
-/// Runs that the kernel skipped so far, by signal.
-fn skipped(programs: &[Counted]) -> Result<[Skipped; Signal::COUNT]> {
-    let mut skipped = [Skipped::default(); Signal::COUNT];
-    for Counted { signal, is_end, fd } in programs {
-        let runs = Runs::of(fd.as_fd()).context("reading a program's counts")?;
-        let skipped = &mut skipped[*signal as usize];
-        let to = if *is_end { &mut skipped.ends } else { &mut skipped.begins };
-        *to += runs.recursion_misses.unwrap_or(0);
-    }
-    Ok(skipped)
-}
-
-/// What is known of skipped runs where the kernel cannot be asked, as without a descriptor to ask by.
-#[derive(Default)]
-struct Skips {
-    last: [Skipped; Signal::COUNT],
-    /// It could not be asked the last time.
-    unread: bool,
-    problem: Option<String>,
-}
-
-impl Skips {
-    /// What is known after a reading, whatever came of that.
-    fn known(&mut self, read: Result<[Skipped; Signal::COUNT]>) -> [Skipped; Signal::COUNT] {
-        match read {
-            Ok(skipped) => (self.last, self.unread) = (skipped, false),
-            Err(error) => {
-                if !std::mem::replace(&mut self.unread, true) {
-                    self.problem = Some(format!(
-                        "{}: how many runs of its programs the kernel skipped is not known at present, so \
-                         `missed` is as it was; see `ulimit -n` and fs.file-max",
-                        attach::one_line(&error)
-                    ));
-                }
-            }
-        }
-        self.last
-    }
-}
-
 /// A tracer whose programs are gone from their hooks.
 pub struct Detached {
     tracer: Tracer,
-    programs: Result<Vec<Counted>>,
+    programs: Result<Vec<Counted<ProgramFd>>>,
 }
 
 impl Detached {
@@ -447,11 +394,11 @@ impl Detached {
         let reading = tracer.counting.read()?;
         let phase = Phase::Detached { batched: reading.batched_sends };
         let skipped = match programs {
-            Ok(programs) => skipped(programs),
+            Ok(programs) => skipped(programs.iter().map(|counted| Ok(counted.borrowed()))),
             Err(error) => Err(anyhow::anyhow!("{error:#}")),
         };
         let mut accounts = accounts(&reading, &tracer.skips.known(skipped), phase);
-        if tracer.skips.unread {
+        if tracer.skips.are_unread() {
             // Nothing tells how many, and whoever asks whether all was seen is not to be told so.
             let is_on = |signal: Signal| tracer.signals[signal as usize].status != Status::Off;
             for (name, account) in &mut accounts {
@@ -465,7 +412,7 @@ impl Detached {
 
     /// What there is to be said of the counts, once.
     pub fn problem(&mut self) -> Option<String> {
-        self.tracer.skips.problem.take()
+        self.tracer.skips.problem()
     }
 }
 

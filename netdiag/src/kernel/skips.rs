@@ -1,0 +1,111 @@
+//! Runs of programs that the kernel skipped, by signal, as it counts them for each program.
+
+use std::{mem, os::fd::AsFd as _};
+
+use anyhow::{Context as _, Result};
+use aya::programs::ProgramFd;
+use netdiag_common::signal::Signal;
+
+use super::{account::Skipped, attach, missed::Runs};
+
+/// A program that is or was attached: its counts stay readable as long as there is a descriptor.
+pub(super) struct Counted<F> {
+    pub(super) signal: Signal,
+    pub(super) is_end: bool,
+    pub(super) fd: F,
+}
+
+impl Counted<&ProgramFd> {
+    /// With a descriptor of its own.
+    pub(super) fn kept(self) -> Result<Counted<ProgramFd>> {
+        let Self { signal, is_end, fd } = self;
+        let fd = fd.try_clone().context("no descriptor for a program's counts")?;
+        Ok(Counted { signal, is_end, fd })
+    }
+}
+
+impl Counted<ProgramFd> {
+    pub(super) const fn borrowed(&self) -> Counted<&ProgramFd> {
+        Counted { signal: self.signal, is_end: self.is_end, fd: &self.fd }
+    }
+}
+
+/// Runs that the kernel skipped so far, by signal.
+pub(super) fn skipped<'a>(
+    programs: impl Iterator<Item = Result<Counted<&'a ProgramFd>>>,
+) -> Result<[Skipped; Signal::COUNT]> {
+    let mut skipped = [Skipped::default(); Signal::COUNT];
+    for counted in programs {
+        let Counted { signal, is_end, fd } = counted?;
+        let runs = Runs::of(fd.as_fd()).context("reading a program's counts")?;
+        let skipped = &mut skipped[signal as usize];
+        let to = if is_end { &mut skipped.ends } else { &mut skipped.begins };
+        *to += runs.recursion_misses.unwrap_or(0);
+    }
+    Ok(skipped)
+}
+
+/// What is known of skipped runs where the kernel cannot be asked, as without a descriptor to ask by.
+#[derive(Default)]
+pub(super) struct Skips {
+    last: [Skipped; Signal::COUNT],
+    /// It could not be asked the last time.
+    unread: bool,
+    problem: Option<String>,
+}
+
+impl Skips {
+    /// What is known after a reading, whatever came of that.
+    pub(super) fn known(
+        &mut self,
+        read: Result<[Skipped; Signal::COUNT]>,
+    ) -> [Skipped; Signal::COUNT] {
+        match read {
+            Ok(skipped) => (self.last, self.unread) = (skipped, false),
+            Err(error) => {
+                if !mem::replace(&mut self.unread, true) {
+                    self.problem = Some(format!(
+                        "{}: how many runs of its programs the kernel skipped is not known at present, so \
+                         `missed` is as it was; see `ulimit -n` and fs.file-max",
+                        attach::one_line(&error)
+                    ));
+                }
+            }
+        }
+        self.last
+    }
+
+    /// Whether the kernel could not be asked the last time.
+    pub(super) const fn are_unread(&self) -> bool {
+        self.unread
+    }
+
+    /// What there is to say of that, once as long as it lasts.
+    pub(super) fn problem(&mut self) -> Option<String> {
+        self.problem.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_asked_stays_as_it_was_and_is_said_once() {
+        let mut skips = Skips::default();
+        let mut some = [Skipped::default(); Signal::COUNT];
+        some[0] = Skipped { begins: 3, ends: 1 };
+        assert_eq!(skips.known(Ok(some)), some);
+        for (is_first, read) in [(true, Err(anyhow!("full"))), (false, Err(anyhow!("full")))] {
+            assert_eq!(skips.known(read), some);
+            assert_eq!((skips.are_unread(), skips.problem().is_some()), (true, is_first));
+        }
+        some[0].begins = 4;
+        assert_eq!(skips.known(Ok(some)), some);
+        assert!(!skips.are_unread());
+        skips.known(Err(anyhow!("full")));
+        assert!(skips.problem().is_some(), "once more");
+    }
+}
