@@ -27,6 +27,7 @@ pub use self::{
     known::Known,
 };
 
+mod births;
 mod find;
 mod known;
 
@@ -64,8 +65,8 @@ enum Handle {
 }
 
 impl Handle {
-    /// Opens what is there without side effects, checks what it is, then opens that for use.
-    fn open(&self, inode: u32) -> Result<OwnedFd, Errno> {
+    /// What is there, without side effects, if that is it.
+    fn find(&self, inode: u32) -> Result<OwnedFd, Errno> {
         const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
         let found = match self {
             Self::Link(path) => open(path, LOOK, Mode::empty())?,
@@ -77,6 +78,12 @@ impl Handle {
         if fstatfs(&found)?.f_type != NSFS_MAGIC || fstat(&found)?.st_ino != u64::from(inode) {
             return Err(Errno::NOENT);
         }
+        Ok(found)
+    }
+
+    /// Opens that for use.
+    fn open(&self, inode: u32) -> Result<OwnedFd, Errno> {
+        let found = self.find(inode)?;
         open(
             format!("/proc/self/fd/{}", found.as_raw_fd()),
             OFlags::RDONLY.union(OFlags::CLOEXEC),
@@ -91,7 +98,7 @@ impl Namespace {
     /// # Errors
     /// One line when it is gone or may not be opened.
     pub fn open(&self) -> Result<OwnedFd, String> {
-        self.open_any().map_err(|error| match error {
+        self.by_any(Handle::open).map_err(|error| match error {
             Errno::NOENT => format!("network namespace {} is gone", self.describe()),
             error => format!("cannot open network namespace {}: {error}", self.describe()),
         })
@@ -100,13 +107,17 @@ impl Namespace {
     /// Whether none of the ways found to it leads there any more.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        self.open_any().is_err_and(|error| error == Errno::NOENT)
+        self.by_any(Handle::find).is_err_and(|error| error == Errno::NOENT)
     }
 
-    fn open_any(&self) -> Result<OwnedFd, Errno> {
+    /// By the first way that leads there.
+    fn by_any(
+        &self,
+        reach: impl Fn(&Handle, u32) -> Result<OwnedFd, Errno>,
+    ) -> Result<OwnedFd, Errno> {
         let mut error = Errno::NOENT;
         for handle in &self.handles {
-            match handle.open(self.inode) {
+            match reach(handle, self.inode) {
                 Ok(descriptor) => return Ok(descriptor),
                 // That one may not be opened says more than that another one is gone.
                 Err(Errno::NOENT | Errno::SRCH) => {}
