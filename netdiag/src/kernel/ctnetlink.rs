@@ -34,7 +34,7 @@ use crate::{
     node::{
         conntrack::{
             self,
-            listener::{self, Message, Subscriptions, What},
+            listener::{self, Message, Subscriptions, Waited, What},
         },
         netns::{Known, Namespace},
     },
@@ -54,7 +54,8 @@ const ROOM: usize = 4 << 20;
 /// So much of them wakes the reader, as with a ring.
 const WAKE_ABOVE: usize = ROOM / 4;
 
-/// Between two looks at the sockets: a message wakes the thread, and a flood of them not for each.
+/// Between two looks at the sockets where there is something: a message wakes the thread, and a flood of them not for
+/// each.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Between two looks for namespaces. A socket keeps a namespace, and the interfaces in it, alive for some
@@ -247,16 +248,21 @@ impl Subscriber {
         let _nobody = is_ready.send(());
         let mut followed = Instant::now();
         loop {
-            let ends = self.subscriptions.wait(end, FOLLOW.saturating_sub(followed.elapsed()));
-            self.hear();
-            if ends {
+            let rest = FOLLOW.saturating_sub(followed.elapsed());
+            let waited = self.subscriptions.wait(end, rest);
+            if waited != Waited::InVain {
+                self.hear();
+            }
+            if waited == Waited::ForTheEnd {
                 return;
             }
             if followed.elapsed() >= FOLLOW {
                 self.follow();
                 followed = Instant::now();
             }
-            thread::sleep(PAUSE);
+            if waited == Waited::ForMessages {
+                thread::sleep(PAUSE);
+            }
         }
     }
 
