@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{pace::Pace, proc};
+use super::{files, pace::Pace, proc};
 use crate::{
     owner::Place,
     snapshot::{
@@ -147,7 +147,7 @@ impl Cgroups {
     fn read(&self) -> BTreeMap<String, Stat> {
         let Some((root, version)) = &self.hierarchy else { return BTreeMap::new() };
         let read = |path: &String| {
-            let text = fs::read_to_string(root.join(path).join("cpu.stat")).ok()?;
+            let text = files::text(root.join(path).join("cpu.stat")).ok()?;
             Some((path.clone(), parse(&text, *version)?))
         };
         self.limited.iter().filter_map(read).collect()
@@ -223,7 +223,7 @@ fn processes(path: &Path) -> Option<Vec<u32>> {
     if !proc::is_told_numbers_of_node() {
         return None;
     }
-    pids(&fs::read_to_string(path.join("cgroup.procs")).ok()?)
+    pids(&files::text(path.join("cgroup.procs")).ok()?)
 }
 
 /// `cgroup.procs`, which has them in no order, and maybe twice; none where there are too many.
@@ -237,7 +237,7 @@ fn pids(procs: &str) -> Option<Vec<u32>> {
 /// CPU time that a group may take in a period, and the period, in microseconds; none where it has no
 /// limit.
 fn limit(path: &Path, version: Version) -> Option<(u64, u64)> {
-    let text = |name: &str| fs::read_to_string(path.join(name)).ok();
+    let text = |name: &str| files::text(path.join(name)).ok();
     match version {
         Version::V2 => quota(&text("cpu.max")?),
         Version::V1 => {

@@ -6,10 +6,11 @@
 //! and that one makes every tracked connection dearer. It is asked only where there is no such file
 //! (a kernel without `CONFIG_NF_CONNTRACK_PROCFS`) and nothing would be loaded.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 pub use self::statistics::{Counter, Counts, Statistics};
 use super::{
+    files,
     netns::Namespace,
     reading::{self, Reading},
 };
@@ -130,7 +131,7 @@ pub fn is_there() -> bool {
 /// # Errors
 /// Those of reading the file, and `InvalidData` when it makes no sense.
 pub fn read() -> io::Result<Option<Table>> {
-    let (entries, statistics) = match fs::read_to_string(file::PATH) {
+    let (entries, statistics) = match files::text(file::PATH) {
         Ok(text) => file::parse(&text)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let Some(entries) = sysctl("count") else { return Ok(None) };
@@ -145,7 +146,7 @@ pub fn read() -> io::Result<Option<Table>> {
 /// `net.netfilter.nf_conntrack_NAME` of the calling thread's namespace: it is not the mount that
 /// decides here, but the reader (`net/sysctl_net.c`, `net_ctl_header_lookup`).
 fn sysctl(name: &str) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}")).ok()?;
+    let text = files::text(format!("/proc/sys/net/netfilter/nf_conntrack_{name}")).ok()?;
     text.trim_end().parse().ok()
 }
 

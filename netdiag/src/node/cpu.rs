@@ -3,10 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
 
+use super::files;
 use crate::snapshot::node::{Cpu, CpuShare, Part, Pressure, Softnet, Unread};
 
 /// What CPUs said at one time; nothing where it could not be read.
@@ -36,7 +36,7 @@ pub fn read(host_root: &Path) -> Load {
     // The latter is the same in every namespace.
     let [stat_path, softnet_path] =
         [host_root.join("proc/stat"), PathBuf::from("/proc/self/net/softnet_stat")];
-    let (stat, packets) = (fs::read_to_string(&stat_path), fs::read_to_string(&softnet_path));
+    let (stat, packets) = (files::text(&stat_path), files::text(&softnet_path));
     let text = stat.as_deref().unwrap_or_default();
     let times = times(text);
     let runnable = text.lines().find_map(|line| line.strip_prefix("procs_running ")?.parse().ok());
@@ -46,7 +46,7 @@ pub fn read(host_root: &Path) -> Load {
         Unread::of_file(Part::Softnet, &softnet_path, &packets, !softnet.is_empty()),
     ];
     // A kernel may have none.
-    let pressure = fs::read_to_string(host_root.join("proc/pressure/cpu")).unwrap_or_default();
+    let pressure = files::text(host_root.join("proc/pressure/cpu")).unwrap_or_default();
     let unread = unread.into_iter().flatten().collect();
     Load { times, runnable, waited: some(&pressure), softnet, unread }
 }

@@ -1,14 +1,12 @@
 //! Memory that sockets take (`/proc/net/sockstat`, `net/ipv4/proc.c`), and its limits.
 
-use std::fs;
-
-use super::proc::value;
+use super::{files, proc::value};
 use crate::snapshot::node::{MemoryUse, Part, SocketMemory, Unread};
 
 /// Reads it; what cannot be read is unknown. The same in every namespace.
 #[must_use]
 pub fn read() -> SocketMemory {
-    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let text = |path: &str| files::text(path).unwrap_or_default();
     let sysctl = |name: &str| text(&format!("/proc/sys/net/ipv4/{name}"));
     let sockstat = text("/proc/self/net/sockstat");
     SocketMemory {

@@ -4,9 +4,9 @@
 //! namespace was made, in 64 bits on every kernel that has eBPF trampolines, so that they do not
 //! wrap; a counter that fell belongs to another namespace that got the same inode number.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{collections::BTreeMap, io};
 
-use super::{netns::Namespace, reading};
+use super::{files, netns::Namespace, reading};
 use crate::snapshot::node::NamespaceCounters;
 
 /// Counters by the kernel's name, those that are documented: nothing is kept, compared or copied of any other, nor of
@@ -99,8 +99,8 @@ pub fn read_all(namespaces: &[Namespace]) -> Reading {
 /// # Errors
 /// Those of reading the two files, and `InvalidData` when they make no sense.
 pub fn read() -> io::Result<Counters> {
-    let mut counters = parse(&fs::read_to_string(SNMP)?, "Tcp", DOCUMENTED)?;
-    counters.append(&mut parse(&fs::read_to_string(NETSTAT)?, "TcpExt", DOCUMENTED)?);
+    let mut counters = parse(&files::text(SNMP)?, "Tcp", DOCUMENTED)?;
+    counters.append(&mut parse(&files::text(NETSTAT)?, "TcpExt", DOCUMENTED)?);
     Ok(counters)
 }
 

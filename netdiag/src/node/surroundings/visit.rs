@@ -1,13 +1,14 @@
 //! A visit to a network namespace, and all that is read there.
 
 use std::{
-    fs, io,
+    io,
     time::{Duration, Instant},
 };
 
 use super::Rare;
 use crate::node::{
     census::{self, Census, Signs},
+    files,
     links::{self, Link, Links},
     pace::thread_time,
     protocols::{self, Protocols},
@@ -59,7 +60,7 @@ impl Visit {
     /// Reads in the calling thread's namespace.
     pub(super) fn make(wanted: &Wanted<'_>, took: &mut Took) -> Self {
         let at = Instant::now();
-        let snmp = fs::read_to_string(SNMP);
+        let snmp = files::text(SNMP);
         let links = links::read();
         let begun = thread_time();
         let sockets = match wanted.sockets {
