@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, io};
 
 use super::{
-    files,
+    files::Files,
     tcp_counters::{self, Counters, Names, find},
 };
 
@@ -110,13 +110,13 @@ impl Protocols {
     }
 }
 
-/// Reads those of the calling thread's namespace, of whose `snmp` that is the text.
+/// Reads those of the calling thread's namespace, whose files those are, and of whose `snmp` that is the text.
 ///
 /// # Errors
 /// Those of reading the other file, and `InvalidData` when they make no sense. Without IPv6 its counters
 /// are absent.
-pub fn read(snmp: &str) -> io::Result<Protocols> {
-    let snmp6 = match files::text("/proc/thread-self/net/snmp6") {
+pub fn read(files: &mut Files<'_>, snmp: &str) -> io::Result<Protocols> {
+    let snmp6 = match files.text("/proc/thread-self/net/snmp6") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => read?,
     };
