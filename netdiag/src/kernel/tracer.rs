@@ -286,10 +286,11 @@ impl Tracer {
     /// The kernel refuses to run the program.
     pub fn flush(&mut self) -> Result<bool> {
         let reading = self.counting.read()?;
+        let batched = self.counting.batched(&reading)?;
         let (mut none, mut stranded) = (true, BTreeSet::new());
         for &(signal, name) in &self.flushes {
             let flush: &mut RawTracePoint = program(&mut self.ebpf, name)?;
-            let (cpus, runs) = reading.unflushed(signal);
+            let (cpus, runs) = reading.unflushed(signal, &batched);
             none &= cpus.is_empty();
             for cpu in cpus.into_iter().flat_map(|cpu| iter::repeat_n(cpu, runs)) {
                 let options = RawTracePointRunOptions { cpu: Some(cpu), ..Default::default() };
@@ -298,7 +299,7 @@ impl Tracer {
                     // An offline CPU runs nothing; what it held before it went is still there when
                     // it comes back.
                     Err(error) if is_offline(&error) => {
-                        stranded.extend(reading.holds(cpu).then_some(cpu));
+                        stranded.extend(batched.holds(cpu).then_some(cpu));
                     }
                     Err(error) => return Err(error).context("a batch could not be flushed"),
                 }
@@ -392,7 +393,7 @@ impl Detached {
     pub fn accounting(&mut self) -> Result<BTreeMap<String, Account>> {
         let Self { tracer, programs } = self;
         let reading = tracer.counting.read()?;
-        let phase = Phase::Detached { batched: reading.batched_sends };
+        let phase = Phase::Detached { batched: tracer.counting.batched(&reading)?.sends };
         let skipped = match programs {
             Ok(programs) => skipped(programs.iter().map(|counted| Ok(counted.borrowed()))),
             Err(error) => Err(anyhow::anyhow!("{error:#}")),
