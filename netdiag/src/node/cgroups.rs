@@ -5,6 +5,7 @@ use std::{
     cmp::Reverse,
     collections::BTreeMap,
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -206,6 +207,9 @@ fn limited(root: &Path, version: Version, most: usize, walked: usize) -> (Vec<St
                 None => left_out += 1,
             }
         }
+        if is_leaf(&path) {
+            continue;
+        }
         let entries = fs::read_dir(&path).into_iter().flatten().flatten();
         let groups = entries.filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir()));
         if depth < DEPTH {
@@ -216,6 +220,13 @@ fn limited(root: &Path, version: Version, most: usize, walked: usize) -> (Vec<St
     }
     found.sort_unstable();
     (found, left_out + next.len() as u64)
+}
+
+/// Whether a group has none below it: a directory has a link by its name, one by itself, and one by each directory in it
+/// (`kernfs_refresh_inode`, fs/kernfs/inode.c). So the dozens of files of most groups are not listed. File systems that
+/// count no such links say less than two.
+fn is_leaf(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.nlink() == 2)
 }
 
 /// Processes in a group itself; none where the kernel does not tell, or by numbers of another PID namespace.
