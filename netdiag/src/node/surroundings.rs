@@ -19,6 +19,7 @@ use super::{
     files::Kept,
     links::Links,
     memory,
+    netlink::Asker,
     netns::{self, Namespace},
     pace::Pace,
     protocols::Protocols,
@@ -63,6 +64,8 @@ pub struct Surroundings {
     host_root: PathBuf,
     /// What is read in each interval, of the node and of the own namespace.
     kept: Kept,
+    /// Who asks for interfaces and queues of the latter.
+    asker: Asker,
     /// What the last visits read of these, until it is taken over.
     tcp: Reading<Counters>,
     tracked: Reading<Table>,
@@ -95,6 +98,7 @@ impl Surroundings {
         let mut all = Self {
             host_root: host_root.to_owned(),
             kept: Kept::default(),
+            asker: Asker::default(),
             tcp: Reading::default(),
             tracked: Reading::default(),
             last: Counted::default(),
@@ -193,12 +197,15 @@ impl Surroundings {
             Some((&**census, when.counted.elapsed() < RARELY))
         };
         let mut took = Took::default();
-        let (kept, tracked) = (&mut self.kept, conntrack::is_there());
+        let (kept, own, tracked) = (&mut self.kept, &mut self.asker, conntrack::is_there());
         let visits = netns::enter_all(namespaces, |namespace| {
             let (sockets, last) = (counts, last(namespace));
             let rare = rarely || is_new(namespace);
             let wanted = Wanted { tracked, sockets, last, rare, may_ask_rules: may_ask };
-            Visit::make(&wanted, &mut kept.within(namespace), &mut took)
+            // A socket would keep another namespace alive.
+            let mut once = Asker::default();
+            let asker = if namespace.own { &mut *own } else { &mut once };
+            Visit::make(&wanted, &mut kept.within(namespace), asker, &mut took)
         });
         if counts {
             self.counting.spent(rest(took.sockets), took.sockets);

@@ -8,6 +8,7 @@ fn begun() -> Surroundings {
     Surroundings {
         host_root: PathBuf::new(),
         kept: Kept::default(),
+        asker: Asker::default(),
         tcp: Reading::default(),
         tracked: Reading::default(),
         last: Counted::default(),

@@ -11,6 +11,7 @@ use crate::node::{
     conntrack::{self, Table},
     files::Files,
     links::{self, Link, Links},
+    netlink::Asker,
     pace::thread_time,
     protocols::{self, Protocols},
     qdiscs::{self, Queues},
@@ -62,14 +63,19 @@ pub(super) struct Took {
 }
 
 impl Visit {
-    /// Reads in the calling thread's namespace, whose files those are.
-    pub(super) fn make(wanted: &Wanted<'_>, files: &mut Files<'_>, took: &mut Took) -> Self {
+    /// Reads in the calling thread's namespace, whose files those are, and in which the asker asks.
+    pub(super) fn make(
+        wanted: &Wanted<'_>,
+        files: &mut Files<'_>,
+        asker: &mut Asker,
+        took: &mut Took,
+    ) -> Self {
         let at = Instant::now();
         let (snmp, netstat) = (files.text(SNMP), files.text(NETSTAT));
         let tcp =
             as_read(&snmp).and_then(|snmp| Ok(Some(tcp_counters::from(snmp, as_read(&netstat)?)?)));
         let tracked = if wanted.tracked { conntrack::read_by(files) } else { Ok(None) };
-        let links = links::read();
+        let links = links::read(asker);
         let begun = thread_time();
         let sockets = match wanted.sockets {
             true => look(files, snmp.as_deref().ok(), wanted.last),
@@ -86,7 +92,7 @@ impl Visit {
             tracked,
             protocols: snmp.and_then(|snmp| protocols::read(files, &snmp)).map(Some),
             links: links.map(Some),
-            queues: qdiscs::read().map(Some),
+            queues: qdiscs::read(asker).map(Some),
             sockets,
             rare,
         }
