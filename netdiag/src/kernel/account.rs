@@ -180,7 +180,7 @@ impl Counts {
     }
 
     /// Whether the accounts of all signals balance.
-    fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         Signal::ALL.iter().all(|&signal| self.sum(signal).is_whole())
     }
 }

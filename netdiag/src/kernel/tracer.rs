@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     iter,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -16,7 +17,7 @@ use netdiag_common::{flow::FlowKey, signal::Signal};
 use zerocopy::IntoBytes as _;
 
 use super::{
-    account::{Counting, Phase, accounts},
+    account::{Counting, Counts, Phase, accounts},
     attach::{self, Attached, Outcome},
     ctnetlink::Ctnetlink,
     drops,
@@ -51,6 +52,16 @@ pub struct Taken {
     pub samples: Records,
 }
 
+impl Taken {
+    fn is_empty(&self) -> bool {
+        let Self { sockets, events, packets, samples } = self;
+        [sockets, events, packets, samples].iter().all(|records| records.is_empty())
+    }
+}
+
+/// For so long a reading of the counters serves for the accounts as well, where nothing came of it.
+const SERVES: Duration = Duration::from_millis(10);
+
 /// Reader of the programs' own diagnostics.
 pub type Logger<To> = EbpfLogger<To>;
 
@@ -59,6 +70,8 @@ pub struct Tracer {
     ebpf: Ebpf,
     attached: Vec<Attached>,
     counting: Counting,
+    /// What was read for a flush that had nothing to do, and when, as long as nothing was taken out of the rings since.
+    quiet: Option<(Instant, Counts)>,
     samples: Ring,
     sockets: Ring,
     events: Ring,
@@ -129,6 +142,7 @@ impl Tracer {
             ebpf,
             attached: outcome.attached,
             counting,
+            quiet: None,
             samples,
             sockets,
             events,
@@ -277,6 +291,10 @@ impl Tracer {
             listening.take(&mut into.events);
         }
         let sockets = self.sockets.take(&mut into.sockets);
+        if !into.is_empty() {
+            // The accounts are to have what is told.
+            self.quiet = None;
+        }
         samples && events && sockets
     }
 
@@ -285,6 +303,7 @@ impl Tracer {
     /// # Errors
     /// The kernel refuses to run the program.
     pub fn flush(&mut self) -> Result<bool> {
+        self.quiet = None;
         let reading = self.counting.read()?;
         let batched = self.counting.batched(&reading)?;
         let (mut none, mut stranded) = (true, BTreeSet::new());
@@ -306,6 +325,9 @@ impl Tracer {
             }
         }
         self.stranded.are(stranded);
+        if none && reading.is_whole() {
+            self.quiet = Some((Instant::now(), reading));
+        }
         Ok(none)
     }
 
@@ -321,7 +343,10 @@ impl Tracer {
     /// # Errors
     /// The counters cannot be read.
     pub fn accounting(&mut self) -> Result<BTreeMap<String, Account>> {
-        let reading = self.counting.read()?;
+        let reading = match self.quiet.take() {
+            Some((then, reading)) if then.elapsed() <= SERVES => reading,
+            _ => self.counting.read()?,
+        };
         let skipped = skipped(self.counted());
         let skipped = self.skips.known(skipped);
         Ok(self.with_heard(accounts(&reading, &skipped, Phase::Attached)))
