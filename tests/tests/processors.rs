@@ -5,7 +5,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use netdiag::snapshot::{Account, Snapshot};
 use netdiag_tests::{
     attempt::{Spoilt, Watched, skipped, until_whole},
@@ -244,6 +244,8 @@ fn ask_there(pair: &Pair, server: &Server, round: u16) -> Result<()> {
 fn copying() -> Result<Vec<String>> {
     let mut all = source::loading("dns")?;
     all.retain(|forced| forced != "dns=raw_tp");
+    // By none a test would go through without having looked at anything.
+    ensure!(!all.is_empty(), "no source has what lies in pages copied");
     Ok(all)
 }
 
