@@ -12,7 +12,7 @@ use super::{
     Conntrack, Endpoint, Entry, Flow, Group, Snapshot, TopCreator, Tuple,
     told::{Event, EventFlow, Said},
 };
-use crate::flow::{Grouping, SERVER};
+use crate::flow::{self, Grouping, SERVER};
 
 mod address;
 mod names;
@@ -123,12 +123,11 @@ impl Redactor {
             self.endpoint(end);
         }
         [owner].into_iter().chain(peer_owner).for_each(|owner| self.owner(owner));
-        let Some(Group { name, flows: _ }) = group else { return };
+        let Some(Group { name, flows }) = group else { return };
         if let Some(name) = name.as_mut().filter(|_| by != Grouping::Port) {
             *name = self.group(by, name);
-            // It is made of the name, and of which end it is.
-            let end = if id.ends_with(SERVER) { SERVER } else { "" };
-            *id = format!("{}:{name}{end}", by.name());
+            let serves = id.ends_with(SERVER);
+            *id = flow::Group { by, name: Some(name.clone()), serves, flows: *flows }.id();
         }
     }
 
@@ -173,5 +172,33 @@ impl Redactor {
     fn tuple(&self, tuple: &mut Tuple) {
         let Tuple { source, destination } = tuple;
         [source, destination].into_iter().for_each(|end| self.endpoint(end));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::{flow::Frozen, labels::Labels, snapshot::build::named};
+
+    #[test]
+    fn a_row_is_called_by_the_pseudonym_of_its_group() {
+        let redactor = Redactor::default();
+        let ip = redactor.v4(Ipv4Addr::new(10, 1, 2, 3));
+        let pod = redactor.group(Grouping::Pod, "a b");
+        for (by, name, serves, expected) in [
+            (Grouping::Backend, Some("10.1.2.3:80"), true, format!("backend:{ip}:80/server")),
+            (Grouping::Backend, Some("10.1.2.3:80"), false, format!("backend:{ip}:80")),
+            (Grouping::Pod, Some("a b"), false, format!("pod:{pod}")),
+            (Grouping::Port, Some("443"), true, "port:443/server".to_owned()),
+            (Grouping::Peer, None, false, "peer:-".to_owned()),
+        ] {
+            let group = flow::Group { by, name: name.map(str::to_owned), serves, flows: 2 };
+            let row = Frozen { group: Some(Box::new(group)), ..Frozen::default() };
+            let mut row = named(&row, &[], &Labels::default());
+            redactor.flow(&mut row, by);
+            assert_eq!(row.id, expected);
+        }
     }
 }
