@@ -136,6 +136,16 @@ pub fn try_landlock(reached: &mut Reached) {
     reached.landlock = landlock.and_then(Landlock::abi);
 }
 
+/// The directory that a file is in, or is put into.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        // Its name alone.
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
 /// What came of it, where it was not refused.
 fn note<T, E: std::fmt::Display>(
     lacking: &mut Vec<String>,
@@ -149,4 +159,18 @@ fn note<T, E: std::fmt::Display>(
         ));
     };
     result.inspect_err(refused).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_in_a_directory() {
+        for (path, expected) in
+            [("page", "."), ("./page", "."), ("a/page", "a"), ("/page", "/"), ("/", "/")]
+        {
+            assert_eq!(directory_of(Path::new(path)), Path::new(expected), "{path}");
+        }
+    }
 }

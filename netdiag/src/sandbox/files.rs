@@ -8,6 +8,8 @@ use landlock::{
     RulesetCreatedAttr as _, Scope, path_beneath_rules,
 };
 
+use super::directory_of;
+
 /// What is asked for; a kernel with an older one gives what it has.
 const ASKED: ABI = ABI::V6;
 
@@ -58,7 +60,7 @@ pub(super) fn only(read: &[&Path], replaced: Option<&Path>) -> Result<Landlock> 
         .scope(Scope::from_all(ASKED))?
         .create()?
         .add_rules(path_beneath_rules(read.iter().flat_map(|path| directories(path)), reading))?
-        .add_rules(path_beneath_rules(replaced.map(beside), writing))?
+        .add_rules(path_beneath_rules(replaced.map(directory_of), writing))?
         .restrict_self()?;
     Ok(match status.landlock {
         LandlockStatus::Available { effective_abi, kernel_abi } => {
@@ -72,11 +74,7 @@ pub(super) fn only(read: &[&Path], replaced: Option<&Path>) -> Result<Landlock> 
 /// Where it is, and where it leads to. What lies beside a file belongs to it: a recording has two.
 fn directories(path: &Path) -> [PathBuf; 2] {
     let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    [path, &whole].map(|path| if path.is_dir() { path } else { beside(path) }.to_owned())
-}
-
-fn beside(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    [path, &whole].map(|path| if path.is_dir() { path } else { directory_of(path) }.to_owned())
 }
 
 #[cfg(test)]
