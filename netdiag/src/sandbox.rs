@@ -16,6 +16,8 @@ mod calls;
 mod capability;
 mod files;
 
+pub use self::capability::has;
+
 /// What every thread keeps; empty while nothing is given up.
 static KEPT: OnceLock<CapabilitySet> = OnceLock::new();
 

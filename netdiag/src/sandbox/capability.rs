@@ -66,7 +66,9 @@ pub(super) fn needed_to_read(writes: Option<&Path>) -> CapabilitySet {
     if stands_in || writes_elsewhere { read | write } else { read }
 }
 
-fn has() -> CapabilitySet {
+/// What the calling thread may do; nothing where the kernel does not say.
+#[must_use]
+pub fn has() -> CapabilitySet {
     capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
 }
 
