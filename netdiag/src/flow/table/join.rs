@@ -126,7 +126,8 @@ impl FlowTable {
         Some(self.insert_stray(Row { key: *key, ..Row::default() }))
     }
 
-    /// The row of all that one end asks a server; none where there are too many.
+    /// The row of all that one end asks a server, or of its connects there that found no port: the key has none. None
+    /// where there are too many.
     pub(super) fn of_asker(&mut self, key: &FlowKey, now_ns: u64) -> Option<u32> {
         if let Some(slot) = self.packets.find(key) {
             self.strays.promote(slot, Place::Live);
