@@ -237,10 +237,12 @@ impl FlowTable {
                 self.rows[slot as usize].absorb(&older);
             }
         }
-        let nowhere = FlowKey { netns: 0, ..key };
-        for stray in [key, nowhere].map(|key| self.packets.find(&key)).into_iter().flatten() {
-            let stray = self.take(stray);
-            self.rows[slot as usize].absorb(&stray);
+        for known in [key, FlowKey { netns: 0, ..key }] {
+            // One after the other: of a socket whose namespace is not known both are the same.
+            if let Some(stray) = self.packets.find(&known) {
+                let stray = self.take(stray);
+                self.rows[slot as usize].absorb(&stray);
+            }
         }
         self.tuples.insert(&key, slot);
         if let Some(peer) = self.tuples.find_peer(&key).filter(|&peer| peer != slot) {
