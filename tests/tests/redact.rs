@@ -88,6 +88,7 @@ fn no_output_tells_an_address_or_a_name() -> Result<()> {
     for (what, arguments, redacted) in [
         ("live", &["live", "-i", "1h", "--all"][..], true),
         ("live -o json", &["live", "-o", "json", "-i", "1h"], true),
+        ("live of one peer", &["live", "--plain", "-i", "1h", "--peer", "10.77.0.0/24"], true),
         ("live --by peer", &["live", "-o", "json", "-i", "1h", "--by", "peer"], true),
         ("live --by process", &["live", "-i", "1h", "--by", "process"], true),
         ("events", &["events"], true),

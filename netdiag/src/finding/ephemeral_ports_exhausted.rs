@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     format,
-    snapshot::node::{PortUse, Ports},
+    snapshot::node::{OLD_NS, PortUse, Ports},
     watched::Watched,
 };
 
@@ -233,7 +233,7 @@ fn advised(
         (Some(first), Some(last)) => format!(", here {first} to {last}"),
         _ => String::new(),
     };
-    let finding = if ports.known_ns() > 2_000_000_000 {
+    let finding = if ports.known_ns() > OLD_NS {
         finding.not_seeing(format!(
             "how it is now: what is known of the sockets is {} old",
             format::duration(ports.known_ns())

@@ -135,7 +135,8 @@ impl Watched {
         let asked = |flow: &Seen| flow.sums.count("dns.queries").is_some_and(|n| n > 0);
         self.by(|flow| {
             let heard = flow.sums.samples("dns") > 0 || asked(flow);
-            // Nobody else has a row without a port of its own.
+            // Queries have a row without a port of their own. So have connects that found none, of which nothing is
+            // heard unless a server of names was asked from there, too.
             let is_asker = flow.local.port.is_none() || flow.peer.port == Some(53);
             (heard && is_asker).then_some((flow.netns, flow.peer.ip?))
         })
