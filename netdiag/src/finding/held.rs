@@ -10,7 +10,7 @@
 use super::{Finding, Limits, Threshold, Unit};
 use crate::{
     format,
-    watched::{Group, Seen, Watched},
+    watched::{Group, Seen, Sums, Watched},
 };
 
 pub(super) const TIMER: Threshold = Threshold {
@@ -40,10 +40,10 @@ pub(super) const LONG: &str = "Even its quickest answers take that long. That is
      waits for something to tell, and nobody minds.";
 
 /// Answers at one end of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Answers {
     /// Metric of what they take.
-    metric: &'static str,
+    pub(super) metric: &'static str,
     /// Count of the nanoseconds that all of them take.
     time: &'static str,
     /// Count of the bytes in all of them.
@@ -56,6 +56,15 @@ pub(super) const AWAITED: Answers =
 /// Those that a server gives.
 pub(super) const GIVEN: Answers =
     Answers { metric: "processing", time: "service_ns", bytes: "bytes_sent" };
+
+impl Answers {
+    /// Those that a server gives, as they are told: an older netdiag had no `processing`, but `service`, which holds
+    /// what requests take to arrive as well.
+    pub(super) fn given(sums: &Sums) -> Self {
+        let is_older = !sums.tells(GIVEN.metric) && sums.tells("service");
+        if is_older { Self { metric: "service", ..GIVEN } } else { GIVEN }
+    }
+}
 
 /// What speaks for a timer.
 #[derive(Clone, Copy, Debug, PartialEq)]

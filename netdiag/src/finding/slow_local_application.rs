@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice,
-    held::{self, AWAITED, EMPTY, GIVEN, OPEN, TIMER, Timer},
+    held::{self, AWAITED, Answers, EMPTY, GIVEN, OPEN, TIMER, Timer},
 };
 use crate::{
     format,
@@ -82,11 +82,12 @@ fn of_service(
     group: &Group<'_>,
 ) -> Option<Finding> {
     let least = limits.of(&LEAST) as u64;
-    if (group.sums.quantile("processing", 0.9, least)? as f64) < limits.of(&PROCESSING) {
+    let answers = Answers::given(&group.sums);
+    if (group.sums.quantile(answers.metric, 0.9, least)? as f64) < limits.of(&PROCESSING) {
         return None;
     }
-    let (polls, rest) = held::apart(watched, limits, group, &GIVEN, least);
-    let of = |group: Option<Group<'_>>| of_some(watched, limits, at, &group?);
+    let (polls, rest) = held::apart(watched, limits, group, &answers, least);
+    let of = |group: Option<Group<'_>>| of_some(watched, limits, at, &group?, &answers);
     of(rest).or_else(|| of(polls))
 }
 
@@ -96,12 +97,14 @@ fn of_some(
     limits: &Limits,
     (netns, port): (Option<u32>, u16),
     group: &Group<'_>,
+    answers: &Answers,
 ) -> Option<Finding> {
-    let sums = &group.sums;
+    let (sums, metric) = (&group.sums, answers.metric);
     let least = limits.of(&LEAST) as u64;
     // However long a request takes to arrive: who sends it, and the path, answer for that.
-    let p90 = sums.quantile("processing", 0.9, least)?;
-    let quickest = sums.quantile("processing", 0.1, least)?;
+    let p90 = sums.quantile(metric, 0.9, least)?;
+    let quickest = sums.quantile(metric, 0.1, least)?;
+    let knows_arrival = *answers == GIVEN;
     let works = sums.count("service_ns")?;
     let unread = sums.at_least("read_wait_ns");
     let share = works as f64 / (works + unread).max(1) as f64;
@@ -114,7 +117,7 @@ fn of_some(
     let waits_for = waits.and_then(|waits| Some((waits.most?, waits.ns)));
     let waits_for = waits_for.filter(|(_, ns)| *ns as f64 >= limits.of(&ELSEWHERE) * works as f64);
     let is_long = quickest as f64 >= limits.of(&HELD);
-    let timer = Timer::of(watched, limits, group, &GIVEN, least).filter(|_| !is_long);
+    let timer = Timer::of(watched, limits, group, answers, least).filter(|_| !is_long);
     let poll = timer.filter(|timer| timer.is_poll);
     let is_held = is_long || poll.is_some();
     let (severity, threshold) = match p90 as f64 {
@@ -130,21 +133,33 @@ fn of_some(
         Some(poll) => {
             format!("{name} answers at port {port} as by a timer of {}", format::duration(poll.ns))
         }
-        None => format!(
-            "{name} takes {} to answer what it has read at port {port} (p90)",
-            format::duration(p90)
-        ),
+        None => {
+            let what = if knows_arrival { " what it has read" } else { "" };
+            let p90 = format::duration(p90);
+            format!("{name} takes {p90} to answer{what} at port {port} (p90)")
+        }
     };
     let finding = Finding::new(watched, severity, scope, title)
-        .beyond(watched, "processing p90", p90 as f64, threshold, limits)
+        .beyond(watched, &format!("{metric} p90"), p90 as f64, threshold, limits)
         .beyond(watched, "part of its time after requests were read", share, &SHARE, limits)
-        .with(watched, "processing p50", sums.quantile("processing", 0.5, least)? as f64, Unit::Ns)
-        .with(watched, "answers", sums.samples("processing") as f64, Unit::Count)
-        .ruling_out(format!(
+        .with(
+            watched,
+            &format!("{metric} p50"),
+            sums.quantile(metric, 0.5, least)? as f64,
+            Unit::Ns,
+        )
+        .with(watched, "answers", sums.samples(metric) as f64, Unit::Count);
+    let finding = if knows_arrival {
+        finding.ruling_out(format!(
             "the network: the time begins when all of a request was here and was read, however long it took to \
              arrive; requests waited {} to be read, all together",
             format::duration(unread)
-        ));
+        ))
+    } else {
+        finding.no_surer_than(0.6).not_seeing(
+            "what requests took to arrive: it is part of these times, which an older netdiag recorded",
+        )
+    };
     let finding = if is_held {
         finding.because(held::LONG).confidence(0.5).advise(format!(
             "if {name} is meant to answer at once, look at what its threads wait for"
@@ -270,8 +285,9 @@ fn is_for_the_work(service: &Sums, server: &Group<'_>) -> bool {
     let (times, waited) = (server.sums.samples("response"), server.sums.at_least("response_ns"));
     let each = waited / times.max(1);
     let most = service.at_least("service_ns") + each * server.flows.len() as u64;
-    times * 2 >= service.samples("processing")
-        && service.quantile("processing", 0.5, 1).is_some_and(|usual| each <= usual)
+    let answers = Answers::given(service).metric;
+    times * 2 >= service.samples(answers)
+        && service.quantile(answers, 0.5, 1).is_some_and(|usual| each <= usual)
         && waited <= most
 }
 
@@ -330,6 +346,24 @@ mod tests {
         check(&DEFINITION, &uploads(200), None);
         check(&DEFINITION, &uploads(490), None);
         check(&DEFINITION, &uploads(500), Some(Severity::Warning));
+    }
+
+    /// It told of the time from the first byte of a request alone.
+    #[test]
+    fn recordings_of_an_older_netdiag_go_by_what_they_tell() {
+        let older = |ms: u64| {
+            let mut flow = flow(ms, 5);
+            let told = flow.metrics.remove("processing").expect("answers");
+            flow.metrics.insert("service".to_owned(), told);
+            kit::watched(&[flow])
+        };
+        check(&DEFINITION, &older(490), None);
+        check(&DEFINITION, &older(500), Some(Severity::Warning));
+        let found = rule(&older(800), &Limits::default()).remove(0);
+        assert_eq!(found.title, "search takes 801ms to answer at port 8080 (p90)");
+        assert_eq!((found.evidence[0].metric.as_str(), found.confidence), ("service p90", 0.6));
+        assert!(found.not_observable[0].starts_with("what requests took"), "{found:#?}");
+        assert!(found.ruled_out.iter().all(|line| !line.contains("network")), "{found:#?}");
     }
 
     #[test]
