@@ -6,6 +6,9 @@
 //! time; and there is hardly anything in the answers. A server that waits for a timeout of its own in each request
 //! looks the same to a client that does nothing but wait, if its answers are as small; so it is told, as an info.
 //! Where no more than the time speaks for a poll, the finding stays a warning, and says what it may be.
+//!
+//! Many connections that poll hide none of the others: each is looked at by itself, and goes with them only where it
+//! has too few answers for that, or answers before the timer ends, as polls with something to tell do.
 
 use super::{Finding, Limits, Threshold, Unit};
 use crate::{
@@ -100,11 +103,37 @@ impl Timer {
         if beyond > limits.of(&TIMER) || rests {
             return None;
         }
-        let count = sums.samples(answers.metric).max(1) as f64;
-        let bytes = sums.count(answers.bytes).map(|bytes| bytes as f64 / count);
+        let bytes = mean_bytes(sums, answers);
         let is_empty = bytes.is_some_and(|bytes| bytes < limits.of(&EMPTY));
         let is_poll = open.is_some() && is_empty;
         Some(Self { ns: half, is_poll, beyond, open, bytes })
+    }
+
+    /// Whether a connection goes with all of those that poll together, which by itself is none: nothing says that it
+    /// works. Its answers may come before the timer ends. With enough of them one has to come as it does.
+    fn holds(
+        &self,
+        watched: &Watched,
+        limits: &Limits,
+        flow: &Seen,
+        answers: &Answers,
+        least: u64,
+    ) -> bool {
+        /// Its slowest answers beyond that may be an accident.
+        const MOST: f64 = 0.8;
+        let sums = &flow.sums;
+        let (Some(most), Some(slowest)) =
+            (sums.quantile(answers.metric, MOST, 1), sums.quantile(answers.metric, 1.0, 1))
+        else {
+            return true;
+        };
+        let [early, late] = [-1.0, 1.0].map(|by| self.ns as f64 * (1.0 + by * limits.of(&TIMER)));
+        let is_at_it = slowest as f64 >= early || sums.samples(answers.metric) < least;
+        let open = open(watched, &Group::of(vec![flow]), answers);
+        most as f64 <= late
+            && is_at_it
+            && open.is_none_or(|open| open >= limits.of(&OPEN))
+            && mean_bytes(sums, answers).is_none_or(|bytes| bytes < limits.of(&EMPTY))
     }
 
     /// Adds it to a finding: that it is a poll, or may be one.
@@ -160,6 +189,12 @@ fn open(watched: &Watched, group: &Group<'_>, answers: &Answers) -> Option<f64> 
     (all_s >= LEAST * watched.every().max(1.0)).then(|| open_s / all_s)
 }
 
+/// Bytes of an answer in the mean; none where they are not known.
+fn mean_bytes(sums: &Sums, answers: &Answers) -> Option<f64> {
+    let count = sums.samples(answers.metric).max(1) as f64;
+    sums.count(answers.bytes).map(|bytes| bytes as f64 / count)
+}
+
 /// Whether a connection does nothing but poll.
 pub(super) fn is_poll(
     watched: &Watched,
@@ -180,11 +215,11 @@ pub(super) fn apart<'a>(
     answers: &Answers,
     least: u64,
 ) -> (Option<Group<'a>>, Option<Group<'a>>) {
-    let all = Timer::of(watched, limits, group, answers, least);
-    if all.is_some_and(|timer| timer.is_poll) {
-        return (Some(group.clone()), None);
-    }
-    let polls = |flow: &Seen| is_poll(watched, limits, flow, answers, least);
+    let all = Timer::of(watched, limits, group, answers, least).filter(|timer| timer.is_poll);
+    let polls = |flow: &Seen| {
+        is_poll(watched, limits, flow, answers, least)
+            || all.is_some_and(|timer| timer.holds(watched, limits, flow, answers, least))
+    };
     (group.only(polls), group.only(|flow| !polls(flow)))
 }
 
@@ -266,5 +301,56 @@ mod tests {
         let group = Group::of(all.flows.values().collect());
         let (polls, rest) = apart(&all, &Limits::default(), &group, &AWAITED, 5);
         assert!(polls.is_some() && rest.is_none());
+    }
+
+    /// What a connection answers in a second.
+    type Work = fn(u64) -> Option<Flow>;
+
+    /// Those of them that work, where twelve poll each second.
+    fn beside_many(works: &[Work]) -> Vec<String> {
+        let watched = kit::series(|second| {
+            let poll = |n: usize| Flow { id: format!("p{n}"), ..answer(1_000, 60) };
+            let works = works.iter().zip(0..).filter_map(|(work, n): (_, usize)| {
+                Some(Flow { id: format!("w{n}"), ..work(second)? })
+            });
+            (0..12).map(poll).chain(works).collect()
+        });
+        assert_eq!(is_poll(&watched), Some(true), "all of them together");
+        let group = Group::of(watched.flows.values().collect());
+        let (polls, rest) = apart(&watched, &Limits::default(), &group, &AWAITED, 5);
+        let ids = |group: Group<'_>| group.flows.iter().map(|flow| flow.id.clone()).collect();
+        let rest: Vec<String> = rest.map(ids).unwrap_or_default();
+        let polls = polls.map_or(0, |polls| polls.flows.len());
+        assert_eq!(polls + rest.len(), 12 + works.len());
+        rest
+    }
+
+    #[test]
+    fn many_that_poll_hide_none_of_the_others() {
+        /// One whose answers take by turns half a second and so long.
+        fn by_turns(second: u64, ms: u64) -> Flow {
+            answer(if second.is_multiple_of(2) { 500 } else { ms }, 60)
+        }
+        let cases: [(Work, bool); 9] = [
+            (|second| Some(by_turns(second, 1_030)), false),
+            (|second| Some(by_turns(second, 1_035)), true),
+            (|second| Some(by_turns(second, 970)), false),
+            (|second| Some(by_turns(second, 960)), true),
+            // Two in ten, and three.
+            (|second| Some(answer(if second < 2 { 2_000 } else { 1_000 }, 60)), false),
+            (|second| Some(answer(if second < 3 { 2_000 } else { 1_000 }, 60)), true),
+            (|_| Some(answer(1_000, 4_096)), true),
+            // It rests every other second.
+            (|second| second.is_multiple_of(2).then(|| answer(1_000, 60)), true),
+            // Four answers are too few to tell, unless they are late.
+            (|second| (second > 5).then(|| by_turns(second, 900)), false),
+        ];
+        for (nth, (work, is_work)) in cases.into_iter().enumerate() {
+            let expected: &[&str] = if is_work { &["w0"] } else { &[] };
+            assert_eq!(beside_many(&[work]), expected, "case {nth}");
+        }
+        let late: Work = |second| (second > 5).then(|| answer(1_900, 60));
+        let polls: Work = |_| Some(answer(1_000, 60));
+        assert_eq!(beside_many(&[late, polls]), ["w0"]);
     }
 }

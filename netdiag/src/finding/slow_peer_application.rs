@@ -450,6 +450,12 @@ mod tests {
         check(&DEFINITION, &beside(5), Some(Severity::Info));
         check(&DEFINITION, &beside(490), Some(Severity::Info));
         check(&DEFINITION, &beside(500), Some(Severity::Warning));
+        // However many they are, and however little the others get.
+        let many = kit::series(|second| {
+            let polls = (0..12).map(|n| answer(&format!("p{n}"), 1_000, Some(60)));
+            polls.chain([answer("f2", 2_000 + second % 2 * 500, Some(60))]).collect()
+        });
+        check(&DEFINITION, &many, Some(Severity::Warning));
     }
 
     #[test]
