@@ -7,7 +7,7 @@ use netdiag_common::signal::Signal;
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     advice::many,
-    node::{graded, inside, name},
+    node::{graded, inside, is_given_again, name},
 };
 use crate::{
     format,
@@ -206,16 +206,6 @@ fn of_destination(watched: &Watched, limits: &Limits, worst: &Use<'_>) -> Option
         finding
     };
     Some(advised(finding, watched, worst, (ip, port), failed))
-}
-
-/// Whether ports in TIME_WAIT are given to new connections after a second: 1 for all, 2 on the loopback
-/// (`net.ipv4.tcp_tw_reuse`, Documentation/networking/ip-sysctl.rst, Linux 6.12).
-fn is_given_again(watched: &Watched, netns: u32, ip: IpAddr) -> bool {
-    match watched.settings(netns).and_then(|settings| settings.tcp_tw_reuse) {
-        Some(1) => true,
-        Some(2) => ip.is_loopback(),
-        _ => false,
-    }
 }
 
 fn advised(

@@ -1,5 +1,7 @@
 //! What findings of the node share: how bad a number is, whose it is, and what to run.
 
+use std::net::IpAddr;
+
 use super::{
     Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{end, within},
@@ -48,6 +50,16 @@ pub(super) fn holder(netns: u32, owner: &Owner) -> Scope {
 pub(super) fn inside(watched: &Watched, netns: u32, owner: &Owner, command: &str) -> String {
     let pid = owner.pid.or_else(|| watched.inhabitant(netns));
     format!("{}{command}", within(pid, Some(netns)))
+}
+
+/// Whether ports in TIME_WAIT towards an address are given to new connections after a second: 1 for all, 2 on the
+/// loopback (`net.ipv4.tcp_tw_reuse`, Documentation/networking/ip-sysctl.rst, Linux 6.12).
+pub(super) fn is_given_again(watched: &Watched, netns: u32, ip: IpAddr) -> bool {
+    match watched.settings(netns).and_then(|settings| settings.tcp_tw_reuse) {
+        Some(1) => true,
+        Some(2) => ip.is_loopback(),
+        _ => false,
+    }
 }
 
 /// Who makes entries of a namespace's connection tracking table, the most first.

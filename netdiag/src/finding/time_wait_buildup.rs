@@ -3,7 +3,7 @@
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     advice::end,
-    node::{graded, inside},
+    node::{graded, inside, is_given_again},
 };
 use crate::{
     snapshot::{
@@ -50,6 +50,11 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
 /// Whether this end asked for the connections of a group.
 const fn is_ours(group: &SocketGroup) -> bool {
     group.peer.port.is_some() && group.local.port.is_none()
+}
+
+/// Whether its ports are given to new connections while they wait.
+fn is_reused(watched: &Watched, netns: u32, group: &SocketGroup) -> bool {
+    is_ours(group) && group.peer.ip.is_some_and(|ip| is_given_again(watched, netns, ip))
 }
 
 /// The end of a group that is a server's, and whether this end asked it.
@@ -109,8 +114,9 @@ fn who(watched: &Watched, netns: u32, group: &SocketGroup) -> Option<Owner> {
 fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Option<Finding> {
     let (netns, count) = (sockets.netns, sockets.states.time_wait);
     let most = Server::most(&sockets.time_wait);
-    let ours = sockets.time_wait.iter().filter(|group| is_ours(group));
-    let towards_one = ours.map(|group| group.count).max().unwrap_or(0);
+    let takes = |group: &&SocketGroup| is_ours(group) && !is_reused(watched, netns, group);
+    let taking = sockets.time_wait.iter().filter(takes);
+    let towards_one = taking.map(|group| group.count).max().unwrap_or(0);
     graded(count as f64, limits, &[(Severity::Warning, &COUNT)])?;
     let critical = graded(towards_one as f64, limits, &[(Severity::Critical, &CRITICAL)]);
     let severity = critical.map_or(Severity::Warning, |(severity, _)| severity);
@@ -146,7 +152,7 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Option
     };
     let finding = advised(finding, most.map(|most| most.group), owner.as_ref());
     Some(
-        ports(finding, sockets)
+        ports(finding, watched, sockets)
             .advise("never make TIME_WAIT shorter by net.ipv4.tcp_max_tw_buckets: old segments get into new connections")
             .confirm_by(inside(
                 watched,
@@ -175,15 +181,24 @@ fn advised(finding: Finding, most: Option<&SocketGroup>, owner: Option<&Owner>) 
     }
 }
 
-/// Which of them take ports of this node: those that it asked for.
-fn ports(finding: Finding, sockets: &Sockets) -> Finding {
+/// Which of them take ports of this node: those that it asked for, as long as no other connection gets these.
+fn ports(finding: Finding, watched: &Watched, sockets: &Sockets) -> Finding {
     let count = sockets.states.time_wait;
     let (ours, theirs): (Vec<_>, Vec<_>) = sockets.time_wait.iter().partition(|one| is_ours(one));
+    let (reused, taking): (Vec<_>, Vec<_>) =
+        ours.into_iter().partition(|one| is_reused(watched, sockets.netns, one));
     let served: u64 = theirs.iter().map(|group| group.count).sum();
     let told: u64 = sockets.time_wait.iter().map(|group| group.count).sum();
-    let finding = match ours.first() {
+    let finding = match taking.first() {
         Some(group) => finding.advise(format!(
             "net.ipv4.tcp_tw_reuse=1 lets new connections have the ports of those to {} (with timestamps)",
+            end(&group.peer)
+        )),
+        None => finding,
+    };
+    let finding = match reused.first() {
+        Some(group) => finding.ruling_out(format!(
+            "ports of those to {}: by net.ipv4.tcp_tw_reuse new connections have them after 1 s (with timestamps)",
             end(&group.peer)
         )),
         None => finding,
@@ -208,7 +223,7 @@ mod tests {
     use super::*;
     use crate::{
         finding::tests::check,
-        snapshot::node::States,
+        snapshot::node::{Settings, States},
         watched::kit::{self, NETNS, end},
     };
 
@@ -245,6 +260,37 @@ mod tests {
         let found = rule(&watched, &Limits::default()).remove(0);
         assert!(found.ruled_out[0].contains("as far as 29000 go"), "{:?}", found.ruled_out);
         assert!(found.advice.iter().all(|line| !line.contains("tw_reuse")), "{:?}", found.advice);
+    }
+
+    /// By that `net.ipv4.tcp_tw_reuse`.
+    #[test]
+    fn ports_that_are_given_out_again_do_not_run_out() {
+        let to = |reuse, ip: &str| {
+            let mut watched = of(30_000, &any_port(ip), &end(ip, 443), 29_000);
+            let settings = Settings { netns: NETNS, tcp_tw_reuse: reuse, ..Settings::default() };
+            let nodes = watched.intervals.iter_mut().map(|interval| &mut interval.node);
+            nodes.for_each(|node| node.settings = vec![settings.clone()]);
+            watched
+        };
+        let here = "127.0.0.1";
+        for (reuse, ip, are_reused) in [
+            (None, here, false),
+            (Some(0), here, false),
+            (Some(1), "10.0.0.2", true),
+            (Some(2), "10.0.0.2", false),
+            (Some(2), here, true),
+        ] {
+            let watched = to(reuse, ip);
+            let expected = if are_reused { Severity::Warning } else { Severity::Critical };
+            check(&DEFINITION, &watched, Some(expected));
+            let found = rule(&watched, &Limits::default()).remove(0);
+            let says = |lines: &[String]| lines.iter().any(|line| line.contains("tcp_tw_reuse"));
+            assert_eq!(
+                (says(&found.advice), says(&found.ruled_out)),
+                (!are_reused, are_reused),
+                "{reuse:?} {ip}"
+            );
+        }
     }
 
     fn group(local: Endpoint, peer: Endpoint, count: u64) -> SocketGroup {
