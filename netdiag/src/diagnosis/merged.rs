@@ -178,6 +178,10 @@ mod tests {
         assert_eq!(merged(vec![vec![node()], vec![one(77)]]), expected);
         let expected = told(ScopeKind::Process, "web", 2);
         assert_eq!(merged(vec![vec![one(77)], vec![one(78)]]), expected);
+        let owner = Owner { pid: Some(78), ..kit::owner("db") };
+        let other = held(of(Scope::process(Some(NETNS), &owner)));
+        let expected = told(ScopeKind::Process, "several", 2);
+        assert_eq!(merged(vec![vec![one(77)], vec![other]]), expected);
     }
 
     /// A cgroup is held back in two minutes, in which these processes of other cgroups belong to it, too.
