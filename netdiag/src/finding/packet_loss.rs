@@ -50,7 +50,7 @@ const LEAST_SECONDS: Threshold = Threshold {
     source: "a batch that fills a queue for some seconds, or a switch that starts anew, is no lossy path",
 };
 /// Data segments from which on a peer counts among those that could lose some: of fewer [`LOSS_RATIO`] is not even one.
-const BUSY: u64 = 100;
+pub(super) const BUSY: u64 = 100;
 /// Peers with loss that have a reason in common where they are more than half of the busy ones: if each path lost by
 /// itself, and as likely as not, so many in a row would be one in 2^5.
 const MANY: usize = 5;
@@ -102,7 +102,8 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     found
 }
 
-fn sent(sums: &Sums) -> Option<u64> {
+/// Segments that could be lost; those without data count where nobody tells them apart.
+pub(super) fn sent(sums: &Sums) -> Option<u64> {
     sums.count("data_segments_sent").or(sums.count("segments_sent"))
 }
 
@@ -158,8 +159,7 @@ impl<'a> Loss<'a> {
             return None;
         }
         let seconds = f64::from(group.seconds(|course| course.lost).count());
-        let most = (watched.intervals.len() as f64 / 2.0).ceil();
-        let is_sustained = seconds >= limits.of(&LEAST_SECONDS).min(most);
+        let is_sustained = seconds >= watched.lasting(limits.of(&LEAST_SECONDS));
         // As much as that is only late.
         let is_late = sums.at_least("reordering") >= lost.most;
         let (severity, threshold) = match ratio {

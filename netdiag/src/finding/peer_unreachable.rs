@@ -64,6 +64,7 @@ pub const DEFINITION: Definition = Definition {
         &late::SHARE,
         &late::LEAST,
         &late::SECONDS,
+        &late::TIMES,
         &late::SYN_SENT,
         &no_route::RATE,
         &no_route::LEAST,
