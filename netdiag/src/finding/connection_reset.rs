@@ -92,10 +92,9 @@ const ON_PURPOSE: &str = "an end without the wait of TIME_WAIT, as SO_LINGER of 
 const NO_CONNECTION: &str = "resets_sent.NO_SOCKET";
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
-    let is_tcp = |flow: &Seen| flow.protocol.as_deref() == Some("tcp");
     // Of old connections it is not known who asked.
     let asked = watched.by(|flow| {
-        let asks = is_tcp(flow) && flow.role != Some(Role::Server);
+        let asks = flow.is_tcp() && flow.role != Some(Role::Server);
         asks.then_some((flow.netns, flow.peer.ip?, flow.peer.port?))
     });
     let asked = asked.iter().filter_map(|(&(netns, ip, port), group)| {

@@ -62,8 +62,7 @@ type Reader = (Option<u32>, Option<u32>, Option<u16>);
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     let mut readers: BTreeMap<Reader, Vec<&Seen>> = BTreeMap::new();
-    let tcp = |flow: &&Seen| flow.protocol.as_deref() == Some("tcp");
-    for flow in watched.flows.values().filter(tcp) {
+    for flow in watched.flows.values().filter(|flow| flow.is_tcp()) {
         let port = flow.local.port.filter(|_| flow.role == Some(Role::Server));
         readers.entry((flow.netns, flow.owner.pid, port)).or_default().push(flow);
     }
