@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Packets, Scope, Severity, Threshold, Unit,
-    advice::{events, inside, ss_of},
+    advice::{events, inside, sent_again, ss_of},
     stalled::{hangs_on, is_too_large},
 };
 use crate::{
@@ -121,8 +121,7 @@ impl Lost {
     pub(super) fn of(group: &Group<'_>) -> Option<Self> {
         let each = group.flows.iter().filter_map(|flow| {
             let sums = &flow.sums;
-            let again = sums.count("retransmits.rto")?;
-            let again = again.saturating_add(sums.count("retransmits.fast")?);
+            let again = sent_again(sums)?;
             let (probes, twice) = (sums.at_least("retransmits.tlp"), sums.at_least("dsacks"));
             let most = again.min(again.saturating_add(probes).saturating_sub(twice));
             Some(Self { least: again.saturating_sub(twice), most })
