@@ -101,13 +101,9 @@ fn accepted(sockets: &Sockets) -> u64 {
     sockets.states.close_wait.saturating_sub(sockets.close_wait_unaccepted.unwrap_or(0))
 }
 
-const fn is_known(owner: &Owner) -> bool {
-    owner.pid.is_some() || owner.comm.is_some()
-}
-
 /// How many of these it is not known of which process they are.
 fn of_nobody(sockets: &Sockets) -> u64 {
-    let known = sockets.close_wait.iter().filter(|held| is_known(&held.owner));
+    let known = sockets.close_wait.iter().filter(|held| held.owner.is_known());
     accepted(sockets).saturating_sub(known.map(|held| held.count).sum())
 }
 
@@ -116,7 +112,7 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Fi
     let netns = sockets.netns;
     let told: u64 = sockets.close_wait.iter().map(|held| held.count).sum();
     let untold = accepted(sockets).saturating_sub(told);
-    let known = sockets.close_wait.iter().filter(|held| is_known(&held.owner));
+    let known = sockets.close_wait.iter().filter(|held| held.owner.is_known());
     let leaks = known.filter_map(|held| {
         let owner = &held.owner;
         let stays = Stays::of(watched, limits, netns, |sockets| held_by(sockets, owner))?;
@@ -147,8 +143,7 @@ fn found(
 ) -> Option<Finding> {
     let steps = [(Severity::Critical, &CRITICAL), (Severity::Warning, &COUNT)];
     let (severity, threshold) = graded(count as f64, limits, &steps)?;
-    let scope = holder(netns, owner);
-    let is_known = is_known(owner);
+    let (scope, is_known) = (holder(Some(netns), owner), owner.is_known());
     let who = if is_known { name(owner) } else { "a process".to_owned() };
     let title = format!("{who} keeps {count} connections open that their peers have closed");
     let finding = Finding::new(watched, severity, scope, title)

@@ -7,6 +7,7 @@ use netdiag_common::signal::Signal;
 use super::{
     DELAYED_ACK_NS, Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{host, ss_by},
+    node::holder,
 };
 use crate::{
     format,
@@ -170,10 +171,7 @@ fn scope(watched: &Watched, of: Of) -> (Scope, Owner) {
             let groups = watched.by_service();
             let owner = groups.get(&(netns, port)).map(Group::owner);
             let owner = owner.unwrap_or_default();
-            match (owner.pid, netns) {
-                (None, Some(netns)) => (Scope::namespace(netns).at(port).by(&owner), owner),
-                _ => (Scope::process(netns, &owner).at(port), owner),
-            }
+            (holder(netns, &owner).at(port), owner)
         }
         Of::Node => (Scope::node(""), Owner::default()),
     }

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice,
+    Definition, Finding, Limits, Severity, Threshold, Unit, advice,
     held::{self, AWAITED, Answers, EMPTY, GIVEN, OPEN, TIMER, Timer},
+    node::holder,
 };
 use crate::{
     format,
@@ -125,10 +126,7 @@ fn of_some(
         p90 if p90 >= limits.of(&CRITICAL) && timer.is_none() => (Severity::Critical, &CRITICAL),
         _ => (Severity::Warning, &PROCESSING),
     };
-    let scope = match (owner.pid, &owner.comm, netns) {
-        (None, None, Some(netns)) => Scope::namespace(netns).at(port).by(&owner),
-        _ => Scope::process(netns, &owner).at(port),
-    };
+    let scope = holder(netns, &owner).at(port);
     let title = match poll {
         Some(poll) => {
             format!("{name} answers at port {port} as by a timer of {}", format::duration(poll.ns))

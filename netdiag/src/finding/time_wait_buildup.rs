@@ -3,11 +3,11 @@
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     advice::end,
-    node::{graded, inside, is_given_again},
+    node::{graded, inside, is_given_again, who},
 };
 use crate::{
     snapshot::{
-        Endpoint, Owner, Role,
+        Endpoint, Owner,
         node::{SocketGroup, Sockets},
     },
     watched::Watched,
@@ -93,24 +93,6 @@ impl<'a> Server<'a> {
     }
 }
 
-/// The processes that had connections like these, by what was seen of them in the window.
-fn who(watched: &Watched, netns: u32, group: &SocketGroup) -> Option<Owner> {
-    let role = if is_ours(group) { Role::Client } else { Role::Server };
-    let alike = watched.flows.values().filter(|flow| {
-        let ports = if is_ours(group) {
-            flow.peer.port == group.peer.port
-        } else {
-            flow.local.port == group.local.port
-        };
-        flow.netns == Some(netns)
-            && flow.role == Some(role)
-            && flow.peer.ip == group.peer.ip
-            && ports
-            && flow.owner.comm.is_some()
-    });
-    alike.map(|flow| flow.owner.clone()).next()
-}
-
 fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Option<Finding> {
     let (netns, count) = (sockets.netns, sockets.states.time_wait);
     let most = Server::most(&sockets.time_wait);
@@ -120,7 +102,7 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Option
     graded(count as f64, limits, &[(Severity::Warning, &COUNT)])?;
     let critical = graded(towards_one as f64, limits, &[(Severity::Critical, &CRITICAL)]);
     let severity = critical.map_or(Severity::Warning, |(severity, _)| severity);
-    let owner = most.and_then(|most| who(watched, netns, most.group));
+    let owner = most.map(|most| who(watched, netns, most.group)).unwrap_or_default();
     let words = most.map(|most| format!(", {}", most.words(count))).unwrap_or_default();
     let title = format!("{count} connections wait in TIME_WAIT{words}");
     let finding = Finding::new(watched, severity, Scope::namespace(netns), title)
@@ -150,23 +132,17 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Option
         }
         None => finding.not_seeing("sockets closed without it for want of room"),
     };
-    let finding = advised(finding, most.map(|most| most.group), owner.as_ref());
+    let finding = advised(finding, most.map(|most| most.group), &owner);
     Some(
         ports(finding, watched, sockets)
             .advise("never make TIME_WAIT shorter by net.ipv4.tcp_max_tw_buckets: old segments get into new connections")
-            .confirm_by(inside(
-                watched,
-                netns,
-                &owner.unwrap_or_default(),
-                "ss -tan state time-wait",
-            ))
+            .confirm_by(inside(watched, netns, &owner, "ss -tan state time-wait"))
             .confirm_by(format!("netdiag events --kind close --netns {netns}")),
     )
 }
 
-fn advised(finding: Finding, most: Option<&SocketGroup>, owner: Option<&Owner>) -> Finding {
-    let comm = owner.and_then(|owner| owner.comm.as_deref());
-    match comm.zip(most) {
+fn advised(finding: Finding, most: Option<&SocketGroup>, owner: &Owner) -> Finding {
+    match owner.comm.as_deref().zip(most) {
         Some((comm, group)) if is_ours(group) => finding.advise(format!(
             "pool connections: {comm} should keep some to {} open and reuse them (keep-alive)",
             end(&group.peer)
@@ -223,7 +199,10 @@ mod tests {
     use super::*;
     use crate::{
         finding::tests::check,
-        snapshot::node::{Settings, States},
+        snapshot::{
+            Flow,
+            node::{Settings, States},
+        },
         watched::kit::{self, NETNS, end},
     };
 
@@ -329,6 +308,22 @@ mod tests {
         let found = told(50_000, &[served]);
         assert!(found.not_observable.iter().any(|line| line.contains("the other 25000")));
         assert!(told(12_000, &[]).ruled_out.is_empty());
+    }
+
+    #[test]
+    fn of_several_programs_none_is_named_for_all() {
+        let advice = |flows: &[Flow]| {
+            let watched = kit::with_node(flows, |node| {
+                let states = States { time_wait: 12_000, ..States::default() };
+                let time_wait = vec![group(any_port("10.0.0.1"), end("10.0.0.2", 443), 11_000)];
+                let sockets = Sockets { netns: NETNS, states, time_wait, ..Sockets::default() };
+                node.sockets.push(sockets);
+            });
+            rule(&watched, &Limits::default()).remove(0).advice.remove(0)
+        };
+        let beside = |name| advice(&[kit::flow("f1"), kit::flow("f2").of(9, name)]);
+        assert!(beside("shop").starts_with("pool connections: shop should keep some"));
+        assert!(beside("cron").starts_with("pool connections: keep some open"));
     }
 
     #[test]
