@@ -75,7 +75,7 @@ pub(super) struct Timer {
     /// What half of the answers take, and the others hardly longer.
     pub(super) ns: u64,
     /// Whether all speaks for a poll, not the time alone.
-    pub(super) is_poll: bool,
+    is_poll: bool,
     /// By how much the slowest tenth takes longer.
     beyond: f64,
     /// Part of the time in which a request is open; none where that cannot be told.
@@ -87,7 +87,7 @@ pub(super) struct Timer {
 impl Timer {
     /// Of flows with at least so many answers together. None where these come at different times, or connections
     /// rest between them.
-    pub(super) fn of(
+    fn of(
         watched: &Watched,
         limits: &Limits,
         group: &Group<'_>,
@@ -137,7 +137,7 @@ impl Timer {
     }
 
     /// Adds it to a finding: that it is a poll, or may be one.
-    pub(super) fn told(&self, finding: Finding, watched: &Watched, limits: &Limits) -> Finding {
+    fn told(&self, finding: Finding, watched: &Watched, limits: &Limits) -> Finding {
         let finding = finding.beyond(
             watched,
             "slowest tenth longer than half of them by",
@@ -166,6 +166,67 @@ impl Timer {
             format::duration(self.ns)
         ))
     }
+}
+
+/// What speaks for answers that are held back on purpose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    /// Even the quickest of them take very long.
+    is_long: bool,
+    /// They come as by a timer, and not so late.
+    pub(super) timer: Option<Timer>,
+}
+
+impl Held {
+    /// Of flows with at least so many answers together, of which the quickest tenth takes that long where they are held
+    /// back. None of flows with fewer.
+    pub(super) fn of(
+        watched: &Watched,
+        limits: &Limits,
+        group: &Group<'_>,
+        answers: &Answers,
+        (least, long): (u64, &Threshold),
+    ) -> Option<Self> {
+        let quickest = group.sums.quantile(answers.metric, 0.1, least)?;
+        let is_long = quickest as f64 >= limits.of(long);
+        let timer = Timer::of(watched, limits, group, answers, least).filter(|_| !is_long);
+        Some(Self { is_long, timer })
+    }
+
+    /// The timer of a poll.
+    pub(super) fn poll(&self) -> Option<Timer> {
+        self.timer.filter(|timer| timer.is_poll)
+    }
+
+    /// Whether it is so, by all that is seen.
+    pub(super) fn is_likely(&self) -> bool {
+        self.is_long || self.poll().is_some()
+    }
+
+    /// Adds to a finding what is known of the timer.
+    pub(super) fn told(&self, finding: Finding, watched: &Watched, limits: &Limits) -> Finding {
+        match self.timer {
+            Some(timer) => timer.told(finding, watched, limits),
+            None => finding,
+        }
+    }
+}
+
+/// What is found in those flows of a group that work, or else in those that poll. Nothing where there are fewer answers
+/// than that, or the slowest tenth of all of them takes less.
+pub(super) fn of_each<'a>(
+    watched: &Watched,
+    limits: &Limits,
+    group: &Group<'a>,
+    answers: &Answers,
+    (least, slow): (u64, &Threshold),
+    of_some: impl Fn(&Group<'a>) -> Option<Finding>,
+) -> Option<Finding> {
+    if (group.sums.quantile(answers.metric, 0.9, least)? as f64) < limits.of(slow) {
+        return None;
+    }
+    let (polls, rest) = apart(watched, limits, group, answers, least);
+    rest.as_ref().and_then(&of_some).or_else(|| of_some(&polls?))
 }
 
 /// Part of the time from the first answer to the last in which connections have a request open.
@@ -208,7 +269,7 @@ pub(super) fn is_poll(
 }
 
 /// Those that poll, and the others: a queue's clients do, and share its port with those that work.
-pub(super) fn apart<'a>(
+fn apart<'a>(
     watched: &Watched,
     limits: &Limits,
     group: &Group<'a>,

@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Severity, Threshold, Unit, advice,
-    held::{self, AWAITED, Answers, EMPTY, GIVEN, OPEN, TIMER, Timer},
+    held::{self, AWAITED, Answers, EMPTY, GIVEN, Held, OPEN, TIMER},
     node::holder,
 };
 use crate::{
@@ -82,14 +82,10 @@ fn of_service(
     at: (Option<u32>, u16),
     group: &Group<'_>,
 ) -> Option<Finding> {
-    let least = limits.of(&LEAST) as u64;
+    let slow = (limits.of(&LEAST) as u64, &PROCESSING);
     let answers = Answers::given(&group.sums);
-    if (group.sums.quantile(answers.metric, 0.9, least)? as f64) < limits.of(&PROCESSING) {
-        return None;
-    }
-    let (polls, rest) = held::apart(watched, limits, group, &answers, least);
-    let of = |group: Option<Group<'_>>| of_some(watched, limits, at, &group?, &answers);
-    of(rest).or_else(|| of(polls))
+    let of_some = |some: &Group<'_>| of_some(watched, limits, at, some, &answers);
+    held::of_each(watched, limits, group, &answers, slow, of_some)
 }
 
 /// Some of those that a service answers.
@@ -104,7 +100,6 @@ fn of_some(
     let least = limits.of(&LEAST) as u64;
     // However long a request takes to arrive: who sends it, and the path, answer for that.
     let p90 = sums.quantile(metric, 0.9, least)?;
-    let quickest = sums.quantile(metric, 0.1, least)?;
     let knows_arrival = *answers == GIVEN;
     let works = sums.count("service_ns")?;
     let unread = sums.at_least("read_wait_ns");
@@ -117,17 +112,16 @@ fn of_some(
     let waits = Waits::of(watched, limits, group);
     let waits_for = waits.and_then(|waits| Some((waits.most?, waits.ns)));
     let waits_for = waits_for.filter(|(_, ns)| *ns as f64 >= limits.of(&ELSEWHERE) * works as f64);
-    let is_long = quickest as f64 >= limits.of(&HELD);
-    let timer = Timer::of(watched, limits, group, answers, least).filter(|_| !is_long);
-    let poll = timer.filter(|timer| timer.is_poll);
-    let is_held = is_long || poll.is_some();
+    let held = Held::of(watched, limits, group, answers, (least, &HELD))?;
     let (severity, threshold) = match p90 as f64 {
-        _ if is_held || waits_for.is_some() => (Severity::Info, &PROCESSING),
-        p90 if p90 >= limits.of(&CRITICAL) && timer.is_none() => (Severity::Critical, &CRITICAL),
+        _ if held.is_likely() || waits_for.is_some() => (Severity::Info, &PROCESSING),
+        p90 if p90 >= limits.of(&CRITICAL) && held.timer.is_none() => {
+            (Severity::Critical, &CRITICAL)
+        }
         _ => (Severity::Warning, &PROCESSING),
     };
     let scope = holder(netns, &owner).at(port);
-    let title = match poll {
+    let title = match held.poll() {
         Some(poll) => {
             format!("{name} answers at port {port} as by a timer of {}", format::duration(poll.ns))
         }
@@ -158,17 +152,14 @@ fn of_some(
             "what requests took to arrive: it is part of these times, which an older netdiag recorded",
         )
     };
-    let finding = if is_held {
+    let finding = if held.is_likely() {
         finding.because(held::LONG).confidence(0.5).advise(format!(
             "if {name} is meant to answer at once, look at what its threads wait for"
         ))
     } else {
         told(finding, watched, waits, waits_for, &name)
     };
-    let finding = match timer {
-        Some(timer) => timer.told(finding, watched, limits),
-        None => finding,
-    };
+    let finding = held.told(finding, watched, limits);
     let finding = match owner.pid {
         Some(pid) => finding
             .confirm_by(advice::threads_of(pid))
