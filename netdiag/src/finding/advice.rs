@@ -85,7 +85,7 @@ pub(super) fn many(n: usize, one: &str) -> String {
     format!("{n} {one}{}", if n == 1 { "" } else { "s" })
 }
 
-/// The same, of the sockets in a process's network namespace that `filter` lets through.
+/// What `ss` tells of the sockets in a process's network namespace that `filter` lets through.
 pub(super) fn ss_by(pid: Option<u32>, filter: &str) -> String {
     format!("{}ss -tinmp {filter}", within(pid, None))
 }

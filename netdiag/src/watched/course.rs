@@ -108,7 +108,8 @@ pub struct Course {
     began: f64,
     silent_since: f64,
     told: f64,
-    /// When the last interval began at whose end nothing waited that was not acknowledged in it.
+    /// When the last interval began in which something was acknowledged, or at whose end nothing waited for that: no
+    /// stall is older.
     calm: Option<f64>,
 }
 
