@@ -355,7 +355,8 @@ mod tests {
         });
         check(&DEFINITION, &watched, Some(Severity::Critical));
         let found = rule(&watched, &Limits::default()).remove(0);
-        assert!(found.explanation.contains("died") && found.confidence > 0.5, "{found:#?}");
+        assert!(found.explanation.starts_with("They were established"), "{found:#?}");
+        assert!((found.confidence - 0.9).abs() < 1e-9, "{found:#?}");
     }
 
     #[test]

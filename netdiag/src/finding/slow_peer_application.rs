@@ -308,8 +308,12 @@ mod tests {
         check(&DEFINITION, &of(500, 90), Some(Severity::Warning));
         check(&DEFINITION, &of(490, 90), None);
         check(&DEFINITION, &of(5_100, 90), Some(Severity::Critical));
+        check(&DEFINITION, &of(4_900, 90), Some(Severity::Warning));
         check(&DEFINITION, &of(800, 50), Some(Severity::Warning));
         check(&DEFINITION, &of(800, 49), None);
+        let few = |n| kit::once((0..n).map(|n| answer(&format!("f{n}"), 800, None)));
+        check(&DEFINITION, &few(5), Some(Severity::Warning));
+        check(&DEFINITION, &few(4), None);
     }
 
     /// An upload of 900 ms in the eyes of who handed it over, on a path of 20 ms, which is acknowledged so late.
