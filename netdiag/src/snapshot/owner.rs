@@ -4,6 +4,12 @@ use super::Owner;
 use crate::owner::lies_in;
 
 impl Owner {
+    /// Whether it is known which process it is, or what its processes are called.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.pid.is_some() || self.comm.is_some()
+    }
+
     /// Whether it lives in a cgroup of that path, or in one below it.
     #[must_use]
     pub fn lives_in(&self, cgroup: &str) -> bool {
