@@ -105,7 +105,10 @@ fn of_some(
     let works = sums.count("service_ns")?;
     let unread = sums.at_least("read_wait_ns");
     let share = works as f64 / (works + unread).max(1) as f64;
-    if (p90 as f64) < limits.of(&PROCESSING) || share < limits.of(&SHARE) {
+    // That begins when a request was read, also where no percentile does.
+    let mean = works as f64 / sums.samples(metric).max(1) as f64;
+    let is_late = knows_arrival || mean >= limits.of(&PROCESSING);
+    if (p90 as f64) < limits.of(&PROCESSING) || share < limits.of(&SHARE) || !is_late {
         return None;
     }
     let owner = group.owner();
@@ -116,7 +119,7 @@ fn of_some(
     let held = Held::of(watched, limits, group, answers, (least, &HELD), before)?;
     let (severity, threshold) = match p90 as f64 {
         _ if held.is_likely() || waits_for.is_some() => (Severity::Info, &PROCESSING),
-        p90 if p90 >= limits.of(&CRITICAL) && !held.is_possible() => {
+        p90 if p90 >= limits.of(&CRITICAL) && knows_arrival && !held.is_possible() => {
             (Severity::Critical, &CRITICAL)
         }
         _ => (Severity::Warning, &PROCESSING),
@@ -149,6 +152,8 @@ fn of_some(
             format::duration(unread)
         ))
     } else {
+        let finding =
+            finding.beyond(watched, "mean after requests were read", mean, &PROCESSING, limits);
         finding.no_surer_than(0.6).not_seeing(
             "what requests took to arrive: it is part of these times, which an older netdiag recorded",
         )
@@ -338,18 +343,22 @@ mod tests {
         check(&DEFINITION, &uploads(500), Some(Severity::Warning));
     }
 
-    /// It told of the time from the first byte of a request alone.
+    /// Its percentiles begin with the first byte of a request, and its sum when that was read.
     #[test]
     fn recordings_of_an_older_netdiag_go_by_what_they_tell() {
-        let older = |ms: u64| {
-            let mut flow = flow(ms, 5);
+        let older = |ms: u64, works: u64| {
+            let mut flow = flow(ms, 0).count("service_ns", 10 * works * MS);
             let told = flow.metrics.remove("processing").expect("answers");
             flow.metrics.insert("service".to_owned(), told);
             kit::watched(&[flow])
         };
-        check(&DEFINITION, &older(490), None);
-        check(&DEFINITION, &older(500), Some(Severity::Warning));
-        let found = rule(&older(800), &Limits::default()).remove(0);
+        check(&DEFINITION, &older(490, 490), None);
+        check(&DEFINITION, &older(500, 500), Some(Severity::Warning));
+        // Large requests over a slow path, and how much of it is the path is not known.
+        check(&DEFINITION, &older(5_500, 499), None);
+        check(&DEFINITION, &older(5_500, 500), Some(Severity::Warning));
+        check(&DEFINITION, &older(7_000, 7_000), Some(Severity::Warning));
+        let found = rule(&older(800, 760), &Limits::default()).remove(0);
         assert_eq!(found.title, "search takes 801ms to answer at port 8080 (p90)");
         assert_eq!((found.evidence[0].metric.as_str(), found.confidence), ("service p90", 0.6));
         assert!(found.not_observable[0].starts_with("what requests took"), "{found:#?}");
