@@ -215,6 +215,28 @@ pub mod hierarchy {
     pub const SUBSYSTEMS: u32 = 32;
 }
 
+/// The one global that userspace writes while programs run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// 1 from when all programs are attached.
+    pub begun: u32,
+    /// The signals whose samples are left out to keep the cost down: bit 0 is the first of
+    /// [`crate::signal::Signal`].
+    pub shed: u32,
+}
+
+// One word of a map, which userspace writes at once.
+const _: () = assert!(size_of::<Live>() == size_of::<u64>());
+
+impl Live {
+    /// As a map's value has it, little-endian.
+    #[must_use]
+    pub const fn value(self) -> u64 {
+        self.begun as u64 | (self.shed as u64) << u32::BITS
+    }
+}
+
 /// Settings of a run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]

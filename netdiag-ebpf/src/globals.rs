@@ -7,7 +7,7 @@ use aya_ebpf::Global;
 use netdiag_common::{
     field::{Field, Location},
     globals::{
-        Filters, Locations, NO_LOSSES, Names, NoLoss, Numbers, Prefixes, Settings, SlotPlace,
+        Filters, Live, Locations, NO_LOSSES, Names, NoLoss, Numbers, Prefixes, Settings, SlotPlace,
         hierarchy, no_loss,
     },
     signal::Signal,
@@ -56,16 +56,23 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     tick_us: 0,
 });
 
-/// 1 from when all programs are attached: then all signals begin to count at once, though loading takes one
-/// after the other. The only global that userspace writes while programs run.
+/// All signals begin to count at once, though loading takes one after the other. The only global that userspace
+/// writes while programs run.
 #[unsafe(no_mangle)]
-static mut BEGUN: u32 = 0;
+static mut LIVE: Live = Live { begun: 0, shed: 0 };
 
 /// Whether anything is to be told yet.
 #[inline(always)]
 pub(crate) fn has_begun() -> bool {
     // SAFETY: a word that programs only read; volatile, since userspace writes it.
-    unsafe { core::ptr::read_volatile(&raw const BEGUN) != 0 }
+    unsafe { core::ptr::read_volatile(&raw const LIVE.begun) != 0 }
+}
+
+/// Whether samples of a signal are left out by now to keep the cost down.
+#[inline(always)]
+pub(crate) fn sheds(signal: Signal) -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const LIVE.shed) & signal.bit() != 0 }
 }
 
 /// The number itself from the beginning on, unknown to verifiers. They walk through what follows once for each number
@@ -73,7 +80,7 @@ pub(crate) fn has_begun() -> bool {
 #[inline(always)]
 pub(crate) fn unknown(number: u32) -> u32 {
     // SAFETY: as above.
-    number * unsafe { core::ptr::read_volatile(&raw const BEGUN) }
+    number * unsafe { core::ptr::read_volatile(&raw const LIVE.begun) }
 }
 
 /// Reads one word of a global. A copy of a whole struct would hide its constants from the verifier.
@@ -115,7 +122,7 @@ pub(crate) mod settings {
 
     #[inline(always)]
     pub(crate) fn is_on(signal: Signal) -> bool {
-        constant!(SETTINGS as Settings, signals) & 1 << signal as u32 != 0
+        constant!(SETTINGS as Settings, signals) & signal.bit() != 0
     }
 
     #[inline(always)]

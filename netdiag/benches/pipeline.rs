@@ -142,6 +142,7 @@ fn signals() -> Vec<SignalStatus> {
             missing: Vec::new(),
             runs_per: None,
             unseen_counts: Vec::new(),
+            shed: false,
         })
         .collect()
 }
@@ -160,6 +161,7 @@ fn snapshot(interval: &Interval, signals: &[SignalStatus], second: u64) -> Snaps
         signals,
         filtered: false,
         node: Default::default(),
+        own: Default::default(),
         accounting: Default::default(),
         stream: Stream::default(),
     };

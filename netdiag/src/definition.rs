@@ -359,6 +359,9 @@ pub struct Definition {
     pub rows: Rows,
     /// Kinds of events that it tells of one by one.
     pub kinds: &'static [&'static Kind],
+    /// Its place among those that are left out where cost must be kept down, the smallest first; none: it never is, since
+    /// it is rare, or counts in the kernel what comes in floods, or names the flows of all others.
+    pub shed: Option<u8>,
 }
 
 /// How often a signal's programs run, from the cheapest to the dearest.

@@ -25,6 +25,7 @@ pub mod dropping;
 pub mod dumps;
 pub mod facts;
 pub mod fault;
+pub mod feeder;
 pub mod gate;
 pub mod hiccup;
 pub mod hlog;

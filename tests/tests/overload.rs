@@ -163,8 +163,10 @@ fn a_storm_of_connections_while_the_reader_stands_still() -> Result<()> {
     facts.note(format_args!("{:#?}", total.accounting));
     let all = (2 * made + 1_000) as u64;
     let seen = sends(total, &namespace);
-    facts.holds(format_args!("{seen} in rows and others, {} lost, of {all}", send.lost()), {
-        seen <= all && seen + send.lost() >= all
+    // Where the ring has no room again and again, sends may be left out.
+    let without = send.lost() + send.shed;
+    facts.holds(format_args!("{seen} in rows and others, {without} lost or shed, of {all}"), {
+        seen <= all && seen + without >= all
     });
     let connects = |snapshot: &Snapshot| {
         let ours = [namespace.inode()];
@@ -183,7 +185,10 @@ fn a_storm_of_connections_while_the_reader_stands_still() -> Result<()> {
     let last: Vec<_> = outcome.snapshots.iter().rev().take(2).map(lost).collect();
     facts.equal("lost in all by the last two intervals", last.iter().max(), last.iter().min());
     facts.equal("and by the end", Some(&lost(total)), last.iter().max());
-    facts.equal("sends after the storm", count(flow_of(total, &end)?, "sends"), Some(500));
+    let after_storm = count(flow_of(total, &end)?, "sends").unwrap_or_default();
+    facts.holds(format_args!("{after_storm} sends after the storm, {} shed", send.shed), {
+        after_storm <= 500 && after_storm + send.shed >= 500
+    });
     facts.holds(format_args!("{after:?}: as many descriptors as {before:?}"), at_rest);
     facts.equal("bytes of maps", after.map_bytes, before.map_bytes);
     facts.holds(

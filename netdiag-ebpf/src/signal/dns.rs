@@ -21,7 +21,7 @@ use netdiag_common::{
 };
 
 use crate::{
-    account::{Lane, counters},
+    account::{Lane, counters, sheds},
     assembly::opaque,
     filter,
     globals::location,
@@ -168,6 +168,9 @@ unsafe fn consider<A: Access>(skb: Pointer, carried: &Carried, flags: u16, lane:
 unsafe fn submit<A: Access>(skb: Pointer, kept: &mut Kept, counters: &mut Counters) {
     /// A fraction of what the smallest ring for packets holds.
     const WAKE_EVERY: u64 = 64;
+    if sheds(Signal::Dns, counters) {
+        return;
+    }
     counters.seen += 1;
     let header = socket::header(Signal::Dns, 1);
     if header.time_ns.wrapping_sub(kept.window_ns) >= WINDOW_NS {

@@ -19,7 +19,7 @@ use netdiag_common::{
 
 use self::estimator::Found;
 use crate::{
-    account::{Lane, counters},
+    account::{Lane, counters, sheds},
     batch,
     filter::{self, User},
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
@@ -118,6 +118,9 @@ fn updated(ctx: &FExitContext, what: What, lane: Lane) {
     const MAYBE_DELAYED: u32 = 0x10000;
     let sk: Pointer = ctx.arg(0);
     let Some(counters) = counters(lane) else { return };
+    if sheds(Signal::Rtt, counters) {
+        return;
+    }
     let (by_sequence, selectively): (i64, i64) = (ctx.arg(2), ctx.arg(3));
     let rtt_us = if by_sequence >= 0 {
         by_sequence
@@ -213,6 +216,8 @@ unsafe fn look<A: Access>(sk: Pointer, what: What, lane: Lane) {
     let is_short = matches!(found, Ok(Found { is_short: true, .. }));
     match found.map(|found| found.since) {
         Ok(Since::Nothing) => {}
+        // The look itself goes on, so that the next sample is found as the difference to this one.
+        Ok(Since::Sample(_)) if sheds(Signal::Rtt, counters) => {}
         Ok(Since::Sample(rtt_us)) => {
             let batch = what.batch();
             // SAFETY: passed on.

@@ -25,9 +25,10 @@ use netdiag_common::{
 pub(crate) use self::start::renumber;
 use self::start::{Call, Place, Start, forget_earlier, is_under_way, recall, remember};
 use crate::{
-    account::{Lane, counters},
+    account::{Lane, counters, sheds},
     batch,
     filter::{self, User},
+    globals,
     kernel::{self, Access, Pointer, Probed, Typed},
     signal::socket::{self, Context},
     slot::{self, ANNOUNCED, Slot},
@@ -85,6 +86,13 @@ fn begin<A: Access>(sk: Pointer, place: Place, again: Again, lane: Lane) {
                 return;
             }
         }
+    }
+    if globals::sheds(Signal::Send) {
+        // Counted at its end. Where the hook fires more than once, the call may have begun before.
+        if again == Again::Lost {
+            forget_earlier(&call, place, counters);
+        }
+        return;
     }
     let Some(slot) = slot::find_or_create::<A>(sk, lane) else {
         counters.seen += 1;
@@ -157,7 +165,7 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, function
     batch::append_by(sample, batch, || counters(lane));
 }
 
-/// An end without a beginning: filtered then, or begun before the attach, or out of the sight of
+/// An end without a beginning: filtered or shed then, or begun before the attach, or out of the sight of
 /// the beginning's hook.
 #[inline(always)]
 fn unmatched<A: Access>(sk: Pointer, again: Again, counters: &mut Counters) {
@@ -178,6 +186,9 @@ fn unmatched<A: Access>(sk: Pointer, again: Again, counters: &mut Counters) {
                 return;
             }
         }
+    }
+    if sheds(Signal::Send, counters) {
+        return;
     }
     counters.seen += 1;
     counters.unmatched += 1;

@@ -15,7 +15,8 @@ pub use self::{
     collector::{Collector, collector},
     owner::{NetnsName, cgroup, container, name, netns},
     quantity::{
-        When, duration, idle, interval, max_disk, ring_size, rotate_every, rotate_size, when,
+        When, duration, idle, interval, max_cpu, max_disk, ring_size, rotate_every, rotate_size,
+        when,
     },
     threshold::{Given, threshold},
 };

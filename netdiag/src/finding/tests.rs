@@ -186,6 +186,30 @@ fn what_is_off_or_lost_withholds() {
     }
 }
 
+/// What would be untrue without it is withheld, and of the rest it is said.
+#[test]
+fn what_was_left_out_withholds_or_is_said() {
+    for definition in DEFINITIONS {
+        let Definition { id, needs, parts, exact, .. } = definition;
+        for signal in needs.iter().chain(*parts).chain(*exact) {
+            let left_out = |told| {
+                let mut watched = kit::watched(&[]);
+                watched.shed.insert(signal.name().to_owned(), 3);
+                watched.told.insert(signal.name().to_owned(), told);
+                watched
+            };
+            let is_held_against = needs.len() > 1 && needs.contains(signal);
+            let (some, none) = (left_out(9), left_out(0));
+            let reason = withheld(definition, &some);
+            assert_eq!(reason.is_some(), is_held_against || exact.contains(signal), "{id}");
+            let said = reason.or_else(|| not_looked_at(definition, &some)).expect("said");
+            assert!(said.contains(&format!("3 samples of `{}`", signal.name())), "{id}: {said}");
+            let is_decided = needs.contains(signal) || exact.contains(signal);
+            assert_eq!(withheld(definition, &none).is_some(), is_decided, "{id}");
+        }
+    }
+}
+
 #[test]
 fn a_quiet_node_has_no_finding() {
     let mut diagnosis = diagnosis::Diagnosis::new(diagnosis::Thresholds::new());

@@ -91,7 +91,7 @@ impl Counting {
     pub(super) fn untold(&self, signal: Signal) -> Result<u64> {
         let cpus = self.counters.get(&(signal as u32), 0).context("reading a signal's counters")?;
         let lanes = cpus.iter().flat_map(|Raw(lanes)| &lanes.lanes);
-        let untold = |own: &Counters| own.ring_full + own.rate_limited + own.read_failed;
+        let untold = |own: &Counters| own.ring_full + own.rate_limited + own.read_failed + own.shed;
         Ok(lanes.map(|lane| untold(&lane.own)).sum())
     }
 
@@ -102,6 +102,21 @@ impl Counting {
             lanes.lanes.iter().map(|lane| lane.own.ring_full).sum()
         };
         Ok(cpus.iter().map(lost).collect())
+    }
+
+    /// Samples seen by signal, and those of some signals that found no room in the ring.
+    pub(super) fn seen_and_lost(&self, of: &[Signal]) -> Result<([u64; Signal::COUNT], u64)> {
+        let mut seen = [0; Signal::COUNT];
+        let mut lost = 0;
+        for &signal in of {
+            let cpus =
+                self.counters.get(&(signal as u32), 0).context("reading a signal's counters")?;
+            for own in cpus.iter().flat_map(|Raw(lanes)| &lanes.lanes).map(|lane| &lane.own) {
+                seen[signal as usize] += own.seen;
+                lost += own.ring_full;
+            }
+        }
+        Ok((seen, lost))
     }
 
     fn read_once(&self) -> Result<Counts> {

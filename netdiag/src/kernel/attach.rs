@@ -163,6 +163,7 @@ impl<'a> Plan<'a> {
                     missing: blind.missing,
                     runs_per: None,
                     unseen_counts: blind.counts,
+                    shed: false,
                 },
                 None => {
                     if let Some(flush) = definition.flush {
@@ -250,6 +251,7 @@ pub(super) fn off(definition: &Definition, refused: Vec<Refusal>, missing: &str)
         missing: vec![missing.to_owned()],
         runs_per: None,
         unseen_counts: Vec::new(),
+        shed: false,
     }
 }
 

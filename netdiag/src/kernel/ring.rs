@@ -18,6 +18,8 @@ const CHUNK: usize = 1 << 20;
 pub(super) struct Ring {
     fd: AsyncFd<Waiting>,
     positions: Positions,
+    /// In bytes.
+    size: usize,
     /// None while there is nothing to read: what is mapped counts as memory of this process.
     mapped: Option<RingBuf<MapData>>,
 }
@@ -85,13 +87,19 @@ impl Ring {
     pub(super) fn new(map: Map, name: &str) -> Result<Self> {
         let Map::RingBuf(data) = map else { bail!("map {name} is no ring") };
         let context = || format!("ring {name}");
+        let size = data.info().with_context(context)?.max_entries() as usize;
         let fd = data.fd().as_fd().try_clone_to_owned().with_context(context)?;
         let positions = Positions::of(&fd).with_context(context)?;
         // SAFETY: `Waiting` owns the descriptor and gives no other as long as it lives.
         let fd = unsafe { AsyncFd::register(Waiting(fd)) }
             .with_context(|| format!("cannot wait for ring {name}"))?;
         let mapped = Some(whole(fd.get_ref().as_fd()).with_context(context)?);
-        Ok(Self { fd, positions, mapped })
+        Ok(Self { fd, positions, size, mapped })
+    }
+
+    /// Whether what waits takes more than half of it.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.positions.waiting() > self.size / 2
     }
 
     /// Waits until the kernel asks for the ring to be read, which it does only when it fills up.
@@ -102,7 +110,7 @@ impl Ring {
 
     /// Copies out what is there, at most about [`CHUNK`] bytes; false when there may be more.
     pub(super) fn take(&mut self, into: &mut Records) -> bool {
-        if !self.positions.differ() {
+        if self.positions.waiting() == 0 {
             self.mapped = None;
             return true;
         }

@@ -15,7 +15,7 @@ use aya::{
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use aya_log::EbpfLogger;
-use netdiag_common::{flow::FlowKey, signal::Signal};
+use netdiag_common::{flow::FlowKey, globals::Live, signal::Signal};
 use zerocopy::IntoBytes as _;
 
 pub use self::detached::Detached;
@@ -41,6 +41,8 @@ use crate::{
     signal::DEFINITIONS,
 };
 
+mod shed;
+
 /// What a reading takes out of the rings, in the order in which it is to be decoded: a socket is
 /// introduced before its events and samples are submitted.
 #[derive(Default)]
@@ -63,6 +65,8 @@ pub struct Tracer {
     ebpf: Ebpf,
     attached: Vec<Attached>,
     counting: Counting,
+    /// A [`Live`].
+    live: Array<MapData, u64>,
     samples: Ring,
     sockets: Ring,
     events: Ring,
@@ -96,7 +100,7 @@ impl Tracer {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
         };
-        let mut begun = Array::<_, u32>::try_from(take(".bss")?).context("map .bss")?;
+        let mut live = Array::<_, u64>::try_from(take(".bss")?).context("map .bss")?;
         let counting = Counting::new(take("COUNTERS")?, take("BATCHES")?)?;
         let mut ring = |name| {
             Ring::new(take(name)?, name).context(
@@ -127,12 +131,14 @@ impl Tracer {
             }
         }
         let labels = drops::labels(&kernel);
-        begun.set(0, 1, 0).context("the programs cannot be told to begin")?;
+        let begun = Live { begun: 1, shed: 0 };
+        live.set(0, begun.value(), 0).context("the programs cannot be told to begin")?;
         object::release();
         Ok(Self {
             ebpf,
             attached: outcome.attached,
             counting,
+            live,
             samples,
             sockets,
             events,

@@ -84,6 +84,7 @@ impl Diagnosing {
             start: total.start.clone(),
             end: total.end.clone(),
             signals: total.signals.clone(),
+            own: Some(total.own.clone()),
             accounting: total.accounting.clone(),
             complete: total.complete,
             ..report

@@ -91,13 +91,13 @@ impl Intake {
 
     /// Takes in what the rings hold; `take` copies a part of it out and says whether it was all. Nothing
     /// older than `now_ns` comes later than that. `untold` is how many samples of [`Self::PAIRED`] will never come,
-    /// of those from before `now_ns`.
+    /// of those from before `now_ns`. Returns whether nothing was left.
     pub(super) fn drain(
         &mut self,
         now_ns: u64,
         untold: u64,
         mut take: impl FnMut(&mut Taken) -> bool,
-    ) {
+    ) -> bool {
         if mem::replace(&mut self.untold, untold) != untold {
             self.queries.miss(now_ns);
         }
@@ -112,6 +112,7 @@ impl Intake {
         if let Some(teller) = &mut self.teller {
             teller.pass_on(&self.table);
         }
+        all
     }
 
     /// Nothing more comes.

@@ -1,9 +1,8 @@
-//! The node's own words: its counters and states, and what we cost it.
+//! The node's own words: its counters and states.
 
 use std::{
     collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use super::voice::say;
@@ -13,7 +12,6 @@ use crate::{
         conntrack::{Counter, Tables, Tracked},
         listeners::{Dropping, Listeners},
         netns::{Known, Namespace},
-        own,
         places::Places,
         surroundings::Surroundings,
         tcp_counters::{self, Counters},
@@ -63,16 +61,14 @@ impl Overflows {
     }
 }
 
-/// Readings of the TCP counters, of connection tracking and of our own cost, one interval apart. Reading
-/// takes the longer the more namespaces there are, so it is no work for the thread that reads the rings.
+/// Readings of the TCP counters and of connection tracking, one interval apart. Reading takes the longer the more
+/// namespaces there are, so it is no work for the thread that reads the rings.
 pub(super) struct Readings {
     host_root: PathBuf,
     namespaces: Known,
     overflows: Overflows,
     /// By how much the TCP counters rose in the run.
     tcp: BTreeMap<u32, Counters>,
-    cpu: Duration,
-    first_cpu: Duration,
     conntrack: Tables,
     surroundings: Surroundings,
     /// Problems that were told.
@@ -90,14 +86,11 @@ impl Readings {
         let overflows = Overflows::begin(&namespaces, host_root);
         let mut conntrack = Tables::default();
         conntrack.begin(&namespaces);
-        let cpu = own::cpu_time();
         Self {
             host_root: host_root.to_owned(),
             namespaces: known,
             overflows,
             tcp: BTreeMap::new(),
-            cpu,
-            first_cpu: cpu,
             conntrack,
             surroundings: Surroundings::begin(&namespaces, host_root),
             told: HashSet::new(),
@@ -129,9 +122,6 @@ impl Readings {
         tcp_counters::add(&mut self.tcp, &increase);
         node.listeners = listeners;
         node.conntrack = conntrack.into_iter().map(table).collect();
-        let cpu = own::cpu_time();
-        cost(&mut node, cpu.saturating_sub(self.cpu));
-        self.cpu = cpu;
         let places = &mut self.overflows.places;
         locate(places, node.owners_mut(), began_ns);
         places.forget_processes();
@@ -160,7 +150,6 @@ impl Readings {
         };
         self.surroundings.total(&mut node);
         self.unread(&mut node);
-        cost(&mut node, own::cpu_time().saturating_sub(self.first_cpu));
         locate(&mut self.overflows.places, node.owners_mut(), monotonic_ns());
         node
     }
@@ -208,9 +197,4 @@ fn table(tracked: Tracked) -> ConntrackTable {
         invalid: count(Counter::Invalid),
         chaintoolong: count(Counter::ChainTooLong),
     }
-}
-
-fn cost(node: &mut Node, spent: Duration) {
-    node.own_cpu_ns = u64::try_from(spent.as_nanos()).ok();
-    node.own_resident_bytes = own::resident_bytes();
 }

@@ -28,6 +28,9 @@ const MANY: usize = 1_000;
 pub(super) const CONSEQUENCE: &str =
     "flows that no program told of lack what they counted since, and their states are unknown";
 
+/// Sockets that are asked for, with their cookies, by the inode numbers of network namespaces.
+type ByNetns<'a> = BTreeMap<u32, &'a [(FlowKey, u64)]>;
+
 /// What the kernel said.
 #[derive(Default)]
 pub(super) struct Answers {
@@ -58,12 +61,11 @@ impl Refresher {
         }
     }
 
-    /// What the kernel says of these sockets. Blocks.
+    /// What the kernel says of these sockets, which stand together by network namespace. Blocks.
     pub(super) fn ask(&mut self, wanted: &[(FlowKey, u64)]) -> Answers {
-        let mut by_netns: BTreeMap<u32, Vec<(FlowKey, u64)>> = BTreeMap::new();
-        for &one in wanted {
-            by_netns.entry(one.0.netns).or_default().push(one);
-        }
+        // There may be a hundred thousand: no copies.
+        let by_netns = wanted.chunk_by(|(one, _), (next, _)| one.netns == next.netns);
+        let by_netns: ByNetns = by_netns.map(|some| (some[0].0.netns, some)).collect();
         self.find(&by_netns);
         let mut failed = BTreeMap::new();
         for &inode in by_netns.keys().filter(|inode| self.unknown.contains(inode)) {
@@ -74,7 +76,7 @@ impl Refresher {
         let namespaces: Vec<_> = self.namespaces.iter().filter(wanted_in).cloned().collect();
         let found = netns::enter_all(&namespaces, |namespace| {
             let (time_ns, mut problems) = (monotonic_ns(), Vec::new());
-            let sockets = ask_in(namespace.inode, &by_netns[&namespace.inode], &mut problems);
+            let sockets = ask_in(namespace.inode, by_netns[&namespace.inode], &mut problems);
             let fresh = sockets.into_iter().filter_map(move |socket| {
                 let (key, cookie, detail) = (socket.key, socket.cookie, socket.detail);
                 Some(Fresh { time_ns, key, cookie, tcp: socket.tcp?, detail })
@@ -111,7 +113,7 @@ impl Refresher {
 
     /// Searches the namespaces again when one is not known; one that was not found then is not
     /// searched for any more.
-    fn find(&mut self, wanted: &BTreeMap<u32, Vec<(FlowKey, u64)>>) {
+    fn find(&mut self, wanted: &ByNetns) {
         let known: HashSet<u32> = self.namespaces.iter().map(|known| known.inode).collect();
         let is_new = |inode: &&u32| !known.contains(inode) && !self.unknown.contains(inode);
         if wanted.keys().any(|inode| is_new(&inode)) {

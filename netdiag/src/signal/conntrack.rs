@@ -56,6 +56,7 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("conntrack_flush"),
     rows: Rows::Entries,
     kinds: &[&CONNTRACK],
+    shed: None,
 };
 
 const CONNTRACK: Kind = Kind {

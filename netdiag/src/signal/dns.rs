@@ -73,6 +73,7 @@ pub const DEFINITION: Definition = Definition {
     flush: None,
     rows: Rows::Flows,
     kinds: &[&DNS],
+    shed: Some(3),
 };
 
 const DNS: Kind = Kind {

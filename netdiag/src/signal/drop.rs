@@ -41,6 +41,7 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("drop_flush"),
     rows: Rows::Flows,
     kinds: &[&DROP],
+    shed: None,
 };
 
 const DROP: Kind = Kind {

@@ -42,6 +42,7 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("reset_flush"),
     rows: Rows::Flows,
     kinds: &[&RESET],
+    shed: None,
 };
 
 const RESET: Kind = Kind {

@@ -59,6 +59,7 @@ pub const DEFINITION: Definition = Definition {
     flush: None,
     rows: Rows::Flows,
     kinds: &[&RETRANSMIT],
+    shed: None,
 };
 
 const RETRANSMIT: event::Kind = event::Kind {

@@ -40,6 +40,7 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("rtt_flush"),
     rows: Rows::Flows,
     kinds: &[],
+    shed: Some(0),
 };
 
 /// Every sample as the estimator gets it.

@@ -41,6 +41,7 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("send_flush"),
     rows: Rows::Flows,
     kinds: &[],
+    shed: Some(2),
 };
 
 /// Trampolines at entry and return; cheapest, and sees every call.

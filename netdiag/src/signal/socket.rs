@@ -56,6 +56,7 @@ pub const DEFINITION: Definition = Definition {
     flush: None,
     rows: Rows::Flows,
     kinds: &[&CONNECT, &CLOSE],
+    shed: None,
 };
 
 const CONNECT: Kind = Kind {

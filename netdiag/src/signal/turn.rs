@@ -125,6 +125,7 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("turn_flush"),
     rows: Rows::Flows,
     kinds: &[],
+    shed: Some(1),
 };
 
 /// What makes a turn.

@@ -45,9 +45,13 @@ impl Redactor {
     /// Leaves no address and no name in a snapshot.
     pub fn snapshot(&self, snapshot: &mut Snapshot) {
         let by = snapshot.by;
-        for flow in snapshot.flows.iter_mut().chain([&mut snapshot.other]) {
-            self.flow(flow, by);
-        }
+        snapshot.flows.iter_mut().for_each(|flow| self.flow(flow, by));
+        self.rest(snapshot);
+    }
+
+    /// The same of a snapshot whose flows have their pseudonyms, or get them one by one ([`Self::flow`]).
+    pub fn rest<F>(&self, snapshot: &mut Snapshot<F>) {
+        self.flow(&mut snapshot.other, snapshot.by);
         snapshot.conntrack.iter_mut().for_each(|conntrack| self.conntrack(conntrack));
         self.node(&mut snapshot.node);
     }

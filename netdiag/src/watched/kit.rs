@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::Watched;
 use crate::snapshot::{
-    Account, CountValue, Distribution, Endpoint, Flow, Grouping, Node, Owner, Role, SignalStatus,
-    Snapshot, Status, Stream,
+    Account, CountValue, Distribution, Endpoint, Flow, Grouping, Node, Own, Owner, Role,
+    SignalStatus, Snapshot, Status, Stream,
     node::{Part, SocketMemory},
 };
 use netdiag_common::signal::Signal;
@@ -144,6 +144,7 @@ pub(crate) fn snapshot(second: u64, flows: Vec<Flow>) -> Snapshot {
         missing: Vec::new(),
         runs_per: None,
         unseen_counts: Vec::new(),
+        shed: false,
     };
     let nowhere = Endpoint { ip: None, port: None };
     Snapshot {
@@ -168,6 +169,7 @@ pub(crate) fn snapshot(second: u64, flows: Vec<Flow>) -> Snapshot {
         conntrack: None,
         filtered: false,
         node: Node::default(),
+        own: Own::default(),
         accounting: Signal::ALL
             .iter()
             .map(|signal| (signal.name().to_owned(), Account::default()))

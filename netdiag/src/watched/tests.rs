@@ -64,6 +64,23 @@ fn loss_is_that_of_the_window() {
     assert_eq!(next.lost["drop"], 3, "another run began");
 }
 
+#[test]
+fn what_is_left_out_and_told_is_that_of_the_window() {
+    let at = |second, shed, submitted| {
+        let mut snapshot = snapshot(second, Vec::new());
+        let account = Account { shed, submitted, ..Account::default() };
+        snapshot.accounting.insert("rtt".to_owned(), account);
+        snapshot
+    };
+    let mut first = Watched::default();
+    first.take(&at(0, 0, 5));
+    first.take(&at(1, 2, 9));
+    assert_eq!((first.left_out("rtt"), first.told["rtt"]), (2, 9));
+    let mut next = first.next();
+    next.take(&at(2, 7, 9));
+    assert_eq!((next.left_out("rtt"), next.told["rtt"], next.lost["rtt"]), (5, 0, 0));
+}
+
 /// The other end may be accepted in a later interval, and by another process in a later window.
 #[test]
 fn whose_the_other_end_is_may_come_later() {

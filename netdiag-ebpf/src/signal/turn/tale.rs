@@ -13,7 +13,7 @@ use netdiag_common::{
 };
 
 use crate::{
-    account::Lane,
+    account::{Lane, sheds},
     batch,
     filter::{self, User},
     kernel::{self, Access, Pointer, Refused, field},
@@ -119,6 +119,10 @@ impl Socket {
     /// As for [`Self::find`].
     #[inline(always)]
     pub(super) unsafe fn tell<A: Access>(self, tale: &Tale, lane: Lane, counters: &mut Counters) {
+        // Nothing of it comes with a later sample: that interval would hold the time of hours.
+        if sheds(Signal::Turn, counters) {
+            return;
+        }
         let Self { sk, slot, now_ns, .. } = self;
         // SAFETY: passed on.
         let Some(slot) = (unsafe { socket::admit_to::<A>(sk, Some(slot), lane, counters) }) else {

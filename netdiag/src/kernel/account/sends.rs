@@ -6,7 +6,8 @@
 //! counter: calls = `seen` + `missed`.
 //!
 //! `missed` is an upper bound where calls were under way at the attach, where filters are set (a
-//! skipped run is counted whosesoever call it was), and where the beginning's hook fires several times
+//! skipped run is counted whosesoever call it was), where sends are shed (they are counted at their ends
+//! alone, whether or not their beginnings were skipped), and where the beginning's hook fires several times
 //! in a call (a call that lost its first is there, with too short a time).
 
 use netdiag_common::signal::send::lane::{BEGIN, END, FLUSH, SENDPAGE_BEGIN, SENDPAGE_END};

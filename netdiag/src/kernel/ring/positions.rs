@@ -33,13 +33,15 @@ impl Positions {
         Ok(Self(pages.cast()))
     }
 
-    /// Whether something was written that was not read.
-    pub(super) fn differ(&self) -> bool {
+    /// Bytes that were written and not read.
+    pub(super) fn waiting(&self) -> usize {
         let at = |bytes: usize| {
             // SAFETY: inside the mapping, and aligned, since a page begins there.
             unsafe { &*self.0.byte_add(bytes) }.load(Ordering::Acquire)
         };
-        at(0) != at(page_size())
+        // The reader's first: it does not overtake the writers.
+        let read = at(0);
+        at(page_size()).wrapping_sub(read)
     }
 }
 

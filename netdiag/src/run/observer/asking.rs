@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -43,7 +44,7 @@ pub(in crate::run) struct Asking {
 struct Question {
     /// An interval before it was asked: states that were told since then are those of this interval.
     since_ns: u64,
-    wanted: Vec<FlowKey>,
+    wanted: Arc<Vec<(FlowKey, u64)>>,
     answer: JoinHandle<(Refresher, Answers)>,
 }
 
@@ -108,7 +109,7 @@ impl Observer {
             self.answered(&question, answer);
             return true;
         }
-        self.unanswered(&question.wanted, question.since_ns);
+        self.nothing_answered(&question);
         self.problem(format!(
             "the kernel did not tell the last counters within {LAST_ANSWER:?}: {CONSEQUENCE}; \
              compare with `ss -ti`"
@@ -121,13 +122,13 @@ impl Observer {
         self.asking.as_ref()?;
         // What was told is not asked for.
         self.drain();
-        let wanted = self.intake.table.untold(since_ns);
+        let wanted = Arc::new(self.intake.table.untold(since_ns));
         let asking = self.asking.as_mut()?;
         let mut refresher =
             asking.refresher.take().unwrap_or_else(|| Refresher::new(&asking.host_root));
         Some(Question {
             since_ns: before(interval),
-            wanted: wanted.iter().map(|(key, _)| *key).collect(),
+            wanted: Arc::clone(&wanted),
             answer: spawn_blocking(move || {
                 let answers = refresher.ask(&wanted);
                 (refresher, answers)
@@ -142,7 +143,7 @@ impl Observer {
             Ok((refresher, answers)) => {
                 let now_ns = monotonic_ns();
                 answers.fresh.iter().for_each(|fresh| self.intake.table.refresh(fresh, now_ns));
-                self.unanswered(&answers.unanswered, question.since_ns);
+                self.unanswered(answers.unanswered.iter(), question.since_ns);
                 if let Some(asking) = &mut self.asking {
                     asking.refresher = Some(refresher);
                     asking.say(answers.problems);
@@ -150,7 +151,7 @@ impl Observer {
             }
             // Another one asks the next time.
             Err(error) => {
-                self.unanswered(&question.wanted, question.since_ns);
+                self.nothing_answered(question);
                 self.problem(format!(
                     "the thread that asks the kernel for counters ended: {error}: {CONSEQUENCE}; \
                      please report it"
@@ -159,8 +160,12 @@ impl Observer {
         }
     }
 
-    fn unanswered(&mut self, keys: &[FlowKey], since_ns: u64) {
-        keys.iter().for_each(|key| self.intake.table.unanswered(key, since_ns));
+    fn nothing_answered(&mut self, question: &Question) {
+        self.unanswered(question.wanted.iter().map(|(key, _)| key), question.since_ns);
+    }
+
+    fn unanswered<'a>(&mut self, keys: impl Iterator<Item = &'a FlowKey>, since_ns: u64) {
+        keys.for_each(|key| self.intake.table.unanswered(key, since_ns));
     }
 
     fn keep(&mut self, question: Question) {

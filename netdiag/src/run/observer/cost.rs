@@ -1,0 +1,243 @@
+//! Keeping the cost down: a look a second at what is used, and signals left out where that is too much.
+
+use std::{
+    mem,
+    time::{Duration, SystemTime},
+};
+
+use netdiag_common::signal::Signal;
+use tokio::time::Instant;
+
+use super::Observer;
+use crate::{
+    format::percent,
+    kernel::tracer::Tracer,
+    run::{
+        budget::{Budget, Look, Step},
+        usage::{Measuring, Used},
+        voice::say,
+    },
+    signal::shedding,
+    snapshot::{Own, SignalStatus, Status},
+};
+
+/// Between two looks: an interval, since much of the cost comes when one ends, within these bounds.
+const LOOKS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+/// By how much a look may come early: it is not asked for more often than once a second.
+const EARLY: Duration = Duration::from_millis(100);
+/// Between two steps for samples that come faster than they are read: a step takes effect at once.
+const STEP: Duration = Duration::from_millis(200);
+/// Steps that are told in a run.
+const TOLD: u32 = 20;
+
+const UNCOUNTED: &str =
+    "what the programs saw cannot be read at present, so what is left out stays as it is";
+const UNSHED: &str =
+    "the programs cannot be told at present what to leave out, so they go on as before";
+
+/// What is used, and what is done about it.
+pub(super) struct Spending {
+    budget: Budget,
+    /// What the programs were told to leave out.
+    told_set: u32,
+    /// The signals of which they left out any in the interval.
+    left_out: u32,
+    /// Between two looks.
+    every: Duration,
+    /// None where there are no descriptors to do it by.
+    measuring: Option<Measuring>,
+    /// What was used when the run and the interval began, and at the last look.
+    began: Used,
+    interval_began: Used,
+    looked: (Instant, Used),
+    /// What the programs had counted at the last look: seen by signal, and lost for want of room.
+    counted: ([u64; Signal::COUNT], u64),
+    is_behind: bool,
+    /// Something was lost for want of room before the last look: once may have been while this process stood still.
+    has_lost: bool,
+    said: u32,
+    /// It was said that programs cannot be measured.
+    is_unmeasured: bool,
+}
+
+impl Spending {
+    /// Begins to look at it; `limit` is a part of one core, `interval` the time between two outputs.
+    pub(super) fn new(tracer: &Tracer, limit: Option<f64>, interval: Duration) -> Self {
+        let is_on = |signal: &Signal| tracer.signals()[*signal as usize].status != Status::Off;
+        let order: Vec<_> = shedding().into_iter().filter(is_on).collect();
+        let now = Used::now(0);
+        Self {
+            budget: Budget::new(limit, order.into_iter()),
+            told_set: 0,
+            left_out: 0,
+            every: interval.clamp(LOOKS[0], LOOKS[1]),
+            measuring: tracer.meter().ok().map(|meter| Measuring::start(meter, limit.is_some())),
+            began: now,
+            interval_began: now,
+            looked: (Instant::now(), now),
+            counted: ([0; Signal::COUNT], 0),
+            is_behind: false,
+            has_lost: false,
+            said: 0,
+            is_unmeasured: false,
+        }
+    }
+
+    /// Lets go of the programs.
+    pub(super) fn release(&self) {
+        self.measuring.iter().for_each(Measuring::release);
+    }
+
+    /// Other programs are attached.
+    pub(super) fn changed(&self, tracer: &Tracer) {
+        if let (Some(measuring), Ok(meter)) = (&self.measuring, tracer.meter()) {
+            measuring.of(meter);
+        }
+    }
+
+    /// Says in how the signals are observed that samples of some were left out, and of which in the interval that ends.
+    pub(super) fn amend(&mut self, statuses: Vec<SignalStatus>) -> Vec<SignalStatus> {
+        let left_out = mem::replace(&mut self.left_out, self.told_set);
+        self.amended(statuses, left_out)
+    }
+
+    /// The same of the whole run.
+    pub(super) fn amend_all(&self, statuses: Vec<SignalStatus>) -> Vec<SignalStatus> {
+        self.amended(statuses, u32::MAX)
+    }
+
+    fn amended(&self, mut statuses: Vec<SignalStatus>, left_out: u32) -> Vec<SignalStatus> {
+        for (status, &signal) in statuses.iter_mut().zip(Signal::ALL) {
+            if self.budget.ever_shed(signal) {
+                status.shed = left_out & signal.bit() != 0;
+                status.lacks("samples that were left out to keep the cost down (shed)".to_owned());
+            }
+        }
+        statuses
+    }
+
+    /// Samples came faster than they were read.
+    pub(super) const fn fall_behind(&mut self) {
+        self.is_behind = true;
+    }
+
+    /// What was used in the interval that ends, and the next one begins.
+    pub(super) fn interval(&mut self, received: u64, times: Times) -> Own {
+        let now = Used::now(received);
+        let own = self.own(&now, &self.interval_began, times);
+        self.interval_began = now;
+        own
+    }
+
+    /// What was used in the whole run.
+    pub(super) fn total(&self, received: u64, times: Times) -> Own {
+        self.own(&Used::now(received), &self.began, times)
+    }
+
+    fn own(&self, now: &Used, then: &Used, times: Times) -> Own {
+        let (budget, measuring) = (&self.budget, self.measuring.as_ref());
+        now.since(then, times, measuring, budget.limit(), budget.shed())
+    }
+}
+
+/// Beginning and end.
+type Times = (SystemTime, SystemTime);
+
+impl Observer {
+    /// Looks at what is used since the last look, where it is time for that, and does what must be.
+    pub(super) fn keep_cost_down(&mut self) {
+        if self.spending.is_due() {
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        let Self { tracer, intake, spending, trouble, .. } = self;
+        let counted = tracer.seen_and_lost(&shedding());
+        let Some(counted) = trouble.past(UNCOUNTED, counted) else { return };
+        let (now, used) = (Instant::now(), Used::now(intake.received()));
+        let (then, before) = mem::replace(&mut spending.looked, (now, used));
+        let elapsed = now.duration_since(then);
+        let (seen, lost) = mem::replace(&mut spending.counted, counted);
+        let mut rates = [0.0; Signal::COUNT];
+        for (rate, (now, before)) in rates.iter_mut().zip(counted.0.iter().zip(seen)) {
+            *rate = now.saturating_sub(before) as f64 / elapsed.as_secs_f64().max(1e-9);
+        }
+        let loses = counted.1 > lost;
+        let goes_on_losing = mem::replace(&mut spending.has_lost, loses) && loses;
+        spending.say_unmeasured();
+        let programs = spending.measuring.as_ref().and_then(Measuring::cpu_ratio);
+        let look = Look {
+            cpu_ratio: used.cpu_ratio_since(&before, elapsed) + programs.unwrap_or(0.0),
+            rates,
+            is_behind: mem::take(&mut spending.is_behind) || goes_on_losing,
+        };
+        let step = spending.budget.look(&look);
+        let set = spending.budget.set();
+        if set != spending.told_set && trouble.past(UNSHED, tracer.shed(set)).is_some() {
+            spending.told_set = set;
+            spending.left_out |= set;
+            if spending.budget.limit().is_some() {
+                spending.measuring.iter().for_each(Measuring::begin_anew);
+            }
+        }
+        if let Some(step) = step {
+            spending.tell(step, &look);
+        }
+    }
+}
+
+impl Spending {
+    /// Where samples come faster than they are read that does not wait. A limit does until it is known what the programs
+    /// take since the last step: as long as they seem to take what they did before, one signal would go after the other.
+    fn is_due(&self) -> bool {
+        let since = self.looked.0.elapsed();
+        let awaits = self.budget.limit().is_some()
+            && self.measuring.as_ref().is_some_and(Measuring::awaits_window);
+        since + EARLY >= self.every && !awaits || self.is_behind && since >= STEP
+    }
+
+    /// Says once that a limit is held by half of what it is for.
+    fn say_unmeasured(&mut self) {
+        let refusal = match &self.measuring {
+            _ if self.is_unmeasured || self.budget.limit().is_none() => None,
+            Some(measuring) => measuring.refusal(),
+            None => Some("no descriptors are left".to_owned()),
+        };
+        if let Some(why) = refusal {
+            self.is_unmeasured = true;
+            say(&format!(
+                "what the programs take cannot be measured ({why}), so --max-cpu bounds this process alone; it takes \
+                 CAP_SYS_ADMIN and Linux 5.8"
+            ));
+        }
+    }
+
+    fn tell(&mut self, step: Step, look: &Look) {
+        self.said += 1;
+        if self.said > TOLD {
+            return;
+        }
+        let used = percent(look.cpu_ratio);
+        let allowed = self.budget.limit().map_or_else(|| "any".to_owned(), percent);
+        say(&match step {
+            Step::Shed(signal) if look.is_behind => format!(
+                "samples come faster than they can be read: from now on those of {} are left out and counted as shed, \
+                 until fewer come; narrow by filters, or name the --signals that you need",
+                signal.name()
+            ),
+            Step::Shed(signal) => format!(
+                "netdiag takes {used} of a core, --max-cpu allows {allowed}: from now on samples of {} are left out and \
+                 counted as shed, until there is room",
+                signal.name()
+            ),
+            Step::Restore(signal) => {
+                format!("samples of {} count again: there is room for them", signal.name())
+            }
+            Step::Exhausted => format!(
+                "netdiag takes {used} of a core with all left out that may be, --max-cpu allows {allowed}: raise it, \
+                 lengthen --interval, or narrow by filters and --signals"
+            ),
+        });
+    }
+}

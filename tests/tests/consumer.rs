@@ -1,0 +1,257 @@
+//! The consumer under load: what is handed to it by the million is read, folded and accounted for to the sample, in memory
+//! that does not grow; it says what it takes itself, and keeps within what it may take.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Context as _, Result};
+use netdiag::snapshot::Snapshot;
+use netdiag_tests::{
+    facts::Facts,
+    feeder::{Feed, Feeder, What},
+    machine,
+    netdiag::Netdiag,
+    network::Pair,
+    outcome::{count, sum},
+    requirement::alone,
+    traffic::{
+        Connection, Family,
+        request::{Exchange, exchange},
+    },
+    usage,
+};
+
+/// What is fed, and what netdiag tells of at all where it is.
+const FED: &[&str] = &["--signals", "send,rtt,turn", "--ring-size", "32MiB"];
+
+/// In parts of which a ring holds many; returns how many found room.
+fn all_of(feed: &Feed, samples: u64) -> Result<u64> {
+    const PART: u64 = 1_280;
+    let (mut left, mut found_room) = (samples, 0);
+    while left > 0 {
+        let now = left.min(PART);
+        found_room += feed.samples(now)?;
+        left -= now;
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(found_room)
+}
+
+fn sends(snapshot: &Snapshot) -> u64 {
+    sum(snapshot.flows.iter().chain([&snapshot.other]), "sends")
+}
+
+#[test]
+fn a_steady_stream_is_read_to_the_sample() -> Result<()> {
+    const FLOWS: u64 = 1_000;
+    let _alone = alone();
+    let mut netdiag = Netdiag::live(FED)?;
+    netdiag.wait_lines(1)?;
+    let feeder = Feeder::of(netdiag.pid())?;
+    let samples = machine::amount(1_280_000, 128_000) as u64;
+    let mut facts = Facts::new();
+    facts.equal("opened", all_of(&feeder.feed(What::Opened, 1, FLOWS)?, FLOWS)?, FLOWS);
+    let fed = feeder.feed(What::Sends, 1, FLOWS)?;
+    facts.equal("found room", all_of(&fed, samples)?, samples);
+    netdiag.wait_lines(2)?;
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    facts.at_rest(total);
+    facts.holds("all of it arrived", sends(total) >= samples);
+    let told: u64 = outcome.snapshots.iter().map(sends).sum();
+    facts.equal("intervals add up to the total", told, sends(total));
+    facts.holds(
+        format!("own: {:?}", total.own),
+        total.own.samples.is_some_and(|read| read >= samples + FLOWS),
+    );
+    facts.finish();
+    Ok(())
+}
+
+#[test]
+fn many_flows_take_little_memory() -> Result<()> {
+    /// With send, rtt and response samples of each.
+    const FLOWS: u64 = 100_000;
+    const EACH: u64 = 4;
+    const MOST: u64 = 100_000_000;
+    let _alone = alone();
+    let mut arguments = vec!["live", "-o", "text", "-i", "1s", "--max-flows", "131072"];
+    arguments.extend(FED);
+    let mut netdiag = Netdiag::start(&arguments)?;
+    netdiag.wait_lines(1)?;
+    let feeder = Feeder::of(netdiag.pid())?;
+    let mut facts = Facts::new();
+    let opened = all_of(&feeder.feed(What::Opened, 1, FLOWS)?, FLOWS)?;
+    facts.equal("opened", opened, FLOWS);
+    for what in [What::Sends, What::RoundTrips, What::Responses] {
+        let samples = FLOWS * EACH;
+        facts.equal(format!("{what:?}"), all_of(&feeder.feed(what, 1, FLOWS)?, samples)?, samples);
+    }
+    thread::sleep(Duration::from_secs(2));
+    let memory = usage::memory(netdiag.pid())?;
+    netdiag.stop_text()?;
+    facts.holds(format!("{memory:?}, at most {MOST}"), memory.resident_bytes < MOST);
+    facts.finish();
+    Ok(())
+}
+
+#[test]
+fn short_flows_come_and_go_in_bounded_memory_and_none_is_forgotten() -> Result<()> {
+    /// Those that come and go together.
+    const AT_ONCE: u64 = 1_000;
+    const SENDS: u64 = 8_000;
+    /// How much memory may be beyond what a tenth of them took.
+    const MOST: f64 = 1.3;
+    let _alone = alone();
+    let mut arguments = vec!["--max-flows", "8192"];
+    arguments.extend(FED);
+    let mut netdiag = Netdiag::live(&arguments)?;
+    netdiag.wait_lines(1)?;
+    let feeder = Feeder::of(netdiag.pid())?;
+    let flows = machine::amount(200_000, 40_000) as u64;
+    let (mut facts, mut early) = (Facts::new(), None);
+    for first in (1..=flows).step_by(AT_ONCE as usize) {
+        for (what, samples) in
+            [(What::Opened, AT_ONCE), (What::Sends, SENDS), (What::Closed, AT_ONCE)]
+        {
+            let found_room = all_of(&feeder.feed(what, first, AT_ONCE)?, samples)?;
+            if found_room != samples {
+                facts.equal(format!("{what:?} from {first} on"), found_room, samples);
+            }
+        }
+        if early.is_none() && first > flows / 10 {
+            early = Some(usage::memory(netdiag.pid())?.peak_bytes);
+        }
+    }
+    netdiag.wait_lines(2)?;
+    let late = usage::memory(netdiag.pid())?.peak_bytes;
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    facts.at_rest(total);
+    let early = early.context("no memory was looked at")?;
+    let growth = late as f64 / early as f64;
+    facts.holds(format!("{early} bytes, then {late}: {growth:.2}"), growth <= MOST);
+    let fed = flows / AT_ONCE * SENDS;
+    facts.holds(format!("{} sends, {fed} of them fed", sends(total)), sends(total) >= fed);
+    let told: u64 = outcome.snapshots.iter().map(sends).sum();
+    facts.equal("intervals add up to the total", told, sends(total));
+    facts.finish();
+    Ok(())
+}
+
+/// Whether programs of a signal were measured while they ran.
+fn measures(snapshot: &Snapshot, signal: &str) -> bool {
+    snapshot.own.programs.iter().any(|program| program.signal == signal && program.run_ns > 0)
+}
+
+#[test]
+fn what_it_takes_itself_is_in_every_snapshot() -> Result<()> {
+    let pair = Pair::new()?;
+    let mut netdiag = Netdiag::live(&["--netns", pair.left.name()])?;
+    let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
+    // Until a window in which programs are measured falls into it.
+    let is_measured = machine::wait_until(|| {
+        let some = Exchange { sends: 1_000, bytes: 1, echo: true };
+        exchange([(&connection, some)]).is_ok()
+            && netdiag.outcome(None).is_ok_and(|outcome| {
+                outcome.snapshots.last().is_some_and(|last| measures(last, "send"))
+            })
+    });
+    netdiag.wait_lines(2)?;
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let mut facts = Facts::new();
+    for (nth, snapshot) in outcome.snapshots.iter().chain([total]).enumerate() {
+        let own = &snapshot.own;
+        let is_known = own.cpu_ns > Some(0)
+            && own.cpu_ratio > Some(0.0)
+            && own.resident_bytes > Some(1 << 20)
+            && own.shed.is_empty()
+            && own.max_cpu_ratio.is_none();
+        facts.holds(format!("{nth}: {own:?}"), is_known);
+    }
+    facts.holds(format!("programs: {:?}", total.own.programs), is_measured);
+    facts.holds("in the total, too", measures(total, "send"));
+    facts.holds("of one core", total.own.programs_cpu_ratio.is_some_and(|ratio| ratio < 4.0));
+    facts.finish();
+    Ok(())
+}
+
+#[test]
+fn beyond_its_limit_it_sheds_in_the_kernel_and_every_call_is_accounted_for() -> Result<()> {
+    const SENDS: usize = 2_000;
+    let _alone = alone();
+    let pair = Pair::new()?;
+    let [left, right] = [pair.left.name(), pair.right.name()];
+    let filter = format!("{left},{right}");
+    // Less than it takes for nothing.
+    let mut netdiag = Netdiag::live(&["--max-cpu", "0.1", "--netns", &filter])?;
+    let connection = Connection::open(&pair.left, &pair.right, Family::V4)?;
+    let some = Exchange { sends: 100, bytes: 1, echo: true };
+    exchange([(&connection, some)])?;
+    netdiag.wait_said("with all left out that may be")?;
+    netdiag.wait_outcome("a snapshot that says so", |outcome| {
+        outcome.snapshots.last().is_some_and(|last| last.own.shed.len() >= 3)
+    })?;
+    exchange([(&connection, Exchange { sends: SENDS, bytes: 1, echo: true })])?;
+    let end = connection.client_end()?;
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let mut facts = Facts::new();
+    facts.note(format!("{:?}", outcome.stderr));
+    for snapshot in &outcome.snapshots {
+        facts.consistent(snapshot);
+    }
+    facts.at_rest(total);
+    for signal in ["rtt", "turn", "send"] {
+        let account = total.accounting[signal];
+        facts.holds(format!("{signal}: {account:?}"), account.shed > 0);
+    }
+    let send = total.accounting["send"];
+    // Both ends send.
+    facts.holds(format!("{send:?}"), send.shed >= 2 * SENDS as u64);
+    facts.equal(
+        "every call stands in one counter",
+        send.seen + send.missed,
+        2 * (SENDS + some.sends) as u64,
+    );
+    facts.equal("the limit", total.own.max_cpu_ratio, Some(0.001));
+    let flow = total.flows.iter().find(|flow| flow.local.port == Some(end.local.port()));
+    let flow = flow.context("the flow is not told of")?;
+    facts.holds("what is rare is told", count(flow, "bytes_sent").is_some());
+    facts.finish();
+    Ok(())
+}
+
+#[test]
+fn what_was_shed_is_traced_again_when_there_is_room() -> Result<()> {
+    const FLOWS: u64 = 1_000;
+    let _alone = alone();
+    let mut arguments = vec!["--max-cpu", "20"];
+    arguments.extend(FED);
+    let mut netdiag = Netdiag::live(&arguments)?;
+    netdiag.wait_lines(2)?;
+    let feeder = Feeder::of(netdiag.pid())?;
+    all_of(&feeder.feed(What::Opened, 1, FLOWS)?, FLOWS)?;
+    // As many as can be, so that it takes more than that wherever it runs.
+    let fed = feeder.feed(What::RoundTrips, 1, FLOWS)?;
+    let shed = |outcome: &netdiag_tests::outcome::Outcome| {
+        outcome.snapshots.iter().any(|snapshot| !snapshot.own.shed.is_empty())
+    };
+    let is_shed = machine::wait_until(|| {
+        let _ring_full = fed.samples(64 * 4_096);
+        netdiag.outcome(None).is_ok_and(|outcome| shed(&outcome))
+    });
+    netdiag.wait_outcome("nothing that is shed any more", |outcome| {
+        shed(outcome) && outcome.snapshots.last().is_some_and(|last| last.own.shed.is_empty())
+    })?;
+    let outcome = netdiag.stop()?;
+    let mut facts = Facts::new();
+    facts.note(format!("{:?}", outcome.stderr));
+    facts.holds("it shed", is_shed);
+    for words in ["left out and counted as shed", "count again"] {
+        facts.holds(words, outcome.stderr.iter().any(|line| line.contains(words)));
+    }
+    facts.at_rest(outcome.total()?);
+    facts.finish();
+    Ok(())
+}
