@@ -1,5 +1,7 @@
 //! Who is at work: the task in whose own context a program runs, and the call that it is in.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
     generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_task},
@@ -67,6 +69,14 @@ pub(crate) fn process(pid: &mut u32, comm: &mut [u8; 16]) -> Result<(), Refused>
     Ok(())
 }
 
+/// Whether the current task is a process's, not a kernel thread.
+#[inline(always)]
+pub(crate) fn is_of_process() -> bool {
+    // SAFETY: of the current task.
+    let flags = unsafe { field::<Probed, u32>(current(), Field::TaskFlags) };
+    flags.is_ok_and(|flags| flags & KERNEL_THREAD == 0)
+}
+
 /// The name of a process, zero-padded, as two words.
 pub(crate) type Name = [u64; 2];
 
@@ -82,11 +92,13 @@ pub(crate) fn name() -> (Name, u32) {
     {
         return (padded(name), process);
     }
-    let mut name = [0; 2];
-    // SAFETY: it is as large as that.
-    let _always_works =
-        unsafe { bpf_get_current_comm((&raw mut name).cast(), size_of::<Name>() as u32) };
-    (name, thread)
+    let mut name = MaybeUninit::<Name>::uninit();
+    // SAFETY: it is as large as that, and the helper fills all of it, whatever it returns.
+    unsafe {
+        let _always_works =
+            bpf_get_current_comm(name.as_mut_ptr().cast(), size_of::<Name>() as u32);
+        (name.assume_init(), thread)
+    }
 }
 
 #[inline(always)]

@@ -188,31 +188,48 @@ pub enum Hook {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// Name of the program in the eBPF object. Where the kernel has no compare-and-exchange (before 5.12), a program of
-    /// that name with `_plain` behind it goes first if there is one.
+    /// that name with `_plain` behind it goes first if there is one. One may be on several hooks.
     pub program: &'static str,
     /// Where it goes.
     pub hook: Hook,
     /// What a run of it means.
     pub role: Role,
+    /// What it does for the signal, one of [`netdiag_common::globals::duty`], where it does something for another
+    /// one, too, and is attached once; or what it may do in place of another one; else 0.
+    pub duty: u32,
+    /// The duty that others may have in its place; then it is taken out again. 0: none.
+    pub relieved_by: u32,
 }
 
 impl Attachment {
     /// A program that sees samples begin, or all that there is of them.
     #[must_use]
     pub const fn new(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::Begin }
+        Self { program, hook, role: Role::Begin, duty: 0, relieved_by: 0 }
     }
 
     /// A program that sees the ends of samples that began elsewhere.
     #[must_use]
     pub const fn end(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::End }
+        Self { role: Role::End, ..Self::new(program, hook) }
     }
 
     /// A program by which no sample is missed when the kernel skips it.
     #[must_use]
     pub const fn aside(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::Aside }
+        Self { role: Role::Aside, ..Self::new(program, hook) }
+    }
+
+    /// The same for a program that several signals share, or that may do more.
+    #[must_use]
+    pub const fn with_duty(self, duty: u32) -> Self {
+        Self { duty, ..self }
+    }
+
+    /// The same for a program that is not needed where others do that.
+    #[must_use]
+    pub const fn relieved_by(self, duty: u32) -> Self {
+        Self { relieved_by: duty, ..self }
     }
 }
 

@@ -2,6 +2,7 @@
 //! each supported kernel.
 
 mod binaries;
+mod blessed;
 mod machines;
 mod runner;
 mod steps;
@@ -22,7 +23,7 @@ use anyhow::{Result, bail};
 
 use self::{
     binaries::Binary,
-    machines::MACHINES,
+    machines::{MACHINES, Machine},
     steps::{Output, Steps},
     tally::Tally,
 };
@@ -31,22 +32,27 @@ use crate::{build, ebpf, image, process, sbom, setup, workspace};
 /// Run every check and test
 #[derive(clap::Args)]
 #[command(
-    after_help = "Steps: format, unit, native, image, cost, lints, licences, object, and vm-NAME for each machine: vm-5.10,
-vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 with -programs, and
-vm-6.12 with -preempt, -containers and -lockdown. The steps set-up, build and build-tests come first
-where others need them. Beside the native tests run image, cost, licences, object and the machines named
--counting, on what these leave of the processors; the other machines come after them, with lints beside them.
+    after_help = "Steps: format, unit, native, image, cost, ratios, lints, licences, object, and vm-NAME for each machine:
+vm-5.10, vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 with
+-programs, and vm-6.12 with -preempt, -containers and -lockdown. The steps set-up, build and build-tests come
+first where others need them. Beside the native tests run image, cost, ratios, licences, object and the machines
+named -counting, on what these leave of the processors; the other machines come after them, with lints beside them.
 
 Examples:
   cargo xtask test                             everything
   cargo xtask test --only unit --only native   two steps
   cargo xtask test --only vm                   all steps whose name starts with vm
-  cargo xtask test --only vm-5.10 -- retransmit    only kernel-facing tests named so, on 5.10"
+  cargo xtask test --only vm-5.10 -- retransmit    only kernel-facing tests named so, on 5.10
+  cargo xtask test --only vm --test verifier   only those of one file, on each machine that has them"
 )]
 pub(crate) struct Args {
     /// Only steps whose name starts so
     #[arg(long, value_name = "STEP")]
     only: Vec<String>,
+
+    /// Only kernel-facing tests of a file in tests/tests, without its ending; machines that have none are left out
+    #[arg(long, value_name = "FILE")]
+    test: Vec<String>,
 
     /// Virtual machines and checks at a time; the tests in a machine wait for a third of their time
     #[arg(long, value_name = "N", default_value_t = 3)]
@@ -61,8 +67,8 @@ pub(crate) struct Args {
 type Job<'a> = (&'static str, Box<dyn FnOnce(&mut Output) -> Result<Tally> + Send + 'a>);
 
 /// The steps by name, but for those that only prepare others and those in machines.
-const STEPS: [&str; 8] =
-    ["format", "unit", "native", "image", "cost", "lints", "licences", "object"];
+const STEPS: [&str; 9] =
+    ["format", "unit", "native", "image", "cost", "ratios", "lints", "licences", "object"];
 
 /// Those that need nothing built.
 const BARE: [&str; 4] = ["format", "lints", "licences", "object"];
@@ -75,6 +81,11 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             bail!("--only {only} names no step, nothing was run: choose from {}", names.join(", "));
         }
     }
+    for test in &args.test {
+        if !workspace::root().join(format!("tests/tests/{test}.rs")).is_file() {
+            bail!("--test {test} names no file in tests/tests, nothing was run");
+        }
+    }
     let steps = Steps::new(&args.only);
     steps.run("format", |output| {
         setup::linters()?;
@@ -82,10 +93,13 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     });
     let needing = names.iter().filter(|name| !BARE.contains(name) && steps.wants(name));
     let needing: Vec<_> = needing.copied().collect();
-    let built = if needing.is_empty() { Vec::new() } else { build(&steps) };
+    let mut built = if needing.is_empty() { Vec::new() } else { build(&steps) };
     if built.is_empty() && !needing.is_empty() {
         eprintln!("test: left out, for not all that they need was built: {}", needing.join(", "));
     }
+    built.retain(|binary| {
+        !binary.kernel_facing || args.test.is_empty() || args.test.contains(&binary.name)
+    });
     let mut checks: Vec<Job<'_>> = Vec::new();
     let mut machines: Vec<Job<'_>> = Vec::new();
     if !built.is_empty() {
@@ -93,10 +107,12 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         steps.run("unit", |output| unit(&built, output));
         checks.push(("image", Box::new(image)));
         checks.push(("cost", Box::new(cost)));
+        checks.push(("ratios", Box::new(ratios)));
     }
     checks.push(("licences", Box::new(licences)));
     checks.push(("object", Box::new(|_| object())));
-    for machine in MACHINES.iter().filter(|_| !built.is_empty()) {
+    let is_used = |machine: &&Machine| built.iter().any(|binary| machine.has(binary));
+    for machine in MACHINES.iter().filter(is_used) {
         // CPU time there is a count of instructions, so idle priority does not change a result.
         let beside = machine.counts && steps.wants("native");
         let jobs = if beside { &mut checks } else { &mut machines };
@@ -120,11 +136,13 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     // A machine may have none of the tests that were asked for, but not all of them.
     let takes_arguments =
         |name: &str| name == "native" || MACHINES.iter().any(|machine| machine.name == name);
-    let none = !args.arguments.is_empty() && !steps.failed() && steps.ended(takes_arguments) == 0;
+    let is_narrow = !args.arguments.is_empty() || !args.test.is_empty();
+    let none = is_narrow && !steps.failed() && steps.ended(takes_arguments) == 0;
     let code = steps.report();
     if none {
         bail!(
-            "{:?} names no kernel-facing test of the steps that ran: nothing was tested",
+            "{:?} {:?} names no kernel-facing test of the steps that ran: nothing was tested",
+            args.test,
             args.arguments
         );
     }
@@ -136,6 +154,9 @@ fn build(steps: &Steps<'_>) -> Vec<Binary> {
     let mut built = Vec::new();
     let is_set_up = steps.always("set-up", |_| {
         setup::test_tools()?;
+        if steps.wants("ratios") {
+            setup::bench_tools()?;
+        }
         build::object().map(|()| Tally::default())
     });
     if !is_set_up {
@@ -205,6 +226,7 @@ fn native(built: &[Binary], arguments: &[OsString], output: &mut Output) -> Resu
         command
             .current_dir(&binary.directory)
             .arg(format!("NETDIAG_BIN={}", netdiag.display()))
+            .args(blessed::variable())
             .arg(&binary.path)
             .arg("--show-output")
             .args(arguments);
@@ -224,14 +246,24 @@ fn image(output: &mut Output) -> Result<Tally> {
     runner::check(command.args(["--", "sh", "-c", image::DOCTOR]), output)
 }
 
-/// What a send costs, in instructions of kernels with and without socket storage for every program.
+/// What a send costs, in instructions of kernels with and without socket storage for every program, and on one that has it
+/// what all else costs.
 fn cost(output: &mut Output) -> Result<Tally> {
+    counted(&["--alone --kernel 5.10 --source fexit", "--kernel 6.12 --every"], output)
+}
+
+/// What a send costs of what it costs with other tracers, in instructions as well.
+fn ratios(output: &mut Output) -> Result<Tally> {
+    counted(&["--kernel 6.12 --source fexit", "--kernel 6.12 --source kprobe"], output)
+}
+
+/// Runs benchmarks in machines that count instructions, of which one round is as good as many.
+fn counted(benchmarks: &[&str], output: &mut Output) -> Result<Tally> {
     let mut tally = Tally::default();
-    for (kernel, source) in [("5.10", "fexit"), ("6.12", "fexit"), ("6.12", "kprobe")] {
+    for options in benchmarks {
         let mut command = Command::new(workspace::xtask()?);
-        command.args(["bench", "--no-build", "--icount", "--alone", "--rounds", "1"]);
-        command.args(["--kernel", kernel, "--source", source]);
-        tally += runner::check(&mut command, output)?;
+        command.args(["bench", "--no-build", "--icount", "--rounds", "1"]);
+        tally += runner::check(command.args(options.split(' ')), output)?;
     }
     Ok(tally)
 }

@@ -118,23 +118,30 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(run(args, &netdiag)?))
 }
 
-/// What a command printed in a machine that counts instructions.
+/// The series of a kernel that is asked for as [`Args::kernel`] is.
+pub(crate) fn series(kernel: &str) -> Result<String> {
+    Ok(Kernel::get(kernel)?.series)
+}
+
+/// What commands printed in a machine that counts instructions.
 pub(crate) struct Counted {
     pub(crate) series: String,
     pub(crate) build: String,
     pub(crate) output: String,
 }
 
-/// Runs `command` in a machine that counts instructions, with these host files in its directory there and
-/// these programs of the host, as the options `--bring` and `--with` have them.
+/// Runs commands one after the other in a machine that counts instructions, with these host files in their directory
+/// there and these programs of the host, as the options `--bring` and `--with` have them.
 pub(crate) fn count(
     series: &str,
     netdiag: &Path,
     bring: Vec<String>,
     with: Vec<String>,
-    command: &[String],
+    commands: &[Vec<String>],
 ) -> Result<Counted> {
     const OUTPUT: &str = "/root/output";
+    const TIMEOUT_S: u64 = 3600;
+    let script: String = commands.iter().map(|command| image::quote(command) + "\n").collect();
     let scratch = tempfile::tempdir().context("no temporary directory")?;
     let output = scratch.path().join("output");
     let args = Args {
@@ -144,7 +151,7 @@ pub(crate) fn count(
         memory: 1024,
         icount: true,
         kvm: false,
-        timeout: 3600,
+        timeout: TIMEOUT_S * commands.len() as u64,
         bring,
         take: vec![format!("{OUTPUT}={}", output.display())],
         with,
@@ -152,13 +159,11 @@ pub(crate) fn count(
         env: Vec::new(),
         no_build: true,
         time: false,
-        command: ["sh", "-c", &format!("exec > {OUTPUT}; exec {}", image::quote(command))]
-            .map(OsString::from)
-            .to_vec(),
+        command: ["sh", "-ec", &format!("exec > {OUTPUT}\n{script}")].map(OsString::from).to_vec(),
     };
     let status = run(&args, netdiag)?;
     if status != 0 {
-        bail!("{} failed in the machine (status {status})", command.join(" "));
+        bail!("one of these failed in the machine (status {status}), as it said:\n{script}");
     }
     let Kernel { series, build, .. } = Kernel::get(series)?;
     let output = fs::read_to_string(&output).context("cannot read what the command printed")?;

@@ -12,7 +12,6 @@ use aya_ebpf::{
 use netdiag_common::{
     counters::Counters,
     field::Field,
-    flow::FlowKey,
     message::{HEAD, HEADER, Message},
     signal::{
         Signal,
@@ -289,7 +288,7 @@ unsafe fn began(skb: Pointer, record: &mut Record) -> Result<(), Refused> {
         if record.asked.protocol == record.key.protocol && record.asked.peer_port == PORT {
             record.flags |= flag::TRACKED;
         } else {
-            record.asked = FlowKey::default();
+            words::zero(&raw mut record.asked);
         }
     }
     Ok(())

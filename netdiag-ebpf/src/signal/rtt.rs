@@ -21,7 +21,7 @@ use self::estimator::Found;
 use crate::{
     account::{Lane, counters, sheds},
     batch,
-    filter::{self, User},
+    filter::{self, Answer, User},
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     nested,
     numbers::state::ESTABLISHED,
@@ -247,10 +247,10 @@ unsafe fn look<A: Access>(sk: Pointer, what: What, lane: Lane) {
 unsafe fn first_sight<A: Access>(sk: Pointer, tp: Pointer, lane: Lane, counters: &mut Counters) {
     // SAFETY: passed on.
     match unsafe { filter::passes::<A>(sk, User::Unknown) } {
-        Ok(true) => {}
+        Answer::Wanted => {}
         // Whether there was a sample cannot be told without a place to remember the last one.
-        Ok(false) => return,
-        Err(_) => {
+        Answer::Unwanted => return,
+        Answer::Unread => {
             counters.seen += 1;
             counters.read_failed += 1;
             return;

@@ -1,5 +1,6 @@
 //! Programs of the signal `socket`, and the introduction of a socket that other signals met first.
 
+mod descriptor;
 mod detail;
 mod handshake;
 mod owner;
@@ -12,23 +13,24 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use aya_log_ebpf::{debug, warn};
-use netdiag_common::{
-    signal::{Signal, socket::what},
-    turn::Turns,
-};
+use netdiag_common::signal::{Signal, socket::what};
 
-pub(crate) use self::report::{
-    Context, admit, admit_to, header, identify, introduction, is_due, report,
+pub(crate) use self::{
+    owner::reads,
+    report::{
+        Context, admit, admit_to, header, header_at, identify, identify_request, introduction,
+        is_due, report,
+    },
 };
 use crate::{
     account::{Lane, socket_counters},
-    filter::{self, User},
+    filter::{self, Answer, User},
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Typed},
     nested,
     numbers::state::{CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV, SYN_SENT},
     signal::{retransmit, send},
-    slot::{self, ANNOUNCED, CLIENT, RoundTrips, SERVER, Slot, Told},
+    slot::{self, ANNOUNCED, CLIENT, SERVER, Slot},
 };
 
 const STATE: Lane = Lane::new(Signal::Socket, 0);
@@ -123,10 +125,10 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
     }
     if settings::is_on(Signal::Rtt) {
         // The handshake's is the first sample, and its only one.
-        slot.rtt = RoundTrips::NONE;
+        slot.round_trips_begin();
     }
     if settings::is_on(Signal::Turn) {
-        (slot.turns, slot.told) = (Turns::new(), Told::NOTHING);
+        slot.turns_begin();
     }
     if undecided {
         return;
@@ -154,15 +156,16 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
 #[inline(always)]
 fn is_wanted<A: Access>(sk: Pointer, user: User, accepted: bool, lane: Lane) -> bool {
     // SAFETY: the tracepoint gives a full TCP socket.
-    let passes = unsafe { filter::passes::<A>(sk, user) };
-    if passes == Ok(true) {
+    let answer = unsafe { filter::passes::<A>(sk, user) };
+    if answer == Answer::Wanted {
         return true;
     }
     if let Some(counters) = socket_counters(lane) {
         counters.seen += 1;
-        match passes {
-            Err(_) => counters.read_failed += 1,
-            Ok(_) => counters.filtered += 1,
+        if answer == Answer::Unread {
+            counters.read_failed += 1;
+        } else {
+            counters.filtered += 1;
         }
     }
     if accepted && filter::by_owner() {

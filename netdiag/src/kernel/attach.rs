@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use aya::Ebpf;
 use netdiag_common::{
     field::{Field, Location},
-    globals::{Locations, SlotPlace},
+    globals::{Locations, SlotPlace, duty},
     signal::Signal,
 };
 
@@ -39,7 +39,11 @@ pub(super) struct Attached {
     pub(super) signal: Signal,
     pub(super) program: String,
     pub(super) role: Role,
-    /// None while the function is not there.
+    /// What it does for that signal, see [`Attachment::duty`].
+    pub(super) duty: u32,
+    /// See [`Attachment::relieved_by`].
+    pub(super) relieved_by: u32,
+    /// None while the function is not there, and where another signal has it.
     pub(super) link: Option<Link>,
 }
 
@@ -57,6 +61,25 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// Takes programs out again whose work others can do beside their own, where they may (`tells_readers`), and says
+    /// so to those.
+    pub(super) fn relieve(&mut self, ebpf: &mut Ebpf, tells_readers: bool) {
+        let can = self.attached.iter().fold(0, |can, attached| can | attached.duty);
+        let can = if tells_readers { can & duty::READERS } else { 0 };
+        let mut done = 0;
+        self.attached.retain(|attached| {
+            let is_relieved = attached.relieved_by & can != 0;
+            if is_relieved {
+                done |= attached.relieved_by;
+                unload(ebpf, &attached.program);
+            }
+            !is_relieved
+        });
+        for attached in &mut self.attached {
+            attached.duty &= !duty::READERS | done;
+        }
+    }
+
     /// Whether programs have the kernel copy packets, into a ring of each processor.
     pub(super) fn copies_packets(&self) -> bool {
         self.statuses[Signal::Dns as usize].source.as_deref() == Some(dns::COPIES)
@@ -116,7 +139,7 @@ impl<'a> Plan<'a> {
     /// Attaches every wanted signal.
     pub(super) fn attach(&self, ebpf: &mut Ebpf) -> Verdict {
         let plain = !self.kernel.has_compare_exchange(ebpf);
-        let mut refusals = ahead::load(self, ebpf, plain);
+        let refusals = ahead::load(self, ebpf, plain);
         let mut outcome = Outcome::default();
         for definition in DEFINITIONS {
             if !self.wanted().any(|wanted| wanted.signal == definition.signal) {
@@ -133,7 +156,8 @@ impl<'a> Plan<'a> {
                 }
                 let presence = source.module.map(Presence::of);
                 let signal = definition.signal;
-                let mut trial = Trial { plan: *self, ebpf, signal, plain, refusals: &mut refusals };
+                let (refusals, others) = (&refusals, outcome.attached.as_slice());
+                let mut trial = Trial { plan: *self, ebpf, signal, plain, refusals, others };
                 let result = if self.waits_for_module(source) {
                     // Its functions cannot be looked for yet.
                     self.fields(source.fields).and_then(|()| trial.until_loaded(source))
@@ -286,7 +310,9 @@ struct Trial<'a> {
     /// Whether programs do without compare-and-exchange.
     plain: bool,
     /// What the kernel refused when it was loaded ahead.
-    refusals: &'a mut Refused,
+    refusals: &'a Refused,
+    /// Programs that other signals have attached.
+    others: &'a [Attached],
 }
 
 impl Trial<'_> {
@@ -369,20 +395,26 @@ impl Trial<'_> {
     /// not yet attached.
     fn attach_all(&mut self, attachments: &[Attachment]) -> Result<Vec<Attached>> {
         self.was_refused(attachments)?;
-        let Self { plan, ebpf, signal, plain, .. } = self;
+        let Self { plan, ebpf, signal, plain, others, .. } = self;
+        let is_there = |program: &str| others.iter().any(|other| other.program == program);
         let mut attached = Vec::new();
         for attachment in attachments.iter().rev() {
             let program = program_name(ebpf, attachment, *plain);
-            match plan.kernel.attach(ebpf, &program, attachment.hook) {
+            let link = if is_there(&program) {
+                Ok(None)
+            } else {
+                plan.kernel.attach(ebpf, &program, attachment.hook).map(Some)
+            };
+            match link {
                 Ok(link) => {
-                    let role = attachment.role;
-                    attached.push(Attached { signal: *signal, program, role, link: Some(link) });
+                    let Attachment { role, duty, relieved_by, .. } = *attachment;
+                    let signal = *signal;
+                    attached.push(Attached { signal, program, role, duty, relieved_by, link });
                 }
                 Err(error) => {
-                    for attachment in attachments {
-                        let program = program_name(ebpf, attachment, *plain);
-                        unload(ebpf, &program);
-                    }
+                    let programs = attachments.iter().map(|it| program_name(ebpf, it, *plain));
+                    let own: Vec<_> = programs.filter(|program| !is_there(program)).collect();
+                    own.iter().for_each(|program| unload(ebpf, program));
                     return Err(error);
                 }
             }
@@ -391,12 +423,11 @@ impl Trial<'_> {
     }
 
     /// Why one of these programs could not be loaded; they are all out of the kernel then.
-    fn was_refused(&mut self, attachments: &[Attachment]) -> Result<()> {
-        let Self { ebpf, plain, refusals, .. } = self;
+    fn was_refused(&self, attachments: &[Attachment]) -> Result<()> {
         for attachment in attachments.iter().rev() {
-            let program = program_name(ebpf, attachment, *plain);
-            if let Some(error) = refusals.remove(&program) {
-                return Err(error);
+            let program = program_name(self.ebpf, attachment, self.plain);
+            if let Some(error) = self.refusals.get(&program) {
+                bail!("{error:#}");
             }
         }
         Ok(())

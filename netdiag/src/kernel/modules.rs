@@ -131,6 +131,8 @@ impl Follow {
                     signal: self.signal,
                     program: attachment.program.to_owned(),
                     role: attachment.role,
+                    duty: attachment.duty,
+                    relieved_by: attachment.relieved_by,
                     link,
                 }),
             }

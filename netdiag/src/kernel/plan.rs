@@ -185,6 +185,7 @@ pub(super) fn plan(
             // Where typed programs have no helper to reach socket storage by (5.10), they can use the hash.
             Verdict::Done(outcome) if (place, reads_memory) != last && lacks_sockets(&outcome) => {}
             Verdict::Done(mut outcome) => {
+                outcome.relieve(&mut ebpf, frozen.settings.tells_readers != 0);
                 drops::amend(kernel, &mut outcome.statuses);
                 let hierarchy = options.hierarchy.as_ref();
                 cgroups::amend(kernel, hierarchy, reads_memory, &mut outcome.statuses);
@@ -314,6 +315,10 @@ fn settings(kernel: &Kernel, options: &Options, place: SlotPlace, reads_memory: 
     };
     drops::configure(kernel, &mut settings);
     cgroups::configure(kernel, options.hierarchy.as_ref(), reads_memory, &mut settings);
+    if options.filters.by_owner() || kernel.btf.tracepoint("sock_recv_length").is_none() {
+        // Whose it is shall be known before anything is read; or nobody is to be relieved.
+        settings.tells_readers = 0;
+    }
     settings
 }
 

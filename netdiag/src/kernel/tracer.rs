@@ -66,7 +66,9 @@ pub struct Tracer {
     attached: Vec<Attached>,
     counting: Counting,
     /// A [`Live`].
-    live: Array<MapData, u64>,
+    live: Array<MapData, [u32; 3]>,
+    /// What it was as the programs began.
+    begun: Live,
     samples: Ring,
     sockets: Ring,
     events: Ring,
@@ -100,7 +102,7 @@ impl Tracer {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
         };
-        let mut live = Array::<_, u64>::try_from(take(".bss")?).context("map .bss")?;
+        let mut live = Array::<_, [u32; 3]>::try_from(take(".bss")?).context("map .bss")?;
         let counting = Counting::new(take("COUNTERS")?, take("BATCHES")?)?;
         let mut ring = |name| {
             Ring::new(take(name)?, name).context(
@@ -131,14 +133,19 @@ impl Tracer {
             }
         }
         let labels = drops::labels(&kernel);
-        let begun = Live { begun: 1, shed: 0 };
-        live.set(0, begun.value(), 0).context("the programs cannot be told to begin")?;
+        let duties = outcome.attached.iter().fold(0, |duties, attached| duties | attached.duty);
+        let begun = Live { begun: 1, duties, shed: 0 };
+        // What programs are to do first: no run shall see half of it.
+        for live_by_now in [Live { begun: 0, ..begun }, begun] {
+            live.set(0, live_by_now.words(), 0).context("the programs cannot be told to begin")?;
+        }
         object::release();
         Ok(Self {
             ebpf,
             attached: outcome.attached,
             counting,
             live,
+            begun,
             samples,
             sockets,
             events,

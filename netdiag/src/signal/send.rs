@@ -4,6 +4,7 @@ use netdiag_common::{
     batch::BATCH,
     field::Field,
     flow::FlowId,
+    globals::duty,
     signal::{Signal, send::Sample},
 };
 
@@ -71,13 +72,18 @@ const FEXIT: Source = Source {
     when_preempted: None,
 };
 
+const CALLS_BEGIN: Attachment =
+    Attachment::new("calls_begin_tp_btf", Hook::TpBtf("tcp_sendmsg_locked"))
+        .with_duty(duty::SEND_BEGINS);
+
 /// The pair of tracepoints of 6.16 and later. The next call is taken for a further turn of one whose
 /// end was skipped, and the two make one sample: such an end is a missed sample as well.
 const TRACEPOINTS: Source = Source {
     name: "tracepoints",
     attachments: &[
-        Attachment::new("send_begin_tp_btf", Hook::TpBtf("tcp_sendmsg_locked")),
-        Attachment::new("send_end_tp_btf", Hook::TpBtf("sock_send_length")),
+        CALLS_BEGIN,
+        Attachment::new("calls_end_tp_btf", Hook::TpBtf("sock_send_length"))
+            .with_duty(duty::SEND_ENDS),
     ],
     extras: &[],
     fields: &[Field::SkProtocol],
@@ -102,7 +108,7 @@ const TRACEPOINTS_BLIND: &[&str] = &[
 const TRACEPOINTS_PREEMPTED: Source = Source {
     name: "tracepoints",
     attachments: &[
-        Attachment::new("send_begin_tp_btf", Hook::TpBtf("tcp_sendmsg_locked")),
+        CALLS_BEGIN,
         Attachment::new("send_locked_end_tracepoint", Hook::Tracepoint("sock", "sock_send_length")),
     ],
     extras: &[],

@@ -5,6 +5,7 @@ use std::{num::NonZeroU64, sync::Arc};
 use netdiag_common::{
     field::Field,
     flow::{SocketRef, TcpCounters, TcpDetail},
+    globals::duty,
     signal::{
         Signal,
         socket::{Record, what},
@@ -178,9 +179,11 @@ const ACCEPT_KPROBE: Attachment =
 const ACCEPT_EXIT: Attachment =
     Attachment::new("socket_accept_tp", Hook::Tracepoint("syscalls", "sys_exit_accept"));
 const ACCEPT4_EXIT: Attachment =
-    Attachment::new("socket_accept4_tp", Hook::Tracepoint("syscalls", "sys_exit_accept4"));
+    Attachment::new("socket_accept_tp", Hook::Tracepoint("syscalls", "sys_exit_accept4"));
 const FIRST_RECEIVE: Attachment =
     Attachment::new("socket_recv_tp_btf", Hook::TpBtf("sock_recv_length"));
+/// Beside programs that see accept: after that it is enough to know who reads data.
+const RECEIVE_LATER: Attachment = FIRST_RECEIVE.relieved_by(duty::READERS);
 
 const NOT_BY_CALL: &str = "accept_wait of connections accepted by io_uring or a 32-bit program";
 
@@ -222,9 +225,9 @@ const ACCEPT: Extra = Extra {
             "socket_accept_fexit_4",
             Hook::FexitWith("inet_csk_accept", 4),
         )]),
-        Alternative::programs(&[ACCEPT_KPROBE, FIRST_RECEIVE]).costing(Cost::Call),
+        Alternative::programs(&[ACCEPT_KPROBE, RECEIVE_LATER]).costing(Cost::Call),
         Alternative::programs(&[ACCEPT_KPROBE]),
-        Alternative::programs(&[ACCEPT_EXIT, ACCEPT4_EXIT, FIRST_RECEIVE])
+        Alternative::programs(&[ACCEPT_EXIT, ACCEPT4_EXIT, RECEIVE_LATER])
             .reading(DESCRIPTOR)
             .blind_to(&[NOT_BY_CALL])
             .costing(Cost::SystemCall),
@@ -246,7 +249,7 @@ const ACCEPT: Extra = Extra {
 /// Who a connection belongs to, for programs that do not reach what is remembered of it.
 const RECEIVE: Extra = Extra {
     when: When::TracepointExists("sock_recv_length"),
-    alternatives: &[Alternative::programs(&[FIRST_RECEIVE]).costing(Cost::Call)],
+    alternatives: &[Alternative::programs(&[RECEIVE_LATER]).costing(Cost::Call)],
     lost: "under filters by owner, what an accepted socket did before it first sent",
     counts: &[],
 };

@@ -4,6 +4,7 @@ use netdiag_common::{
     batch::BATCH,
     field::Field,
     flow::FlowId,
+    globals::duty,
     signal::{
         Signal,
         turn::{Sample, kind},
@@ -132,6 +133,9 @@ pub const DEFINITION: Definition = Definition {
 const SEQUENCES: &[Field] =
     &[Field::TcpWriteSeq, Field::TcpSndUna, Field::TcpCopiedSeq, Field::TcpRcvNxt, Field::TcpMstamp];
 
+const READ: Attachment = Attachment::new("turn_read_tp_btf", Hook::TpBtf("tcp_rcv_space_adjust"))
+    .with_duty(duty::READERS);
+
 /// Both ends of each send call under the socket's lock.
 const FEXIT: Source = Source {
     name: "fexit",
@@ -140,7 +144,7 @@ const FEXIT: Source = Source {
         Attachment::aside("turn_send_fexit", Hook::Fexit("tcp_sendmsg_locked")),
         Attachment::new("turn_ready_fentry", Hook::Fentry("tcp_data_ready")),
         Attachment::aside("turn_ready_second_fentry", Hook::Fentry("tcp_data_ready")),
-        Attachment::new("turn_read_tp_btf", Hook::TpBtf("tcp_rcv_space_adjust")),
+        READ,
     ],
     extras: &[Extra {
         when: When::FunctionExists("do_tcp_sendpages"),
@@ -166,11 +170,13 @@ const FEXIT: Source = Source {
 const TRACEPOINTS: Source = Source {
     name: "tracepoints",
     attachments: &[
-        Attachment::new("turn_send_tp_btf", Hook::TpBtf("tcp_sendmsg_locked")),
-        Attachment::aside("turn_sent_tp_btf", Hook::TpBtf("sock_send_length")),
+        Attachment::new("calls_begin_tp_btf", Hook::TpBtf("tcp_sendmsg_locked"))
+            .with_duty(duty::TURN_BEGINS),
+        Attachment::aside("calls_end_tp_btf", Hook::TpBtf("sock_send_length"))
+            .with_duty(duty::TURN_ENDS),
         Attachment::aside("turn_ready_second_tp_btf", Hook::TpBtf("sk_data_ready")),
         Attachment::new("turn_ready_tp_btf", Hook::TpBtf("sk_data_ready")),
-        Attachment::new("turn_read_tp_btf", Hook::TpBtf("tcp_rcv_space_adjust")),
+        READ,
     ],
     extras: &[],
     fields: SEQUENCES,
@@ -190,7 +196,8 @@ const KPROBE: Source = Source {
     attachments: &[
         Attachment::new("turn_send_kprobe", Hook::Kprobe("tcp_sendmsg_locked")),
         Attachment::new("turn_ready_kprobe", Hook::Kprobe("tcp_data_ready")),
-        Attachment::new("turn_read_raw_tp", Hook::RawTp("tcp_rcv_space_adjust")),
+        Attachment::new("turn_read_raw_tp", Hook::RawTp("tcp_rcv_space_adjust"))
+            .with_duty(duty::READERS),
     ],
     extras: &[
         Extra {

@@ -34,7 +34,7 @@ pub struct Own {
 pub struct OwnProgram {
     /// Its name.
     pub program: String,
-    /// The signal that it is of.
+    /// The signal that it is of; of several that share it the first.
     pub signal: String,
     /// Runs that were measured.
     pub runs: u64,

@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use super::{
     binaries::{self, Binary},
-    runner,
+    blessed, runner,
     steps::Output,
     tally::Tally,
 };
@@ -185,6 +185,11 @@ pub(crate) const MACHINES: [Machine; 16] = [
 const SECONDS: u32 = 7200;
 
 impl Machine {
+    /// Whether a test binary runs on it.
+    pub(crate) fn has(&self, binary: &Binary) -> bool {
+        binary.kernel_facing && self.tests.has(&binary.name)
+    }
+
     /// Runs the kernel-facing tests on it.
     pub(crate) fn run(
         &self,
@@ -201,7 +206,8 @@ impl Machine {
             command.args(["--smp", &self.processors.to_string()]);
         }
         command.arg(format!("--bring={}=/root/tests", directory.display()));
-        command.args(self.environment.iter().map(|variable| format!("--env={variable}")));
+        let variables = self.environment.iter().copied().chain(blessed::variable());
+        command.args(variables.map(|variable| format!("--env={variable}")));
         if CONTAINERS.iter().any(|name| self.tests.has(name)) {
             command.args(workshop(|name| env::var(name).ok()));
         }

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
+    blessed,
     steps::Output,
     tally::{Reader, Tally},
 };
@@ -42,6 +43,7 @@ pub(crate) fn tests(command: &mut Command, output: &mut Output) -> Result<Tally>
         if let Some(progress) = text.strip_prefix("== ").filter(|_| text.contains(" took ")) {
             eprintln!("test: {}", progress.trim_end());
         }
+        blessed::take(&text)?;
         reader.line(&text);
         line.clear();
     }

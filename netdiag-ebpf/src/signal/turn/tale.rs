@@ -1,6 +1,5 @@
 //! What the programs of the signal `turn` know of a socket, and what they tell of it.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use netdiag_common::{
     batch::Batch,
     counters::Counters,
@@ -15,7 +14,8 @@ use netdiag_common::{
 use crate::{
     account::{Lane, sheds},
     batch,
-    filter::{self, User},
+    calls::Seen,
+    filter::{self, Answer, User},
     kernel::{self, Access, Pointer, Refused, field},
     numbers::state::{CLOSE, CLOSE_WAIT, CLOSING, LAST_ACK, TIME_WAIT},
     signal::socket,
@@ -60,19 +60,20 @@ const fn has_fin(state: i32) -> bool {
 }
 
 impl Socket {
-    /// The socket in a state of which `is_wanted` holds; `None` where nothing of it is, or cannot be.
+    /// The socket in a state of which `is_wanted` holds; `None` where nothing of it is, or cannot be. `seen` is what
+    /// was found out about it before.
     ///
     /// # Safety
     /// `sk` is a full TCP socket.
     #[inline(always)]
     pub(super) unsafe fn find<A: Access>(
         sk: Pointer,
+        seen: Seen,
         is_wanted: impl Fn(i32) -> bool,
         lane: Lane,
         counters: &mut Counters,
     ) -> Option<Self> {
-        // SAFETY: no precondition.
-        let now_ns = unsafe { bpf_ktime_get_ns() };
+        let now_ns = seen.now_ns();
         // SAFETY: passed on.
         let state = unsafe { kernel::state::<A>(sk) };
         let Ok(state) = state else {
@@ -83,14 +84,14 @@ impl Socket {
         if !is_wanted(state) {
             return None;
         }
-        let known = slot::find::<A>(sk);
+        let known = seen.slot.or_else(|| slot::find::<A>(sk));
         if known.is_none() {
             // Older than the programs, or left out by a filter: then nobody can tell whether a turn ends.
             // SAFETY: passed on.
             match unsafe { filter::passes::<A>(sk, User::Unknown) } {
-                Ok(true) => {}
-                Ok(false) => return None,
-                Err(_) => {
+                Answer::Wanted => {}
+                Answer::Unwanted => return None,
+                Answer::Unread => {
                     counters.seen += 1;
                     counters.read_failed += 1;
                     return None;

@@ -23,8 +23,8 @@ impl Tracer {
     /// # Errors
     /// They cannot be told.
     pub fn shed(&mut self, signals: u32) -> Result<()> {
-        let live = Live { begun: 1, shed: signals };
-        self.live.set(0, live.value(), 0).context("the programs cannot be told what to leave out")
+        let live = Live { shed: signals, ..self.begun };
+        self.live.set(0, live.words(), 0).context("the programs cannot be told what to leave out")
     }
 
     /// Whether samples fill more than half of their ring.
@@ -33,14 +33,18 @@ impl Tracer {
         self.samples.is_half_full()
     }
 
-    /// Measures the programs that are attached by now.
+    /// Measures the programs that are attached by now, each once: those that several signals share, as one of the first
+    /// of these.
     ///
     /// # Errors
     /// There is no descriptor left.
     pub fn meter(&self) -> Result<Meter> {
         let mut programs = Vec::new();
-        for Attached { signal, program: name, .. } in &self.attached {
+        for (nth, Attached { signal, program: name, .. }) in self.attached.iter().enumerate() {
             let Some(program) = self.ebpf.program(name) else { continue };
+            if self.attached[..nth].iter().any(|before| before.program == *name) {
+                continue;
+            }
             let fd = program.fd()?.try_clone().context("no descriptor to measure a program by")?;
             programs.push(Measured { signal: *signal, name: name.clone(), fd });
         }

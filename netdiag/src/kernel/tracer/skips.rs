@@ -25,9 +25,11 @@ pub(super) struct Counted {
 /// The attached programs, for the kernel's counts of them.
 pub(super) fn counted(ebpf: &Ebpf, attached: &[Attached]) -> Result<Vec<Counted>> {
     let mut counted = Vec::new();
-    for &Attached { signal, program: ref name, role, .. } in attached {
+    for (nth, &Attached { signal, program: ref name, role, .. }) in attached.iter().enumerate() {
         let Some(program) = ebpf.program(name) else { continue };
-        if role == Role::Aside {
+        // One that is on several hooks of a signal counts for all of them.
+        let is_same = |it: &Attached| it.signal == signal && it.program == *name;
+        if role == Role::Aside || attached[..nth].iter().any(is_same) {
             continue;
         }
         let fd = program.fd()?.try_clone().context("no descriptor for a program's counts")?;

@@ -1,0 +1,25 @@
+//! How long it takes from netdiag's `exec`, with all signals, to its first data, beside bpftrace with the script that
+//! everyone copies.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::{
+    Args,
+    parts::{Measurement, Part},
+};
+
+static START: Measurement = Measurement {
+    name: "start",
+    title: "from exec to the first send that counts, and to the first line of data",
+    parts: &[
+        Part { name: "first_event_ms", digits: 0, limit: None },
+        Part { name: "first_line_ms", digits: 0, limit: None },
+    ],
+    is_compared: true,
+};
+
+pub(super) fn main(args: &Args) -> Result<ExitCode> {
+    START.main(args, vec![args.rounds().to_string()])
+}
