@@ -34,7 +34,7 @@ const CASES: &[Case] = &[
     // Before those are the first that Rust's runtime makes before `main`.
     ("mmap", "ENOMEM", &[10, 15], (80, 1)),
     ("openat", "EMFILE", &[10, 40, 160], (400, 9)),
-    ("fcntl", "EMFILE", &[30], (200, 11)),
+    ("fcntl", "EMFILE", &[20], (200, 11)),
     ("socket", "EMFILE", &[1, 3], (30, 1)),
     // The first ones of the main thread are those by which a signal wakes it, and tokio's, too.
     ("recvfrom", "ENOBUFS", &[4, 8], (50, 1)),

@@ -62,7 +62,7 @@ impl Meter {
     /// Begins a window.
     ///
     /// # Errors
-    /// The kernel has no such statistics, or gives them only to those with more privileges; procfs cannot be read.
+    /// The kernel has no such statistics, or gives them only to those with more privileges.
     pub fn begin(&self) -> io::Result<Window> {
         let statistics = enable_stats(Stats::RunTime).map_err(|error| error.io_error)?;
         let before = self.read()?;
@@ -72,7 +72,7 @@ impl Meter {
     /// Ends a window of this meter.
     ///
     /// # Errors
-    /// Procfs cannot be read.
+    /// The kernel does not let itself be asked.
     pub fn end(&self, window: Window) -> io::Result<Taken> {
         let window_ns = monotonic_ns().saturating_sub(window.began_ns);
         let after = self.read()?;

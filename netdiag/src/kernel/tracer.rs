@@ -6,6 +6,7 @@ mod skips;
 use std::{
     collections::{BTreeMap, BTreeSet},
     iter,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -21,7 +22,7 @@ use zerocopy::IntoBytes as _;
 pub use self::detached::Detached;
 use self::skips::{Skips, counted, skipped};
 use super::{
-    account::{Counting, Phase, accounts},
+    account::{Counting, Counts, Phase, accounts},
     attach::{self, Attached, Outcome},
     ctnetlink::Ctnetlink,
     drops,
@@ -57,6 +58,16 @@ pub struct Taken {
     pub samples: Records,
 }
 
+impl Taken {
+    fn is_empty(&self) -> bool {
+        let Self { sockets, events, packets, samples } = self;
+        [sockets, events, packets, samples].iter().all(|records| records.is_empty())
+    }
+}
+
+/// For so long a reading of the counters serves for the accounts as well, where nothing came of it.
+const SERVES: Duration = Duration::from_millis(10);
+
 /// Reader of the programs' own diagnostics.
 pub type Logger<To> = EbpfLogger<To>;
 
@@ -69,6 +80,8 @@ pub struct Tracer {
     live: Array<MapData, [u32; 3]>,
     /// What it was as the programs began.
     begun: Live,
+    /// What was read for a flush that had nothing to do, and when, as long as nothing was taken out of the rings since.
+    quiet: Option<(Instant, Counts)>,
     samples: Ring,
     sockets: Ring,
     events: Ring,
@@ -146,6 +159,7 @@ impl Tracer {
             counting,
             live,
             begun,
+            quiet: None,
             samples,
             sockets,
             events,
@@ -301,6 +315,10 @@ impl Tracer {
             listening.take(&mut into.events);
         }
         let sockets = self.sockets.take(&mut into.sockets);
+        if !into.is_empty() {
+            // The accounts are to have what is told.
+            self.quiet = None;
+        }
         samples && events && sockets
     }
 
@@ -309,11 +327,13 @@ impl Tracer {
     /// # Errors
     /// The kernel refuses to run the program.
     pub fn flush(&mut self) -> Result<bool> {
+        self.quiet = None;
         let reading = self.counting.read()?;
+        let batched = self.counting.batched(&reading)?;
         let (mut none, mut stranded) = (true, BTreeSet::new());
         for &(signal, name) in &self.flushes {
             let flush: &mut RawTracePoint = program(&mut self.ebpf, name)?;
-            let (cpus, runs) = reading.unflushed(signal);
+            let (cpus, runs) = reading.unflushed(signal, &batched);
             none &= cpus.is_empty();
             for cpu in cpus.into_iter().flat_map(|cpu| iter::repeat_n(cpu, runs)) {
                 let options = RawTracePointRunOptions { cpu: Some(cpu), ..Default::default() };
@@ -322,13 +342,16 @@ impl Tracer {
                     // An offline CPU runs nothing; what it held before it went is still there when
                     // it comes back.
                     Err(error) if is_offline(&error) => {
-                        stranded.extend(reading.holds(cpu).then_some(cpu));
+                        stranded.extend(batched.holds(cpu).then_some(cpu));
                     }
                     Err(error) => return Err(error).context("a batch could not be flushed"),
                 }
             }
         }
         self.stranded.are(stranded);
+        if none && reading.is_whole() {
+            self.quiet = Some((Instant::now(), reading));
+        }
         Ok(none)
     }
 
@@ -344,8 +367,11 @@ impl Tracer {
     /// # Errors
     /// The counters cannot be read.
     pub fn accounting(&mut self) -> Result<BTreeMap<String, Account>> {
-        let reading = self.counting.read()?;
-        let skipped = counted(&self.ebpf, &self.attached).and_then(|programs| skipped(&programs));
+        let reading = match self.quiet.take() {
+            Some((then, reading)) if then.elapsed() <= SERVES => reading,
+            _ => self.counting.read()?,
+        };
+        let skipped = skipped(counted(&self.ebpf, &self.attached));
         let skipped = self.skips.known(skipped);
         Ok(self.with_heard(accounts(&reading, &skipped, Phase::Attached)))
     }
@@ -364,6 +390,7 @@ impl Tracer {
     /// submitted, and what the kernel counted for them, stays readable through what is returned.
     pub fn detach(mut self) -> Detached {
         let programs = counted(&self.ebpf, &self.attached);
+        let programs = programs.map(|counted| counted?.kept()).collect();
         // Beginnings go before their ends, and what uses sockets before what forgets them.
         for attached in self.attached.drain(..).rev() {
             super::hooks::unload(&mut self.ebpf, &attached.program);

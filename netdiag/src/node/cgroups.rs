@@ -5,11 +5,12 @@ use std::{
     cmp::Reverse,
     collections::BTreeMap,
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use super::{pace::Pace, proc};
+use super::{files, pace::Pace, proc};
 use crate::{
     owner::Place,
     snapshot::{
@@ -147,7 +148,7 @@ impl Cgroups {
     fn read(&self) -> BTreeMap<String, Stat> {
         let Some((root, version)) = &self.hierarchy else { return BTreeMap::new() };
         let read = |path: &String| {
-            let text = fs::read_to_string(root.join(path).join("cpu.stat")).ok()?;
+            let text = files::text(root.join(path).join("cpu.stat")).ok()?;
             Some((path.clone(), parse(&text, *version)?))
         };
         self.limited.iter().filter_map(read).collect()
@@ -206,6 +207,9 @@ fn limited(root: &Path, version: Version, most: usize, walked: usize) -> (Vec<St
                 None => left_out += 1,
             }
         }
+        if is_leaf(&path) {
+            continue;
+        }
         let entries = fs::read_dir(&path).into_iter().flatten().flatten();
         let groups = entries.filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir()));
         if depth < DEPTH {
@@ -218,12 +222,19 @@ fn limited(root: &Path, version: Version, most: usize, walked: usize) -> (Vec<St
     (found, left_out + next.len() as u64)
 }
 
+/// Whether a group has none below it: a directory has a link by its name, one by itself, and one by each directory in it
+/// (`kernfs_refresh_inode`, fs/kernfs/inode.c). So the dozens of files of most groups are not listed. File systems that
+/// count no such links say less than two.
+fn is_leaf(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.nlink() == 2)
+}
+
 /// Processes in a group itself; none where the kernel does not tell, or by numbers of another PID namespace.
 fn processes(path: &Path) -> Option<Vec<u32>> {
     if !proc::is_told_numbers_of_node() {
         return None;
     }
-    pids(&fs::read_to_string(path.join("cgroup.procs")).ok()?)
+    pids(&files::text(path.join("cgroup.procs")).ok()?)
 }
 
 /// `cgroup.procs`, which has them in no order, and maybe twice; none where there are too many.
@@ -237,7 +248,7 @@ fn pids(procs: &str) -> Option<Vec<u32>> {
 /// CPU time that a group may take in a period, and the period, in microseconds; none where it has no
 /// limit.
 fn limit(path: &Path, version: Version) -> Option<(u64, u64)> {
-    let text = |name: &str| fs::read_to_string(path.join(name)).ok();
+    let text = |name: &str| files::text(path.join(name)).ok();
     match version {
         Version::V2 => quota(&text("cpu.max")?),
         Version::V1 => {

@@ -34,23 +34,26 @@ pub(super) struct Overflows {
 }
 
 impl Overflows {
-    /// Reads for the first time.
-    pub(super) fn begin(namespaces: &[Namespace], host_root: &Path) -> Self {
-        let tcp = tcp_counters::read_all(namespaces);
+    /// Begins with a first reading.
+    pub(super) fn begin(
+        tcp: tcp_counters::Reading,
+        namespaces: &[Namespace],
+        host_root: &Path,
+    ) -> Self {
         let mut listeners = Listeners::default();
         listeners.begin(&dropping(&tcp.namespaces, namespaces));
         Self { tcp, listeners, places: Places::begin(host_root), problems: BTreeMap::new() }
     }
 
-    /// By how much the counters rose since the last time, and what listeners threw away.
+    /// By how much the counters rose since the last reading, and what listeners threw away.
     pub(super) fn advance(
         &mut self,
+        tcp: tcp_counters::Reading,
         namespaces: &[Namespace],
         host_root: &Path,
     ) -> (BTreeMap<u32, Counters>, Vec<Listener>) {
         // A process that began later is not the one that was found to hold a socket.
         let began_ns = monotonic_ns();
-        let tcp = tcp_counters::read_all(namespaces);
         let increase = tcp_counters::increase(&self.tcp, &tcp);
         let listeners = self.listeners.advance(&dropping(&increase, namespaces), host_root);
         self.problems = tcp.lasting_problems(&self.tcp);
@@ -83,16 +86,17 @@ impl Readings {
     pub(super) fn begin(host_root: &Path) -> Self {
         let mut known = Known::new(host_root);
         let namespaces = known.look();
-        let overflows = Overflows::begin(&namespaces, host_root);
+        let mut surroundings = Surroundings::begin(&namespaces, host_root);
+        let overflows = Overflows::begin(surroundings.take_tcp(), &namespaces, host_root);
         let mut conntrack = Tables::default();
-        conntrack.begin(&namespaces);
+        conntrack.begin(surroundings.take_tracked());
         Self {
             host_root: host_root.to_owned(),
             namespaces: known,
             overflows,
             tcp: BTreeMap::new(),
             conntrack,
-            surroundings: Surroundings::begin(&namespaces, host_root),
+            surroundings,
             told: HashSet::new(),
         }
     }
@@ -106,10 +110,11 @@ impl Readings {
     pub(super) fn advance(&mut self) -> Node {
         let began_ns = monotonic_ns();
         let namespaces = self.namespaces.look();
-        let (increase, listeners) = self.overflows.advance(&namespaces, &self.host_root);
-        let conntrack = self.conntrack.advance(&namespaces);
         let mut node = Node::default();
         self.surroundings.advance(&namespaces, &mut node);
+        let tcp = self.surroundings.take_tcp();
+        let (increase, listeners) = self.overflows.advance(tcp, &namespaces, &self.host_root);
+        let conntrack = self.conntrack.advance(self.surroundings.take_tracked());
         let (overflows, conntracked) = (&self.overflows.problems, self.conntrack.problems());
         let lines = overflows.values().chain(conntracked.values());
         for problem in lines.chain(self.surroundings.problems()) {

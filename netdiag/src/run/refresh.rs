@@ -104,6 +104,11 @@ impl Refresher {
         answers
     }
 
+    /// There was nothing to ask for this time, so nothing failed.
+    pub(super) fn rest(&mut self) {
+        self.failed.clear();
+    }
+
     /// Lines about the namespaces that failed the last time as well: one that ends does so once.
     fn lasting(&mut self, failed: BTreeMap<u32, String>) -> Vec<String> {
         let before = mem::replace(&mut self.failed, failed.keys().copied().collect());
@@ -154,6 +159,8 @@ mod tests {
         assert!(refresher.lasting(failed(&[1])).is_empty());
         assert_eq!(refresher.lasting(failed(&[1, 2])), [format!("1 is shut: {CONSEQUENCE}")]);
         assert!(refresher.lasting(failed(&[])).is_empty());
+        assert!(refresher.lasting(failed(&[1])).is_empty());
+        refresher.rest();
         assert!(refresher.lasting(failed(&[1])).is_empty());
     }
 

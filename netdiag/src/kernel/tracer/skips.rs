@@ -2,7 +2,7 @@
 
 use std::{mem, os::fd::AsFd as _};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use aya::{Ebpf, programs::ProgramFd};
 use netdiag_common::signal::Signal;
 
@@ -15,36 +15,54 @@ use crate::{
     signal::Role,
 };
 
-/// A program that is or was attached: its counts stay readable as long as this lives.
-pub(super) struct Counted {
+/// A program that is or was attached: its counts stay readable as long as there is a descriptor.
+pub(super) struct Counted<F> {
     signal: Signal,
     is_end: bool,
-    fd: ProgramFd,
+    fd: F,
+}
+
+impl Counted<&ProgramFd> {
+    /// With a descriptor of its own.
+    pub(super) fn kept(self) -> Result<Counted<ProgramFd>> {
+        let Self { signal, is_end, fd } = self;
+        let fd = fd.try_clone().context("no descriptor for a program's counts")?;
+        Ok(Counted { signal, is_end, fd })
+    }
+}
+
+impl Counted<ProgramFd> {
+    pub(super) const fn borrowed(&self) -> Counted<&ProgramFd> {
+        Counted { signal: self.signal, is_end: self.is_end, fd: &self.fd }
+    }
 }
 
 /// The attached programs, for the kernel's counts of them.
-pub(super) fn counted(ebpf: &Ebpf, attached: &[Attached]) -> Result<Vec<Counted>> {
-    let mut counted = Vec::new();
-    for (nth, &Attached { signal, program: ref name, role, .. }) in attached.iter().enumerate() {
-        let Some(program) = ebpf.program(name) else { continue };
+pub(super) fn counted<'a>(
+    ebpf: &'a Ebpf,
+    attached: &'a [Attached],
+) -> impl Iterator<Item = Result<Counted<&'a ProgramFd>>> {
+    let asked = attached.iter().enumerate().filter(move |&(nth, one)| {
         // One that is on several hooks of a signal counts for all of them.
-        let is_same = |it: &Attached| it.signal == signal && it.program == *name;
-        if role == Role::Aside || attached[..nth].iter().any(is_same) {
-            continue;
-        }
-        let fd = program.fd()?.try_clone().context("no descriptor for a program's counts")?;
-        counted.push(Counted { signal, is_end: role == Role::End, fd });
-    }
-    Ok(counted)
+        let is_same = |it: &Attached| it.signal == one.signal && it.program == one.program;
+        one.role != Role::Aside && !attached[..nth].iter().any(is_same)
+    });
+    asked.filter_map(move |(_, &Attached { signal, program: ref name, role, .. })| {
+        let fd = ebpf.program(name)?.fd().map_err(Error::from);
+        Some(fd.map(|fd| Counted { signal, is_end: role == Role::End, fd }))
+    })
 }
 
 /// Runs that the kernel skipped so far, by signal.
-pub(super) fn skipped(programs: &[Counted]) -> Result<[Skipped; Signal::COUNT]> {
+pub(super) fn skipped<'a>(
+    programs: impl Iterator<Item = Result<Counted<&'a ProgramFd>>>,
+) -> Result<[Skipped; Signal::COUNT]> {
     let mut skipped = [Skipped::default(); Signal::COUNT];
-    for Counted { signal, is_end, fd } in programs {
+    for counted in programs {
+        let Counted { signal, is_end, fd } = counted?;
         let runs = Runs::of(fd.as_fd()).context("reading a program's counts")?;
-        let skipped = &mut skipped[*signal as usize];
-        let to = if *is_end { &mut skipped.ends } else { &mut skipped.begins };
+        let skipped = &mut skipped[signal as usize];
+        let to = if is_end { &mut skipped.ends } else { &mut skipped.begins };
         *to += runs.recursion_misses.unwrap_or(0);
     }
     Ok(skipped)
@@ -88,5 +106,29 @@ impl Skips {
     /// What there is to say of them, once as long as it lasts.
     pub(super) fn problem(&mut self) -> Option<String> {
         self.problem.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_asked_stays_as_it_was_and_is_said_once() {
+        let mut skips = Skips::default();
+        let mut some = [Skipped::default(); Signal::COUNT];
+        some[0] = Skipped { begins: 3, ends: 1 };
+        assert_eq!(skips.known(Ok(some)), some);
+        for (is_first, read) in [(true, Err(anyhow!("full"))), (false, Err(anyhow!("full")))] {
+            assert_eq!(skips.known(read), some);
+            assert_eq!((skips.are_unread(), skips.problem().is_some()), (true, is_first));
+        }
+        some[0].begins = 4;
+        assert_eq!(skips.known(Ok(some)), some);
+        assert!(!skips.are_unread());
+        skips.known(Err(anyhow!("full")));
+        assert!(skips.problem().is_some(), "once more");
     }
 }

@@ -117,13 +117,17 @@ impl Observer {
         false
     }
 
-    /// Begins to ask for the counters that were not told since then; `None` where nobody asks.
+    /// Begins to ask for the counters that were not told since then; `None` where nobody asks, or all were told.
     fn ask(&mut self, since_ns: u64, interval: Duration) -> Option<Question> {
         self.asking.as_ref()?;
         // What was told is not asked for.
         self.drain();
         let wanted = Arc::new(self.intake.table.untold(since_ns));
         let asking = self.asking.as_mut()?;
+        if wanted.is_empty() {
+            asking.refresher.iter_mut().for_each(Refresher::rest);
+            return None;
+        }
         let mut refresher =
             asking.refresher.take().unwrap_or_else(|| Refresher::new(&asking.host_root));
         Some(Question {
