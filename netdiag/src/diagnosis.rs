@@ -243,6 +243,8 @@ impl Diagnosis {
         let full = std::mem::replace(&mut self.window, next);
         self.worst.take(&full, self.run);
         match self.longer.take() {
+            // Nothing came behind it: it has been concluded from.
+            Some(_) if full.seconds == 0.0 => {}
             Some(mut longer) => {
                 longer.series = Arc::clone(&full.series);
                 let found = self.conclude(&longer, true);

@@ -53,7 +53,7 @@ pub const DEFINITION: Definition = Definition {
     node: &[],
     exact: &[],
     packets: &[],
-    causes: &["peer-not-reading", "high-rtt", "packet-loss", "bufferbloat"],
+    causes: &["tcp-memory-pressure", "peer-not-reading", "high-rtt", "packet-loss", "bufferbloat"],
     rule,
 };
 
@@ -138,6 +138,11 @@ fn told(
     let finding = match sent_again(&group.sums) {
         Some(n) => finding.ruling_out(format!("loss: {n} segments sent again after loss")),
         None => finding.not_seeing(LOSS_UNTOLD),
+    };
+    // The memory of this node makes no window of another one small.
+    let finding = match group.is_remote() {
+        true => finding.clearing(&["tcp-memory-pressure"]),
+        false => finding,
     };
     finding
         .advise(format!(
@@ -227,6 +232,18 @@ mod tests {
     fn loss_that_nobody_tells_of_is_not_ruled_out() {
         assert_eq!(of_loss(&DEFINITION, &of(93, 48_000, 570_000)), (true, false));
         assert_eq!(of_loss(&DEFINITION, &short(1_000_000_000)), (false, true));
+    }
+
+    /// Both ends share its memory only where both are here.
+    #[test]
+    fn memory_explains_windows_of_this_node_alone() {
+        let of = |ip: &str| {
+            let flow = kit::flow("f1").path(80_000_000).count("snd_wnd_bytes", 48_000);
+            let limited = flow.count("busy_ns", 1_000_000_000).count("bytes_acked", 590_000);
+            let watched = kit::watched(&[limited.count("rwnd_limited_ns", 900_000_000).to(ip, 80)]);
+            rule(&watched, &Limits::default())[0].cleared.contains(&"tcp-memory-pressure")
+        };
+        assert_eq!(["10.0.0.2", "127.0.0.1"].map(of), [true, false]);
     }
 
     #[test]
