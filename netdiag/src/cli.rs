@@ -349,8 +349,8 @@ pub struct Kernel {
     #[arg(long, value_name = "BYTES", default_value = "8MiB", help_heading = KERNEL,
         value_parser = value::ring_size)]
     pub ring_size: u32,
-    /// Put pseudonyms for addresses and for names of processes, groups, pods and interfaces into every output: the
-    /// same one for the same name until netdiag ends
+    /// Show and write pseudonyms for addresses and for names of processes, groups, pods and interfaces: the same one
+    /// for the same name until netdiag ends; lines on standard error have none
     #[arg(long)]
     pub redact: bool,
     /// Keep all privileges after the start, where giving them up is in the way

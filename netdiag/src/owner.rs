@@ -21,3 +21,33 @@ pub struct Place {
     /// Kubernetes' uid of the pod, in the form of RFC 4122 (a static pod's is 32 digits without dashes).
     pub pod_uid: Option<String>,
 }
+
+/// Whether a cgroup of that path is this one or lies below it, as all do below the root. It does not matter whether
+/// either begins or ends with a slash.
+#[must_use]
+pub fn lies_in(path: &str, top: &str) -> bool {
+    let (path, top) = (path.trim_matches('/'), top.trim_matches('/'));
+    let rest = path.strip_prefix(top);
+    top.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lies_in;
+
+    #[test]
+    fn a_cgroup_is_above_what_begins_with_its_path() {
+        for (top, expected) in [
+            ("/kubepods/a/c1", true),
+            ("kubepods/a/", true),
+            ("/kubepods", true),
+            ("/", true),
+            ("", true),
+            ("/kubepods/a/c", false),
+            ("/kubepods/a/c1/sub", false),
+        ] {
+            assert_eq!(lies_in("/kubepods/a/c1", top), expected, "{top}");
+        }
+        assert!(lies_in("/", "/") && !lies_in("/", "/kubepods"));
+    }
+}

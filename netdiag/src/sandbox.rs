@@ -6,19 +6,17 @@
 
 use std::{path::Path, sync::OnceLock};
 
-use anyhow::Context as _;
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::{calls::Needs, capability::keep};
+use self::{calls::Needs, capability::keep, files::Landlock};
 
 mod calls;
 mod capability;
 mod files;
 
-/// Why there is no Landlock: the kernel is older, or was told to do without.
-const NOT_THERE: &str = "this kernel has none";
+pub use self::capability::has;
 
 /// What every thread keeps; empty while nothing is given up.
 static KEPT: OnceLock<CapabilitySet> = OnceLock::new();
@@ -34,8 +32,8 @@ pub struct Reached {
     /// kernel.
     pub seccomp: bool,
     /// ABI of Landlock, by which `diagnose --from` and `report` read and write nothing but what they were given; null where
-    /// the kernel has none. What watches is not confined by it: that hides other processes' descriptors and
-    /// namespaces.
+    /// the kernel has none, or refused it, which `lacking` says then. What watches is not confined by it: that hides
+    /// other processes' descriptors and namespaces.
     pub landlock: Option<u32>,
     /// What could not be given up, and why, one line each.
     pub lacking: Vec<String>,
@@ -74,8 +72,13 @@ pub fn begin(purpose: Purpose<'_>) -> Vec<String> {
             note(&mut lacking, "capabilities", keep(kept | start));
         }
         Purpose::Reads { from, writes } => {
-            let landlock = files::only(&from, writes);
-            note(&mut lacking, "Landlock", landlock.and_then(|abi| abi.context(NOT_THERE)));
+            let landlock = note(&mut lacking, "Landlock", files::only(&from, writes));
+            lacking.extend(landlock.and_then(Landlock::missing).map(|why| {
+                format!(
+                    "sandbox: Landlock is missing ({why}), so other files stay in reach of this process; \
+                     read recordings that you do not trust where it is there"
+                )
+            }));
             note(&mut lacking, "seccomp", calls::deny(Needs::Recordings));
             let kept = capability::needed_to_read(writes);
             let _once = KEPT.set(kept);
@@ -128,18 +131,48 @@ pub fn confine(later: Later) -> Option<Reached> {
     })
 }
 
-/// Confines the rest of this thread by Landlock as `diagnose --from` does, to see whether that works: from here on
-/// it opens no file.
-#[must_use]
-pub fn try_landlock() -> Option<u32> {
-    files::only(&[], None).ok().flatten()
+/// Confines the rest of this thread by Landlock as `diagnose --from` does, to see and to say whether that works: from
+/// here on it opens no file.
+pub fn try_landlock(reached: &mut Reached) {
+    let landlock = note(&mut reached.lacking, "Landlock", files::only(&[], None));
+    reached.landlock = landlock.and_then(Landlock::abi);
 }
 
-fn note<T, E: std::fmt::Display>(lacking: &mut Vec<String>, what: &str, result: Result<T, E>) {
-    if let Err(error) = result {
+/// The directory that a file is in, or is put into.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        // Its name alone.
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+/// What came of it, where it was not refused.
+fn note<T, E: std::fmt::Display>(
+    lacking: &mut Vec<String>,
+    what: &str,
+    result: Result<T, E>,
+) -> Option<T> {
+    let refused = |error: &E| {
         lacking.push(format!(
             "sandbox: {what} refused ({error}), so this process keeps more than it needs; \
              `netdiag doctor` shows what is left"
         ));
+    };
+    result.inspect_err(refused).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_in_a_directory() {
+        for (path, expected) in
+            [("page", "."), ("./page", "."), ("a/page", "a"), ("/page", "/"), ("/", "/")]
+        {
+            assert_eq!(directory_of(Path::new(path)), Path::new(expected), "{path}");
+        }
     }
 }

@@ -117,6 +117,12 @@ impl Watched {
         self.seconds / self.intervals.len().max(1) as f64
     }
 
+    /// Seconds with something from which on it lasts: so many, or half of the intervals where these are fewer.
+    #[must_use]
+    pub fn lasting(&self, seconds: f64) -> f64 {
+        seconds.min((self.intervals.len() as f64 / 2.0).ceil())
+    }
+
     /// Adds an interval. Times that make no sense count as no time.
     pub fn take(&mut self, snapshot: &Snapshot) {
         if self.start.is_empty() {

@@ -103,7 +103,7 @@ impl Facts {
         /// What is told.
         const MOST: usize = 40;
         let room = MOST.saturating_sub(self.wrong.len());
-        self.left_out += found.wrong.len().saturating_sub(room);
+        self.left_out += found.left_out + found.wrong.len().saturating_sub(room);
         let told = found.wrong.into_iter().take(room);
         self.wrong.extend(told.map(|wrong| format!("{part}: {wrong}")));
     }
@@ -132,5 +132,22 @@ impl Facts {
             let _ = writeln!(text, "  {note}");
         }
         panic!("{text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "60 of 60 facts are wrong")]
+    fn what_a_part_has_left_out_is_counted_in_the_whole() {
+        let mut found = Facts::new();
+        (0..60).for_each(|number| found.holds(number, false));
+        let mut part = Facts::new();
+        part.adopt("first", found);
+        let mut whole = Facts::new();
+        whole.adopt("second", part);
+        whole.finish();
     }
 }

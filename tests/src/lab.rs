@@ -141,8 +141,8 @@ pub struct Scenario {
     pub parameters: &'static [Parameter],
     /// Sets the stage.
     pub set: fn(&mut Stage, &Values) -> Result<()>,
-    /// Claims that hold while the fault is there, by witnesses that netdiag has no part in. Not asked of
-    /// the twin.
+    /// Claims that hold while the fault is there, or what a healthy workload has that looks like one, by witnesses that
+    /// netdiag has no part in. Not asked of the twin.
     pub proof: fn(&Values, &Seen, &mut Claims),
 }
 

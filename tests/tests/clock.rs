@@ -28,6 +28,8 @@ use serde_json::Value;
 const HOUR: i64 = 3_600;
 /// Half of it tells a clock that was set from a machine that is slow.
 const MUCH: f64 = HOUR as f64 / 2.0;
+/// Seconds by which a jump may be off: whoever sets the clock reads it before, and may have to wait in between.
+const OFF: f64 = 10.0;
 
 const SOME: Exchange = Exchange { sends: 50, bytes: 10, echo: true };
 
@@ -66,7 +68,7 @@ fn times(facts: &mut Facts, outcome: &Outcome, by: i64) -> Result<()> {
         steady.iter().all(|jump| *jump == 0.0)
     });
     facts.holds(format_args!("one jump by {by} s: {set:?}"), {
-        matches!(set[..], [jump] if (jump - by as f64).abs() < MUCH)
+        matches!(set[..], [jump] if (jump - by as f64).abs() < OFF)
     });
     let whole = length(total)?;
     facts.holds(
@@ -184,6 +186,7 @@ fn a_clock_is_set_back_with_its_value() -> Result<()> {
     let during = Timestamp::now().duration_since(before).as_secs_f64();
     drop(shifted);
     let after = Timestamp::now().duration_since(before).as_secs_f64();
-    assert!(during > MUCH && after < MUCH, "{during} s, then {after} s");
+    let is_near = |found: f64, wanted: f64| (found - wanted).abs() < OFF;
+    assert!(is_near(during, HOUR as f64) && is_near(after, 0.0), "{during} s, then {after} s");
     Ok(())
 }

@@ -24,7 +24,7 @@ use netdiag_tests::{
     require,
     requirement::{Feature, alone},
     source,
-    traffic::{End, FAMILIES, Family, address, canonical, end_by_reset, listen},
+    traffic::{End, FAMILIES, Family, address, canonical, end_by_reset, listen, storm::few_ports},
 };
 use rustix::net::{AddressFamily, SendFlags, SocketType, sendto, sockopt};
 
@@ -274,9 +274,7 @@ fn with_user_timeout(to: SocketAddr) -> io::Result<()> {
 fn connects_without_a_port_are_failures() -> Result<()> {
     let _alone = alone();
     let pair = Pair::new()?;
-    let range = "net.ipv4.ip_local_port_range";
-    let path = format!("/proc/sys/{}", range.replace('.', "/"));
-    pair.left.run(|| fs::write(&path, "50000 50001")).with_context(|| path.clone())?;
+    few_ports(&pair.left, 50_000, 50_001)?;
     let (listener, port) = listen(&pair.right, Family::V4)?;
     let netdiag = Netdiag::live(&["--signals", "socket", "--netns", pair.left.name()])?;
     let mut open = Vec::new();

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use netdiag_tests::{
     capture::{self, Frame, Packet},
     counters::{TcpCounters, wait_until_quiet},
+    disk::Disk,
     dropping::CASES,
     facts::Facts,
     fault, machine,
@@ -311,7 +312,8 @@ fn a_full_disk_is_said_and_tracing_goes_on() -> Result<()> {
     require!(Feature::Nft);
     let _alone = alone();
     let directory = tempfile::tempdir()?;
-    let mounted = Mounted::small(directory.path())?;
+    // Smaller than what is left to others.
+    let disk = Disk::mount(directory.path(), "size=1m")?;
     let file = directory.path().join("file");
     let path = file.to_string_lossy().into_owned();
     let netdiag = stream::start(&["--kind", "drop", "--pcap", &path])?;
@@ -327,25 +329,6 @@ fn a_full_disk_is_said_and_tracing_goes_on() -> Result<()> {
     facts.equal("bytes of the file", fs::metadata(&file)?.len(), 0);
     told.at_rest(&mut facts)?;
     facts.finish();
-    drop(mounted);
+    drop(disk);
     Ok(())
-}
-
-/// A file system in memory, smaller than what is left to others.
-struct Mounted(String);
-
-impl Mounted {
-    fn small(directory: &Path) -> Result<Self> {
-        let path = directory.to_string_lossy().into_owned();
-        tool::run("mount", &["-t", "tmpfs", "-o", "size=1m", "tmpfs", &path])?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        if let Err(error) = tool::run("umount", &[&self.0]) {
-            eprintln!("{error:#}");
-        }
-    }
 }

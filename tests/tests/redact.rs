@@ -1,6 +1,6 @@
 //! Outputs with pseudonyms: no clear address or name stands in any of them.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use netdiag_tests::{
@@ -58,6 +58,15 @@ fn told<'a>(clear: &'a BTreeSet<String>, output: &str) -> Vec<&'a str> {
     clear.iter().map(String::as_str).filter(|clear| words.contains(clear)).collect()
 }
 
+/// How many pseudonyms an output has: of processes, and of addresses of the links, which stay in their network.
+fn pseudonyms(output: &str) -> usize {
+    let is_one = |word: &&str| {
+        let ip = word.parse::<Ipv4Addr>();
+        word.starts_with("proc-") || ip.is_ok_and(|ip| ip.octets()[0] == LEFT_V4.octets()[0])
+    };
+    words(output).into_iter().filter(is_one).count()
+}
+
 /// All files of a directory as text.
 fn files(directory: &Path) -> Result<String> {
     let mut text = String::new();
@@ -67,7 +76,8 @@ fn files(directory: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// Every command, in both forms: the same run without the flag tells, so that the sweep would find it.
+/// Every command, in both forms. Each names somebody by a pseudonym, so that it had somebody to tell of; a recording in
+/// clear tells who that is, so that the sweep finds what is told.
 #[test]
 fn no_output_tells_an_address_or_a_name() -> Result<()> {
     let _alone = alone();
@@ -78,6 +88,7 @@ fn no_output_tells_an_address_or_a_name() -> Result<()> {
     for (what, arguments, redacted) in [
         ("live", &["live", "-i", "1h", "--all"][..], true),
         ("live -o json", &["live", "-o", "json", "-i", "1h"], true),
+        ("live of one peer", &["live", "--plain", "-i", "1h", "--peer", "10.77.0.0/24"], true),
         ("live --by peer", &["live", "-o", "json", "-i", "1h", "--by", "peer"], true),
         ("live --by process", &["live", "-i", "1h", "--by", "process"], true),
         ("events", &["events"], true),
@@ -114,6 +125,8 @@ fn no_output_tells_an_address_or_a_name() -> Result<()> {
         facts.equal(format_args!("{what}: tells of the namesake"), tells_it, !redacted);
         if redacted {
             facts.equal(format_args!("{what}: told"), told, Vec::<&str>::new());
+            let found = pseudonyms(&text);
+            facts.holds(format_args!("{what}: {found} pseudonyms"), found > 0);
         } else {
             let least = ["bash", "10.77.0.1", "fd77::1"];
             facts.holds(format_args!("{what}: {told:?} in clear"), {
@@ -129,6 +142,8 @@ fn no_output_tells_an_address_or_a_name() -> Result<()> {
             let what = format!("diagnose --from {what} -o {form}");
             facts.equal(format_args!("{what}: status"), output.status.code(), Some(0));
             facts.equal(format_args!("{what}: told"), told, Vec::<&str>::new());
+            let found = pseudonyms(&text);
+            facts.holds(format_args!("{what}: {found} pseudonyms"), found > 0);
         }
     }
     facts.finish();

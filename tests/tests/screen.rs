@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::PathBuf,
+    process,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -202,6 +203,57 @@ fn what_is_shown_is_written_on_demand() -> Result<()> {
         }
     }
     facts.holds("there are flows in it", !snapshot.flows.is_empty());
+    facts.finish();
+    Ok(())
+}
+
+/// Neither panes, all of a finding and all of a flow, nor files tell an address, an interface or a process then.
+#[test]
+fn pseudonyms_stand_on_the_screen_and_in_what_is_written() -> Result<()> {
+    const CLEAR: [&str; 3] = ["10.77.0.1", "10.77.0.2", "wire"];
+    require!(Feature::Tmux);
+    let _alone = alone();
+    let pair = Pair::new()?;
+    let terminal = Terminal::new(200, 60, &[])?;
+    let mut shown = String::new();
+    under_loss(&pair, || {
+        terminal.run(&line(&[&pair.left, &pair.right], "--redact --out dumps")?)?;
+        shown += &terminal.wait_for("flows", has("proc-"))?;
+        for (keys, word) in [
+            (&["2"][..], "SEVERITY"),
+            (&["Enter"], "why: "),
+            (&["Escape", "4"], "REASON"),
+            (&["6"], "TCP sockets"),
+            (&["1", "Enter"], "opened for"),
+        ] {
+            terminal.press(keys)?;
+            shown += &terminal.wait_for(word, has(word))?;
+        }
+        terminal.press(&["Escape", "p", "w"])?;
+        terminal.wait_for("word of it", has("written: dumps/netdiag-"))?;
+        terminal.press(&["q"])?;
+        terminal.wait_for("end", has("complete:"))?;
+        Ok(())
+    })?;
+    let mut written = String::new();
+    for file in fs::read_dir(terminal.file("dumps"))? {
+        written += &String::from_utf8_lossy(&fs::read(file?.path())?);
+    }
+    let comm = fs::read_to_string("/proc/self/comm")?;
+    // As text and as JSON have it.
+    let own = [format!("{}/{}", comm.trim(), process::id()), format!("\"{}\"", comm.trim())];
+    let mut facts = Facts::new();
+    for (what, text, kinds) in
+        [("shown", shown, &["proc-", "interface-"][..]), ("written", written, &["proc-"])]
+    {
+        // An address may be the beginning of another one.
+        let words: Vec<_> = text.split(|c: char| !(c.is_alphanumeric() || c == '.')).collect();
+        let mut told: Vec<&str> = CLEAR.into_iter().filter(|clear| words.contains(clear)).collect();
+        told.extend(own.iter().map(String::as_str).filter(|name| text.contains(name)));
+        facts.equal(format_args!("{what}: told"), told, vec![]);
+        let are_there = kinds.iter().all(|kind| text.contains(kind));
+        facts.holds(format_args!("{what}: pseudonyms\n{text}"), are_there);
+    }
     facts.finish();
     Ok(())
 }

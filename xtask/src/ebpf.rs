@@ -139,8 +139,8 @@ fn cargo_home() -> Option<PathBuf> {
     env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home)
 }
 
-/// Leaves out what only debuggers read, and BTF was made of, and the lines in BTF: nineteen twentieths of the object,
-/// all of whose sections are read at each start.
+/// Leaves out what only debuggers read, of which BTF was made, and the lines in BTF. Every section is read at each
+/// start, and these are more than nine tenths of the object: of 11.7 MB 1.0 is left.
 fn without_debug(object: &[u8]) -> Result<Vec<u8>> {
     let mut file = Builder::read(object)?;
     let mut parts = [None, None];

@@ -1,7 +1,7 @@
 //! What filters ask of a socket's owner beyond its process id: its name, and where it lives.
 
 use crate::{
-    owner::{Place, Pod},
+    owner::{Place, Pod, lies_in},
     snapshot::Owner,
 };
 
@@ -86,11 +86,7 @@ impl Owners {
     }
 
     fn accepts_cgroup(&self, path: &str) -> bool {
-        let is_in = |top: &String| {
-            path.strip_prefix(top.trim_end_matches('/'))
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        self.cgroups.is_empty() || self.cgroups.iter().any(is_in)
+        self.cgroups.is_empty() || self.cgroups.iter().any(|top| lies_in(path, top))
     }
 
     fn accepts_container(&self, id: Option<&str>) -> bool {

@@ -1,11 +1,23 @@
 //! What cannot be asked for together with `--redact`.
 
-use crate::{cli, exit::Error, flow::Grouping};
+use crate::{
+    cli::{self, Output},
+    exit::Error,
+    flow::Grouping,
+};
 
-/// Its full screen and its metrics have findings.
+/// The full screen has findings, tables and JSON have none. Whether there is a terminal for one decides nothing here:
+/// a command line means the same with and without.
 pub(super) fn check_live(flags: &cli::Live) -> Result<(), Error> {
     check_metrics(flags.kernel.redact, &flags.watch)?;
-    check_filters(flags.kernel.redact, &flags.watch.filters)
+    if flags.plain || flags.watch.output != Output::Text {
+        return Ok(());
+    }
+    check_filters(
+        flags.kernel.redact,
+        &flags.watch.filters,
+        "--plain, by which no findings are shown",
+    )
 }
 
 /// What groups of metrics are called by is made of flows as they are.
@@ -49,17 +61,22 @@ pub(super) fn check_record(flags: &cli::Record) -> Result<(), Error> {
 
 /// Which findings were asked for is decided by their scopes, which have pseudonyms.
 pub(super) fn check_diagnose(flags: &cli::Diagnose) -> Result<(), Error> {
-    check_filters(flags.kernel.redact, &flags.filters)
+    check_filters(
+        flags.kernel.redact,
+        &flags.filters,
+        "`netdiag record --redact` with that filter and then `netdiag diagnose --from`",
+    )
 }
 
-fn check_filters(redacts: bool, filters: &cli::Filters) -> Result<(), Error> {
+/// `instead` is how such a filter can be had.
+fn check_filters(redacts: bool, filters: &cli::Filters, instead: &str) -> Result<(), Error> {
     let cli::Filters { peer, comm, cgroup, container, pod, namespace, .. } = filters;
     let named = [comm, cgroup, container, pod, namespace];
     if redacts && !(peer.is_empty() && named.into_iter().all(Vec::is_empty)) {
-        return Err(Error::usage(
+        return Err(Error::usage(format!(
             "--redact: findings have pseudonyms, which filters by address or name cannot be held against; use --pid, \
-             --port or --netns, or `netdiag record --redact` with that filter and then `netdiag diagnose --from`",
-        ));
+             --port or --netns, or {instead}"
+        )));
     }
     Ok(())
 }
@@ -98,6 +115,8 @@ mod tests {
     fn what_tells_none_goes_with_it() {
         for line in [
             "netdiag live --redact --by process --port 443",
+            "netdiag live --redact --plain --pod web",
+            "netdiag live --redact -o json --peer 10.0.0.0/8",
             "netdiag record --out DIR --redact --comm nginx",
             "netdiag events --redact --peer 10.0.0.0/8",
             "netdiag diagnose --redact --netns 4026531840",

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::finding::Finding;
+use crate::{finding::Finding, snapshot::Owner};
+
+/// Owners that a finding of several windows is felt by, unless the last of these has more: of processes that come and
+/// go there is no end.
+const MOST_OWNERS: usize = 256;
 
 /// Which window findings come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +18,7 @@ pub(super) enum Later {
 }
 
 /// Adds the findings of a later window: of one about the same, the worse is kept, of whoever did it what all its
-/// windows have in common. What one window tells several times are several.
+/// windows have in common, and who felt it in any of them. What one window tells several times are several.
 pub(super) fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>, which: Later) {
     let mut earlier: Vec<usize> = (0..findings.len()).collect();
     let is_same = |new: &Finding, old: &Finding| new.is_again(old) && new.scope == old.scope;
@@ -36,12 +40,23 @@ pub(super) fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>, which: Lat
             Later::Same => old.windows,
         };
         let beside_flows = old.beside_flows && new.beside_flows;
+        let within = felt_by(&new.within, &old.within);
         if new.rank(old).is_lt() {
             *old = new;
         }
         (old.start, old.end, old.windows, old.scope) = (start, end, windows, scope);
-        old.beside_flows = beside_flows;
+        (old.beside_flows, old.within) = (beside_flows, within);
     }
+}
+
+/// Who felt it in one window or the other, those of the later one first. Where one names nobody it may be all.
+fn felt_by(later: &[Owner], earlier: &[Owner]) -> Vec<Owner> {
+    if later.is_empty() || earlier.is_empty() {
+        return Vec::new();
+    }
+    let more = earlier.iter().filter(|owner| !later.contains(owner));
+    let room = MOST_OWNERS.saturating_sub(later.len());
+    later.iter().chain(more.take(room)).cloned().collect()
 }
 
 /// Keeps not more of one id than so many, in the order in which they stand: the worst of those that count, then of
@@ -73,12 +88,11 @@ pub(super) fn keep(
 
 #[cfg(test)]
 mod tests {
-    use std::slice;
+    use std::{iter, ops::Range, slice};
 
     use super::*;
     use crate::{
         finding::{Scope, ScopeKind, Severity},
-        snapshot::Owner,
         watched::kit::{self, NETNS},
     };
 
@@ -164,5 +178,38 @@ mod tests {
         assert_eq!(merged(vec![vec![node()], vec![one(77)]]), expected);
         let expected = told(ScopeKind::Process, "web", 2);
         assert_eq!(merged(vec![vec![one(77)], vec![one(78)]]), expected);
+        let owner = Owner { pid: Some(78), ..kit::owner("db") };
+        let other = held(of(Scope::process(Some(NETNS), &owner)));
+        let expected = told(ScopeKind::Process, "several", 2);
+        assert_eq!(merged(vec![vec![one(77)], vec![other]]), expected);
+    }
+
+    /// A cgroup is held back in two minutes, in which these processes of other cgroups belong to it, too.
+    fn felt(windows: [(Severity, Range<u32>); 2]) -> Vec<Option<u32>> {
+        let mut all = Vec::new();
+        for (severity, pids) in windows {
+            let pod = Owner { cgroup: Some("/pods/a".to_owned()), ..Owner::default() };
+            let owners = pids.map(|pid| Owner { pid: Some(pid), ..Owner::default() });
+            let owners = iter::once(pod).chain(owners).collect();
+            let found = of(Scope::node("node-1")).about("/pods/a").felt_within(owners);
+            merge(&mut all, vec![Finding { severity, ..found }], Later::Next);
+        }
+        assert_eq!((all.len(), all[0].windows), (1, 2));
+        all.remove(0).within.into_iter().map(|owner| owner.pid).collect()
+    }
+
+    #[test]
+    fn who_felt_it_in_any_window_did() {
+        let (bad, worse) = (Severity::Warning, Severity::Critical);
+        for severities in [[bad, worse], [worse, bad], [bad, bad]] {
+            let felt = felt([(severities[0], 1..3), (severities[1], 2..4)]);
+            assert_eq!(felt, [None, Some(2), Some(3), Some(1)]);
+        }
+        let most = MOST_OWNERS as u32;
+        let last = felt([(bad, 0..most), (bad, most..most + 9)]);
+        let expected = (most..most + 9).chain(0..most - 10).map(Some);
+        assert_eq!(last, iter::once(None).chain(expected).collect::<Vec<_>>());
+        let last = felt([(bad, 0..9), (bad, 9..most + 20)]);
+        assert_eq!(last, iter::once(None).chain((9..most + 20).map(Some)).collect::<Vec<_>>());
     }
 }

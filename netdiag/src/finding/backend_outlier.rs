@@ -100,8 +100,8 @@ pub const DEFINITION: Definition = Definition {
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     let mut services: BTreeMap<Service, BTreeMap<SocketAddr, Vec<&Seen>>> = BTreeMap::new();
     for flow in watched.flows.values() {
-        let tcp = flow.protocol.as_deref() == Some("tcp");
-        let (Some(port), true) = (flow.peer.port, tcp && flow.is_client()) else { continue };
+        let asks = flow.is_tcp() && flow.is_client();
+        let (Some(port), true) = (flow.peer.port, asks) else { continue };
         let Some(server) = address(flow.server()) else { continue };
         let service = Service {
             netns: flow.netns,

@@ -1,7 +1,7 @@
 //! A process does not close connections that its peers have closed.
 
 use super::{
-    Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
+    Definition, Finding, Limits, Part, Severity, Threshold, Unit,
     node::{graded, holder, inside, name},
 };
 use crate::{
@@ -101,13 +101,18 @@ fn accepted(sockets: &Sockets) -> u64 {
     sockets.states.close_wait.saturating_sub(sockets.close_wait_unaccepted.unwrap_or(0))
 }
 
+/// How many of these it is not known of which process they are.
+fn of_nobody(sockets: &Sockets) -> u64 {
+    let known = sockets.close_wait.iter().filter(|held| held.owner.is_known());
+    accepted(sockets).saturating_sub(known.map(|held| held.count).sum())
+}
+
 /// Those of each process by themselves: what others have for a moment says nothing of them.
 fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Finding> {
     let netns = sockets.netns;
     let told: u64 = sockets.close_wait.iter().map(|held| held.count).sum();
     let untold = accepted(sockets).saturating_sub(told);
-    let is_known = |held: &&HeldSockets| held.owner.pid.is_some() || held.owner.comm.is_some();
-    let known = sockets.close_wait.iter().filter(is_known);
+    let known = sockets.close_wait.iter().filter(|held| held.owner.is_known());
     let leaks = known.filter_map(|held| {
         let owner = &held.owner;
         let stays = Stays::of(watched, limits, netns, |sockets| held_by(sockets, owner))?;
@@ -115,9 +120,9 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Fi
     });
     let leaks: Vec<_> = leaks.collect();
     if leaks.is_empty() {
-        let all = Stays::of(watched, limits, netns, accepted);
+        let rest = Stays::of(watched, limits, netns, of_nobody);
         let nobody = Owner::default();
-        return Vec::from_iter(all.and_then(|all| found(watched, limits, netns, &nobody, &all)));
+        return Vec::from_iter(rest.and_then(|rest| found(watched, limits, netns, &nobody, &rest)));
     }
     let leaks = leaks.into_iter().map(|finding| match untold {
         0 => finding,
@@ -138,8 +143,7 @@ fn found(
 ) -> Option<Finding> {
     let steps = [(Severity::Critical, &CRITICAL), (Severity::Warning, &COUNT)];
     let (severity, threshold) = graded(count as f64, limits, &steps)?;
-    let scope = holder(netns, owner);
-    let is_known = scope != Scope::namespace(netns);
+    let (scope, is_known) = (holder(Some(netns), owner), owner.is_known());
     let who = if is_known { name(owner) } else { "a process".to_owned() };
     let title = format!("{who} keeps {count} connections open that their peers have closed");
     let finding = Finding::new(watched, severity, scope, title)
@@ -176,7 +180,7 @@ fn found(
 mod tests {
     use super::*;
     use crate::{
-        finding::tests::check,
+        finding::{Scope, tests::check},
         snapshot::node::States,
         watched::kit::{self, NETNS},
     };
@@ -291,6 +295,29 @@ mod tests {
         });
         let found = rule(&watched, &Limits::default()).remove(0);
         assert_eq!(found.scope, Scope::namespace(NETNS));
+    }
+
+    /// Two pools that each have some make no leak together.
+    #[test]
+    fn what_known_processes_hold_is_theirs() {
+        let beside = |count: u64, nobody: u64| {
+            kit::with_node(&[], |node| {
+                let states = States { close_wait: 2 * count + nobody, ..States::default() };
+                let held = |pid| {
+                    let owner = Owner { pid: Some(pid), ..kit::owner("worker") };
+                    HeldSockets { owner, count }
+                };
+                let close_wait = vec![held(8), held(9)];
+                let sockets = Sockets { netns: NETNS, states, close_wait, ..Sockets::default() };
+                node.sockets.push(sockets);
+            })
+        };
+        check(&DEFINITION, &beside(99, 0), None);
+        check(&DEFINITION, &beside(99, 99), None);
+        check(&DEFINITION, &beside(99, 100), Some(Severity::Warning));
+        let found = rule(&beside(99, 100), &Limits::default()).remove(0);
+        assert_eq!(found.scope, Scope::namespace(NETNS));
+        assert!(found.title.contains("keeps 100 connections"), "{}", found.title);
     }
 
     /// Clients that have given up wait in the accept queue of a server that accepts late.

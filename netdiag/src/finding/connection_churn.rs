@@ -77,7 +77,7 @@ pub const DEFINITION: Definition = Definition {
 type Asks = (Option<u32>, Option<String>, IpAddr, u16);
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
-    let asks = |flow: &Seen| flow.protocol.as_deref() == Some("tcp") && flow.is_client();
+    let asks = |flow: &Seen| flow.is_tcp() && flow.is_client();
     let groups = watched.by(|flow| {
         let to = asks(flow).then_some((flow.peer.ip?, flow.peer.port?))?;
         Some((flow.netns, flow.owner.comm.clone(), to.0, to.1))

@@ -92,10 +92,9 @@ const ON_PURPOSE: &str = "an end without the wait of TIME_WAIT, as SO_LINGER of 
 const NO_CONNECTION: &str = "resets_sent.NO_SOCKET";
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
-    let is_tcp = |flow: &Seen| flow.protocol.as_deref() == Some("tcp");
     // Of old connections it is not known who asked.
     let asked = watched.by(|flow| {
-        let asks = is_tcp(flow) && flow.role != Some(Role::Server);
+        let asks = flow.is_tcp() && flow.role != Some(Role::Server);
         asks.then_some((flow.netns, flow.peer.ip?, flow.peer.port?))
     });
     let asked = asked.iter().filter_map(|(&(netns, ip, port), group)| {
@@ -157,20 +156,19 @@ fn by_peer(
         .not_seeing("who sent the reset: the peer, or something between in its name");
     let logs =
         format!("see what the service at {ip}:{port} logs at that time: crashes, limits, timeouts");
+    let finding = match cut.severity {
+        Severity::Info => finding,
+        _ => finding.ruling_out(NO_DEPLOY),
+    };
     let waited = cut.waited();
     let finding = match why(waited, "They", "they were ended by the peer's reset") {
         None => finding
-            .ruling_out(NO_DEPLOY)
             .because(
                 "They were established and ended by the peer's reset. Its application closed with the request \
                  unread, aborted or died, or what stands between (a firewall, a load balancer) gave them up.",
             )
             .advise(logs),
         Some(why) if waited == Waited::Unclear => {
-            let finding = match cut.severity {
-                Severity::Info => finding,
-                _ => finding.ruling_out(NO_DEPLOY),
-            };
             finding.because(why).advise(ASK_CLIENTS).advise(logs)
         }
         Some(why) => finding.because(why).advise(
@@ -357,7 +355,8 @@ mod tests {
         });
         check(&DEFINITION, &watched, Some(Severity::Critical));
         let found = rule(&watched, &Limits::default()).remove(0);
-        assert!(found.explanation.contains("died") && found.confidence > 0.5, "{found:#?}");
+        assert!(found.explanation.starts_with("They were established"), "{found:#?}");
+        assert!((found.confidence - 0.9).abs() < 1e-9, "{found:#?}");
     }
 
     #[test]
@@ -398,8 +397,12 @@ mod tests {
                 (0..6).map(one).collect()
             })
         };
-        check(&DEFINITION, &deploy(2), Some(Severity::Info));
-        check(&DEFINITION, &deploy(3), Some(Severity::Warning));
+        for (seconds, expected) in [(2, Severity::Info), (3, Severity::Warning)] {
+            check(&DEFINITION, &deploy(seconds), Some(expected));
+            let found = rule(&deploy(seconds), &Limits::default()).remove(0);
+            let is_ruled_out = found.ruled_out.iter().any(|line| line == NO_DEPLOY);
+            assert_eq!(is_ruled_out, expected > Severity::Info, "{found:#?}");
+        }
     }
 
     #[test]

@@ -158,7 +158,7 @@ mod tests {
 
     /// A table of a thousand with so many entries, which drops so many packets in the first second, of
     /// which so many have lost a race.
-    pub(crate) fn of(entries: u64, drop: u64, insert_failed: u64) -> Watched {
+    fn of(entries: u64, drop: u64, insert_failed: u64) -> Watched {
         kit::with_nodes(&[], |second, node| {
             let once = |n| Some(if second == 0 { n } else { 0 });
             node.conntrack.push(ConntrackTable {

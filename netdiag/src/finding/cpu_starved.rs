@@ -119,10 +119,9 @@ fn held_back(watched: &Watched, limits: &Limits, group: &Throttled) -> Option<Fi
     }
     // Whom nobody asks and who asks nobody is no matter of the network.
     let severity = if knows && flows.is_empty() { Severity::Info } else { severity };
-    let scope = match flows.first() {
-        Some(first) if flows.iter().all(|flow| flow.owner.pid == first.owner.pid) => {
-            Scope::process(first.netns, &first.owner)
-        }
+    let scopes = flows.iter().map(|flow| Scope::process(flow.netns, &flow.owner));
+    let scope = match scopes.reduce(|one, other| one.in_common(&other)) {
+        Some(one) if one.owner.pid.is_some() => one,
         _ => Scope::node("").by(&group.owner),
     };
     let cgroup = &group.cgroup;
@@ -178,6 +177,7 @@ mod tests {
     use super::*;
     use crate::{
         finding::{ScopeKind, tests::check},
+        snapshot::Flow,
         watched::kit,
     };
 
@@ -303,6 +303,29 @@ mod tests {
             assert!(!is_of(asked.by(&owner)), "who asks is not who answers");
         }
         assert!(!is_of(Scope::node("")) && !is_of(Scope::namespace(kit::NETNS)));
+    }
+
+    /// Of processes that have ended their ids are not known.
+    #[test]
+    fn one_process_is_named_where_it_is_known_to_be_one() {
+        let flow = |id: &str, pid, comm: &str| {
+            let cgroup = Some("/pods/render".to_owned());
+            let owner = Owner { pid, cgroup, comm: Some(comm.to_owned()), ..Owner::default() };
+            Flow { owner, ..kit::flow(id) }
+        };
+        let scope = |flows: [Flow; 2]| {
+            let watched = kit::with_node(&flows, |node| node.throttled.push(throttled(10, 9)));
+            rule(&watched, &Limits::default()).remove(0).scope
+        };
+        let [one, other] = ["f1", "f2"].map(|id| flow(id, Some(77), "render"));
+        let known = scope([one.clone(), other]);
+        assert_eq!((known.name.as_str(), known.netns), ("render/77", Some(kit::NETNS)));
+        let away = Flow { netns: Some(kit::NETNS + 1), ..flow("f2", Some(77), "render") };
+        let known = scope([one.clone(), away]);
+        assert_eq!((known.name.as_str(), known.netns), ("render/77", None));
+        assert_eq!(scope([one, flow("f2", Some(78), "render")]).kind, ScopeKind::Node);
+        let ended = [flow("f1", None, "render"), flow("f2", None, "sh")];
+        assert_eq!(scope(ended).kind, ScopeKind::Node);
     }
 
     #[test]

@@ -7,11 +7,11 @@ use netdiag_common::signal::Signal;
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     advice::many,
-    node::{graded, inside, name},
+    node::{graded, inside, is_given_again, name},
 };
 use crate::{
     format,
-    snapshot::node::{PortUse, Ports},
+    snapshot::node::{OLD_NS, PortUse, Ports},
     watched::Watched,
 };
 
@@ -55,33 +55,57 @@ pub const DEFINITION: Definition = Definition {
     rule,
 };
 
-/// Ports towards a destination, when most were taken.
-struct Worst<'a> {
+/// Ports towards a destination, at one time.
+#[derive(Clone, Copy)]
+struct Use<'a> {
     ports: &'a Ports,
     to: &'a PortUse,
-    fill: f64,
+}
+
+impl Use<'_> {
+    /// So many of those that may be given.
+    fn part(&self, ports: u64) -> f64 {
+        ports as f64 / self.ports.available.unwrap_or(0).max(1) as f64
+    }
+
+    /// Those that are not in TIME_WAIT.
+    const fn held(&self) -> u64 {
+        self.to.taken.saturating_sub(self.to.time_wait)
+    }
 }
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
-    let worst = worst(watched);
-    worst.iter().filter_map(|one| of_destination(watched, limits, one)).collect()
+    let worst = |times: &[Use<'_>; 2]| {
+        let found = times.iter().filter_map(|one| of_destination(watched, limits, one));
+        found.min_by(Finding::rank)
+    };
+    worst_times(watched).iter().filter_map(worst).collect()
 }
 
-/// Every destination at its worst; a destination has one for each local address.
-fn worst(watched: &Watched) -> Vec<Worst<'_>> {
-    let mut worst: Vec<Worst<'_>> = Vec::new();
+/// When most ports of every destination were taken, and when most were held: which of the two is worse depends on
+/// whether those in TIME_WAIT are gone. A destination has ports for each local address.
+fn worst_times(watched: &Watched) -> Vec<[Use<'_>; 2]> {
+    let mut worst: Vec<[Use<'_>; 2]> = Vec::new();
     for ports in watched.intervals.iter().flat_map(|interval| &interval.node.ports) {
-        let Some(available) = ports.available.filter(|available| *available > 0) else { continue };
+        if ports.available.unwrap_or(0) == 0 {
+            continue;
+        }
         for to in &ports.destinations {
-            let one = Worst { ports, to, fill: to.taken as f64 / available as f64 };
-            let same = |known: &&mut Worst<'_>| {
+            let one = Use { ports, to };
+            let same = |times: &&mut [Use<'_>; 2]| {
+                let known = times[0];
                 (known.ports.netns, known.to.local_ip, &known.to.peer)
                     == (ports.netns, to.local_ip, &to.peer)
             };
-            match worst.iter_mut().find(same) {
-                Some(known) if known.fill <= one.fill => *known = one,
-                Some(_) => {}
-                None => worst.push(one),
+            let Some([taken, held]) = worst.iter_mut().find(same) else {
+                worst.push([one; 2]);
+                continue;
+            };
+            if taken.part(taken.to.taken) <= one.part(to.taken) {
+                *taken = one;
+            }
+            if held.part(held.held()) <= one.part(one.held()) {
+                *held = one;
             }
         }
     }
@@ -101,22 +125,21 @@ fn failed(watched: &Watched, netns: u32, to: &PortUse) -> Option<u64> {
     (told > 0 || is_told && !is_lost && watched.other.at_least(NO_PORT) == 0).then_some(told)
 }
 
-fn of_destination(watched: &Watched, limits: &Limits, worst: &Worst<'_>) -> Option<Finding> {
-    let Worst { ports, to, fill } = *worst;
+fn of_destination(watched: &Watched, limits: &Limits, worst: &Use<'_>) -> Option<Finding> {
+    let Use { ports, to } = *worst;
     let (ip, port) = (to.peer.ip?, to.peer.port?);
     let failed = failed(watched, ports.netns, to);
     let is_given_again = is_given_again(watched, ports.netns, ip);
-    let held = to.taken.saturating_sub(to.time_wait);
-    let part = |n: u64| fill * n as f64 / to.taken.max(1) as f64;
+    let held = worst.held();
     // As long as connects get one, ports that are given out again are none that are gone. Where nobody knows whether
     // they do it is open, unless too many are held besides.
     let (gone, is_open) = match (is_given_again, failed) {
         (true, Some(0)) => (held, false),
-        (true, None) if part(held) >= limits.of(&PRESSURE) => (held, false),
+        (true, None) if worst.part(held) >= limits.of(&PRESSURE) => (held, false),
         (true, None) => (to.taken, true),
         _ => (to.taken, false),
     };
-    let fill = part(gone);
+    let fill = worst.part(gone);
     if fill < limits.of(&PRESSURE) {
         return None;
     }
@@ -185,25 +208,14 @@ fn of_destination(watched: &Watched, limits: &Limits, worst: &Worst<'_>) -> Opti
     Some(advised(finding, watched, worst, (ip, port), failed))
 }
 
-/// Whether ports in TIME_WAIT are given to new connections after a second: 1 for all, 2 on the loopback
-/// (`net.ipv4.tcp_tw_reuse`, Documentation/networking/ip-sysctl.rst, Linux 6.12).
-fn is_given_again(watched: &Watched, netns: u32, ip: IpAddr) -> bool {
-    match watched.settings(netns).and_then(|settings| settings.tcp_tw_reuse) {
-        Some(1) => true,
-        Some(2) => ip.is_loopback(),
-        _ => false,
-    }
-}
-
 fn advised(
     finding: Finding,
     watched: &Watched,
-    worst: &Worst<'_>,
+    worst: &Use<'_>,
     (ip, port): (IpAddr, u16),
     failed: Option<u64>,
 ) -> Finding {
-    let Worst { ports, to, .. } = *worst;
-    let held = to.taken - to.time_wait.min(to.taken);
+    let (Use { ports, to }, held) = (*worst, worst.held());
     let (who, server) = (name(&to.owner), SocketAddr::new(ip, port));
     let finding = if to.time_wait > held {
         finding.advise(format!(
@@ -233,7 +245,7 @@ fn advised(
         (Some(first), Some(last)) => format!(", here {first} to {last}"),
         _ => String::new(),
     };
-    let finding = if ports.known_ns() > 2_000_000_000 {
+    let finding = if ports.known_ns() > OLD_NS {
         finding.not_seeing(format!(
             "how it is now: what is known of the sockets is {} old",
             format::duration(ports.known_ns())
@@ -407,6 +419,25 @@ mod tests {
         let told = told(&with(200, None));
         assert!(told.title.ends_with("run out: 800 of 1000 are taken"), "{}", told.title);
         assert!(told.not_observable[0].starts_with("how many connects found no port"));
+    }
+
+    /// At one time most were taken, nearly all in TIME_WAIT, and at another one fewer, nearly all of them held.
+    #[test]
+    fn the_time_at_which_most_were_held_counts_as_well() {
+        let at = |reuse, held: u64, other| {
+            let mut watched = with(1_000, (reuse, "10.0.0.2"), &[], other);
+            let ports = &mut watched.intervals[4].node.ports[0];
+            (ports.destinations[0].taken, ports.destinations[0].time_wait) = (held + 1, 1);
+            watched
+        };
+        check(&DEFINITION, &at(1, 799, Some(0)), None);
+        check(&DEFINITION, &at(1, 800, Some(0)), Some(Severity::Warning));
+        check(&DEFINITION, &at(1, 799, None), Some(Severity::Info));
+        check(&DEFINITION, &at(1, 800, None), Some(Severity::Warning));
+        assert!(told(&at(1, 800, Some(0))).title.ends_with("run out: 800 of 1000 are taken"));
+        // Where those that wait are gone, most taken is worst.
+        check(&DEFINITION, &at(0, 800, Some(0)), Some(Severity::Critical));
+        assert!(told(&at(0, 800, Some(0))).title.ends_with(": 1000 of 1000 are taken"));
     }
 
     /// EADDRNOTAVAIL has other reasons: an address that is not of this node, a family that is switched off.

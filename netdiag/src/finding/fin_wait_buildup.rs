@@ -3,11 +3,11 @@
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     advice::{end, host},
-    node::{inside, name},
+    node::{inside, name, who},
 };
 use crate::{
     snapshot::{
-        Node, Owner,
+        Node,
         node::{SocketGroup, Sockets},
     },
     watched::Watched,
@@ -66,24 +66,6 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Vec<Fi
         return vec![found(watched, limits, sockets, None)];
     }
     many.into_iter().map(|group| found(watched, limits, sockets, Some(group))).collect()
-}
-
-/// The process that has connections like these, where it is one.
-fn who(watched: &Watched, netns: u32, group: &SocketGroup) -> Owner {
-    let alike = watched.flows.values().filter(|flow| {
-        let same = |port: Option<u16>, of: Option<u16>| port.is_none() || port == of;
-        flow.netns == Some(netns)
-            && flow.peer.ip == group.peer.ip
-            && same(group.peer.port, flow.peer.port)
-            && same(group.local.port, flow.local.port)
-            && flow.owner.pid.is_some()
-    });
-    let mut owners: Vec<_> = alike.map(|flow| &flow.owner).collect();
-    owners.dedup_by_key(|owner| owner.pid);
-    match owners[..] {
-        [owner] => owner.clone(),
-        _ => Owner::default(),
-    }
 }
 
 fn found(

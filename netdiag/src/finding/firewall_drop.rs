@@ -159,7 +159,7 @@ fn of_clients(
     if (group.flows.len() as f64) < limits.of(&CONVERSATIONS) {
         return None;
     }
-    let is_tcp = group.first().protocol.as_deref() == Some("tcp");
+    let is_tcp = group.first().is_tcp();
     let severity = if is_near && is_tcp { Severity::Warning } else { Severity::Info };
     let mut peers: BTreeMap<IpAddr, u64> = BTreeMap::new();
     for flow in &group.flows {

@@ -6,11 +6,14 @@
 //! time; and there is hardly anything in the answers. A server that waits for a timeout of its own in each request
 //! looks the same to a client that does nothing but wait, if its answers are as small; so it is told, as an info.
 //! Where no more than the time speaks for a poll, the finding stays a warning, and says what it may be.
+//!
+//! Many connections that poll hide none of the others: each is looked at by itself, and goes with them only where it
+//! has too few answers for that, or answers before the timer ends, as polls with something to tell do.
 
 use super::{Finding, Limits, Threshold, Unit};
 use crate::{
     format,
-    watched::{Group, Seen, Watched},
+    watched::{Group, Seen, Sums, Watched},
 };
 
 pub(super) const TIMER: Threshold = Threshold {
@@ -40,10 +43,10 @@ pub(super) const LONG: &str = "Even its quickest answers take that long. That is
      waits for something to tell, and nobody minds.";
 
 /// Answers at one end of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Answers {
     /// Metric of what they take.
-    metric: &'static str,
+    pub(super) metric: &'static str,
     /// Count of the nanoseconds that all of them take.
     time: &'static str,
     /// Count of the bytes in all of them.
@@ -57,13 +60,22 @@ pub(super) const AWAITED: Answers =
 pub(super) const GIVEN: Answers =
     Answers { metric: "processing", time: "service_ns", bytes: "bytes_sent" };
 
+impl Answers {
+    /// Those that a server gives, as they are told: an older netdiag had no `processing`, but `service`, which holds
+    /// what requests take to arrive as well.
+    pub(super) fn given(sums: &Sums) -> Self {
+        let is_older = !sums.tells(GIVEN.metric) && sums.tells("service");
+        if is_older { Self { metric: "service", ..GIVEN } } else { GIVEN }
+    }
+}
+
 /// What speaks for a timer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Timer {
     /// What half of the answers take, and the others hardly longer.
     pub(super) ns: u64,
     /// Whether all speaks for a poll, not the time alone.
-    pub(super) is_poll: bool,
+    is_poll: bool,
     /// By how much the slowest tenth takes longer.
     beyond: f64,
     /// Part of the time in which a request is open; none where that cannot be told.
@@ -75,7 +87,7 @@ pub(super) struct Timer {
 impl Timer {
     /// Of flows with at least so many answers together. None where these come at different times, or connections
     /// rest between them.
-    pub(super) fn of(
+    fn of(
         watched: &Watched,
         limits: &Limits,
         group: &Group<'_>,
@@ -91,15 +103,41 @@ impl Timer {
         if beyond > limits.of(&TIMER) || rests {
             return None;
         }
-        let count = sums.samples(answers.metric).max(1) as f64;
-        let bytes = sums.count(answers.bytes).map(|bytes| bytes as f64 / count);
+        let bytes = mean_bytes(sums, answers);
         let is_empty = bytes.is_some_and(|bytes| bytes < limits.of(&EMPTY));
         let is_poll = open.is_some() && is_empty;
         Some(Self { ns: half, is_poll, beyond, open, bytes })
     }
 
+    /// Whether a connection goes with all of those that poll together, which by itself is none: nothing says that it
+    /// works. Its answers may come before the timer ends. With enough of them one has to come as it does.
+    fn holds(
+        &self,
+        watched: &Watched,
+        limits: &Limits,
+        flow: &Seen,
+        answers: &Answers,
+        least: u64,
+    ) -> bool {
+        /// Its slowest answers beyond that may be an accident.
+        const MOST: f64 = 0.8;
+        let sums = &flow.sums;
+        let (Some(most), Some(slowest)) =
+            (sums.quantile(answers.metric, MOST, 1), sums.quantile(answers.metric, 1.0, 1))
+        else {
+            return true;
+        };
+        let [early, late] = [-1.0, 1.0].map(|by| self.ns as f64 * (1.0 + by * limits.of(&TIMER)));
+        let is_at_it = slowest as f64 >= early || sums.samples(answers.metric) < least;
+        let open = open(watched, &Group::of(vec![flow]), answers);
+        most as f64 <= late
+            && is_at_it
+            && open.is_none_or(|open| open >= limits.of(&OPEN))
+            && mean_bytes(sums, answers).is_none_or(|bytes| bytes < limits.of(&EMPTY))
+    }
+
     /// Adds it to a finding: that it is a poll, or may be one.
-    pub(super) fn told(&self, finding: Finding, watched: &Watched, limits: &Limits) -> Finding {
+    fn told(&self, finding: Finding, watched: &Watched, limits: &Limits) -> Finding {
         let finding = finding.beyond(
             watched,
             "slowest tenth longer than half of them by",
@@ -130,6 +168,67 @@ impl Timer {
     }
 }
 
+/// What speaks for answers that are held back on purpose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    /// Even the quickest of them take very long.
+    is_long: bool,
+    /// They come as by a timer, and not so late.
+    pub(super) timer: Option<Timer>,
+}
+
+impl Held {
+    /// Of flows with at least so many answers together, of which the quickest tenth takes that long where they are held
+    /// back. None of flows with fewer.
+    pub(super) fn of(
+        watched: &Watched,
+        limits: &Limits,
+        group: &Group<'_>,
+        answers: &Answers,
+        (least, long): (u64, &Threshold),
+    ) -> Option<Self> {
+        let quickest = group.sums.quantile(answers.metric, 0.1, least)?;
+        let is_long = quickest as f64 >= limits.of(long);
+        let timer = Timer::of(watched, limits, group, answers, least).filter(|_| !is_long);
+        Some(Self { is_long, timer })
+    }
+
+    /// The timer of a poll.
+    pub(super) fn poll(&self) -> Option<Timer> {
+        self.timer.filter(|timer| timer.is_poll)
+    }
+
+    /// Whether it is so, by all that is seen.
+    pub(super) fn is_likely(&self) -> bool {
+        self.is_long || self.poll().is_some()
+    }
+
+    /// Adds to a finding what is known of the timer.
+    pub(super) fn told(&self, finding: Finding, watched: &Watched, limits: &Limits) -> Finding {
+        match self.timer {
+            Some(timer) => timer.told(finding, watched, limits),
+            None => finding,
+        }
+    }
+}
+
+/// What is found in those flows of a group that work, or else in those that poll. Nothing where there are fewer answers
+/// than that, or the slowest tenth of all of them takes less.
+pub(super) fn of_each<'a>(
+    watched: &Watched,
+    limits: &Limits,
+    group: &Group<'a>,
+    answers: &Answers,
+    (least, slow): (u64, &Threshold),
+    of_some: impl Fn(&Group<'a>) -> Option<Finding>,
+) -> Option<Finding> {
+    if (group.sums.quantile(answers.metric, 0.9, least)? as f64) < limits.of(slow) {
+        return None;
+    }
+    let (polls, rest) = apart(watched, limits, group, answers, least);
+    rest.as_ref().and_then(&of_some).or_else(|| of_some(&polls?))
+}
+
 /// Part of the time from the first answer to the last in which connections have a request open.
 fn open(watched: &Watched, group: &Group<'_>, answers: &Answers) -> Option<f64> {
     /// Intervals from the first to the last, of all connections together: when in an interval an answer comes is
@@ -151,6 +250,12 @@ fn open(watched: &Watched, group: &Group<'_>, answers: &Answers) -> Option<f64> 
     (all_s >= LEAST * watched.every().max(1.0)).then(|| open_s / all_s)
 }
 
+/// Bytes of an answer in the mean; none where they are not known.
+fn mean_bytes(sums: &Sums, answers: &Answers) -> Option<f64> {
+    let count = sums.samples(answers.metric).max(1) as f64;
+    sums.count(answers.bytes).map(|bytes| bytes as f64 / count)
+}
+
 /// Whether a connection does nothing but poll.
 pub(super) fn is_poll(
     watched: &Watched,
@@ -164,18 +269,18 @@ pub(super) fn is_poll(
 }
 
 /// Those that poll, and the others: a queue's clients do, and share its port with those that work.
-pub(super) fn apart<'a>(
+fn apart<'a>(
     watched: &Watched,
     limits: &Limits,
     group: &Group<'a>,
     answers: &Answers,
     least: u64,
 ) -> (Option<Group<'a>>, Option<Group<'a>>) {
-    let all = Timer::of(watched, limits, group, answers, least);
-    if all.is_some_and(|timer| timer.is_poll) {
-        return (Some(group.clone()), None);
-    }
-    let polls = |flow: &Seen| is_poll(watched, limits, flow, answers, least);
+    let all = Timer::of(watched, limits, group, answers, least).filter(|timer| timer.is_poll);
+    let polls = |flow: &Seen| {
+        is_poll(watched, limits, flow, answers, least)
+            || all.is_some_and(|timer| timer.holds(watched, limits, flow, answers, least))
+    };
     (group.only(polls), group.only(|flow| !polls(flow)))
 }
 
@@ -257,5 +362,56 @@ mod tests {
         let group = Group::of(all.flows.values().collect());
         let (polls, rest) = apart(&all, &Limits::default(), &group, &AWAITED, 5);
         assert!(polls.is_some() && rest.is_none());
+    }
+
+    /// What a connection answers in a second.
+    type Work = fn(u64) -> Option<Flow>;
+
+    /// Those of them that work, where twelve poll each second.
+    fn beside_many(works: &[Work]) -> Vec<String> {
+        let watched = kit::series(|second| {
+            let poll = |n: usize| Flow { id: format!("p{n}"), ..answer(1_000, 60) };
+            let works = works.iter().zip(0..).filter_map(|(work, n): (_, usize)| {
+                Some(Flow { id: format!("w{n}"), ..work(second)? })
+            });
+            (0..12).map(poll).chain(works).collect()
+        });
+        assert_eq!(is_poll(&watched), Some(true), "all of them together");
+        let group = Group::of(watched.flows.values().collect());
+        let (polls, rest) = apart(&watched, &Limits::default(), &group, &AWAITED, 5);
+        let ids = |group: Group<'_>| group.flows.iter().map(|flow| flow.id.clone()).collect();
+        let rest: Vec<String> = rest.map(ids).unwrap_or_default();
+        let polls = polls.map_or(0, |polls| polls.flows.len());
+        assert_eq!(polls + rest.len(), 12 + works.len());
+        rest
+    }
+
+    #[test]
+    fn many_that_poll_hide_none_of_the_others() {
+        /// One whose answers take by turns half a second and so long.
+        fn by_turns(second: u64, ms: u64) -> Flow {
+            answer(if second.is_multiple_of(2) { 500 } else { ms }, 60)
+        }
+        let cases: [(Work, bool); 9] = [
+            (|second| Some(by_turns(second, 1_030)), false),
+            (|second| Some(by_turns(second, 1_035)), true),
+            (|second| Some(by_turns(second, 970)), false),
+            (|second| Some(by_turns(second, 960)), true),
+            // Two in ten, and three.
+            (|second| Some(answer(if second < 2 { 2_000 } else { 1_000 }, 60)), false),
+            (|second| Some(answer(if second < 3 { 2_000 } else { 1_000 }, 60)), true),
+            (|_| Some(answer(1_000, 4_096)), true),
+            // It rests every other second.
+            (|second| second.is_multiple_of(2).then(|| answer(1_000, 60)), true),
+            // Four answers are too few to tell, unless they are late.
+            (|second| (second > 5).then(|| by_turns(second, 900)), false),
+        ];
+        for (nth, (work, is_work)) in cases.into_iter().enumerate() {
+            let expected: &[&str] = if is_work { &["w0"] } else { &[] };
+            assert_eq!(beside_many(&[work]), expected, "case {nth}");
+        }
+        let late: Work = |second| (second > 5).then(|| answer(1_900, 60));
+        let polls: Work = |_| Some(answer(1_000, 60));
+        assert_eq!(beside_many(&[late, polls]), ["w0"]);
     }
 }

@@ -190,9 +190,9 @@ mod tests {
     fn thresholds() {
         check(&DEFINITION, &of(|one| one.rx_errors = Some(9)), None);
         check(&DEFINITION, &of(|one| one.rx_errors = Some(10)), Some(Severity::Info));
-        check(&DEFINITION, &of(|one| one.rx_errors = Some(99)), Some(Severity::Info));
+        check(&DEFINITION, &of(|one| one.rx_errors = Some(100)), Some(Severity::Info));
         check(&DEFINITION, &of(|one| one.rx_errors = Some(101)), Some(Severity::Warning));
-        check(&DEFINITION, &of(|one| one.tx_errors = Some(10_000)), Some(Severity::Warning));
+        check(&DEFINITION, &of(|one| one.tx_errors = Some(10_101)), Some(Severity::Warning));
         check(&DEFINITION, &of(|one| one.tx_errors = Some(10_102)), Some(Severity::Critical));
         check(&DEFINITION, &of(|one| one.carrier_changes = Some(1)), None);
         check(&DEFINITION, &of(|one| one.carrier_changes = Some(2)), Some(Severity::Warning));

@@ -1,6 +1,6 @@
 //! An interface carries all that its link can.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit, advice::quoted,
@@ -53,8 +53,9 @@ fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
 /// How busy one direction was.
 struct Way {
     name: &'static str,
-    /// What flows count of it.
-    payload: &'static str,
+    /// What flows of its namespace count of it, and those of a namespace that it leads to: what it sends there they
+    /// receive.
+    payload: [&'static str; 2],
     /// Seconds at the limit.
     full: f64,
     /// Part of the speed in these, at most.
@@ -64,7 +65,7 @@ struct Way {
 }
 
 impl Way {
-    const fn new(name: &'static str, payload: &'static str) -> Self {
+    const fn new(name: &'static str, payload: [&'static str; 2]) -> Self {
         Self { name, payload, full: 0.0, most: 0.0, bytes: 0, packets: 0 }
     }
 
@@ -82,7 +83,8 @@ impl Way {
 
 fn of_interface(watched: &Watched, limits: &Limits, one: &Interface) -> Option<Finding> {
     let speed = one.speed_bits.filter(|speed| *speed > 0)?;
-    let mut ways = [Way::new("sends", "bytes_sent"), Way::new("receives", "bytes_received")];
+    let [sent, received] = ["bytes_sent", "bytes_received"];
+    let mut ways = [Way::new("sends", [sent, received]), Way::new("receives", [received, sent])];
     for interval in watched.intervals.iter().filter(|interval| interval.seconds > 0.0) {
         let here = |other: &&Interface| (other.netns, other.index) == (one.netns, one.index);
         let Some(told) = interval.node.interfaces.iter().find(here) else { continue };
@@ -120,8 +122,17 @@ fn of_interface(watched: &Watched, limits: &Limits, one: &Interface) -> Option<F
         None => finding.confidence(0.95),
     };
     let namespaces = namespaces(watched, one);
-    let finding = most(finding, watched, one, &way, &namespaces);
-    let (owner, sort) = (Owner::default(), way.payload);
+    let largest = largest(watched, one, &way, &namespaces);
+    let finding = match largest {
+        Some(Largest { bytes, comm, ip, .. }) => finding.with(
+            watched,
+            &format!("largest flow that may pass it, {comm} with {ip}"),
+            bytes as f64 / watched.seconds.max(1e-9),
+            Unit::BytesPerSecond,
+        ),
+        None => finding,
+    };
+    let (owner, sort) = (Owner::default(), largest.map_or(way.payload[0], |flow| flow.payload));
     let live = match namespaces.len() {
         1 => format!("netdiag live --netns {} --sort {sort}", one.netns),
         _ => format!("netdiag live --sort {sort}"),
@@ -165,33 +176,31 @@ fn may_pass(watched: &Watched, flow: &Seen, one: &Interface) -> bool {
     one.kind.is_some() && is_apart
 }
 
+/// A flow that moves bytes that way.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Largest<'a> {
+    bytes: u64,
+    comm: &'a str,
+    ip: IpAddr,
+    /// What it counts of these.
+    payload: &'static str,
+}
+
 /// Who moves the most bytes that way, of those whose packets may pass it.
-fn most(
-    finding: Finding,
-    watched: &Watched,
+fn largest<'a>(
+    watched: &'a Watched,
     one: &Interface,
     way: &Way,
     namespaces: &BTreeSet<u32>,
-) -> Finding {
-    let is_there = |flow: &&Seen| flow.netns.is_some_and(|netns| namespaces.contains(&netns));
-    let flows = watched.flows.values().filter(is_there);
-    let bytes = flows.filter(|flow| may_pass(watched, flow, one)).filter_map(|flow| {
-        // What one end sends the other one receives.
-        let bytes = match one.leads_to() {
-            Some(_) => flow.sums.at_least("bytes_sent").max(flow.sums.at_least("bytes_received")),
-            None => flow.sums.at_least(way.payload),
-        };
-        Some((bytes, flow.owner.comm.as_deref()?, flow.peer.ip?))
+) -> Option<Largest<'a>> {
+    let flows = watched.flows.values().filter(|flow| may_pass(watched, flow, one));
+    let all = flows.filter_map(|flow| {
+        let netns = flow.netns.filter(|netns| namespaces.contains(netns))?;
+        let payload = way.payload[usize::from(one.leads_to() == Some(netns))];
+        let (comm, ip) = (flow.owner.comm.as_deref()?, flow.peer.ip?);
+        Some(Largest { bytes: flow.sums.at_least(payload), comm, ip, payload })
     });
-    match bytes.filter(|(bytes, ..)| *bytes > 0).max() {
-        Some((bytes, comm, ip)) => finding.with(
-            watched,
-            &format!("largest flow that may pass it, {comm} with {ip}"),
-            bytes as f64 / watched.seconds.max(1e-9),
-            Unit::BytesPerSecond,
-        ),
-        None => finding,
-    }
+    all.filter(|flow| flow.bytes > 0).max()
 }
 
 #[cfg(test)]
@@ -204,7 +213,7 @@ mod tests {
     };
 
     /// A link of 1 Gbit/s, of which it carries so many thousandths in the first seconds.
-    fn of(thousandths: u64, busy: u64, speed_bits: Option<u64>) -> Watched {
+    fn carrying(thousandths: u64, busy: u64, speed_bits: Option<u64>) -> Watched {
         let flow = kit::flow("f1").count("bytes_sent", 100_000_000);
         kit::with_nodes(&[flow], |second, node| {
             let carried = if second < busy { thousandths * 125_000 } else { 0 };
@@ -225,68 +234,107 @@ mod tests {
     #[test]
     fn thresholds() {
         let speed = Some(1_000_000_000);
-        check(&DEFINITION, &of(899, 10, speed), None);
-        check(&DEFINITION, &of(900, 10, speed), Some(Severity::Warning));
-        check(&DEFINITION, &of(990, 4, speed), None);
-        check(&DEFINITION, &of(990, 5, speed), Some(Severity::Warning));
+        check(&DEFINITION, &carrying(899, 10, speed), None);
+        check(&DEFINITION, &carrying(900, 10, speed), Some(Severity::Warning));
+        check(&DEFINITION, &carrying(990, 4, speed), None);
+        check(&DEFINITION, &carrying(990, 5, speed), Some(Severity::Warning));
     }
 
     #[test]
     fn a_speed_that_nobody_knows_is_no_limit() {
-        check(&DEFINITION, &of(5_000, 10, None), None);
+        check(&DEFINITION, &carrying(5_000, 10, None), None);
     }
 
     const POD: u32 = NETNS + 1;
     const OTHER: u32 = NETNS + 2;
 
-    /// Who is named where a card, or the end of a pod's veth, is at its limit, with these flows.
-    fn named(flows: &[Flow], is_card: bool) -> Option<String> {
+    /// Who is named where an interface sends or receives all that it can, with these flows, and by what flows are
+    /// listed then: `eth0` of a pod, `veth1` at its other end, or the node's `card`.
+    fn named(flows: &[Flow], name: &str, way: &str) -> (Option<String>, String) {
         let watched = kit::with_node(flows, |node| {
-            let peer = |netns| Some(PeerInterface { index: 2, netns: Some(netns) });
-            let end = |netns, name: &str, other| Interface {
+            let end = |netns, index, name: &str, other: Option<u32>| Interface {
                 netns,
+                index,
                 name: name.to_owned(),
-                kind: Some("veth".to_owned()),
-                peer: peer(other),
+                kind: other.map(|_| "veth".to_owned()),
+                peer: other.map(|netns| PeerInterface { index: 2, netns: Some(netns) }),
                 ..Interface::default()
             };
-            let mut pod = end(POD, "eth0", NETNS);
-            let mut card = Interface { netns: NETNS, index: 2, ..Interface::default() };
-            let full = if is_card { &mut card } else { &mut pod };
+            let mut all = [
+                end(POD, 2, "eth0", Some(NETNS)),
+                end(NETNS, 2, "card", None),
+                end(NETNS, 3, "veth1", Some(POD)),
+                end(OTHER, 2, "net1", Some(POD)),
+            ];
+            let full = all.iter_mut().find(|one| one.name == name).expect("an interface");
             full.speed_bits = Some(1_000_000_000);
-            (full.tx_bytes, full.tx_packets) = (Some(124_000_000), Some(0));
-            node.interfaces = vec![pod, card, end(OTHER, "eth0", POD)];
+            let carried = (Some(124_000_000), Some(0));
+            match way {
+                "sends" => (full.tx_bytes, full.tx_packets) = carried,
+                _ => (full.rx_bytes, full.rx_packets) = carried,
+            }
+            node.interfaces = all.to_vec();
         });
         let found = rule(&watched, &Limits::default()).remove(0);
-        let named = found.evidence.into_iter().find(|one| one.metric.starts_with("largest flow"));
-        named.map(|one| one.metric)
+        assert!(found.title.starts_with(&format!("{name} {way} 99 %")), "{}", found.title);
+        let named = found.evidence.iter().find(|one| one.metric.starts_with("largest flow"));
+        (named.map(|one| one.metric.clone()), found.commands[0].clone())
+    }
+
+    fn of(id: &str, comm: &str, [sent, received]: [u64; 2]) -> Flow {
+        kit::flow(id).of(7, comm).count("bytes_sent", sent).count("bytes_received", received)
+    }
+
+    /// In a pod.
+    fn of_pod(id: &str, comm: &str, bytes: [u64; 2]) -> Flow {
+        Flow { netns: Some(POD), ..of(id, comm, bytes) }
+    }
+
+    fn told(comm: &str) -> Option<String> {
+        Some(format!("largest flow that may pass it, {comm} with 10.0.0.2"))
     }
 
     #[test]
     fn who_may_pass_it_is_named() {
-        let of = |id: &str, comm: &str, bytes: u64| {
-            kit::flow(id).of(7, comm).count("bytes_sent", bytes).count("bytes_received", 0)
-        };
-        let node = of("f1", "backup", 1_000);
-        let here = of("f2", "proxy", 9_000).to("127.0.0.1", 80);
-        let own = of("f3", "agent", 9_000).to("10.0.0.1", 80);
-        let reader = of("f4", "reader", 0).count("bytes_received", 9_000);
-        let pod = Flow { netns: Some(POD), ..of("f5", "job", 2_000) };
-        let far = Flow { netns: Some(OTHER), ..of("f6", "far", 9_000) };
-        let near = Flow { netns: Some(POD), pair: Some("f8".to_owned()), ..of("f7", "web", 5_000) };
-        let end = Flow { pair: Some("f7".to_owned()), ..of("f8", "db", 0) };
+        let node = of("f1", "backup", [1_000, 0]);
+        let here = of("f2", "proxy", [9_000, 0]).to("127.0.0.1", 80);
+        let own = of("f3", "agent", [9_000, 0]).to("10.0.0.1", 80);
+        let reader = of("f4", "reader", [0, 9_000]);
+        let pod = of_pod("f5", "job", [2_000, 0]);
+        let far = Flow { netns: Some(OTHER), ..of("f6", "far", [9_000, 0]) };
+        let near = Flow { pair: Some("f8".to_owned()), ..of_pod("f7", "web", [5_000, 0]) };
+        let end = Flow { pair: Some("f7".to_owned()), ..of("f8", "db", [0, 0]) };
         let all = [node, here, own, reader, pod, far, near, end];
-        let name =
-            |comm: &str| Some(format!("largest flow that may pass it, {comm} with 10.0.0.2"));
-        assert_eq!(named(&all, true), name("job"));
-        assert_eq!(named(&all[..4], true), name("backup"));
-        assert_eq!(named(&all[1..3], true), None);
-        assert_eq!(named(&all[4..], false), name("web"));
+        assert_eq!(named(&all, "card", "sends").0, told("job"));
+        assert_eq!(named(&all[..4], "card", "sends").0, told("backup"));
+        assert_eq!(named(&all[1..3], "card", "sends").0, None);
+        assert_eq!(named(&all[4..], "eth0", "sends").0, told("web"));
+    }
+
+    /// What one end of a veth receives the other one sends, and so do those behind that.
+    #[test]
+    fn an_end_is_busy_by_what_goes_its_way() {
+        let flows = [of_pod("f1", "uploads", [5_000, 10]), of_pod("f2", "reads", [10, 9_000])];
+        for (name, way, comm, sort) in [
+            ("eth0", "sends", "uploads", "bytes_sent"),
+            ("eth0", "receives", "reads", "bytes_received"),
+            ("veth1", "receives", "uploads", "bytes_sent"),
+            ("veth1", "sends", "reads", "bytes_received"),
+            ("card", "sends", "uploads", "bytes_sent"),
+            ("card", "receives", "reads", "bytes_received"),
+        ] {
+            let expected = (told(comm), format!("netdiag live --sort {sort}"));
+            assert_eq!(named(&flows, name, way), expected, "{name} {way}");
+        }
+        // Of the node's own the way is that of its end.
+        let own = [of("f1", "uploads", [5_000, 10]), of("f2", "reads", [10, 9_000])];
+        assert_eq!(named(&own, "veth1", "sends").0, told("uploads"));
+        assert_eq!(named(&own, "eth0", "sends").0, told("reads"));
     }
 
     #[test]
     fn wording() {
-        let watched = of(960, 10, Some(1_000_000_000));
+        let watched = carrying(960, 10, Some(1_000_000_000));
         insta::assert_snapshot!(crate::finding::tests::wording(&DEFINITION, &watched));
     }
 }

@@ -81,8 +81,11 @@ fn found(
     let who = name(&owner);
     let (scope, title) = match listener {
         Some(one) => {
-            let scope = holder(netns, &owner);
-            let scope = one.local.port.map_or_else(|| scope.clone(), |port| scope.clone().at(port));
+            let scope = holder(Some(netns), &owner);
+            let scope = match one.local.port {
+                Some(port) => scope.at(port),
+                None => scope,
+            };
             let title = format!(
                 "{who} accepts too late at {}: its accept queue of {} overflows",
                 end(&one.local),

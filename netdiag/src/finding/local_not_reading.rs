@@ -7,6 +7,7 @@ use netdiag_common::signal::Signal;
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{end, host, ss_by, threads_of},
+    node::holder,
 };
 use crate::{
     format,
@@ -62,8 +63,7 @@ type Reader = (Option<u32>, Option<u32>, Option<u16>);
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
     let mut readers: BTreeMap<Reader, Vec<&Seen>> = BTreeMap::new();
-    let tcp = |flow: &&Seen| flow.protocol.as_deref() == Some("tcp");
-    for flow in watched.flows.values().filter(tcp) {
+    for flow in watched.flows.values().filter(|flow| flow.is_tcp()) {
         let port = flow.local.port.filter(|_| flow.role == Some(Role::Server));
         readers.entry((flow.netns, flow.owner.pid, port)).or_default().push(flow);
     }
@@ -174,11 +174,8 @@ fn told(finding: Finding, group: &Group<'_>, name: &str, filter: &str) -> Findin
     .confirm_by(ss_by(pid, filter).trim_end().to_owned())
 }
 
-fn scope((netns, pid, port): Reader, group: &Group<'_>) -> Scope {
-    let scope = match (pid, netns) {
-        (None, Some(netns)) => Scope::namespace(netns),
-        _ => Scope::process(netns, &group.owner()),
-    };
+fn scope((netns, _, port): Reader, group: &Group<'_>) -> Scope {
+    let scope = holder(netns, &group.owner());
     match port {
         Some(port) => scope.at(port),
         None => scope,

@@ -1,12 +1,14 @@
 //! What findings of the node share: how bad a number is, whose it is, and what to run.
 
+use std::net::IpAddr;
+
 use super::{
     Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{end, within},
 };
 use crate::{
     format,
-    snapshot::{Owner, TopCreator},
+    snapshot::{Owner, TopCreator, node::SocketGroup},
     watched::Watched,
 };
 
@@ -36,18 +38,42 @@ pub(super) fn name(owner: &Owner) -> String {
     owner.comm.clone().unwrap_or_else(|| "its process".to_owned())
 }
 
-/// A process, or its namespace where it is not known.
-pub(super) fn holder(netns: u32, owner: &Owner) -> Scope {
-    match (owner.pid, &owner.comm) {
-        (None, None) => Scope::namespace(netns),
-        _ => Scope::process(Some(netns), owner),
+/// A process, or several of one name; where it is not known, its namespace.
+pub(super) fn holder(netns: Option<u32>, owner: &Owner) -> Scope {
+    match netns {
+        Some(netns) if !owner.is_known() => Scope::namespace(netns).by(owner),
+        _ => Scope::process(netns, owner),
     }
+}
+
+/// Who has connections like these, by what was seen of them in the window; of several processes what they have in
+/// common.
+pub(super) fn who(watched: &Watched, netns: u32, group: &SocketGroup) -> Owner {
+    let same = |port: Option<u16>, of: Option<u16>| port.is_none() || port == of;
+    let alike = watched.flows.values().filter(|flow| {
+        flow.netns == Some(netns)
+            && flow.peer.ip == group.peer.ip
+            && same(group.peer.port, flow.peer.port)
+            && same(group.local.port, flow.local.port)
+            && flow.owner.is_known()
+    });
+    Owner::common(alike.map(|flow| &flow.owner))
 }
 
 /// A command in the network namespace of this process, or of any that is known to be there.
 pub(super) fn inside(watched: &Watched, netns: u32, owner: &Owner, command: &str) -> String {
     let pid = owner.pid.or_else(|| watched.inhabitant(netns));
     format!("{}{command}", within(pid, Some(netns)))
+}
+
+/// Whether ports in TIME_WAIT towards an address are given to new connections after a second: 1 for all, 2 on the
+/// loopback (`net.ipv4.tcp_tw_reuse`, Documentation/networking/ip-sysctl.rst, Linux 6.12).
+pub(super) fn is_given_again(watched: &Watched, netns: u32, ip: IpAddr) -> bool {
+    match watched.settings(netns).and_then(|settings| settings.tcp_tw_reuse) {
+        Some(1) => true,
+        Some(2) => ip.is_loopback(),
+        _ => false,
+    }
 }
 
 /// Who makes entries of a namespace's connection tracking table, the most first.

@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{end, host, ss_by},
+    advice::{end, host, sent_again, ss_by},
 };
 use crate::{
     format,
@@ -142,11 +142,9 @@ fn of_peer(
 }
 
 fn ruled(finding: Finding, worst: &Seen) -> Finding {
-    let lost = worst.sums.count("retransmits.fast").zip(worst.sums.count("retransmits.rto"));
-    let finding = match lost {
-        Some((fast, rto)) => finding.ruling_out(format!(
-            "loss: {} segments were sent again, and the kernel counts that time apart",
-            fast + rto
+    let finding = match sent_again(&worst.sums) {
+        Some(n) => finding.ruling_out(format!(
+            "loss: {n} segments were sent again, and the kernel counts that time apart"
         )),
         None => finding,
     };

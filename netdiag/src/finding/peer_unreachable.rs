@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     format,
-    watched::{Backend, Group, Peer, Seen, Watched},
+    watched::{Backend, Group, Peer, Seen, Sums, Watched},
 };
 
 mod late;
@@ -64,6 +64,7 @@ pub const DEFINITION: Definition = Definition {
         &late::SHARE,
         &late::LEAST,
         &late::SECONDS,
+        &late::TIMES,
         &late::SYN_SENT,
         &no_route::RATE,
         &no_route::LEAST,
@@ -93,23 +94,31 @@ pub const DEFINITION: Definition = Definition {
     rule,
 };
 
+/// Whether it was asked for in this window, as far as that is told. One of an earlier window counts there: in this one it
+/// sent no more than SYNs again.
+fn began(sums: &Sums) -> bool {
+    let again = sums.at_least("retransmits.syn");
+    sums.count("segments_sent").is_none_or(|sent| sent > again)
+}
+
 /// Whether nothing answered: an error says so, or SYNs were sent again and it was given up or lasts on.
 fn is_unanswered(flow: &Seen) -> bool {
     let sums = &flow.sums;
     let failed = ERRORS.iter().any(|error| sums.at_least(&format!("connects_failed.{error}")) > 0);
     let again = sums.at_least("retransmits.syn");
-    // One of an earlier window began there.
-    let began = sums.count("segments_sent").is_none_or(|sent| sent > again);
     let heard = sums.samples("connect") > 0 || sums.at_least("segments_received") > 0;
-    !heard && began && (failed || again >= 2 || again >= 1 && flow.closed)
+    !heard && began(sums) && (failed || again >= 2 || again >= 1 && flow.closed)
 }
 
 /// Whether its client gave it up before a SYN was sent again, and nothing had come by then: after twice the time in
-/// which other connections there were established, where there are any.
+/// which other connections there were established, where there are any. Of one of an earlier window it is not known
+/// whether that was sent again there.
 fn is_given_up(flow: &Seen, limits: &Limits, usual_ns: Option<u64>) -> bool {
     let sums = &flow.sums;
     let enough_ns = (limits.of(&GIVEN_UP) * 1e9).max(usual_ns.unwrap_or(0) as f64 * 2.0);
     flow.closed
+        && began(sums)
+        && sums.at_least("retransmits.syn") == 0
         && sums.at_least("connects_failed.closed") > 0
         && sums.count("segments_received") == Some(0)
         && sums.at_least("lifetime_ns") as f64 >= enough_ns

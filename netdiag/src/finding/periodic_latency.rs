@@ -7,6 +7,7 @@ use netdiag_common::signal::Signal;
 use super::{
     DELAYED_ACK_NS, Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{host, ss_by},
+    node::holder,
 };
 use crate::{
     format,
@@ -170,10 +171,7 @@ fn scope(watched: &Watched, of: Of) -> (Scope, Owner) {
             let groups = watched.by_service();
             let owner = groups.get(&(netns, port)).map(Group::owner);
             let owner = owner.unwrap_or_default();
-            match (owner.pid, netns) {
-                (None, Some(netns)) => (Scope::namespace(netns).at(port).by(&owner), owner),
-                _ => (Scope::process(netns, &owner).at(port), owner),
-            }
+            (holder(netns, &owner).at(port), owner)
         }
         Of::Node => (Scope::node(""), Owner::default()),
     }
@@ -448,15 +446,31 @@ mod tests {
 
     #[test]
     fn a_service_of_this_node_is_its_process() {
+        // An older netdiag told of `service` alone.
+        for metric in ["processing", "service"] {
+            let serve = |flow: Flow| {
+                let told = flow.metrics["response"].clone();
+                let metrics = BTreeMap::from([(metric.to_owned(), told)]);
+                vec![Flow { metrics, ..flow.serving(8080).of(9, "api") }]
+            };
+            let found = rule(&run(240, 30, 500, serve), &Limits::default());
+            let [found] = &found[..] else { panic!("{found:#?}") };
+            assert_eq!(found.scope.name, "api/9");
+            assert!(found.title.starts_with(&format!("{metric} of api/9")), "{}", found.title);
+        }
+    }
+
+    /// What requests take to arrive is not the server's.
+    #[test]
+    fn requests_that_are_late_now_and_then_are_none_of_a_service() {
         let serve = |flow: Flow| {
-            let service = flow.metrics["response"].clone();
-            let mut flow = Flow { metrics: BTreeMap::new(), ..flow.serving(8080).of(9, "api") };
-            flow.metrics.insert("service".to_owned(), service);
-            vec![flow]
+            let arrived = flow.metrics["response"].clone();
+            let served = Flow { metrics: BTreeMap::new(), ..flow.serving(8080).of(9, "api") };
+            let mut served = served.latency("processing", arrived.count, 5_000_000);
+            served.metrics.insert("service".to_owned(), arrived);
+            vec![served]
         };
-        let found = rule(&run(240, 30, 500, serve), &Limits::default());
-        let [found] = &found[..] else { panic!("{found:#?}") };
-        assert_eq!(found.scope.name, "api/9");
+        check(&DEFINITION, &run(240, 30, 500, serve), None);
     }
 
     #[test]

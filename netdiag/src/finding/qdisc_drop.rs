@@ -251,7 +251,7 @@ mod tests {
             node.qdiscs.push(Qdisc { parent, handle: "10:".to_owned(), ..qdisc("pfifo", 6, 300) });
         });
         let found = rule(&watched, &Limits::default()).remove(0);
-        assert!(found.title.contains("pfifo") && found.title.contains("2 %"), "{}", found.title);
+        assert_eq!(found.title, "the queue pfifo of eth0 drops 2 % of its packets");
     }
 
     #[test]

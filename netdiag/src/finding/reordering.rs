@@ -5,6 +5,7 @@ use netdiag_common::signal::Signal;
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{LOSS_UNTOLD, events, inside, sent_again, ss_of},
+    packet_loss::sent,
 };
 use crate::{
     format,
@@ -60,7 +61,7 @@ fn of_peer(
 ) -> Option<Finding> {
     let sums = &group.sums;
     let overtaken = sums.count("reordering")?;
-    let sent = sums.count("data_segments_sent").or(sums.count("segments_sent"))?;
+    let sent = sent(sums)?;
     let ratio = overtaken as f64 / sent.max(1) as f64;
     if (overtaken as f64) < limits.of(&LEAST) || ratio < limits.of(&NOTICED) {
         return None;

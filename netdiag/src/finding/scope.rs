@@ -140,18 +140,29 @@ impl Scope {
     /// they have in common is told.
     #[must_use]
     pub fn in_common(&self, other: &Self) -> Self {
+        fn agreed<T: PartialEq + Copy>(one: Option<T>, other: Option<T>) -> Option<T> {
+            one.filter(|_| one == other)
+        }
         // Of one process of a cgroup, and of several.
         if self.kind != other.kind {
             return if self.kind == ScopeKind::Process { other } else { self }.clone();
         }
         let owner = Owner::common([&self.owner, &other.owner]);
-        let netns = self.netns.filter(|_| self.netns == other.netns);
         let name = match (self.kind, &owner) {
-            (ScopeKind::Process, Owner { pid: None, comm: None, .. }) => return self.clone(),
+            _ if self.name == other.name => self.name.clone(),
+            // Programs of one cgroup.
+            (ScopeKind::Process, Owner { pid: None, comm: None, .. }) => "several".to_owned(),
             (ScopeKind::Process, _) => named(&owner),
             _ => self.name.clone(),
         };
-        Self { name, netns, owner, ..self.clone() }
+        Self {
+            name,
+            netns: agreed(self.netns, other.netns),
+            peer: agreed(self.peer, other.peer),
+            port: agreed(self.port, other.port),
+            owner,
+            kind: self.kind,
+        }
     }
 }
 
@@ -202,5 +213,33 @@ mod tests {
             assert_eq!(first.meets(&second), expected, "{first:?} {second:?}");
             assert_eq!(second.meets(&first), expected, "{second:?} {first:?}");
         }
+    }
+
+    #[test]
+    fn several_are_named_by_what_they_have_in_common() {
+        let process = |pid, comm: &str| {
+            let owner = Owner { comm: Some(comm.to_owned()), ..owner(Some(pid), "a") };
+            Scope::process(Some(1), &owner)
+        };
+        let nobody = Scope::process(None, &Owner::default());
+        for (one, other, name, pid) in [
+            (process(7, "web"), process(7, "web"), "web/7", Some(7)),
+            (process(7, "web"), process(8, "web"), "web", None),
+            (process(7, "web"), process(8, "db"), "several", None),
+            (nobody.clone(), nobody, "unknown", None),
+        ] {
+            for common in [one.in_common(&other), other.in_common(&one)] {
+                assert_eq!((common.name.as_str(), common.owner.pid), (name, pid));
+                assert_eq!(common.owner.container, one.owner.container);
+            }
+        }
+        let [one, other] = [1, 2].map(|n: u8| {
+            let ip = IpAddr::from([10, 0, 0, n]);
+            Scope { peer: Some(ip), ..Scope::namespace(n.into()).at(n.into()) }
+        });
+        let common = one.in_common(&other);
+        assert_eq!((common.netns, common.peer, common.port), (None, None, None));
+        let itself = one.in_common(&one);
+        assert_eq!(itself, one);
     }
 }

@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
-    advice::{end, host, ss_by},
+    advice::{end, host, sent_again, ss_by},
 };
 use crate::{
     format,
@@ -137,11 +137,8 @@ fn of_peer(
 }
 
 fn ruled(finding: Finding, worst: &Seen) -> Finding {
-    let again = worst.sums.count("retransmits.fast").zip(worst.sums.count("retransmits.rto"));
-    let finding = match again {
-        Some((fast, rto)) => {
-            finding.ruling_out(format!("loss: {} segments were sent again", fast + rto))
-        }
+    let finding = match sent_again(&worst.sums) {
+        Some(n) => finding.ruling_out(format!("loss: {n} segments were sent again")),
         None => finding,
     };
     match worst.sums.count("rwnd_limited_ns") {

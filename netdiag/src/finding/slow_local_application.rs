@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use netdiag_common::signal::Signal;
 
 use super::{
-    Definition, Finding, Limits, Scope, Severity, Threshold, Unit, advice,
-    held::{self, AWAITED, EMPTY, GIVEN, OPEN, TIMER, Timer},
+    Definition, Finding, Limits, Severity, Threshold, Unit, advice,
+    held::{self, AWAITED, Answers, EMPTY, GIVEN, Held, OPEN, TIMER},
+    node::holder,
 };
 use crate::{
     format,
@@ -81,13 +82,10 @@ fn of_service(
     at: (Option<u32>, u16),
     group: &Group<'_>,
 ) -> Option<Finding> {
-    let least = limits.of(&LEAST) as u64;
-    if (group.sums.quantile("processing", 0.9, least)? as f64) < limits.of(&PROCESSING) {
-        return None;
-    }
-    let (polls, rest) = held::apart(watched, limits, group, &GIVEN, least);
-    let of = |group: Option<Group<'_>>| of_some(watched, limits, at, &group?);
-    of(rest).or_else(|| of(polls))
+    let slow = (limits.of(&LEAST) as u64, &PROCESSING);
+    let answers = Answers::given(&group.sums);
+    let of_some = |some: &Group<'_>| of_some(watched, limits, at, some, &answers);
+    held::of_each(watched, limits, group, &answers, slow, of_some)
 }
 
 /// Some of those that a service answers.
@@ -96,12 +94,13 @@ fn of_some(
     limits: &Limits,
     (netns, port): (Option<u32>, u16),
     group: &Group<'_>,
+    answers: &Answers,
 ) -> Option<Finding> {
-    let sums = &group.sums;
+    let (sums, metric) = (&group.sums, answers.metric);
     let least = limits.of(&LEAST) as u64;
     // However long a request takes to arrive: who sends it, and the path, answer for that.
-    let p90 = sums.quantile("processing", 0.9, least)?;
-    let quickest = sums.quantile("processing", 0.1, least)?;
+    let p90 = sums.quantile(metric, 0.9, least)?;
+    let knows_arrival = *answers == GIVEN;
     let works = sums.count("service_ns")?;
     let unread = sums.at_least("read_wait_ns");
     let share = works as f64 / (works + unread).max(1) as f64;
@@ -113,49 +112,54 @@ fn of_some(
     let waits = Waits::of(watched, limits, group);
     let waits_for = waits.and_then(|waits| Some((waits.most?, waits.ns)));
     let waits_for = waits_for.filter(|(_, ns)| *ns as f64 >= limits.of(&ELSEWHERE) * works as f64);
-    let is_long = quickest as f64 >= limits.of(&HELD);
-    let timer = Timer::of(watched, limits, group, &GIVEN, least).filter(|_| !is_long);
-    let poll = timer.filter(|timer| timer.is_poll);
-    let is_held = is_long || poll.is_some();
+    let held = Held::of(watched, limits, group, answers, (least, &HELD))?;
     let (severity, threshold) = match p90 as f64 {
-        _ if is_held || waits_for.is_some() => (Severity::Info, &PROCESSING),
-        p90 if p90 >= limits.of(&CRITICAL) && timer.is_none() => (Severity::Critical, &CRITICAL),
+        _ if held.is_likely() || waits_for.is_some() => (Severity::Info, &PROCESSING),
+        p90 if p90 >= limits.of(&CRITICAL) && held.timer.is_none() => {
+            (Severity::Critical, &CRITICAL)
+        }
         _ => (Severity::Warning, &PROCESSING),
     };
-    let scope = match (owner.pid, &owner.comm, netns) {
-        (None, None, Some(netns)) => Scope::namespace(netns).at(port).by(&owner),
-        _ => Scope::process(netns, &owner).at(port),
-    };
-    let title = match poll {
+    let scope = holder(netns, &owner).at(port);
+    let title = match held.poll() {
         Some(poll) => {
             format!("{name} answers at port {port} as by a timer of {}", format::duration(poll.ns))
         }
-        None => format!(
-            "{name} takes {} to answer what it has read at port {port} (p90)",
-            format::duration(p90)
-        ),
+        None => {
+            let what = if knows_arrival { " what it has read" } else { "" };
+            let p90 = format::duration(p90);
+            format!("{name} takes {p90} to answer{what} at port {port} (p90)")
+        }
     };
     let finding = Finding::new(watched, severity, scope, title)
-        .beyond(watched, "processing p90", p90 as f64, threshold, limits)
+        .beyond(watched, &format!("{metric} p90"), p90 as f64, threshold, limits)
         .beyond(watched, "part of its time after requests were read", share, &SHARE, limits)
-        .with(watched, "processing p50", sums.quantile("processing", 0.5, least)? as f64, Unit::Ns)
-        .with(watched, "answers", sums.samples("processing") as f64, Unit::Count)
-        .ruling_out(format!(
+        .with(
+            watched,
+            &format!("{metric} p50"),
+            sums.quantile(metric, 0.5, least)? as f64,
+            Unit::Ns,
+        )
+        .with(watched, "answers", sums.samples(metric) as f64, Unit::Count);
+    let finding = if knows_arrival {
+        finding.ruling_out(format!(
             "the network: the time begins when all of a request was here and was read, however long it took to \
              arrive; requests waited {} to be read, all together",
             format::duration(unread)
-        ));
-    let finding = if is_held {
+        ))
+    } else {
+        finding.no_surer_than(0.6).not_seeing(
+            "what requests took to arrive: it is part of these times, which an older netdiag recorded",
+        )
+    };
+    let finding = if held.is_likely() {
         finding.because(held::LONG).confidence(0.5).advise(format!(
             "if {name} is meant to answer at once, look at what its threads wait for"
         ))
     } else {
         told(finding, watched, waits, waits_for, &name)
     };
-    let finding = match timer {
-        Some(timer) => timer.told(finding, watched, limits),
-        None => finding,
-    };
+    let finding = held.told(finding, watched, limits);
     let finding = match owner.pid {
         Some(pid) => finding
             .confirm_by(advice::threads_of(pid))
@@ -270,8 +274,9 @@ fn is_for_the_work(service: &Sums, server: &Group<'_>) -> bool {
     let (times, waited) = (server.sums.samples("response"), server.sums.at_least("response_ns"));
     let each = waited / times.max(1);
     let most = service.at_least("service_ns") + each * server.flows.len() as u64;
-    times * 2 >= service.samples("processing")
-        && service.quantile("processing", 0.5, 1).is_some_and(|usual| each <= usual)
+    let answers = Answers::given(service).metric;
+    times * 2 >= service.samples(answers)
+        && service.quantile(answers, 0.5, 1).is_some_and(|usual| each <= usual)
         && waited <= most
 }
 
@@ -330,6 +335,24 @@ mod tests {
         check(&DEFINITION, &uploads(200), None);
         check(&DEFINITION, &uploads(490), None);
         check(&DEFINITION, &uploads(500), Some(Severity::Warning));
+    }
+
+    /// It told of the time from the first byte of a request alone.
+    #[test]
+    fn recordings_of_an_older_netdiag_go_by_what_they_tell() {
+        let older = |ms: u64| {
+            let mut flow = flow(ms, 5);
+            let told = flow.metrics.remove("processing").expect("answers");
+            flow.metrics.insert("service".to_owned(), told);
+            kit::watched(&[flow])
+        };
+        check(&DEFINITION, &older(490), None);
+        check(&DEFINITION, &older(500), Some(Severity::Warning));
+        let found = rule(&older(800), &Limits::default()).remove(0);
+        assert_eq!(found.title, "search takes 801ms to answer at port 8080 (p90)");
+        assert_eq!((found.evidence[0].metric.as_str(), found.confidence), ("service p90", 0.6));
+        assert!(found.not_observable[0].starts_with("what requests took"), "{found:#?}");
+        assert!(found.ruled_out.iter().all(|line| !line.contains("network")), "{found:#?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use netdiag_common::signal::Signal;
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{end, host, ss_by},
-    held::{self, AWAITED, EMPTY, OPEN, TIMER, Timer},
+    held::{self, AWAITED, EMPTY, Held, OPEN, TIMER},
 };
 use crate::{
     format,
@@ -139,13 +139,9 @@ fn of_backend(
     at: Backend,
     group: &Group<'_>,
 ) -> Option<Finding> {
-    let least = limits.of(&LEAST) as u64;
-    if (group.sums.quantile("response", 0.9, least)? as f64) < limits.of(&RESPONSE) {
-        return None;
-    }
-    let (polls, rest) = held::apart(watched, limits, group, &AWAITED, least);
-    let of = |group: Option<Group<'_>>| of_some(watched, limits, at, &group?);
-    of(rest).or_else(|| of(polls))
+    let slow = (limits.of(&LEAST) as u64, &RESPONSE);
+    let of_some = |some: &Group<'_>| of_some(watched, limits, at, some);
+    held::of_each(watched, limits, group, &AWAITED, slow, of_some)
 }
 
 /// Some of those that ask a server.
@@ -163,18 +159,18 @@ fn of_some(
     if (p90 as f64) < limits.of(&RESPONSE) || share < limits.of(&SHARE) {
         return None;
     }
-    let is_long = sums.quantile("response", 0.1, 1)? as f64 >= limits.of(&HELD);
-    let timer = Timer::of(watched, limits, group, &AWAITED, least).filter(|_| !is_long);
-    let poll = timer.filter(|timer| timer.is_poll);
+    let held = Held::of(watched, limits, group, &AWAITED, (least, &HELD))?;
     let here = server(watched, group);
     let (severity, threshold) = match p90 as f64 {
         // What the server of this node takes is told of that one.
-        _ if is_long || poll.is_some() || here.is_some() => (Severity::Info, &RESPONSE),
-        p90 if p90 >= limits.of(&CRITICAL) && timer.is_none() => (Severity::Critical, &CRITICAL),
+        _ if held.is_likely() || here.is_some() => (Severity::Info, &RESPONSE),
+        p90 if p90 >= limits.of(&CRITICAL) && held.timer.is_none() => {
+            (Severity::Critical, &CRITICAL)
+        }
         _ => (Severity::Warning, &RESPONSE),
     };
     let scope = Scope::backend(netns, ip, port).by(&group.owner());
-    let title = match poll {
+    let title = match held.poll() {
         Some(poll) => {
             format!("{} answers as by a timer of {}", scope.name, format::duration(poll.ns))
         }
@@ -207,7 +203,7 @@ fn of_some(
     let finding = finding.not_seeing(
         "queues in which only small requests wait, and loss of answers on their way back",
     );
-    let finding = if is_long || poll.is_some() {
+    let finding = if held.is_likely() {
         let at = end(&group.first().peer);
         finding
             .because(held::LONG)
@@ -216,11 +212,8 @@ fn of_some(
     } else {
         ask(finding, group, here, spent.busy.is_some())
     };
-    let finding = match timer {
-        Some(timer) => timer.told(finding, watched, limits),
-        None => finding,
-    };
-    let finding = finding
+    let finding = held
+        .told(finding, watched, limits)
         .confirm_by(ss_by(group.owner().pid, &format!("dst {} dport = :{port}", host(ip))))
         .confirm_by(format!("netdiag live --peer {ip} --peer-port {port} --sort response.p99"));
     let finding = cleared(finding, watched, group, spent.network()).done_by(group.peer_owner());
@@ -315,8 +308,12 @@ mod tests {
         check(&DEFINITION, &of(500, 90), Some(Severity::Warning));
         check(&DEFINITION, &of(490, 90), None);
         check(&DEFINITION, &of(5_100, 90), Some(Severity::Critical));
+        check(&DEFINITION, &of(4_900, 90), Some(Severity::Warning));
         check(&DEFINITION, &of(800, 50), Some(Severity::Warning));
         check(&DEFINITION, &of(800, 49), None);
+        let few = |n| kit::once((0..n).map(|n| answer(&format!("f{n}"), 800, None)));
+        check(&DEFINITION, &few(5), Some(Severity::Warning));
+        check(&DEFINITION, &few(4), None);
     }
 
     /// An upload of 900 ms in the eyes of who handed it over, on a path of 20 ms, which is acknowledged so late.
@@ -450,6 +447,12 @@ mod tests {
         check(&DEFINITION, &beside(5), Some(Severity::Info));
         check(&DEFINITION, &beside(490), Some(Severity::Info));
         check(&DEFINITION, &beside(500), Some(Severity::Warning));
+        // However many they are, and however little the others get.
+        let many = kit::series(|second| {
+            let polls = (0..12).map(|n| answer(&format!("p{n}"), 1_000, Some(60)));
+            polls.chain([answer("f2", 2_000 + second % 2 * 500, Some(60))]).collect()
+        });
+        check(&DEFINITION, &many, Some(Severity::Warning));
     }
 
     #[test]

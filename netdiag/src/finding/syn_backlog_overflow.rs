@@ -115,7 +115,7 @@ fn of_namespace(watched: &Watched, limits: &Limits, netns: u32) -> Option<Findin
 
 fn scope(netns: u32, listener: Option<&Queues>) -> Scope {
     let Some(one) = listener else { return Scope::namespace(netns) };
-    let scope = holder(netns, &one.owner);
+    let scope = holder(Some(netns), &one.owner);
     match one.local.port {
         Some(port) => scope.at(port),
         None => scope,

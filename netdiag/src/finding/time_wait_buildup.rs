@@ -3,11 +3,11 @@
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit,
     advice::end,
-    node::{graded, inside},
+    node::{graded, inside, is_given_again, who},
 };
 use crate::{
     snapshot::{
-        Endpoint, Owner, Role,
+        Endpoint, Owner,
         node::{SocketGroup, Sockets},
     },
     watched::Watched,
@@ -52,6 +52,11 @@ const fn is_ours(group: &SocketGroup) -> bool {
     group.peer.port.is_some() && group.local.port.is_none()
 }
 
+/// Whether its ports are given to new connections while they wait.
+fn is_reused(watched: &Watched, netns: u32, group: &SocketGroup) -> bool {
+    is_ours(group) && group.peer.ip.is_some_and(|ip| is_given_again(watched, netns, ip))
+}
+
 /// The end of a group that is a server's, and whether this end asked it.
 const fn server(group: &SocketGroup) -> (bool, &Endpoint) {
     if is_ours(group) { (true, &group.peer) } else { (false, &group.local) }
@@ -88,33 +93,16 @@ impl<'a> Server<'a> {
     }
 }
 
-/// The processes that had connections like these, by what was seen of them in the window.
-fn who(watched: &Watched, netns: u32, group: &SocketGroup) -> Option<Owner> {
-    let role = if is_ours(group) { Role::Client } else { Role::Server };
-    let alike = watched.flows.values().filter(|flow| {
-        let ports = if is_ours(group) {
-            flow.peer.port == group.peer.port
-        } else {
-            flow.local.port == group.local.port
-        };
-        flow.netns == Some(netns)
-            && flow.role == Some(role)
-            && flow.peer.ip == group.peer.ip
-            && ports
-            && flow.owner.comm.is_some()
-    });
-    alike.map(|flow| flow.owner.clone()).next()
-}
-
 fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Option<Finding> {
     let (netns, count) = (sockets.netns, sockets.states.time_wait);
     let most = Server::most(&sockets.time_wait);
-    let ours = sockets.time_wait.iter().filter(|group| is_ours(group));
-    let towards_one = ours.map(|group| group.count).max().unwrap_or(0);
+    let takes = |group: &&SocketGroup| is_ours(group) && !is_reused(watched, netns, group);
+    let taking = sockets.time_wait.iter().filter(takes);
+    let towards_one = taking.map(|group| group.count).max().unwrap_or(0);
     graded(count as f64, limits, &[(Severity::Warning, &COUNT)])?;
     let critical = graded(towards_one as f64, limits, &[(Severity::Critical, &CRITICAL)]);
     let severity = critical.map_or(Severity::Warning, |(severity, _)| severity);
-    let owner = most.and_then(|most| who(watched, netns, most.group));
+    let owner = most.map(|most| who(watched, netns, most.group)).unwrap_or_default();
     let words = most.map(|most| format!(", {}", most.words(count))).unwrap_or_default();
     let title = format!("{count} connections wait in TIME_WAIT{words}");
     let finding = Finding::new(watched, severity, Scope::namespace(netns), title)
@@ -144,23 +132,17 @@ fn of_namespace(watched: &Watched, limits: &Limits, sockets: &Sockets) -> Option
         }
         None => finding.not_seeing("sockets closed without it for want of room"),
     };
-    let finding = advised(finding, most.map(|most| most.group), owner.as_ref());
+    let finding = advised(finding, most.map(|most| most.group), &owner);
     Some(
-        ports(finding, sockets)
+        ports(finding, watched, sockets)
             .advise("never make TIME_WAIT shorter by net.ipv4.tcp_max_tw_buckets: old segments get into new connections")
-            .confirm_by(inside(
-                watched,
-                netns,
-                &owner.unwrap_or_default(),
-                "ss -tan state time-wait",
-            ))
+            .confirm_by(inside(watched, netns, &owner, "ss -tan state time-wait"))
             .confirm_by(format!("netdiag events --kind close --netns {netns}")),
     )
 }
 
-fn advised(finding: Finding, most: Option<&SocketGroup>, owner: Option<&Owner>) -> Finding {
-    let comm = owner.and_then(|owner| owner.comm.as_deref());
-    match comm.zip(most) {
+fn advised(finding: Finding, most: Option<&SocketGroup>, owner: &Owner) -> Finding {
+    match owner.comm.as_deref().zip(most) {
         Some((comm, group)) if is_ours(group) => finding.advise(format!(
             "pool connections: {comm} should keep some to {} open and reuse them (keep-alive)",
             end(&group.peer)
@@ -175,15 +157,24 @@ fn advised(finding: Finding, most: Option<&SocketGroup>, owner: Option<&Owner>) 
     }
 }
 
-/// Which of them take ports of this node: those that it asked for.
-fn ports(finding: Finding, sockets: &Sockets) -> Finding {
+/// Which of them take ports of this node: those that it asked for, as long as no other connection gets these.
+fn ports(finding: Finding, watched: &Watched, sockets: &Sockets) -> Finding {
     let count = sockets.states.time_wait;
     let (ours, theirs): (Vec<_>, Vec<_>) = sockets.time_wait.iter().partition(|one| is_ours(one));
+    let (reused, taking): (Vec<_>, Vec<_>) =
+        ours.into_iter().partition(|one| is_reused(watched, sockets.netns, one));
     let served: u64 = theirs.iter().map(|group| group.count).sum();
     let told: u64 = sockets.time_wait.iter().map(|group| group.count).sum();
-    let finding = match ours.first() {
+    let finding = match taking.first() {
         Some(group) => finding.advise(format!(
             "net.ipv4.tcp_tw_reuse=1 lets new connections have the ports of those to {} (with timestamps)",
+            end(&group.peer)
+        )),
+        None => finding,
+    };
+    let finding = match reused.first() {
+        Some(group) => finding.ruling_out(format!(
+            "ports of those to {}: by net.ipv4.tcp_tw_reuse new connections have them after 1 s (with timestamps)",
             end(&group.peer)
         )),
         None => finding,
@@ -208,7 +199,10 @@ mod tests {
     use super::*;
     use crate::{
         finding::tests::check,
-        snapshot::node::States,
+        snapshot::{
+            Flow,
+            node::{Settings, States},
+        },
         watched::kit::{self, NETNS, end},
     };
 
@@ -247,6 +241,37 @@ mod tests {
         assert!(found.advice.iter().all(|line| !line.contains("tw_reuse")), "{:?}", found.advice);
     }
 
+    /// By that `net.ipv4.tcp_tw_reuse`.
+    #[test]
+    fn ports_that_are_given_out_again_do_not_run_out() {
+        let to = |reuse, ip: &str| {
+            let mut watched = of(30_000, &any_port(ip), &end(ip, 443), 29_000);
+            let settings = Settings { netns: NETNS, tcp_tw_reuse: reuse, ..Settings::default() };
+            let nodes = watched.intervals.iter_mut().map(|interval| &mut interval.node);
+            nodes.for_each(|node| node.settings = vec![settings.clone()]);
+            watched
+        };
+        let here = "127.0.0.1";
+        for (reuse, ip, are_reused) in [
+            (None, here, false),
+            (Some(0), here, false),
+            (Some(1), "10.0.0.2", true),
+            (Some(2), "10.0.0.2", false),
+            (Some(2), here, true),
+        ] {
+            let watched = to(reuse, ip);
+            let expected = if are_reused { Severity::Warning } else { Severity::Critical };
+            check(&DEFINITION, &watched, Some(expected));
+            let found = rule(&watched, &Limits::default()).remove(0);
+            let says = |lines: &[String]| lines.iter().any(|line| line.contains("tcp_tw_reuse"));
+            assert_eq!(
+                (says(&found.advice), says(&found.ruled_out)),
+                (!are_reused, are_reused),
+                "{reuse:?} {ip}"
+            );
+        }
+    }
+
     fn group(local: Endpoint, peer: Endpoint, count: u64) -> SocketGroup {
         SocketGroup { local, peer, count }
     }
@@ -283,6 +308,22 @@ mod tests {
         let found = told(50_000, &[served]);
         assert!(found.not_observable.iter().any(|line| line.contains("the other 25000")));
         assert!(told(12_000, &[]).ruled_out.is_empty());
+    }
+
+    #[test]
+    fn of_several_programs_none_is_named_for_all() {
+        let advice = |flows: &[Flow]| {
+            let watched = kit::with_node(flows, |node| {
+                let states = States { time_wait: 12_000, ..States::default() };
+                let time_wait = vec![group(any_port("10.0.0.1"), end("10.0.0.2", 443), 11_000)];
+                let sockets = Sockets { netns: NETNS, states, time_wait, ..Sockets::default() };
+                node.sockets.push(sockets);
+            });
+            rule(&watched, &Limits::default()).remove(0).advice.remove(0)
+        };
+        let beside = |name| advice(&[kit::flow("f1"), kit::flow("f2").of(9, name)]);
+        assert!(beside("shop").starts_with("pool connections: shop should keep some"));
+        assert!(beside("cron").starts_with("pool connections: keep some open"));
     }
 
     #[test]

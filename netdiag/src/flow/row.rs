@@ -43,7 +43,7 @@ pub(super) struct Row {
     pub(super) cookie: u64,
     /// All zero until a record introduces the socket.
     pub(super) key: FlowKey,
-    /// It is of all that one end asks a server, whatever its ports.
+    /// It is of all that one end asks a server, whatever its ports, or of its connects there that found none.
     pub(super) is_asker: bool,
     /// Number of the other end's row.
     pub(super) pair: Maybe,

@@ -120,7 +120,8 @@ impl Surroundings {
         all
     }
 
-    /// Has sockets counted the next time, whatever that costs.
+    /// Has sockets looked at the next time, whatever that costs: where nothing happened to them their last count
+    /// stands.
     pub const fn count_sockets(&mut self) {
         self.counting = Pace::NEW;
     }

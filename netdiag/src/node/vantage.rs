@@ -9,13 +9,14 @@ use std::{
 
 use rustix::{
     fs::{PROC_SUPER_MAGIC, statfs},
-    thread::{CapabilitySet, capabilities},
+    thread::CapabilitySet,
 };
 
 use super::{
     places::{ROOT, is_mounted},
     proc,
 };
+use crate::sandbox;
 
 /// Where containers that look at their node have its file system: `kubectl debug node` mounts it
 /// there, and so does deploy/.
@@ -54,8 +55,7 @@ pub fn in_container(host_root: &Path) -> bool {
 /// What cannot be seen of the node, and why, one line each.
 #[must_use]
 pub fn unseen(host_root: &Path) -> Vec<String> {
-    let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-    let mut lines = lacking(effective);
+    let mut lines = lacking(sandbox::has());
     let procfs = host_root.join("proc");
     if !proc::is_of_node(host_root) {
         lines.push(format!(

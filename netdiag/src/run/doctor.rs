@@ -41,11 +41,12 @@ pub(super) fn run(
         signals: report.signals,
     };
     let later = Later { programs: report.attaches_late, rings: report.opens_rings };
-    doctor.sandbox = sandbox::confine(later).map(|reached| {
+    doctor.sandbox = sandbox::confine(later).map(|mut reached| {
+        sandbox::try_landlock(&mut reached);
         lacking.extend(reached.lacking);
         // Capabilities are given up at both times.
         lacking.dedup();
-        Reached { lacking, landlock: sandbox::try_landlock(), ..reached }
+        Reached { lacking, ..reached }
     });
     let mut out = io::stdout().lock();
     match form {

@@ -101,7 +101,7 @@ impl Readings {
         }
     }
 
-    /// Has sockets counted the next time, whatever that costs.
+    /// As of [`Surroundings`].
     pub(super) const fn count_sockets(&mut self) {
         self.surroundings.count_sockets();
     }

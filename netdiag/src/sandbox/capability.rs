@@ -10,6 +10,8 @@ use rustix::{
     },
 };
 
+use super::directory_of;
+
 /// For reading `/proc` of others, entering namespaces, statistics of programs, connection tracking and filter rules,
 /// names of functions, and maps of the programs (kernels from 5.8 on and before 5.19 refuse all of `bpf(2)` without).
 const RUNNING: CapabilitySet = CapabilitySet::SYS_PTRACE
@@ -58,19 +60,16 @@ fn for_perf_events(has: CapabilitySet) -> CapabilitySet {
 /// What a run needs that reads recordings, which are their writer's alone, and writes this file.
 pub(super) fn needed_to_read(writes: Option<&Path>) -> CapabilitySet {
     let stands_in = !has().contains(CapabilitySet::DAC_READ_SEARCH);
-    let writes_elsewhere = writes.is_some_and(|path| !is_writable(parent(path)));
+    let writes_elsewhere = writes.is_some_and(|path| !is_writable(directory_of(path)));
     let write = CapabilitySet::DAC_OVERRIDE;
     let read = CapabilitySet::DAC_READ_SEARCH;
     if stands_in || writes_elsewhere { read | write } else { read }
 }
 
-fn has() -> CapabilitySet {
+/// What the calling thread may do; nothing where the kernel does not say.
+#[must_use]
+pub fn has() -> CapabilitySet {
     capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
-}
-
-/// Where a file is put in its place.
-fn parent(path: &Path) -> &Path {
-    path.parent().unwrap_or(path)
 }
 
 /// Whether a directory, or the nearest above it that is there, is writable by its mode.

@@ -8,15 +8,46 @@ use landlock::{
     RulesetCreatedAttr as _, Scope, path_beneath_rules,
 };
 
+use super::directory_of;
+
 /// What is asked for; a kernel with an older one gives what it has.
 const ASKED: ABI = ABI::V6;
 
+/// What the kernel has of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Landlock {
+    /// Its ABI.
+    There(u32),
+    /// It is older, or was built without.
+    NotBuilt,
+    /// It was started without.
+    NotEnabled,
+}
+
+impl Landlock {
+    pub(super) const fn abi(self) -> Option<u32> {
+        match self {
+            Self::There(abi) => Some(abi),
+            Self::NotBuilt | Self::NotEnabled => None,
+        }
+    }
+
+    /// Why there is none.
+    pub(super) const fn missing(self) -> Option<&'static str> {
+        match self {
+            Self::There(_) => None,
+            Self::NotBuilt => Some("this kernel is older than 5.13, or was built without"),
+            Self::NotEnabled => Some("this kernel was started without: lsm= in /proc/cmdline"),
+        }
+    }
+}
+
 /// Allows reading below directories, those that files are in, too, and replacing a file, and nothing else: no TCP, no
-/// signals to others. Returns the ABI of the kernel, `None` where it has no Landlock.
+/// signals to others. Where the kernel has no Landlock, all is as before.
 ///
 /// # Errors
 /// The kernel's.
-pub(super) fn only(read: &[&Path], replaced: Option<&Path>) -> Result<Option<u32>> {
+pub(super) fn only(read: &[&Path], replaced: Option<&Path>) -> Result<Landlock> {
     let reading: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     let writing = AccessFs::ReadDir
         | AccessFs::WriteFile
@@ -29,24 +60,21 @@ pub(super) fn only(read: &[&Path], replaced: Option<&Path>) -> Result<Option<u32
         .scope(Scope::from_all(ASKED))?
         .create()?
         .add_rules(path_beneath_rules(read.iter().flat_map(|path| directories(path)), reading))?
-        .add_rules(path_beneath_rules(replaced.map(beside), writing))?
+        .add_rules(path_beneath_rules(replaced.map(directory_of), writing))?
         .restrict_self()?;
     Ok(match status.landlock {
         LandlockStatus::Available { effective_abi, kernel_abi } => {
-            Some(kernel_abi.map_or(effective_abi as u32, i32::cast_unsigned))
+            Landlock::There(kernel_abi.map_or(effective_abi as u32, i32::cast_unsigned))
         }
-        LandlockStatus::NotEnabled | LandlockStatus::NotImplemented => None,
+        LandlockStatus::NotEnabled => Landlock::NotEnabled,
+        LandlockStatus::NotImplemented => Landlock::NotBuilt,
     })
 }
 
 /// Where it is, and where it leads to. What lies beside a file belongs to it: a recording has two.
 fn directories(path: &Path) -> [PathBuf; 2] {
     let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    [path, &whole].map(|path| if path.is_dir() { path } else { beside(path) }.to_owned())
-}
-
-fn beside(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    [path, &whole].map(|path| if path.is_dir() { path } else { directory_of(path) }.to_owned())
 }
 
 #[cfg(test)]
@@ -63,9 +91,9 @@ mod tests {
         }
         let (ours, theirs) = (here.path().to_owned(), there.path().to_owned());
         let run = move || {
-            let abi = only(&[&ours], None).expect("rules");
-            if abi.is_none() {
-                return eprintln!("this kernel has no Landlock: nothing is confined");
+            let landlock = only(&[&ours], None).expect("rules");
+            if let Some(why) = landlock.missing() {
+                return eprintln!("nothing is confined: {why}");
             }
             assert_eq!(fs::read_to_string(ours.join("file")).expect("read"), "content");
             for refused in [
@@ -75,7 +103,7 @@ mod tests {
                 fs::remove_file(ours.join("file")),
             ] {
                 let error = refused.expect_err("it is refused");
-                assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{abi:?}");
+                assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{landlock:?}");
             }
         };
         thread::spawn(run).join().expect("a thread");
@@ -89,9 +117,9 @@ mod tests {
         let (ours, theirs) = (here.path().to_owned(), there.path().to_owned());
         let run = move || {
             let (one, page) = (ours.join("a.jsonl"), theirs.join("page"));
-            let abi = only(&[&one], Some(&page)).expect("rules");
-            if abi.is_none() {
-                return eprintln!("this kernel has no Landlock: nothing is confined");
+            let landlock = only(&[&one], Some(&page)).expect("rules");
+            if let Some(why) = landlock.missing() {
+                return eprintln!("nothing is confined: {why}");
             }
             fs::write(ours.join("b.hlog"), "").expect_err("it is refused");
             assert_eq!(fs::read_to_string(one).expect("read"), "content");

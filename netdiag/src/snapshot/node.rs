@@ -20,7 +20,7 @@ pub use self::{
     interfaces::{Interface, PeerInterface, Qdisc, RouteMtu},
     load::{Cpu, CpuShare, MemoryUse, Pressure, SocketMemory, Softnet, Throttled},
     rules::{RuleTable, Settings},
-    sockets::{HeldSockets, ListenQueue, PortUse, Ports, SocketGroup, Sockets, States},
+    sockets::{HeldSockets, ListenQueue, OLD_NS, PortUse, Ports, SocketGroup, Sockets, States},
     unread::{Part, Unread},
 };
 

@@ -1,14 +1,19 @@
 //! What owners have in common, and who lives where.
 
 use super::Owner;
+use crate::owner::lies_in;
 
 impl Owner {
+    /// Whether it is known which process it is, or what its processes are called.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.pid.is_some() || self.comm.is_some()
+    }
+
     /// Whether it lives in a cgroup of that path, or in one below it.
     #[must_use]
     pub fn lives_in(&self, cgroup: &str) -> bool {
-        let own = self.cgroup.as_deref().map(|own| own.trim_matches('/'));
-        let rest = own.and_then(|own| own.strip_prefix(cgroup.trim_matches('/')));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        self.cgroup.as_deref().is_some_and(|own| lies_in(own, cgroup))
     }
 
     /// Whether another one is this process, or is known to live in this cgroup, container or pod.
@@ -87,18 +92,12 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_is_above_what_begins_with_its_path() {
+    fn who_lives_where() {
         let owner = of(7, "a", "c1");
-        for (path, expected) in [
-            ("/kubepods/a/c1", true),
-            ("kubepods/a/", true),
-            ("/kubepods", true),
-            ("/kubepods/a/c", false),
-            ("/kubepods/a/c1/sub", false),
-        ] {
+        for (path, expected) in [("/kubepods/a", true), ("/kubepods/b", false), ("/", true)] {
             assert_eq!(owner.lives_in(path), expected, "{path}");
+            assert!(!Owner::default().lives_in(path), "that is not known: {path}");
         }
-        assert!(!Owner::default().lives_in("/kubepods"));
     }
 
     #[test]

@@ -58,12 +58,13 @@ fn sandbox(reached: Option<&Reached>, columns: usize) -> Vec<String> {
         [] => "no capability is left".to_owned(),
         kept => format!("capabilities dropped to {}", kept.join(", ")),
     };
-    let landlock = reached.landlock.map(|abi| format!("Landlock ABI {abi} for recordings"));
+    let landlock =
+        reached.landlock.map_or("no Landlock".to_owned(), |abi| format!("Landlock ABI {abi}"));
     let parts = [
         Some(kept),
         reached.no_new_privileges.then(|| "no new privileges".to_owned()),
         Some(if reached.seccomp { "seccomp" } else { "no seccomp" }.to_owned()),
-        Some(landlock.unwrap_or_else(|| "no Landlock".to_owned())),
+        Some(format!("{landlock} for recordings")),
     ];
     let parts: Vec<_> = parts.into_iter().flatten().collect();
     let line = format!("sandbox     {}", parts.join("; "));

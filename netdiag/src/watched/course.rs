@@ -108,7 +108,8 @@ pub struct Course {
     began: f64,
     silent_since: f64,
     told: f64,
-    /// When the last interval began at whose end nothing waited that was not acknowledged in it.
+    /// When the last interval began in which something was acknowledged, or at whose end nothing waited for that: no
+    /// stall is older.
     calm: Option<f64>,
 }
 
@@ -124,6 +125,8 @@ impl Course {
         let told = |name: &str| number(flow, name);
         let some = |name: &str| told(name).is_some_and(|n| n > 0);
         let took = |metric: &str| flow.metrics.get(metric).is_some_and(|told| told.count > 0);
+        // An older netdiag told of `service` alone.
+        let answered = ["response", "processing", "service"].into_iter().any(took);
         let second = at as u32;
         for (happened, when) in [
             (some("segments_received"), &mut self.heard),
@@ -132,7 +135,7 @@ impl Course {
             (some("connects_failed.ECONNREFUSED"), &mut self.refused),
             (took("connect"), &mut self.established),
             (some("retransmits.syn") || some("connects_failed"), &mut self.asked_again),
-            (took("response") || took("processing"), &mut self.answered),
+            (answered, &mut self.answered),
         ] {
             if happened {
                 when.note(second);
@@ -233,6 +236,15 @@ mod tests {
         assert_eq!(course(3, [70, 80, 9], [900, 0, 0]), ((89, 0), (0, 0)));
         assert_eq!(course(3, [70, 80, 0], [900, 0, 7]), ((0, 7), (0, 0)));
         assert_eq!(course(3, [70, 80, 9], [900, 0, 7]), ((0, 0), (9, 7)));
+    }
+
+    #[test]
+    fn a_server_answers_by_whatever_is_told_of_it() {
+        for metric in ["processing", "service"] {
+            let flow = |second| kit::flow("f1").serving(80).latency(metric, second / 5, 1);
+            let answered = kit::series(|second| vec![flow(second)]).flows["f1"].course.answered;
+            assert_eq!((answered.first(), answered.count()), (Some(5), 5), "{metric}");
+        }
     }
 
     #[test]

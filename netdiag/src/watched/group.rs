@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{Course, Seconds, Seen, Sums, Watched};
-use crate::snapshot::Owner;
+use crate::snapshot::{Owner, Role};
 
 /// Flows that share what they are grouped by.
 #[derive(Clone, Debug)]
@@ -112,20 +112,20 @@ impl Watched {
     /// TCP flows by the address of the other end.
     #[must_use]
     pub fn by_peer(&self) -> BTreeMap<Peer, Group<'_>> {
-        self.by(|flow| is_tcp(flow).then_some((flow.netns, flow.peer.ip?)))
+        self.by(|flow| flow.is_tcp().then_some((flow.netns, flow.peer.ip?)))
     }
 
     /// TCP flows of clients by the server that they ask.
     #[must_use]
     pub fn by_backend(&self) -> BTreeMap<Backend, Group<'_>> {
-        let asks = |flow: &Seen| is_tcp(flow) && flow.is_client();
+        let asks = |flow: &Seen| flow.is_tcp() && flow.is_client();
         self.by(|flow| asks(flow).then_some((flow.netns, flow.peer.ip?, flow.peer.port?)))
     }
 
     /// TCP flows of servers by namespace and port.
     #[must_use]
     pub fn by_service(&self) -> BTreeMap<(Option<u32>, u16), Group<'_>> {
-        let serves = |flow: &Seen| is_tcp(flow) && flow.role == Some(crate::snapshot::Role::Server);
+        let serves = |flow: &Seen| flow.is_tcp() && flow.role == Some(Role::Server);
         self.by(|flow| serves(flow).then_some((flow.netns, flow.local.port?)))
     }
 
@@ -135,13 +135,10 @@ impl Watched {
         let asked = |flow: &Seen| flow.sums.count("dns.queries").is_some_and(|n| n > 0);
         self.by(|flow| {
             let heard = flow.sums.samples("dns") > 0 || asked(flow);
-            // Nobody else has a row without a port of its own.
+            // Queries have a row without a port of their own. So have connects that found none, of which nothing is
+            // heard unless a server of names was asked from there, too.
             let is_asker = flow.local.port.is_none() || flow.peer.port == Some(53);
             (heard && is_asker).then_some((flow.netns, flow.peer.ip?))
         })
     }
-}
-
-fn is_tcp(flow: &Seen) -> bool {
-    flow.protocol.as_deref() == Some("tcp")
 }

@@ -167,6 +167,12 @@ impl Seen {
         self.pair.is_some()
     }
 
+    /// Whether it is a connection of TCP.
+    #[must_use]
+    pub fn is_tcp(&self) -> bool {
+        self.protocol.as_deref() == Some("tcp")
+    }
+
     /// Whether this end asked for the connection.
     #[must_use]
     pub fn is_client(&self) -> bool {

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Backend, sums::approximate};
 use crate::{
     flow::latency::Latency,
-    snapshot::{Flow, Role, Snapshot},
+    snapshot::{Distribution, Flow, Role, Snapshot},
 };
 
 /// Intervals that are remembered; of a longer run the last.
@@ -16,8 +16,13 @@ const MOST_INTERVALS: usize = 2_048;
 /// Lines that are remembered: those with the most samples.
 const MOST_LINES: usize = 192;
 
-/// What of a conversation is followed, the most telling first. `service` is a server's.
-pub const METRICS: [&str; 4] = ["response", "connect", "rtt", "service"];
+/// What of a conversation is followed, the most telling first; of a server the last ones.
+pub const METRICS: [&str; 5] = ["response", "connect", "rtt", PROCESSING, SERVICE];
+/// What a server takes for what it has read.
+const PROCESSING: &str = "processing";
+/// The same with what requests take to arrive, which is not the server's: of flows of an older netdiag, that told
+/// nothing else.
+const SERVICE: &str = "service";
 
 /// Whose latency it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -164,7 +169,7 @@ fn lines(snapshot: &Snapshot) -> BTreeMap<(Of, usize), Latency> {
     let mut lines: BTreeMap<(Of, usize), Latency> = BTreeMap::new();
     for flow in snapshot.flows.iter().chain([&snapshot.other]) {
         for (number, metric) in METRICS.iter().enumerate() {
-            let Some(distribution) = flow.metrics.get(*metric) else { continue };
+            let Some(distribution) = told(flow, metric) else { continue };
             let latency = approximate(distribution);
             if latency.count() == 0 {
                 continue;
@@ -177,13 +182,25 @@ fn lines(snapshot: &Snapshot) -> BTreeMap<(Of, usize), Latency> {
     lines
 }
 
+/// What a flow tells of a metric that is followed of it.
+fn told<'a>(flow: &'a Flow, metric: &str) -> Option<&'a Distribution> {
+    // Of each answer both are told, or the one.
+    let processing = flow.metrics.get(PROCESSING).filter(|_| metric == SERVICE);
+    if processing.is_some_and(|told| told.count + told.out_of_range > 0) {
+        return None;
+    }
+    flow.metrics.get(metric)
+}
+
 fn of(flow: &Flow, metric: &str) -> Option<Of> {
     if flow.protocol.as_deref() != Some("tcp") {
         return None;
     }
     match flow.role? {
         Role::Client => Some(Of::Backend((flow.netns, flow.peer.ip?, flow.peer.port?))),
-        Role::Server if metric == "service" => Some(Of::Service(flow.netns, flow.local.port?)),
+        Role::Server if [PROCESSING, SERVICE].contains(&metric) => {
+            Some(Of::Service(flow.netns, flow.local.port?))
+        }
         Role::Server => None,
     }
 }
@@ -220,6 +237,23 @@ mod tests {
         );
         assert!((watched.series.seconds() - 4.0).abs() < 1e-9);
         assert_eq!(watched.series.time(2.5).as_deref(), Some("2026-11-28T14:00:02.5Z"));
+    }
+
+    #[test]
+    fn a_server_is_followed_by_its_own_time_where_that_is_told() {
+        let followed = |metrics: &[&str]| {
+            let served = metrics.iter().fold(kit::flow("f1").serving(80), |flow, metric| {
+                flow.latency(metric, 10, 5_000_000)
+            });
+            let mut watched = Watched::default();
+            watched.take(&kit::snapshot(0, vec![served]));
+            let lines = watched.series.lines();
+            lines.map(|(of, metric, _)| (of, metric)).collect::<Vec<_>>()
+        };
+        let both = |metric| [(Of::Service(Some(kit::NETNS), 80), metric), (Of::Node, metric)];
+        assert_eq!(followed(&["processing", "service"]), both("processing"));
+        assert_eq!(followed(&["service"]), both("service"));
+        assert_eq!(followed(&["read_wait"]), []);
     }
 
     #[test]

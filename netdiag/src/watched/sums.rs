@@ -66,6 +66,12 @@ impl Sums {
         self.latency(metric).map_or(0, Latency::count)
     }
 
+    /// Whether a metric is told at all, be it by samples that are out of its range.
+    #[must_use]
+    pub fn tells(&self, metric: &str) -> bool {
+        self.latencies.get(metric).is_some_and(|latency| !latency.is_empty())
+    }
+
     /// A percentile of a metric in nanoseconds, none with fewer samples than `at_least`.
     #[must_use]
     pub fn quantile(&self, metric: &str, quantile: f64, at_least: u64) -> Option<u64> {

@@ -52,7 +52,7 @@ impl Scraped {
 }
 
 /// Whether metrics are told there.
-fn is_told(at: SocketAddr) -> bool {
+pub(super) fn is_told(at: SocketAddr) -> bool {
     let Ok((head, body)) = prometheus::get(at, "/metrics", "") else { return false };
     head.starts_with("HTTP/1.1 200") && body.windows(WANTED.len()).any(|part| part == WANTED)
 }

@@ -15,7 +15,7 @@ use super::{
     left::Before,
     life::{End, Life, Lived},
     plan::{Plan, Trouble},
-    scraped::Scraped,
+    scraped::{self, Scraped},
 };
 use crate::{disk::Disk, facts::Facts, machine, random::Random, usage};
 
@@ -68,14 +68,18 @@ impl Log {
         })
     }
 
-    /// Ends a life, and holds what it told against what it wrote.
+    /// Ends a life, which serves metrics still, and holds what it told against what it wrote.
     ///
     /// # Errors
     /// When it does not end.
     pub(super) fn end(&mut self, life: Life, how: End, out: &Path) -> Result<()> {
+        let at = life.metrics_at()?;
+        // Before its first interval there are none.
+        let serves = life.told() == 0 || machine::wait_until(|| scraped::is_told(at));
         let mut lived = life.end(how, &mut self.facts)?;
         lived.written += self.read(out)?;
         let mut found = Facts::new();
+        found.holds("it served metrics to its end", serves);
         lived.is_written(how != End::Killed, &mut found);
         self.facts.adopt(format_args!("life {}, {how:?}", self.lives.len() + 1), found);
         self.lives.push((lived, how));

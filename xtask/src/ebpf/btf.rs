@@ -40,10 +40,14 @@ fn tables(ext: &[u8], strings: &mut Strings<'_>) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     // Functions, lines, relocations: where each begins, and its bytes. Of a relocation the third word is a string.
     for (at, string) in [(8, None), (16, None), (24, Some(8))] {
+        // Without relocations a header may end before them.
+        if at + 8 > header.bytes {
+            break;
+        }
         put(&mut anew, at, u32::try_from(body.len())?)?;
         if at == 16 {
             put(&mut anew, at + 4, 0)?;
-        } else if at + 8 <= header.bytes {
+        } else {
             let mut table = header.part(ext, at)?.to_vec();
             each_string(&mut table, string, |name| strings.keep(name))?;
             body.extend(table);
@@ -108,7 +112,8 @@ fn each_name(types: &mut [u8], mut keep: impl FnMut(u32) -> Result<u32>) -> Resu
         let info = word(types, at + 4)?;
         let (kind, members) = (info >> 24 & 0x1f, info as usize & 0xffff);
         at += TYPE;
-        // Bytes that the kind adds once, and for each member; whether a member begins with its name.
+        // Bytes that the kind adds once, and for each member; whether a member begins with its name. What has no
+        // members may count something else there, and adds nothing for it.
         let (once, each, named) = match kind {
             1 | 14 | 17 => (4, 0, false),
             2 | 7..=12 | 16 | 18 => (0, 0, false),
@@ -119,7 +124,7 @@ fn each_name(types: &mut [u8], mut keep: impl FnMut(u32) -> Result<u32>) -> Resu
             unknown => bail!("a type of kind {unknown}, whose length is unknown here"),
         };
         at += once;
-        for _ in 0..if each > 0 { members } else { 0 } {
+        for _ in 0..members {
             if named {
                 replace(types, at, &mut keep)?;
             }
@@ -209,6 +214,16 @@ mod tests {
         assert_eq!(ext[8..32], bytes(&[0, 20, 20, 0, 20, 28]), "the header of tables");
         assert_eq!(ext[32..52], bytes(&[8, 3, 1, 0, 1]), "the functions");
         assert_eq!(ext[52..], bytes(&[16, 3, 1, 0, 1, 1, 0]), "the relocations");
+    }
+
+    #[test]
+    fn a_header_may_end_before_relocations() {
+        let header = [MAGIC | 1 << 16, 24, 0, 20, 20, 28];
+        let (functions, lines) = ([8, M, 1, 0, 1], [16, M, 1, 0, 3, 3, 7]);
+        let instructions = [&header[..], &functions, &lines].map(bytes).concat();
+        let (_, ext) = without_lines(&types(), &instructions).unwrap();
+        assert_eq!(ext[8..24], bytes(&[0, 20, 20, 0]), "the header of tables");
+        assert_eq!(ext[24..], bytes(&[8, 3, 1, 0, 1]), "the functions");
     }
 
     #[test]

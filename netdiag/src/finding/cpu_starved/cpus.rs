@@ -194,10 +194,14 @@ mod tests {
 
     #[test]
     fn a_moment_is_none() {
-        let mut watched = cpu(0.5, 0.9, 1.0, 1_000_000);
-        watched.intervals.truncate(4);
-        watched.seconds = 4.0;
-        check(&DEFINITION, &watched, None);
+        let seconds = |n: u8| {
+            let mut watched = cpu(0.5, 0.9, 1.0, 1_000_000);
+            watched.intervals.truncate(n.into());
+            watched.seconds = n.into();
+            watched
+        };
+        check(&DEFINITION, &seconds(4), None);
+        check(&DEFINITION, &seconds(5), Some(Severity::Critical));
     }
 
     #[test]

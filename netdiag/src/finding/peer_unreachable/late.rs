@@ -4,7 +4,7 @@ use crate::{
     finding::{
         Finding, Limits, Scope, Severity, Threshold, Unit,
         advice::{beside_others, by_no_listener_here, events, inside},
-        packet_loss::Lost,
+        packet_loss::{BUSY, Lost, sent},
     },
     format,
     watched::{Backend, Group, Interval, Seen, Watched},
@@ -38,6 +38,13 @@ pub(super) const SECONDS: Threshold = Threshold {
     help: "seconds of a window with such, for a warning; half of the intervals where these are fewer",
     source: "a server that starts anew, or a switch, leaves SYNs unanswered for some seconds",
 };
+pub(super) const TIMES: Threshold = Threshold {
+    name: "times_loss",
+    value: 3.0,
+    unit: Unit::Times,
+    help: "late_share compared with the part of the data to the peer that is lost; above, the path does not explain it",
+    source: "a handshake is two segments, and data one way is one; three times as much is no chance",
+};
 pub(super) const SYN_SENT: Threshold = Threshold {
     name: "syn_sent",
     value: 200.0,
@@ -48,11 +55,6 @@ pub(super) const SYN_SENT: Threshold = Threshold {
 
 /// What explains segments that are lost, or late, and nothing that answers no SYN at all.
 pub(super) const OF_THE_PATH: [&str; 3] = ["interface-saturated", "bufferbloat", "packet-loss"];
-
-/// Segments with data from which on it is known whether those get lost.
-const BUSY: u64 = 100;
-/// A handshake is two segments, and data one way is one. More than so many times its loss is no chance.
-const TIMES_LOSS: f64 = 3.0;
 
 /// Whether a connection was established that waited for a SYN to be sent again.
 fn is_late(flow: &Seen, limits: &Limits) -> bool {
@@ -88,8 +90,7 @@ pub(super) fn of_backend(
         return None;
     }
     let seconds = bad.seconds(|course| course.established.or(course.asked_again)).count();
-    let most = (watched.intervals.len() as f64 / 2.0).ceil();
-    let is_sustained = f64::from(seconds) >= limits.of(&SECONDS).min(most);
+    let is_sustained = f64::from(seconds) >= watched.lasting(limits.of(&SECONDS));
     let severity = if is_sustained { Severity::Warning } else { Severity::Info };
     let (netns, ip, port) = at;
     let scope = Scope::backend(netns, ip, port).by(&bad.owner());
@@ -118,7 +119,7 @@ pub(super) fn of_backend(
         .beyond(watched, "seconds with such", f64::from(seconds), &SECONDS, limits)
         .with(watched, "SYNs sent again", bad.sums.at_least("retransmits.syn") as f64, Unit::Count);
     let finding = latencies(finding, watched, backend);
-    let finding = by_no_listener_here(data_lost(finding, watched, peer, share), backend);
+    let finding = by_no_listener_here(data_lost(finding, watched, limits, peer, share), backend);
     let finding = if bad.is_local() {
         finding.advise("both ends are on this node: look at that end's listener, and for packets that it drops")
     } else {
@@ -146,8 +147,14 @@ fn latencies(finding: Finding, watched: &Watched, backend: &Group<'_>) -> Findin
 }
 
 /// Says whether data to the peer gets lost as well: then it is the path.
-fn data_lost(finding: Finding, watched: &Watched, peer: Option<&Group<'_>>, share: f64) -> Finding {
-    let sent = peer.and_then(|peer| peer.sums.count("data_segments_sent")).unwrap_or(0);
+fn data_lost(
+    finding: Finding,
+    watched: &Watched,
+    limits: &Limits,
+    peer: Option<&Group<'_>>,
+    share: f64,
+) -> Finding {
+    let sent = peer.and_then(|peer| sent(&peer.sums)).unwrap_or(0);
     let Some(peer) = peer.filter(|_| sent >= BUSY) else {
         return finding.not_seeing("whether data gets lost as well: hardly any was sent to it");
     };
@@ -155,16 +162,25 @@ fn data_lost(finding: Finding, watched: &Watched, peer: Option<&Group<'_>>, shar
         return finding.not_seeing("whether data gets lost as well: nobody tells of it");
     };
     let lost = lost.most as f64 / sent as f64;
-    if lost * TIMES_LOSS < share {
-        finding
-            .ruling_out(format!(
-                "a path that loses segments: {} of the data was lost",
-                format::percent(lost)
-            ))
-            .clearing(&OF_THE_PATH)
+    let finding = if lost > 0.0 {
+        let times = share / lost;
+        finding.with(watched, "data segments lost / sent", lost, Unit::Ratio).beyond(
+            watched,
+            "part of the connections / of the data lost",
+            times,
+            &TIMES,
+            limits,
+        )
     } else {
-        finding.with(watched, "data segments lost / sent", lost, Unit::Ratio)
+        finding
+    };
+    if lost * limits.of(&TIMES) >= share {
+        return finding;
     }
+    let lost = format::percent(lost);
+    finding
+        .ruling_out(format!("a path that loses segments: {lost} of the data was lost"))
+        .clearing(&OF_THE_PATH)
 }
 
 /// Tells of sockets that wait for an answer, where there are any.
@@ -321,8 +337,14 @@ mod tests {
             let watched = over(10, &[(10, &late), (90, &quick), (1, &data)]);
             (DEFINITION.rule)(&watched, &Limits::default()).remove(0)
         };
-        assert!(with(33).cleared.contains(&"packet-loss"));
-        assert!(!with(34).cleared.contains(&"packet-loss"));
+        for (lost, is_path) in [(33, false), (34, true)] {
+            let found = with(lost);
+            assert_eq!(!found.cleared.contains(&"packet-loss"), is_path);
+            let told = found.evidence.iter().find(|one| one.metric.ends_with("of the data lost"));
+            let told = told.map(|one| (one.value > 3.0, one.threshold));
+            assert_eq!(told, Some((!is_path, Some(3.0))), "{found:#?}");
+        }
+        assert!(with(0).evidence.iter().all(|one| !one.metric.contains("lost")));
     }
 
     /// What the peer had twice were probes first, and those of the connection that sent them.

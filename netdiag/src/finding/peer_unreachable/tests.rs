@@ -84,6 +84,20 @@ fn clients_that_do_not_wait_for_a_second_syn() {
     check(&DEFINITION, &kit::once(both(4)), Some(Severity::Critical));
 }
 
+/// They asked in the window before, where their SYNs were sent again, and are given up in this one.
+#[test]
+fn who_gives_up_in_a_later_window_asked_again_before() {
+    let later = |sent: u64, again: u64| {
+        let flow =
+            move |flow: Flow| flow.count("segments_sent", sent).count("retransmits.syn", again);
+        kit::once(given_up(9, 30_000).into_iter().map(flow))
+    };
+    check(&DEFINITION, &later(1, 1), None);
+    check(&DEFINITION, &later(0, 0), None);
+    // In the window in which it asked.
+    check(&DEFINITION, &later(2, 1), Some(Severity::Critical));
+}
+
 /// Over a long path they are gone before an answer can have come.
 #[test]
 fn who_goes_before_others_are_established_did_not_wait() {

@@ -127,7 +127,8 @@ impl FlowTable {
         Some(self.insert_stray(Row { key: *key, ..Row::default() }))
     }
 
-    /// The row of all that one end asks a server; none where there are too many.
+    /// The row of all that one end asks a server, or of its connects there that found no port: the key has none. None
+    /// where there are too many.
     pub(super) fn of_asker(&mut self, key: &FlowKey, now_ns: u64) -> Option<u32> {
         if let Some(slot) = self.packets.find(key) {
             self.strays.promote(slot, Place::Live);
@@ -235,10 +236,12 @@ impl FlowTable {
                 self.row_mut(slot).absorb(older);
             }
         }
-        let nowhere = FlowKey { netns: 0, ..key };
-        for stray in [key, nowhere].map(|key| self.packets.find(&key)).into_iter().flatten() {
-            let stray = self.take(stray);
-            self.row_mut(slot).absorb(stray);
+        for known in [key, FlowKey { netns: 0, ..key }] {
+            // One after the other: of a socket whose namespace is not known both are the same.
+            if let Some(stray) = self.packets.find(&known) {
+                let stray = self.take(stray);
+                self.row_mut(slot).absorb(stray);
+            }
         }
         self.tuples.insert(&key, slot);
         if let Some(peer) = self.tuples.find_peer(&key).filter(|&peer| peer != slot) {

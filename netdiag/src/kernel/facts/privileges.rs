@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::thread::CapabilitySet;
+
+use crate::sandbox;
 
 /// Inode of the initial user namespace, `PROC_USER_INIT_INO` in include/linux/proc_ns.h.
 const INITIAL_USER_NAMESPACE: &str = "user:[4026531837]";
@@ -20,10 +22,9 @@ pub struct Privileges {
 impl Privileges {
     /// Asks the kernel about the calling thread.
     pub(super) fn read() -> Self {
-        let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
         let namespace = fs::read_link("/proc/self/ns/user").ok();
         let confined = namespace.is_some_and(|link| link.as_os_str() != INITIAL_USER_NAMESPACE);
-        Self { missing: missing(effective), confined }
+        Self { missing: missing(sandbox::has()), confined }
     }
 
     /// One line for who lacks them: cause, consequence, next step; `None` where they suffice.

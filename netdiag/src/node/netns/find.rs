@@ -95,15 +95,15 @@ impl Search {
         let mut mount_namespaces = HashSet::new();
         proc::numbers(procfs.as_fd(), |pid, name| {
             // A quick look takes one call of nearly every process.
-            if depth == Depth::Processes && pid != 1 {
-                match self.link(procfs.as_fd(), &format!("{pid}/ns/net"), path, pid) {
-                    // The main thread ended; another one may live.
-                    Err(Errno::NOENT) => {}
-                    seen => {
-                        self.hidden += usize::from(seen.is_err_and(|error| !proc::gone(error)));
-                        return;
-                    }
-                }
+            let of_main = (depth == Depth::Processes)
+                .then(|| self.link(procfs.as_fd(), &format!("{pid}/ns/net"), path, pid));
+            // Where the main thread has ended, another one may live.
+            let of_main = of_main.filter(|seen| *seen != Err(Errno::NOENT));
+            if let Some(seen) = of_main
+                && pid != 1
+            {
+                self.hidden += usize::from(seen.is_err_and(|error| !proc::gone(error)));
+                return;
             }
             let process = match proc::open_dir(procfs.as_fd(), name.to_str().unwrap_or_default()) {
                 Ok(process) => process,
@@ -113,13 +113,7 @@ impl Search {
                 }
             };
             let directory = path.join(pid.to_string());
-            let seen = match depth {
-                Depth::Processes => match self.link(process.as_fd(), "ns/net", &directory, pid) {
-                    Err(Errno::NOENT) => self.threads(process.as_fd(), &directory, pid),
-                    seen => seen,
-                },
-                Depth::Everything => self.threads(process.as_fd(), &directory, pid),
-            };
+            let seen = of_main.unwrap_or_else(|| self.threads(process.as_fd(), &directory, pid));
             if seen.is_err_and(|error| !proc::gone(error)) {
                 self.hidden += 1;
                 return;

@@ -7,6 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::snapshot::{Endpoint, Owner};
 
+/// What is known of sockets and ports is said to be old from here on.
+pub const OLD_NS: u64 = 2_000_000_000;
+
+/// How long before the end they were as they are told, for all that is known: they were counted then, and nothing
+/// showed since that anything happened.
+fn known_ns(age_ns: u64, unchanged_ns: Option<u64>) -> u64 {
+    unchanged_ns.unwrap_or(age_ns)
+}
+
 /// The TCP sockets of one network namespace, as they were counted last.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Sockets {
@@ -42,7 +51,7 @@ impl Sockets {
     /// How long before the end they were as they are told, for all that is known.
     #[must_use]
     pub fn known_ns(&self) -> u64 {
-        self.unchanged_ns.unwrap_or(self.age_ns)
+        known_ns(self.age_ns, self.unchanged_ns)
     }
 }
 
@@ -121,7 +130,7 @@ impl Ports {
     /// As of [`Sockets`].
     #[must_use]
     pub fn known_ns(&self) -> u64 {
-        self.unchanged_ns.unwrap_or(self.age_ns)
+        known_ns(self.age_ns, self.unchanged_ns)
     }
 }
 

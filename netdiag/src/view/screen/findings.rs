@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use jiff::Timestamp;
 use ratatui::text::{Line, Span};
 
 use super::{
@@ -15,7 +14,10 @@ use crate::{
     finding::{Finding, Severity},
     format::{cut, sanitised, width},
     snapshot::Snapshot,
-    view::diagnose::{self, valued},
+    view::{
+        diagnose::{self, valued},
+        table::conntrack::{passed, seconds},
+    },
 };
 
 pub(super) const PANE: Pane = Pane {
@@ -70,32 +72,24 @@ impl Trend {
 #[derive(Clone, Debug)]
 struct One {
     finding: Finding,
-    first: Timestamp,
-    /// When it held last.
-    last: Timestamp,
+    /// How many seconds were watched when it was told first.
+    first: f64,
+    /// Likewise, when it held last.
+    last: f64,
     values: VecDeque<f64>,
 }
 
-/// All that were told.
+/// All that were told. Times are seconds of all intervals up to then, whose lengths are true also where the node's clock is
+/// set: what it showed before is no time to reckon with then.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Formed {
     all: Vec<One>,
-    began: Option<Timestamp>,
-    now: Option<Timestamp>,
+    /// The end of the last interval; none before the first.
+    now: Option<f64>,
     /// The end of the interval up to which rules have looked.
-    looked: Option<Timestamp>,
+    looked: Option<f64>,
     /// Of how many nothing could be said in the last interval.
     withheld: usize,
-}
-
-/// Seconds from one to the other.
-fn seconds(from: Timestamp, to: Timestamp) -> f64 {
-    to.duration_since(from).as_secs_f64()
-}
-
-/// Seconds between two of which neither need be the later one: a clock that was set back makes what was lie ahead.
-fn apart(one: Timestamp, other: Timestamp) -> f64 {
-    seconds(one, other).abs()
 }
 
 impl Formed {
@@ -108,16 +102,15 @@ impl Formed {
         withheld: usize,
     ) {
         self.withheld = withheld;
-        let time = |text: &str| text.parse::<Timestamp>().ok();
-        let Some(now) = time(&snapshot.end) else { return };
-        self.began = self.began.or_else(|| time(&snapshot.start));
+        let now = self.now.unwrap_or(0.0) + seconds(snapshot).unwrap_or(0.0);
         self.now = Some(now);
         let Some(findings) = findings else { return };
         self.looked = Some(now);
         let mut before = std::mem::take(&mut self.all);
         for finding in findings {
             let at = before.iter().position(|one| finding.is_again(&one.finding));
-            let last = time(&finding.end).unwrap_or(now);
+            // Both are told by the clock as it is now: what rules look at begins anew where it is set.
+            let last = now - passed(&finding.end, &snapshot.end).unwrap_or(0.0);
             let value = finding.evidence.first().map(|evidence| evidence.value);
             let mut one = match at {
                 Some(at) => {
@@ -127,7 +120,7 @@ impl Formed {
                 }
                 None => One { finding, first: now, last, values: VecDeque::new() },
             };
-            if apart(last, now) <= STAYS_S
+            if now - last <= STAYS_S
                 && let Some(value) = value
             {
                 if one.values.len() == LOOKS {
@@ -139,11 +132,10 @@ impl Formed {
         }
         // What is not told now was told before.
         self.all.extend(before);
-        self.all.retain(|one| apart(one.last, now) < REMEMBERED_S);
+        self.all.retain(|one| now - one.last < REMEMBERED_S);
         // Their order is kept: causes stand before what they cause.
-        let (holding, over): (Vec<_>, Vec<_>) = std::mem::take(&mut self.all)
-            .into_iter()
-            .partition(|one| apart(one.last, now) <= STAYS_S);
+        let (holding, over): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.all).into_iter().partition(|one| now - one.last <= STAYS_S);
         self.all.extend(holding.into_iter().chain(over));
     }
 
@@ -161,12 +153,7 @@ impl Formed {
     }
 
     fn holds(&self, one: &One) -> bool {
-        self.looked.is_some_and(|looked| apart(one.last, looked) <= STAYS_S)
-    }
-
-    /// Seconds since the first interval began.
-    fn watched(&self) -> Option<f64> {
-        Some(seconds(self.began?, self.now?))
+        self.looked.is_some_and(|looked| looked - one.last <= STAYS_S)
     }
 
     /// One in a line: how bad, how old, where it goes, what.
@@ -174,10 +161,10 @@ impl Formed {
         let Finding { severity, id, scope, title, evidence, .. } = &one.finding;
         let now = self.now.unwrap_or(one.last);
         let (age, mark, look) = if self.holds(one) {
-            let age = age(seconds(one.first, now));
+            let age = age(now - one.first);
             (age, Trend::of(&one.values).mark(), palette.severity(*severity))
         } else {
-            (format!("over {}", age(seconds(one.last, now))), "", palette.aside())
+            (format!("over {}", age(now - one.last)), "", palette.aside())
         };
         let value = evidence.first().map(|first| format!(" {}", valued(first.value, first.unit)));
         let head = format!("{:<8} {age:>5} {mark:<3} ", severity.name());
@@ -189,7 +176,7 @@ impl Formed {
 
     /// What stands where there is none. That nothing was found is not that nothing is wrong.
     fn none(&self) -> String {
-        let Some(watched) = self.watched() else {
+        let Some(watched) = self.now else {
             return "watching: findings form as intervals end".to_owned();
         };
         format!("no finding in {}{}", age(watched), self.unseen("; "))
@@ -275,7 +262,76 @@ pub(super) fn whole(finding: &Finding, columns: usize, palette: Palette) -> Vec<
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::{finding::Scope, view::sample, watched::kit};
+
+    /// Takes an interval that lasts from one second of the clock to another, and has this found in it.
+    fn take(formed: &mut Formed, [start, end]: [i64; 2], ids: &[&str]) {
+        let time = |second| Timestamp::from_second(second).expect("a time").to_string();
+        let quiet: Snapshot = sample::read("quiet");
+        let snapshot = Snapshot { start: time(start), end: time(end), ..quiet };
+        let of = |id: &&str| {
+            let scope = Scope::node("node-1");
+            let finding = Finding::new(&kit::watched(&[]), Severity::Warning, scope, "it is so");
+            Finding { id: (*id).to_owned(), end: time(end), ..finding }
+        };
+        formed.take(&snapshot, Some(ids.iter().map(of).collect()), 0);
+    }
+
+    /// How old each is, as it is shown.
+    fn ages(formed: &Formed) -> Vec<String> {
+        let age = |one: &One| {
+            let line = formed.line(one, 80, Palette { colours: false }).to_string();
+            let words: Vec<_> = line.split_whitespace().skip(1).take(2).collect();
+            if words[0] == "over" { words.join(" ") } else { words[0].to_owned() }
+        };
+        formed.all.iter().map(age).collect()
+    }
+
+    #[test]
+    fn a_clock_that_is_set_ages_nothing() {
+        const BEGAN: i64 = 1_795_000_000;
+        for set in [0, 3_600, -3_600] {
+            let (mut formed, mut none) = (Formed::default(), Formed::default());
+            assert_eq!(none.none(), "watching: findings form as intervals end");
+            for nth in 0..40 {
+                // An interval is told by the clock as it is at its end.
+                let start = BEGAN + nth + if nth < 20 { 0 } else { set };
+                let ids: &[&str] =
+                    if nth < 10 { &["before", "all-the-time"] } else { &["all-the-time"] };
+                take(&mut formed, [start, start + 1], ids);
+                take(&mut none, [start, start + 1], &[]);
+            }
+            assert_eq!(none.none(), "no finding in 40s", "{set}");
+            assert_eq!(ages(&formed), ["39s", "39s"], "{set}");
+            assert_eq!(formed.holding(), 2, "{set}");
+            let start = BEGAN + 40 + set;
+            take(&mut formed, [start, start + 50], &["all-the-time"]);
+            assert_eq!(ages(&formed), ["89s", "over 80s"], "{set}");
+            assert_eq!(formed.holding(), 1, "{set}");
+            take(&mut formed, [start + 50, start + 570], &["all-the-time"]);
+            assert_eq!(ages(&formed), ["10m"], "what is over is forgotten: {set}");
+        }
+    }
+
+    #[test]
+    fn what_held_last_before_the_end_is_as_old_as_that() {
+        let mut formed = Formed::default();
+        take(&mut formed, [1_000, 1_100], &["one"]);
+        assert_eq!(formed.holding(), 1);
+        for (end, held) in [("1970-01-01T00:17:20Z", 1), ("1970-01-01T00:17:10Z", 0)] {
+            let mut one = formed.clone();
+            let finding = one.all.remove(0).finding;
+            let quiet: Snapshot = sample::read("quiet");
+            let [start, now] = ["1970-01-01T00:18:10Z", "1970-01-01T00:18:20Z"].map(str::to_owned);
+            let snapshot = Snapshot { start, end: now, ..quiet };
+            let finding = Finding { end: end.to_owned(), ..finding };
+            one.take(&snapshot, Some(vec![finding]), 0);
+            assert_eq!(one.holding(), held, "{end}");
+        }
+    }
 
     #[test]
     fn trends_need_a_change() {

@@ -13,7 +13,7 @@ use crate::{
     format::{self, MISSING, or_missing, percent, sanitised, wrapped},
     snapshot::{
         Node,
-        node::{Interface, ListenQueue, Sockets, States},
+        node::{Interface, ListenQueue, OLD_NS, Sockets, States},
     },
     view::{
         owner::process,
@@ -31,8 +31,6 @@ pub(super) const PANE: Pane = Pane {
 const INTERFACES: usize = 12;
 /// Counters, qdiscs, queues or control groups that are shown.
 const SHOWN: usize = 8;
-/// What is known of sockets is said to be old from here on.
-const OLD_NS: u64 = 2_000_000_000;
 
 fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
     let Some(shot) = state.shown() else { return vec![line("watching…")] };

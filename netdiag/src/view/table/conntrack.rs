@@ -117,7 +117,12 @@ fn words_of(top: &TopCreator) -> Vec<String> {
 
 /// How long the snapshot took; none where it took no time.
 pub(in crate::view) fn seconds(snapshot: &Snapshot) -> Option<f64> {
+    passed(&snapshot.start, &snapshot.end)
+}
+
+/// Seconds from one time of snapshots to a later one; none where nothing lies between them.
+pub(in crate::view) fn passed(from: &str, to: &str) -> Option<f64> {
     let time = |text: &str| text.parse::<jiff::Timestamp>().ok();
-    let took = time(&snapshot.end)?.duration_since(time(&snapshot.start)?).as_secs_f64();
+    let took = time(to)?.duration_since(time(from)?).as_secs_f64();
     (took > 0.0).then_some(took)
 }

@@ -11,13 +11,13 @@ use anyhow::Result;
 use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 
-use super::{count, listen};
+use super::{count, listen, took};
 use crate::random::Random;
 
 /// Bytes of a request that say how long it is and how long its answer shall be.
 pub(super) const HEADER: usize = 8;
 
-/// Answers requests.
+/// Answers requests, and says how long it worked on each.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Serve {
     /// Where it listens.
@@ -104,7 +104,9 @@ impl Serve {
                 sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
                 return Ok(());
             }
+            let begun = Instant::now();
             self.work(&mut random);
+            took(begun);
             stream.write_all(&vec![b'y'; reply])?;
             count("answers");
         }

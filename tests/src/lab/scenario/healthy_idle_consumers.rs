@@ -18,5 +18,12 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.start(Side::Client, "consumer", Act::Ask(ask))?;
         Ok(())
     },
+    proof: |it, seen, claims| {
+        let [median_us, slow_us] = ["p50_us", "p90_us"].map(|at| seen.said("consumer", at));
+        claims.least("median answer, us", median_us, it["wait_ms"] * 1000);
+        claims.least("all but a tenth of the slowest tenth's, us", median_us, slow_us * 9 / 10);
+        claims.least("answers", seen.said("consumer", "answers"), 6 * it["connections"]);
+        claims.least("connections", seen.sockets(Side::Client, "ESTAB"), it["connections"]);
+    },
     ..Scenario::healthy("idle-consumers")
 };

@@ -5,5 +5,6 @@ use super::prelude::*;
 pub(super) static SCENARIO: Scenario = Scenario {
     parameters: UPLOADS,
     set: uploads,
+    proof: uploaded,
     ..Scenario::healthy("large-requests")
 };

@@ -6,5 +6,6 @@ pub(super) static SCENARIO: Scenario = Scenario {
     watch: &[Side::Server],
     parameters: UPLOADS,
     set: uploads,
+    proof: uploaded,
     ..Scenario::healthy("slow-uploads")
 };

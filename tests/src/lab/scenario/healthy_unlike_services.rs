@@ -22,5 +22,19 @@ pub(super) static SCENARIO: Scenario = Scenario {
         }
         Ok(())
     },
+    // By the servers' own clocks: of their clients, which have one name, the last one's word stands.
+    proof: |it, seen, claims| {
+        let long_us = seen.said("payments", "p50_us");
+        claims.least("median work on payments, us", long_us, it["long_ms"] * 1000);
+        for role in ["objects", "search", "queue"] {
+            claims.least(&format!("the same, of four times that of {role}"), long_us, {
+                4 * seen.said(role, "p50_us")
+            });
+        }
+        for role in ["payments", "objects", "search", "queue"] {
+            claims.least(&format!("answers of {role}"), seen.said(role, "answers"), 30);
+        }
+        claims.least("connections", seen.sockets(Side::Client, "ESTAB"), 16);
+    },
     ..Scenario::healthy("unlike-services")
 };

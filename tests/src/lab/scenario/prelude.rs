@@ -19,7 +19,11 @@ pub(super) use crate::{
 };
 use crate::{
     conntrack::{Rules, track_at},
-    lab::{Values, stage::Stage},
+    lab::{
+        Values,
+        stage::Stage,
+        witness::{Claims, Seen},
+    },
 };
 
 pub(super) const MS: Duration = Duration::from_millis(1);
@@ -48,19 +52,23 @@ pub(super) fn names(stage: &mut Stage, dns: Dns, per_second: u64) -> Result<()> 
     Ok(())
 }
 
+/// The port of the server before which SYNs are dropped.
+const SEARCH: u16 = 8080;
+
+/// A table for `nft -f` that drops such SYNs to it as they arrive: what is dropped on its way out is a send that fails.
+pub(super) fn syns_dropped(table: &str, which: &str) -> String {
+    format!(
+        "table inet {table} {{\n chain arrives {{\n type filter hook prerouting priority -300;\n \
+         tcp dport {SEARCH} tcp flags syn {which} drop\n }}\n}}\n"
+    )
+}
+
 /// A server before which so many of a thousand SYNs are dropped, and a client that connects for each request.
 pub(super) fn losing_syns(stage: &mut Stage, per_mille: u64, per_second: u64) -> Result<()> {
     stage.link_alike(Way::delayed(MS))?;
-    let at = stage.at(8080);
-    // As they arrive: what is dropped on its way out is a send that fails.
-    stage.nft(
-        Side::Server,
-        &format!(
-            "table inet busy {{\n chain arrives {{\n type filter hook prerouting priority -300;\n \
-         tcp dport {} tcp flags syn numgen random mod 1000 < {per_mille} drop\n }}\n}}\n",
-            at.port()
-        ),
-    )?;
+    let at = stage.at(SEARCH);
+    let some = format!("numgen random mod 1000 < {per_mille}");
+    stage.nft(Side::Server, &syns_dropped("busy", &some))?;
     stage.start(Side::Server, "search", Act::Serve(Serve::at(vec![at])))?;
     let ask = Ask {
         end: End::Closes,
@@ -78,6 +86,9 @@ pub(super) const UPLOADS: &[Parameter] = &[
     Parameter::any("connections", [3, 6]),
 ];
 
+/// Bytes of each.
+const UPLOAD: u32 = 200_000;
+
 /// Sends them from the client, which hands each over at once, to a server that reads them as they come.
 pub(super) fn uploads(stage: &mut Stage, it: &Values) -> Result<()> {
     stage.link_alike(Way::delayed(2 * MS))?;
@@ -86,7 +97,7 @@ pub(super) fn uploads(stage: &mut Stage, it: &Values) -> Result<()> {
     stage.start(Side::Server, "photos", Act::Serve(serve))?;
     let connections = it["connections"];
     let ask = Ask {
-        request: 200_000,
+        request: UPLOAD,
         reply: 300,
         // For one request, also where each segment takes a buffer of its own.
         send_buffer: Some(400_000),
@@ -95,6 +106,19 @@ pub(super) fn uploads(stage: &mut Stage, it: &Values) -> Result<()> {
     };
     stage.start(Side::Client, "mobile", Act::Ask(ask))?;
     Ok(())
+}
+
+/// That they took long to arrive, by the client's clock and its kernel's, and their server less than half of that.
+pub(super) fn uploaded(it: &Values, seen: &Seen, claims: &mut Claims) {
+    let arrives_us = u64::from(UPLOAD) * 1_000 / it["kb_per_s"];
+    let median_us = seen.said("mobile", "p50_us");
+    // The first segments of a connection are not paced.
+    claims.least("median answer, us", median_us, arrives_us * 8 / 10);
+    claims.least("median answer, us, of twice the server's work", median_us, {
+        2 * seen.said("photos", "p50_us")
+    });
+    claims.least("answers", seen.said("mobile", "answers"), 3 * it["connections"]);
+    claims.least("ms busy sending", seen.most(Side::Client, "busy") as u64, 2_000);
 }
 
 /// Of a stream that is read slower than it is sent.

@@ -86,6 +86,20 @@ fn packets_without_a_socket_have_few_rows() {
 }
 
 #[test]
+fn a_socket_takes_over_what_was_known_by_packets_only() {
+    for netns in [0, 7] {
+        let mut table = FlowTable::new(config(16));
+        let key = FlowKey { netns, ..key(1000) };
+        table.apply(&dropped(FlowKey { netns: 0, ..key }, true, 1), 0);
+        table.apply(&dropped(key, true, 1), 0);
+        table.apply(&Event::Socket(socket(1, key, What::Connect)), 0);
+        let total = table.total();
+        let drops: Vec<_> = total.flows.iter().map(|flow| flow.count(count_id("drops"))).collect();
+        assert_eq!(drops, [Some(2)], "in namespace {netns}");
+    }
+}
+
+#[test]
 fn packets_of_nobody_are_left_out_where_only_one_process_is_wanted() {
     let mut table = FlowTable::new(Config { known_only: true, ..config(16) });
     table.apply(&Event::Socket(socket(1, key(1000), What::Connect)), 0);
