@@ -50,7 +50,7 @@ pub(crate) struct Slot {
     pub(crate) retrans: u32,
     /// 1 when `retrans` is valid. No flag: those are written without the lock.
     pub(crate) retrans_known: u32,
-    /// Number of its network namespace, which it never leaves; 0 where that was not read yet.
+    /// Number of its network namespace, which it never leaves; 0 where that was not read since its connection began.
     pub(crate) netns: u32,
     /// Zero.
     pub(crate) reserved: u32,

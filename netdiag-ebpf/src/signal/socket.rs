@@ -110,6 +110,8 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
         slot.used_by(current_process(), !undecided || filter::is_current_wanted());
         slot.flags |= CLIENT;
     } else if old == SYN_RECV {
+        // As in `begins_anew`.
+        slot.netns = 0;
         slot.flags |= SERVER;
         if slot.flags & CLIENT == 0 {
             // SAFETY: the tracepoint gives a full socket.
@@ -187,6 +189,8 @@ fn is_wanted<A: Access>(sk: Pointer, user: User, accepted: bool, lane: Lane) -> 
 /// known yet.
 #[inline(always)]
 fn begins_anew<A: Access>(sk: Pointer, slot: &mut Slot, lane: Lane) {
+    // Or the end of another one at the same address was missed, which may have been in another namespace.
+    slot.netns = 0;
     if slot.flags & ANNOUNCED == 0 {
         slot.flags = 0;
         slot.retrans_known = 0;
