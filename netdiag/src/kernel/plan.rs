@@ -302,7 +302,7 @@ fn settings(kernel: &Kernel, options: &Options, place: SlotPlace, reads_memory: 
         report_every_ns: options.report_every_ns,
         wake_above_bytes: u64::from(options.ring_bytes / 4),
         slot_place: place as u32,
-        signals: options.wishes.signals.iter().fold(0, |bits, &signal| bits | 1 << signal as u32),
+        signals: options.wishes.signals.iter().fold(0, |bits, &signal| bits | signal.bit()),
         // Where the kernel has the one for typed programs it has the other.
         has_cookie: u32::from(place == SlotPlace::Storage),
         alone: options.alone,

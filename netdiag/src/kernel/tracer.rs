@@ -1,6 +1,7 @@
 //! Programs in the kernel, from attach to detach: what run.rs holds on to.
 
 mod detached;
+mod shed;
 mod skips;
 
 use std::{
@@ -41,8 +42,6 @@ use crate::{
     labels::Labels,
     signal::DEFINITIONS,
 };
-
-mod shed;
 
 /// What a reading takes out of the rings, in the order in which it is to be decoded: a socket is
 /// introduced before its events and samples are submitted.
