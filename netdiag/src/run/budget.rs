@@ -2,7 +2,10 @@
 //! used is handed in.
 //!
 //! One signal goes at a time, and the last that went comes back first. It comes back only where what it took then, by
-//! the number of its samples now, leaves room; and where it had to go again soon after, it waits twice as long.
+//! the number of its samples now, leaves room, and where it went for want of time, when fewer come of all that would be
+//! told; and where it had to go again soon after, it waits twice as long.
+
+use std::mem;
 
 use netdiag_common::signal::Signal;
 
@@ -44,8 +47,8 @@ struct Shed {
     took: Option<f64>,
     /// Its samples a second then.
     rate: f64,
-    /// For want of time, not for the limit.
-    was_behind: bool,
+    /// Samples a second that were told then, of all signals together, where it went for want of time, not for the limit.
+    too_many: Option<f64>,
 }
 
 /// The state.
@@ -61,6 +64,8 @@ pub(super) struct Budget {
     patience: u32,
     /// Looks since a signal came back.
     since_restored: Option<u32>,
+    /// The last look found samples that were not read in time.
+    was_behind: bool,
     exhausted: bool,
     /// Set of all that ever went.
     ever: u32,
@@ -76,6 +81,7 @@ impl Budget {
             calm: 0,
             patience: PATIENCE,
             since_restored: None,
+            was_behind: false,
             exhausted: false,
             ever: 0,
         }
@@ -108,13 +114,14 @@ impl Budget {
             last.took.get_or_insert((last.before - look.cpu_ratio).max(0.0));
         }
         self.since_restored = self.since_restored.map(|looks| looks + 1);
+        let was_behind = mem::replace(&mut self.was_behind, look.is_behind);
         let is_above = self.limit.is_some_and(|limit| look.cpu_ratio > limit);
         if is_above || look.is_behind {
             self.calm = 0;
             if self.since_restored.take().is_some_and(|looks| looks <= self.patience) {
                 self.patience = (self.patience * 2).min(MOST_PATIENCE);
             }
-            return self.leave_out(look);
+            return self.leave_out(look, was_behind);
         }
         self.exhausted = false;
         if !self.has_room(look) {
@@ -132,26 +139,31 @@ impl Budget {
         Some(Step::Restore(signal))
     }
 
-    fn leave_out(&mut self, look: &Look) -> Option<Step> {
+    fn leave_out(&mut self, look: &Look, was_behind: bool) -> Option<Step> {
         let Some(signal) = self.left.pop() else {
             let is_new = !self.exhausted && !look.is_behind;
             self.exhausted |= is_new;
             return is_new.then_some(Step::Exhausted);
         };
         self.ever |= signal.bit();
+        let too_many = look.is_behind.then(|| {
+            // That it still is may be all by what waits in the ring since the one before went.
+            let before = self.shed.last().and_then(|last| last.too_many).filter(|_| was_behind);
+            self.told_with(signal, look).max(before.unwrap_or(0.0))
+        });
         self.shed.push(Shed {
             signal,
             before: look.cpu_ratio,
             took: None,
             rate: look.rates[signal as usize],
-            was_behind: look.is_behind,
+            too_many,
         });
         Some(Step::Shed(signal))
     }
 
     /// Whether the last that went may come back, as far as this look tells.
     fn has_room(&self, look: &Look) -> bool {
-        let Some(Shed { signal, took, rate, was_behind, .. }) = self.shed.last() else {
+        let Some(Shed { signal, took, rate, too_many, .. }) = self.shed.last() else {
             return false;
         };
         let now = look.rates[*signal as usize];
@@ -159,8 +171,14 @@ impl Budget {
         let fits = self
             .limit
             .is_none_or(|limit| look.cpu_ratio + took.unwrap_or(0.0) * part <= limit * ROOM);
-        // Where they were too many to be read, fewer must come.
-        fits && (!was_behind || part <= ROOM || now == 0.0)
+        // Where they were too many to be read, fewer must come, of whichever signal: it may have gone for another's.
+        let told = self.told_with(*signal, look);
+        fits && too_many.is_none_or(|too_many| told <= too_many * ROOM || now == 0.0)
+    }
+
+    /// Samples a second that are told together with those of a signal that is not.
+    fn told_with(&self, signal: Signal, look: &Look) -> f64 {
+        self.left.iter().chain([&signal]).map(|told| look.rates[*told as usize]).sum()
     }
 }
 
@@ -238,6 +256,40 @@ mod tests {
         assert_eq!(machine.run(1, 1.0, true), [Step::Shed(Signal::Rtt)]);
         assert_eq!(machine.run(9, 1.0, false), [], "as many come as before");
         assert_eq!(machine.run(9, 0.5, false), [Step::Restore(Signal::Rtt)]);
+    }
+
+    /// So many round trips and sends a second, and as few of all others as ever.
+    fn flooded(rtts: f64, sends: f64, is_behind: bool) -> Look {
+        let mut rates = [10.0; Signal::COUNT];
+        rates[Signal::Rtt as usize] = rtts;
+        rates[Signal::Send as usize] = sends;
+        Look { cpu_ratio: 0.1, rates, is_behind }
+    }
+
+    #[test]
+    fn who_went_for_another_comes_back_when_that_calms_down() {
+        let mut budget = Budget::new(None, ORDER.into_iter());
+        for signal in ORDER {
+            let step = budget.look(&flooded(10.0, 1e6, true));
+            assert_eq!(step, Some(Step::Shed(signal)));
+        }
+        assert!((0..9).all(|_| budget.look(&flooded(10.0, 1e6, false)).is_none()));
+        let calm = flooded(10.0, 10.0, false);
+        let back: Vec<_> = (0..9).filter_map(|_| budget.look(&calm)).collect();
+        let [rtt, turn, send] = ORDER.map(Step::Restore);
+        assert_eq!(back, [send, turn, rtt]);
+    }
+
+    #[test]
+    fn what_a_flood_left_in_the_ring_keeps_nobody_away() {
+        let mut budget = Budget::new(None, ORDER.into_iter());
+        for signal in [Signal::Rtt, Signal::Turn] {
+            let step = budget.look(&flooded(1e6, 10.0, true));
+            assert_eq!(step, Some(Step::Shed(signal)));
+        }
+        let flood = flooded(1e6, 10.0, false);
+        let back: Vec<_> = (0..20).filter_map(|_| budget.look(&flood)).collect();
+        assert_eq!(back, [Step::Restore(Signal::Turn)]);
     }
 
     #[test]
