@@ -37,6 +37,8 @@ struct Programs {
     /// What takes its place before the next window.
     next: Option<Meter>,
     late: VecDeque<Taken>,
+    /// The window that is open, if one is, began before the programs did what they do now.
+    is_outdated: bool,
     /// All windows together, by program.
     all: BTreeMap<String, Program>,
     /// Why nothing was measured the last time.
@@ -49,6 +51,7 @@ impl Programs {
         if let Some(next) = self.next.take() {
             self.meter = Some(next);
         }
+        self.is_outdated = false;
         let window = self.meter.as_ref()?.begin();
         self.unless_refused(window)
     }
@@ -83,8 +86,15 @@ impl Programs {
             sum.runs += program.runs;
             sum.time_ns += program.time_ns;
         }
-        self.late.truncate(LATE - 1);
-        self.late.push_front(taken);
+        if !self.is_outdated {
+            self.late.truncate(LATE - 1);
+            self.late.push_front(taken);
+        }
+    }
+
+    fn begin_anew(&mut self) {
+        self.late.clear();
+        self.is_outdated = true;
     }
 
     /// What they took of one core in the windows of late.
@@ -133,7 +143,7 @@ impl Measuring {
 
     /// What was measured before says nothing of what they take from now on: they leave more out, or less.
     pub(super) fn begin_anew(&self) {
-        self.lock(|programs| programs.late.clear());
+        self.lock(Programs::begin_anew);
     }
 
     /// Whether the first window since then is still to come.
@@ -258,5 +268,12 @@ mod tests {
         assert_eq!(programs.cpu_ratio(), Some(0.1));
         let each = programs.each();
         assert_eq!((each[0].runs, each[0].run_ns), (41, 1_300 / 41));
+        // In a window that is open by then something ran that does so no more.
+        programs.begin_anew();
+        programs.take(taken(9, 0));
+        assert_eq!((programs.cpu_ratio(), programs.each()[0].runs), (None, 50));
+        assert!(programs.begin().is_none(), "nothing is there to measure");
+        programs.take(taken(1, 200));
+        assert_eq!(programs.cpu_ratio(), Some(0.2));
     }
 }
