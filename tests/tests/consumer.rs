@@ -169,6 +169,8 @@ fn what_it_takes_itself_is_in_every_snapshot() -> Result<()> {
             && own.max_cpu_ratio.is_none();
         facts.holds(format!("{nth}: {own:?}"), is_known);
     }
+    let each = outcome.snapshots.iter().map(|snapshot| snapshot.own.cpu_ns);
+    facts.equal("intervals add up to the total", each.sum(), total.own.cpu_ns);
     facts.holds(format!("programs: {:?}", total.own.programs), is_measured);
     facts.holds("in the total, too", measures(total, "send"));
     facts.holds("of one core", total.own.programs_cpu_ratio.is_some_and(|ratio| ratio < 4.0));

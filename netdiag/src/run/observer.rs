@@ -156,6 +156,7 @@ impl Observer {
             return Ok(Some(End::Asked));
         };
         ready?;
+        self.begin_to_look();
         say("ready");
         Ok(None)
     }

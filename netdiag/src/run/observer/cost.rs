@@ -46,10 +46,12 @@ pub(super) struct Spending {
     every: Duration,
     /// None where there are no descriptors to do it by.
     measuring: Option<Measuring>,
-    /// What was used when the run and the interval began, and at the last look.
+    /// What was used when the run began, when the last interval ended, and at the last look.
     began: Used,
-    interval_began: Used,
+    cut: Option<Used>,
     looked: (Instant, Used),
+    /// What the programs took of one core when they were measured last.
+    programs: f64,
     /// What the programs had counted at the last look: seen by signal, and lost for want of room.
     counted: ([u64; Signal::COUNT], u64),
     is_behind: bool,
@@ -73,8 +75,9 @@ impl Spending {
             every: interval.clamp(LOOKS[0], LOOKS[1]),
             measuring: tracer.meter().ok().map(|meter| Measuring::start(meter, limit.is_some())),
             began: now,
-            interval_began: now,
+            cut: None,
             looked: (Instant::now(), now),
+            programs: 0.0,
             counted: ([0; Signal::COUNT], 0),
             is_behind: false,
             has_lost: false,
@@ -124,14 +127,14 @@ impl Spending {
     /// What was used in the interval that ends, and the next one begins.
     pub(super) fn interval(&mut self, received: u64, times: Times) -> Own {
         let now = Used::now(received);
-        let own = self.own(&now, &self.interval_began, times);
-        self.interval_began = now;
-        own
+        let then = self.cut.replace(now).unwrap_or(self.began);
+        self.own(&now, &then, times)
     }
 
-    /// What was used in the whole run.
+    /// What was used in the whole run: what its intervals add up to, where it has any.
     pub(super) fn total(&self, received: u64, times: Times) -> Own {
-        self.own(&Used::now(received), &self.began, times)
+        let now = self.cut.unwrap_or_else(|| Used::now(received));
+        self.own(&now, &self.began, times)
     }
 
     fn own(&self, now: &Used, then: &Used, times: Times) -> Own {
@@ -151,6 +154,16 @@ impl Observer {
         }
     }
 
+    /// The start is over, and what it took says nothing of what comes.
+    pub(super) fn begin_to_look(&mut self) {
+        let Self { tracer, intake, spending, .. } = self;
+        // Else the first look has the start in it.
+        if let Ok(counted) = tracer.seen_and_lost(&shedding()) {
+            spending.counted = counted;
+            spending.looked = (Instant::now(), Used::now(intake.received()));
+        }
+    }
+
     fn look(&mut self) {
         let Self { tracer, intake, spending, trouble, .. } = self;
         let counted = tracer.seen_and_lost(&shedding());
@@ -166,9 +179,13 @@ impl Observer {
         let loses = counted.1 > lost;
         let goes_on_losing = mem::replace(&mut spending.has_lost, loses) && loses;
         spending.say_unmeasured();
-        let programs = spending.measuring.as_ref().and_then(Measuring::cpu_ratio);
+        // Until they are measured anew nothing newer is known.
+        if !spending.awaits_window() {
+            let programs = spending.measuring.as_ref().and_then(Measuring::cpu_ratio);
+            spending.programs = programs.unwrap_or(0.0);
+        }
         let look = Look {
-            cpu_ratio: used.cpu_ratio_since(&before, elapsed) + programs.unwrap_or(0.0),
+            cpu_ratio: used.cpu_ratio_since(&before, elapsed) + spending.programs,
             rates,
             is_behind: mem::take(&mut spending.is_behind) || goes_on_losing,
         };
@@ -192,9 +209,13 @@ impl Spending {
     /// take since the last step: as long as they seem to take what they did before, one signal would go after the other.
     fn is_due(&self) -> bool {
         let since = self.looked.0.elapsed();
-        let awaits = self.budget.limit().is_some()
-            && self.measuring.as_ref().is_some_and(Measuring::awaits_window);
-        since + EARLY >= self.every && !awaits || self.is_behind && since >= STEP
+        since + EARLY >= self.every && !self.awaits_window() || self.is_behind && since >= STEP
+    }
+
+    /// Whether there is a limit, and what the programs take since the last step is not measured yet.
+    fn awaits_window(&self) -> bool {
+        self.budget.limit().is_some()
+            && self.measuring.as_ref().is_some_and(Measuring::awaits_window)
     }
 
     /// Says once that a limit is held by half of what it is for.
