@@ -4,11 +4,12 @@
 use std::{process, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
-use netdiag::snapshot::Snapshot;
+use netdiag::snapshot::{Flow, Snapshot};
 use netdiag_tests::{
     facts::Facts,
-    feeder::{Feeder, What, is_fed},
+    feeder::{Feeder, SENT_BYTES, What, is_fed},
     machine,
+    namespace::Namespace,
     netdiag::Netdiag,
     network::Pair,
     outcome::{count, sum},
@@ -125,22 +126,24 @@ fn many_flows_take_little_memory() -> Result<()> {
 
 #[test]
 fn short_flows_come_and_go_in_bounded_memory_and_none_is_forgotten() -> Result<()> {
-    /// Those that come and go together.
+    /// Those that come and go together, and the send calls of each.
     const AT_ONCE: u64 = 1_000;
-    const SENDS: u64 = 8_000;
+    const EACH: u64 = 8;
     /// How much memory may be beyond what a tenth of them took.
     const MOST: f64 = 1.3;
     let _alone = alone();
-    let mut arguments = vec!["--max-flows", "8192"];
+    // Nobody else is in it: what is summed up in `other` was fed as well.
+    let here = Namespace::new("fed")?;
+    let mut arguments = vec!["--max-flows", "8192", "--top", "20", "--netns", here.name()];
     arguments.extend(FED);
     let mut netdiag = Netdiag::live(&arguments)?;
     netdiag.wait_lines(1)?;
-    let feeder = Feeder::of(netdiag.pid())?;
-    let flows = machine::amount(200_000, 40_000) as u64;
+    let feeder = Feeder::of(netdiag.pid())?.in_netns(here.inode());
+    let flows = machine::amount(1_000_000_u64, 40_000);
     let (mut facts, mut early) = (Facts::new(), None);
     for first in (1..=flows).step_by(AT_ONCE as usize) {
         for (what, samples) in
-            [(What::Opened, AT_ONCE), (What::Sends, SENDS), (What::Closed, AT_ONCE)]
+            [(What::Opened, AT_ONCE), (What::Sends, EACH * AT_ONCE), (What::Closed, AT_ONCE)]
         {
             let found_room = feeder.feed(what, first, AT_ONCE)?.slowly(samples)?;
             if found_room != samples {
@@ -159,8 +162,14 @@ fn short_flows_come_and_go_in_bounded_memory_and_none_is_forgotten() -> Result<(
     let early = early.context("no memory was looked at")?;
     let growth = late as f64 / early as f64;
     facts.holds(format!("{early} bytes, then {late}: {growth:.2}"), growth <= MOST);
-    let fed = flows / AT_ONCE * SENDS;
-    facts.holds(format!("{} sends, {fed} of them fed", sends(total)), sends(total) >= fed);
+    facts.equal("sends", sends(total), flows * EACH);
+    let sent_bytes = sum(total.flows.iter().chain([&total.other]), "send_bytes");
+    facts.equal("bytes that they sent", sent_bytes, flows * EACH * SENT_BYTES);
+    let folded = total.folded.context("it is not told how many are summed up")?;
+    facts.equal("flows", total.flows.len() as u64 + folded, flows);
+    let is_whole = |flow: &&Flow| count(flow, "sends") == Some(EACH);
+    let whole = total.flows.iter().filter(is_whole).count();
+    facts.equal("those that are listed, with all their sends", whole, total.flows.len());
     let told: u64 = outcome.snapshots.iter().map(sends).sum();
     facts.equal("intervals add up to the total", told, sends(total));
     facts.finish();
