@@ -45,7 +45,7 @@ With --start a thread sends all the time, and netdiag with all signals and bpftr
 started by turns: how long each takes from exec to the first send that counts, and to the first line of data.
 
 With --idle both run by turns for so many --seconds, on a machine that ought to be idle: what of a processor
-each takes, and how much memory is resident. It fails where netdiag takes over 0.3 % or 15 MiB.
+each takes, and how much memory is resident. It fails where netdiag takes over 0.3 % or 15 MB.
 
 Results are a table on stderr and a JSON object on stdout.
 

@@ -15,7 +15,7 @@ static IDLE: Measurement = Measurement {
     title: "with nothing to see: of one processor, in memory, and all that all processors did",
     parts: &[
         Part { name: "cpu_percent", digits: 3, limit: Some(0.3) },
-        Part { name: "resident_mib", digits: 1, limit: Some(15.0) },
+        Part { name: "resident_mb", digits: 1, limit: Some(15.0) },
         Part { name: "machine_percent", digits: 1, limit: None },
     ],
     is_compared: false,
