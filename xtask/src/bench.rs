@@ -43,6 +43,7 @@ where all signals leave less than 0.90 of the throughput.
 
 With --start a thread sends all the time, and netdiag with all signals and bpftrace with that script are
 started by turns: how long each takes from exec to the first send that counts, and to the first line of data.
+It fails where netdiag has either later than bpftrace.
 
 With --idle both run by turns for so many --seconds, on a machine that ought to be idle: what of a processor
 each takes, and how much memory is resident. It fails where netdiag takes over 0.3 % or 15 MB.
