@@ -35,7 +35,8 @@ is repeatable; it does not know of cache misses or other CPUs. It fails where ne
 over 5 % above benches/icount.json too, which NETDIAG_BLESS=1 writes anew, or over benches/goals.json.
 With --signals it is a signal that is measured: of retransmit, drop, conntrack, reset and socket by what
 they tell of, beside bpftrace that counts the first two; of all others by what they cost the send, its
-acknowledgement and the read. --every measures all of these one after the other in one machine.
+acknowledgement and the read. --every measures all of these one after the other in one machine, and fails
+where one has no figure in benches/icount.json, too.
 
 With --turns a client and a server on this machine ask and answer over loopback as fast as they can,
 untraced and traced by turns, with all signals and with each alone. Only the ratios mean anything. It fails
