@@ -27,8 +27,8 @@ use self::traced::Traced;
     after_help = "A thread holds both ends of a loopback connection and sends one byte at a time, untraced and
 traced by turns: by netdiag, by programs that do nothing on the same hooks, by histograms in the kernel
 (benches/beside), and by bpftrace with the script that everyone copies. What is compared is what each adds to
-the thread's CPU time; netdiag's signal `socket` is part of it, which is on whatever is asked for. It fails
-where netdiag's part of another's cost is over benches/ratios.json.
+the thread's CPU time. netdiag traces send and retransmit, and its signal `socket` is part of it, which is
+on whatever is asked for. It fails where netdiag's part of another's cost is over benches/ratios.json.
 
 With --icount the same in a virtual machine with one CPU whose clock counts instructions. So the figure
 is repeatable; it does not know of cache misses or other CPUs. It fails where netdiag's own figure is
