@@ -4,12 +4,14 @@
 //! into a ring of that netdiag as its own programs do, wakes its reader when they would, and counts in its counters. So
 //! what is read, decoded, folded and accounted for is what always is, at any rate.
 
+mod pace;
 mod program;
 mod sys;
 
-use std::{fs, os::fd::OwnedFd, path::PathBuf};
+use std::{fs, net::IpAddr, os::fd::OwnedFd, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use netdiag::snapshot;
 use netdiag_common::{
     batch::BATCH,
     flow::{FlowKey, SocketRef, TCP, TcpCounters, V4_MAPPED_PREFIX},
@@ -18,10 +20,18 @@ use netdiag_common::{
 };
 use zerocopy::IntoBytes;
 
+pub use self::pace::Fed;
 use self::program::Program;
 
 /// Numbers of flows that no program gives.
 const FLOWS: u64 = 0xf0 << 56;
+/// This end's address of all that is fed, and the other end's port.
+const LOCAL: [u8; 4] = [10, 0, 0, 1];
+const PORT: u16 = 443;
+/// Bytes that a send call of those that are fed hands over.
+pub const SENT_BYTES: u64 = 512;
+/// Of a ring, the part that is filled at once where samples are fed at a rate: its reader is woken at a quarter.
+const AT_ONCE: u64 = 8;
 
 /// Rings and counters of a running netdiag.
 pub struct Feeder {
@@ -106,6 +116,12 @@ impl Feeder {
         })
     }
 
+    /// The same for flows of another network namespace, by its inode number.
+    #[must_use]
+    pub fn in_netns(self, netns: u32) -> Self {
+        Self { netns, ..self }
+    }
+
     /// A feed of something, for flows `first`, `first + 1` and so on, round and round.
     ///
     /// # Errors
@@ -122,29 +138,32 @@ impl Feeder {
                 batches.map(|at| batch(what, first, flows, at)).collect()
             }
         };
-        let (ring, share) = match what.signal() {
-            Signal::Socket => (&self.sockets, 2),
-            _ => (&self.samples, 1),
+        let (ring, ring_bytes) = match what.signal() {
+            Signal::Socket => (&self.sockets, self.samples_bytes / 2),
+            _ => (&self.samples, self.samples_bytes),
         };
-        Program::load(&program::Plan {
+        let program = Program::load(&program::Plan {
             ring,
             counters: &self.counters,
             records: &records,
             samples: what.per_record() as u32,
             signal: what.signal() as u32,
             lane: what.lane(),
-            wake_above: self.samples_bytes / 4 / share,
-        })
-        .map(|program| Feed { program, per_record: what.per_record() as u64 })
+            wake_above: ring_bytes / 4,
+        })?;
+        let length = records.first().context("no records")?.len() as u64;
+        let per_record = what.per_record() as u64;
+        let at_once = (u64::from(ring_bytes) / AT_ONCE / length).max(1) * per_record;
+        Ok(Feed { program, per_record, at_once })
     }
 
     fn socket(&self, what: What, flow: u64) -> Vec<u8> {
         let [_, high, middle, low] = (flow as u32).to_be_bytes();
         let key = FlowKey {
-            local_addr: v4([10, 0, 0, 1]),
+            local_addr: v4(LOCAL),
             peer_addr: v4([10, high | 64, middle, low]),
             local_port: 20_000 + (flow >> 24) as u16,
-            peer_port: 443,
+            peer_port: PORT,
             netns: self.netns,
             protocol: TCP,
             reserved: 0,
@@ -182,6 +201,8 @@ impl Feeder {
 pub struct Feed {
     program: Program,
     per_record: u64,
+    /// Samples that are fed in one turn of a rate at most.
+    at_once: u64,
 }
 
 impl Feed {
@@ -194,6 +215,12 @@ impl Feed {
     }
 }
 
+/// Whether a flow is one that was fed, by its ends.
+#[must_use]
+pub fn is_fed(flow: &snapshot::Flow) -> bool {
+    flow.local.ip == Some(IpAddr::from(LOCAL)) && flow.peer.port == Some(PORT)
+}
+
 /// A full batch from the `at`th sample on.
 fn batch(what: What, first: u64, flows: u64, at: u64) -> Vec<u8> {
     let mut record = header(what.signal(), BATCH as u32).as_bytes().to_vec();
@@ -202,7 +229,8 @@ fn batch(what: What, first: u64, flows: u64, at: u64) -> Vec<u8> {
         match what {
             What::Sends => {
                 let latency_ns = 3_000 + spread % 40_000;
-                record.extend(send::Sample { flow, latency_ns, result: 512 }.as_bytes());
+                let result = SENT_BYTES as i64;
+                record.extend(send::Sample { flow, latency_ns, result }.as_bytes());
             }
             What::RoundTrips => {
                 let rtt_us = 200 + (spread % 900) as u32;

@@ -3,14 +3,14 @@
 
 use std::{collections::BTreeMap, fs};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use netdiag::signal::DEFINITIONS;
 use netdiag_tests::{
     facts::Facts,
     machine::{self, Series},
     netdiag::Netdiag,
     require,
-    requirement::Feature,
+    requirement::{Feature, KERNELS},
     source, tool,
 };
 use serde_json::Value;
@@ -66,8 +66,18 @@ fn no_program_grows_by_a_fifth() -> Result<()> {
     let key = format!("{}.{}", series.0, series.1);
     let known: BTreeMap<String, Verified> = serde_json::from_str(KNOWN)?;
     let blessed = std::env::var_os("NETDIAG_BLESS").is_some();
-    if series < TELLS || !blessed && !known.contains_key(&key) {
-        eprintln!("SKIPPED: what the verifier walks through is not written down of kernel {key}");
+    if series < TELLS {
+        eprintln!("SKIPPED: kernel {key} does not tell what the verifier walks through");
+        return Ok(());
+    }
+    if !blessed && !known.contains_key(&key) {
+        let said = format!("what the verifier walks through is not written down of kernel {key}");
+        ensure!(
+            !KERNELS.contains(&series),
+            "{said}, on which netdiag is held to work: NETDIAG_BLESS=1 cargo xtask test --only vm --test \
+             verifier writes it"
+        );
+        eprintln!("SKIPPED: {said}");
         return Ok(());
     }
     let mut now = Verified::new();

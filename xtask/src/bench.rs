@@ -27,15 +27,16 @@ use self::traced::Traced;
     after_help = "A thread holds both ends of a loopback connection and sends one byte at a time, untraced and
 traced by turns: by netdiag, by programs that do nothing on the same hooks, by histograms in the kernel
 (benches/beside), and by bpftrace with the script that everyone copies. What is compared is what each adds to
-the thread's CPU time; netdiag's signal `socket` is part of it, which is on whatever is asked for. It fails
-where netdiag's part of another's cost is over benches/ratios.json.
+the thread's CPU time. netdiag traces send and retransmit, and its signal `socket` is part of it, which is
+on whatever is asked for. It fails where netdiag's part of another's cost is over benches/ratios.json.
 
 With --icount the same in a virtual machine with one CPU whose clock counts instructions. So the figure
 is repeatable; it does not know of cache misses or other CPUs. It fails where netdiag's own figure is
 over 5 % above benches/icount.json too, which NETDIAG_BLESS=1 writes anew, or over benches/goals.json.
 With --signals it is a signal that is measured: of retransmit, drop, conntrack, reset and socket by what
 they tell of, beside bpftrace that counts the first two; of all others by what they cost the send, its
-acknowledgement and the read. --every measures all of these one after the other in one machine.
+acknowledgement and the read. --every measures all of these one after the other in one machine, and fails
+where one has no figure in benches/icount.json, too.
 
 With --turns a client and a server on this machine ask and answer over loopback as fast as they can,
 untraced and traced by turns, with all signals and with each alone. Only the ratios mean anything. It fails
@@ -43,9 +44,10 @@ where all signals leave less than 0.90 of the throughput.
 
 With --start a thread sends all the time, and netdiag with all signals and bpftrace with that script are
 started by turns: how long each takes from exec to the first send that counts, and to the first line of data.
+It fails where netdiag has either later than bpftrace.
 
 With --idle both run by turns for so many --seconds, on a machine that ought to be idle: what of a processor
-each takes, and how much memory is resident. It fails where netdiag takes over 0.3 % or 15 MiB.
+each takes, and how much memory is resident. It fails where netdiag takes over 0.3 % or 15 MB.
 
 Results are a table on stderr and a JSON object on stdout.
 

@@ -246,10 +246,16 @@ fn image(output: &mut Output) -> Result<Tally> {
     runner::check(command.args(["--", "sh", "-c", image::DOCTOR]), output)
 }
 
-/// What a send costs, in instructions of kernels with and without socket storage for every program, and on one that has it
-/// what all else costs.
+/// What a send costs, in instructions of each kernel, and on one of them what it costs by its other sources and what all
+/// else costs.
 fn cost(output: &mut Output) -> Result<Tally> {
-    counted(&["--alone --kernel 5.10 --source fexit", "--kernel 6.12 --every"], output)
+    let benchmarks = [
+        "--kernel 6.12 --every",
+        "--alone --kernel newest --source fexit",
+        "--alone --kernel 6.1 --source fexit",
+        "--alone --kernel 5.10 --source fexit",
+    ];
+    counted(&benchmarks, output)
 }
 
 /// What a send costs of what it costs with other tracers, in instructions as well.

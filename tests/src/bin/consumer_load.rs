@@ -1,16 +1,20 @@
 //! What netdiag's userspace takes for samples that no hook made: the real rings, at any rate and of any number of flows.
 //!
-//! Prints one JSON object. NETDIAG_BIN says which netdiag, as for the tests.
+//! Prints one JSON object. Ends with status 1 and a line that says why when netdiag's last line does not have all that
+//! was fed, or a goal is missed. NETDIAG_BIN says which netdiag, as for the tests.
 
 use std::{
     env, thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use netdiag::snapshot::{Account, Snapshot};
 use netdiag_tests::{
-    feeder::{Feed, Feeder, What},
+    feeder::{Fed, Feeder, SENT_BYTES, What, is_fed},
+    namespace::Namespace,
     netdiag::Netdiag,
+    outcome::{Outcome, sum},
     usage,
 };
 use serde_json::{Value, json};
@@ -18,31 +22,57 @@ use serde_json::{Value, json};
 const USAGE: &str = "usage: consumer_load idle SECONDS
        consumer_load rate SAMPLES_PER_SECOND SECONDS [FLOWS]
        consumer_load flows FLOWS SAMPLES_OF_EACH text|json
-       consumer_load short FLOWS text|json";
+       consumer_load short FLOWS";
 
 /// Flows of a busy node.
 const FLOWS: u64 = 1_000;
-/// Flows that come and go together.
+/// Flows that come and go together, and the send calls of all of them.
 const AT_ONCE: u64 = 1_000;
+const SENDS: u64 = 8 * AT_ONCE;
+/// The most that memory may be of what it was after a tenth of the flows that come and go.
+const GROWTH: f64 = 1.3;
+
+/// What must hold where so many samples a second are fed for so long: none is lost, and reading them takes no more of a
+/// core than that.
+struct Goal {
+    per_second: u64,
+    seconds: u64,
+    cpu_percent: Option<f64>,
+}
+
+const GOALS: [Goal; 2] = [
+    Goal { per_second: 1_000_000, seconds: 30, cpu_percent: Some(5.0) },
+    Goal { per_second: 10_000_000, seconds: 1, cpu_percent: None },
+];
+/// The ring that they are for.
+const RING: &str = "8MiB";
+/// The part of the rate that must be reached, or it is not what was measured.
+const REACHED: f64 = 0.95;
+
+/// What was measured, and what of it is not as it must be.
+type Judged = (Value, Vec<String>);
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let number = |text: &str| text.parse::<u64>().with_context(|| format!("{text}; {USAGE}"));
-    let told = match arguments[..] {
-        ["idle", seconds] => idle(number(seconds)?)?,
+    let (told, wrong) = match arguments[..] {
+        ["idle", seconds] => (idle(number(seconds)?)?, Vec::new()),
         ["rate", rate, seconds] => at_rate(number(rate)?, number(seconds)?, FLOWS)?,
         ["rate", rate, seconds, flows] => at_rate(number(rate)?, number(seconds)?, number(flows)?)?,
-        ["flows", flows, samples, form] => many(number(flows)?, number(samples)?, form)?,
-        ["short", flows, form] => short(number(flows)?, form)?,
+        ["flows", flows, samples, form] => {
+            (many(number(flows)?, number(samples)?, form)?, Vec::new())
+        }
+        ["short", flows] => short(number(flows)?)?,
         _ => bail!(USAGE),
     };
     println!("{told}");
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     Ok(())
 }
 
-fn start(form: &str, more: &[&str]) -> Result<(Netdiag, Feeder)> {
-    let mut arguments = vec!["live", "-i", "1s", "-o", form, "--signals", "send,rtt,turn"];
+fn start(more: &[&str]) -> Result<(Netdiag, Feeder)> {
+    let mut arguments = vec!["live", "-i", "1s", "--signals", "send,rtt,turn"];
     arguments.extend(more);
     let mut netdiag = Netdiag::start(&arguments)?;
     netdiag.wait_lines(1)?;
@@ -62,68 +92,109 @@ fn idle(seconds: u64) -> Result<Value> {
     Ok(json!({ "cpu_percent": percent, "resident_bytes": memory.resident_bytes }))
 }
 
-fn at_rate(rate: u64, seconds: u64, flows: u64) -> Result<Value> {
-    let (netdiag, feeder) = start("text", &[])?;
+fn at_rate(rate: u64, seconds: u64, flows: u64) -> Result<Judged> {
+    // As many rows as a table has; of the run all flows are told.
+    let (netdiag, feeder) = start(&["-o", "json", "--top", "20", "--ring-size", RING])?;
     let pid = netdiag.pid();
-    feeder.feed(What::Opened, 1, flows)?.samples(flows)?;
+    feeder.feed(What::Opened, 1, flows)?.slowly(flows)?;
     let sends = feeder.feed(What::Sends, 1, flows)?;
     thread::sleep(Duration::from_secs(1));
-    let (before, began) = (usage::cpu_time(pid)?, Instant::now());
-    let length = Duration::from_secs(seconds);
-    let (mut fed, mut found_room) = (0, 0);
-    while began.elapsed() < length {
-        let due = (began.elapsed().as_secs_f64() * rate as f64) as u64;
-        let now = due.saturating_sub(fed) / 64 * 64;
-        found_room += sends.samples(now)?;
-        fed += now;
-        thread::sleep(Duration::from_micros(500));
-    }
-    let took = began.elapsed();
+    let before = usage::cpu_time(pid)?;
+    let fed = sends.steadily(rate, seconds)?;
     // What is left in the ring is read at the next interval.
     thread::sleep(Duration::from_millis(1_200));
     let spent = usage::cpu_time(pid)?.saturating_sub(before);
     let memory = usage::memory(pid)?;
-    netdiag.stop_text()?;
-    Ok(json!({
-        "samples": fed,
-        "per_second": fed as f64 / took.as_secs_f64(),
-        "lost": fed - found_room,
-        "cpu_percent": spent.as_secs_f64() / took.as_secs_f64() * 100.0,
-        "ns_per_sample": spent.as_nanos() as f64 / fed as f64,
+    let outcome = netdiag.stop()?;
+    let total = outcome.total()?;
+    let told = sum(total.flows.iter().filter(|flow| is_fed(flow)), "sends");
+    let cpu_percent = spent.as_secs_f64() / fed.took.as_secs_f64() * 100.0;
+    let mut wrong = unaccounted(total, told, fed.found_room);
+    if let Some(goal) = GOALS.iter().find(|goal| (goal.per_second, goal.seconds) == (rate, seconds))
+    {
+        wrong.extend(goal.missed(&outcome, total, &fed, cpu_percent));
+    }
+    let figures = json!({
+        "samples": fed.samples,
+        "per_second": fed.per_second(),
+        "lost": fed.samples - fed.found_room,
+        "told": told,
+        "cpu_percent": cpu_percent,
+        "ns_per_sample": spent.as_nanos() as f64 / fed.samples as f64,
         "resident_bytes": memory.resident_bytes,
         "peak_bytes": memory.peak_bytes,
-    }))
+    });
+    Ok((figures, wrong))
 }
 
-/// Feeds slowly enough that all of it finds room.
-fn all_of(feed: &Feed, samples: u64) -> Result<u64> {
-    /// Samples at a time, of which a ring holds several.
-    const PART: u64 = 6_400;
-    let (mut left, mut found_room) = (samples, 0);
-    while left > 0 {
-        let now = left.min(PART);
-        found_room += feed.samples(now)?;
-        left -= now;
-        thread::sleep(Duration::from_millis(4));
+impl Goal {
+    /// By what it is missed.
+    fn missed(
+        &self,
+        outcome: &Outcome,
+        total: &Snapshot,
+        fed: &Fed,
+        cpu_percent: f64,
+    ) -> Vec<String> {
+        let mut missed = Vec::new();
+        let least = REACHED * self.per_second as f64;
+        if fed.per_second() < least {
+            missed.push(format!(
+                "{:.0} samples a second were fed, of at least {least:.0}",
+                fed.per_second()
+            ));
+        }
+        let send = total.accounting.get("send").copied().unwrap_or_default();
+        let gone = send.lost() + send.rate_limited + send.shed;
+        if gone > 0 {
+            missed.push(format!("{gone} samples are lost or left out, of at most 0: {send:?}"));
+        }
+        let shed = outcome.snapshots.iter().find(|snapshot| !snapshot.own.shed.is_empty());
+        if let Some(Snapshot { own, .. }) = shed {
+            missed.push(format!("{} left out, of at most none", own.shed.join(", ")));
+        }
+        if let Some(most) = self.cpu_percent.filter(|&most| cpu_percent > most) {
+            missed.push(format!("{cpu_percent:.2} % of a core, of at most {most}"));
+        }
+        missed
     }
-    Ok(samples - found_room)
+}
+
+/// What of the last line does not add up, where so many sends found room and `told` of them are in its flows.
+fn unaccounted(total: &Snapshot, told: u64, found_room: u64) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (signal, account) in &total.accounting {
+        if !account.balances() || account.pending > 0 {
+            wrong.push(format!("the account of {signal} does not balance: {account:?}"));
+        }
+    }
+    let submitted: u64 = total.accounting.values().map(|account: &Account| account.submitted).sum();
+    let stream = total.stream;
+    if [stream.received, stream.decoded] != [submitted; 2] {
+        wrong.push(format!("of {submitted} samples that were submitted: {stream:?}"));
+    }
+    if told != found_room {
+        wrong.push(format!("{told} sends are told, of {found_room} that found room"));
+    }
+    wrong
 }
 
 fn many(flows: u64, samples: u64, form: &str) -> Result<Value> {
-    let (mut netdiag, feeder) = start(form, &["--max-flows", "131072"])?;
+    let (mut netdiag, feeder) = start(&["-o", form, "--max-flows", "131072"])?;
     let pid = netdiag.pid();
-    let mut lost = all_of(&feeder.feed(What::Opened, 1, flows)?, flows)?;
+    let mut lost = flows - feeder.feed(What::Opened, 1, flows)?.slowly(flows)?;
     for what in [What::Sends, What::RoundTrips, What::Responses] {
-        lost += all_of(&feeder.feed(what, 1, flows)?, flows * samples)?;
+        let samples = flows * samples;
+        lost += samples - feeder.feed(what, 1, flows)?.slowly(samples)?;
     }
-    lost += all_of(&feeder.feed(What::Reported, 1, flows)?, flows)?;
+    lost += flows - feeder.feed(What::Reported, 1, flows)?.slowly(flows)?;
     thread::sleep(Duration::from_secs(1));
     if form == "json" {
         netdiag.wait_lines(2)?;
     }
     thread::sleep(Duration::from_secs(2));
     let memory = usage::memory(pid)?;
-    let peak = peak_at_end(netdiag)?;
+    let (peak, ..) = end(netdiag)?;
     Ok(json!({
         "lost": lost,
         "resident_bytes": memory.resident_bytes,
@@ -132,33 +203,66 @@ fn many(flows: u64, samples: u64, form: &str) -> Result<Value> {
     }))
 }
 
-fn short(flows: u64, form: &str) -> Result<Value> {
-    let (netdiag, feeder) = start(form, &[])?;
-    let pid = netdiag.pid();
-    let (mut lost, mut resident) = (0, Vec::new());
-    for first in (1..=flows).step_by(AT_ONCE as usize) {
+fn short(flows: u64) -> Result<Judged> {
+    // Nobody else is in it: what is summed up in `other` was fed as well.
+    let here = Namespace::new("short")?;
+    let options = ["-o", "json", "--top", "20", "--ring-size", "32MiB", "--netns", here.name()];
+    let (netdiag, feeder) = start(&options)?;
+    let (pid, feeder) = (netdiag.pid(), feeder.in_netns(here.inode()));
+    let rounds = flows.div_ceil(AT_ONCE);
+    let (mut sent, mut lost, mut resident, mut early) = (0, 0, Vec::new(), None);
+    for round in 0..rounds {
+        let first = round * AT_ONCE + 1;
         for (what, samples) in
-            [(What::Opened, AT_ONCE), (What::Sends, 8_000), (What::Closed, AT_ONCE)]
+            [(What::Opened, AT_ONCE), (What::Sends, SENDS), (What::Closed, AT_ONCE)]
         {
-            lost += all_of(&feeder.feed(what, first, AT_ONCE)?, samples)?;
+            let found_room = feeder.feed(what, first, AT_ONCE)?.slowly(samples)?;
+            lost += samples - found_room;
+            sent += if what == What::Sends { found_room } else { 0 };
         }
-        if first % 50_000 == 1 {
-            resident.push(usage::memory(pid)?.resident_bytes >> 20);
+        let memory = usage::memory(pid)?;
+        if round % 50 == 0 {
+            resident.push(memory.resident_bytes >> 20);
+        }
+        if early.is_none() && 10 * (round + 1) >= rounds {
+            early = Some(memory.peak_bytes);
         }
     }
     thread::sleep(Duration::from_secs(2));
     let memory = usage::memory(pid)?;
-    let peak = peak_at_end(netdiag)?;
-    Ok(json!({
+    let (peak, out, err) = end(netdiag)?;
+    let outcome = Outcome::parse(None, &out, &err)?;
+    let total = outcome.total()?;
+    let all = || total.flows.iter().chain([&total.other]);
+    let mut wrong = unaccounted(total, sum(all(), "sends"), sent);
+    let told_bytes = sum(all(), "send_bytes");
+    if told_bytes != sent * SENT_BYTES {
+        wrong.push(format!("{told_bytes} bytes are told, of {}", sent * SENT_BYTES));
+    }
+    let told_flows = total.flows.len() as u64 + total.folded.unwrap_or_default();
+    if lost > 0 {
+        wrong.push(format!("{lost} samples found no room, of at most 0"));
+    } else if told_flows != rounds * AT_ONCE {
+        wrong.push(format!("{told_flows} flows are told, of {}", rounds * AT_ONCE));
+    }
+    let growth = memory.peak_bytes as f64 / early.context("there were no flows")? as f64;
+    if growth > GROWTH {
+        wrong.push(format!("memory is {growth:.2} of that after a tenth, of at most {GROWTH}"));
+    }
+    let figures = json!({
+        "flows": told_flows,
         "lost": lost,
         "resident_mib": resident,
+        "growth": growth,
         "peak_bytes": memory.peak_bytes,
         "peak_bytes_with_total": peak,
-    }))
+    });
+    Ok((figures, wrong))
 }
 
-/// Ends it, and looks at its memory while it does.
-fn peak_at_end(netdiag: Netdiag) -> Result<u64> {
+/// Ends it, and looks at its memory while it does: the most that it ever was, and the lines that it printed, those on
+/// standard error last.
+fn end(netdiag: Netdiag) -> Result<(u64, Vec<String>, Vec<String>)> {
     let pid = netdiag.pid();
     let watching = thread::spawn(move || {
         let mut peak = 0;
@@ -168,6 +272,7 @@ fn peak_at_end(netdiag: Netdiag) -> Result<u64> {
         }
         peak
     });
-    netdiag.stop_text()?;
-    watching.join().map_err(|_| anyhow::anyhow!("looking at the memory panicked"))
+    let (_, out, err) = netdiag.stop_text()?;
+    let peak = watching.join().map_err(|_| anyhow::anyhow!("looking at the memory panicked"))?;
+    Ok((peak, out, err))
 }

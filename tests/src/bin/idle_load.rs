@@ -1,7 +1,7 @@
 //! What tracers take while there is nothing to see: netdiag with all signals, and by turns with it bpftrace where its
 //! script is named.
 //!
-//! Prints one JSON object: per tracer and round `cpu_percent` of one processor, `resident_mib`, and `machine_percent`,
+//! Prints one JSON object: per tracer and round `cpu_percent` of one processor, `resident_mb`, and `machine_percent`,
 //! the part of all processors that worked meanwhile, whoever for: on a busy machine there is something to see.
 
 use std::{
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 /// What is done once is done by then, and what was needed for it given back.
 const SETTLING: Duration = Duration::from_secs(10);
 /// Bytes.
-const MIB: f64 = 1_048_576.0;
+const MB: f64 = 1_000_000.0;
 
 /// Measures what tracers take while there is nothing to see.
 #[derive(Parser)]
@@ -67,7 +67,7 @@ fn taken(tracer: &Tracer, time: Duration) -> Result<Value> {
     let memory = usage::memory(running.pid())?;
     Ok(json!({
         "cpu_percent": 100.0 * cpu,
-        "resident_mib": memory.resident_bytes as f64 / MIB,
+        "resident_mb": memory.resident_bytes as f64 / MB,
         "machine_percent": 100.0 * machine,
     }))
 }

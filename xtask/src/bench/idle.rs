@@ -14,9 +14,9 @@ static IDLE: Measurement = Measurement {
     name: "idle",
     title: "with nothing to see: of one processor, in memory, and all that all processors did",
     parts: &[
-        Part { name: "cpu_percent", digits: 3, limit: Some(0.3) },
-        Part { name: "resident_mib", digits: 1, limit: Some(15.0) },
-        Part { name: "machine_percent", digits: 1, limit: None },
+        Part { name: "cpu_percent", digits: 3, limit: Some(0.3), ratio_limit: None },
+        Part { name: "resident_mb", digits: 1, limit: Some(15.0), ratio_limit: None },
+        Part { name: "machine_percent", digits: 1, limit: None, ratio_limit: None },
     ],
     is_compared: false,
 };

@@ -33,6 +33,13 @@ pub(super) struct Part {
     pub(super) digits: usize,
     /// The most that netdiag's median may be.
     pub(super) limit: Option<f64>,
+    /// The most that it may be of another tracer's, by the median of the rounds.
+    pub(super) ratio_limit: Option<f64>,
+}
+
+/// A limit in a table.
+fn shown(limit: Option<f64>) -> String {
+    limit.map_or("none".to_owned(), |limit| format!("{limit}"))
 }
 
 impl Measurement {
@@ -115,14 +122,14 @@ impl Measured {
         for part in self.what.parts {
             for tracer in self.tracers.keys() {
                 let columns = Spread::of(self.rounds(tracer, part)).columns(part.digits);
-                let limit = part.limit.filter(|_| tracer == NETDIAG);
-                let limit = limit.map_or("none".to_owned(), |limit| format!("{limit}"));
+                let limit = shown(part.limit.filter(|_| tracer == NETDIAG));
                 let name = format!("{}, {tracer}", part.name);
                 table += &format!("{name:<26} {columns} {limit:>7}\n");
             }
             for other in self.divisors() {
                 let (name, ratio) = (format!("netdiag by {other}"), self.ratio(other, part));
-                table += &format!("{name:<26} {} {:>7}\n", ratio.columns(2), "none");
+                let limit = shown(part.ratio_limit);
+                table += &format!("{name:<26} {} {limit:>7}\n", ratio.columns(2));
             }
         }
         table
@@ -145,24 +152,35 @@ impl Measured {
             self.divisors().map(|name| (name.to_owned(), Value::Object(by(name)))).collect();
         let limits: Map<_, _> =
             parts.iter().map(|part| (part.name.to_owned(), json!(part.limit))).collect();
+        let ratio_limits: Map<_, _> =
+            parts.iter().map(|part| (part.name.to_owned(), json!(part.ratio_limit))).collect();
         json!({
             "schema": format!("netdiag.bench.{}/1", self.what.name),
             "rounds": self.tracers[NETDIAG].len(),
             "tracers": tracers,
             "ratios": ratios,
             "limits": limits,
+            "ratio_limits": ratio_limits,
         })
     }
 
     /// What of netdiag is over its limit.
     fn over(&self) -> Vec<String> {
-        let over = self.what.parts.iter().filter_map(|part| {
-            let median = Spread::of(self.rounds(NETDIAG, part)).median;
-            let limit = part.limit.filter(|&limit| median > limit)?;
+        let mut over = Vec::new();
+        for part in self.what.parts {
             let (name, digits) = (part.name, part.digits);
-            Some(format!("{name} is {median:.digits$}, of at most {limit}"))
-        });
-        over.collect()
+            let median = Spread::of(self.rounds(NETDIAG, part)).median;
+            if let Some(limit) = part.limit.filter(|&limit| median > limit) {
+                over.push(format!("{name} is {median:.digits$}, of at most {limit}"));
+            }
+            for other in self.divisors() {
+                let ratio = self.ratio(other, part).median;
+                if let Some(limit) = part.ratio_limit.filter(|&limit| ratio > limit) {
+                    over.push(format!("{name} is {ratio:.2} of {other}'s, of at most {limit}"));
+                }
+            }
+        }
+        over
     }
 }
 
@@ -174,8 +192,8 @@ mod tests {
         name: "test",
         title: "what it takes",
         parts: &[
-            Part { name: "first_ms", digits: 0, limit: Some(550.0) },
-            Part { name: "share_percent", digits: 2, limit: None },
+            Part { name: "first_ms", digits: 0, limit: Some(550.0), ratio_limit: Some(4.5) },
+            Part { name: "share_percent", digits: 2, limit: None, ratio_limit: Some(1.5) },
         ],
         is_compared: true,
     };
@@ -198,19 +216,25 @@ mod tests {
              \x20                           median   least    most   limit\n\
              first_ms, bpftrace             125     100     400    none\n\
              first_ms, netdiag              600     500     800     550\n\
-             netdiag by bpftrace           4.00    2.00    6.00    none\n\
+             netdiag by bpftrace           4.00    2.00    6.00     4.5\n\
              share_percent, bpftrace       0.10    0.10    0.10    none\n\
              share_percent, netdiag        0.20    0.10    0.30    none\n\
-             netdiag by bpftrace           2.00    1.00    3.00    none\n"
+             netdiag by bpftrace           2.00    1.00    3.00     1.5\n"
         );
-        assert_eq!(measured.over(), ["first_ms is 600, of at most 550"]);
+        let over = [
+            "first_ms is 600, of at most 550",
+            "share_percent is 2.00 of bpftrace's, of at most 1.5",
+        ];
+        assert_eq!(measured.over(), over);
         let json = measured.json();
+        assert_eq!(json["ratio_limits"]["first_ms"], 4.5);
         assert_eq!(json["schema"], "netdiag.bench.test/1");
         assert_eq!(json["ratios"]["bpftrace"]["first_ms"]["median"], 4.0);
         assert_eq!(json["tracers"]["netdiag"]["share_percent"]["most"], 0.3);
         let measured = Measured::parse(&ALONE, &tracers.to_string()).unwrap();
         assert_eq!(measured.table().lines().count(), 6);
         assert_eq!(measured.json()["ratios"], json!({}));
+        assert_eq!(measured.over(), over[..1]);
     }
 
     #[test]

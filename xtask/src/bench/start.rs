@@ -10,12 +10,15 @@ use super::{
     parts::{Measurement, Part},
 };
 
+/// With all signals no later than what traces one.
+const NO_LATER: Option<f64> = Some(1.0);
+
 static START: Measurement = Measurement {
     name: "start",
     title: "from exec to the first send that counts, and to the first line of data",
     parts: &[
-        Part { name: "first_event_ms", digits: 0, limit: None },
-        Part { name: "first_line_ms", digits: 0, limit: None },
+        Part { name: "first_event_ms", digits: 0, limit: None, ratio_limit: NO_LATER },
+        Part { name: "first_line_ms", digits: 0, limit: None, ratio_limit: NO_LATER },
     ],
     is_compared: true,
 };

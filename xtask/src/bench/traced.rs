@@ -13,6 +13,9 @@ const SIGNALS: [&str; 9] =
 const RARE: [&str; 5] = ["retransmit", "drop", "conntrack", "reset", "socket"];
 /// The load of all others.
 const SEND: &str = "send";
+/// What is traced beside a source of `send`: what tells whether a flow's data gets through at all. A send that loses
+/// nothing is no event of the second.
+const SENDS: &str = "send,retransmit";
 
 pub(super) struct Traced {
     /// A source of the signal `send`, other signals, or `all`.
@@ -38,7 +41,7 @@ impl Traced {
         let mut arguments = vec!["--source".to_owned(), format!("send={source}")];
         if !more.iter().any(|argument| argument.starts_with("--signals")) {
             // Other signals see the load's segments, too: that is their cost, not a send's.
-            arguments.extend(["--signals", SEND].map(str::to_owned));
+            arguments.extend(["--signals", SENDS].map(str::to_owned));
         }
         arguments.extend_from_slice(more);
         Self { name: source.to_owned(), load: SEND, arguments, is_sends: true }
@@ -85,8 +88,8 @@ mod tests {
     fn rare_signals_have_loads_and_others_are_measured_by_sends() {
         let more = ["--port".to_owned(), "80".to_owned()];
         let sends = Traced::sends("fexit", &more);
-        let expected = ["--source", "send=fexit", "--signals", "send", "--port", "80"];
-        assert_eq!(sends.arguments, expected);
+        let expected = "--source send=fexit --signals send,retransmit --port 80";
+        assert_eq!(sends.arguments.join(" "), expected);
         assert_eq!((sends.load, sends.is_sends), ("send", true));
         let all = ["--signals=rtt,turn".to_owned()];
         assert_eq!(Traced::sends("kprobe", &all).arguments[2], "--signals=rtt,turn");
