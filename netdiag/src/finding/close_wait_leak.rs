@@ -101,10 +101,18 @@ fn accepted(sockets: &Sockets) -> u64 {
     sockets.states.close_wait.saturating_sub(sockets.close_wait_unaccepted.unwrap_or(0))
 }
 
-/// How many of these it is not known of which process they are.
+/// How many of these it is not known of which process they are: those that no owner was found of, and those that none was
+/// looked for. What else is not told is of processes that hold fewer than the ten that are. An older netdiag did not say
+/// for how many it looked.
 fn of_nobody(sockets: &Sockets) -> u64 {
-    let known = sockets.close_wait.iter().filter(|held| held.owner.is_known());
-    accepted(sockets).saturating_sub(known.map(|held| held.count).sum())
+    let told = |is_known: bool| {
+        let held = sockets.close_wait.iter().filter(|held| held.owner.is_known() == is_known);
+        held.map(|held| held.count).sum::<u64>()
+    };
+    match sockets.close_wait_looked_at {
+        Some(looked_at) => told(false) + accepted(sockets).saturating_sub(looked_at),
+        None => accepted(sockets).saturating_sub(told(true)),
+    }
 }
 
 /// Those of each process by themselves: what others have for a moment says nothing of them.
@@ -318,6 +326,34 @@ mod tests {
         let found = rule(&beside(99, 100), &Limits::default()).remove(0);
         assert_eq!(found.scope, Scope::namespace(NETNS));
         assert!(found.title.contains("keeps 100 connections"), "{}", found.title);
+    }
+
+    /// The pools of many workers: all of their owners are found, and ten of them told.
+    #[test]
+    fn those_of_more_processes_than_are_told_have_owners_too() {
+        let pools = |close_wait: u64, each: u64, looked_at: u64, unknown: u64| {
+            kit::with_node(&[], |node| {
+                let held = |pid| {
+                    let owner = Owner { pid: Some(pid), ..kit::owner("worker") };
+                    HeldSockets { owner, count: each }
+                };
+                let nobody = HeldSockets { owner: Owner::default(), count: unknown };
+                node.sockets.push(Sockets {
+                    netns: NETNS,
+                    states: States { close_wait, ..States::default() },
+                    close_wait: (0..9).map(held).chain([nobody]).collect(),
+                    close_wait_looked_at: Some(looked_at),
+                    ..Sockets::default()
+                });
+            })
+        };
+        check(&DEFINITION, &pools(1_280, 20, 1_280, 0), None);
+        check(&DEFINITION, &pools(600, 30, 600, 0), None);
+        // Those that no owner was found of, and those that none was looked for.
+        check(&DEFINITION, &pools(1_379, 20, 1_379, 99), None);
+        check(&DEFINITION, &pools(1_380, 20, 1_380, 100), Some(Severity::Warning));
+        check(&DEFINITION, &pools(4_195, 60, 4_096, 0), None);
+        check(&DEFINITION, &pools(4_196, 60, 4_096, 0), Some(Severity::Warning));
     }
 
     /// Clients that have given up wait in the accept queue of a server that accepts late.

@@ -8,7 +8,11 @@
 //! Where no more than the time speaks for a poll, the finding stays a warning, and says what it may be.
 //!
 //! Many connections that poll hide none of the others: each is looked at by itself, and goes with them only where it
-//! has too few answers for that, or answers before the timer ends, as polls with something to tell do.
+//! has too few answers for that, or answers before the timer ends, as polls with something to tell do. One that always has
+//! something to tell, or much, looks like work by that: so what is left beside polls is no alarm unless it takes longer
+//! than they do.
+
+use std::cmp::Ordering;
 
 use super::{Finding, Limits, Threshold, Unit};
 use crate::{
@@ -121,19 +125,32 @@ impl Timer {
     ) -> bool {
         /// Its slowest answers beyond that may be an accident.
         const MOST: f64 = 0.8;
+        /// Answers from which on they tell how long a request is open: where the first of n came early, no more of the
+        /// time than (n - 1) / n is seen, although one always was.
+        const TELLING: u64 = 4;
         let sums = &flow.sums;
         let (Some(most), Some(slowest)) =
             (sums.quantile(answers.metric, MOST, 1), sums.quantile(answers.metric, 1.0, 1))
         else {
             return true;
         };
-        let [early, late] = [-1.0, 1.0].map(|by| self.ns as f64 * (1.0 + by * limits.of(&TIMER)));
-        let is_at_it = slowest as f64 >= early || sums.samples(answers.metric) < least;
-        let open = open(watched, &Group::of(vec![flow]), answers);
-        most as f64 <= late
+        let count = sums.samples(answers.metric);
+        let is_at_it = count < least || self.compared(limits, slowest).is_ge();
+        let open = open(watched, &Group::of(vec![flow]), answers).filter(|_| count >= TELLING);
+        self.compared(limits, most).is_le()
             && is_at_it
             && open.is_none_or(|open| open >= limits.of(&OPEN))
             && mean_bytes(sums, answers).is_none_or(|bytes| bytes < limits.of(&EMPTY))
+    }
+
+    /// Whether an answer that takes so long comes before the timer ends, then, or later.
+    fn compared(&self, limits: &Limits, ns: u64) -> Ordering {
+        let [early, late] = [-1.0, 1.0].map(|by| self.ns as f64 * (1.0 + by * limits.of(&TIMER)));
+        match ns as f64 {
+            ns if ns < early => Ordering::Less,
+            ns if ns > late => Ordering::Greater,
+            _ => Ordering::Equal,
+        }
     }
 
     /// Adds it to a finding: that it is a poll, or may be one.
@@ -174,23 +191,26 @@ pub(super) struct Held {
     /// Even the quickest of them take very long.
     is_long: bool,
     /// They come as by a timer, and not so late.
-    pub(super) timer: Option<Timer>,
+    timer: Option<Timer>,
+    /// The timer of polls beside them, in nanoseconds, where they come before it ends.
+    before_ns: Option<u64>,
 }
 
 impl Held {
     /// Of flows with at least so many answers together, of which the quickest tenth takes that long where they are held
-    /// back. None of flows with fewer.
+    /// back, and of what stands for polls beside them. None of flows with fewer.
     pub(super) fn of(
         watched: &Watched,
         limits: &Limits,
         group: &Group<'_>,
         answers: &Answers,
         (least, long): (u64, &Threshold),
+        before_ns: Option<u64>,
     ) -> Option<Self> {
         let quickest = group.sums.quantile(answers.metric, 0.1, least)?;
         let is_long = quickest as f64 >= limits.of(long);
         let timer = Timer::of(watched, limits, group, answers, least).filter(|_| !is_long);
-        Some(Self { is_long, timer })
+        Some(Self { is_long, timer, before_ns })
     }
 
     /// The timer of a poll.
@@ -203,30 +223,57 @@ impl Held {
         self.is_long || self.poll().is_some()
     }
 
+    /// Whether anything speaks for it.
+    pub(super) fn is_possible(&self) -> bool {
+        self.is_long || self.timer.is_some() || self.before_ns.is_some()
+    }
+
     /// Adds to a finding what is known of the timer.
     pub(super) fn told(&self, finding: Finding, watched: &Watched, limits: &Limits) -> Finding {
-        match self.timer {
-            Some(timer) => timer.told(finding, watched, limits),
-            None => finding,
+        match (self.timer, self.before_ns) {
+            (Some(timer), _) => timer.told(finding, watched, limits),
+            (None, Some(ns)) => finding.no_surer_than(0.6).not_seeing(format!(
+                "whether these are long polls, too, with something to tell: others at that port are answered as by a \
+                 timer of {}, and these before it ends",
+                format::duration(ns)
+            )),
+            (None, None) => finding,
         }
     }
 }
 
 /// What is found in those flows of a group that work, or else in those that poll. Nothing where there are fewer answers
 /// than that, or the slowest tenth of all of them takes less.
+///
+/// Where all of them together poll, those that seem to work may poll as well, and only have more to tell. Where these are
+/// answered when the timer ends, they are told with all the others. Where they are answered before, `of_some` is given
+/// that timer, in nanoseconds.
 pub(super) fn of_each<'a>(
     watched: &Watched,
     limits: &Limits,
     group: &Group<'a>,
     answers: &Answers,
     (least, slow): (u64, &Threshold),
-    of_some: impl Fn(&Group<'a>) -> Option<Finding>,
+    of_some: impl Fn(&Group<'a>, Option<u64>) -> Option<Finding>,
 ) -> Option<Finding> {
     if (group.sums.quantile(answers.metric, 0.9, least)? as f64) < limits.of(slow) {
         return None;
     }
-    let (polls, rest) = apart(watched, limits, group, answers, least);
-    rest.as_ref().and_then(&of_some).or_else(|| of_some(&polls?))
+    let (polls, rest, all) = apart(watched, limits, group, answers, least);
+    let Some(all) = all else {
+        let of_rest = rest.and_then(|rest| of_some(&rest, None));
+        return of_rest.or_else(|| of_some(&polls?, None));
+    };
+    let of_rest = rest.and_then(|rest| {
+        let slowest = rest.sums.quantile(answers.metric, 0.9, least)?;
+        match all.compared(limits, slowest) {
+            Ordering::Less => of_some(&rest, Some(all.ns)),
+            Ordering::Equal => None,
+            Ordering::Greater => of_some(&rest, None),
+        }
+    });
+    // By themselves those that are no rest need not look like polls any more.
+    of_rest.or_else(|| of_some(group, None))
 }
 
 /// Part of the time from the first answer to the last in which connections have a request open.
@@ -268,150 +315,22 @@ pub(super) fn is_poll(
     timer.is_some_and(|timer| timer.is_poll)
 }
 
-/// Those that poll, and the others: a queue's clients do, and share its port with those that work.
+/// Those that poll, and the others: a queue's clients do, and share its port with those that work. And the timer of all
+/// of them, where together they poll.
 fn apart<'a>(
     watched: &Watched,
     limits: &Limits,
     group: &Group<'a>,
     answers: &Answers,
     least: u64,
-) -> (Option<Group<'a>>, Option<Group<'a>>) {
+) -> (Option<Group<'a>>, Option<Group<'a>>, Option<Timer>) {
     let all = Timer::of(watched, limits, group, answers, least).filter(|timer| timer.is_poll);
     let polls = |flow: &Seen| {
         is_poll(watched, limits, flow, answers, least)
             || all.is_some_and(|timer| timer.holds(watched, limits, flow, answers, least))
     };
-    (group.only(polls), group.only(|flow| !polls(flow)))
+    (group.only(polls), group.only(|flow| !polls(flow)), all)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{snapshot::Flow, watched::kit};
-
-    const MS: u64 = 1_000_000;
-
-    /// An answer in a second, of so many bytes, that takes so long.
-    fn answer(ms: u64, bytes: u64) -> Flow {
-        kit::flow("f1")
-            .latency("response", 1, ms * MS)
-            .count("response_ns", ms * MS)
-            .count("bytes_received", bytes)
-    }
-
-    fn timer(watched: &Watched) -> Option<Timer> {
-        let group = Group::of(watched.flows.values().collect());
-        Timer::of(watched, &Limits::default(), &group, &AWAITED, 5)
-    }
-
-    fn is_poll(watched: &Watched) -> Option<bool> {
-        timer(watched).map(|timer| timer.is_poll)
-    }
-
-    #[test]
-    fn thresholds() {
-        // Two in ten are later.
-        let late = |ms| kit::series(|second| vec![answer(if second < 2 { ms } else { 700 }, 60)]);
-        assert_eq!([late(700), late(721)].map(|it| is_poll(&it)), [Some(true), Some(true)]);
-        assert_eq!(is_poll(&late(725)), None);
-        let open = |ms| kit::series(|_| vec![answer(ms, 60)]);
-        assert_eq!([open(700), open(690)].map(|it| is_poll(&it)), [Some(true), None]);
-        let of = |bytes| kit::series(|_| vec![answer(900, bytes)]);
-        assert_eq!([of(4_095), of(4_096)].map(|it| is_poll(&it)), [Some(true), Some(false)]);
-        let unknown = kit::series(|_| {
-            vec![kit::flow("f1").latency("response", 1, 900 * MS).count("response_ns", 900 * MS)]
-        });
-        assert_eq!(is_poll(&unknown), Some(false));
-    }
-
-    /// Some that come before the timer ends, as there was something to tell, make no work of it.
-    #[test]
-    fn half_of_them_are_enough() {
-        let busy =
-            |of: u64| kit::series(|second| vec![answer(if second < of { 100 } else { 1_000 }, 60)]);
-        assert_eq!([busy(3), busy(6)].map(|it| is_poll(&it)), [Some(true), None]);
-    }
-
-    #[test]
-    fn how_long_requests_are_open_takes_time_to_tell() {
-        let until = |last: u64, flows: &[&str]| {
-            let flow = |id: &&str| Flow { id: (*id).to_owned(), ..answer(1_000, 60) };
-            kit::series(
-                |second| {
-                    if second <= last { flows.iter().map(flow).collect() } else { vec![] }
-                },
-            )
-        };
-        assert_eq!(is_poll(&until(4, &["f1"])), Some(true));
-        assert_eq!(is_poll(&until(3, &["f1"])), None, "four answers");
-        assert_eq!(is_poll(&until(2, &["f1", "f2"])), Some(true));
-        assert_eq!(is_poll(&until(1, &["f1", "f2", "f3"])), Some(false), "three seconds");
-    }
-
-    #[test]
-    fn who_polls_is_told_from_who_works() {
-        let watched = kit::series(|second| {
-            let works = answer(if second < 5 { 600 } else { 5 }, 60);
-            vec![answer(1_000, 60), Flow { id: "f2".to_owned(), ..works }]
-        });
-        let group = Group::of(watched.flows.values().collect());
-        let (polls, rest) = apart(&watched, &Limits::default(), &group, &AWAITED, 5);
-        let ids = [polls, rest].map(|group| group.map(|group| group.first().id.clone()));
-        assert_eq!(ids, ["f1", "f2"].map(|id| Some(id.to_owned())));
-        let all = kit::series(|_| vec![answer(1_000, 60)]);
-        let group = Group::of(all.flows.values().collect());
-        let (polls, rest) = apart(&all, &Limits::default(), &group, &AWAITED, 5);
-        assert!(polls.is_some() && rest.is_none());
-    }
-
-    /// What a connection answers in a second.
-    type Work = fn(u64) -> Option<Flow>;
-
-    /// Those of them that work, where twelve poll each second.
-    fn beside_many(works: &[Work]) -> Vec<String> {
-        let watched = kit::series(|second| {
-            let poll = |n: usize| Flow { id: format!("p{n}"), ..answer(1_000, 60) };
-            let works = works.iter().zip(0..).filter_map(|(work, n): (_, usize)| {
-                Some(Flow { id: format!("w{n}"), ..work(second)? })
-            });
-            (0..12).map(poll).chain(works).collect()
-        });
-        assert_eq!(is_poll(&watched), Some(true), "all of them together");
-        let group = Group::of(watched.flows.values().collect());
-        let (polls, rest) = apart(&watched, &Limits::default(), &group, &AWAITED, 5);
-        let ids = |group: Group<'_>| group.flows.iter().map(|flow| flow.id.clone()).collect();
-        let rest: Vec<String> = rest.map(ids).unwrap_or_default();
-        let polls = polls.map_or(0, |polls| polls.flows.len());
-        assert_eq!(polls + rest.len(), 12 + works.len());
-        rest
-    }
-
-    #[test]
-    fn many_that_poll_hide_none_of_the_others() {
-        /// One whose answers take by turns half a second and so long.
-        fn by_turns(second: u64, ms: u64) -> Flow {
-            answer(if second.is_multiple_of(2) { 500 } else { ms }, 60)
-        }
-        let cases: [(Work, bool); 9] = [
-            (|second| Some(by_turns(second, 1_030)), false),
-            (|second| Some(by_turns(second, 1_035)), true),
-            (|second| Some(by_turns(second, 970)), false),
-            (|second| Some(by_turns(second, 960)), true),
-            // Two in ten, and three.
-            (|second| Some(answer(if second < 2 { 2_000 } else { 1_000 }, 60)), false),
-            (|second| Some(answer(if second < 3 { 2_000 } else { 1_000 }, 60)), true),
-            (|_| Some(answer(1_000, 4_096)), true),
-            // It rests every other second.
-            (|second| second.is_multiple_of(2).then(|| answer(1_000, 60)), true),
-            // Four answers are too few to tell, unless they are late.
-            (|second| (second > 5).then(|| by_turns(second, 900)), false),
-        ];
-        for (nth, (work, is_work)) in cases.into_iter().enumerate() {
-            let expected: &[&str] = if is_work { &["w0"] } else { &[] };
-            assert_eq!(beside_many(&[work]), expected, "case {nth}");
-        }
-        let late: Work = |second| (second > 5).then(|| answer(1_900, 60));
-        let polls: Work = |_| Some(answer(1_000, 60));
-        assert_eq!(beside_many(&[late, polls]), ["w0"]);
-    }
-}
+mod tests;

@@ -1,6 +1,9 @@
 //! An interface carries all that its link can.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{
     Definition, Finding, Limits, Part, Scope, Severity, Threshold, Unit, advice::quoted,
@@ -46,9 +49,12 @@ pub const DEFINITION: Definition = Definition {
 };
 
 fn rule(watched: &Watched, limits: &Limits) -> Vec<Finding> {
-    let interfaces = watched.interfaces();
-    interfaces.values().filter_map(|one| of_interface(watched, limits, one)).collect()
+    let all = watched.interfaces();
+    all.values().filter_map(|one| of_interface(watched, limits, &all, one)).collect()
 }
+
+/// All of a node, by namespace and index.
+type Interfaces = BTreeMap<(u32, u32), Interface>;
 
 /// How busy one direction was.
 struct Way {
@@ -81,7 +87,12 @@ impl Way {
     }
 }
 
-fn of_interface(watched: &Watched, limits: &Limits, one: &Interface) -> Option<Finding> {
+fn of_interface(
+    watched: &Watched,
+    limits: &Limits,
+    all: &Interfaces,
+    one: &Interface,
+) -> Option<Finding> {
     let speed = one.speed_bits.filter(|speed| *speed > 0)?;
     let [sent, received] = ["bytes_sent", "bytes_received"];
     let mut ways = [Way::new("sends", [sent, received]), Way::new("receives", [received, sent])];
@@ -121,8 +132,8 @@ fn of_interface(watched: &Watched, limits: &Limits, one: &Interface) -> Option<F
         )),
         None => finding.confidence(0.95),
     };
-    let namespaces = namespaces(watched, one);
-    let largest = largest(watched, one, &way, &namespaces);
+    let namespaces = namespaces(all, one);
+    let largest = largest(watched, one, &way, (&namespaces, &elsewhere(all, one)));
     let finding = match largest {
         Some(Largest { bytes, comm, ip, .. }) => finding.with(
             watched,
@@ -154,26 +165,41 @@ fn of_interface(watched: &Watched, limits: &Limits, one: &Interface) -> Option<F
 
 /// Namespaces whose packets may pass an interface: those of its two ends; where it leads to none on this node, those
 /// that lead to its own as well, as pods to their node.
-fn namespaces(watched: &Watched, one: &Interface) -> BTreeSet<u32> {
+fn namespaces(all: &Interfaces, one: &Interface) -> BTreeSet<u32> {
     let mut namespaces = BTreeSet::from([one.netns]);
     if let Some(other) = one.leads_to() {
         namespaces.insert(other);
         return namespaces;
     }
-    let all = watched.interfaces();
     let ways = all.values().filter_map(|other| Some([other.netns, other.leads_to()?]));
     namespaces.extend(ways.filter(|ends| ends.contains(&one.netns)).flatten());
     namespaces
 }
 
-/// Whether packets of a flow may pass an interface: they leave their namespace, and the node where it is a card's.
-fn may_pass(watched: &Watched, flow: &Seen, one: &Interface) -> bool {
+/// Namespaces that have other ways out than an interface: a link of their own besides its two ends.
+fn elsewhere(all: &Interfaces, one: &Interface) -> BTreeSet<u32> {
+    let other = one.peer.and_then(|peer| Some((peer.netns?, peer.index)));
+    let ends = [Some((one.netns, one.index)), other];
+    let is_way = |it: &&Interface| {
+        let is_end = ends.contains(&Some((it.netns, it.index)));
+        it.up && !it.loopback && it.carrier != Some(false) && !is_end
+    };
+    all.values().filter(is_way).map(|it| it.netns).collect()
+}
+
+/// Whether packets of a flow may pass an interface: they leave their namespace, and the node where it is a card's. Where
+/// it leads to another namespace, they go there, unless there is no other way out of their own: of a node most leaves by
+/// its card.
+fn may_pass(watched: &Watched, flow: &Seen, one: &Interface, elsewhere: &BTreeSet<u32>) -> bool {
     if flow.peer.ip.is_none_or(|ip| ip.is_loopback()) || flow.peer.ip == flow.local.ip {
         return false;
     }
-    let Some(pair) = &flow.pair else { return true };
-    let is_apart = watched.flows.get(pair).is_some_and(|other| other.netns != flow.netns);
-    one.kind.is_some() && is_apart
+    let other = one.leads_to();
+    let has_choice = other.is_some() && flow.netns.is_some_and(|own| elsewhere.contains(&own));
+    let Some(pair) = &flow.pair else { return !has_choice };
+    let end = watched.flows.get(pair).filter(|end| end.netns != flow.netns);
+    let goes_there = |end: &Seen| [Some(one.netns), other].contains(&end.netns);
+    one.kind.is_some() && end.is_some_and(|end| !has_choice || goes_there(end))
 }
 
 /// A flow that moves bytes that way.
@@ -186,14 +212,15 @@ struct Largest<'a> {
     payload: &'static str,
 }
 
-/// Who moves the most bytes that way, of those whose packets may pass it.
+/// Who moves the most bytes that way, of those whose packets may pass it: of these namespaces, of which some have other
+/// ways out.
 fn largest<'a>(
     watched: &'a Watched,
     one: &Interface,
     way: &Way,
-    namespaces: &BTreeSet<u32>,
+    (namespaces, elsewhere): (&BTreeSet<u32>, &BTreeSet<u32>),
 ) -> Option<Largest<'a>> {
-    let flows = watched.flows.values().filter(|flow| may_pass(watched, flow, one));
+    let flows = watched.flows.values().filter(|flow| may_pass(watched, flow, one, elsewhere));
     let all = flows.filter_map(|flow| {
         let netns = flow.netns.filter(|netns| namespaces.contains(netns))?;
         let payload = way.payload[usize::from(one.leads_to() == Some(netns))];
@@ -252,19 +279,20 @@ mod tests {
     /// listed then: `eth0` of a pod, `veth1` at its other end, or the node's `card`.
     fn named(flows: &[Flow], name: &str, way: &str) -> (Option<String>, String) {
         let watched = kit::with_node(flows, |node| {
-            let end = |netns, index, name: &str, other: Option<u32>| Interface {
+            let end = |netns, index, name: &str, other: Option<(u32, u32)>| Interface {
                 netns,
                 index,
                 name: name.to_owned(),
                 kind: other.map(|_| "veth".to_owned()),
-                peer: other.map(|netns| PeerInterface { index: 2, netns: Some(netns) }),
+                up: true,
+                peer: other.map(|(netns, index)| PeerInterface { index, netns: Some(netns) }),
                 ..Interface::default()
             };
             let mut all = [
-                end(POD, 2, "eth0", Some(NETNS)),
+                end(POD, 2, "eth0", Some((NETNS, 3))),
                 end(NETNS, 2, "card", None),
-                end(NETNS, 3, "veth1", Some(POD)),
-                end(OTHER, 2, "net1", Some(POD)),
+                end(NETNS, 3, "veth1", Some((POD, 2))),
+                end(OTHER, 2, "net1", Some((POD, 9))),
             ];
             let full = all.iter_mut().find(|one| one.name == name).expect("an interface");
             full.speed_bits = Some(1_000_000_000);
@@ -327,9 +355,59 @@ mod tests {
             assert_eq!(named(&flows, name, way), expected, "{name} {way}");
         }
         // Of the node's own the way is that of its end.
-        let own = [of("f1", "uploads", [5_000, 10]), of("f2", "reads", [10, 9_000])];
-        assert_eq!(named(&own, "veth1", "sends").0, told("uploads"));
-        assert_eq!(named(&own, "eth0", "sends").0, told("reads"));
+        let own = [
+            to("f3", of("f1", "uploads", [5_000, 10])),
+            to("f3", of("f2", "reads", [10, 9_000])),
+            of_pod("f3", "web", [0, 0]),
+        ];
+        for (name, comm, sort) in
+            [("veth1", "uploads", "bytes_sent"), ("eth0", "reads", "bytes_received")]
+        {
+            let expected = (told(comm), format!("netdiag live --sort {sort}"));
+            assert_eq!(named(&own, name, "sends"), expected, "{name}");
+        }
+    }
+
+    /// The same with the other end of its connection here.
+    fn to(pair: &str, flow: Flow) -> Flow {
+        Flow { pair: Some(pair.to_owned()), ..flow }
+    }
+
+    /// What a node sends elsewhere leaves by its card, or goes to another pod.
+    #[test]
+    fn what_has_another_way_out_is_not_named() {
+        let reads = of_pod("f1", "reads", [10, 600]);
+        let backup = of("f2", "backup", [60_000, 0]);
+        let copy = to("f4", of("f3", "copy", [70_000, 0]));
+        let store = Flow { netns: Some(OTHER), ..of("f4", "store", [0, 70_000]) };
+        let all = [backup, copy, store, reads];
+        let live = "netdiag live --sort bytes_received".to_owned();
+        assert_eq!(named(&all, "eth0", "receives"), (told("reads"), live.clone()));
+        assert_eq!(named(&all[..3], "eth0", "receives"), (None, live));
+        assert_eq!(named(&all, "card", "sends").0, told("backup"));
+    }
+
+    #[test]
+    fn a_way_out_is_switched_on_and_has_a_link() {
+        let veth = |netns, index, (there, other): (u32, u32)| Interface {
+            netns,
+            index,
+            up: true,
+            peer: Some(PeerInterface { index: other, netns: Some(there) }),
+            ..Interface::default()
+        };
+        let beside = |change: fn(&mut Interface)| {
+            let mut card = Interface { netns: NETNS, index: 2, up: true, ..Interface::default() };
+            change(&mut card);
+            let (eth0, veth1) = (veth(POD, 2, (NETNS, 3)), veth(NETNS, 3, (POD, 2)));
+            let all = [eth0.clone(), veth1, card].map(|one| ((one.netns, one.index), one));
+            elsewhere(&BTreeMap::from(all), &eth0)
+        };
+        assert_eq!(beside(|_| {}), BTreeSet::from([NETNS]));
+        assert_eq!(beside(|card| card.carrier = Some(true)), BTreeSet::from([NETNS]));
+        assert_eq!(beside(|card| card.carrier = Some(false)), BTreeSet::new());
+        assert_eq!(beside(|card| card.up = false), BTreeSet::new());
+        assert_eq!(beside(|card| card.loopback = true), BTreeSet::new());
     }
 
     #[test]

@@ -94,6 +94,10 @@ pub const DEFINITION: Definition = Definition {
     rule,
 };
 
+/// When a SYN is sent again for the second time, in seconds (RFC 6298). Where kernels begin with several timeouts of 1 s
+/// (`net.ipv4.tcp_syn_linear_timeouts`, since Linux 6.5), after 2 s: then some count in two windows.
+const SECOND_S: f64 = 3.0;
+
 /// Whether it was asked for in this window, as far as that is told. One of an earlier window counts there: in this one it
 /// sent no more than SYNs again.
 fn began(sums: &Sums) -> bool {
@@ -101,23 +105,43 @@ fn began(sums: &Sums) -> bool {
     sums.count("segments_sent").is_none_or(|sent| sent > again)
 }
 
+/// Whether it was asked for in an earlier window and counts in this one, in which it is gone: there it lasted on, and was
+/// too young for two SYNs to have been sent again.
+fn is_left(flow: &Seen) -> bool {
+    let Some((lived_ns, last)) = flow.sums.count("lifetime_ns").zip(flow.course.asked_again.last())
+    else {
+        return false;
+    };
+    // It is gone in that second, so that it was no older when the window began.
+    let age_s = lived_ns as f64 / 1e9 - f64::from(last);
+    flow.closed && !began(&flow.sums) && (0.0..=SECOND_S).contains(&age_s)
+}
+
 /// Whether nothing answered: an error says so, or SYNs were sent again and it was given up or lasts on.
 fn is_unanswered(flow: &Seen) -> bool {
+    /// When a SYN is sent again for the first time: in whatever window that was.
+    const FIRST_NS: u64 = 1_000_000_000;
     let sums = &flow.sums;
     let failed = ERRORS.iter().any(|error| sums.at_least(&format!("connects_failed.{error}")) > 0);
     let again = sums.at_least("retransmits.syn");
     let heard = sums.samples("connect") > 0 || sums.at_least("segments_received") > 0;
-    !heard && began(sums) && (failed || again >= 2 || again >= 1 && flow.closed)
+    let was_again = again >= 1
+        || sums.at_least("connects_failed.closed") > 0 && sums.at_least("lifetime_ns") >= FIRST_NS;
+    let is_it = match began(sums) {
+        true => failed || again >= 2 || again >= 1 && flow.closed,
+        false => was_again && is_left(flow),
+    };
+    !heard && is_it
 }
 
 /// Whether its client gave it up before a SYN was sent again, and nothing had come by then: after twice the time in
-/// which other connections there were established, where there are any. Of one of an earlier window it is not known
-/// whether that was sent again there.
+/// which other connections there were established, where there are any. Of an older one of an earlier window it is not
+/// known whether that was sent again there.
 fn is_given_up(flow: &Seen, limits: &Limits, usual_ns: Option<u64>) -> bool {
     let sums = &flow.sums;
     let enough_ns = (limits.of(&GIVEN_UP) * 1e9).max(usual_ns.unwrap_or(0) as f64 * 2.0);
     flow.closed
-        && began(sums)
+        && (began(sums) || is_left(flow))
         && sums.at_least("retransmits.syn") == 0
         && sums.at_least("connects_failed.closed") > 0
         && sums.count("segments_received") == Some(0)

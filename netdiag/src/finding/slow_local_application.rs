@@ -84,17 +84,18 @@ fn of_service(
 ) -> Option<Finding> {
     let slow = (limits.of(&LEAST) as u64, &PROCESSING);
     let answers = Answers::given(&group.sums);
-    let of_some = |some: &Group<'_>| of_some(watched, limits, at, some, &answers);
+    let of_some = |some: &Group<'_>, before| of_some(watched, limits, at, some, &answers, before);
     held::of_each(watched, limits, group, &answers, slow, of_some)
 }
 
-/// Some of those that a service answers.
+/// Some of those that a service answers, and the timer of polls beside them where it answers before it ends.
 fn of_some(
     watched: &Watched,
     limits: &Limits,
     (netns, port): (Option<u32>, u16),
     group: &Group<'_>,
     answers: &Answers,
+    before: Option<u64>,
 ) -> Option<Finding> {
     let (sums, metric) = (&group.sums, answers.metric);
     let least = limits.of(&LEAST) as u64;
@@ -104,7 +105,10 @@ fn of_some(
     let works = sums.count("service_ns")?;
     let unread = sums.at_least("read_wait_ns");
     let share = works as f64 / (works + unread).max(1) as f64;
-    if (p90 as f64) < limits.of(&PROCESSING) || share < limits.of(&SHARE) {
+    // That begins when a request was read, also where no percentile does.
+    let mean = works as f64 / sums.samples(metric).max(1) as f64;
+    let is_late = knows_arrival || mean >= limits.of(&PROCESSING);
+    if (p90 as f64) < limits.of(&PROCESSING) || share < limits.of(&SHARE) || !is_late {
         return None;
     }
     let owner = group.owner();
@@ -112,10 +116,10 @@ fn of_some(
     let waits = Waits::of(watched, limits, group);
     let waits_for = waits.and_then(|waits| Some((waits.most?, waits.ns)));
     let waits_for = waits_for.filter(|(_, ns)| *ns as f64 >= limits.of(&ELSEWHERE) * works as f64);
-    let held = Held::of(watched, limits, group, answers, (least, &HELD))?;
+    let held = Held::of(watched, limits, group, answers, (least, &HELD), before)?;
     let (severity, threshold) = match p90 as f64 {
         _ if held.is_likely() || waits_for.is_some() => (Severity::Info, &PROCESSING),
-        p90 if p90 >= limits.of(&CRITICAL) && held.timer.is_none() => {
+        p90 if p90 >= limits.of(&CRITICAL) && knows_arrival && !held.is_possible() => {
             (Severity::Critical, &CRITICAL)
         }
         _ => (Severity::Warning, &PROCESSING),
@@ -148,6 +152,8 @@ fn of_some(
             format::duration(unread)
         ))
     } else {
+        let finding =
+            finding.beyond(watched, "mean after requests were read", mean, &PROCESSING, limits);
         finding.no_surer_than(0.6).not_seeing(
             "what requests took to arrive: it is part of these times, which an older netdiag recorded",
         )
@@ -337,18 +343,22 @@ mod tests {
         check(&DEFINITION, &uploads(500), Some(Severity::Warning));
     }
 
-    /// It told of the time from the first byte of a request alone.
+    /// Its percentiles begin with the first byte of a request, and its sum when that was read.
     #[test]
     fn recordings_of_an_older_netdiag_go_by_what_they_tell() {
-        let older = |ms: u64| {
-            let mut flow = flow(ms, 5);
+        let older = |ms: u64, works: u64| {
+            let mut flow = flow(ms, 0).count("service_ns", 10 * works * MS);
             let told = flow.metrics.remove("processing").expect("answers");
             flow.metrics.insert("service".to_owned(), told);
             kit::watched(&[flow])
         };
-        check(&DEFINITION, &older(490), None);
-        check(&DEFINITION, &older(500), Some(Severity::Warning));
-        let found = rule(&older(800), &Limits::default()).remove(0);
+        check(&DEFINITION, &older(490, 490), None);
+        check(&DEFINITION, &older(500, 500), Some(Severity::Warning));
+        // Large requests over a slow path, and how much of it is the path is not known.
+        check(&DEFINITION, &older(5_500, 499), None);
+        check(&DEFINITION, &older(5_500, 500), Some(Severity::Warning));
+        check(&DEFINITION, &older(7_000, 7_000), Some(Severity::Warning));
+        let found = rule(&older(800, 760), &Limits::default()).remove(0);
         assert_eq!(found.title, "search takes 801ms to answer at port 8080 (p90)");
         assert_eq!((found.evidence[0].metric.as_str(), found.confidence), ("service p90", 0.6));
         assert!(found.not_observable[0].starts_with("what requests took"), "{found:#?}");
@@ -366,6 +376,29 @@ mod tests {
         let bytes = |bytes: u64| window(steady(7_900).count("bytes_sent", bytes * 10));
         check(&DEFINITION, &bytes(4_095), Some(Severity::Info));
         check(&DEFINITION, &bytes(4_096), Some(Severity::Warning));
+    }
+
+    /// A minute in which twenty poll, each twice, beside one that always has something to tell, or beside nobody.
+    #[test]
+    fn who_answers_polls_with_news_is_no_alarm() {
+        let minute = |polls: u64| {
+            let answer = |id: &str, ms: u64| {
+                let flow = kit::flow(id).serving(8080).of(77, "push");
+                let flow = flow.latency("processing", 1, ms * MS).count("service_ns", ms * MS);
+                flow.count("read_wait_ns", 0).count("bytes_sent", 60)
+            };
+            let mut watched = Watched::default();
+            for second in 0..60 {
+                let idle = (0..polls).filter(|_| second % 30 == 29);
+                let idle = idle.map(|n| answer(&format!("p{n}"), 30_000));
+                let news = [(4, 5_000), (12, 8_000)].into_iter().find(|(at, _)| second % 13 == *at);
+                let news = news.map(|(_, ms)| answer("news", ms));
+                watched.take(&kit::snapshot(second, idle.chain(news).collect()));
+            }
+            watched
+        };
+        check(&DEFINITION, &minute(20), Some(Severity::Warning));
+        check(&DEFINITION, &minute(0), Some(Severity::Critical));
     }
 
     #[test]

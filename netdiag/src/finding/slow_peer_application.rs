@@ -140,16 +140,17 @@ fn of_backend(
     group: &Group<'_>,
 ) -> Option<Finding> {
     let slow = (limits.of(&LEAST) as u64, &RESPONSE);
-    let of_some = |some: &Group<'_>| of_some(watched, limits, at, some);
+    let of_some = |some: &Group<'_>, before| of_some(watched, limits, at, some, before);
     held::of_each(watched, limits, group, &AWAITED, slow, of_some)
 }
 
-/// Some of those that ask a server.
+/// Some of those that ask a server, and the timer of polls beside them where they are answered before it ends.
 fn of_some(
     watched: &Watched,
     limits: &Limits,
     (netns, ip, port): Backend,
     group: &Group<'_>,
+    before: Option<u64>,
 ) -> Option<Finding> {
     let sums = &group.sums;
     let least = limits.of(&LEAST) as u64;
@@ -159,12 +160,12 @@ fn of_some(
     if (p90 as f64) < limits.of(&RESPONSE) || share < limits.of(&SHARE) {
         return None;
     }
-    let held = Held::of(watched, limits, group, &AWAITED, (least, &HELD))?;
+    let held = Held::of(watched, limits, group, &AWAITED, (least, &HELD), before)?;
     let here = server(watched, group);
     let (severity, threshold) = match p90 as f64 {
         // What the server of this node takes is told of that one.
         _ if held.is_likely() || here.is_some() => (Severity::Info, &RESPONSE),
-        p90 if p90 >= limits.of(&CRITICAL) && held.timer.is_none() => {
+        p90 if p90 >= limits.of(&CRITICAL) && !held.is_possible() => {
             (Severity::Critical, &CRITICAL)
         }
         _ => (Severity::Warning, &RESPONSE),

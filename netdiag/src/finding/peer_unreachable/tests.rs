@@ -98,6 +98,41 @@ fn who_gives_up_in_a_later_window_asked_again_before() {
     check(&DEFINITION, &later(2, 1), Some(Severity::Critical));
 }
 
+/// They asked in the last seconds of the window before, where no more than one SYN was sent again, and lasted on.
+#[test]
+fn who_asks_at_the_end_of_a_window_counts_in_the_next_one() {
+    let left = |second: u64, ms: u64, again: u64| {
+        let flow =
+            move |flow: Flow| flow.count("segments_sent", again).count("retransmits.syn", again);
+        kit::series(|at| match at == second {
+            true => given_up(9, ms).into_iter().map(flow).collect(),
+            false => vec![],
+        })
+    };
+    // With a timeout of 5 s, and one that was there for longer.
+    check(&DEFINITION, &left(2, 5_000, 1), Some(Severity::Critical));
+    check(&DEFINITION, &left(2, 5_001, 1), None);
+    // The second SYN was sent in the window before, or there was none yet.
+    check(&DEFINITION, &left(0, 3_000, 0), Some(Severity::Critical));
+    check(&DEFINITION, &left(0, 3_001, 0), None);
+    check(&DEFINITION, &left(0, 1_000, 0), Some(Severity::Critical));
+    check(&DEFINITION, &left(0, 999, 0), Some(Severity::Warning));
+    check(&DEFINITION, &left(0, 199, 0), None);
+    // Nobody knows how old it was, or it is not gone yet, or something came.
+    let with = |change: fn(Flow) -> Flow| {
+        let flow = |flow: Flow| change(flow.count("segments_sent", 1).count("retransmits.syn", 1));
+        kit::once(given_up(9, 3_000).into_iter().map(flow))
+    };
+    let unknown = |mut flow: Flow| {
+        flow.counts.remove("lifetime_ns");
+        flow
+    };
+    check(&DEFINITION, &with(|flow| flow), Some(Severity::Critical));
+    check(&DEFINITION, &with(unknown), None);
+    check(&DEFINITION, &with(|flow| Flow { closed: false, ..flow }), None);
+    check(&DEFINITION, &with(|flow| flow.count("segments_received", 1)), None);
+}
+
 /// Over a long path they are gone before an answer can have come.
 #[test]
 fn who_goes_before_others_are_established_did_not_wait() {
