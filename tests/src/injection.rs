@@ -21,6 +21,8 @@ pub struct Injection {
     pub error: &'static str,
     /// Which ones.
     pub when: String,
+    /// Of what files; where none is named, whatever the call is of.
+    pub files: Vec<PathBuf>,
 }
 
 impl fmt::Display for Injection {
@@ -33,7 +35,13 @@ impl Injection {
     /// That one.
     #[must_use]
     pub fn new(call: &'static str, error: &'static str, when: impl fmt::Display) -> Self {
-        Self { call, error, when: when.to_string() }
+        Self { call, error, when: when.to_string(), files: Vec::new() }
+    }
+
+    /// The same of calls on these files alone, by the paths that the kernel has for them; others do not count.
+    #[must_use]
+    pub fn on(self, files: Vec<PathBuf>) -> Self {
+        Self { files, ..self }
     }
 
     /// A command for netdiag under strace, which notes in `trace` which calls failed. It waits for netdiag and ends as
@@ -46,6 +54,9 @@ impl Injection {
         // With a filter in the kernel the other calls take no longer than ever.
         command.args(["-f", "--seccomp-bpf", "-qq", "-e", "signal=none", "-o"]).arg(trace);
         command.args(["-e", &format!("trace={}", self.call), "-e", &format!("inject={self}")]);
+        for file in &self.files {
+            command.arg("-P").arg(file);
+        }
         command.arg(binary()?).args(arguments).stdin(Stdio::null());
         Ok(command)
     }
