@@ -35,8 +35,8 @@ use crate::{build, ebpf, image, process, sbom, setup, workspace};
 #[command(
     after_help = "Steps: format, unit, native, image, cost, ratios, hostile, lints, licences, object, and vm-NAME for each
 machine: vm-5.10, vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 with
--programs, and vm-6.12 with -preempt, -containers and -lockdown. The steps set-up, build and build-tests come
-first where others need them. Beside the native tests run image, cost, ratios, hostile, licences, object and the
+-programs, and vm-6.12 with -preempt, -containers, -lockdown and -integrity. The steps set-up, build and build-tests
+come first where others need them. Beside the native tests run image, cost, ratios, hostile, licences, object and the
 machines named -counting, on what these leave of the processors; the other machines come after them, with lints
 beside them.
 

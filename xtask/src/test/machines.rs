@@ -150,7 +150,7 @@ const fn counting(name: &'static str, kernel: &'static str) -> Machine {
 
 /// The kernels that netdiag is held to work on; those that take longest come first, so that the
 /// last to end does not end alone.
-pub(crate) const MACHINES: [Machine; 16] = [
+pub(crate) const MACHINES: [Machine; 17] = [
     machine("vm-newest", "newest", Tests::KernelsAtRest),
     machine("vm-5.10", "5.10", Tests::Kernels),
     machine("vm-5.10-programs", "5.10", Tests::Only(&OLDEST)),
@@ -164,8 +164,13 @@ pub(crate) const MACHINES: [Machine; 16] = [
     machine("vm-6.12-containers", "6.12", Tests::Only(&CONTAINERS)),
     Machine {
         append: "lockdown=confidentiality",
-        environment: &["NETDIAG_EXPECT_LOCKDOWN=1"],
+        environment: &["NETDIAG_EXPECT_LOCKDOWN=confidentiality"],
         ..machine("vm-6.12-lockdown", "6.12", Tests::Only(&["lockdown"]))
+    },
+    Machine {
+        append: "lockdown=integrity",
+        environment: &["NETDIAG_EXPECT_LOCKDOWN=integrity"],
+        ..machine("vm-6.12-integrity", "6.12", Tests::Only(&["lockdown"]))
     },
     two_processors("vm-5.10-two", "5.10"),
     two_processors("vm-6.1-two", "6.1"),
