@@ -184,6 +184,24 @@ pub enum Hook {
     Tracepoint(&'static str, &'static str),
 }
 
+impl Hook {
+    /// The function or tracepoint that it is on.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry(name)
+            | Self::Fexit(name)
+            | Self::FexitWith(name, _)
+            | Self::Kprobe(name)
+            | Self::Kretprobe(name)
+            | Self::TpBtf(name)
+            | Self::RawTp(name)
+            | Self::RawTpWith(name, _)
+            | Self::Tracepoint(_, name) => name,
+        }
+    }
+}
+
 /// A program and the place it attaches to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {

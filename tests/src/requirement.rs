@@ -24,8 +24,8 @@ pub const KERNELS: [Series; 4] = [Series(5, 10), Series(6, 1), Series(6, 12), Se
 pub enum Feature {
     /// kprobes by perf event (`CONFIG_KPROBE_EVENTS`).
     Kprobes,
-    /// Lockdown in mode confidentiality.
-    Lockdown,
+    /// Lockdown in this mode.
+    Lockdown(&'static str),
     /// The loss-making queue discipline `sch_netem`.
     Netem,
     /// nftables with its `numgen` expression.
@@ -96,13 +96,12 @@ pub fn expectation(feature: Feature) -> Expectation {
     match feature {
         Feature::Kprobes | Feature::ConntrackModule if KERNELS.contains(&machine::series()) => Must,
         Feature::Kprobes | Feature::ConntrackModule => May,
-        Feature::Lockdown => {
-            if std::env::var_os("NETDIAG_EXPECT_LOCKDOWN").is_some() {
-                Must
-            } else {
-                May
-            }
+        Feature::Lockdown(mode)
+            if std::env::var("NETDIAG_EXPECT_LOCKDOWN").as_deref() == Ok(mode) =>
+        {
+            Must
         }
+        Feature::Lockdown(_) => May,
         Feature::TwoProcessors | Feature::OwnProcessors
             if std::env::var_os("NETDIAG_EXPECT_PROCESSORS").is_some() =>
         {
@@ -136,7 +135,7 @@ pub fn expectation(feature: Feature) -> Expectation {
 pub fn available(feature: Feature) -> bool {
     match feature {
         Feature::Kprobes => Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
-        Feature::Lockdown => machine::lockdown().as_deref() == Some("confidentiality"),
+        Feature::Lockdown(mode) => machine::lockdown().as_deref() == Some(mode),
         Feature::Netem => {
             static FOUND: OnceLock<bool> = OnceLock::new();
             *FOUND.get_or_init(|| {
@@ -225,7 +224,7 @@ pub fn source(signal: &str, source: &str) -> Expectation {
     let found = definition
         .and_then(|definition| definition.sources.iter().find(|known| known.name == source))
         .unwrap_or_else(|| panic!("{signal} has no source {source}"));
-    source_on(machine::series(), available(Feature::Lockdown), found)
+    source_on(machine::series(), available(Feature::Lockdown("confidentiality")), found)
 }
 
 /// Whether a source should load on a kernel, `confidential` when locked down in that mode: follows

@@ -1,5 +1,8 @@
 //! Every wrong usage and every refusal: one clear line, and the exit status of the contract.
 
+#[path = "refusals/types.rs"]
+mod types;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -163,21 +166,6 @@ fn no_privilege() -> Result<()> {
             format_args!("why: {line}"),
             line.contains("privilege") && line.lines().count() == 1,
         );
-    }
-    facts.finish();
-    Ok(())
-}
-
-#[test]
-fn no_usable_btf() -> Result<()> {
-    let _alone = alone();
-    let mut facts = Facts::new();
-    for (what, content) in [("empty", vec![]), ("garbage", vec![0x5a; 5000])] {
-        let file = tempfile::NamedTempFile::new()?;
-        fs::write(file.path(), content)?;
-        let path = file.path().to_string_lossy().into_owned();
-        let output = run(&["live", "-d", "1s", "--btf", &path])?;
-        refused(&mut facts, what, &output, CANNOT_OBSERVE, &[&path, "BTF"]);
     }
     facts.finish();
     Ok(())

@@ -3,6 +3,7 @@
 
 mod binaries;
 mod blessed;
+pub(crate) mod hostile;
 mod machines;
 mod runner;
 mod steps;
@@ -32,11 +33,12 @@ use crate::{build, ebpf, image, process, sbom, setup, workspace};
 /// Run every check and test
 #[derive(clap::Args)]
 #[command(
-    after_help = "Steps: format, unit, native, image, cost, ratios, lints, licences, object, and vm-NAME for each machine:
-vm-5.10, vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 with
--programs, and vm-6.12 with -preempt, -containers and -lockdown. The steps set-up, build and build-tests come
-first where others need them. Beside the native tests run image, cost, ratios, licences, object and the machines
-named -counting, on what these leave of the processors; the other machines come after them, with lints beside them.
+    after_help = "Steps: format, unit, native, image, cost, ratios, hostile, lints, licences, object, and vm-NAME for each
+machine: vm-5.10, vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 with
+-programs, and vm-6.12 with -preempt, -containers, -lockdown and -integrity. The steps set-up, build and build-tests
+come first where others need them. Beside the native tests run image, cost, ratios, hostile, licences, object and the
+machines named -counting, on what these leave of the processors; the other machines come after them, with lints
+beside them.
 
 Examples:
   cargo xtask test                             everything
@@ -67,8 +69,9 @@ pub(crate) struct Args {
 type Job<'a> = (&'static str, Box<dyn FnOnce(&mut Output) -> Result<Tally> + Send + 'a>);
 
 /// The steps by name, but for those that only prepare others and those in machines.
-const STEPS: [&str; 9] =
-    ["format", "unit", "native", "image", "cost", "ratios", "lints", "licences", "object"];
+const STEPS: [&str; 10] = [
+    "format", "unit", "native", "image", "cost", "ratios", "hostile", "lints", "licences", "object",
+];
 
 /// Those that need nothing built.
 const BARE: [&str; 4] = ["format", "lints", "licences", "object"];
@@ -108,6 +111,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         checks.push(("image", Box::new(image)));
         checks.push(("cost", Box::new(cost)));
         checks.push(("ratios", Box::new(ratios)));
+        checks.push(("hostile", Box::new(|out| hostile::run(&built, hostile::SECONDS, None, out))));
     }
     checks.push(("licences", Box::new(licences)));
     checks.push(("object", Box::new(|_| object())));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
 use netdiag_common::{
     field::{Field, Location},
@@ -320,8 +320,10 @@ impl Trial<'_> {
     /// known by then.
     fn until_loaded(&mut self, source: &Source) -> Result<Working> {
         self.was_refused(source.attachments)?;
-        let mut loads =
-            source.attachments.iter().map(|it| load_kprobe(self.ebpf, it.program).map(drop));
+        let mut loads = source
+            .attachments
+            .iter()
+            .map(|it| load_kprobe(self.ebpf, it.program).map(drop).context(it.hook.name()));
         if let Err(error) = loads.try_for_each(|loaded| loaded) {
             source.attachments.iter().for_each(|it| unload(self.ebpf, it.program));
             return Err(error);
@@ -403,7 +405,8 @@ impl Trial<'_> {
             let link = if is_there(&program) {
                 Ok(None)
             } else {
-                plan.kernel.attach(ebpf, &program, attachment.hook).map(Some)
+                let link = plan.kernel.attach(ebpf, &program, attachment.hook);
+                link.map(Some).context(attachment.hook.name())
             };
             match link {
                 Ok(link) => {
@@ -427,7 +430,7 @@ impl Trial<'_> {
         for attachment in attachments.iter().rev() {
             let program = program_name(self.ebpf, attachment, self.plain);
             if let Some(error) = self.refusals.get(&program) {
-                bail!("{error:#}");
+                bail!("{}: {error:#}", attachment.hook.name());
             }
         }
         Ok(())

@@ -180,3 +180,14 @@ fn torn_histograms_are_left_out_and_said() {
     assert_eq!(report.all.metrics["send"], expected(&[A2, B1, B1, REST]));
     assert!(!report.complete && report.notes.len() == 1, "{:?}", report.notes);
 }
+
+/// Whatever stands in a log: what can be read of it is added up.
+#[test]
+fn hostile_logs_are_survived() {
+    let sound: Vec<_> = two_nodes().into_iter().map(|one| one.log).collect();
+    crate::hostile::survived(&sound, |bytes| {
+        let one = taken("a", 0, vec![(flow("f1", "10.0.0.2", 1), A1)], &[]);
+        let report = reported(asked(&[By::Peer], 5), &[Taken { log: bytes.to_vec(), ..one }]);
+        assert_eq!(report.nodes.len(), 1);
+    });
+}
