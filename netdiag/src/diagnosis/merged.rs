@@ -17,8 +17,9 @@ pub(super) enum Later {
     Same,
 }
 
-/// Adds the findings of a later window: of one about the same, the worse is kept, of whoever did it what all its
-/// windows have in common, and who felt it in any of them. What one window tells several times are several.
+/// Adds the findings of a later window: of one about the same, the worse is kept, or the later where that has seen what
+/// the earlier one saw and is no less bad; of whoever did it what all its windows have in common, and who felt it in any
+/// of them. What one window tells several times are several.
 pub(super) fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>, which: Later) {
     let mut earlier: Vec<usize> = (0..findings.len()).collect();
     let is_same = |new: &Finding, old: &Finding| new.is_again(old) && new.scope == old.scope;
@@ -41,7 +42,8 @@ pub(super) fn merge(findings: &mut Vec<Finding>, later: Vec<Finding>, which: Lat
         };
         let beside_flows = old.beside_flows && new.beside_flows;
         let within = felt_by(&new.within, &old.within);
-        if new.rank(old).is_lt() {
+        let knows_all = new.looks_back && new.severity >= old.severity;
+        if knows_all || new.rank(old).is_lt() {
             *old = new;
         }
         (old.start, old.end, old.windows, old.scope) = (start, end, windows, scope);
@@ -124,6 +126,23 @@ mod tests {
         let mut told: Vec<_> = all.into_iter().map(told).collect();
         told.sort_by_key(|(_, name, pid, _)| (name.clone(), *pid));
         told
+    }
+
+    #[test]
+    fn what_looks_back_is_told_as_it_is_seen_last() {
+        let told = |looks_back, later| {
+            let before =
+                Finding::new(&kit::watched(&[]), Severity::Warning, Scope::node(""), "6 spikes");
+            let after =
+                Finding { looks_back, severity: later, title: "8 spikes".into(), ..before.clone() };
+            let mut all = vec![before];
+            merge(&mut all, vec![after], Later::Same);
+            all.remove(0).title
+        };
+        assert_eq!(told(true, Severity::Warning), "8 spikes");
+        assert_eq!(told(true, Severity::Info), "6 spikes", "it was worse");
+        assert_eq!(told(false, Severity::Warning), "6 spikes", "no worse");
+        assert_eq!(told(false, Severity::Critical), "8 spikes");
     }
 
     #[test]

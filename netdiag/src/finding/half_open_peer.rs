@@ -37,7 +37,14 @@ pub const DEFINITION: Definition = Definition {
     node: &[],
     exact: &[],
     packets: &[Packets::of("retransmits.rto")],
-    causes: &["firewall-drop", "conntrack-full", "interface-errors", "qdisc-drop", "softnet-drop"],
+    causes: &[
+        "firewall-drop",
+        "conntrack-full",
+        "interface-errors",
+        "qdisc-drop",
+        "softnet-drop",
+        "pmtu-black-hole",
+    ],
     rule,
 };
 

@@ -225,6 +225,7 @@ fn tell(
     for evidence in &mut finding.evidence {
         evidence.window_s = watched.series.seconds();
     }
+    finding.looks_back = true;
     let chance = limits.of(&CHANCE);
     let finding = finding
         .ruling_out(format!("chance: random spikes look so regular less than once in {:.0} runs", 1.0 / chance))

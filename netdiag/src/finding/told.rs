@@ -138,6 +138,9 @@ pub struct Finding {
     /// Whether filters ask for nobody whom it names: it matters only beside flows that were asked for.
     #[serde(skip)]
     pub beside_flows: bool,
+    /// Whether it is concluded from the windows before its own, too: a later one has seen what an earlier one saw.
+    #[serde(skip)]
+    pub looks_back: bool,
 }
 
 impl Finding {
@@ -172,6 +175,7 @@ impl Finding {
             done_by: None,
             unsent: false,
             beside_flows: false,
+            looks_back: false,
         }
     }
 
