@@ -14,8 +14,8 @@ pub(super) static SCENARIO: Scenario = Scenario {
             how: Bad::Code(NO_SUCH_NAME),
             ..Dns::at(stage.at(53))
         };
-        // An emulated processor takes milliseconds for each, and others play beside it.
-        names(stage, dns, it["per_s"] / machine::amount(1, 4))
+        // An emulated processor takes ten milliseconds for each, and others play beside it.
+        names(stage, dns, it["per_s"] / machine::amount(1, 16))
     },
     ..Scenario::healthy("busy-dns")
 };
