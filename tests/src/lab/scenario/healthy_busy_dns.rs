@@ -14,7 +14,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
             how: Bad::Code(NO_SUCH_NAME),
             ..Dns::at(stage.at(53))
         };
-        // An emulated processor takes ten milliseconds for each, and others play beside it.
+        // A quarter of that is still too much for an emulated processor where others play beside it.
         names(stage, dns, it["per_s"] / machine::amount(1, 16))
     },
     ..Scenario::healthy("busy-dns")
