@@ -16,7 +16,7 @@ use std::{
     panic,
     process::{Command, ExitCode},
     sync::{Mutex, PoisonError},
-    thread,
+    thread::{self, ScopedJoinHandle},
     time::Instant,
 };
 
@@ -35,10 +35,10 @@ use crate::{build, ebpf, image, process, sbom, setup, workspace};
 #[command(
     after_help = "Steps: format, unit, native, image, cost, ratios, hostile, lints, licences, object, and vm-NAME for each
 machine: vm-5.10, vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 with
--programs, and vm-6.12 with -preempt, -containers, -lockdown and -integrity. The steps set-up, build and build-tests
-come first where others need them. Beside the native tests run image, cost, ratios, hostile, licences, object and the
-machines named -counting, on what these leave of the processors; the other machines come after them, with lints
-beside them.
+-programs, and vm-6.12 with -preempt, -containers, -lockdown and -integrity. The steps set-up, build-ebpf, build and
+build-tests come first where others need them. Beside the native tests run image, cost, ratios, hostile, licences,
+object and the machines named -counting, on what these leave of the processors; the other machines come after them,
+with lints beside them.
 
 Examples:
   cargo xtask test                             everything
@@ -155,17 +155,26 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 
 /// What the tests need, and the tests; empty when that failed, whatever else did.
 fn build(steps: &Steps<'_>) -> Vec<Binary> {
+    thread::scope(|scope| {
+        // It waits for others for the most part, and nothing of it is what builds.
+        let tools = scope.spawn(|| {
+            steps.always("set-up", |_| {
+                setup::test_tools()?;
+                if steps.wants("ratios") {
+                    setup::bench_tools()?;
+                }
+                Ok(Tally::default())
+            })
+        });
+        let has_object = steps.always("build-ebpf", |_| build::object().map(|()| Tally::default()));
+        let built = if has_object { build_programs(steps) } else { Vec::new() };
+        if succeeded(tools) { built } else { Vec::new() }
+    })
+}
+
+/// netdiag and the tests; empty when that failed.
+fn build_programs(steps: &Steps<'_>) -> Vec<Binary> {
     let mut built = Vec::new();
-    let is_set_up = steps.always("set-up", |_| {
-        setup::test_tools()?;
-        if steps.wants("ratios") {
-            setup::bench_tools()?;
-        }
-        build::object().map(|()| Tally::default())
-    });
-    if !is_set_up {
-        return built;
-    }
     // Of another profile, in a directory of its own: neither waits for the other one, nor for all processors.
     let is_built = thread::scope(|scope| {
         let program = scope
@@ -174,9 +183,14 @@ fn build(steps: &Steps<'_>) -> Vec<Binary> {
             built = binaries::build()?;
             Ok(Tally::default())
         });
-        program.join().unwrap_or_else(|payload| panic::resume_unwind(payload)) && has_tests
+        succeeded(program) && has_tests
     });
     if is_built { built } else { Vec::new() }
+}
+
+/// Whether the step of another thread succeeded.
+fn succeeded(step: ScopedJoinHandle<'_, bool>) -> bool {
+    step.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
 }
 
 /// Runs the jobs that were asked for, `workers` at a time, each as `begin` says of its thread.
