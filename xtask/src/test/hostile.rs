@@ -81,7 +81,7 @@ struct Target<'a> {
 
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     build::object()?;
-    let built = binaries::build()?;
+    let built = binaries::units()?;
     let mut output = Output::new();
     let tally = run(&built, args.seconds, args.seed, &mut output)?;
     for failure in &tally.failures {

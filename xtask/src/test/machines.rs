@@ -184,7 +184,7 @@ pub(crate) const MACHINES: [Machine; 17] = [
 
 /// After this a machine is taken to hang. Ten times what the longest takes on two idle CPUs: this is
 /// no bound on how slow the host may be.
-const SECONDS: u32 = 7200;
+pub(super) const SECONDS: u32 = 7200;
 
 impl Machine {
     /// Whether a test binary runs on it.
