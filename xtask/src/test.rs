@@ -273,7 +273,7 @@ fn unit(built: &[Binary], output: &mut Output) -> Result<Tally> {
         )?;
     }
     let workspace = ["test", "--workspace", "--exclude", "netdiag-ebpf", "--quiet", "--doc"];
-    tally += runner::tests(process::cargo().args(workspace), output)?;
+    tally += runner::tests(binaries::cargo().args(workspace), output)?;
     Ok(tally)
 }
 
@@ -341,7 +341,7 @@ fn counted(benchmarks: &[&str], output: &mut Output) -> Result<Tally> {
 /// directory of their own.
 fn lints(is_native: bool, output: &mut Output) -> Result<Tally> {
     setup::linters()?;
-    let mut command = process::cargo();
+    let mut command = binaries::cargo();
     if is_native {
         command.env("CARGO_TARGET_DIR", workspace::target().join("lints"));
     }

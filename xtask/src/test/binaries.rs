@@ -1,6 +1,7 @@
 //! The test binaries of netdiag-tests: static, so that the very ones that run here run in a guest.
 
 use std::{
+    env,
     ffi::OsStr,
     fs,
     io::BufReader,
@@ -35,6 +36,16 @@ pub(crate) struct Binary {
     pub(crate) directory: PathBuf,
     /// An integration test of netdiag-tests: wants root, and to run on every kernel.
     pub(crate) kernel_facing: bool,
+}
+
+/// Cargo as it builds tests. A machine that builds them once, which says so by `CI`, takes each crate in one piece and
+/// keeps nothing that would only make the next build quicker: that costs less of its processors.
+pub(super) fn cargo() -> Command {
+    let mut command = process::cargo();
+    if env::var_os("CI").is_some() {
+        command.env("CARGO_INCREMENTAL", "0").env("CARGO_PROFILE_DEV_CODEGEN_UNITS", "1");
+    }
+    command
 }
 
 /// Builds the kernel-facing tests of these files in tests/tests, or of all where there are none, and what they start.
@@ -74,7 +85,7 @@ fn files() -> Result<Vec<String>> {
 /// Builds tests of the workspace, all unless `targets` choose some of them: of all packages each time, so that there is one
 /// set of features, and one build of each dependency.
 fn build<'a>(targets: impl IntoIterator<Item = &'a str>) -> Result<Vec<Binary>> {
-    let mut child = process::cargo()
+    let mut child = cargo()
         .args(["test", "--workspace", "--exclude", "netdiag-ebpf", "--no-run", "--quiet"])
         .arg("--message-format=json-render-diagnostics")
         .args(targets)
