@@ -34,11 +34,11 @@ use crate::{build, ebpf, image, process, sbom, setup, workspace};
 #[derive(clap::Args)]
 #[command(
     after_help = "Steps: format, unit, native, image, cost, ratios, hostile, lints, licences, object, and vm-NAME for each
-machine: vm-5.10, vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 with
--programs, and vm-6.12 with -preempt, -containers, -lockdown and -integrity. The steps set-up, build-ebpf, build and
-build-tests come first where others need them, then native, then unit, then the machines. Beside these run, on what they
-leave of the processors, build-units, which unit and hostile need, and image, hostile, licences, lints, cost, ratios,
-object and the machines named -counting.
+machine: vm-5.10, vm-6.1, vm-6.12 and vm-newest, each also with -two (processors) and -counting, vm-5.10 and
+vm-newest with -more, vm-5.10 with -programs, and vm-6.12 with -preempt, -containers, -lockdown and -integrity. The
+steps set-up, build-ebpf, build and build-tests come first where others need them, then native, then unit, then the
+machines. Beside these run, on what they leave of the processors, build-units, which unit and hostile need, and
+image, hostile, licences, lints, cost, ratios, object and the machines named -counting.
 
 Examples:
   cargo xtask test                             everything
