@@ -217,13 +217,15 @@ pub struct Attachment {
     pub duty: u32,
     /// The duty that others may have in its place; then it is taken out again. 0: none.
     pub relieved_by: u32,
+    /// How often it runs, where that is more often than its signal's programs do.
+    pub cost: Option<Cost>,
 }
 
 impl Attachment {
     /// A program that sees samples begin, or all that there is of them.
     #[must_use]
     pub const fn new(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::Begin, duty: 0, relieved_by: 0 }
+        Self { program, hook, role: Role::Begin, duty: 0, relieved_by: 0, cost: None }
     }
 
     /// A program that sees the ends of samples that began elsewhere.
@@ -248,6 +250,12 @@ impl Attachment {
     #[must_use]
     pub const fn relieved_by(self, duty: u32) -> Self {
         Self { relieved_by: duty, ..self }
+    }
+
+    /// The same for a program that runs so often.
+    #[must_use]
+    pub const fn costing(self, cost: Cost) -> Self {
+        Self { cost: Some(cost), ..self }
     }
 }
 
@@ -294,15 +302,13 @@ pub struct Alternative {
     pub fields: &'static [Field],
     /// What it cannot see, one line each.
     pub blind: &'static [&'static str],
-    /// How often its programs run, where that is more often than those of its source.
-    pub cost: Option<Cost>,
 }
 
 impl Alternative {
     /// By programs that see all of it.
     #[must_use]
     pub const fn programs(attachments: &'static [Attachment]) -> Self {
-        Self { by: By::Programs(attachments), fields: &[], blind: &[], cost: None }
+        Self { by: By::Programs(attachments), fields: &[], blind: &[] }
     }
 
     /// The same, with what it cannot see.
@@ -315,12 +321,6 @@ impl Alternative {
     #[must_use]
     pub const fn reading(self, fields: &'static [Field]) -> Self {
         Self { fields, ..self }
-    }
-
-    /// The same, with how often its programs run.
-    #[must_use]
-    pub const fn costing(self, cost: Cost) -> Self {
-        Self { cost: Some(cost), ..self }
     }
 }
 
@@ -362,8 +362,6 @@ pub struct Source {
     pub skips_when_preempted: bool,
     /// What it cannot see, one line each; empty for a full source.
     pub blind: &'static [&'static str],
-    /// How often its programs run, where that differs from the signal's.
-    pub cost: Option<Cost>,
     /// The kernel module that its functions may be part of. Without it there is nothing to see until
     /// it is loaded.
     pub module: Option<&'static str>,
@@ -382,7 +380,7 @@ pub struct Definition {
     pub metrics: &'static [Metric],
     /// What it counts.
     pub counts: &'static [Count],
-    /// How often its programs run, which is what it costs; those of most sources.
+    /// How often its programs run, which is what it costs, but for those that say otherwise.
     pub cost: Cost,
     /// Sources, in order of preference.
     pub sources: &'static [Source],

@@ -120,7 +120,6 @@ const TP_BTF: Source = Source {
     // Both run with bottom halves off.
     skips_when_preempted: false,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -139,7 +138,6 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: false,
     blind: &["messages whose bytes lie in pages: over TCP nearly all"],
-    cost: None,
     module: None,
     when_preempted: None,
 };

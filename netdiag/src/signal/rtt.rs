@@ -57,7 +57,6 @@ const FEXIT: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -87,7 +86,6 @@ const TP_BTF: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: ESTIMATOR_BLIND,
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -106,7 +104,6 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: ESTIMATOR_BLIND,
-    cost: None,
     module: None,
     when_preempted: None,
 };

@@ -67,7 +67,6 @@ const FEXIT: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -92,7 +91,6 @@ const TRACEPOINTS: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: TRACEPOINTS_BLIND,
-    cost: None,
     module: None,
     when_preempted: Some(&TRACEPOINTS_PREEMPTED),
 };
@@ -122,7 +120,6 @@ const TRACEPOINTS_PREEMPTED: Source = Source {
         TRACEPOINTS_BLIND[1],
         "time before a later copy where the kernel skipped the first run (counted as missed)",
     ],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -151,7 +148,6 @@ const KPROBE: Source = Source {
     reads_memory: true,
     skips_when_preempted: false,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };

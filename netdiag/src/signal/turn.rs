@@ -161,7 +161,6 @@ const FEXIT: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -185,7 +184,6 @@ const TRACEPOINTS: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &["data that comes below SO_RCVLOWAT, until there is enough"],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -222,7 +220,6 @@ const KPROBE: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &["data that comes in a softirq which interrupts another program of a kprobe"],
-    cost: None,
     module: None,
     when_preempted: None,
 };

@@ -45,11 +45,11 @@ pub(super) fn counted<'a>(
     let asked = attached.iter().enumerate().filter(move |&(nth, one)| {
         // One that is on several hooks of a signal counts for all of them.
         let is_same = |it: &Attached| it.signal == one.signal && it.program == one.program;
-        one.role != Role::Aside && !attached[..nth].iter().any(is_same)
+        one.attachment.role != Role::Aside && !attached[..nth].iter().any(is_same)
     });
-    asked.filter_map(move |(_, &Attached { signal, program: ref name, role, .. })| {
+    asked.filter_map(move |(_, &Attached { signal, program: ref name, attachment, .. })| {
         let fd = ebpf.program(name)?.fd().map_err(Error::from);
-        Some(fd.map(|fd| Counted { signal, is_end: role == Role::End, fd }))
+        Some(fd.map(|fd| Counted { signal, is_end: attachment.role == Role::End, fd }))
     })
 }
 
