@@ -392,9 +392,32 @@ pub struct Definition {
     pub rows: Rows,
     /// Kinds of events that it tells of one by one.
     pub kinds: &'static [&'static Kind],
-    /// Its place among those that are left out where cost must be kept down, the smallest first; none: it never is, since
-    /// it is rare, or counts in the kernel what comes in floods, or names the flows of all others.
-    pub shed: Option<u8>,
+    /// How it is left out where cost must be kept down; none: it never is, since it is rare, or counts in the kernel what
+    /// comes in floods, or names the flows of all others.
+    pub shed: Option<Shed>,
+}
+
+/// How samples of a signal are left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shed {
+    /// Its place among those of which they are, the smallest first.
+    pub place: u8,
+    /// What is not seen meanwhile beside them, as a clause: that something happens, whose something is.
+    pub unseen: Option<&'static str>,
+}
+
+impl Shed {
+    /// At that place; nothing but its samples is unseen.
+    #[must_use]
+    pub const fn at(place: u8) -> Self {
+        Self { place, unseen: None }
+    }
+
+    /// The same, with what else is.
+    #[must_use]
+    pub const fn hiding(self, unseen: &'static str) -> Self {
+        Self { unseen: Some(unseen), ..self }
+    }
 }
 
 /// How often a signal's programs run, from the cheapest to the dearest.

@@ -18,7 +18,7 @@ use zerocopy::FromBytes;
 
 use super::{
     Attachment, Cost, Count, CountId, Definition, Fold, Hook, Label, Malformed, Metric, MetricId, Rows,
-    Source, Subject, count_id, metric_id,
+    Shed, Source, Subject, count_id, metric_id,
 };
 use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
 
@@ -73,7 +73,7 @@ pub const DEFINITION: Definition = Definition {
     flush: None,
     rows: Rows::Flows,
     kinds: &[&DNS],
-    shed: Some(3),
+    shed: Some(Shed::at(3)),
 };
 
 const DNS: Kind = Kind {

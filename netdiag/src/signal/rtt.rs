@@ -13,7 +13,7 @@ use netdiag_common::{
 
 use super::{
     Attachment, Cost, Count, CountId, Definition, Fold, Hook, Malformed, Metric, MetricId, Path,
-    Rows, Source, Subject, batch, count_id, metric_id,
+    Rows, Shed, Source, Subject, batch, count_id, metric_id,
 };
 use crate::event::{Past, Told};
 
@@ -40,7 +40,7 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("rtt_flush"),
     rows: Rows::Flows,
     kinds: &[],
-    shed: Some(0),
+    shed: Some(Shed::at(0)),
 };
 
 /// Every sample as the estimator gets it.

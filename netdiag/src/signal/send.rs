@@ -10,7 +10,7 @@ use netdiag_common::{
 
 use super::{
     Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric,
-    MetricId, Rows, Source, Subject, When, batch, count_id, metric_id, turn,
+    MetricId, Rows, Shed, Source, Subject, When, batch, count_id, metric_id, turn,
 };
 use crate::event::{Past, Told};
 
@@ -42,7 +42,9 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("send_flush"),
     rows: Rows::Flows,
     kinds: &[],
-    shed: Some(2),
+    shed: Some(Shed::at(2).hiding(
+        "that a socket goes to another process: its owner is the one before, until a send counts again",
+    )),
 };
 
 /// Trampolines at entry and return; cheapest, and sees every call.

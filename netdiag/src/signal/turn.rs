@@ -13,7 +13,7 @@ use netdiag_common::{
 
 use super::{
     Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric,
-    MetricId, Rows, Source, Subject, When, batch, count_id, metric_id,
+    MetricId, Rows, Shed, Source, Subject, When, batch, count_id, metric_id,
 };
 use self::split::Parts;
 use crate::event::{Past, Told};
@@ -126,7 +126,7 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("turn_flush"),
     rows: Rows::Flows,
     kinds: &[],
-    shed: Some(1),
+    shed: Some(Shed::at(1)),
 };
 
 /// What makes a turn.
