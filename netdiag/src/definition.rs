@@ -52,6 +52,8 @@ pub struct Count {
     pub tells: bool,
     /// Signals without which it is not known, beside its own.
     pub needs: &'static [Signal],
+    /// Signals of which nothing counts for it as long as their samples are left out to keep the cost down.
+    pub pauses_with: &'static [Signal],
     /// What the keys of its group say, where all of them together are a whole: the name of the label that they are
     /// in metrics. Where they are none, each key is a metric of its own there.
     pub key: Option<&'static str>,
@@ -71,6 +73,7 @@ impl Count {
             below: true,
             tells: false,
             needs: &[],
+            pauses_with: &[],
             key: None,
         }
     }
@@ -88,6 +91,7 @@ impl Count {
             below: true,
             tells: false,
             needs: &[],
+            pauses_with: &[],
             key: None,
         }
     }
@@ -112,6 +116,7 @@ impl Count {
             below: true,
             tells: false,
             needs: &[],
+            pauses_with: &[],
             key: Some("reason"),
         }
     }
@@ -144,6 +149,12 @@ impl Count {
     #[must_use]
     pub const fn needing(self, needs: &'static [Signal]) -> Self {
         Self { needs, ..self }
+    }
+
+    /// The same for what is not told while samples of these are left out.
+    #[must_use]
+    pub const fn pausing_with(self, pauses_with: &'static [Signal]) -> Self {
+        Self { pauses_with, ..self }
     }
 
     /// The same in a group whose keys together are a whole, and what they say.

@@ -40,7 +40,9 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("rtt_flush"),
     rows: Rows::Flows,
     kinds: &[],
-    shed: Some(Shed::at(0)),
+    shed: Some(Shed::at(0).hiding(
+        "whose time responses take: these are in response_ns, and not in spent_ns",
+    )),
 };
 
 /// Every sample as the estimator gets it.
