@@ -283,11 +283,17 @@ pub fn withheld(definition: &Definition, watched: &Watched) -> Option<String> {
     }
     let lost = |signal: &&Signal| watched.lost.get(signal.name()).is_some_and(|lost| *lost > 0);
     if let Some(signal) = definition.exact.iter().find(lost) {
+        let (name, lost) = (signal.name(), watched.lost[signal.name()]);
+        let no_room = watched.no_room.get(name).copied().unwrap_or(0);
+        let room = "for want of room to remember them";
+        let (of_these, raise) = match no_room {
+            0 => (String::new(), "--ring-size"),
+            all if all == lost => (format!(", {room}"), "--max-flows"),
+            n => (format!(", {n} {room}"), "--ring-size and --max-flows"),
+        };
         return Some(format!(
-            "{} samples of `{}` were lost or missed, which could make it untrue; raise --ring-size or \
-             narrow it by filters",
-            watched.lost[signal.name()],
-            signal.name()
+            "{lost} samples of `{name}` were lost or missed{of_these}, which could make it untrue; raise {raise} or \
+             narrow it by filters"
         ));
     }
     // What one of several does not tell would be charged to another.

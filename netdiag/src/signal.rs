@@ -13,8 +13,8 @@ use netdiag_common::{
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 pub use crate::definition::{
-    Alternative, Attachment, By, Cost, Count, Definition, Extra, Hook, Metric, Role, Rows, Source,
-    When,
+    Alternative, Attachment, By, Cost, Count, Definition, Extra, Hook, Metric, Role, Rows, Shed,
+    Source, When,
 };
 use crate::event::{Past, Told};
 
@@ -289,7 +289,7 @@ pub const fn count_id(signal: Signal, nth: u16) -> CountId {
 #[must_use]
 pub fn shedding() -> Vec<Signal> {
     let mut order: Vec<_> =
-        DEFINITIONS.iter().filter_map(|it| Some((it.shed?, it.signal))).collect();
+        DEFINITIONS.iter().filter_map(|it| Some((it.shed?.place, it.signal))).collect();
     order.sort_unstable();
     order.into_iter().map(|(_, signal)| signal).collect()
 }

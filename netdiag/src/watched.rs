@@ -63,6 +63,8 @@ pub struct Watched {
     pub signals: Vec<SignalStatus>,
     /// Samples of each signal that were lost or missed in the window.
     pub lost: BTreeMap<String, u64>,
+    /// Of these, those that there was no room to remember.
+    pub no_room: BTreeMap<String, u64>,
     /// Those that were left out to keep the cost down.
     pub shed: BTreeMap<String, u64>,
     /// Those that were told of.
@@ -83,8 +85,8 @@ pub struct Watched {
     before: Option<Box<Interval>>,
     /// Latencies interval by interval, also of the windows before this one.
     pub series: Arc<Series>,
-    /// What became of the samples of each signal before: lost, shed, told.
-    fates_before: HashMap<String, [u64; 3]>,
+    /// What became of the samples of each signal before: lost, of these for want of room, shed, told.
+    fates_before: HashMap<String, [u64; 4]>,
 }
 
 impl Watched {
@@ -163,9 +165,9 @@ impl Watched {
 
     /// Accounts are told since the start of a run, which begins anew where they fall.
     fn account(&mut self, signal: &str, account: &Account) {
-        let now = [account.lost(), account.shed, account.submitted];
+        let now = [account.lost(), account.map_full, account.shed, account.submitted];
         let before = self.fates_before.insert(signal.to_owned(), now).unwrap_or_default();
-        let sums = [&mut self.lost, &mut self.shed, &mut self.told];
+        let sums = [&mut self.lost, &mut self.no_room, &mut self.shed, &mut self.told];
         for (sum, (now, before)) in sums.into_iter().zip(now.into_iter().zip(before)) {
             let fresh = if now >= before { now - before } else { now };
             *sum.entry(signal.to_owned()).or_default() += fresh;

@@ -186,6 +186,24 @@ fn what_is_off_or_lost_withholds() {
     }
 }
 
+#[test]
+fn what_found_no_room_is_told_from_what_was_lost_on_its_way() {
+    let with = |no_room| {
+        let mut watched = kit::watched(&[]);
+        watched.lost.insert("dns".to_owned(), 3);
+        watched.no_room.insert("dns".to_owned(), no_room);
+        withheld(&dns_unanswered::DEFINITION, &watched).expect("withheld")
+    };
+    for (no_room, said, raise) in [
+        (0, "missed, which", "raise --ring-size or"),
+        (1, "missed, 1 for want of room", "raise --ring-size and --max-flows or"),
+        (3, "missed, for want of room", "raise --max-flows or"),
+    ] {
+        let reason = with(no_room);
+        assert!(reason.contains(said) && reason.contains(raise), "{no_room}: {reason}");
+    }
+}
+
 /// What would be untrue without it is withheld, and of the rest it is said.
 #[test]
 fn what_was_left_out_withholds_or_is_said() {

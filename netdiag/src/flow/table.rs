@@ -150,6 +150,12 @@ impl FlowTable {
         self.recency.len(Place::Live)
     }
 
+    /// Rows that it may have.
+    #[must_use]
+    pub const fn most(&self) -> usize {
+        self.config.max_flows
+    }
+
     /// Whether no row is in the table.
     #[must_use]
     pub fn is_empty(&self) -> bool {

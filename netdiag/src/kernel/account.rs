@@ -70,6 +70,9 @@ pub(super) struct Skipped {
     pub(super) begins: u64,
     /// Where a sample that began elsewhere ends.
     pub(super) ends: u64,
+    /// Of both, those while the signal's samples were left out to keep the cost down.
+    pub(super) begins_shed: u64,
+    pub(super) ends_shed: u64,
 }
 
 impl Counting {

@@ -19,9 +19,7 @@ use super::{
 };
 use crate::{
     coverage::{Refusal, SignalStatus, Status},
-    signal::{
-        Alternative, Attachment, By, Cost, DEFINITIONS, Definition, Extra, Role, Source, When, dns,
-    },
+    signal::{Alternative, Attachment, By, Cost, DEFINITIONS, Definition, Extra, Source, When, dns},
 };
 
 /// What is wanted.
@@ -38,11 +36,8 @@ pub struct Wishes {
 pub(super) struct Attached {
     pub(super) signal: Signal,
     pub(super) program: String,
-    pub(super) role: Role,
-    /// What it does for that signal, see [`Attachment::duty`].
-    pub(super) duty: u32,
-    /// See [`Attachment::relieved_by`].
-    pub(super) relieved_by: u32,
+    /// What it is for. Of its duties those that it has.
+    pub(super) attachment: Attachment,
     /// None while the function is not there, and where another signal has it.
     pub(super) link: Option<Link>,
 }
@@ -51,8 +46,6 @@ pub(super) struct Attached {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) statuses: Vec<SignalStatus>,
-    /// How often the programs of each signal run that is not off, by the dearest of them.
-    pub(super) costs: Vec<Option<Cost>>,
     pub(super) attached: Vec<Attached>,
     /// Signals whose functions come and go with a module.
     pub(super) modular: Vec<Follow>,
@@ -64,20 +57,36 @@ impl Outcome {
     /// Takes programs out again whose work others can do beside their own, where they may (`tells_readers`), and says
     /// so to those.
     pub(super) fn relieve(&mut self, ebpf: &mut Ebpf, tells_readers: bool) {
-        let can = self.attached.iter().fold(0, |can, attached| can | attached.duty);
+        self.take_relieved(tells_readers).iter().for_each(|program| unload(ebpf, program));
+    }
+
+    fn take_relieved(&mut self, tells_readers: bool) -> Vec<String> {
+        let can = self.attached.iter().fold(0, |can, attached| can | attached.attachment.duty);
         let can = if tells_readers { can & duty::READERS } else { 0 };
-        let mut done = 0;
+        let (mut done, mut relieved) = (0, Vec::new());
         self.attached.retain(|attached| {
-            let is_relieved = attached.relieved_by & can != 0;
+            let by = attached.attachment.relieved_by;
+            let is_relieved = by & can != 0;
             if is_relieved {
-                done |= attached.relieved_by;
-                unload(ebpf, &attached.program);
+                done |= by;
+                relieved.push(attached.program.clone());
             }
             !is_relieved
         });
         for attached in &mut self.attached {
-            attached.duty &= !duty::READERS | done;
+            attached.attachment.duty &= !duty::READERS | done;
         }
+        relieved
+    }
+
+    /// How often the programs of a signal run, by the dearest of those that are attached; none where it is off.
+    pub(super) fn cost(&self, signal: Signal) -> Option<Cost> {
+        if self.statuses[signal as usize].status == Status::Off {
+            return None;
+        }
+        let own = self.attached.iter().filter(|attached| attached.signal == signal);
+        let dearer = own.filter_map(|attached| attached.attachment.cost).max();
+        dearer.max(Some(DEFINITIONS[signal as usize].cost))
     }
 
     /// Whether programs have the kernel copy packets, into a ring of each processor.
@@ -144,7 +153,6 @@ impl<'a> Plan<'a> {
         for definition in DEFINITIONS {
             if !self.wanted().any(|wanted| wanted.signal == definition.signal) {
                 outcome.statuses.push(off(definition, Vec::new(), "not asked for"));
-                outcome.costs.push(None);
                 continue;
             }
             let mut refused = Vec::new();
@@ -169,17 +177,15 @@ impl<'a> Plan<'a> {
                         outcome.modular.extend(Follow::new(definition.signal, source, presence));
                         outcome.attached.extend(working.attached);
                         outcome.listening = outcome.listening.or(working.listening);
-                        let cost = source.cost.unwrap_or(definition.cost);
-                        chosen = Some((source, working.blind, working.cost.max(Some(cost))));
+                        chosen = Some((source, working.blind));
                         break;
                     }
                     Err(error) => refused
                         .push(Refusal { source: source.name.to_owned(), reason: one_line(&error) }),
                 }
             }
-            outcome.costs.push(chosen.as_ref().and_then(|(_, _, cost)| *cost));
             outcome.statuses.push(match chosen {
-                Some((source, blind, _)) => SignalStatus {
+                Some((source, blind)) => SignalStatus {
                     signal: definition.signal.name().to_owned(),
                     status: if blind.missing.is_empty() { Status::Full } else { Status::Degraded },
                     source: Some(source.name.to_owned()),
@@ -298,8 +304,6 @@ struct Working {
     attached: Vec<Attached>,
     listening: Option<Ctnetlink>,
     blind: Blind,
-    /// Of what is beside its programs and says so, the dearest.
-    cost: Option<Cost>,
 }
 
 /// Trying out what a signal can be had by.
@@ -386,7 +390,6 @@ impl Trial<'_> {
                 }
             }
             to.blind.lines(alternative.blind);
-            to.cost = to.cost.max(alternative.cost);
             return;
         }
         to.blind.missing.push(format!("{}{refused}", extra.lost));
@@ -410,9 +413,8 @@ impl Trial<'_> {
             };
             match link {
                 Ok(link) => {
-                    let Attachment { role, duty, relieved_by, .. } = *attachment;
-                    let signal = *signal;
-                    attached.push(Attached { signal, program, role, duty, relieved_by, link });
+                    let (signal, attachment) = (*signal, *attachment);
+                    attached.push(Attached { signal, program, attachment, link });
                 }
                 Err(error) => {
                     let programs = attachments.iter().map(|it| program_name(ebpf, it, *plain));
@@ -444,6 +446,32 @@ pub(super) fn one_line(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signal::Hook;
+
+    #[test]
+    fn who_is_relieved_takes_nothing_any_more() {
+        let on = |it: &&Definition| SignalStatus { status: Status::Full, ..off(it, vec![], "") };
+        let attached = |signal, attachment| {
+            let program = String::new();
+            Attached { signal, program, attachment, link: None }
+        };
+        let reads = Attachment::new("reads", Hook::RawTp("")).with_duty(duty::READERS);
+        let receives = Attachment::new("receives", Hook::RawTp(""));
+        let receives = receives.costing(Cost::Call).relieved_by(duty::READERS);
+        for (tells_readers, cost) in [(false, Cost::Call), (true, Cost::Connection)] {
+            let mut outcome = Outcome {
+                statuses: DEFINITIONS.iter().map(on).collect(),
+                attached: vec![attached(Signal::Socket, receives), attached(Signal::Turn, reads)],
+                ..Outcome::default()
+            };
+            let relieved = outcome.take_relieved(tells_readers);
+            assert_eq!(relieved.len(), usize::from(tells_readers));
+            assert_eq!(outcome.cost(Signal::Socket), Some(cost));
+            assert_eq!(outcome.cost(Signal::Turn), Some(Cost::Segment));
+            outcome.statuses[Signal::Socket as usize].status = Status::Off;
+            assert_eq!(outcome.cost(Signal::Socket), None);
+        }
+    }
 
     #[test]
     fn only_a_source_that_sees_what_lies_in_pages_has_it_copied() {

@@ -131,9 +131,7 @@ impl Follow {
                 None => attached.push(Attached {
                     signal: self.signal,
                     program: attachment.program.to_owned(),
-                    role: attachment.role,
-                    duty: attachment.duty,
-                    relieved_by: attachment.relieved_by,
+                    attachment: *attachment,
                     link,
                 }),
             }

@@ -116,8 +116,9 @@ pub fn examine(options: &Options) -> Result<Report> {
     };
     let attaches_late = !outcome.modular.is_empty();
     let opens_rings = outcome.copies_packets();
+    let costs: Vec<_> = Signal::ALL.iter().map(|&signal| outcome.cost(signal)).collect();
     let mut signals = outcome.statuses;
-    for (status, cost) in signals.iter_mut().zip(outcome.costs) {
+    for (status, cost) in signals.iter_mut().zip(costs) {
         status.runs_per = cost.map(|cost| cost.name().to_owned());
     }
     Ok(Report {

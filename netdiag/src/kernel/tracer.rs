@@ -145,7 +145,7 @@ impl Tracer {
             }
         }
         let labels = drops::labels(&kernel);
-        let duties = outcome.attached.iter().fold(0, |duties, attached| duties | attached.duty);
+        let duties = outcome.attached.iter().fold(0, |duties, one| duties | one.attachment.duty);
         let begun = Live { begun: 1, duties, shed: 0 };
         // What programs are to do first: no run shall see half of it.
         for live_by_now in [Live { begun: 0, ..begun }, begun] {

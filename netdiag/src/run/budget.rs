@@ -3,7 +3,8 @@
 //!
 //! One signal goes at a time, and the last that went comes back first. It comes back only where what it took then, by
 //! the number of its samples now, leaves room, and where it went for want of time, when fewer come of all that would be
-//! told; and where it had to go again soon after, it waits twice as long.
+//! told, or when it is long ago: that so many were too many may have been the node's fault at that time. Where it had to
+//! go again soon after, it waits twice as long, until one has stayed for longer than that.
 
 use std::mem;
 
@@ -15,6 +16,8 @@ const ROOM: f64 = 0.8;
 const PATIENCE: u32 = 3;
 /// And at most.
 const MOST_PATIENCE: u32 = 300;
+/// Looks in a row without trouble, for each of those, after which it is tried whether as many as were too many still are.
+const TRIAL: u32 = 20;
 
 /// What a look found. Looks are about a second apart.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,6 +64,8 @@ pub(super) struct Budget {
     shed: Vec<Shed>,
     /// Looks in a row that found room.
     calm: u32,
+    /// Looks in a row since anything had to go, or came back.
+    untroubled: u32,
     patience: u32,
     /// Looks since a signal came back.
     since_restored: Option<u32>,
@@ -79,6 +84,7 @@ impl Budget {
             left: order.rev().collect(),
             shed: Vec::new(),
             calm: 0,
+            untroubled: 0,
             patience: PATIENCE,
             since_restored: None,
             was_behind: false,
@@ -117,13 +123,19 @@ impl Budget {
         let was_behind = mem::replace(&mut self.was_behind, look.is_behind);
         let is_above = self.limit.is_some_and(|limit| look.cpu_ratio > limit);
         if is_above || look.is_behind {
-            self.calm = 0;
-            if self.since_restored.take().is_some_and(|looks| looks <= self.patience) {
-                self.patience = (self.patience * 2).min(MOST_PATIENCE);
+            (self.calm, self.untroubled) = (0, 0);
+            match self.since_restored.take() {
+                Some(looks) if looks <= self.patience => {
+                    self.patience = (self.patience * 2).min(MOST_PATIENCE);
+                }
+                // It is another time.
+                Some(looks) if looks > 2 * self.patience => self.patience = PATIENCE,
+                _ => {}
             }
             return self.leave_out(look, was_behind);
         }
         self.exhausted = false;
+        self.untroubled = self.untroubled.saturating_add(1);
         if !self.has_room(look) {
             self.calm = 0;
             return None;
@@ -132,7 +144,7 @@ impl Budget {
         if self.calm < self.patience {
             return None;
         }
-        self.calm = 0;
+        (self.calm, self.untroubled) = (0, 0);
         let Shed { signal, .. } = self.shed.pop()?;
         self.left.push(signal);
         self.since_restored = Some(0);
@@ -173,7 +185,9 @@ impl Budget {
             .is_none_or(|limit| look.cpu_ratio + took.unwrap_or(0.0) * part <= limit * ROOM);
         // Where they were too many to be read, fewer must come, of whichever signal: it may have gone for another's.
         let told = self.told_with(*signal, look);
-        fits && too_many.is_none_or(|too_many| told <= too_many * ROOM || now == 0.0)
+        let is_trial = self.untroubled >= self.patience * TRIAL;
+        let are_fewer = |too_many: f64| told <= too_many * ROOM || now == 0.0;
+        fits && (is_trial || too_many.is_none_or(are_fewer))
     }
 
     /// Samples a second that are told together with those of a signal that is not.
@@ -302,5 +316,24 @@ mod tests {
             waits.extend(wait);
         }
         assert_eq!(waits, [3, 6, 12, 24]);
+        // It has stayed for more than twice as long.
+        machine.run(48, 0.5, false);
+        machine.run(1, 1.0, true);
+        assert_eq!(machine.run(3, 0.5, false), [Step::Restore(Signal::Rtt)]);
+    }
+
+    /// It was netdiag that got no time to read them.
+    #[test]
+    fn whether_as_many_are_still_too_many_is_tried_ever_more_seldom() {
+        let mut machine = Machine::new(None, 0.01, 0.3);
+        let mut waits = Vec::new();
+        for _ in 0..3 {
+            machine.run(1, 1.0, true);
+            let wait = (1..1_000).find(|_| !machine.run(1, 1.0, false).is_empty());
+            waits.extend(wait);
+        }
+        assert_eq!(waits, [62, 125, 251]);
+        assert_eq!(machine.run(1_000, 1.0, false), [], "it stays");
+        assert_eq!(machine.budget.set(), 0);
     }
 }

@@ -97,7 +97,6 @@ const TP_BTF: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: BLIND,
-    cost: None,
     module: None,
     when_preempted: None,
 };

@@ -138,7 +138,6 @@ const TP_BTF: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -158,7 +157,6 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };

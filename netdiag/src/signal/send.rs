@@ -10,7 +10,7 @@ use netdiag_common::{
 
 use super::{
     Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric,
-    MetricId, Rows, Source, Subject, When, batch, count_id, metric_id, turn,
+    MetricId, Rows, Shed, Source, Subject, When, batch, count_id, metric_id, turn,
 };
 use crate::event::{Past, Told};
 
@@ -42,7 +42,9 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("send_flush"),
     rows: Rows::Flows,
     kinds: &[],
-    shed: Some(2),
+    shed: Some(Shed::at(2).hiding(
+        "that a socket goes to another process: its owner is the one before, until a send counts again",
+    )),
 };
 
 /// Trampolines at entry and return; cheapest, and sees every call.
@@ -67,7 +69,6 @@ const FEXIT: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -92,7 +93,6 @@ const TRACEPOINTS: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: TRACEPOINTS_BLIND,
-    cost: None,
     module: None,
     when_preempted: Some(&TRACEPOINTS_PREEMPTED),
 };
@@ -122,7 +122,6 @@ const TRACEPOINTS_PREEMPTED: Source = Source {
         TRACEPOINTS_BLIND[1],
         "time before a later copy where the kernel skipped the first run (counted as missed)",
     ],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -151,7 +150,6 @@ const KPROBE: Source = Source {
     reads_memory: true,
     skips_when_preempted: false,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };

@@ -116,11 +116,14 @@ fn dear_hooks_are_told() {
         let sources = definition.sources.iter();
         for source in sources.flat_map(|source| [Some(source), source.when_preempted]).flatten() {
             let name = (definition.signal, source.name);
-            let cost = Some(source.cost.unwrap_or(definition.cost));
-            assert!(least(source.attachments) <= cost, "{name:?}");
+            let told = |attachments: &[Attachment]| {
+                let dearest = attachments.iter().filter_map(|attachment| attachment.cost).max();
+                dearest.max(Some(definition.cost))
+            };
+            assert!(least(source.attachments) <= told(source.attachments), "{name:?}");
             for way in source.extras.iter().flat_map(|extra| extra.alternatives) {
                 if let By::Programs(attachments) = way.by {
-                    assert!(least(attachments) <= way.cost.max(cost), "{name:?}: {attachments:?}");
+                    assert!(least(attachments) <= told(attachments), "{name:?}: {attachments:?}");
                 }
             }
         }
@@ -285,6 +288,6 @@ fn hostile_records_are_decoded_or_refused() {
 fn each_that_may_be_left_out_has_a_place_of_its_own() {
     let order = shedding();
     assert_eq!(order, [Signal::Rtt, Signal::Turn, Signal::Send, Signal::Dns]);
-    let places = DEFINITIONS.iter().filter_map(|it| it.shed);
-    assert_eq!(places.map(usize::from).sum::<usize>(), (0..order.len()).sum::<usize>());
+    let places = DEFINITIONS.iter().filter_map(|it| Some(usize::from(it.shed?.place)));
+    assert_eq!(places.sum::<usize>(), (0..order.len()).sum::<usize>());
 }

@@ -7,13 +7,13 @@ use netdiag_common::{
     globals::duty,
     signal::{
         Signal,
-        turn::{Sample, kind},
+        turn::{Sample, flag, kind},
     },
 };
 
 use super::{
     Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric,
-    MetricId, Rows, Source, Subject, When, batch, count_id, metric_id,
+    MetricId, Rows, Shed, Source, Subject, When, batch, count_id, metric_id,
 };
 use self::split::Parts;
 use crate::event::{Past, Told};
@@ -97,7 +97,8 @@ pub const DEFINITION: Definition = Definition {
             "nanoseconds of responses that the path takes at its best (rtt_min)",
         )
         .without_column()
-        .keyed("layer"),
+        .keyed("layer")
+        .pausing_with(&[Signal::Rtt]),
         Count::new(
             "spent_ns.network_queueing",
             "nanoseconds that it took beyond that, by round trips in the same turn that no delay of the \
@@ -112,13 +113,15 @@ pub const DEFINITION: Definition = Definition {
         )
         .without_column()
         .keyed("layer")
-        .needing(&[Signal::Retransmit]),
+        .needing(&[Signal::Retransmit])
+        .pausing_with(&[Signal::Rtt]),
         Count::new(
             "spent_ns.peer_application",
             "the rest of responses: the peer's application, and what of the network was not seen",
         )
         .without_column()
-        .keyed("layer"),
+        .keyed("layer")
+        .pausing_with(&[Signal::Rtt]),
     ],
     cost: Cost::Segment,
     sources: &[FEXIT, TRACEPOINTS, KPROBE],
@@ -126,7 +129,7 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("turn_flush"),
     rows: Rows::Flows,
     kinds: &[],
-    shed: Some(1),
+    shed: Some(Shed::at(1)),
 };
 
 /// What makes a turn.
@@ -161,7 +164,6 @@ const FEXIT: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -185,7 +187,6 @@ const TRACEPOINTS: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &["data that comes below SO_RCVLOWAT, until there is enough"],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -222,7 +223,6 @@ const KPROBE: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &["data that comes in a softirq which interrupts another program of a kprobe"],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -239,8 +239,8 @@ pub enum What {
         /// From its last one to the last time that some of it was sent again; 0 where none was.
         stalled_ns: u64,
         /// A round trip since its last byte that no delay of the peer's ACK is part of; 0 where there was
-        /// none.
-        prompt_ns: u64,
+        /// none. None where round trips were left out to keep the cost down.
+        prompt_ns: Option<u64>,
     },
     /// This end answered.
     Service {
@@ -299,7 +299,8 @@ impl Event {
                 row.latency(RESPONSE, latency_ns);
                 let all_ns = latency_ns + self.left_out;
                 row.count(RESPONSE_NS, all_ns);
-                if let Some(rtt_min_ns) = row.rtt_min_ns() {
+                // Without it what the network takes would be the peer's.
+                if let Some((rtt_min_ns, prompt_ns)) = row.rtt_min_ns().zip(prompt_ns) {
                     let parts = Parts::of(latency_ns, rtt_min_ns, stalled_ns, prompt_ns);
                     parts.scaled(latency_ns, all_ns).count(row);
                 }
@@ -329,8 +330,9 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
     if samples.iter().any(|sample| sample.kind as usize >= kind::COUNT) {
         return Err(Malformed::Value("kind"));
     }
-    for &Sample { flow, latency_ns, other_ns, left_out, kind, stalled_us, prompt_us, .. } in samples {
+    for &Sample { flow, latency_ns, other_ns, left_out, kind, stalled_us, prompt_us, flags } in samples {
         let [stalled_ns, prompt_ns] = [stalled_us, prompt_us].map(|us| u64::from(us) * 1_000);
+        let prompt_ns = Some(prompt_ns).filter(|_| flags & flag::NO_TRIPS == 0);
         let what = match kind {
             kind::RESPONSE => What::Response { latency_ns, since_first_ns: other_ns, stalled_ns, prompt_ns },
             kind::SERVICE => What::Service { latency_ns, since_read_ns: other_ns },

@@ -390,7 +390,8 @@ pub fn is_seen(signal: Signal, count: &Count, signals: &[SignalStatus]) -> bool 
 fn is_shed(signal: Signal, count: &Count, signals: &[SignalStatus]) -> bool {
     let is_shed =
         |signal: Signal| signals.iter().any(|status| status.shed && status.signal == signal.name());
-    is_shed(signal) || count.needs.iter().any(|&needed| is_shed(needed))
+    let mut others = count.needs.iter().chain(count.pauses_with);
+    is_shed(signal) || others.any(|&other| is_shed(other))
 }
 
 #[cfg(test)]

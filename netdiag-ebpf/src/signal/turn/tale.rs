@@ -6,7 +6,7 @@ use netdiag_common::{
     field::Field,
     signal::{
         Signal,
-        turn::{MOST, Sample, WINDOW_NS, kind, lane},
+        turn::{MOST, Sample, WINDOW_NS, flag, kind, lane},
     },
     turn::Look,
 };
@@ -16,6 +16,7 @@ use crate::{
     batch,
     calls::Seen,
     filter::{self, Answer, User},
+    globals,
     kernel::{self, Access, Pointer, Refused, field},
     numbers::state::{CLOSE, CLOSE_WAIT, CLOSING, LAST_ACK, TIME_WAIT},
     signal::socket,
@@ -146,7 +147,7 @@ impl Socket {
             stalled_us: stalled_us(slot, tale, now_ns),
             // SAFETY: passed on.
             prompt_us: unsafe { prompt_us::<A>(sk, slot, tale, now_ns) },
-            reserved: 0,
+            flags: if globals::sheds(Signal::Rtt) { flag::NO_TRIPS } else { 0 },
         };
         counters.begun += 1;
         match batch_of(lane) {

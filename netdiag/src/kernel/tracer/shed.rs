@@ -3,7 +3,10 @@
 use anyhow::{Context as _, Result};
 use netdiag_common::{globals::Live, signal::Signal};
 
-use super::Tracer;
+use super::{
+    Tracer,
+    skips::{counted, skipped},
+};
 use crate::kernel::{
     attach::Attached,
     cost::{Measured, Meter},
@@ -23,8 +26,12 @@ impl Tracer {
     /// # Errors
     /// They cannot be told.
     pub fn shed(&mut self, signals: u32) -> Result<()> {
+        // What was skipped up to now is of those that were left out up to now.
+        self.skips.known(skipped(counted(&self.ebpf, &self.attached)));
         let live = Live { shed: signals, ..self.begun };
-        self.live.set(0, live.words(), 0).context("the programs cannot be told what to leave out")
+        self.live.set(0, live.words(), 0).context("the programs cannot be told what to leave out")?;
+        self.skips.shed(signals);
+        Ok(())
     }
 
     /// Whether samples fill more than half of their ring.

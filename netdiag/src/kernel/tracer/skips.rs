@@ -45,11 +45,11 @@ pub(super) fn counted<'a>(
     let asked = attached.iter().enumerate().filter(move |&(nth, one)| {
         // One that is on several hooks of a signal counts for all of them.
         let is_same = |it: &Attached| it.signal == one.signal && it.program == one.program;
-        one.role != Role::Aside && !attached[..nth].iter().any(is_same)
+        one.attachment.role != Role::Aside && !attached[..nth].iter().any(is_same)
     });
-    asked.filter_map(move |(_, &Attached { signal, program: ref name, role, .. })| {
+    asked.filter_map(move |(_, &Attached { signal, program: ref name, attachment, .. })| {
         let fd = ebpf.program(name)?.fd().map_err(Error::from);
-        Some(fd.map(|fd| Counted { signal, is_end: role == Role::End, fd }))
+        Some(fd.map(|fd| Counted { signal, is_end: attachment.role == Role::End, fd }))
     })
 }
 
@@ -72,6 +72,8 @@ pub(super) fn skipped<'a>(
 #[derive(Default)]
 pub(super) struct Skips {
     last: [Skipped; Signal::COUNT],
+    /// The signals whose samples are left out since then.
+    shed: u32,
     /// It could not be asked the last time.
     unread: bool,
     problem: Option<String>,
@@ -84,7 +86,17 @@ impl Skips {
         read: Result<[Skipped; Signal::COUNT]>,
     ) -> [Skipped; Signal::COUNT] {
         match read {
-            Ok(skipped) => (self.last, self.unread) = (skipped, false),
+            Ok(mut skipped) => {
+                for &signal in Signal::ALL {
+                    let (now, last) = (&mut skipped[signal as usize], self.last[signal as usize]);
+                    let of_shed = u64::from(self.shed & signal.bit() != 0);
+                    let [begins, ends] = [(now.begins, last.begins), (now.ends, last.ends)]
+                        .map(|(now, last)| of_shed * now.saturating_sub(last));
+                    now.begins_shed = last.begins_shed + begins;
+                    now.ends_shed = last.ends_shed + ends;
+                }
+                (self.last, self.unread) = (skipped, false);
+            }
             Err(error) => {
                 if !mem::replace(&mut self.unread, true) {
                     self.problem = Some(format!(
@@ -96,6 +108,11 @@ impl Skips {
             }
         }
         self.last
+    }
+
+    /// Samples of these signals are left out from the last reading on.
+    pub(super) const fn shed(&mut self, signals: u32) {
+        self.shed = signals;
     }
 
     /// Whether the kernel could not be asked the last time.
@@ -119,7 +136,7 @@ mod tests {
     fn what_cannot_be_asked_stays_as_it_was_and_is_said_once() {
         let mut skips = Skips::default();
         let mut some = [Skipped::default(); Signal::COUNT];
-        some[0] = Skipped { begins: 3, ends: 1 };
+        some[0] = Skipped { begins: 3, ends: 1, ..Skipped::default() };
         assert_eq!(skips.known(Ok(some)), some);
         for (is_first, read) in [(true, Err(anyhow!("full"))), (false, Err(anyhow!("full")))] {
             assert_eq!(skips.known(read), some);
@@ -130,5 +147,21 @@ mod tests {
         assert!(!skips.are_unread());
         skips.known(Err(anyhow!("full")));
         assert!(skips.problem().is_some(), "once more");
+    }
+
+    #[test]
+    fn runs_that_are_skipped_while_samples_are_left_out_are_told_apart() {
+        let (mut skips, send) = (Skips::default(), Signal::Send as usize);
+        let mut told = |begins, ends, shed| {
+            let mut read = [Skipped::default(); Signal::COUNT];
+            read[send] = Skipped { begins, ends, ..Skipped::default() };
+            let known = skips.known(Ok(read))[send];
+            skips.shed(shed);
+            (known.begins_shed, known.ends_shed)
+        };
+        assert_eq!(told(3, 1, Signal::Send.bit()), (0, 0));
+        assert_eq!(told(5, 1, Signal::Send.bit()), (2, 0));
+        assert_eq!(told(5, 4, Signal::Rtt.bit()), (2, 3));
+        assert_eq!(told(9, 9, 0), (2, 3));
     }
 }

@@ -12,19 +12,19 @@ pub(super) struct Fates {
     pub(super) filtered: u64,
     /// An end without a beginning.
     pub(super) unmatched: u64,
-    /// Left out for want of room.
-    pub(super) shed: u64,
+    /// Lost for want of room to remember them.
+    pub(super) map_full: u64,
 }
 
 impl Fates {
     pub(super) const fn add(&mut self, more: Self) {
         self.filtered += more.filtered;
         self.unmatched += more.unmatched;
-        self.shed += more.shed;
+        self.map_full += more.map_full;
     }
 
     const fn sum(self) -> u64 {
-        self.filtered + self.unmatched + self.shed
+        self.filtered + self.unmatched + self.map_full
     }
 }
 
@@ -50,7 +50,7 @@ impl Intake {
                 account.missed = account.missed.max(unseen);
                 account.filtered += fates.filtered;
                 account.unmatched += fates.unmatched;
-                account.shed += fates.shed;
+                account.map_full += fates.map_full;
                 account.submitted -= fates.sum();
             }
         }

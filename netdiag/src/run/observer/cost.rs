@@ -17,7 +17,7 @@ use crate::{
         usage::{Measuring, Used},
         voice::say,
     },
-    signal::shedding,
+    signal::{DEFINITIONS, shedding},
     snapshot::{Own, SignalStatus, Status},
 };
 
@@ -113,7 +113,7 @@ impl Spending {
         for (status, &signal) in statuses.iter_mut().zip(Signal::ALL) {
             if self.budget.ever_shed(signal) {
                 status.shed = left_out & signal.bit() != 0;
-                status.lacks("samples that were left out to keep the cost down (shed)".to_owned());
+                say_left_out(status, signal);
             }
         }
         statuses
@@ -141,6 +141,19 @@ impl Spending {
         let (budget, measuring) = (&self.budget, self.measuring.as_ref());
         now.since(then, times, measuring, budget.limit(), budget.shed())
     }
+}
+
+/// Says how a signal is observed of which samples were left out.
+fn say_left_out(status: &mut SignalStatus, signal: Signal) {
+    status.lacks("samples that were left out to keep the cost down (shed)".to_owned());
+    if let Some(unseen) = unseen(signal) {
+        status.lacks(format!("{unseen} (while samples were left out)"));
+    }
+}
+
+/// What is not seen beside the samples of a signal that are left out.
+fn unseen(signal: Signal) -> Option<&'static str> {
+    DEFINITIONS[signal as usize].shed?.unseen
 }
 
 /// Beginning and end.
@@ -241,16 +254,22 @@ impl Spending {
         }
         let used = percent(look.cpu_ratio);
         let allowed = self.budget.limit().map_or_else(|| "any".to_owned(), percent);
+        let beside = |signal| {
+            let unseen = unseen(signal).map(|unseen| format!("; nor is it seen {unseen}"));
+            unseen.unwrap_or_default()
+        };
         say(&match step {
             Step::Shed(signal) if look.is_behind => format!(
                 "samples come faster than they can be read: from now on those of {} are left out and counted as shed, \
-                 until fewer come; narrow by filters, or name the --signals that you need",
-                signal.name()
+                 until fewer come{}; narrow by filters, or name the --signals that you need",
+                signal.name(),
+                beside(signal)
             ),
             Step::Shed(signal) => format!(
                 "netdiag takes {used} of a core, --max-cpu allows {allowed}: from now on samples of {} are left out and \
-                 counted as shed, until there is room",
-                signal.name()
+                 counted as shed, until there is room{}",
+                signal.name(),
+                beside(signal)
             ),
             Step::Restore(signal) => {
                 format!("samples of {} count again: there is room for them", signal.name())
@@ -260,5 +279,30 @@ impl Spending {
                  lengthen --interval, or narrow by filters and --signals"
             ),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_seen_beside_samples_that_are_left_out_is_said() {
+        for signal in shedding() {
+            let mut status = SignalStatus {
+                signal: signal.name().to_owned(),
+                status: Status::Full,
+                source: None,
+                refused: Vec::new(),
+                missing: Vec::new(),
+                runs_per: None,
+                unseen_counts: Vec::new(),
+                shed: true,
+            };
+            say_left_out(&mut status, signal);
+            assert_eq!(status.status, Status::Degraded);
+            assert_eq!(status.missing.len(), 1 + usize::from(unseen(signal).is_some()));
+        }
+        assert!(unseen(Signal::Send).is_some_and(|unseen| unseen.contains("owner")));
     }
 }

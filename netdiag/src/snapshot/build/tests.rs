@@ -192,6 +192,26 @@ fn of_what_was_left_out_none_is_unknown() {
     assert_eq!(counts["retransmits"]["rto"], json!(0));
 }
 
+/// What the network took would be the peer's application where nobody sees round trips.
+#[test]
+fn responses_are_not_split_while_round_trips_are_left_out() {
+    let mut signals = all_on();
+    signals[Signal::Rtt as usize].shed = true;
+    let split = |counts: &[(&str, u64)]| {
+        json_of(frozen(1, counts, &[]), &signals)["counts"]["spent_ns"].clone()
+    };
+    let some = split(&[("spent_ns.network_path", 3), ("spent_ns.peer_application", 9)]);
+    let expected = json!({
+        "local_application": 0, "local_send": 0, "network_path": 3, "network_queueing": null,
+        "network_stalls": null, "peer_application": 9
+    });
+    assert_eq!(some, expected, "of what was answered before");
+    let none = split(&[]);
+    for key in ["network_path", "network_queueing", "network_stalls", "peer_application"] {
+        assert_eq!(none[key], json!(null), "{key}");
+    }
+}
+
 #[test]
 fn a_count_that_no_source_sees_is_null() {
     let cases =
