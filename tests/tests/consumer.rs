@@ -143,7 +143,8 @@ fn short_flows_come_and_go_in_bounded_memory_and_none_is_forgotten() -> Result<(
     let mut netdiag = Netdiag::live(&arguments)?;
     netdiag.wait_lines(1)?;
     let feeder = Feeder::of(netdiag.pid())?.in_netns(here.inode());
-    let flows = machine::amount(1_000_000_u64, 40_000);
+    // A tenth of them are more than are remembered at all.
+    let flows = machine::amount(1_000_000_u64, 100_000);
     let (mut facts, mut early) = (Facts::new(), None);
     for first in (1..=flows).step_by(AT_ONCE as usize) {
         for (what, samples) in
