@@ -11,7 +11,7 @@ mod sys;
 use std::{fs, net::IpAddr, os::fd::OwnedFd, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use netdiag::snapshot;
+use netdiag::{kernel::memlock, snapshot};
 use netdiag_common::{
     batch::BATCH,
     flow::{FlowKey, SocketRef, TCP, TcpCounters, V4_MAPPED_PREFIX},
@@ -95,6 +95,8 @@ impl Feeder {
     /// # Errors
     /// It is not there, has no such rings, or nothing of BPF is permitted.
     pub fn of(pid: u32) -> Result<Self> {
+        // Kernels before 5.11 charge maps to locked memory, with those of that netdiag: where it stays limited, they refuse.
+        let _limited = memlock::raise();
         let (mut samples, mut sockets, mut counters) = (None, None, None);
         for id in maps_of(pid)? {
             let map = sys::map_by_id(id)?;

@@ -102,6 +102,8 @@ fn many_flows_take_little_memory() -> Result<()> {
     /// With send, rtt and response samples of each.
     const FLOWS: u64 = 100_000;
     const EACH: u64 = 4;
+    /// Those whose records lie in one array: of 4 MiB at most before 6.0 (`array_map_alloc_check`, kernel/bpf/arraymap.c).
+    const TOGETHER: u64 = 10_000;
     const MOST: u64 = 100_000_000;
     let _alone = alone();
     let mut arguments = vec!["live", "-o", "text", "-i", "1s", "--max-flows", "131072"];
@@ -110,11 +112,13 @@ fn many_flows_take_little_memory() -> Result<()> {
     netdiag.wait_lines(1)?;
     let feeder = Feeder::of(netdiag.pid())?;
     let mut facts = Facts::new();
-    facts.equal("opened", feeder.feed(What::Opened, 1, FLOWS)?.slowly(FLOWS)?, FLOWS);
-    for what in [What::Sends, What::RoundTrips, What::Responses] {
-        let samples = FLOWS * EACH;
-        let found_room = feeder.feed(what, 1, FLOWS)?.slowly(samples)?;
-        facts.equal(format!("{what:?}"), found_room, samples);
+    let each = [What::Sends, What::RoundTrips, What::Responses].map(|what| (what, EACH));
+    for (what, each) in [(What::Opened, 1)].into_iter().chain(each) {
+        for first in (1..=FLOWS).step_by(TOGETHER as usize) {
+            let samples = TOGETHER * each;
+            let found_room = feeder.feed(what, first, TOGETHER)?.slowly(samples)?;
+            facts.equal(format!("{what:?} from {first} on"), found_room, samples);
+        }
     }
     thread::sleep(Duration::from_secs(2));
     let memory = usage::memory(netdiag.pid())?;
@@ -139,7 +143,8 @@ fn short_flows_come_and_go_in_bounded_memory_and_none_is_forgotten() -> Result<(
     let mut netdiag = Netdiag::live(&arguments)?;
     netdiag.wait_lines(1)?;
     let feeder = Feeder::of(netdiag.pid())?.in_netns(here.inode());
-    let flows = machine::amount(1_000_000_u64, 40_000);
+    // A tenth of them are more than are remembered at all.
+    let flows = machine::amount(1_000_000_u64, 100_000);
     let (mut facts, mut early) = (Facts::new(), None);
     for first in (1..=flows).step_by(AT_ONCE as usize) {
         for (what, samples) in
@@ -249,9 +254,10 @@ fn beyond_its_limit_it_sheds_in_the_kernel_and_every_call_is_accounted_for() -> 
     let send = total.accounting["send"];
     // Both ends send.
     facts.holds(format!("{send:?}"), send.shed >= 2 * SENDS as u64);
+    // Those of other namespaces are seen and filtered.
     facts.equal(
         "every call stands in one counter",
-        send.seen + send.missed,
+        send.seen - send.filtered + send.missed,
         2 * (SENDS + some.sends) as u64,
     );
     facts.equal("the limit", total.own.max_cpu_ratio, Some(0.001));
@@ -266,7 +272,8 @@ fn beyond_its_limit_it_sheds_in_the_kernel_and_every_call_is_accounted_for() -> 
 fn what_was_shed_is_traced_again_when_there_is_room() -> Result<()> {
     const FLOWS: u64 = 1_000;
     let _alone = alone();
-    let mut arguments = vec!["--max-cpu", "20"];
+    // On an emulated processor netdiag may take a fifth of it with nothing to read, and there would never be room.
+    let mut arguments = vec!["--max-cpu", machine::amount("20", "50")];
     arguments.extend(FED);
     let mut netdiag = Netdiag::live(&arguments)?;
     netdiag.wait_lines(2)?;

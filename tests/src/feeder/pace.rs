@@ -8,6 +8,7 @@ use std::{
 use anyhow::Result;
 
 use super::Feed;
+use crate::machine;
 
 /// Between two turns of a rate: several of the samples that are due then make one call of the kernel.
 const PAUSE: Duration = Duration::from_micros(500);
@@ -40,12 +41,14 @@ impl Feed {
     /// The kernel does not run the program.
     pub fn slowly(&self, samples: u64) -> Result<u64> {
         const PART: u64 = 1_280;
+        // An emulated processor takes many times as long to read a part, and less of that to feed one.
+        let pause = Duration::from_millis(machine::amount(5, 50));
         let (mut left, mut found_room) = (samples, 0);
         while left > 0 {
             let now = left.min(PART);
             found_room += self.samples(now)?;
             left -= now;
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(pause);
         }
         Ok(found_room)
     }

@@ -82,7 +82,8 @@ pub(super) fn array(bytes: u32) -> Result<OwnedFd> {
 
 /// Loads a program.
 pub(super) fn load(instructions: &[u64]) -> Result<OwnedFd> {
-    let mut log = vec![0_u8; 1 << 16];
+    // Kernels refuse a sound program whose log has no room, and some write more of each step than others.
+    let mut log = vec![0_u8; 1 << 20];
     let program = Attr::new()
         .word(0, SCHED_CLS)
         .word(4, instructions.len() as u32)
