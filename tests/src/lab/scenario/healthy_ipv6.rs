@@ -1,6 +1,7 @@
 //! All of it by IPv6.
 
 use super::prelude::*;
+use crate::machine;
 
 pub(super) static SCENARIO: Scenario = Scenario {
     watch: &[Side::Client, Side::Server],
@@ -12,8 +13,11 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.start(Side::Server, "api", Act::Serve(serve))?;
         stage.start(Side::Server, "store", Act::Receive(Receive::at(bulk)))?;
         stage.start(Side::Server, "named", Act::Dns(Dns::at(names)))?;
-        stage.start(Side::Client, "web", Act::Ask(Ask::to(vec![api; 6], it["per_s"] as f64)))?;
-        stage.start(Side::Client, "logs", Act::Send(Send::paced(vec![bulk], 200_000)))?;
+        // An emulated processor would answer late indeed.
+        let per_second = it["per_s"] as f64 / machine::amount(1.0, 4.0);
+        stage.start(Side::Client, "web", Act::Ask(Ask::to(vec![api; 6], per_second)))?;
+        let bulk = Send::paced(vec![bulk], machine::amount(200_000, 50_000));
+        stage.start(Side::Client, "logs", Act::Send(bulk))?;
         let resolve = Resolve { to: names, per_second: 10.0, patience: Duration::from_secs(5) };
         stage.start(Side::Client, "resolver", Act::Resolve(resolve))?;
         Ok(())
