@@ -288,7 +288,7 @@ pub fn withheld(definition: &Definition, watched: &Watched) -> Option<String> {
         let room = "for want of room to remember them";
         let (of_these, raise) = match no_room {
             0 => (String::new(), "--ring-size"),
-            all if all == lost => (format!(", {room}"), "--max-flows"),
+            all if all >= lost => (format!(", {room}"), "--max-flows"),
             n => (format!(", {n} {room}"), "--ring-size and --max-flows"),
         };
         return Some(format!(

@@ -48,7 +48,7 @@ fn percentiles_of_one_interval_stay_what_they_were() {
 
 #[test]
 fn loss_is_that_of_the_window() {
-    let lossy = |second, lost| {
+    let lossy = |second, lost: u64| {
         let mut snapshot = snapshot(second, Vec::new());
         let account = snapshot.accounting.entry("drop".to_owned()).or_default();
         (account.ring_full, account.map_full) = (lost - 1, 1);
