@@ -177,7 +177,7 @@ impl Scenario {
         matches!(self.expect, Expect::Fault(_))
     }
 
-    /// A workload that nothing is wrong with, seen from both ends.
+    /// A workload that nothing is wrong with, seen from the client's end unless `watch` says otherwise.
     #[must_use]
     pub const fn healthy(name: &'static str) -> Self {
         Self {
