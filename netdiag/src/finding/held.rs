@@ -314,9 +314,8 @@ fn apart<'a>(
     group: &Group<'a>,
 ) -> (Option<Group<'a>>, Option<Group<'a>>, Option<Timer>) {
     let all = Timer::of(look, group).filter(|timer| timer.is_poll);
-    let polls = |flow: &Seen| {
-        is_poll(look, flow) || all.is_some_and(|timer| timer.holds(look, flow))
-    };
+    let polls =
+        |flow: &Seen| is_poll(look, flow) || all.is_some_and(|timer| timer.holds(look, flow));
     (group.only(polls), group.only(|flow| !polls(flow)), all)
 }
 

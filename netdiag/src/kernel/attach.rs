@@ -19,7 +19,9 @@ use super::{
 };
 use crate::{
     coverage::{Refusal, SignalStatus, Status},
-    signal::{Alternative, Attachment, By, Cost, DEFINITIONS, Definition, Extra, Source, When, dns},
+    signal::{
+        Alternative, Attachment, By, Cost, DEFINITIONS, Definition, Extra, Source, When, dns,
+    },
 };
 
 /// What is wanted.

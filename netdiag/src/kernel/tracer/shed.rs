@@ -29,7 +29,9 @@ impl Tracer {
         // What was skipped up to now is of those that were left out up to now.
         self.skips.known(skipped(counted(&self.ebpf, &self.attached)));
         let live = Live { shed: signals, ..self.begun };
-        self.live.set(0, live.words(), 0).context("the programs cannot be told what to leave out")?;
+        self.live
+            .set(0, live.words(), 0)
+            .context("the programs cannot be told what to leave out")?;
         self.skips.shed(signals);
         Ok(())
     }
