@@ -269,7 +269,7 @@ pub(crate) mod filters {
 
     macro_rules! numbers {
         ($($name:ident)+) => {$(
-            /// Number of accepted values, 0 for any.
+            /// Values that are accepted; any where none is set.
             pub(crate) mod $name {
                 use super::{FILTERS, Filters};
 

@@ -311,8 +311,8 @@ pub(crate) fn carried(packet: Pointer, ethertype: u16) -> Option<Carried> {
         start: [u8; 8],
     }
     const PLAIN: u8 = 0x45;
-    // SAFETY: the access survives any address, here and below.
     if ethertype == ETH_P_IP {
+        // SAFETY: the access survives any address, here and below.
         let read: Packet<Ipv4Hdr> = unsafe { Probed::load(packet, 0) }.ok()?;
         let protocol = read.header.proto;
         let is_first = u16::from_be_bytes(read.header.frags) & 0x1fff == 0;

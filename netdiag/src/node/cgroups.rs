@@ -3,7 +3,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -82,6 +82,8 @@ pub struct Cgroups {
     /// Groups with a limit that are not followed, and those that were not looked at.
     left_out: u64,
     last: BTreeMap<String, Stat>,
+    /// Those that were ever held back in the run, of the ones that are there.
+    held: BTreeSet<String>,
     total: BTreeMap<String, Stat>,
 }
 
@@ -99,23 +101,34 @@ impl Cgroups {
             self.search();
         }
         let now = self.read();
+        self.held.retain(|path| now.contains_key(path));
         let mut rose = BTreeMap::new();
         for (path, stat) in &now {
             // What one that was not read before has counted may be of long ago.
             let Some(last) = self.last.get(path) else { continue };
             let rise = stat.since(*last);
             // Of one that was ever held back, the periods in which it was not count, too.
-            if rise.throttled > 0 || self.total.contains_key(path) {
-                let room = self.total.len() < FOLLOWED || self.total.contains_key(path);
-                if room {
-                    let total = self.total.entry(path.clone()).or_default();
-                    *total = total.plus(rise);
-                }
+            if rise.throttled > 0 || self.held.contains(path) {
+                self.held.insert(path.clone());
+                self.add(path, rise, &now);
                 rose.insert(path.clone(), rise);
             }
         }
         self.last = now;
         self.told(&rose)
+    }
+
+    /// Adds to what a group counted in the run. Of those that are gone the one makes room that was held back the least:
+    /// pods come and go as long as a run lasts.
+    fn add(&mut self, path: &str, rise: Stat, there: &BTreeMap<String, Stat>) {
+        if self.total.len() >= FOLLOWED && !self.total.contains_key(path) {
+            let gone = self.total.iter().filter(|(path, _)| !there.contains_key(*path));
+            let least = gone.min_by_key(|(_, stat)| stat.throttled_us);
+            let Some(least) = least.map(|(path, _)| path.clone()) else { return };
+            self.total.remove(&least);
+        }
+        let total = self.total.entry(path.to_owned()).or_default();
+        *total = total.plus(rise);
     }
 
     /// Those that were held back in the run.
@@ -335,6 +348,30 @@ mod tests {
         let new = told.iter().find(|one| one.cgroup == "/pods/new").expect("it");
         assert_eq!(new.throttled_periods, 5, "from where it was met");
         assert_eq!(cgroups.total().len(), 2);
+    }
+
+    #[test]
+    fn those_that_are_gone_make_room() {
+        let root = tempfile::tempdir().unwrap();
+        let base = root.path().join("sys/fs/cgroup");
+        fs::create_dir_all(base.join("new")).unwrap();
+        fs::write(base.join("cgroup.controllers"), "cpu\n").unwrap();
+        fs::write(base.join("new/cpu.max"), "20000 100000\n").unwrap();
+        let count = |stat: &str| fs::write(base.join("new/cpu.stat"), stat).unwrap();
+        count(V2);
+        let mut cgroups = Cgroups::default();
+        cgroups.begin(root.path());
+        let gone = |us: u64| (format!("gone/{us}"), Stat { throttled_us: us, ..Stat::default() });
+        cgroups.total = (1..=FOLLOWED as u64).map(gone).collect();
+        let held = V2.replace("nr_throttled 4", "nr_throttled 6");
+        count(&held);
+        assert_eq!(cgroups.advance().len(), 1);
+        assert_eq!(cgroups.total.len(), FOLLOWED);
+        assert!(cgroups.total.contains_key("new") && !cgroups.total.contains_key("gone/1"));
+        count(&held.replace("nr_periods 10", "nr_periods 15"));
+        let told = cgroups.advance();
+        let [one] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((one.periods, one.throttled_periods), (5, 0), "it was held back before");
     }
 
     #[test]
