@@ -253,7 +253,7 @@ pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
     thread::sleep(time);
     let diagnosis = netdiag.map(end).transpose()?;
     let blind = blind.into_iter().map(Blind::stop).collect::<Result<Vec<_>>>()?;
-    let mut found = diagnosis.as_ref().map(findings).unwrap_or_default();
+    let mut found = diagnosis.as_ref().map(findings).transpose()?.unwrap_or_default();
     // What another node would say of itself.
     let elsewhere = elsewhere(&cases, &stages);
     found.retain(|one| !one.is_of(&elsewhere));
