@@ -37,7 +37,7 @@ pub struct Stage {
     /// Ended before the namespaces are.
     actors: Vec<Actor>,
     deeds: Vec<(Duration, Deed)>,
-    doing: Vec<JoinHandle<()>>,
+    doing: Vec<JoinHandle<Result<()>>>,
     /// Whatever must live as long.
     kept: Vec<Box<dyn Any + Send>>,
     relay: Option<Relay>,
@@ -223,9 +223,7 @@ impl Stage {
         for (time, deed) in self.deeds.drain(..) {
             self.doing.push(thread::spawn(move || {
                 thread::sleep(time);
-                if let Err(error) = deed() {
-                    eprintln!("a deed of a scenario: {error:#}");
-                }
+                deed()
             }));
         }
     }
@@ -258,11 +256,12 @@ impl Stage {
     /// Ends the actors; what each said that it counted, by role.
     ///
     /// # Errors
-    /// When one failed.
+    /// When one failed, or something that was to be done after a time.
     pub fn end(&mut self) -> Result<BTreeMap<String, BTreeMap<String, u64>>> {
         for deed in self.doing.drain(..) {
-            if deed.join().is_err() {
-                bail!("a deed of a scenario panicked");
+            match deed.join() {
+                Ok(done) => done.context("a deed of a scenario")?,
+                Err(_) => bail!("a deed of a scenario panicked"),
             }
         }
         let ended: Result<_> = self.actors.iter_mut().map(Actor::end).collect();
