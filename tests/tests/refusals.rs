@@ -25,6 +25,7 @@ use netdiag_tests::{
 };
 use rustix::process::Signal;
 
+// By number, not by `netdiag::exit`: these are what scripts rely on.
 const USAGE: i32 = 2;
 const CANNOT_OBSERVE: i32 = 3;
 
