@@ -6,6 +6,7 @@
 
 mod pace;
 mod program;
+pub mod short;
 mod sys;
 
 use std::{fs, net::IpAddr, os::fd::OwnedFd, path::PathBuf};

@@ -144,6 +144,9 @@ pub struct Scenario {
     /// Claims that hold while the fault is there, or what a healthy workload has that looks like one, by witnesses that
     /// netdiag has no part in. Not asked of the twin.
     pub proof: fn(&Values, &Seen, &mut Claims),
+    /// What its clients get done at least, all together, where nothing must be found: a workload that does nothing is
+    /// healthy whatever netdiag sees.
+    pub done: u64,
 }
 
 impl Scenario {
@@ -190,6 +193,7 @@ impl Scenario {
             parameters: &[],
             set: |_, _| Ok(()),
             proof: |_, _, _| (),
+            done: 10,
         }
     }
 }

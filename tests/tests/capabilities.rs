@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use netdiag::snapshot::{Doctor, SignalStatus, Status};
+use netdiag::{
+    exit,
+    snapshot::{Doctor, SignalStatus, Status},
+};
 use netdiag_tests::{
     facts::Facts,
     machine::{self, Series},
@@ -32,7 +35,7 @@ const LOADING: [&str; 2] = ["cap_38", "cap_39"];
 /// Since then what is loaded is not charged to locked memory.
 const NOT_LOCKED: Series = Series(5, 11);
 /// What netdiag ends with that cannot observe.
-const CANNOT_OBSERVE: i32 = 3;
+const CANNOT_OBSERVE: i32 = exit::Status::CannotObserve as i32;
 
 /// netdiag as root with these capabilities and no others.
 fn with(capabilities: &[&str], arguments: &[&str]) -> Result<Command> {

@@ -7,7 +7,10 @@ use anyhow::{Context as _, Result};
 use netdiag::snapshot::{Flow, Snapshot};
 use netdiag_tests::{
     facts::Facts,
-    feeder::{Feeder, SENT_BYTES, What, is_fed},
+    feeder::{
+        Feeder, SENT_BYTES, What, is_fed,
+        short::{EACH, GROWTH},
+    },
     machine,
     namespace::Namespace,
     netdiag::Netdiag,
@@ -130,11 +133,6 @@ fn many_flows_take_little_memory() -> Result<()> {
 
 #[test]
 fn short_flows_come_and_go_in_bounded_memory_and_none_is_forgotten() -> Result<()> {
-    /// Those that come and go together, and the send calls of each.
-    const AT_ONCE: u64 = 1_000;
-    const EACH: u64 = 8;
-    /// How much memory may be beyond what a tenth of them took.
-    const MOST: f64 = 1.3;
     let _alone = alone();
     // Nobody else is in it: what is summed up in `other` was fed as well.
     let here = Namespace::new("fed")?;
@@ -145,28 +143,17 @@ fn short_flows_come_and_go_in_bounded_memory_and_none_is_forgotten() -> Result<(
     let feeder = Feeder::of(netdiag.pid())?.in_netns(here.inode());
     // A tenth of them are more than are remembered at all.
     let flows = machine::amount(1_000_000_u64, 100_000);
-    let (mut facts, mut early) = (Facts::new(), None);
-    for first in (1..=flows).step_by(AT_ONCE as usize) {
-        for (what, samples) in
-            [(What::Opened, AT_ONCE), (What::Sends, EACH * AT_ONCE), (What::Closed, AT_ONCE)]
-        {
-            let found_room = feeder.feed(what, first, AT_ONCE)?.slowly(samples)?;
-            if found_room != samples {
-                facts.equal(format!("{what:?} from {first} on"), found_room, samples);
-            }
-        }
-        if early.is_none() && first > flows / 10 {
-            early = Some(usage::memory(netdiag.pid())?.peak_bytes);
-        }
-    }
+    let fed = feeder.come_and_go(flows, netdiag.pid())?;
     netdiag.wait_lines(2)?;
-    let late = usage::memory(netdiag.pid())?.peak_bytes;
+    let memory = usage::memory(netdiag.pid())?;
     let outcome = netdiag.stop()?;
     let total = outcome.total()?;
+    let mut facts = Facts::new();
+    facts.equal("samples without room", fed.lost, 0);
+    facts.equal("flows that were fed", fed.flows, flows);
     facts.at_rest(total);
-    let early = early.context("no memory was looked at")?;
-    let growth = late as f64 / early as f64;
-    facts.holds(format!("{early} bytes, then {late}: {growth:.2}"), growth <= MOST);
+    let growth = fed.growth(memory)?;
+    facts.holds(format!("{memory:?}, {growth:.2} of that after a tenth"), growth <= GROWTH);
     facts.equal("sends", sends(total), flows * EACH);
     let sent_bytes = sum(total.flows.iter().chain([&total.other]), "send_bytes");
     facts.equal("bytes that they sent", sent_bytes, flows * EACH * SENT_BYTES);

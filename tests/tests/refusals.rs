@@ -10,7 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use clap::CommandFactory as _;
 use netdiag::{
+    cli::Cli,
     signal::DEFINITIONS,
     snapshot::{Doctor, Status},
 };
@@ -25,6 +27,7 @@ use netdiag_tests::{
 };
 use rustix::process::Signal;
 
+// By number, not by `netdiag::exit`: these are what scripts rely on.
 const USAGE: i32 = 2;
 const CANNOT_OBSERVE: i32 = 3;
 
@@ -237,14 +240,12 @@ fn interrupts_end_a_run_cleanly() -> Result<()> {
 #[test]
 fn help_and_version() -> Result<()> {
     let mut facts = Facts::new();
-    for arguments in [
-        &["--help"][..],
-        &["--version"],
-        &["live", "--help"],
-        &["record", "--help"],
-        &["events", "--help"],
-    ] {
-        let output = Command::new(binary()?).args(arguments).output()?;
+    let cli = Cli::command();
+    let commands: Vec<_> = cli.get_subcommands().map(clap::Command::get_name).collect();
+    facts.holds(format_args!("every command: {commands:?}"), commands.len() >= 8);
+    let of_commands = commands.iter().map(|name| vec![*name, "--help"]);
+    for arguments in [vec!["--help"], vec!["--version"]].into_iter().chain(of_commands) {
+        let output = Command::new(binary()?).args(&arguments).output()?;
         facts.equal(format_args!("{arguments:?}: exit status"), output.status.code(), Some(0));
         facts.holds(format_args!("{arguments:?}: says something"), !output.stdout.is_empty());
         facts.equal(format_args!("{arguments:?}: on standard error"), output.stderr.len(), 0);

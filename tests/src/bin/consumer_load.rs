@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use netdiag::snapshot::{Account, Snapshot};
 use netdiag_tests::{
-    feeder::{Fed, Feeder, SENT_BYTES, What, is_fed},
+    feeder::{Fed, Feeder, SENT_BYTES, What, is_fed, short::GROWTH},
     namespace::Namespace,
     netdiag::Netdiag,
     outcome::{Outcome, sum},
@@ -26,11 +26,6 @@ const USAGE: &str = "usage: consumer_load idle SECONDS
 
 /// Flows of a busy node.
 const FLOWS: u64 = 1_000;
-/// Flows that come and go together, and the send calls of all of them.
-const AT_ONCE: u64 = 1_000;
-const SENDS: u64 = 8 * AT_ONCE;
-/// The most that memory may be of what it was after a tenth of the flows that come and go.
-const GROWTH: f64 = 1.3;
 
 /// What must hold where so many samples a second are fed for so long: none is lost, and reading them takes no more of a
 /// core than that.
@@ -209,50 +204,33 @@ fn short(flows: u64) -> Result<Judged> {
     let options = ["-o", "json", "--top", "20", "--ring-size", "32MiB", "--netns", here.name()];
     let (netdiag, feeder) = start(&options)?;
     let (pid, feeder) = (netdiag.pid(), feeder.in_netns(here.inode()));
-    let rounds = flows.div_ceil(AT_ONCE);
-    let (mut sent, mut lost, mut resident, mut early) = (0, 0, Vec::new(), None);
-    for round in 0..rounds {
-        let first = round * AT_ONCE + 1;
-        for (what, samples) in
-            [(What::Opened, AT_ONCE), (What::Sends, SENDS), (What::Closed, AT_ONCE)]
-        {
-            let found_room = feeder.feed(what, first, AT_ONCE)?.slowly(samples)?;
-            lost += samples - found_room;
-            sent += if what == What::Sends { found_room } else { 0 };
-        }
-        let memory = usage::memory(pid)?;
-        if round % 50 == 0 {
-            resident.push(memory.resident_bytes >> 20);
-        }
-        if early.is_none() && 10 * (round + 1) >= rounds {
-            early = Some(memory.peak_bytes);
-        }
-    }
+    let fed = feeder.come_and_go(flows, pid)?;
     thread::sleep(Duration::from_secs(2));
     let memory = usage::memory(pid)?;
     let (peak, out, err) = end(netdiag)?;
     let outcome = Outcome::parse(None, &out, &err)?;
     let total = outcome.total()?;
     let all = || total.flows.iter().chain([&total.other]);
-    let mut wrong = unaccounted(total, sum(all(), "sends"), sent);
+    let mut wrong = unaccounted(total, sum(all(), "sends"), fed.sends);
     let told_bytes = sum(all(), "send_bytes");
-    if told_bytes != sent * SENT_BYTES {
-        wrong.push(format!("{told_bytes} bytes are told, of {}", sent * SENT_BYTES));
+    if told_bytes != fed.sends * SENT_BYTES {
+        wrong.push(format!("{told_bytes} bytes are told, of {}", fed.sends * SENT_BYTES));
     }
     let told_flows = total.flows.len() as u64 + total.folded.unwrap_or_default();
-    if lost > 0 {
-        wrong.push(format!("{lost} samples found no room, of at most 0"));
-    } else if told_flows != rounds * AT_ONCE {
-        wrong.push(format!("{told_flows} flows are told, of {}", rounds * AT_ONCE));
+    if fed.lost > 0 {
+        wrong.push(format!("{} samples found no room, of at most 0", fed.lost));
+    } else if told_flows != fed.flows {
+        wrong.push(format!("{told_flows} flows are told, of {}", fed.flows));
     }
-    let growth = memory.peak_bytes as f64 / early.context("there were no flows")? as f64;
+    let growth = fed.growth(memory)?;
+    let resident = fed.memory.iter().step_by(50).map(|memory| memory.resident_bytes >> 20);
     if growth > GROWTH {
         wrong.push(format!("memory is {growth:.2} of that after a tenth, of at most {GROWTH}"));
     }
     let figures = json!({
         "flows": told_flows,
-        "lost": lost,
-        "resident_mib": resident,
+        "lost": fed.lost,
+        "resident_mib": resident.collect::<Vec<_>>(),
         "growth": growth,
         "peak_bytes": memory.peak_bytes,
         "peak_bytes_with_total": peak,

@@ -140,7 +140,10 @@ mod tests {
         for (series, goals) in read(GOALS).unwrap() {
             for (traced, goal) in goals {
                 let accepted = accepted[&series].get(&traced);
-                assert!(accepted.is_none_or(|&cost| cost <= goal), "{series} {traced}");
+                assert!(
+                    accepted.is_some_and(|&cost| cost <= goal),
+                    "{series} {traced}: {accepted:?} accepted, the goal is {goal}"
+                );
             }
         }
     }

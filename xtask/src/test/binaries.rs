@@ -126,10 +126,7 @@ pub(super) fn stage(binaries: &[Binary], machine: &str, tests: Tests) -> Result<
     fs::create_dir_all(&directory)?;
     let chosen = |binary: &&Binary| binary.kernel_facing && tests.has(&binary.name);
     for binary in binaries.iter().filter(chosen) {
-        let strip = ["--strip-debug", "-o"];
-        process::run(
-            Command::new("strip").args(strip).arg(directory.join(&binary.name)).arg(&binary.path),
-        )?;
+        process::strip(&binary.path, &directory.join(&binary.name))?;
     }
     Ok(directory)
 }

@@ -23,9 +23,9 @@ use crate::{build, process};
 /// Give what reads the bytes of others hostile ones for a time, and hold it to a bound of memory
 #[derive(clap::Args)]
 #[command(
-    after_help = "There are six kinds of bytes: BTF, records of the rings, recordings, answers by netlink, paths and
-files of control groups, and other files of the kernel. The tests of a kind share its time. Of a failure it is
-said which NETDIAG_SEED gives it again, for `cargo test -p netdiag NAME`.
+    after_help = "There are seven kinds of bytes: BTF, records of the rings, recordings, answers by netlink, paths and
+files of control groups, other files of the kernel, and answers from the network. The tests of a kind share its
+time. Of a failure it is said which NETDIAG_SEED gives it again, for `cargo test -p netdiag NAME`.
 
 Examples:
   cargo xtask hostile                 ten minutes of processor time for each kind
@@ -48,7 +48,7 @@ pub(super) const SECONDS: u64 = 60;
 const PREFIX: &str = "hostile_";
 
 /// Kinds of bytes, and the modules that read them; a test is of the first that its name begins like one of.
-const GROUPS: [(&str, &[&str]); 6] = [
+const GROUPS: [(&str, &[&str]); 7] = [
     ("BTF", &["kernel::btf::"]),
     ("records", &["signal::"]),
     ("recordings", &["view::dump::", "run::recordings::", "report::", "flow::latency::"]),
@@ -68,6 +68,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ),
     ("control groups", &["node::cgroups::", "node::places::hierarchy::", "owner::"]),
     ("files", &["kernel::", "node::"]),
+    ("network", &["run::otlp::", "view::otlp::"]),
 ];
 
 /// A test, and how long it may take.
@@ -186,6 +187,7 @@ mod tests {
             ("node::census::signs::tests::hostile_files", Some("files")),
             ("node::places::hierarchy::tests::hostile_paths", Some("control groups")),
             ("run::recordings::pairs::tests::hostile_files", Some("recordings")),
+            ("run::otlp::resolve::tests::hostile_answers", Some("network")),
             ("view::screen::tests::hostile_names", None),
         ] {
             assert_eq!(named(name), expected, "{name}");

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_whatever_kind_are_survived() {
+    fn hostile_answers() {
         survived(&[answer(1)], |bytes| {
             let _read = found(bytes);
         });
