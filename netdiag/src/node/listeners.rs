@@ -49,8 +49,7 @@ struct Counted {
 pub struct Listeners {
     /// Drops that were counted so far, by cookie.
     counted: HashMap<u64, Counted>,
-    /// Owners found so far, by inode of the socket.
-    owners: HashMap<u64, (u32, String)>,
+    owners: owners::Known,
     /// Of the whole run, by cookie.
     total: BTreeMap<u64, Dropping>,
     unread: BTreeMap<u32, String>,
@@ -75,7 +74,8 @@ impl Listeners {
         self.forget_closed(&there);
         let dropping: Vec<_> =
             there.into_iter().filter_map(|socket| Some((self.count(&socket)?, socket))).collect();
-        self.find_owners(dropping.iter().map(|(_, socket)| socket.inode), host_root);
+        let inodes = dropping.iter().map(|(_, socket)| socket.inode);
+        self.owners.find(&inodes.filter(|inode| *inode != 0).collect(), host_root);
         dropping.into_iter().map(|(drops, socket)| self.told(drops, &socket)).collect()
     }
 
@@ -109,8 +109,7 @@ impl Listeners {
         let cookies: HashSet<_> = there.iter().map(|socket| socket.cookie).collect();
         let asked: HashSet<_> = there.iter().map(|socket| socket.key.netns).collect();
         self.counted.retain(|cookie, one| cookies.contains(cookie) || !asked.contains(&one.netns));
-        let inodes: HashSet<_> = there.iter().map(|socket| socket.inode).collect();
-        self.owners.retain(|inode, _| inodes.contains(inode));
+        self.owners.keep(&there.iter().map(|socket| socket.inode).collect());
     }
 
     /// By how much a listener's counter rose, none where it did not. One that was not there before
@@ -130,20 +129,8 @@ impl Listeners {
         Some(now.wrapping_sub(before)).filter(|rise| *rise != 0)
     }
 
-    fn find_owners(&mut self, inodes: impl Iterator<Item = u64>, host_root: &Path) {
-        let unknown: HashSet<u64> =
-            inodes.filter(|inode| !self.owners.contains_key(inode)).collect();
-        if unknown.is_empty() {
-            return;
-        }
-        // Without owners they are told of all the same.
-        let found = owners::find(host_root, &unknown).unwrap_or_default();
-        let owned = found.by_inode.into_iter();
-        self.owners.extend(owned.map(|(inode, owner)| (inode, (owner.pid, owner.comm))));
-    }
-
     fn told(&mut self, drops: u32, socket: &Socket) -> Dropping {
-        let owner = self.owners.get(&socket.inode);
+        let owner = self.owners.of(socket.inode);
         let listening = socket.listening.unwrap_or_default();
         let dropping = Dropping {
             key: socket.key,
@@ -210,7 +197,7 @@ mod tests {
     #[test]
     fn the_total_is_the_sum_with_the_last_queue() {
         let mut listeners = Listeners::default();
-        listeners.owners.insert(101, (7, "nginx".to_owned()));
+        listeners.owners = owners::Known::with([(101, (7, "nginx".to_owned()))]);
         listeners.told(3, &listener(1, 0));
         let last = Listening { drops: 0, queue: 2, queue_limit: 9 };
         listeners.told(4, &Socket { listening: Some(last), ..listener(1, 0) });
