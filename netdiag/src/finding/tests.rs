@@ -1,10 +1,10 @@
 //! What holds of every finding, and what their tests share.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ffi::OsString};
 
 use super::*;
 use crate::{
-    diagnosis,
+    cli, diagnosis,
     signal::{self, Count},
     snapshot::{Role, node::Unread},
     view,
@@ -18,6 +18,18 @@ pub(super) fn check(definition: &Definition, watched: &Watched, expected: Option
     let severities: Vec<_> = found.iter().map(|finding| finding.severity).collect();
     assert_eq!(severities, Vec::from_iter(expected), "{}: {found:#?}", definition.id);
     said_to_decide(definition, watched, &found);
+    said_to_run(definition, &found);
+}
+
+/// Holds that netdiag takes the commands that findings tell to confirm them by, of those that are its own.
+#[track_caller]
+fn said_to_run(definition: &Definition, found: &[Finding]) {
+    let commands = found.iter().flat_map(|finding| &finding.commands);
+    for command in commands.filter(|command| command.starts_with("netdiag ")) {
+        let words = command.split_whitespace().take_while(|word| *word != "|");
+        let refusal = cli::parse(words.map(OsString::from)).err();
+        assert!(refusal.is_none(), "{}: `{command}`: {refusal:?}", definition.id);
+    }
 }
 
 /// Holds that what the node says of itself decides nothing about a finding whose definition does not say so.
@@ -46,6 +58,7 @@ pub(super) fn of_loss(definition: &Definition, watched: &Watched) -> (bool, bool
 /// The first finding of a window as people read it, 80 columns wide. Its last line says what to do next.
 pub(super) fn wording(definition: &Definition, watched: &Watched) -> String {
     let found = (definition.rule)(watched, &Limits::default());
+    said_to_run(definition, &found);
     let first = found.into_iter().next().expect("a finding");
     let finding = Finding { id: definition.id.to_owned(), ..first };
     let lines = view::diagnose::finding(&finding, 80);

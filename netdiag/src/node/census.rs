@@ -19,7 +19,7 @@ mod tell;
 pub use self::{
     count::{Census, Range},
     signs::{Signs, When},
-    tell::{Owners, Told, tell},
+    tell::{Told, tell},
 };
 
 /// `TCPDIAG_GETSOCK` (`include/uapi/linux/inet_diag.h`).

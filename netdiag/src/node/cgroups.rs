@@ -10,7 +10,12 @@ use std::{
     time::Duration,
 };
 
-use super::{files, pace::Pace, proc};
+use super::{
+    files,
+    pace::Pace,
+    places::{Version, mounted},
+    proc,
+};
 use crate::{
     owner::Place,
     snapshot::{
@@ -36,12 +41,6 @@ const PROCESSES: usize = 256;
 
 /// New limits are looked for so rarely at most.
 const SEARCHED_EVERY: Duration = Duration::from_secs(15);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
-    V1,
-    V2,
-}
 
 /// What a group counted since it has its limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +90,10 @@ impl Cgroups {
     /// What was counted before the run does not count.
     pub fn begin(&mut self, host_root: &Path) {
         self.hierarchy = hierarchy(&host_root.join("sys/fs/cgroup"));
+        self.follow();
+    }
+
+    fn follow(&mut self) {
         self.search();
         self.last = self.read();
     }
@@ -199,11 +202,12 @@ impl Cgroups {
 
 /// Where the groups with CPU limits are.
 fn hierarchy(root: &Path) -> Option<(PathBuf, Version)> {
-    if root.join("cgroup.controllers").exists() {
+    if mounted(root) == Some(Version::V2) {
         return Some((root.to_owned(), Version::V2));
     }
     let v1 = ["cpu", "cpu,cpuacct"].map(|name| root.join(name));
-    v1.into_iter().find(|path| path.is_dir()).map(|path| (path, Version::V1))
+    let found = v1.into_iter().find(|path| mounted(path) == Some(Version::V1));
+    found.map(|path| (path, Version::V1))
 }
 
 /// Paths of the groups with a limit, below the root, at most `most` of `walked` groups; and how many there
@@ -328,9 +332,9 @@ mod tests {
         };
         group("pods/one", "20000 100000\n", V2);
         group("pods/free", "max 100000\n", V2);
-        fs::write(base.join("cgroup.controllers"), "cpu\n").unwrap();
-        let mut cgroups = Cgroups::default();
-        cgroups.begin(root.path());
+        let hierarchy = Some((base.clone(), Version::V2));
+        let mut cgroups = Cgroups { hierarchy, ..Cgroups::default() };
+        cgroups.follow();
         assert_eq!(cgroups.limited, ["pods/one"]);
         assert_eq!(cgroups.advance(), []);
         group("pods/one", "20000 100000\n", &V2.replace("nr_throttled 4", "nr_throttled 6"));
@@ -355,12 +359,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let base = root.path().join("sys/fs/cgroup");
         fs::create_dir_all(base.join("new")).unwrap();
-        fs::write(base.join("cgroup.controllers"), "cpu\n").unwrap();
         fs::write(base.join("new/cpu.max"), "20000 100000\n").unwrap();
         let count = |stat: &str| fs::write(base.join("new/cpu.stat"), stat).unwrap();
         count(V2);
-        let mut cgroups = Cgroups::default();
-        cgroups.begin(root.path());
+        let hierarchy = Some((base.clone(), Version::V2));
+        let mut cgroups = Cgroups { hierarchy, ..Cgroups::default() };
+        cgroups.follow();
         let gone = |us: u64| (format!("gone/{us}"), Stat { throttled_us: us, ..Stat::default() });
         cgroups.total = (1..=FOLLOWED as u64).map(gone).collect();
         let held = V2.replace("nr_throttled 4", "nr_throttled 6");

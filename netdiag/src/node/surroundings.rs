@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    census::{self, Census, Owners, When},
+    census::{self, Census, When},
     cgroups::Cgroups,
     conntrack::{self, Table},
     cpu::{self, Load},
@@ -21,6 +21,7 @@ use super::{
     memory,
     netlink::Asker,
     netns::{self, Namespace},
+    owners,
     pace::Pace,
     protocols::Protocols,
     qdiscs::{self, Queues},
@@ -76,7 +77,7 @@ pub struct Surroundings {
     total: Rise,
     censuses: BTreeMap<u32, (When, Box<Census>)>,
     counting: Pace,
-    owners: Owners,
+    owners: owners::Known,
     rare: BTreeMap<u32, Rare>,
     rarely: Pace,
     cgroups: Cgroups,
@@ -106,7 +107,7 @@ impl Surroundings {
             total: Rise::default(),
             censuses: BTreeMap::new(),
             counting: Pace::default(),
-            owners: Owners::default(),
+            owners: owners::Known::default(),
             rare: BTreeMap::new(),
             rarely: Pace::default(),
             cgroups,

@@ -1,11 +1,11 @@
 //! The node's own words: its counters and states.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-use super::voice::say;
+use super::voice::Few;
 use crate::{
     clock::monotonic_ns,
     node::{
@@ -74,12 +74,12 @@ pub(super) struct Readings {
     tcp: BTreeMap<u32, Counters>,
     conntrack: Tables,
     surroundings: Surroundings,
-    /// Problems that were told.
-    told: HashSet<String>,
+    told: Few,
 }
 
-/// Problems that are told in a run.
-const TOLD: usize = 20;
+/// What is said in place of more problems.
+const MORE: &str = "more cannot be read of what the node says of itself, of which no further lines tell: the outputs \
+                    do (`unread`)";
 
 impl Readings {
     /// Reads for the first time.
@@ -97,7 +97,7 @@ impl Readings {
             tcp: BTreeMap::new(),
             conntrack,
             surroundings,
-            told: HashSet::new(),
+            told: Few::new(MORE),
         }
     }
 
@@ -118,9 +118,7 @@ impl Readings {
         let (overflows, conntracked) = (&self.overflows.problems, self.conntrack.problems());
         let lines = overflows.values().chain(conntracked.values());
         for problem in lines.chain(self.surroundings.problems()) {
-            if self.told.len() < TOLD && self.told.insert(problem.clone()) {
-                say(problem);
-            }
+            self.told.say_once(problem);
         }
         self.unread(&mut node);
         node.tcp = tcp_counters::named(&increase);

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     mem,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use netdiag_common::flow::FlowKey;
@@ -17,12 +18,16 @@ use crate::{
     flow::Fresh,
     node::{
         netns::{self, Depth, Namespace},
+        pace::Pace,
         sockets::{self, Socket},
     },
 };
 
 /// Sockets of one namespace that are asked for one by one.
 const MANY: usize = 1_000;
+
+/// Between two searches for namespaces of which none is new.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// What it means that the kernel did not answer.
 pub(super) const CONSEQUENCE: &str =
@@ -45,8 +50,10 @@ pub(super) struct Answers {
 pub(super) struct Refresher {
     host_root: PathBuf,
     namespaces: Vec<Namespace>,
-    /// Those that no search found.
+    /// Those that the last search did not find.
     unknown: HashSet<u32>,
+    /// When those are searched for again.
+    again: Pace,
     /// Those that could not be asked the last time.
     failed: BTreeSet<u32>,
 }
@@ -57,6 +64,7 @@ impl Refresher {
             host_root: host_root.to_owned(),
             namespaces: Vec::new(),
             unknown: HashSet::new(),
+            again: Pace::NEW,
             failed: BTreeSet::new(),
         }
     }
@@ -116,13 +124,15 @@ impl Refresher {
         lasting.map(|(_, problem)| format!("{problem}: {CONSEQUENCE}")).collect()
     }
 
-    /// Searches the namespaces again when one is not known; one that was not found then is not
-    /// searched for any more.
+    /// Searches the namespaces again when one is not known: at once where it is new, and now and then where it was not
+    /// found before. A process may have been about to begin or end then, or procfs not have been whole.
     fn find(&mut self, wanted: &ByNetns) {
         let known: HashSet<u32> = self.namespaces.iter().map(|known| known.inode).collect();
-        let is_new = |inode: &&u32| !known.contains(inode) && !self.unknown.contains(inode);
-        if wanted.keys().any(|inode| is_new(&inode)) {
-            self.namespaces = netns::find(&self.host_root, Depth::Everything).namespaces;
+        let is_new = |inode: &u32| !known.contains(inode) && !self.unknown.contains(inode);
+        let is_unknown = |inode: &u32| self.unknown.contains(inode);
+        if wanted.keys().any(is_new) || wanted.keys().any(is_unknown) && self.again.is_due() {
+            let search = || netns::find(&self.host_root, Depth::Everything).namespaces;
+            self.namespaces = self.again.run(AGAIN, search);
             let found: HashSet<u32> = self.namespaces.iter().map(|found| found.inode).collect();
             self.unknown = wanted.keys().filter(|inode| !found.contains(inode)).copied().collect();
         }
@@ -173,5 +183,20 @@ mod tests {
         let second = refresher.ask(&[(nowhere, 0)]);
         assert_eq!(second.problems.len(), 1, "{:?}", second.problems);
         assert!(second.problems[0].contains("network namespace 1 "), "{:?}", second.problems);
+    }
+
+    #[test]
+    fn a_namespace_that_was_not_found_is_searched_again_but_not_each_time() {
+        let (own, root) = (netns::own_inode().unwrap(), tempfile::tempdir().unwrap());
+        let wanted = ByNetns::from([(own, &[][..])]);
+        let mut refresher = Refresher::new(root.path());
+        refresher.unknown.insert(own);
+        refresher.again.spent(AGAIN, Duration::ZERO);
+        refresher.find(&wanted);
+        assert!(refresher.unknown.contains(&own) && refresher.namespaces.is_empty());
+        refresher.again = Pace::NEW;
+        refresher.find(&wanted);
+        assert!(refresher.unknown.is_empty() && !refresher.again.is_due());
+        assert!(refresher.namespaces.iter().any(|one| one.inode == own));
     }
 }

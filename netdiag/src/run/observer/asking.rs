@@ -1,7 +1,6 @@
 //! Asking the kernel beside the loop for what no program told, and saying what it did not answer.
 
 use std::{
-    collections::HashSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -20,15 +19,16 @@ use crate::{
     run::{
         refresh::{Answers, CONSEQUENCE, Refresher},
         stop::Stop,
-        voice::say,
+        voice::Few,
     },
 };
 
 /// How long the kernel may take to tell the last counters.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 
-/// Problems that are told in a run.
-const TOLD: usize = 20;
+/// What is said in place of more of them.
+const MORE: &str = "more could not be asked of the kernel, of which no further lines tell: the outputs have no counters of \
+                    flows that it did not answer for";
 
 /// Who asks, and what was asked.
 pub(in crate::run) struct Asking {
@@ -36,8 +36,7 @@ pub(in crate::run) struct Asking {
     /// None while it is asking.
     refresher: Option<Refresher>,
     question: Option<Question>,
-    /// Problems that were told.
-    told: HashSet<String>,
+    problems: Few,
 }
 
 /// What was asked and is not answered.
@@ -54,18 +53,13 @@ impl Asking {
             host_root: host_root.to_owned(),
             refresher: None,
             question: None,
-            told: HashSet::new(),
+            problems: Few::new(MORE),
         }
     }
 
     /// Says what went wrong, each once.
-    fn say(&mut self, problems: Vec<String>) {
-        for problem in problems {
-            if self.told.len() < TOLD && !self.told.contains(&problem) {
-                say(&problem);
-                self.told.insert(problem);
-            }
-        }
+    fn say(&mut self, problems: &[String]) {
+        problems.iter().for_each(|problem| self.problems.say_once(problem));
     }
 }
 
@@ -150,7 +144,7 @@ impl Observer {
                 self.unanswered(answers.unanswered.iter(), question.since_ns);
                 if let Some(asking) = &mut self.asking {
                     asking.refresher = Some(refresher);
-                    asking.say(answers.problems);
+                    asking.say(&answers.problems);
                 }
             }
             // Another one asks the next time.
@@ -180,7 +174,7 @@ impl Observer {
 
     fn problem(&mut self, line: String) {
         if let Some(asking) = &mut self.asking {
-            asking.say(vec![line]);
+            asking.say(&[line]);
         }
     }
 }

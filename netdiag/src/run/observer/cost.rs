@@ -15,7 +15,7 @@ use crate::{
     run::{
         budget::{Budget, Look, Step},
         usage::{Measuring, Used},
-        voice::say,
+        voice::{Few, say},
     },
     signal::{DEFINITIONS, shedding},
     snapshot::{Own, SignalStatus, Status},
@@ -27,8 +27,9 @@ const LOOKS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 const EARLY: Duration = Duration::from_millis(100);
 /// Between two steps for samples that come faster than they are read: a step takes effect at once.
 const STEP: Duration = Duration::from_millis(200);
-/// Steps that are told in a run.
-const TOLD: u32 = 20;
+/// What is said in place of more steps.
+const MORE: &str = "what is left out changes often, and is told here every ten minutes at most from now on: the signals in \
+                    the outputs always tell";
 
 const UNCOUNTED: &str =
     "what the programs saw cannot be read at present, so what is left out stays as it is";
@@ -57,7 +58,7 @@ pub(super) struct Spending {
     is_behind: bool,
     /// Something was lost for want of room before the last look: once may have been while this process stood still.
     has_lost: bool,
-    said: u32,
+    steps: Few,
     /// It was said that programs cannot be measured.
     is_unmeasured: bool,
 }
@@ -81,7 +82,7 @@ impl Spending {
             counted: ([0; Signal::COUNT], 0),
             is_behind: false,
             has_lost: false,
-            said: 0,
+            steps: Few::new(MORE),
             is_unmeasured: false,
         }
     }
@@ -211,9 +212,8 @@ impl Observer {
                 spending.measuring.iter().for_each(Measuring::begin_anew);
             }
         }
-        if let Some(step) = step {
-            spending.tell(step, &look);
-        }
+        let line = step.map(|step| spending.line(step, &look));
+        spending.steps.say_latest(line);
     }
 }
 
@@ -247,10 +247,10 @@ impl Spending {
         }
     }
 
-    fn tell(&mut self, step: Step, look: &Look) {
-        self.said += 1;
-        if self.said > TOLD {
-            return;
+    /// What is said of a step; of one that may wait until it is said, where it leads.
+    fn line(&self, step: Step, look: &Look) -> String {
+        if self.steps.is_full() {
+            return state(self.budget.shed());
         }
         let used = percent(look.cpu_ratio);
         let allowed = self.budget.limit().map_or_else(|| "any".to_owned(), percent);
@@ -258,7 +258,7 @@ impl Spending {
             let unseen = unseen(signal).map(|unseen| format!("; nor is it seen {unseen}"));
             unseen.unwrap_or_default()
         };
-        say(&match step {
+        match step {
             Step::Shed(signal) if look.is_behind => format!(
                 "samples come faster than they can be read: from now on those of {} are left out and counted as shed, \
                  until fewer come{}; narrow by filters, or name the --signals that you need",
@@ -278,13 +278,32 @@ impl Spending {
                 "netdiag takes {used} of a core with all left out that may be, --max-cpu allows {allowed}: raise it, \
                  lengthen --interval, or narrow by filters and --signals"
             ),
-        });
+        }
     }
+}
+
+/// What it has come to.
+fn state(shed: impl Iterator<Item = Signal>) -> String {
+    let names: Vec<_> = shed.map(Signal::name).collect();
+    if names.is_empty() {
+        return "no samples are left out to keep the cost down at present".to_owned();
+    }
+    format!(
+        "samples of {} are left out at present, and counted as shed, to keep the cost down",
+        names.join(", ")
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_out_is_named() {
+        let told = state([Signal::Send, Signal::Rtt].into_iter());
+        assert!(told.starts_with("samples of send, rtt are left out at present"), "{told}");
+        assert!(state([].into_iter()).starts_with("no samples"));
+    }
 
     #[test]
     fn what_is_not_seen_beside_samples_that_are_left_out_is_said() {
