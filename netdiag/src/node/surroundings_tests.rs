@@ -16,7 +16,7 @@ fn begun() -> Surroundings {
         total: Rise::default(),
         censuses: BTreeMap::new(),
         counting: Pace::default(),
-        owners: Owners::default(),
+        owners: owners::Known::default(),
         rare: BTreeMap::new(),
         rarely: Pace::default(),
         cgroups: Cgroups::default(),
