@@ -130,6 +130,11 @@ impl Args {
         self.rounds.unwrap_or(if self.icount || self.idle { 3 } else { 9 })
     }
 
+    /// Where packets are lost, what the kernel itself takes differs from round to round.
+    fn rounds_of(&self, traced: &Traced) -> u32 {
+        self.rounds() * if self.icount && traced.load != "send" { 3 } else { 1 }
+    }
+
     fn turns_each(&self) -> u32 {
         self.sends.unwrap_or(TIMES)
     }

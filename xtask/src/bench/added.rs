@@ -93,7 +93,7 @@ impl Plan {
             worse.extend(ratios.over());
         }
         if args.icount && args.arguments.is_empty() {
-            let held = Held::new(series, name, cost::added(measured.netdiag()).median)?;
+            let held = Held::new(series, name, &cost::added(measured.netdiag()))?;
             eprintln!("bench: {}", held.line());
             json["held"] = held.json();
             // One that is chosen by hand may be looked at without being held to anything.
@@ -105,7 +105,7 @@ impl Plan {
 
     /// A load's arguments, with the other tracers' objects in a directory.
     fn load_arguments(&self, args: &Args, traced: &Traced, objects: &str) -> Vec<String> {
-        let (rounds, times) = (args.rounds().to_string(), args.times(traced).to_string());
+        let (rounds, times) = (args.rounds_of(traced).to_string(), args.times(traced).to_string());
         let options = ["--load", traced.load, "--rounds", &rounds, "--times", &times];
         let mut all = options.map(str::to_owned).to_vec();
         if let Some(others) = &self.others {
