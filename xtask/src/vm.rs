@@ -148,7 +148,8 @@ pub(crate) fn count(
         kernel: series.to_owned(),
         append: String::new(),
         smp: 1,
-        memory: 1024,
+        // Another tracer's libraries are a quarter of a gigabyte.
+        memory: 2048,
         icount: true,
         kvm: false,
         timeout: TIMEOUT_S * commands.len() as u64,
@@ -190,6 +191,7 @@ fn run(args: &Args, netdiag: &Path) -> Result<u8> {
     let scratch = tempfile::tempdir().context("no temporary directory")?;
     let path = |name: &str| scratch.path().join(name);
     image::write(&kernel, &run, &path("image.cpio"))?;
+    room(fs::metadata(path("image.cpio"))?.len() >> 20, args.memory)?;
     let wanted = match shares.is_empty() && !args.icount {
         true => Wanted::Quickest,
         false => Wanted::OfRelease,
@@ -234,6 +236,21 @@ fn run(args: &Args, netdiag: &Path) -> Result<u8> {
         take(&path("files.tar"), &takes, scratch.path())?;
     }
     Ok(status)
+}
+
+/// Fails where a guest with so many MiB could not unpack an image of so many: its kernel says so and goes on without the
+/// rest, of which the command or what reports its end may be part.
+fn room(image_mib: u64, memory_mib: u32) -> Result<()> {
+    /// What the kernel itself takes, and a command that is not greedy.
+    const BESIDE: u64 = 160;
+    let needed = 2 * image_mib + BESIDE;
+    if u64::from(memory_mib) < needed {
+        bail!(
+            "the guest has {memory_mib} MiB, of which its image of {image_mib} would leave too little to be unpacked: \
+             give --memory {needed}"
+        );
+    }
+    Ok(())
 }
 
 /// The shell script that the guest runs: variables, then the command in the shell's place.
@@ -295,6 +312,13 @@ mod tests {
         for bad in ["/root/a", "a=b", "/root/a=", ""] {
             assert!(parse_take(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_image_that_finds_no_room_is_not_booted() {
+        room(400, 960).unwrap();
+        let said = room(417, 960).unwrap_err().to_string();
+        assert!(said.ends_with("give --memory 994"), "{said}");
     }
 
     #[test]
