@@ -1,7 +1,5 @@
 //! Who is at work: the task in whose own context a program runs, and the call that it is in.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
     generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_task},
@@ -92,13 +90,13 @@ pub(crate) fn name() -> (Name, u32) {
     {
         return (padded(name), process);
     }
-    let mut name = MaybeUninit::<Name>::uninit();
-    // SAFETY: it is as large as that, and the helper fills all of it, whatever it returns.
-    unsafe {
-        let _always_works =
-            bpf_get_current_comm(name.as_mut_ptr().cast(), size_of::<Name>() as u32);
-        (name.assume_init(), thread)
-    }
+    // Kernels around 6.1 copy a name up to its end and leave what is behind it (`bpf_get_current_comm`,
+    // kernel/bpf/helpers.c, `strscpy` there).
+    let mut name = [0; 2];
+    // SAFETY: it is as large as that.
+    let _always_works =
+        unsafe { bpf_get_current_comm((&raw mut name).cast(), size_of::<Name>() as u32) };
+    (name, thread)
 }
 
 #[inline(always)]
