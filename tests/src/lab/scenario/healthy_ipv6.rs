@@ -7,13 +7,13 @@ pub(super) static SCENARIO: Scenario = Scenario {
     watch: &[Side::Client, Side::Server],
     parameters: &[Parameter::any("per_s", [20, 80]), Parameter::any("one_way_ms", [1, 20])],
     set: |stage, it| {
-        stage.link_alike(Way::delayed(it.ms("one_way_ms")))?;
+        // An emulated processor takes tens of milliseconds for an answer that waits for nothing.
+        stage.link_alike(Way::delayed(it.ms("one_way_ms") / machine::amount(1, 2)))?;
         let (api, bulk, names) = (stage.at_v6(80), stage.at_v6(9000), stage.at_v6(53));
         let serve = Serve { work: 4 * MS, ..Serve::at(vec![api]) };
         stage.start(Side::Server, "api", Act::Serve(serve))?;
         stage.start(Side::Server, "store", Act::Receive(Receive::at(bulk)))?;
         stage.start(Side::Server, "named", Act::Dns(Dns::at(names)))?;
-        // An emulated processor would answer late indeed.
         let per_second = it["per_s"] as f64 / machine::amount(1.0, 4.0);
         stage.start(Side::Client, "web", Act::Ask(Ask::to(vec![api; 6], per_second)))?;
         let bulk = Send::paced(vec![bulk], machine::amount(200_000, 50_000));
