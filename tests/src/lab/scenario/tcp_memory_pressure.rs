@@ -8,7 +8,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
     parameters: &[
         Parameter::new("pages", [300, 600], [60_000, 90_000]),
         // Of 20,000 bytes each; the twin's come as soon as there is something.
-        Parameter::new("reads_per_s", [15, 20], [1_000, 1_000]),
+        Parameter::new("reads_per_s", [8, 10], [1_000, 1_000]),
     ],
     set: |stage, it| {
         stage.veth([1500; 2])?;
@@ -19,7 +19,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
         let per_second = Some(it["reads_per_s"] as f64);
         let receive = Receive { per_second, chunk: 20_000, ..Receive::at(at) };
         stage.start(Side::Server, "store", Act::Receive(receive))?;
-        stage.start(Side::Client, "backup", Act::Send(Send::paced(vec![at; 12], 500_000)))?;
+        stage.start(Side::Client, "backup", Act::Send(Send::paced(vec![at; 24], 300_000)))?;
         Ok(())
     },
     proof: |_, seen, claims| {
