@@ -154,6 +154,9 @@ fn judge(traffic: &Traffic, arguments: &[String], matches: &Matches<'_>) -> Resu
         let wanted = if matches(sender) { vec![Some(sender.sends as u64)] } else { vec![] };
         expected += wanted.len();
         rejected += if wanted.is_empty() { sender.sends as u64 } else { 0 };
+        if sends != wanted {
+            facts.note(format_args!("{found:#?}"));
+        }
         facts.equal(format_args!("{arguments:?}: sends of {:?}", sender.end), sends, wanted);
     }
     let ours = [traffic.pair.left.inode(), traffic.pair.right.inode()];

@@ -24,6 +24,7 @@ pub(crate) use self::{
 };
 use crate::{
     account::{Lane, socket_counters},
+    assembly::forgotten,
     filter::{self, Answer, User},
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Typed},
@@ -96,6 +97,9 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
     if !undecided && !is_wanted::<A>(sk, user, old == SYN_RECV, lane) {
         return;
     }
+    let (old, new) = (forgotten(old), forgotten(new));
+    let connecting = new == SYN_SENT;
+    let undecided = connecting && filter::needs_local_port();
     let Some(slot) = slot::find_or_create::<A>(sk, lane) else {
         warn!(ctx, "a socket: no room to remember it, raise --max-flows");
         if let Some(counters) = socket_counters(lane) {
