@@ -6,6 +6,7 @@ use aya_ebpf::{btf_maps::HashMap, helpers::bpf_get_current_pid_tgid, macros::btf
 use netdiag_common::flow::FlowKey;
 
 use crate::{
+    assembly::forgotten,
     globals::filters,
     kernel::{self, Access, Pointer, Refused},
     task, words,
@@ -104,6 +105,12 @@ pub(crate) unsafe fn passes<A: Access>(sk: Pointer, user: User) -> Answer {
     }
     // SAFETY: passed on.
     unsafe { ask::<A>(sk, user) }
+}
+
+/// A number that was known before the filters were asked, for what it decides behind them: see [`forgotten`].
+#[inline(always)]
+pub(crate) fn behind(number: u64) -> u64 {
+    if active() { forgotten(number) } else { number }
 }
 
 /// Asks the filters that there are. A function of its own, as is [`accepts_end`]: the stack has no room for what they

@@ -53,19 +53,20 @@ unsafe fn tell<A: Access>(
     sk: Pointer,
     tp: Pointer,
     known: Option<&'static mut Slot>,
-    round_trip: &RoundTrip,
+    mut round_trip: RoundTrip,
     lane: Lane,
     counters: &mut Counters,
-    batch: Option<*mut Batch<Sample>>,
+    what: What,
 ) {
     // SAFETY: passed on.
     let Some(slot) = (unsafe { socket::admit_to::<A>(sk, known, lane, counters) }) else { return };
+    round_trip.flags = filter::behind(u64::from(round_trip.flags)) as u32;
     // SAFETY: passed on.
-    let sample = unsafe { describe::<A>(tp, slot, round_trip) };
+    let sample = unsafe { describe::<A>(tp, slot, &round_trip) };
     match sample {
         Ok(Some(sample)) => {
             counters.begun += 1;
-            match batch {
+            match what.batch() {
                 Some(batch) => batch::append(sample, batch, counters),
                 None => batch::alone(sample, counters),
             }
@@ -139,7 +140,7 @@ fn updated(ctx: &FExitContext, what: What, lane: Lane) {
     let known = slot::find::<Typed>(sk);
     // SAFETY: the function's first argument is a full TCP socket.
     unsafe {
-        tell::<Typed>(sk, tp, known, &round_trip, lane, counters, what.batch());
+        tell::<Typed>(sk, tp, known, round_trip, lane, counters, what);
     }
 }
 
@@ -219,12 +220,11 @@ unsafe fn look<A: Access>(sk: Pointer, what: What, lane: Lane) {
         // The look itself goes on, so that the next sample is found as the difference to this one.
         Ok(Since::Sample(_)) if sheds(Signal::Rtt, counters) => {}
         Ok(Since::Sample(rtt_us)) => {
-            let batch = what.batch();
             // SAFETY: passed on.
             unsafe {
                 let flags = if is_short { flag::MAYBE_DELAYED } else { 0 };
                 let round_trip = RoundTrip { rtt_us, flags };
-                tell::<A>(sk, tp, Some(slot), &round_trip, lane, counters, batch);
+                tell::<A>(sk, tp, Some(slot), round_trip, lane, counters, what);
             }
         }
         Ok(Since::Several) => {

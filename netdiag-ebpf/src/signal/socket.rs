@@ -24,7 +24,6 @@ pub(crate) use self::{
 };
 use crate::{
     account::{Lane, socket_counters},
-    assembly::forgotten,
     filter::{self, Answer, User},
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Typed},
@@ -97,7 +96,7 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
     if !undecided && !is_wanted::<A>(sk, user, old == SYN_RECV, lane) {
         return;
     }
-    let (old, new) = (forgotten(old), forgotten(new));
+    let [old, new] = [old, new].map(|state| filter::behind(state as u64) as i32);
     let connecting = new == SYN_SENT;
     let undecided = connecting && filter::needs_local_port();
     let Some(slot) = slot::find_or_create::<A>(sk, lane) else {

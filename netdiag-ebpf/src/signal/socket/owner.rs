@@ -62,6 +62,7 @@ fn accepted_out_of_reach<A: Access>(sk: Pointer, handshake: Handshake) {
     if unsafe { filter::passes::<A>(sk, User::Current) } != Answer::Wanted {
         return; // it was counted as it opened
     }
+    let handshake = handshake.behind_filters();
     let flow = handshake.flow;
     let what = if handshake.is_known() { what::ACCEPT } else { what::TAKEN };
     slot::with_unknown(flow, ACCEPT, |slot| {
@@ -78,7 +79,6 @@ fn accepted_out_of_reach<A: Access>(sk: Pointer, handshake: Handshake) {
 #[inline(always)]
 fn used<A: Access>(sk: Pointer, how: Use, handshake: Handshake, lane: Lane) {
     let known = slot::find::<A>(sk);
-    let older = known.is_none() && !handshake.is_known();
     match &known {
         Some(slot) if slot.owner != 0 => return,
         Some(_) => {}
@@ -95,6 +95,10 @@ fn used<A: Access>(sk: Pointer, how: Use, handshake: Handshake, lane: Lane) {
         }
         return;
     }
+    // As in `Handshake::behind_filters`.
+    let known = if filter::active() { slot::find::<A>(sk) } else { known };
+    let handshake = handshake.behind_filters();
+    let older = known.is_none() && !handshake.is_known();
     let Some(slot) = slot::or_create::<A>(known, sk, lane) else {
         if let Some(counters) = socket_counters(lane) {
             counters.seen += 1;

@@ -227,6 +227,8 @@ pub(crate) unsafe fn admit_to<A: Access>(
             return None;
         }
     }
+    // As in `filter::behind`: whether there is one was asked before the filters were.
+    let known = if filter::active() { slot::find::<A>(sk) } else { known };
     let Some(slot) = slot::or_create::<A>(known, sk, lane) else {
         counters.map_full += 1;
         return None;
