@@ -73,12 +73,11 @@ impl Attempt {
 fn observe<A: Access>(ctx: &impl StackIdContext, sk: Pointer, attempt: &Attempt, lane: Lane) {
     // SAFETY: the hook gives a full TCP socket.
     let Some((counters, slot)) = (unsafe { socket::admit::<A>(sk, lane) }) else { return };
-    let error = filter::behind(attempt.error as u64) as i32;
     // Not the socket's address: verifiers let no program take a pointer apart.
-    debug!(ctx, "flow {:x}: segment sent again, error {}", slot.flow, error);
+    debug!(ctx, "flow {:x}: segment sent again, error {}", slot.flow, attempt.error);
     // SAFETY: no precondition.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    if error == 0 && attempt.origin == origin::SEGMENT {
+    if attempt.error == 0 && attempt.origin == origin::SEGMENT {
         slot.sent_again_ns = now_ns;
     }
     let stack = stack::of(ctx);
@@ -86,7 +85,7 @@ fn observe<A: Access>(ctx: &impl StackIdContext, sk: Pointer, attempt: &Attempt,
         record.header = socket::header_at(Signal::Retransmit, 1, now_ns);
         record.origin = attempt.origin;
         record.stack = stack;
-        record.error = error;
+        record.error = attempt.error;
         record.pid = slot.owner;
         // SAFETY: `sk` is a full TCP socket and `skb` one of its segments.
         unsafe {

@@ -88,15 +88,16 @@ fn used<A: Access>(sk: Pointer, how: Use, handshake: Handshake, lane: Lane) {
     }
     let owner = current_process();
     // SAFETY: the caller has seen that it is a TCP socket.
-    if unsafe { filter::passes::<A>(sk, User::Current) } != Answer::Wanted {
+    let answer = unsafe { filter::passes::<A>(sk, User::Current) };
+    // As in `Handshake::behind_filters`.
+    let known = if filter::active() { slot::find::<A>(sk) } else { known };
+    if answer != Answer::Wanted {
         // It was counted as it opened.
         if let Some(slot) = known {
             slot.used_by(owner, filter::is_current_wanted());
         }
         return;
     }
-    // As in `Handshake::behind_filters`.
-    let known = if filter::active() { slot::find::<A>(sk) } else { known };
     let handshake = handshake.behind_filters();
     let older = known.is_none() && !handshake.is_known();
     let Some(slot) = slot::or_create::<A>(known, sk, lane) else {

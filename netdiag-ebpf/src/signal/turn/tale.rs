@@ -173,12 +173,17 @@ fn batch_of(lane: Lane) -> Option<*mut Batch<Sample>> {
     }
 }
 
+/// Whether it is the other end that answers, for who has asked the filters since: see [`filter::behind`].
+#[inline(always)]
+fn is_response(tale: &Tale) -> bool {
+    filter::behind(u64::from(tale.kind == kind::RESPONSE)) != 0
+}
+
 /// For how long what the other end answers now did not reach it whole, as far as retransmissions tell.
 #[inline(always)]
 fn stalled_us(slot: &Slot, tale: &Tale, now_ns: u64) -> u32 {
     let asked_ns = now_ns.wrapping_sub(tale.latency_ns);
-    if tale.kind != kind::RESPONSE || slot.sent_again_ns <= asked_ns || slot.sent_again_ns > now_ns
-    {
+    if !is_response(tale) || slot.sent_again_ns <= asked_ns || slot.sent_again_ns > now_ns {
         return 0;
     }
     ((slot.sent_again_ns - asked_ns) / 1_000) as u32
@@ -193,7 +198,7 @@ fn stalled_us(slot: &Slot, tale: &Tale, now_ns: u64) -> u32 {
 unsafe fn prompt_us<A: Access>(sk: Pointer, slot: &Slot, tale: &Tale, now_ns: u64) -> u32 {
     let asked_us = now_ns.wrapping_sub(tale.latency_ns) / 1_000;
     let at_us = slot.rtt.prompt_at_us;
-    if tale.kind != kind::RESPONSE || at_us <= asked_us {
+    if !is_response(tale) || at_us <= asked_us {
         return 0;
     }
     let tp = A::tcp_sock(sk);
