@@ -99,8 +99,12 @@ fn used<A: Access>(sk: Pointer, how: Use, handshake: Handshake, lane: Lane) {
         return;
     }
     let handshake = handshake.behind_filters();
-    let older = known.is_none() && !handshake.is_known();
-    let Some(slot) = slot::or_create::<A>(known, sk, lane) else {
+    // Not by one condition: the optimiser would join pointer and number in a word, which verifiers refuse.
+    let (slot, older) = match known {
+        Some(slot) => (Some(slot), false),
+        None => (slot::or_create::<A>(None, sk, lane), !handshake.is_known()),
+    };
+    let Some(slot) = slot else {
         if let Some(counters) = socket_counters(lane) {
             counters.seen += 1;
             counters.map_full += 1;
