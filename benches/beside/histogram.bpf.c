@@ -3,7 +3,9 @@
 //
 // BEGIN and END name the hooks, as in "fentry/tcp_sendmsg". With KEEP the time of the beginning stays in
 // the hash when the call has ended, as it does in funclatency, which is cheaper and takes an end whose
-// beginning was missed for one of an older call. Without, it is deleted, as by runqlat and biolatency.
+// beginning was missed for one of an older call. Without, it is deleted, as by runqlat and biolatency: no
+// call is told that was not made. That is the histogram which netdiag is held against on a machine of its own;
+// against funclatency it is held by name, where instructions are counted.
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

@@ -1,5 +1,7 @@
 //! What a flow is called on both sides.
 
+use core::net::IpAddr;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Number that the programs give a socket when they first see it: unique in a run, never reused.
@@ -58,6 +60,15 @@ impl FlowKey {
 
 /// First 12 bytes of a v4-mapped IPv6 address.
 pub const V4_MAPPED_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+/// An address as a [`FlowKey`] has it: IPv4 as v4-mapped, behind [`V4_MAPPED_PREFIX`].
+#[must_use]
+pub const fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
 
 /// What a record says of the socket it speaks of.
 #[repr(C)]

@@ -215,6 +215,44 @@ pub mod hierarchy {
     pub const SUBSYSTEMS: u32 = 32;
 }
 
+/// The one global that userspace writes while programs run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// 1 from when all programs are attached.
+    pub begun: u32,
+    /// Bits of [`duty`], which stay as they are when that is written.
+    pub duties: u32,
+    /// The signals whose samples are left out to keep the cost down: bit 0 is the first of
+    /// [`crate::signal::Signal`].
+    pub shed: u32,
+}
+
+impl Live {
+    /// As a map's value has it.
+    #[must_use]
+    pub const fn words(self) -> [u32; 3] {
+        [self.begun, self.duties, self.shed]
+    }
+}
+
+// All of it, and nothing else.
+const _: () = assert!(size_of::<Live>() == size_of::<[u32; 3]>());
+
+/// What programs do for one of several signals, where that depends on the sources that the signals have.
+pub mod duty {
+    /// `calls_begin_tp_btf` tells `send` of calls that begin.
+    pub const SEND_BEGINS: u32 = 1;
+    /// It tells `turn`.
+    pub const TURN_BEGINS: u32 = 1 << 1;
+    /// `calls_end_tp_btf` tells `send` of calls that end.
+    pub const SEND_ENDS: u32 = 1 << 2;
+    /// It tells `turn`.
+    pub const TURN_ENDS: u32 = 1 << 3;
+    /// The program of `turn` where data is read tells who reads, in place of one of `socket`.
+    pub const READERS: u32 = 1 << 4;
+}
+
 /// Settings of a run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
@@ -260,4 +298,9 @@ pub struct Settings {
     pub reads_memory: u32,
     /// Microseconds that the kernel takes a tick for (`USEC_PER_SEC / HZ`); 0 where that is not known.
     pub tick_us: u64,
+    /// 1 where programs may have [`duty::READERS`]: who reads can be told from who is interrupted, and from
+    /// kernel threads.
+    pub tells_readers: u32,
+    /// Zero.
+    pub reserved: u32,
 }

@@ -52,4 +52,10 @@ signals! {
 impl Signal {
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
+
+    /// Its bit in a set of them.
+    #[must_use]
+    pub const fn bit(self) -> u32 {
+        1 << self as u32
+    }
 }

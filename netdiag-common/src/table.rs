@@ -7,8 +7,8 @@ pub const ENTRIES: usize = 128;
 pub const COARSE: usize = 32;
 
 /// Runs of the flush that hand over all of them, each the next part: verifiers walk through every turn of a loop,
-/// so one run shall not have many. A power of two.
-pub const FLUSHES: usize = 8;
+/// so one run shall not have many. A power of two: what is left by a division has no bound to them.
+pub const FLUSHES: usize = 16;
 const _: () = assert!(FLUSHES.is_power_of_two() && (ENTRIES + COARSE).is_multiple_of(FLUSHES));
 
 /// What one CPU has counted and not handed over yet, records of type `R` that start with a

@@ -145,33 +145,10 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Of a connection that has just begun.
-    #[must_use]
-    pub const fn new() -> Self {
-        // Not by `Default`, which is no constant.
-        Self {
-            first_ns: 0,
-            begun_ns: 0,
-            ended_ns: 0,
-            returned_ns: 0,
-            heard_ns: 0,
-            heard_last_ns: 0,
-            unread_ns: 0,
-            left_ns: 0,
-            read_ns: 0,
-            phase: phase::IDLE,
-            before: 0,
-            unproven: 0,
-            doubtful: 0,
-            suspect: 0,
-            reserved: 0,
-            known: 0,
-            caller: 0,
-            begun: 0,
-            heard: 0,
-            told: 0,
-            read: 0,
-        }
+    /// Makes what is all zero that of a connection that has just begun.
+    #[inline(always)]
+    pub const fn open(&mut self) {
+        self.phase = phase::IDLE;
     }
 
     /// At the first event the sequence numbers are what they are; data up to `heard` has come before.

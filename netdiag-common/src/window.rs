@@ -11,13 +11,6 @@ pub struct Window {
 }
 
 impl Window {
-    /// Nothing was told yet.
-    #[must_use]
-    pub const fn new() -> Self {
-        // Not by `Default`, which is no constant.
-        Self { begun: 0, told: 0 }
-    }
-
     /// Whether one more may be told, where `most` may be in a time of `length`.
     #[inline(always)]
     pub fn admits(&mut self, now: u64, length: u64, most: u32) -> bool {

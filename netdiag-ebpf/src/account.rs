@@ -78,3 +78,14 @@ pub(crate) fn counters(lane: Lane) -> Option<&'static mut Counters> {
 pub(crate) fn socket_counters(lane: Lane) -> Option<&'static mut Counters> {
     Some(&mut of(lane)?.sockets)
 }
+
+/// Whether a sample of a signal is left out to keep the cost down; it is counted then.
+#[inline(always)]
+pub(crate) fn sheds(signal: Signal, counters: &mut Counters) -> bool {
+    let sheds = globals::sheds(signal);
+    if sheds {
+        counters.seen += 1;
+        counters.shed += 1;
+    }
+    sheds
+}

@@ -81,3 +81,25 @@ pub(crate) fn opaque_number(mut number: u64) -> u64 {
     unsafe { asm!("{0} = {0}", inout(reg) number, options(nomem, nostack, preserves_flags)) };
     number
 }
+
+/// The number itself, which verifiers up to 6.3 know nothing of.
+///
+/// They lose sight of what a caller's code depends on while they walk through a function that it calls: what such a
+/// function does to its own registers and stack they take for the caller's (`backtrack_insn`, kernel/bpf/verifier.c of
+/// 5.10; mended by 6.4's "support precision propagation in the presence of subprogs"). So they may hold a call with one
+/// number for the same as an earlier one with another, and remove the branch for it. Where a number is known before such
+/// a call, by an assignment or a comparison, and decides something behind it, this one does.
+#[inline(always)]
+pub(crate) fn forgotten(mut number: u64) -> u64 {
+    // A negated number is any number to them.
+    // SAFETY: changes nothing.
+    unsafe {
+        asm!(
+            "{0} = -{0}",
+            "{0} = -{0}",
+            inout(reg) number,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    number
+}

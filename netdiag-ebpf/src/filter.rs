@@ -1,12 +1,15 @@
 //! The filters: AND between flags, OR within one. A run without them pays nothing.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{btf_maps::HashMap, helpers::bpf_get_current_pid_tgid, macros::btf_map};
 use netdiag_common::flow::FlowKey;
 
 use crate::{
+    assembly::forgotten,
     globals::filters,
     kernel::{self, Access, Pointer, Refused},
-    task,
+    task, words,
 };
 
 /// Sockets that are older than the attach and pass the filters by owner, from the socket dump, with the process
@@ -33,6 +36,17 @@ pub(crate) enum User {
     Known { is_wanted: bool },
     /// Nobody has been seen to use it.
     Unknown,
+}
+
+/// What the filters say of a socket. A number, since functions of BPF return no more than that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It passes.
+    Wanted,
+    /// It does not.
+    Unwanted,
+    /// What they ask for cannot be read.
+    Unread,
 }
 
 /// Whether any filter is set.
@@ -85,31 +99,74 @@ fn verdict(cgroup: u64) -> Option<bool> {
 /// # Safety
 /// `sk` starts with a `sock_common`.
 #[inline(always)]
-pub(crate) unsafe fn passes<A: Access>(sk: Pointer, user: User) -> Result<bool, Refused> {
+pub(crate) unsafe fn passes<A: Access>(sk: Pointer, user: User) -> Answer {
     if !active() {
-        return Ok(true);
+        return Answer::Wanted;
     }
-    let mut key = FlowKey::default();
     // SAFETY: passed on.
-    unsafe { kernel::flow_key::<A>(sk, &mut key) }?;
-    if !accepts(&key) {
-        return Ok(false);
+    unsafe { ask::<A>(sk, user) }
+}
+
+/// A number that was known before the filters were asked, for what it decides behind them: see [`forgotten`].
+#[inline(always)]
+pub(crate) fn behind(number: u64) -> u64 {
+    if active() { forgotten(number) } else { number }
+}
+
+/// Asks the filters that there are. A function of its own, as is [`accepts_end`]: the stack has no room for what they
+/// need beside what a program needs. It calls no other one: what all need that are under way counts together.
+///
+/// # Safety
+/// As for [`passes`].
+#[inline(never)]
+unsafe fn ask<A: Access>(sk: Pointer, user: User) -> Answer {
+    let mut key = MaybeUninit::<FlowKey>::uninit();
+    // SAFETY: zeros are a key.
+    let key = unsafe { words::zeros(&mut key) };
+    // SAFETY: passed on.
+    if unsafe { kernel::flow_key::<A>(sk, key) }.is_err() {
+        return Answer::Unread;
+    }
+    if !lets_pass(key.local_port, key.peer_port, &key.peer_addr, key.netns) {
+        return Answer::Unwanted;
     }
     if !by_owner() {
-        return Ok(true);
+        return Answer::Wanted;
     }
-    match user {
-        User::Current => Ok(is_current_wanted()),
-        User::Known { is_wanted } => Ok(is_wanted),
+    let is_wanted = match user {
+        User::Current => is_current_wanted(),
+        User::Known { is_wanted } => is_wanted,
         // SAFETY: passed on.
-        User::Unknown => unsafe { passes_by_origin::<A>(sk, &mut key) },
-    }
+        User::Unknown => match unsafe { passes_by_origin::<A>(sk, key) } {
+            Ok(passes) => passes,
+            Err(_) => return Answer::Unread,
+        },
+    };
+    if is_wanted { Answer::Wanted } else { Answer::Unwanted }
 }
 
 /// Whether a conversation passes, whoever its owner is.
 #[inline(always)]
 pub(crate) fn accepts(key: &FlowKey) -> bool {
-    let (local, peer) = (u32::from(key.local_port), u32::from(key.peer_port));
+    accepts_end(key.local_port, key.peer_port, &key.peer_addr, key.netns)
+}
+
+/// The same of its other end.
+#[inline(always)]
+pub(crate) fn accepts_other(key: &FlowKey) -> bool {
+    accepts_end(key.peer_port, key.local_port, &key.local_addr, key.netns)
+}
+
+/// The same by what the filters look at. The address is aligned to 4 bytes.
+#[inline(never)]
+pub(crate) fn accepts_end(local: u16, peer: u16, peer_addr: &[u8; 16], netns: u32) -> bool {
+    lets_pass(local, peer, peer_addr, netns)
+}
+
+/// The same inside another function.
+#[inline(always)]
+fn lets_pass(local: u16, peer: u16, peer_addr: &[u8; 16], netns: u32) -> bool {
+    let (local, peer) = (u32::from(local), u32::from(peer));
     if filters::port::is_set() && !filters::port::accepts(local) && !filters::port::accepts(peer) {
         return false;
     }
@@ -120,12 +177,12 @@ pub(crate) fn accepts(key: &FlowKey) -> bool {
         return false;
     }
     // 0 of a packet whose namespace cannot be told: userspace joins it to a wanted flow, or leaves it.
-    if filters::netns::is_set() && key.netns != 0 && !filters::netns::accepts(key.netns) {
+    if filters::netns::is_set() && netns != 0 && !filters::netns::accepts(netns) {
         return false;
     }
     if filters::peer::is_set() {
-        let words = key.peer_addr.as_ptr().cast::<[u32; 4]>();
-        // SAFETY: 16 bytes, 4-byte aligned inside `FlowKey`.
+        let words = peer_addr.as_ptr().cast::<[u32; 4]>();
+        // SAFETY: 16 bytes, aligned as the callers have it.
         if !filters::peer::accepts(unsafe { words.read() }) {
             return false;
         }
@@ -191,14 +248,16 @@ pub(crate) unsafe fn ends_to_listen<A: Access>(sk: Pointer) {
     if !by_owner() || LISTENERS.remove(&(sk as u64)).is_ok() {
         return;
     }
-    let mut key = FlowKey::default();
+    let mut key = MaybeUninit::<FlowKey>::uninit();
+    // SAFETY: zeros are a key.
+    let key = unsafe { words::zeros(&mut key) };
     // SAFETY: passed on.
-    if unsafe { kernel::flow_key::<A>(sk, &mut key) }.is_err() {
+    if unsafe { kernel::flow_key::<A>(sk, key) }.is_err() {
         return;
     }
     key.peer_addr = [0; 16];
     key.peer_port = 0;
-    let _was_bound_to_an_address = SEEDED_OWNERS.remove(&key);
+    let _was_bound_to_an_address = SEEDED_OWNERS.remove(&*key);
     key.local_addr = [0; 16];
-    let _was_bound_to_any = SEEDED_OWNERS.remove(&key);
+    let _was_bound_to_any = SEEDED_OWNERS.remove(&*key);
 }

@@ -1,13 +1,13 @@
 //! What userspace decided before the programs were loaded, and when they begin.
 //!
-//! The values but one are frozen, so to the verifier they are constants: branches that this run does not
+//! The values but [`LIVE`] are frozen, so to the verifier they are constants: branches that this run does not
 //! need are removed, and offsets made of them may be added to typed pointers.
 
 use aya_ebpf::Global;
 use netdiag_common::{
     field::{Field, Location},
     globals::{
-        Filters, Locations, NO_LOSSES, Names, NoLoss, Numbers, Prefixes, Settings, SlotPlace,
+        Filters, Live, Locations, NO_LOSSES, Names, NoLoss, Numbers, Prefixes, Settings, SlotPlace,
         hierarchy, no_loss,
     },
     signal::Signal,
@@ -54,18 +54,38 @@ static SETTINGS: Global<Settings> = Global::new(Settings {
     reads_tasks: 0,
     reads_memory: 0,
     tick_us: 0,
+    tells_readers: 0,
+    reserved: 0,
 });
 
-/// 1 from when all programs are attached: then all signals begin to count at once, though loading takes one
-/// after the other. The only global that userspace writes while programs run.
+/// All signals begin to count at once, though loading takes one after the other. The only global that userspace
+/// writes while programs run.
 #[unsafe(no_mangle)]
-static mut BEGUN: u32 = 0;
+static mut LIVE: Live = Live { begun: 0, duties: 0, shed: 0 };
 
 /// Whether anything is to be told yet.
 #[inline(always)]
 pub(crate) fn has_begun() -> bool {
     // SAFETY: a word that programs only read; volatile, since userspace writes it.
-    unsafe { core::ptr::read_volatile(&raw const BEGUN) != 0 }
+    unsafe { core::ptr::read_volatile(&raw const LIVE.begun) != 0 }
+}
+
+/// Whether a program is to do for a signal what `duty` says, which depends on the source that the signal has: that
+/// is known when all programs are loaded.
+#[inline(always)]
+pub(crate) fn has_duty(signal: Signal, duty: u32) -> bool {
+    if !settings::is_on(signal) {
+        return false;
+    }
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const LIVE.duties) & duty != 0 }
+}
+
+/// Whether samples of a signal are left out by now to keep the cost down.
+#[inline(always)]
+pub(crate) fn sheds(signal: Signal) -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const LIVE.shed) & signal.bit() != 0 }
 }
 
 /// The number itself from the beginning on, unknown to verifiers. They walk through what follows once for each number
@@ -73,7 +93,7 @@ pub(crate) fn has_begun() -> bool {
 #[inline(always)]
 pub(crate) fn unknown(number: u32) -> u32 {
     // SAFETY: as above.
-    number * unsafe { core::ptr::read_volatile(&raw const BEGUN) }
+    number * unsafe { core::ptr::read_volatile(&raw const LIVE.begun) }
 }
 
 /// Reads one word of a global. A copy of a whole struct would hide its constants from the verifier.
@@ -115,7 +135,7 @@ pub(crate) mod settings {
 
     #[inline(always)]
     pub(crate) fn is_on(signal: Signal) -> bool {
-        constant!(SETTINGS as Settings, signals) & 1 << signal as u32 != 0
+        constant!(SETTINGS as Settings, signals) & signal.bit() != 0
     }
 
     #[inline(always)]
@@ -165,6 +185,12 @@ pub(crate) mod settings {
     #[inline(always)]
     pub(crate) fn reads_memory() -> bool {
         constant!(SETTINGS as Settings, reads_memory) != 0
+    }
+
+    /// See [`Settings::tells_readers`].
+    #[inline(always)]
+    pub(crate) fn tells_readers() -> bool {
+        constant!(SETTINGS as Settings, tells_readers) != 0
     }
 
     /// See [`Settings::hierarchy`].
@@ -243,7 +269,7 @@ pub(crate) mod filters {
 
     macro_rules! numbers {
         ($($name:ident)+) => {$(
-            /// Number of accepted values, 0 for any.
+            /// Values that are accepted; any where none is set.
             pub(crate) mod $name {
                 use super::{FILTERS, Filters};
 

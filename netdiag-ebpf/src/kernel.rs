@@ -1,13 +1,12 @@
 //! The only reads of kernel memory, by offsets that userspace found in the kernel's BTF.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     helpers::{
         bpf_probe_read_kernel,
         generated::{
-            self, bpf_get_current_task, bpf_get_socket_cookie, bpf_skc_to_tcp_request_sock,
-            bpf_skc_to_tcp_sock,
+            self, bpf_get_socket_cookie, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
         },
     },
     programs::TracePointContext,
@@ -19,7 +18,8 @@ use netdiag_common::{
 
 use crate::{
     globals::{location, settings},
-    numbers::{AF_INET, AF_INET6, FILE_TYPE, IPPROTO_TCP, SOCKET_FILE, state::NEW_SYN_RECV},
+    netns,
+    numbers::{AF_INET, AF_INET6, IPPROTO_TCP, state::NEW_SYN_RECV},
 };
 
 /// A pointer into the kernel: `struct sock *`, `struct request_sock *`, `struct sk_buff *`.
@@ -239,7 +239,21 @@ pub(crate) unsafe fn listener<A: Access>(sk: Pointer) -> Result<Option<u64>, Ref
 /// `sk` starts with a `sock_common`.
 #[inline(always)]
 pub(crate) unsafe fn flow_key<A: Access>(sk: Pointer, key: &mut FlowKey) -> Result<(), Refused> {
-    // SAFETY: passed on for all loads below; `skc_net` points to a `struct net`.
+    // SAFETY: passed on.
+    unsafe { flow_key_in::<A>(sk, key, &mut 0) }
+}
+
+/// The same for who keeps the number of the network namespace, which is read where that is 0.
+///
+/// # Safety
+/// As for [`flow_key`].
+#[inline(always)]
+pub(crate) unsafe fn flow_key_in<A: Access>(
+    sk: Pointer,
+    key: &mut FlowKey,
+    netns: &mut u32,
+) -> Result<(), Refused> {
+    // SAFETY: passed on for all loads below.
     unsafe {
         let family: u16 = field::<A, _>(sk, Field::SkFamily)?;
         if family == AF_INET {
@@ -253,32 +267,14 @@ pub(crate) unsafe fn flow_key<A: Access>(sk: Pointer, key: &mut FlowKey) -> Resu
         }
         key.local_port = field::<A, _>(sk, Field::SkNum)?;
         key.peer_port = u16::from_be(field::<A, _>(sk, Field::SkDport)?);
-        key.netns = netns::<A>(sk, Field::SkNet)?;
+        if *netns == 0 {
+            *netns = netns::of::<A>(sk, Field::SkNet)?;
+        }
+        key.netns = *netns;
     }
     key.protocol = IPPROTO_TCP;
     key.reserved = 0;
     Ok(())
-}
-
-/// Reads the inode number of the network namespace that a field points to, 0 where it points to none.
-///
-/// For each pointer that is loaded through a typed one, verifiers from 6.4 on look for several names in all of the
-/// kernel's types (`btf_nested_type_is_trusted`): that took a third of the time in which the programs were loaded.
-/// An address that is read costs them nothing.
-///
-/// # Safety
-/// `holder` points to the struct that the field belongs to.
-#[inline(always)]
-pub(crate) unsafe fn netns<A: Access>(holder: Pointer, net: Field) -> Result<u32, Refused> {
-    // SAFETY: passed on; the field points to a `struct net` or nowhere.
-    unsafe {
-        if A::TYPED && settings::reads_memory() {
-            let net: u64 = read_or_zero(holder, location(net).offset());
-            return Ok(read_or_zero(net as Pointer, location(Field::NetInum).offset()));
-        }
-        let net: Pointer = field::<A, _>(holder, net)?;
-        if net.is_null() { Ok(0) } else { field::<A, _>(net, Field::NetInum) }
-    }
 }
 
 /// Reads by address, and has 0 where a typed load that faults has it. Without a branch, which verifiers would walk
@@ -287,7 +283,7 @@ pub(crate) unsafe fn netns<A: Access>(holder: Pointer, net: Field) -> Result<u32
 /// # Safety
 /// The helper survives any address.
 #[inline(always)]
-unsafe fn read_or_zero<T: Copy + Default>(base: Pointer, offset: usize) -> T {
+pub(crate) unsafe fn read_or_zero<T: Copy + Default>(base: Pointer, offset: usize) -> T {
     let mut value = T::default();
     // SAFETY: `value` has room for what is read; the helper fills it with zeros where it reads nothing.
     let _zeros = unsafe {
@@ -300,15 +296,39 @@ unsafe fn read_or_zero<T: Copy + Default>(base: Pointer, offset: usize) -> T {
     value
 }
 
+/// Reads words by their address, where they are to be. Each is loaded as it is looked at, not copied bit by bit.
+#[inline(always)]
+pub(crate) fn read_words<const N: usize>(
+    from: Pointer,
+    to: &mut MaybeUninit<[u32; N]>,
+) -> Result<&[u32; N], Refused> {
+    // SAFETY: the helper survives any address, and fills all that it is given: with zeros where it reads nothing.
+    unsafe {
+        if generated::bpf_probe_read_kernel(to.as_mut_ptr().cast(), 4 * N as u32, from) != 0 {
+            return Err(Refused::Fault);
+        }
+        Ok(to.assume_init_ref())
+    }
+}
+
 #[inline(always)]
 pub(crate) fn mapped(to: &mut [u8; 16], address: u32) {
     let p = V4_MAPPED_PREFIX;
     let word = |at: usize| u32::from_ne_bytes([p[at], p[at + 1], p[at + 2], p[at + 3]]);
+    write_address(to, word(0), word(4), word(8), address);
+}
+
+/// Makes an address of four words as they lie in memory.
+#[inline(always)]
+pub(crate) fn write_address(to: &mut [u8; 16], a: u32, b: u32, c: u32, d: u32) {
     let to = to.as_mut_ptr().cast::<u32>();
-    for (at, word) in [word(0), word(4), word(8), address].into_iter().enumerate() {
-        // SAFETY: `to` has four words, and is 4-byte aligned inside its `FlowKey`. Volatile: zeros may become a
-        // memset, see `words`.
-        unsafe { to.add(at).write_volatile(word) };
+    // SAFETY: `to` has four words, and is 4-byte aligned inside its `FlowKey`. Volatile: zeros may become a memset,
+    // see `words`.
+    unsafe {
+        to.write_volatile(a);
+        to.add(1).write_volatile(b);
+        to.add(2).write_volatile(c);
+        to.add(3).write_volatile(d);
     }
 }
 
@@ -327,20 +347,17 @@ unsafe fn words<A: Access>(sk: Pointer, field: Field, to: &mut [u8; 16]) -> Resu
     Ok(())
 }
 
-/// Reads the kernel's counters of a TCP socket; false when `sk` is no full TCP socket.
+/// Reads the kernel's counters of a TCP socket.
 ///
 /// # Safety
-/// `sk` points to a socket.
+/// `sk` points to a socket, and `tp` is the `tcp_sock` around it.
 #[inline(always)]
 pub(crate) unsafe fn tcp_counters<A: Access>(
     sk: Pointer,
+    tp: Pointer,
     to: &mut TcpCounters,
-) -> Result<bool, Refused> {
-    let tp = A::tcp_sock(sk);
-    if tp.is_null() {
-        return Ok(false);
-    }
-    // SAFETY: `tp` is a tcp_sock.
+) -> Result<(), Refused> {
+    // SAFETY: passed on.
     unsafe {
         to.bytes_sent = field::<A, _>(tp, Field::TcpBytesSent)?;
         to.bytes_received = field::<A, _>(tp, Field::TcpBytesReceived)?;
@@ -355,7 +372,7 @@ pub(crate) unsafe fn tcp_counters<A: Access>(
         to.rtt_min_us = rtt_min::<A>(tp)?;
     }
     to.retrans_unseen = 0;
-    Ok(true)
+    Ok(())
 }
 
 /// Reads the smallest round-trip time of late in microseconds, 0 where there is none yet: the first of
@@ -406,38 +423,6 @@ pub(crate) unsafe fn is_grafted<A: Access>(sk: Pointer) -> Result<bool, Refused>
 pub(crate) fn returned_by_call(ctx: &TracePointContext) -> Result<i64, Refused> {
     // SAFETY: the offset comes from the BTF of the tracepoint's record.
     unsafe { ctx.read_at(location(Field::TpExitRet).offset()) }.map_err(|_| Refused::Fault)
-}
-
-/// The `struct sock` behind a file descriptor of the current task; `None` when it is no socket's.
-#[inline(always)]
-pub(crate) fn sock_of_descriptor(descriptor: u32) -> Result<Option<Pointer>, Refused> {
-    // SAFETY: no precondition.
-    let task = unsafe { bpf_get_current_task() } as Pointer;
-    // SAFETY: each pointer comes from the struct whose BTF gives the location; the helper survives any
-    // address, and a table that is replaced meanwhile is freed after a grace period of RCU.
-    unsafe {
-        let files: Pointer = field::<Probed, _>(task, Field::TaskFiles)?;
-        let table: Pointer = field::<Probed, _>(files, Field::FilesTable)?;
-        if descriptor >= field::<Probed, u32>(table, Field::TableSize)? {
-            return Ok(None);
-        }
-        let all: Pointer = field::<Probed, _>(table, Field::TableFiles)?;
-        let file: Pointer = Probed::load(all, descriptor as usize * size_of::<Pointer>())?;
-        if file.is_null() {
-            return Ok(None);
-        }
-        let inode: Pointer = field::<Probed, _>(file, Field::FileInode)?;
-        if field::<Probed, u16>(inode, Field::InodeMode)? & FILE_TYPE != SOCKET_FILE {
-            return Ok(None);
-        }
-        let socket: Pointer = field::<Probed, _>(file, Field::FilePrivate)?;
-        if socket.is_null() {
-            // A path to a Unix socket, opened with O_PATH.
-            return Ok(None);
-        }
-        let sk: Pointer = field::<Probed, _>(socket, Field::SocketSk)?;
-        Ok((!sk.is_null()).then_some(sk))
-    }
 }
 
 /// Whether a task owns a socket, and so works on it: a softirq leaves it alone then (`sk_lock.owned`).

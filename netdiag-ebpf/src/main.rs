@@ -1,7 +1,8 @@
 //! netdiag's eBPF programs.
 //!
-//! `signal/` holds the thin entries, one file per signal, around one `observe` body each. Kernel
-//! memory is read in `kernel.rs` only, records leave through `ring.rs` only.
+//! `signal/` holds the thin entries, one file per signal, around one `observe` body each; those that
+//! two signals share are in `calls.rs`. Kernel memory is read in `kernel.rs` only, records leave
+//! through `ring.rs` only.
 #![no_std]
 #![cfg_attr(target_arch = "bpf", no_main)]
 // `asm!` on BPF is not stable yet; `core` has to be built for this target anyhow.
@@ -14,6 +15,8 @@ mod assembly;
 #[cfg(target_arch = "bpf")]
 mod batch;
 #[cfg(target_arch = "bpf")]
+mod calls;
+#[cfg(target_arch = "bpf")]
 mod filter;
 #[cfg(target_arch = "bpf")]
 mod globals;
@@ -21,6 +24,8 @@ mod globals;
 mod kernel;
 #[cfg(target_arch = "bpf")]
 mod nested;
+#[cfg(target_arch = "bpf")]
+mod netns;
 #[cfg(target_arch = "bpf")]
 mod numbers;
 #[cfg(target_arch = "bpf")]

@@ -1,6 +1,8 @@
 //! The conversation that a packet belongs to, by its headers; of an encapsulated packet the inner
 //! one's.
 
+use core::mem::MaybeUninit;
+
 use netdiag_common::{field::Field, flow::FlowKey};
 use network_types::{
     eth::EthHdr,
@@ -11,7 +13,8 @@ use network_types::{
 };
 
 use crate::{
-    kernel::{self, Access, Pointer, Probed, Refused, field, mapped},
+    kernel::{self, Access, Pointer, Probed, Refused, field, mapped, write_address},
+    netns::{self, Known},
     numbers::ETH_P_IP,
 };
 
@@ -71,7 +74,25 @@ pub(crate) unsafe fn device_netns<A: Access>(device: Pointer) -> u32 {
         return 0;
     }
     // SAFETY: passed on; the access survives any address.
-    let found = unsafe { kernel::netns::<A>(device, Field::DevNet) };
+    plausible(unsafe { netns::of::<A>(device, Field::DevNet) })
+}
+
+/// The same for who asks for that of a socket next, which is most likely the same one.
+///
+/// # Safety
+/// As for [`device_netns`].
+#[inline(always)]
+pub(crate) unsafe fn device_netns_and<A: Access>(device: Pointer, known: &mut Known) -> u32 {
+    if device.is_null() {
+        return 0;
+    }
+    // SAFETY: as above.
+    plausible(unsafe { known.of::<A>(device, Field::DevNet) })
+}
+
+/// What was read for the number of a namespace, where it may be one.
+#[inline(always)]
+fn plausible(found: Result<u32, Refused>) -> u32 {
     found.ok().filter(|inode| NETNS.contains(inode)).unwrap_or(0)
 }
 
@@ -81,6 +102,8 @@ struct Payload {
     protocol: u8,
     /// It begins with the header of its protocol: no later fragment.
     first: bool,
+    /// Its first four bytes, where they were read with the header.
+    start: Option<u32>,
 }
 
 /// Reads the conversation of the IP packet at `packet`, its destination as this end. Leaves
@@ -125,8 +148,7 @@ pub(crate) fn is_reset(packet: Pointer) -> bool {
 #[inline(always)]
 fn has_flags(packet: Pointer, any: u8) -> bool {
     const FLAGS: usize = 13;
-    let mut key = FlowKey::default();
-    let Ok(Payload { at, protocol: TCP, first: true }) = addresses(packet, &mut key) else {
+    let Ok(Payload { at, protocol: TCP, first: true, .. }) = parse(packet, None) else {
         return false;
     };
     // SAFETY: the access survives any address.
@@ -137,7 +159,7 @@ fn has_flags(packet: Pointer, any: u8) -> bool {
 /// Reads one packet's conversation; returns the packet that it encapsulates, or null.
 #[inline(always)]
 fn read(packet: Pointer, key: &mut FlowKey) -> Result<Pointer, Refused> {
-    let payload = addresses(packet, key)?;
+    let payload = parse(packet, Some(&mut *key))?;
     key.protocol = u16::from(payload.protocol);
     (key.local_port, key.peer_port) = (0, 0);
     match payload.protocol {
@@ -146,10 +168,13 @@ fn read(packet: Pointer, key: &mut FlowKey) -> Result<Pointer, Refused> {
         _ => return Ok(core::ptr::null()),
     }
     // All three begin with the ports.
-    // SAFETY: the access survives any address.
-    let ports: [[u8; 2]; 2] = unsafe { Probed::load(payload.at, 0) }?;
-    key.peer_port = u16::from_be_bytes(ports[0]);
-    key.local_port = u16::from_be_bytes(ports[1]);
+    let ports = match payload.start {
+        Some(ports) => ports,
+        // SAFETY: the access survives any address.
+        None => unsafe { Probed::load(payload.at, 0) }?,
+    };
+    key.peer_port = u16::from_be(ports as u16);
+    key.local_port = u16::from_be((ports >> 16) as u16);
     if payload.protocol != UDP {
         return Ok(core::ptr::null());
     }
@@ -168,32 +193,48 @@ fn read(packet: Pointer, key: &mut FlowKey) -> Result<Pointer, Refused> {
     Ok(core::ptr::null())
 }
 
-/// Reads an IP header and finds what it carries.
+/// Words of the header of IPv4 without options.
+const WORDS_V4: usize = size_of::<Ipv4Hdr>() / 4;
+/// Words of the header of IPv6.
+const WORDS_V6: usize = size_of::<Ipv6Hdr>() / 4;
+
+/// Reads an IP header, with its addresses into `key`, and finds what it carries.
+///
+/// One read has either header, and the first word behind it: where there is an IP header, that is memory of the packet's
+/// (`skb_shared_info` lies behind the bytes of a packet).
 #[inline(always)]
-fn addresses(packet: Pointer, key: &mut FlowKey) -> Result<Payload, Refused> {
-    // SAFETY: the access survives any address, here and below.
-    let version: u8 = unsafe { Probed::load(packet, 0) }?;
-    match version >> 4 {
+fn parse(packet: Pointer, key: Option<&mut FlowKey>) -> Result<Payload, Refused> {
+    let mut words = MaybeUninit::uninit();
+    let words: &[u32; WORDS_V6 + 1] = kernel::read_words(packet, &mut words)?;
+    match words[0] as u8 >> 4 {
         4 => {
-            // SAFETY: see above.
-            let header: Ipv4Hdr = unsafe { Probed::load(packet, 0) }?;
-            mapped(&mut key.peer_addr, u32::from_ne_bytes(header.src_addr));
-            mapped(&mut key.local_addr, u32::from_ne_bytes(header.dst_addr));
-            let length = 4 * usize::from(header.vihl & 0xf);
+            let length = 4 * (words[0] as usize & 0xf);
             if length < size_of::<Ipv4Hdr>() {
                 return Err(Refused::NotOurs);
             }
-            let fragment = u16::from_be_bytes(header.frags) & 0x1fff;
-            let at = packet.wrapping_byte_add(length);
-            Ok(Payload { at, protocol: header.proto, first: fragment == 0 })
+            if let Some(key) = key {
+                mapped(&mut key.peer_addr, words[3]);
+                mapped(&mut key.local_addr, words[4]);
+            }
+            let fragment = u16::from_be((words[1] >> 16) as u16) & 0x1fff;
+            Ok(Payload {
+                at: packet.wrapping_byte_add(length),
+                protocol: (words[2] >> 8) as u8,
+                first: fragment == 0,
+                start: (length == size_of::<Ipv4Hdr>()).then_some(words[WORDS_V4]),
+            })
         }
         6 => {
-            // SAFETY: see above.
-            let header: Ipv6Hdr = unsafe { Probed::load(packet, 0) }?;
-            key.peer_addr = header.src_addr;
-            key.local_addr = header.dst_addr;
-            let at = packet.wrapping_byte_add(size_of::<Ipv6Hdr>());
-            beyond_extensions(Payload { at, protocol: header.next_hdr, first: true })
+            if let Some(key) = key {
+                write_address(&mut key.peer_addr, words[2], words[3], words[4], words[5]);
+                write_address(&mut key.local_addr, words[6], words[7], words[8], words[9]);
+            }
+            beyond_extensions(Payload {
+                at: packet.wrapping_byte_add(size_of::<Ipv6Hdr>()),
+                protocol: (words[1] >> 16) as u8,
+                first: true,
+                start: Some(words[WORDS_V6]),
+            })
         }
         _ => Err(Refused::NotOurs),
     }
@@ -219,6 +260,7 @@ fn beyond_extensions(mut payload: Payload) -> Result<Payload, Refused> {
             _ => break,
         };
         payload.at = payload.at.wrapping_byte_add(length);
+        payload.start = None;
     }
     Ok(payload)
 }
@@ -269,8 +311,8 @@ pub(crate) fn carried(packet: Pointer, ethertype: u16) -> Option<Carried> {
         start: [u8; 8],
     }
     const PLAIN: u8 = 0x45;
-    // SAFETY: the access survives any address, here and below.
     if ethertype == ETH_P_IP {
+        // SAFETY: the access survives any address, here and below.
         let read: Packet<Ipv4Hdr> = unsafe { Probed::load(packet, 0) }.ok()?;
         let protocol = read.header.proto;
         let is_first = u16::from_be_bytes(read.header.frags) & 0x1fff == 0;
@@ -295,7 +337,8 @@ pub(crate) fn carried(packet: Pointer, ethertype: u16) -> Option<Carried> {
         return None;
     }
     let at = packet.wrapping_byte_add(size_of::<Ipv6Hdr>());
-    let payload = beyond_extensions(Payload { at, protocol, first: true }).ok()?;
+    let payload = Payload { at, protocol, first: true, start: None };
+    let payload = beyond_extensions(payload).ok()?;
     if (payload.protocol != TCP && payload.protocol != UDP) || !payload.first {
         return None;
     }

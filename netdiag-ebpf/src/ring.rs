@@ -1,8 +1,9 @@
 //! The only writes into the ring buffers; every record that finds no room is counted.
 //!
 //! Three rings: neither samples, which travel in batches, nor a storm of short connections can
-//! displace rare events. Nothing wakes the reader, who polls, unless a ring fills up. What the kernel copies out
-//! of packets takes a way of its own, the only one that there is.
+//! displace a retransmission. Drops, resets and what happens to entries of connection tracking are counted together
+//! before they travel, and go with the samples, as messages of DNS do. Nothing wakes the reader, who polls, unless a
+//! ring fills up. What the kernel copies out of packets takes a way of its own, the only one that there is.
 
 use core::ffi::c_void;
 
@@ -20,7 +21,7 @@ use netdiag_common::{
 
 use crate::{globals::settings, words};
 
-/// Batches of samples. Userspace sets the sizes of both.
+/// Batches of samples, what tables counted, and messages of DNS. Userspace sets the sizes of all three.
 #[map]
 static SAMPLES: RingBuf = RingBuf::with_byte_size(4096, 0);
 
@@ -28,7 +29,7 @@ static SAMPLES: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 static SOCKETS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
-/// Rare events, one record each.
+/// Records of the signal `retransmit`, each of its own.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 

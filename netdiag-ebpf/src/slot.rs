@@ -21,6 +21,7 @@ use crate::{
     filter::User,
     globals::settings,
     kernel::{Access, Pointer},
+    words,
 };
 
 /// Userspace knows the socket: a record that names it was submitted.
@@ -49,6 +50,10 @@ pub(crate) struct Slot {
     pub(crate) retrans: u32,
     /// 1 when `retrans` is valid. No flag: those are written without the lock.
     pub(crate) retrans_known: u32,
+    /// Number of its network namespace, which it never leaves; 0 where that was not read since its connection began.
+    pub(crate) netns: u32,
+    /// Zero.
+    pub(crate) reserved: u32,
     /// When a segment was sent again last; written under the socket's lock.
     pub(crate) sent_again_ns: u64,
     /// What is known of its round trips; written under the socket's lock.
@@ -65,6 +70,25 @@ impl Slot {
     pub(crate) fn used_by(&mut self, owner: u32, is_wanted: bool) {
         self.owner = owner;
         self.flags = if is_wanted { self.flags & !UNWANTED } else { self.flags | UNWANTED };
+    }
+
+    /// A connection begins, which has had no round trip.
+    #[inline(always)]
+    pub(crate) fn round_trips_begin(&mut self) {
+        // SAFETY: plain numbers. Not by assignment, see `words`.
+        unsafe { words::zero(&raw mut self.rtt) };
+        self.rtt.known = 1;
+    }
+
+    /// A connection begins, on which neither end has spoken.
+    #[inline(always)]
+    pub(crate) fn turns_begin(&mut self) {
+        // SAFETY: as above.
+        unsafe {
+            words::zero(&raw mut self.turns);
+            words::zero(&raw mut self.told);
+        }
+        self.turns.open();
     }
 
     /// Who used it last.
@@ -87,11 +111,6 @@ pub(crate) struct Told {
     pub(crate) window: Window,
 }
 
-impl Told {
-    /// Nothing yet.
-    pub(crate) const NOTHING: Self = Self { left_out: [0; kind::COUNT], window: Window::new() };
-}
-
 /// Of one socket, what the next look at its estimator is held against, and how much was told.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -108,18 +127,6 @@ pub(crate) struct RoundTrips {
     pub(crate) prompt_us: u32,
     /// Zero.
     pub(crate) reserved: u32,
-}
-
-impl RoundTrips {
-    /// Of a connection that has just begun.
-    pub(crate) const NONE: Self = Self {
-        known: 1,
-        estimator: Estimator { srtt: 0, mdev: 0, una: 0 },
-        window: Window::new(),
-        prompt_at_us: 0,
-        prompt_us: 0,
-        reserved: 0,
-    };
 }
 
 #[btf_map]
@@ -218,7 +225,7 @@ pub(crate) fn with_unknown(flow: FlowId, lane: Lane, body: impl FnOnce(&mut Slot
     unsafe {
         (*fresh).flow = flow;
         body(&mut *fresh);
-        core::ptr::write_bytes(fresh, 0, 1);
+        words::zero(fresh);
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) trait Counted: Copy + Default + 'static {
     const SIGNAL: Signal;
     /// Samples that it counts at most.
     const SAMPLES: u32;
-    /// The words behind the header that are sums; all others tell one record from another.
+    /// The words of 8 bytes behind the header that are sums; all others tell one record from another.
     const SUMS: Range<usize>;
     /// Ways to say less.
     const LEVELS: usize;
@@ -151,7 +151,7 @@ impl<R: Counted> Counting<R> {
 /// `table` is this CPU's.
 #[inline(always)]
 unsafe fn put<R: Counted>(table: *mut Table<R>, record: &mut R, counters: &mut Counters) {
-    // SAFETY: `busy` keeps the others of this CPU out; the positions are masked to the tables' size.
+    // SAFETY: `busy` keeps the others of this CPU out; the positions are below the tables' size.
     unsafe {
         *header(record) = socket::header(R::SIGNAL, 1);
         let taken = core::ptr::read_volatile(&raw const (*table).busy) != 0;
@@ -161,7 +161,7 @@ unsafe fn put<R: Counted>(table: *mut Table<R>, record: &mut R, counters: &mut C
         }
         core::ptr::write_volatile(&raw mut (*table).busy, 1);
         compiler_fence(Ordering::SeqCst);
-        let at = hash(record) as usize % ENTRIES;
+        let at = hash(record) % ENTRIES;
         let mut entry = (&raw mut (*table).entries).cast::<R>().add(at);
         if samples(entry) != 0 && !is_same(&*entry, record) && !may_hand_over(table, record) {
             entry = core::ptr::null_mut();
@@ -191,7 +191,7 @@ unsafe fn put<R: Counted>(table: *mut Table<R>, record: &mut R, counters: &mut C
 unsafe fn coarse<R: Counted>(table: *mut Table<R>, record: &R, level: usize) -> *mut R {
     const PROBES: usize = 8;
     let share = COARSE / R::LEVELS;
-    let first = hash(record) as usize;
+    let first = hash(record);
     let mut probe = 0;
     while probe < PROBES {
         let at = level * share + first.wrapping_add(probe) % share;
@@ -295,21 +295,23 @@ unsafe fn hand_over<R: Counted>(record: *mut R, counters: &mut Counters) {
 
 /// Words of a record behind its header.
 const fn words<R>() -> usize {
-    (size_of::<R>() - size_of::<Header>()) / 4
+    let behind_header = size_of::<R>() - size_of::<Header>();
+    assert!(align_of::<R>().is_multiple_of(8) && behind_header.is_multiple_of(8));
+    behind_header / 8
 }
 
 #[inline(always)]
-fn word<R: Counted>(record: &R, at: usize) -> u32 {
-    let behind_header = core::ptr::from_ref(record).cast::<u32>();
+fn word<R: Counted>(record: &R, at: usize) -> u64 {
+    let record = core::ptr::from_ref(record).cast::<u64>();
     // SAFETY: inside the record, which is aligned to 8 bytes.
-    unsafe { behind_header.add(size_of::<Header>() / 4 + at).read() }
+    unsafe { record.add(size_of::<Header>() / 8 + at).read() }
 }
 
 #[inline(always)]
 fn is_same<R: Counted>(a: &R, b: &R) -> bool {
     let mut differs = 0;
     let mut at = 0;
-    while at < words::<R>() {
+    while at < const { words::<R>() } {
         if at < R::SUMS.start || at >= R::SUMS.end {
             differs |= word(a, at) ^ word(b, at);
         }
@@ -318,19 +320,22 @@ fn is_same<R: Counted>(a: &R, b: &R) -> bool {
     differs == 0
 }
 
-/// FNV-1a by words, folded: good enough to spread conversations over a table, not against somebody
-/// who knows it. Who does takes conversations their entries, and less is told of them then.
+/// A number below [`ENTRIES`] for what a record says, by multiplication of its words: every bit goes into the upper
+/// ones. Good enough to spread conversations over a table, not against somebody who knows it. Who does takes
+/// conversations their entries, and less is told of them then.
 #[inline(always)]
-fn hash<R: Counted>(record: &R) -> u32 {
-    let mut hash: u32 = 0x811c_9dc5;
+fn hash<R: Counted>(record: &R) -> usize {
+    // 2^64 by the golden ratio.
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut hash: u64 = 0;
     let mut at = 0;
-    while at < words::<R>() {
+    while at < const { words::<R>() } {
         if at < R::SUMS.start || at >= R::SUMS.end {
-            hash = (hash ^ word(record, at)).wrapping_mul(0x0100_0193);
+            hash = (hash ^ word(record, at)).wrapping_mul(FACTOR);
         }
         at += 1;
     }
-    hash ^ hash >> 15
+    (hash >> (u64::BITS - ENTRIES.ilog2())) as usize
 }
 
 /// Empties the next part of this CPU's table. Runs in an interrupt and must not wait.

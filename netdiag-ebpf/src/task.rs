@@ -67,6 +67,14 @@ pub(crate) fn process(pid: &mut u32, comm: &mut [u8; 16]) -> Result<(), Refused>
     Ok(())
 }
 
+/// Whether the current task is a process's, not a kernel thread.
+#[inline(always)]
+pub(crate) fn is_of_process() -> bool {
+    // SAFETY: of the current task.
+    let flags = unsafe { field::<Probed, u32>(current(), Field::TaskFlags) };
+    flags.is_ok_and(|flags| flags & KERNEL_THREAD == 0)
+}
+
 /// The name of a process, zero-padded, as two words.
 pub(crate) type Name = [u64; 2];
 
@@ -82,6 +90,8 @@ pub(crate) fn name() -> (Name, u32) {
     {
         return (padded(name), process);
     }
+    // Kernels around 6.1 copy a name up to its end and leave what is behind it (`bpf_get_current_comm`,
+    // kernel/bpf/helpers.c, `strscpy` there).
     let mut name = [0; 2];
     // SAFETY: it is as large as that.
     let _always_works =

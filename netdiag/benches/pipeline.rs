@@ -1,6 +1,9 @@
 //! What each stage of userspace takes: records decoded, events folded, intervals turned into snapshots,
 //! rules run over them, views rendered. `cargo bench -p netdiag`; figures are of one machine alone.
 
+#[path = "pipeline/records.rs"]
+mod records;
+
 use std::{
     hint::black_box,
     io,
@@ -23,79 +26,9 @@ use netdiag::{
     },
     view,
 };
-use netdiag_common::{
-    batch::BATCH,
-    flow::{FlowKey, SocketRef, TCP, V4_MAPPED_PREFIX},
-    header::{Header, VERSION},
-    signal::{Signal, rtt, send, socket},
-};
-use zerocopy::IntoBytes;
+use netdiag_common::batch::BATCH;
 
-/// Flows that a busy node has.
-const FLOWS: u64 = 1_000;
-/// Samples of each, and of each kind, in an interval.
-const SAMPLES: u64 = 20;
-
-fn header(signal: Signal, samples: usize) -> Header {
-    Header { version: VERSION, signal: signal as u16, samples: samples as u32, time_ns: 1 }
-}
-
-/// An IPv4 address as the kernel's side has it.
-fn v4(address: [u8; 4]) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..12].copy_from_slice(&V4_MAPPED_PREFIX);
-    bytes[12..].copy_from_slice(&address);
-    bytes
-}
-
-/// A record that introduces a client's socket.
-fn socket(flow: u64) -> Vec<u8> {
-    let key = FlowKey {
-        local_addr: v4([10, 0, 0, 1]),
-        peer_addr: v4([10, 0, 1, flow as u8]),
-        local_port: 20_000 + flow as u16,
-        peer_port: 443,
-        netns: 4_026_531_840,
-        protocol: TCP,
-        reserved: 0,
-    };
-    let record = socket::Record {
-        header: header(Signal::Socket, 1),
-        socket: SocketRef { flow, sk: flow << 6, cookie: flow, key, state: 1 },
-        what: socket::what::CONNECT,
-        pid: 800 + flow as u32 % 10,
-        comm: *b"shop\0\0\0\0\0\0\0\0\0\0\0\0",
-        ..Default::default()
-    };
-    record.as_bytes().to_vec()
-}
-
-/// A full batch of samples of the flows `first`, `first + 1` and so on, up to [`FLOWS`] and round again.
-fn sends(first: u64) -> Vec<u8> {
-    let mut record = header(Signal::Send, BATCH).as_bytes().to_vec();
-    for at in first..first + BATCH as u64 {
-        let (flow, latency_ns) = (at % FLOWS + 1, 3_000 + at * 7919 % 40_000);
-        record.extend(send::Sample { flow, latency_ns, result: 512 }.as_bytes());
-    }
-    record
-}
-
-/// The same of round trips.
-fn rtts(first: u64) -> Vec<u8> {
-    let mut record = header(Signal::Rtt, BATCH).as_bytes().to_vec();
-    for at in first..first + BATCH as u64 {
-        let rtt_us = 200 + (at * 7919 % 900) as u32;
-        let sample = rtt::Sample {
-            flow: at % FLOWS + 1,
-            rtt_us,
-            rtt_min_us: 180,
-            srtt_us: rtt_us,
-            ..Default::default()
-        };
-        record.extend(sample.as_bytes());
-    }
-    record
-}
+use self::records::{FLOWS, SAMPLES, opened, responses, rtts, sends};
 
 /// The events of records.
 fn events(records: impl IntoIterator<Item = Vec<u8>>) -> Vec<Event> {
@@ -109,7 +42,7 @@ fn events(records: impl IntoIterator<Item = Vec<u8>>) -> Vec<Event> {
 /// A table that knows all flows.
 fn table() -> FlowTable {
     let mut table = FlowTable::new(Config::default());
-    for event in events((1..=FLOWS).map(socket)) {
+    for event in events((1..=FLOWS).map(opened)) {
         table.apply(&event, 1);
     }
     table
@@ -118,7 +51,7 @@ fn table() -> FlowTable {
 /// What an interval brings.
 fn traffic() -> Vec<Event> {
     let batches = (0..FLOWS * SAMPLES).step_by(BATCH);
-    events(batches.flat_map(|first| [sends(first), rtts(first)]))
+    events(batches.flat_map(|first| [sends(first), rtts(first), responses(first)]))
 }
 
 /// A table after an interval.
@@ -142,6 +75,7 @@ fn signals() -> Vec<SignalStatus> {
             missing: Vec::new(),
             runs_per: None,
             unseen_counts: Vec::new(),
+            shed: false,
         })
         .collect()
 }
@@ -160,6 +94,7 @@ fn snapshot(interval: &Interval, signals: &[SignalStatus], second: u64) -> Snaps
         signals,
         filtered: false,
         node: Default::default(),
+        own: Default::default(),
         accounting: Default::default(),
         stream: Stream::default(),
     };
@@ -169,7 +104,7 @@ fn snapshot(interval: &Interval, signals: &[SignalStatus], second: u64) -> Snaps
 fn decoding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     group.throughput(Throughput::Elements(BATCH as u64));
-    for (name, record) in [("send", sends(0)), ("rtt", rtts(0))] {
+    for (name, record) in [("send", sends(0)), ("rtt", rtts(0)), ("turn", responses(0))] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| decode(black_box(&record), &mut |event| drop(black_box(event))));
         });

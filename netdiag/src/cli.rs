@@ -256,7 +256,7 @@ pub struct Watch {
     pub filters: Filters,
 }
 
-/// What is remembered of flows, and what ends a run badly.
+/// What is remembered of flows, what that may cost, and what ends a run badly.
 #[derive(Clone, Debug, Args)]
 pub struct Flows {
     /// Forget a flow after this long without activity
@@ -266,6 +266,10 @@ pub struct Flows {
     #[arg(long, value_name = "N", default_value_t = 65_536,
         value_parser = clap::value_parser!(u32).range(16..=4_194_304))]
     pub max_flows: u32,
+    /// Percent of one core that netdiag and its programs may take: beyond, bulk signals are left out
+    /// one by one and counted, until there is room again
+    #[arg(long, value_name = "PERCENT", value_parser = value::max_cpu)]
+    pub max_cpu: Option<f64>,
     /// End with status 4 when samples were lost or missed
     #[arg(long)]
     pub strict: bool,

@@ -123,7 +123,7 @@ impl Kernel {
 }
 
 /// How and what to watch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Watch {
     /// Time between two outputs.
     pub interval: Duration,
@@ -143,6 +143,8 @@ pub struct Watch {
     pub idle: Duration,
     /// Flows remembered.
     pub max_flows: usize,
+    /// What netdiag may take, as a part of one core; none for no limit.
+    pub max_cpu: Option<f64>,
     /// Loss decides the exit status.
     pub strict: bool,
     /// What filters name; see [`filters`].
@@ -351,6 +353,7 @@ fn watch(flags: &cli::Watch, default_top: Option<usize>) -> Result<Watch, Error>
         all: flags.all,
         idle: flags.flows.idle,
         max_flows: flags.flows.max_flows as usize,
+        max_cpu: flags.flows.max_cpu,
         strict: flags.flows.strict,
         targets: targets(&flags.filters),
         wait: flags.filters.wait,

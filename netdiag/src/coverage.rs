@@ -129,6 +129,10 @@ pub struct SignalStatus {
     /// Counts that cannot be seen: null in every flow.
     #[serde(skip)]
     pub unseen_counts: Vec<&'static str>,
+    /// Whether samples of it were left out to keep the cost down in the time that is told of: what counted none of the
+    /// others is unknown then.
+    #[serde(skip)]
+    pub shed: bool,
 }
 
 impl SignalStatus {

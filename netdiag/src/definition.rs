@@ -52,6 +52,8 @@ pub struct Count {
     pub tells: bool,
     /// Signals without which it is not known, beside its own.
     pub needs: &'static [Signal],
+    /// Signals of which nothing counts for it as long as their samples are left out to keep the cost down.
+    pub pauses_with: &'static [Signal],
     /// What the keys of its group say, where all of them together are a whole: the name of the label that they are
     /// in metrics. Where they are none, each key is a metric of its own there.
     pub key: Option<&'static str>,
@@ -71,6 +73,7 @@ impl Count {
             below: true,
             tells: false,
             needs: &[],
+            pauses_with: &[],
             key: None,
         }
     }
@@ -88,6 +91,7 @@ impl Count {
             below: true,
             tells: false,
             needs: &[],
+            pauses_with: &[],
             key: None,
         }
     }
@@ -112,6 +116,7 @@ impl Count {
             below: true,
             tells: false,
             needs: &[],
+            pauses_with: &[],
             key: Some("reason"),
         }
     }
@@ -144,6 +149,12 @@ impl Count {
     #[must_use]
     pub const fn needing(self, needs: &'static [Signal]) -> Self {
         Self { needs, ..self }
+    }
+
+    /// The same for what is not told while samples of these are left out.
+    #[must_use]
+    pub const fn pausing_with(self, pauses_with: &'static [Signal]) -> Self {
+        Self { pauses_with, ..self }
     }
 
     /// The same in a group whose keys together are a whole, and what they say.
@@ -184,35 +195,78 @@ pub enum Hook {
     Tracepoint(&'static str, &'static str),
 }
 
+impl Hook {
+    /// The function or tracepoint that it is on.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry(name)
+            | Self::Fexit(name)
+            | Self::FexitWith(name, _)
+            | Self::Kprobe(name)
+            | Self::Kretprobe(name)
+            | Self::TpBtf(name)
+            | Self::RawTp(name)
+            | Self::RawTpWith(name, _)
+            | Self::Tracepoint(_, name) => name,
+        }
+    }
+}
+
 /// A program and the place it attaches to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// Name of the program in the eBPF object. Where the kernel has no compare-and-exchange (before 5.12), a program of
-    /// that name with `_plain` behind it goes first if there is one.
+    /// that name with `_plain` behind it goes first if there is one. One may be on several hooks.
     pub program: &'static str,
     /// Where it goes.
     pub hook: Hook,
     /// What a run of it means.
     pub role: Role,
+    /// What it does for the signal, one of [`netdiag_common::globals::duty`], where it does something for another
+    /// one, too, and is attached once; or what it may do in place of another one; else 0.
+    pub duty: u32,
+    /// The duty that others may have in its place; then it is taken out again. 0: none.
+    pub relieved_by: u32,
+    /// How often it runs, where that is more often than its signal's programs do.
+    pub cost: Option<Cost>,
 }
 
 impl Attachment {
     /// A program that sees samples begin, or all that there is of them.
     #[must_use]
     pub const fn new(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::Begin }
+        Self { program, hook, role: Role::Begin, duty: 0, relieved_by: 0, cost: None }
     }
 
     /// A program that sees the ends of samples that began elsewhere.
     #[must_use]
     pub const fn end(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::End }
+        Self { role: Role::End, ..Self::new(program, hook) }
     }
 
     /// A program by which no sample is missed when the kernel skips it.
     #[must_use]
     pub const fn aside(program: &'static str, hook: Hook) -> Self {
-        Self { program, hook, role: Role::Aside }
+        Self { role: Role::Aside, ..Self::new(program, hook) }
+    }
+
+    /// The same for a program that several signals share, or that may do more.
+    #[must_use]
+    pub const fn with_duty(self, duty: u32) -> Self {
+        Self { duty, ..self }
+    }
+
+    /// The same for a program that is not needed where others do that.
+    #[must_use]
+    pub const fn relieved_by(self, duty: u32) -> Self {
+        Self { relieved_by: duty, ..self }
+    }
+
+    /// The same for a program that runs so often.
+    #[must_use]
+    pub const fn costing(self, cost: Cost) -> Self {
+        Self { cost: Some(cost), ..self }
     }
 }
 
@@ -259,15 +313,13 @@ pub struct Alternative {
     pub fields: &'static [Field],
     /// What it cannot see, one line each.
     pub blind: &'static [&'static str],
-    /// How often its programs run, where that is more often than those of its source.
-    pub cost: Option<Cost>,
 }
 
 impl Alternative {
     /// By programs that see all of it.
     #[must_use]
     pub const fn programs(attachments: &'static [Attachment]) -> Self {
-        Self { by: By::Programs(attachments), fields: &[], blind: &[], cost: None }
+        Self { by: By::Programs(attachments), fields: &[], blind: &[] }
     }
 
     /// The same, with what it cannot see.
@@ -280,12 +332,6 @@ impl Alternative {
     #[must_use]
     pub const fn reading(self, fields: &'static [Field]) -> Self {
         Self { fields, ..self }
-    }
-
-    /// The same, with how often its programs run.
-    #[must_use]
-    pub const fn costing(self, cost: Cost) -> Self {
-        Self { cost: Some(cost), ..self }
     }
 }
 
@@ -327,8 +373,6 @@ pub struct Source {
     pub skips_when_preempted: bool,
     /// What it cannot see, one line each; empty for a full source.
     pub blind: &'static [&'static str],
-    /// How often its programs run, where that differs from the signal's.
-    pub cost: Option<Cost>,
     /// The kernel module that its functions may be part of. Without it there is nothing to see until
     /// it is loaded.
     pub module: Option<&'static str>,
@@ -347,7 +391,7 @@ pub struct Definition {
     pub metrics: &'static [Metric],
     /// What it counts.
     pub counts: &'static [Count],
-    /// How often its programs run, which is what it costs; those of most sources.
+    /// How often its programs run, which is what it costs, but for those that say otherwise.
     pub cost: Cost,
     /// Sources, in order of preference.
     pub sources: &'static [Source],
@@ -359,6 +403,32 @@ pub struct Definition {
     pub rows: Rows,
     /// Kinds of events that it tells of one by one.
     pub kinds: &'static [&'static Kind],
+    /// How it is left out where cost must be kept down; none: it never is, since it is rare, or counts in the kernel what
+    /// comes in floods, or names the flows of all others.
+    pub shed: Option<Shed>,
+}
+
+/// How samples of a signal are left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shed {
+    /// Its place among those of which they are, the smallest first.
+    pub place: u8,
+    /// What is not seen meanwhile beside them, as a clause: that something happens, whose something is.
+    pub unseen: Option<&'static str>,
+}
+
+impl Shed {
+    /// At that place; nothing but its samples is unseen.
+    #[must_use]
+    pub const fn at(place: u8) -> Self {
+        Self { place, unseen: None }
+    }
+
+    /// The same, with what else is.
+    #[must_use]
+    pub const fn hiding(self, unseen: &'static str) -> Self {
+        Self { unseen: Some(unseen), ..self }
+    }
 }
 
 /// How often a signal's programs run, from the cheapest to the dearest.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     finding::{self, Definition, Finding, Limits, Scope, ScopeKind, Severity},
-    snapshot::{Account, Flow, SignalStatus, Snapshot},
+    snapshot::{Account, Flow, Own, SignalStatus, Snapshot},
     watched::{Watched, seconds},
 };
 
@@ -71,6 +71,8 @@ pub struct Report {
     pub intervals: u64,
     /// How each signal was observed.
     pub signals: Vec<SignalStatus>,
+    /// What netdiag itself took; null where it was concluded from recordings.
+    pub own: Option<Own>,
     /// Fates of samples by signal.
     pub accounting: BTreeMap<String, Account>,
     /// True when nothing was lost or missed.
@@ -309,8 +311,8 @@ impl Diagnosis {
         self.ranked(found)
     }
 
-    /// Of how many findings nothing can be said now: signals that they need are off, or samples were lost. It is of
-    /// the window that is under way; in its first seconds, of that one and the one before.
+    /// Of how many findings nothing can be said now: signals that they need are off, or samples were lost or left out. It
+    /// is of the window that is under way; in its first seconds, of that one and the one before.
     #[must_use]
     pub fn withheld(&self) -> usize {
         let watched = self.longer.as_deref().unwrap_or(&self.window);
@@ -403,6 +405,7 @@ impl Diagnosis {
             intervals: self.intervals,
             not_observable,
             signals: last.signals,
+            own: None,
             accounting: together(self.accounting, last.accounting),
             recorded: self.recorded,
             complete: self.complete,

@@ -126,14 +126,16 @@ pub struct Definition {
     pub help: &'static str,
     /// What `--threshold` can set.
     pub thresholds: &'static [&'static Threshold],
-    /// Signals without which nothing can be concluded: where one is off the finding is withheld.
+    /// Signals without which nothing can be concluded: where one is off the finding is withheld, and so it is where
+    /// samples of one were left out to keep the cost down and none was told of, or there are several, which are held
+    /// against each other.
     pub needs: &'static [Signal],
     /// Signals each of which shows it in a part of the cases: where some are off it is told of the rest, and
     /// what was not looked at is said.
     pub parts: &'static [Signal],
     /// Parts of what the node says of itself that decide about it: where one could not be read, that is said.
     pub node: &'static [Part],
-    /// Signals of which every sample counts: where some were lost the finding is withheld.
+    /// Signals of which every sample counts: where some were lost or left out the finding is withheld.
     pub exact: &'static [Signal],
     /// Counts that decide about it and whose packets `events` tells one by one.
     pub packets: &'static [Packets],
@@ -234,7 +236,8 @@ pub fn not_looked_at(definition: &Definition, watched: &Watched) -> Option<Strin
         Some(1) => format!("not looked for in a network namespace: {}", one.reason),
         Some(n) => format!("not looked for in {n} network namespaces: {}", one.reason),
     });
-    let all: Vec<String> = signals_off(definition, watched).into_iter().chain(unread).collect();
+    let signals = [signals_off(definition, watched), signals_shed(definition, watched)];
+    let all: Vec<String> = signals.into_iter().flatten().chain(unread).collect();
     (!all.is_empty()).then(|| all.join("; "))
 }
 
@@ -250,6 +253,24 @@ fn signals_off(definition: &Definition, watched: &Watched) -> Option<String> {
     Some(format!("not looked for in what {off} would tell, as {are}; `netdiag doctor` says why"))
 }
 
+/// What to do about samples that were left out.
+const TO_SHED_LESS: &str = "raise --max-cpu where it is given, or narrow it by filters";
+
+/// How many samples of a signal were left out; none where none was.
+fn shed(signal: Signal, watched: &Watched) -> Option<String> {
+    let name = signal.name();
+    let shed = Some(watched.left_out(name)).filter(|shed| *shed > 0)?;
+    Some(format!("{shed} samples of `{name}` were left out to keep the cost down"))
+}
+
+/// That the signals which decide told less than they saw.
+fn signals_shed(definition: &Definition, watched: &Watched) -> Option<String> {
+    let signals = definition.needs.iter().chain(definition.parts);
+    let shed: Vec<_> = signals.filter_map(|signal| shed(*signal, watched)).collect();
+    (!shed.is_empty())
+        .then(|| format!("concluded from the rest: {}; {TO_SHED_LESS}", shed.join(", ")))
+}
+
 /// Why nothing is concluded of what a definition is about; none where something can be.
 #[must_use]
 pub fn withheld(definition: &Definition, watched: &Watched) -> Option<String> {
@@ -261,11 +282,24 @@ pub fn withheld(definition: &Definition, watched: &Watched) -> Option<String> {
         ));
     }
     let lost = |signal: &&Signal| watched.lost.get(signal.name()).is_some_and(|lost| *lost > 0);
-    let signal = definition.exact.iter().find(lost)?;
-    Some(format!(
-        "{} samples of `{}` were lost or missed, which could make it untrue; raise --ring-size or \
-         narrow it by filters",
-        watched.lost[signal.name()],
-        signal.name()
-    ))
+    if let Some(signal) = definition.exact.iter().find(lost) {
+        let (name, lost) = (signal.name(), watched.lost[signal.name()]);
+        let no_room = watched.no_room.get(name).copied().unwrap_or(0);
+        let room = "for want of room to remember them";
+        let (of_these, raise) = match no_room {
+            0 => (String::new(), "--ring-size"),
+            all if all >= lost => (format!(", {room}"), "--max-flows"),
+            n => (format!(", {n} {room}"), "--ring-size and --max-flows"),
+        };
+        return Some(format!(
+            "{lost} samples of `{name}` were lost or missed{of_these}, which could make it untrue; raise {raise} or \
+             narrow it by filters"
+        ));
+    }
+    // What one of several does not tell would be charged to another.
+    let are_several = definition.needs.len() > 1;
+    let is_silent = |signal: &Signal| watched.told.get(signal.name()).is_none_or(|told| *told == 0);
+    let needs = definition.needs.iter().filter(|&signal| are_several || is_silent(signal));
+    let reason = definition.exact.iter().chain(needs).find_map(|signal| shed(*signal, watched))?;
+    Some(format!("{reason}, without which nothing can be said; {TO_SHED_LESS}"))
 }

@@ -12,20 +12,27 @@ use crate::{
     signal::{CountId, Label, MetricId},
 };
 
+mod counts;
 pub mod entries;
+mod gauges;
 mod group;
 pub mod latency;
+mod maybe;
+mod owners;
+mod packed;
 pub mod queries;
 mod readings;
 mod recency;
 mod row;
+mod shares;
+mod sums;
 pub mod table;
 mod tally;
 mod translations;
 pub mod tuples;
 
 pub use group::{Group, Grouping, SERVER};
-pub use table::{Config, FlowTable, Fresh, Seed};
+pub use table::{Config, FlowTable, Fresh, Seed, Total};
 pub use translations::{End, Translation};
 
 /// Which end of a connection this is.

@@ -1,19 +1,31 @@
 //! Input as nobody should give it, for the tests of what reads it: noise, and sound input that was cut, torn, joined,
-//! or told another length. `PROPTEST_CASES` says how many of each (256 if nothing is said). Names as nobody should
-//! have them, for the tests of what shows them.
+//! or told another length. `PROPTEST_CASES` says how many of each (256 if nothing is said), or `NETDIAG_HOSTILE_SECONDS` for
+//! how many seconds of processor time; what that gives, `NETDIAG_SEED` gives again. Names as nobody should have them, for
+//! the tests of what shows them.
 
-use std::time::Duration;
+use std::{
+    env, fs,
+    hash::{BuildHasher as _, RandomState},
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use proptest::{
     collection::vec,
     prelude::*,
     sample::{Index, select},
-    test_runner::{Config, TestRunner},
+    test_runner::{Config, RngSeed, TestRunner},
 };
 use rustix::time::{ClockId, clock_gettime};
 
 /// CPU time that no reader takes for input of a few kilobytes, unless it never ends.
 const MOST_CPU: Duration = Duration::from_secs(10);
+
+/// By how much reading may let the process grow that does nothing else, at most: inputs have 64 KiB.
+const MOST_RESIDENT: u64 = 64 << 20;
+/// The same of what it asks the kernel for and never touches, such as room for as many things as an input says that it
+/// has. The allocator takes some for each of its arenas.
+const MOST_MAPPED: u64 = 2 << 30;
 
 /// Lengths, counts and offsets at which arithmetic goes wrong.
 const NUMBERS: &[u64] = &[
@@ -162,18 +174,70 @@ pub(crate) fn survived(sound: &[Vec<u8>], read: impl Fn(&[u8])) {
         1 => noise.prop_map(|bytes| (None, bytes)),
         4 => spoilt.prop_map(|spoilt| (Some(spoilt), Vec::new())),
     ];
-    // A failure becomes a test of its own, not a file.
-    let config = Config { failure_persistence: None, ..Config::default() };
-    let result = TestRunner::new(config).run(&input, |(spoilt, noise)| {
-        let bytes = spoilt.map_or(noise, |(which, changes)| spoil(sound, which, &changes));
-        let began = cpu_time();
-        read(&bytes);
-        let took = cpu_time().saturating_sub(began);
-        prop_assert!(took < MOST_CPU, "{took:?} for {bytes:?}");
-        Ok(())
-    });
-    if let Err(error) = result {
-        panic!("{error}");
+    let time = number("NETDIAG_HOSTILE_SECONDS").map(Duration::from_secs);
+    let mut seed = number("NETDIAG_SEED").unwrap_or_else(|| RandomState::new().hash_one(()));
+    if time.is_some() {
+        // Not by the macro, whose lines are lost where this process is.
+        let _closed = writeln!(io::stderr(), "hostile: NETDIAG_SEED={seed} and those behind it");
+    }
+    let (began, before) = (cpu_time(ClockId::ProcessCPUTime), Memory::now());
+    loop {
+        // A failure becomes a test of its own, not a file.
+        let config = Config {
+            failure_persistence: None,
+            rng_seed: RngSeed::Fixed(seed),
+            ..Config::default()
+        };
+        let result = TestRunner::new(config).run(&input, |(spoilt, noise)| {
+            let bytes = spoilt.map_or(noise, |(which, changes)| spoil(sound, which, &changes));
+            let began = cpu_time(ClockId::ThreadCPUTime);
+            read(&bytes);
+            let took = cpu_time(ClockId::ThreadCPUTime).saturating_sub(began);
+            prop_assert!(took < MOST_CPU, "{took:?} for {bytes:?}");
+            Ok(())
+        });
+        if let Err(error) = result {
+            panic!("NETDIAG_SEED={seed} gives it again: {error}");
+        }
+        // Other tests run beside this one where nobody gave it time.
+        let Some(time) = time else { return };
+        let now = Memory::now();
+        let resident = now.resident.saturating_sub(before.resident);
+        let mapped = now.mapped.saturating_sub(before.mapped);
+        assert!(
+            resident < MOST_RESIDENT && mapped < MOST_MAPPED,
+            "NETDIAG_SEED={seed} gives it again: from {before:?} to {now:?}"
+        );
+        if cpu_time(ClockId::ProcessCPUTime).saturating_sub(began) > time {
+            return;
+        }
+        seed = seed.wrapping_add(1);
+    }
+}
+
+/// A number in a variable of the environment.
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok()?.parse().ok()
+}
+
+/// The most that this process ever had, in bytes (proc_pid_status(5)).
+#[derive(Clone, Copy, Debug)]
+struct Memory {
+    /// In memory.
+    resident: u64,
+    /// Asked for.
+    mapped: u64,
+}
+
+impl Memory {
+    fn now() -> Self {
+        let text = fs::read_to_string("/proc/self/status").expect("/proc/self/status");
+        let bytes = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            kib.expect("a number of KiB") * 1024
+        };
+        Self { resident: bytes("VmHWM:"), mapped: bytes("VmPeak:") }
     }
 }
 
@@ -209,8 +273,8 @@ pub(crate) fn name() -> impl Strategy<Value = String> {
     vec(piece, 0..20).prop_map(|chars| chars.into_iter().collect::<String>())
 }
 
-/// Of this thread, so that it does not matter how busy the machine is.
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
+/// Of this thread, or of all, so that it does not matter how busy the machine is.
+fn cpu_time(of: ClockId) -> Duration {
+    let time = clock_gettime(of);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }

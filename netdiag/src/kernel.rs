@@ -7,6 +7,7 @@ mod ahead;
 pub mod attach;
 pub mod btf;
 mod cgroups;
+pub mod cost;
 mod ctnetlink;
 mod drops;
 pub mod facts;

@@ -23,6 +23,7 @@ pub mod cgroups;
 pub mod conntrack;
 pub mod cpu;
 pub mod ethtool;
+pub mod files;
 pub mod links;
 pub mod listeners;
 pub mod memory;

@@ -21,6 +21,7 @@ use crate::{
     snapshot::redact::Redactor,
 };
 
+mod budget;
 mod capture;
 mod diagnose;
 mod diagnostics;
@@ -49,6 +50,7 @@ mod teller;
 mod terminal;
 mod trouble;
 mod unwound;
+mod usage;
 mod voice;
 mod wall;
 mod watch;

@@ -13,8 +13,8 @@ use netdiag_common::{
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 pub use crate::definition::{
-    Alternative, Attachment, By, Cost, Count, Definition, Extra, Hook, Metric, Role, Rows, Source,
-    When,
+    Alternative, Attachment, By, Cost, Count, Definition, Extra, Hook, Metric, Role, Rows, Shed,
+    Source, When,
 };
 use crate::event::{Past, Told};
 
@@ -244,6 +244,14 @@ fn batch<S: FromBytes + Immutable + KnownLayout>(
     Ok((header, batch))
 }
 
+/// How many metrics there are.
+pub const METRICS: usize = metrics_before(Signal::ALL[Signal::COUNT - 1]) as usize
+    + DEFINITIONS[Signal::COUNT - 1].metrics.len();
+
+/// How many counts there are, of flows and of entries.
+pub const COUNTS: usize = counts_before(Signal::ALL[Signal::COUNT - 1]) as usize
+    + DEFINITIONS[Signal::COUNT - 1].counts.len();
+
 const fn metrics_before(signal: Signal) -> u16 {
     let mut id = 0;
     let mut at = 0;
@@ -274,6 +282,16 @@ pub const fn metric_id(signal: Signal, nth: u16) -> MetricId {
 #[must_use]
 pub const fn count_id(signal: Signal, nth: u16) -> CountId {
     CountId(counts_before(signal) + nth)
+}
+
+/// Signals that are left out where cost must be kept down, the first to go first: bulk samples that a node can do
+/// without for a while.
+#[must_use]
+pub fn shedding() -> Vec<Signal> {
+    let mut order: Vec<_> =
+        DEFINITIONS.iter().filter_map(|it| Some((it.shed?.place, it.signal))).collect();
+    order.sort_unstable();
+    order.into_iter().map(|(_, signal)| signal).collect()
 }
 
 /// All metrics with their ids and signals.

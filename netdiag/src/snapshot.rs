@@ -11,12 +11,14 @@ use serde::{Deserialize, Serialize};
 pub mod build;
 mod conntrack;
 pub mod node;
+mod own;
 mod owner;
 pub mod redact;
 pub mod told;
 
 pub use conntrack::{Conntrack, Entry, Sum, TopCreator, Tuple};
 pub use node::{ConntrackTable, Listener, Node};
+pub use own::{Own, OwnProgram};
 
 pub use crate::{
     coverage::{Account, Refusal, SignalStatus, Status, Stream},
@@ -153,7 +155,7 @@ pub struct Group {
 
 /// The flows of one interval (`netdiag.snapshot/1`) or of the whole run (`netdiag.total/1`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Snapshot {
+pub struct Snapshot<F = Vec<Flow>> {
     /// `netdiag.snapshot/1` or `netdiag.total/1`.
     pub schema: String,
     /// Start of the interval, RFC 3339 UTC.
@@ -170,7 +172,7 @@ pub struct Snapshot {
     #[serde(default)]
     pub by: Grouping,
     /// The flows, or the groups of them, largest first.
-    pub flows: Vec<Flow>,
+    pub flows: F,
     /// Sum of all flows that are not listed, and of what belongs to no flow.
     pub other: Flow,
     /// Flows, or groups of them, that are summed up in `other`; null in what an older netdiag recorded.
@@ -182,6 +184,9 @@ pub struct Snapshot {
     pub filtered: bool,
     /// What the node says of itself.
     pub node: Node,
+    /// What netdiag itself takes.
+    #[serde(default)]
+    pub own: Own,
     /// Fates of samples by signal, since the start.
     pub accounting: BTreeMap<String, Account>,
     /// What userspace received, since the start.

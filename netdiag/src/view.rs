@@ -7,6 +7,7 @@ pub mod events;
 pub mod json;
 pub mod metrics;
 pub mod otlp;
+mod own;
 mod owner;
 pub mod pcap;
 pub mod report;

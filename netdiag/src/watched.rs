@@ -63,6 +63,12 @@ pub struct Watched {
     pub signals: Vec<SignalStatus>,
     /// Samples of each signal that were lost or missed in the window.
     pub lost: BTreeMap<String, u64>,
+    /// Of these, those that there was no room to remember.
+    pub no_room: BTreeMap<String, u64>,
+    /// Those that were left out to keep the cost down.
+    pub shed: BTreeMap<String, u64>,
+    /// Those that were told of.
+    pub told: BTreeMap<String, u64>,
     /// Whether filters narrowed the flows.
     pub filtered: bool,
     /// The flows by id.
@@ -79,7 +85,8 @@ pub struct Watched {
     before: Option<Box<Interval>>,
     /// Latencies interval by interval, also of the windows before this one.
     pub series: Arc<Series>,
-    lost_before: HashMap<String, u64>,
+    /// What became of the samples of each signal before: lost, of these for want of room, shed, told.
+    fates_before: HashMap<String, [u64; 4]>,
 }
 
 impl Watched {
@@ -89,7 +96,7 @@ impl Watched {
         let before = self.intervals.last().cloned().map(Box::new);
         Self {
             before: before.or_else(|| self.before.clone()),
-            lost_before: self.lost_before.clone(),
+            fates_before: self.fates_before.clone(),
             series: Arc::clone(&self.series),
             ..Self::default()
         }
@@ -103,7 +110,7 @@ impl Watched {
 
     /// Forgets how much was lost before: the accounts of another run begin at 0.
     pub fn lose_anew(&mut self) {
-        self.lost_before.clear();
+        self.fates_before.clear();
     }
 
     /// Seconds of an interval, in the mean; 0 before there was one.
@@ -131,7 +138,7 @@ impl Watched {
         self.filtered = snapshot.filtered;
         self.intervals.push(Interval { seconds, node: snapshot.node.clone() });
         for (signal, account) in &snapshot.accounting {
-            self.lose(signal, account);
+            self.account(signal, account);
         }
         let mut folded = snapshot.folded.unwrap_or(0);
         for flow in &snapshot.flows {
@@ -157,11 +164,14 @@ impl Watched {
     }
 
     /// Accounts are told since the start of a run, which begins anew where they fall.
-    fn lose(&mut self, signal: &str, account: &Account) {
-        let lost = account.lost();
-        let before = self.lost_before.insert(signal.to_owned(), lost).unwrap_or(0);
-        let fresh = if lost >= before { lost - before } else { lost };
-        *self.lost.entry(signal.to_owned()).or_default() += fresh;
+    fn account(&mut self, signal: &str, account: &Account) {
+        let now = [account.lost(), account.map_full, account.shed, account.submitted];
+        let before = self.fates_before.insert(signal.to_owned(), now).unwrap_or_default();
+        let sums = [&mut self.lost, &mut self.no_room, &mut self.shed, &mut self.told];
+        for (sum, (now, before)) in sums.into_iter().zip(now.into_iter().zip(before)) {
+            let fresh = if now >= before { now - before } else { now };
+            *sum.entry(signal.to_owned()).or_default() += fresh;
+        }
     }
 
     fn creator(&mut self, told: &TopCreator) {
@@ -200,6 +210,12 @@ impl Watched {
     #[must_use]
     pub fn sees(&self, signal: &str) -> bool {
         self.signals.iter().any(|known| known.signal == signal && known.status != Status::Off)
+    }
+
+    /// Samples of a signal that were left out in the window to keep the cost down.
+    #[must_use]
+    pub fn left_out(&self, signal: &str) -> u64 {
+        self.shed.get(signal).copied().unwrap_or(0)
     }
 
     /// Where a part of what the node says of itself could not be read, and why: as it was in the worst interval.

@@ -1,6 +1,8 @@
 //! Other tracers of the same calls, to compare costs with: each counts as it would for a user, with its
 //! programs attached where netdiag's are.
 
+mod telling;
+
 use std::{
     fmt,
     io::{BufRead, BufReader, Read as _},
@@ -11,33 +13,54 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
+use netdiag::snapshot::Snapshot;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{child::Own, machine, netdiag::Netdiag, outcome, tool, traffic::Connection};
+pub use self::telling::Telling;
+use crate::{child::Own, machine, netdiag::Netdiag, tool};
 
-/// Where bpftrace attaches its script.
+/// What bpftrace is to trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Hooks {
-    /// kprobe and kretprobe on `tcp_sendmsg`.
+pub enum Script {
+    /// How long sends take, by kprobe and kretprobe on `tcp_sendmsg`.
     Kprobe,
-    /// The tracepoints `tcp_sendmsg_locked` and `sock_send_length`, of 6.16 and later.
+    /// The same by the tracepoints `tcp_sendmsg_locked` and `sock_send_length`, of 6.16 and later.
     Tracepoints,
+    /// Segments that are sent again, by their ports.
+    Retransmit,
+    /// Packets that are dropped, by where.
+    Drop,
 }
 
-impl Hooks {
-    /// The script that everyone copies.
-    fn script(self) -> String {
+impl Script {
+    /// Of sends that which everyone copies, of rare events one that counts them; a filter may narrow it.
+    fn text(self, filter: &str) -> String {
         let [begin, end] = match self {
             Self::Kprobe => ["kprobe:tcp_sendmsg", "kretprobe:tcp_sendmsg"],
             Self::Tracepoints => {
                 ["tracepoint:tcp:tcp_sendmsg_locked", "tracepoint:sock:sock_send_length"]
             }
+            Self::Retransmit => {
+                let ports = "@[args->sport, args->dport] = count();";
+                return format!("tracepoint:tcp:tcp_retransmit_skb {filter} {{ {ports} }}");
+            }
+            Self::Drop => {
+                let place = "@[args->location] = count();";
+                return format!("tracepoint:skb:kfree_skb {filter} {{ {place} }}");
+            }
         };
         format!(
-            "{begin} {{ @start[tid] = nsecs; }} \
+            "{begin} {filter} {{ @start[tid] = nsecs; }} \
              {end} /@start[tid]/ {{ @ns = hist(nsecs - @start[tid]); delete(@start[tid]); }}"
         )
+    }
+
+    const fn probes(self) -> usize {
+        match self {
+            Self::Kprobe | Self::Tracepoints => 2,
+            Self::Retransmit | Self::Drop => 1,
+        }
     }
 }
 
@@ -46,8 +69,8 @@ impl Hooks {
 pub enum Tracer {
     /// `netdiag live` with these arguments.
     Netdiag(Vec<String>),
-    /// The bpftrace script.
-    Bpftrace(Hooks),
+    /// bpftrace.
+    Bpftrace(Script),
     /// Programs of an object.
     Object {
         /// Program that loads and attaches the object whose path it is given (benches/beside/load.c).
@@ -68,7 +91,7 @@ impl Tracer {
                 let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
                 Ok(Running(Kind::Netdiag(Netdiag::live(&arguments)?)))
             }
-            Self::Bpftrace(hooks) => bpftrace(&hooks.script()),
+            Self::Bpftrace(script) => bpftrace(*script),
             Self::Object { loader, object } => {
                 let mut other = Other::spawn(Command::new(loader).arg(object))?;
                 ensure!(other.line()? == "ready\n", "{} says something else", loader.display());
@@ -78,15 +101,15 @@ impl Tracer {
     }
 }
 
-/// bpftrace with a script of two probes.
-fn bpftrace(script: &str) -> Result<Running> {
+fn bpftrace(script: Script) -> Result<Running> {
     // It needs tracefs, which not every machine mounts: a mount of its own.
     let mount = "mount -t tracefs none /sys/kernel/tracing; exec bpftrace -e \"$0\"";
-    let other = Other::spawn(tool::command("unshare")?.args(["-m", "sh", "-c", mount, script]))?;
+    let mut command = tool::command("unshare")?;
+    let other = Other::spawn(command.args(["-m", "sh", "-c", mount, &script.text("")]))?;
     // What it says of it comes before it is so.
     let mut failed = None;
     let attached = machine::wait_until(|| match probes_of(other.child.id()) {
-        Ok(probes) => probes >= 2,
+        Ok(probes) => probes >= script.probes(),
         Err(error) => {
             failed = Some(error);
             true
@@ -118,21 +141,26 @@ enum Kind {
 }
 
 impl Running {
-    /// Ends it and gives the send calls that it has counted: netdiag those of the connection, others all
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        match &self.0 {
+            Kind::Netdiag(netdiag) => netdiag.pid(),
+            Kind::Bpftrace(other) | Kind::Object(other) => other.child.id(),
+        }
+    }
+
+    /// Ends it and gives the events that it has counted: netdiag what `told` finds in its last line, others all
     /// of the machine. None when it counts none: empty programs, netdiag without that signal.
     ///
     /// # Errors
     /// When it does not end well.
-    pub fn stop(self, connection: &Connection) -> Result<Option<u64>> {
+    pub fn stop(self, told: impl FnOnce(&Snapshot) -> Result<Option<u64>>) -> Result<Option<u64>> {
         match self.0 {
-            Kind::Netdiag(netdiag) => {
-                let outcome = netdiag.stop()?;
-                let flow = outcome::flow_of(outcome.total()?, &connection.client_end()?)?;
-                Ok(outcome::count(flow, "sends"))
-            }
+            Kind::Netdiag(netdiag) => told(netdiag.stop()?.total()?),
             Kind::Bpftrace(mut other) => {
                 other.interrupt()?;
-                Ok(Some(histogram(&other.end()?)?))
+                Ok(Some(counted(&other.end()?)?))
             }
             Kind::Object(mut other) => {
                 drop(other.child.stdin.take());
@@ -144,14 +172,21 @@ impl Running {
     }
 }
 
-/// The sum of bpftrace's histogram: lines such as `[1K, 2K)    12 |@@@   |`.
-fn histogram(said: &str) -> Result<u64> {
+/// The sum of bpftrace's histogram, lines such as `[1K, 2K)    12 |@@@   |`, or of its counts by keys, lines such as
+/// `@[5, 7]: 12`.
+fn counted(said: &str) -> Result<u64> {
     let mut sum = 0;
-    for line in said.lines().filter(|line| line.starts_with('[')) {
-        let count =
-            line.split_once([')', ']']).and_then(|(_, rest)| rest.split_whitespace().next());
-        sum +=
-            count.and_then(|count| count.parse::<u64>().ok()).with_context(|| line.to_owned())?;
+    for line in said.lines().filter(|line| line.starts_with(['[', '@'])) {
+        let count = match line.strip_prefix("@[") {
+            Some(entry) => entry.rsplit_once("]: ").map(|(_, count)| count),
+            // The name of a histogram stands above it.
+            None if line.starts_with('@') => continue,
+            None => {
+                line.split_once([')', ']']).and_then(|(_, rest)| rest.split_whitespace().next())
+            }
+        };
+        let count = count.and_then(|count| count.parse::<u64>().ok());
+        sum += count.with_context(|| line.to_owned())?;
     }
     if sum == 0 {
         bail!("bpftrace counted nothing: {said}");
@@ -220,12 +255,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_histogram_is_summed() {
+    fn what_bpftrace_counted_is_summed() {
         let said =
             "Attaching 2 probes...\n\n\n@ns: \n[512, 1K)   3 |@@|\n[1K, 2K)   40 |@@@|\n\n\n";
-        assert_eq!(histogram(said).unwrap(), 43);
-        assert_eq!(histogram("@ns: \n[0]   1 |@|\n").unwrap(), 1);
-        assert!(histogram("@ns: \n[1K, 2K) many\n").is_err());
-        assert!(histogram("").is_err());
+        assert_eq!(counted(said).unwrap(), 43);
+        assert_eq!(counted("@ns: \n[0]   1 |@|\n").unwrap(), 1);
+        assert_eq!(counted("Attaching 1 probe...\n\n@[80, 5]: 2\n@[-7]: 40\n").unwrap(), 42);
+        for bad in ["@ns: \n[1K, 2K) many\n", "@[80]: many\n", ""] {
+            assert!(counted(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use netdiag::{
     labels::Labels,
     signal::{self, MetricId},
     snapshot::{
-        Node,
+        Node, Own,
         build::{Frame, Scope},
     },
     view::dump::Recorder,
@@ -70,6 +70,7 @@ pub fn make(dumps: &Dumps<'_>) -> Result<u64> {
             signals: &signals(),
             filtered: false,
             node: Node::default(),
+            own: Own::default(),
             accounting: [].into(),
             stream: Stream::default(),
         }
@@ -99,6 +100,7 @@ fn signals() -> Vec<SignalStatus> {
         missing: Vec::new(),
         runs_per: None,
         unseen_counts: Vec::new(),
+        shed: false,
     };
     Signal::ALL.iter().map(status).collect()
 }

@@ -116,7 +116,13 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_when_it_is_asked() {
-        let _ = Hiccups::watch().stood_still();
+    fn it_counts_its_sleeps_until_it_is_asked() {
+        let Hiccups { began, stop, sleeper, .. } = Hiccups::watch();
+        thread::sleep(100 * SLEEP);
+        drop(stop);
+        let late = sleeper.join().expect("a thread that sleeps panicked");
+        // Each that is counted stands for so long a sleep at least, however late it ended.
+        assert!(!late.is_empty());
+        assert!(SLEEP * late.len() as u32 <= began.elapsed(), "{} of {SLEEP:?}", late.len());
     }
 }

@@ -144,6 +144,9 @@ pub struct Scenario {
     /// Claims that hold while the fault is there, or what a healthy workload has that looks like one, by witnesses that
     /// netdiag has no part in. Not asked of the twin.
     pub proof: fn(&Values, &Seen, &mut Claims),
+    /// What its clients get done at least, all together, where nothing must be found: a workload that does nothing is
+    /// healthy whatever netdiag sees.
+    pub done: u64,
 }
 
 impl Scenario {
@@ -177,7 +180,7 @@ impl Scenario {
         matches!(self.expect, Expect::Fault(_))
     }
 
-    /// A workload that nothing is wrong with, seen from both ends.
+    /// A workload that nothing is wrong with, seen from the client's end unless `watch` says otherwise.
     #[must_use]
     pub const fn healthy(name: &'static str) -> Self {
         Self {
@@ -190,6 +193,7 @@ impl Scenario {
             parameters: &[],
             set: |_, _| Ok(()),
             proof: |_, _, _| (),
+            done: 10,
         }
     }
 }

@@ -99,10 +99,62 @@ pub fn waited_for_by(pid: u32) -> Result<Duration> {
     Ok(threads.filter_map(|thread| waited(&thread.ok()?.path()).ok()).sum())
 }
 
+/// What the processors of the machine have done since it began, whoever for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Ticks in which they worked, those of all of them together.
+    worked: u64,
+    /// Ticks that there were.
+    all: u64,
+}
+
+impl Work {
+    /// Until now.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn so_far() -> Result<Self> {
+        let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+        Self::parse(&text).with_context(|| text.clone())
+    }
+
+    /// The first line has user, nice, system, idle, iowait, irq, softirq, steal, and then guests, which are in user as
+    /// well (proc_stat(5)).
+    fn parse(text: &str) -> Option<Self> {
+        let numbers = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
+        let ticks: Vec<u64> = numbers.map(|number| number.parse().ok()).collect::<Option<_>>()?;
+        let idle = ticks.get(3)? + ticks.get(4)?;
+        let all = ticks.iter().sum();
+        Some(Self { worked: all - idle, all })
+    }
+
+    /// The part of the time since an earlier look in which they worked.
+    #[must_use]
+    pub fn share_since(self, earlier: Self) -> f64 {
+        let since = |now: u64, then: u64| now as f64 - then as f64;
+        since(self.worked, earlier.worked) / since(self.all, earlier.all)
+    }
+}
+
 /// Documentation/scheduler/sched-stats.rst.
 fn waited(thread: &Path) -> Result<Duration> {
     let path = thread.join("schedstat");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let nanoseconds = text.split_whitespace().nth(1).with_context(|| text.clone())?;
     Ok(Duration::from_nanos(nanoseconds.parse()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_all_but_idle_and_waiting_for_disks() {
+        let work = |text: &str| Work::parse(text).unwrap();
+        let earlier = work("cpu  10 0 10 100 20 0 0 0 10 0\ncpu0 1 2 3\n");
+        assert_eq!(earlier, Work { worked: 20, all: 140 });
+        assert_eq!(work("cpu  20 5 15 150 25 2 2 1 20 0\n").share_since(earlier), 25.0 / 80.0);
+        assert_eq!(Work::parse("cpu0 1 2 3"), None);
+        assert_eq!(Work::parse("cpu  1 2 3"), None);
+    }
 }

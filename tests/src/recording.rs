@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 
 /// A log and the lines beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,26 @@ pub fn all(directory: &Path) -> Result<Vec<Recording>> {
         Recording { log, intervals }
     };
     Ok(logs(directory)?.into_iter().map(whole).collect())
+}
+
+/// What the files of a run may be called that begins to write within a minute from now: by the second, and with a number
+/// where a pair of that second is there already.
+#[must_use]
+pub fn upcoming(directory: &Path, node: &str) -> Vec<PathBuf> {
+    const SECONDS: i64 = 60;
+    const PAIRS: usize = 4;
+    let now = Timestamp::now().as_second();
+    let mut paths = Vec::new();
+    for time in (now..now + SECONDS).filter_map(|second| Timestamp::from_second(second).ok()) {
+        let name = format!("netdiag-{node}-{}", time.strftime("%Y%m%dT%H%M%SZ"));
+        for number in 1..=PAIRS {
+            let number = if number > 1 { format!("-{number}") } else { String::new() };
+            for extension in ["hlog", "jsonl"] {
+                paths.push(directory.join(format!("{name}{number}.{extension}")));
+            }
+        }
+    }
+    paths
 }
 
 /// Intervals in all of them.

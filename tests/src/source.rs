@@ -116,11 +116,17 @@ pub fn loading(signal: &str) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// As for [`doctor`]; when one does not load although this kernel should have it, or loads although the
-/// table says that it cannot.
+/// table says that it cannot, or does not load and it is not said what is missing.
 pub fn every_one(signal: &str) -> Result<Vec<String>> {
     those(signal, |name| {
         let refused = refused(signal, name)?;
         let kernel = machine::release();
+        if let Some(reason) = &refused {
+            let names = needed(signal, name);
+            // Who needs none listens to what another part of the kernel tells.
+            let is_named = names.is_empty() || names.iter().any(|name| reason.contains(name));
+            ensure!(is_named, "{signal}={name} on {kernel}: {reason} names none of {names:?}");
+        }
         match (&refused, requirement::source(signal, name)) {
             (None, Expectation::Absent) => {
                 bail!("{signal}={name} loads on {kernel}: correct the table in requirement.rs")
@@ -131,6 +137,24 @@ pub fn every_one(signal: &str) -> Result<Vec<String>> {
             _ => Ok(refused),
         }
     })
+}
+
+/// What a source cannot do without on one kernel or another: functions and tracepoints, places and fields.
+fn needed(signal: &str, name: &str) -> Vec<String> {
+    let definition = DEFINITIONS.iter().find(|definition| definition.signal.name() == signal);
+    let sources = definition.into_iter().flat_map(|definition| definition.sources);
+    let source = sources.filter(|source| source.name == name);
+    let ways = source.flat_map(|source| [Some(source), source.when_preempted]).flatten();
+    let mut needed = Vec::new();
+    for way in ways.filter(|way| !way.attachments.is_empty()) {
+        needed.extend(way.attachments.iter().map(|it| it.hook.name().to_owned()));
+        needed.extend(way.places.iter().map(|&place| place.to_owned()));
+        needed.extend(way.fields.iter().map(|field| {
+            let (structure, path, _) = field.path();
+            format!("{structure}.{path}")
+        }));
+    }
+    needed
 }
 
 /// The sources that `refused` says nothing of, each by its `--source` argument.

@@ -1,14 +1,16 @@
 //! `record` is killed at any time, and its disk does what disks do: what was written whole stays readable, tracing goes
 //! on, and what is missing is said.
 
+#[path = "disks/failing.rs"]
+mod failing;
+
 use std::{env, fs, path::Path, thread, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use netdiag_tests::{
     bpf::Loaded,
     disk::Disk,
     facts::Facts,
-    injection::{Injection, Killed, Trace},
     machine,
     namespace::Namespace,
     netdiag::Netdiag,
@@ -52,6 +54,20 @@ fn kept(facts: &mut Facts, before: &[Recording], now: &[Recording]) {
             );
         }
     }
+}
+
+/// That each of the other readers reads all intervals.
+fn read_by_all(facts: &mut Facts, recordings: &[Recording]) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let merged = directory.path().join("merged.hlog");
+    recording::merged(recordings, &merged)?;
+    let intervals = recording::intervals(recordings) as u64;
+    for reader in reader::all()? {
+        let language = reader.language;
+        let read = reader.read(&merged)?.get("").map_or(0, |read| read.intervals);
+        facts.equal(format_args!("intervals that {language} reads"), read, intervals);
+    }
+    Ok(())
 }
 
 #[test]
@@ -126,13 +142,7 @@ fn kills_at_any_time_cost_no_interval_and_leave_nothing() -> Result<()> {
     eprintln!("{killed} killed, which wrote {intervals} intervals in {files} pairs of files");
     let least = 3 * (killed / AT_ONCE);
     facts.holds(format_args!("{intervals} intervals, at least {least}"), intervals >= least);
-    let merged = directory.path().join("merged.hlog");
-    recording::merged(&now, &merged)?;
-    for reader in reader::all()? {
-        let language = reader.language;
-        let read = reader.read(&merged)?.get("").map_or(0, |read| read.intervals);
-        facts.equal(format_args!("intervals that {language} reads"), read, intervals as u64);
-    }
+    read_by_all(&mut facts, &now)?;
     let mut left = Ok(Loaded::default());
     machine::wait_until(|| {
         left = Loaded::now().map(|now| now.of(&during));
@@ -289,51 +299,6 @@ fn a_directory_that_is_removed() -> Result<()> {
     facts.holds(format_args!("{here} intervals in the directory made anew"), here > 0);
     recorded.end(&mut facts, 0, &[("missing", 0), ("another directory by now", 2)])?;
     facts.finish();
-    Ok(())
-}
-
-#[test]
-fn a_disk_that_fails() -> Result<()> {
-    require!(Feature::Strace);
-    let _alone = alone();
-    let namespace = Namespace::new("disks")?;
-    // Signals, and calls that disks make fail; once is overcome.
-    for (call, error, when, code, said) in [
-        ("fdatasync", "EIO", "2", 0, None),
-        ("fdatasync", "EIO", "2+", 1, Some("Input/output error")),
-        ("fdatasync", "EINTR", "2", 0, None),
-        ("fdatasync", "ENOSPC", "2+", 0, Some("No space left on device")),
-        ("fsync", "EIO", "1", 0, None),
-        ("fsync", "EIO", "1+", 1, Some("Input/output error")),
-        ("fsync", "EINTR", "1", 0, None),
-    ] {
-        let injection = Injection::new(call, error, when);
-        let directory = tempfile::tempdir()?;
-        let out = directory.path().join("dumps");
-        let trace = Trace::in_directory(directory.path());
-        let shown = out.display().to_string();
-        let arguments = ["record", "-o", "json", "-i", "200ms", "-d", "2s", "--out", &shown];
-        let netdiag = [&arguments[..], &["--netns", namespace.name()]].concat();
-        let netdiag = Netdiag::start_by(injection.command(trace.path(), &netdiag)?)?;
-        let _both = Killed(netdiag.pid());
-        let outcome = netdiag.wait()?;
-        let mut facts = Facts::new();
-        facts.note(&injection);
-        let failed = trace.failed()?;
-        ensure!(failed > 0, "{injection}: nothing failed");
-        judge(&mut facts, &outcome, code, &[("tracing goes on", usize::from(said.is_some()))])?;
-        let said = said.unwrap_or_default();
-        facts.holds(said, outcome.stderr.iter().any(|line| line.contains(said)) || said.is_empty());
-        let all = recording::all(&out)?;
-        accounted(&mut facts, &outcome, recording::intervals(&all));
-        facts.holds(format_args!("{all:?}: no file without an interval"), {
-            all.iter().all(|one| one.intervals > 0)
-        });
-        let log = all.last().map(|one| one.log.clone());
-        let readable = log.map(|log| netdiag_tests::hlog::read(&log)).transpose();
-        facts.holds(format_args!("{readable:?}"), readable.is_ok());
-        facts.finish();
-    }
     Ok(())
 }
 

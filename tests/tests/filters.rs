@@ -134,16 +134,24 @@ fn only_matching_flows_pass() -> Result<()> {
     Ok(())
 }
 
-/// Sends over all connections, and over one that is younger than the attach.
+/// Sends over all connections, and over those that are younger than the attach.
 fn judge(traffic: &Traffic, arguments: &[String], matches: &Matches<'_>) -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let netdiag = Netdiag::live(&arguments)?;
-    let younger = Connection::open(&traffic.pair.left, &traffic.pair.right, Family::V6)?;
-    exchange([(&younger, Exchange { sends: SENDS, bytes: 1, echo: true })])?;
+    let mut connections = Vec::new();
+    for family in FAMILIES {
+        connections.push(Connection::open(&traffic.pair.left, &traffic.pair.right, family)?);
+    }
+    let echo = Exchange { sends: SENDS, bytes: 1, echo: true };
+    exchange(connections.iter().map(|connection| (connection, echo)))?;
     traffic.send()?;
     let pid = std::process::id();
-    let younger =
-        [younger.client_end()?, younger.server_end()?].map(|end| Sender { end, pid, sends: SENDS });
+    let mut younger = Vec::new();
+    for connection in &connections {
+        for end in [connection.client_end()?, connection.server_end()?] {
+            younger.push(Sender { end, pid, sends: SENDS });
+        }
+    }
     let outcome = netdiag.stop()?;
     let total = outcome.total()?;
     let mut facts = Facts::new();
@@ -154,6 +162,9 @@ fn judge(traffic: &Traffic, arguments: &[String], matches: &Matches<'_>) -> Resu
         let wanted = if matches(sender) { vec![Some(sender.sends as u64)] } else { vec![] };
         expected += wanted.len();
         rejected += if wanted.is_empty() { sender.sends as u64 } else { 0 };
+        if sends != wanted {
+            facts.note(format_args!("{found:#?}"));
+        }
         facts.equal(format_args!("{arguments:?}: sends of {:?}", sender.end), sends, wanted);
     }
     let ours = [traffic.pair.left.inode(), traffic.pair.right.inode()];

@@ -1,5 +1,8 @@
 //! Outputs with pseudonyms: no clear address or name stands in any of them.
 
+#[path = "redact/payload.rs"]
+mod payload;
+
 use std::{collections::BTreeSet, fs, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, Result, ensure};

@@ -1,5 +1,8 @@
 //! Every wrong usage and every refusal: one clear line, and the exit status of the contract.
 
+#[path = "refusals/types.rs"]
+mod types;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -7,7 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use clap::CommandFactory as _;
 use netdiag::{
+    cli::Cli,
     signal::DEFINITIONS,
     snapshot::{Doctor, Status},
 };
@@ -22,6 +27,7 @@ use netdiag_tests::{
 };
 use rustix::process::Signal;
 
+// By number, not by `netdiag::exit`: these are what scripts rely on.
 const USAGE: i32 = 2;
 const CANNOT_OBSERVE: i32 = 3;
 
@@ -169,21 +175,6 @@ fn no_privilege() -> Result<()> {
 }
 
 #[test]
-fn no_usable_btf() -> Result<()> {
-    let _alone = alone();
-    let mut facts = Facts::new();
-    for (what, content) in [("empty", vec![]), ("garbage", vec![0x5a; 5000])] {
-        let file = tempfile::NamedTempFile::new()?;
-        fs::write(file.path(), content)?;
-        let path = file.path().to_string_lossy().into_owned();
-        let output = run(&["live", "-d", "1s", "--btf", &path])?;
-        refused(&mut facts, what, &output, CANNOT_OBSERVE, &[&path, "BTF"]);
-    }
-    facts.finish();
-    Ok(())
-}
-
-#[test]
 fn doctor_names_kernel_and_signals() -> Result<()> {
     let _alone = alone();
     let doctor = run(&["doctor"])?;
@@ -249,14 +240,12 @@ fn interrupts_end_a_run_cleanly() -> Result<()> {
 #[test]
 fn help_and_version() -> Result<()> {
     let mut facts = Facts::new();
-    for arguments in [
-        &["--help"][..],
-        &["--version"],
-        &["live", "--help"],
-        &["record", "--help"],
-        &["events", "--help"],
-    ] {
-        let output = Command::new(binary()?).args(arguments).output()?;
+    let cli = Cli::command();
+    let commands: Vec<_> = cli.get_subcommands().map(clap::Command::get_name).collect();
+    facts.holds(format_args!("every command: {commands:?}"), commands.len() >= 8);
+    let of_commands = commands.iter().map(|name| vec![*name, "--help"]);
+    for arguments in [vec!["--help"], vec!["--version"]].into_iter().chain(of_commands) {
+        let output = Command::new(binary()?).args(&arguments).output()?;
         facts.equal(format_args!("{arguments:?}: exit status"), output.status.code(), Some(0));
         facts.holds(format_args!("{arguments:?}: says something"), !output.stdout.is_empty());
         facts.equal(format_args!("{arguments:?}: on standard error"), output.stderr.len(), 0);

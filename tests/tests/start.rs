@@ -26,7 +26,7 @@ fn most() -> f64 {
 }
 
 /// Resident memory with nothing to see, in bytes. What lets programs remember and tell is the kernel's.
-const RESIDENT: u64 = 15 << 20;
+const RESIDENT: u64 = 15_000_000;
 
 fn cpu_of(what: impl FnOnce() -> Result<()>) -> Result<Duration> {
     let before = usage::cpu_time(process::id())?;

@@ -38,7 +38,8 @@ pub(crate) fn object() -> Result<()> {
 
 /// Builds the binary around the object that is there, and gives its path.
 pub(crate) fn binary(release: bool) -> Result<PathBuf> {
-    if !workspace::netdiag(if release { "release" } else { "debug" }).exists() {
+    let profile = if release { "release" } else { "debug" };
+    if !workspace::netdiag(profile).exists() {
         eprintln!("build: netdiag for the first time: that takes some minutes");
     }
     let mut command = process::cargo();
@@ -47,7 +48,6 @@ pub(crate) fn binary(release: bool) -> Result<PathBuf> {
         command.arg("--release");
     }
     process::run(&mut command)?;
-    let profile = if release { "release" } else { "debug" };
     let built = workspace::host_target()?.join(profile).join("netdiag");
     if !is_static(&fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?) {
         bail!(

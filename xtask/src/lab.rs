@@ -88,8 +88,7 @@ pub(crate) fn program(name: &str, kernel: Option<&str>, longest_s: u32) -> Resul
     setup::vm_tools()?;
     let directory = workspace::target().join("vm").join(name);
     fs::create_dir_all(&directory)?;
-    let strip = ["--strip-debug", "-o"];
-    process::run(Command::new("strip").args(strip).arg(directory.join(name)).arg(program))?;
+    process::strip(&program, &directory.join(name))?;
     let mut command = Command::new(workspace::xtask()?);
     command.args(["vm", "--no-build", "--memory", "2048", "--kernel", kernel]);
     command.args(["--timeout", &longest_s.to_string()]);

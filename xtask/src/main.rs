@@ -44,6 +44,7 @@ enum Command {
     Bench(bench::Args),
     Lab(lab::Args),
     Soak(soak::Args),
+    Hostile(test::hostile::Args),
     Sbom(sbom::Args),
 }
 
@@ -68,6 +69,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Bench(args) => bench::main(&args),
         Command::Lab(args) => lab::main(&args),
         Command::Soak(args) => soak::main(&args),
+        Command::Hostile(args) => test::hostile::main(&args),
         Command::Sbom(args) => sbom::main(&args),
     }
 }

@@ -5,11 +5,19 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::process;
+
+/// Held while apt is asked for anything: set-up goes on in several threads, and lists that are being refreshed name
+/// nothing.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// True on Debian and what derives from it.
 pub(crate) fn has_apt() -> bool {
@@ -19,15 +27,21 @@ pub(crate) fn has_apt() -> bool {
 /// The candidate version of each package of `names` that apt knows, refreshing apt's lists once
 /// when it knows none of them (a fresh image has no lists).
 pub(crate) fn candidates(names: &[&str]) -> Result<Vec<(String, String)>> {
+    let _alone = alone();
+    known(names)
+}
+
+/// The same for who holds [`alone`].
+fn known(names: &[&str]) -> Result<Vec<(String, String)>> {
     let policy = || -> Result<Vec<(String, String)>> {
         let output = process::output(
             Command::new("apt-cache").arg("policy").args(names).env("LC_ALL", "C"),
         )?;
         Ok(parse_policy(&output))
     };
-    let known = policy()?;
-    if !known.is_empty() {
-        return Ok(known);
+    let all = policy()?;
+    if !all.is_empty() {
+        return Ok(all);
     }
     update()?;
     policy()
@@ -35,15 +49,16 @@ pub(crate) fn candidates(names: &[&str]) -> Result<Vec<(String, String)>> {
 
 /// Installs `names`. `why` completes the line "installing …: ".
 pub(crate) fn install(names: &[&str], why: &str) -> Result<()> {
+    let _alone = alone();
     eprintln!("setup: installing {} by apt: {why}", names.join(" "));
-    if candidates(names)?.len() < names.len() {
+    if known(names)?.len() < names.len() {
         update()?;
     }
-    let known = candidates(names)?;
+    let offered = known(names)?;
     let unknown: Vec<&str> = names
         .iter()
         .copied()
-        .filter(|name| !known.iter().any(|(known, _)| known == name))
+        .filter(|name| !offered.iter().any(|(offered, _)| offered == name))
         .collect();
     if !unknown.is_empty() {
         bail!(
@@ -65,18 +80,21 @@ pub(crate) fn install(names: &[&str], why: &str) -> Result<()> {
 /// Fetches package `name`, and what it needs that this system does not have, into `directory`;
 /// gives their files. Nothing is installed, which takes no privilege.
 pub(crate) fn download(name: &str, directory: &Path) -> Result<Vec<PathBuf>> {
-    if candidates(&[name])?.is_empty() {
+    let _alone = alone();
+    if known(&[name])?.is_empty() {
         bail!("apt offers no {name}: add the suite that has it to apt's sources");
     }
-    or_refreshed(|| download_by(Command::new("apt-get"), name, directory))
+    or_refreshed(|| fetch(Command::new("apt-get"), name, directory))
 }
 
 /// The same by an apt-get that has been told where its lists are.
-pub(crate) fn download_by(
-    mut command: Command,
-    name: &str,
-    directory: &Path,
-) -> Result<Vec<PathBuf>> {
+pub(crate) fn download_by(command: Command, name: &str, directory: &Path) -> Result<Vec<PathBuf>> {
+    let _alone = alone();
+    fetch(command, name, directory)
+}
+
+/// The same for who holds [`alone`].
+fn fetch(mut command: Command, name: &str, directory: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(directory.join("partial"))?;
     process::output(downloading(&mut command, name, directory))?;
     let mut files = Vec::new();
@@ -90,7 +108,8 @@ pub(crate) fn download_by(
 /// Fetches package `name` alone into `directory`, which is to be empty; gives its file. Nothing is installed, which
 /// takes no privilege.
 pub(crate) fn download_alone(name: &str, directory: &Path) -> Result<PathBuf> {
-    if candidates(&[name])?.is_empty() {
+    let _alone = alone();
+    if known(&[name])?.is_empty() {
         bail!("apt offers no {name}: add the suite that has it to apt's sources");
     }
     let mut download = Command::new("apt-get");

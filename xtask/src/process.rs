@@ -37,6 +37,11 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
+/// Copies a program without its debug information, which would fill the memory of a guest.
+pub(crate) fn strip(program: &Path, to: &Path) -> Result<()> {
+    run(Command::new("strip").args(["--strip-debug", "-o"]).arg(to).arg(program))
+}
+
 /// True when this process is root.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()

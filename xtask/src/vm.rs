@@ -118,33 +118,41 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(run(args, &netdiag)?))
 }
 
-/// What a command printed in a machine that counts instructions.
+/// The series of a kernel that is asked for as [`Args::kernel`] is.
+pub(crate) fn series(kernel: &str) -> Result<String> {
+    Ok(Kernel::get(kernel)?.series)
+}
+
+/// What commands printed in a machine that counts instructions.
 pub(crate) struct Counted {
     pub(crate) series: String,
     pub(crate) build: String,
     pub(crate) output: String,
 }
 
-/// Runs `command` in a machine that counts instructions, with these host files in its directory there and
-/// these programs of the host, as the options `--bring` and `--with` have them.
+/// Runs commands one after the other in a machine that counts instructions, with these host files in their directory
+/// there and these programs of the host, as the options `--bring` and `--with` have them.
 pub(crate) fn count(
     series: &str,
     netdiag: &Path,
     bring: Vec<String>,
     with: Vec<String>,
-    command: &[String],
+    commands: &[Vec<String>],
 ) -> Result<Counted> {
     const OUTPUT: &str = "/root/output";
+    const TIMEOUT_S: u64 = 3600;
+    let script: String = commands.iter().map(|command| image::quote(command) + "\n").collect();
     let scratch = tempfile::tempdir().context("no temporary directory")?;
     let output = scratch.path().join("output");
     let args = Args {
         kernel: series.to_owned(),
         append: String::new(),
         smp: 1,
-        memory: 1024,
+        // Another tracer's libraries are a quarter of a gigabyte.
+        memory: 2048,
         icount: true,
         kvm: false,
-        timeout: 3600,
+        timeout: TIMEOUT_S * commands.len() as u64,
         bring,
         take: vec![format!("{OUTPUT}={}", output.display())],
         with,
@@ -152,13 +160,11 @@ pub(crate) fn count(
         env: Vec::new(),
         no_build: true,
         time: false,
-        command: ["sh", "-c", &format!("exec > {OUTPUT}; exec {}", image::quote(command))]
-            .map(OsString::from)
-            .to_vec(),
+        command: ["sh", "-ec", &format!("exec > {OUTPUT}\n{script}")].map(OsString::from).to_vec(),
     };
     let status = run(&args, netdiag)?;
     if status != 0 {
-        bail!("{} failed in the machine (status {status})", command.join(" "));
+        bail!("one of these failed in the machine (status {status}), as it said:\n{script}");
     }
     let Kernel { series, build, .. } = Kernel::get(series)?;
     let output = fs::read_to_string(&output).context("cannot read what the command printed")?;
@@ -185,6 +191,7 @@ fn run(args: &Args, netdiag: &Path) -> Result<u8> {
     let scratch = tempfile::tempdir().context("no temporary directory")?;
     let path = |name: &str| scratch.path().join(name);
     image::write(&kernel, &run, &path("image.cpio"))?;
+    room(fs::metadata(path("image.cpio"))?.len() >> 20, args.memory)?;
     let wanted = match shares.is_empty() && !args.icount {
         true => Wanted::Quickest,
         false => Wanted::OfRelease,
@@ -229,6 +236,21 @@ fn run(args: &Args, netdiag: &Path) -> Result<u8> {
         take(&path("files.tar"), &takes, scratch.path())?;
     }
     Ok(status)
+}
+
+/// Fails where a guest with so many MiB could not unpack an image of so many: its kernel says so and goes on without the
+/// rest, of which the command or what reports its end may be part.
+fn room(image_mib: u64, memory_mib: u32) -> Result<()> {
+    /// What the kernel itself takes, and a command that is not greedy.
+    const BESIDE: u64 = 160;
+    let needed = 2 * image_mib + BESIDE;
+    if u64::from(memory_mib) < needed {
+        bail!(
+            "the guest has {memory_mib} MiB, of which its image of {image_mib} would leave too little to be unpacked: \
+             give --memory {needed}"
+        );
+    }
+    Ok(())
 }
 
 /// The shell script that the guest runs: variables, then the command in the shell's place.
@@ -290,6 +312,13 @@ mod tests {
         for bad in ["/root/a", "a=b", "/root/a=", ""] {
             assert!(parse_take(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_image_that_finds_no_room_is_not_booted() {
+        room(400, 960).unwrap();
+        let said = room(417, 960).unwrap_err().to_string();
+        assert!(said.ends_with("give --memory 994"), "{said}");
     }
 
     #[test]

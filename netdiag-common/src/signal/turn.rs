@@ -49,6 +49,12 @@ pub mod kind {
     pub const COUNT: usize = 6;
 }
 
+/// What there is to know of a sample.
+pub mod flag {
+    /// Round trips were left out to keep the cost down, so that `prompt_us` says nothing.
+    pub const NO_TRIPS: u32 = 1;
+}
+
 /// One turn or read.
 #[repr(C)]
 #[derive(
@@ -74,6 +80,6 @@ pub struct Sample {
     /// Likewise, a round trip since then that no delay of the peer's ACK is part of, in microseconds; 0
     /// where there was none.
     pub prompt_us: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Of [`flag`].
+    pub flags: u32,
 }

@@ -9,7 +9,6 @@ use aya_ebpf::{
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
 use netdiag_common::{
-    flow::FlowKey,
     signal::{
         Signal,
         conntrack::{Record, SAMPLES, Tuple, what},
@@ -102,15 +101,8 @@ fn wanted(record: &Record) -> bool {
 /// Whether the end that a tuple's packets come from passes.
 #[inline(always)]
 fn accepts(record: &Record, tuple: &Tuple) -> bool {
-    filter::accepts(&FlowKey {
-        local_addr: tuple.source,
-        peer_addr: tuple.destination,
-        local_port: tuple.source_port,
-        peer_port: tuple.destination_port,
-        netns: record.netns,
-        protocol: record.protocol,
-        reserved: 0,
-    })
+    let Tuple { source_port, destination_port, ref destination, .. } = *tuple;
+    filter::accepts_end(source_port, destination_port, destination, record.netns)
 }
 
 /// A function was called.

@@ -12,7 +12,6 @@ use aya_ebpf::{
 use netdiag_common::{
     counters::Counters,
     field::Field,
-    flow::FlowKey,
     message::{HEAD, HEADER, Message},
     signal::{
         Signal,
@@ -21,7 +20,7 @@ use netdiag_common::{
 };
 
 use crate::{
-    account::{Lane, counters},
+    account::{Lane, counters, sheds},
     assembly::opaque,
     filter,
     globals::location,
@@ -168,6 +167,9 @@ unsafe fn consider<A: Access>(skb: Pointer, carried: &Carried, flags: u16, lane:
 unsafe fn submit<A: Access>(skb: Pointer, kept: &mut Kept, counters: &mut Counters) {
     /// A fraction of what the smallest ring for packets holds.
     const WAKE_EVERY: u64 = 64;
+    if sheds(Signal::Dns, counters) {
+        return;
+    }
     counters.seen += 1;
     let header = socket::header(Signal::Dns, 1);
     if header.time_ns.wrapping_sub(kept.window_ns) >= WINDOW_NS {
@@ -286,7 +288,7 @@ unsafe fn began(skb: Pointer, record: &mut Record) -> Result<(), Refused> {
         if record.asked.protocol == record.key.protocol && record.asked.peer_port == PORT {
             record.flags |= flag::TRACKED;
         } else {
-            record.asked = FlowKey::default();
+            words::zero(&raw mut record.asked);
         }
     }
     Ok(())

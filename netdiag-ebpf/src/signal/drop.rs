@@ -7,7 +7,6 @@ use aya_ebpf::{
 };
 use netdiag_common::{
     field::Field,
-    flow::FlowKey,
     header::Header,
     signal::{
         Signal,
@@ -22,12 +21,14 @@ use crate::{
     filter,
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
+    netns::{self, Known},
     numbers::{
         AF_INET, AF_INET6, ETH_P_IP, ETH_P_IPV6,
         state::{NEW_SYN_RECV, TIME_WAIT},
     },
     packet, stack,
     table::{self, Counted},
+    words,
 };
 
 const SEEN: Lane = Lane::new(Signal::Drop, 0);
@@ -37,12 +38,12 @@ const FLUSH: Lane = Lane::new(Signal::Drop, 1);
 static DROPS: PerCpuArray<Table<Record>, 1> = PerCpuArray::new();
 
 /// Where `bytes` stands behind the header.
-const BYTES: usize = (core::mem::offset_of!(Record, bytes) - size_of::<Header>()) / 4;
+const BYTES: usize = (core::mem::offset_of!(Record, bytes) - size_of::<Header>()) / 8;
 
 impl Counted for Record {
     const SIGNAL: Signal = Signal::Drop;
     const SAMPLES: u32 = SAMPLES;
-    const SUMS: core::ops::Range<usize> = BYTES..BYTES + 2;
+    const SUMS: core::ops::Range<usize> = BYTES..BYTES + 1;
     const LEVELS: usize = 1;
 
     #[inline(always)]
@@ -58,7 +59,8 @@ impl Counted for Record {
     /// Reason and place are what counts.
     #[inline(always)]
     fn coarsen(&mut self, _level: usize) {
-        self.key = FlowKey::default();
+        // SAFETY: zeros are a key.
+        unsafe { words::zero(&raw mut self.key) };
         self.ends = ends::NONE;
         if self.stack != netdiag_common::stack::NOT_ASKED {
             // Those that pile up here are few only when stacks do not tell them apart.
@@ -131,12 +133,8 @@ fn wanted(drop: &Record) -> bool {
     if !filter::active() {
         return true;
     }
-    if filter::accepts(&drop.key) {
-        return true;
-    }
-    let mut other = drop.key;
-    other.reverse();
-    drop.ends == ends::BY_DESTINATION && filter::accepts(&other)
+    filter::accepts(&drop.key)
+        || drop.ends == ends::BY_DESTINATION && filter::accepts_other(&drop.key)
 }
 
 /// Reads whose packet it was by its headers. `NotOurs`: none of a network, but of a local socket family.
@@ -162,7 +160,7 @@ unsafe fn describe<A: Access>(freed: &Freed, drop: &mut Record) -> Result<(), Re
         let packet = packet::header::<A>(skb)
             .and_then(|at| packet::conversation(at, &mut drop.key).map(|()| at));
         let Ok(packet) = packet else {
-            drop.key = FlowKey::default();
+            words::zero(&raw mut drop.key);
             return by_socket::<A>(sender, ends::KNOWN, drop).or_else(|_| nameless(drop));
         };
         if settings::is_no_loss_when_closing(freed.location) && packet::is_closing(packet) {
@@ -248,18 +246,19 @@ unsafe fn ends_of<A: Access>(
                 return Err(Refused::NotOurs);
             }
             drop.ends = ends::RECEIVED;
-            drop.key.netns = kernel::netns::<A>(freed.receiver, Field::SkNet)?;
+            drop.key.netns = netns::of::<A>(freed.receiver, Field::SkNet)?;
             return Ok(());
         }
         let device: Pointer = field::<A, _>(freed.skb, Field::SkbDev)?;
-        let here = packet::device_netns::<A>(device);
+        let mut known = Known::NONE;
+        let here = packet::device_netns_and::<A>(device, &mut known);
         drop.ends = ends::BY_DESTINATION;
         drop.key.netns = here;
         if socket.is_null() {
             return Ok(());
         }
         let port: u16 = field::<A, _>(socket, Field::SkNum)?;
-        let there = kernel::netns::<A>(socket, Field::SkNet)?;
+        let there = known.of::<A>(socket, Field::SkNet)?;
         if port == drop.key.peer_port && (here == 0 || here == there) {
             drop.ends = ends::SENT;
             drop.key.netns = there;

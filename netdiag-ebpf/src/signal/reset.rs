@@ -21,9 +21,11 @@ use crate::{
     filter,
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
+    netns,
     numbers::state::{LISTEN, NEW_SYN_RECV, TIME_WAIT},
     packet,
     table::{self, Counted, Counting},
+    words,
 };
 
 const SENT: Lane = Lane::new(Signal::Reset, lane::SENT);
@@ -56,7 +58,8 @@ impl Counted for Record {
     /// Direction and reason are what counts.
     #[inline(always)]
     fn coarsen(&mut self, _level: usize) {
-        self.key = FlowKey::default();
+        // SAFETY: zeros are a key.
+        unsafe { words::zero(&raw mut self.key) };
     }
 }
 
@@ -103,7 +106,7 @@ unsafe fn by_packet<A: Access>(
         key.netns = if sk.is_null() {
             packet::device_netns::<A>(field::<A, _>(skb, Field::SkbDev)?)
         } else {
-            kernel::netns::<A>(sk, Field::SkNet)?
+            netns::of::<A>(sk, Field::SkNet)?
         };
     }
     Ok(())

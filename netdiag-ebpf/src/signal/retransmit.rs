@@ -21,7 +21,7 @@ use netdiag_common::{
 
 use crate::{
     account::{Lane, counters},
-    filter::{self, User},
+    filter::{self, Answer, User},
     globals::{location, settings},
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     nested, ring,
@@ -75,28 +75,30 @@ fn observe<A: Access>(ctx: &impl StackIdContext, sk: Pointer, attempt: &Attempt,
     let Some((counters, slot)) = (unsafe { socket::admit::<A>(sk, lane) }) else { return };
     // Not the socket's address: verifiers let no program take a pointer apart.
     debug!(ctx, "flow {:x}: segment sent again, error {}", slot.flow, attempt.error);
+    // SAFETY: no precondition.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
     if attempt.error == 0 && attempt.origin == origin::SEGMENT {
-        // SAFETY: no precondition.
-        slot.sent_again_ns = unsafe { bpf_ktime_get_ns() };
+        slot.sent_again_ns = now_ns;
     }
     let stack = stack::of(ctx);
     let submitted = ring::submit::<Record>(ring::Into::Events, counters, |record| {
-        record.header = socket::header(Signal::Retransmit, 1);
+        record.header = socket::header_at(Signal::Retransmit, 1, now_ns);
         record.origin = attempt.origin;
         record.stack = stack;
         record.error = attempt.error;
         record.pid = slot.owner;
         // SAFETY: `sk` is a full TCP socket and `skb` one of its segments.
         unsafe {
-            socket::identify::<A>(sk, slot.flow, &mut record.socket)?;
+            socket::identify::<A>(sk, slot, &mut record.socket)?;
             describe::<A>(attempt, record)?;
             let tp = A::tcp_sock(sk);
             if !tp.is_null() {
                 record.ca_state = kernel::bits::<A>(tp, Field::CaState)?;
                 record.timer = kernel::bits::<A>(tp, Field::Pending)?;
                 record.backoff = kernel::bits::<A>(tp, Field::Retransmits)?;
+                record.has_tcp = 1;
+                kernel::tcp_counters::<A>(sk, tp, &mut record.tcp)?;
             }
-            record.has_tcp = u8::from(kernel::tcp_counters::<A>(sk, &mut record.tcp)?);
         }
         record.socket.cookie = kernel::cookie::<A>(sk);
         if record.has_tcp != 0 {
@@ -163,12 +165,12 @@ fn synack<A: Access>(ctx: &impl StackIdContext, request: Pointer, lane: Lane) {
     counters.seen += 1;
     // SAFETY: a request_sock starts with a sock_common.
     match unsafe { filter::passes::<A>(request, User::Unknown) } {
-        Ok(true) => {}
-        Ok(false) => {
+        Answer::Wanted => {}
+        Answer::Unwanted => {
             counters.filtered += 1;
             return;
         }
-        Err(_) => {
+        Answer::Unread => {
             counters.read_failed += 1;
             return;
         }
@@ -185,7 +187,7 @@ fn synack<A: Access>(ctx: &impl StackIdContext, request: Pointer, lane: Lane) {
         let tcp = A::tcp_request_sock(request);
         // SAFETY: as above.
         unsafe {
-            socket::identify::<A>(request, 0, &mut record.socket)?;
+            socket::identify_request::<A>(request, &mut record.socket)?;
             if !tcp.is_null() {
                 record.seq = field::<A, _>(tcp, Field::TcpRequestSntIsn)?;
             }

@@ -19,9 +19,9 @@ use netdiag_common::{
 
 use self::estimator::Found;
 use crate::{
-    account::{Lane, counters},
+    account::{Lane, counters, sheds},
     batch,
-    filter::{self, User},
+    filter::{self, Answer, User},
     kernel::{self, Access, Pointer, Probed, Refused, Typed, field},
     nested,
     numbers::state::ESTABLISHED,
@@ -53,19 +53,20 @@ unsafe fn tell<A: Access>(
     sk: Pointer,
     tp: Pointer,
     known: Option<&'static mut Slot>,
-    round_trip: &RoundTrip,
+    mut round_trip: RoundTrip,
     lane: Lane,
     counters: &mut Counters,
-    batch: Option<*mut Batch<Sample>>,
+    what: What,
 ) {
     // SAFETY: passed on.
     let Some(slot) = (unsafe { socket::admit_to::<A>(sk, known, lane, counters) }) else { return };
+    round_trip.flags = filter::behind(u64::from(round_trip.flags)) as u32;
     // SAFETY: passed on.
-    let sample = unsafe { describe::<A>(tp, slot, round_trip) };
+    let sample = unsafe { describe::<A>(tp, slot, &round_trip) };
     match sample {
         Ok(Some(sample)) => {
             counters.begun += 1;
-            match batch {
+            match what.batch() {
                 Some(batch) => batch::append(sample, batch, counters),
                 None => batch::alone(sample, counters),
             }
@@ -118,6 +119,9 @@ fn updated(ctx: &FExitContext, what: What, lane: Lane) {
     const MAYBE_DELAYED: u32 = 0x10000;
     let sk: Pointer = ctx.arg(0);
     let Some(counters) = counters(lane) else { return };
+    if sheds(Signal::Rtt, counters) {
+        return;
+    }
     let (by_sequence, selectively): (i64, i64) = (ctx.arg(2), ctx.arg(3));
     let rtt_us = if by_sequence >= 0 {
         by_sequence
@@ -136,7 +140,7 @@ fn updated(ctx: &FExitContext, what: What, lane: Lane) {
     let known = slot::find::<Typed>(sk);
     // SAFETY: the function's first argument is a full TCP socket.
     unsafe {
-        tell::<Typed>(sk, tp, known, &round_trip, lane, counters, what.batch());
+        tell::<Typed>(sk, tp, known, round_trip, lane, counters, what);
     }
 }
 
@@ -213,13 +217,14 @@ unsafe fn look<A: Access>(sk: Pointer, what: What, lane: Lane) {
     let is_short = matches!(found, Ok(Found { is_short: true, .. }));
     match found.map(|found| found.since) {
         Ok(Since::Nothing) => {}
+        // The look itself goes on, so that the next sample is found as the difference to this one.
+        Ok(Since::Sample(_)) if sheds(Signal::Rtt, counters) => {}
         Ok(Since::Sample(rtt_us)) => {
-            let batch = what.batch();
             // SAFETY: passed on.
             unsafe {
                 let flags = if is_short { flag::MAYBE_DELAYED } else { 0 };
                 let round_trip = RoundTrip { rtt_us, flags };
-                tell::<A>(sk, tp, Some(slot), &round_trip, lane, counters, batch);
+                tell::<A>(sk, tp, Some(slot), round_trip, lane, counters, what);
             }
         }
         Ok(Since::Several) => {
@@ -242,10 +247,10 @@ unsafe fn look<A: Access>(sk: Pointer, what: What, lane: Lane) {
 unsafe fn first_sight<A: Access>(sk: Pointer, tp: Pointer, lane: Lane, counters: &mut Counters) {
     // SAFETY: passed on.
     match unsafe { filter::passes::<A>(sk, User::Unknown) } {
-        Ok(true) => {}
+        Answer::Wanted => {}
         // Whether there was a sample cannot be told without a place to remember the last one.
-        Ok(false) => return,
-        Err(_) => {
+        Answer::Unwanted => return,
+        Answer::Unread => {
             counters.seen += 1;
             counters.read_failed += 1;
             return;

@@ -7,11 +7,10 @@ mod seat;
 mod start;
 
 use aya_ebpf::{
-    helpers::bpf_ktime_get_ns,
-    macros::{btf_tracepoint, fentry, fexit, kprobe, raw_tracepoint, tracepoint},
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::{fentry, fexit, kprobe, raw_tracepoint, tracepoint},
     programs::{
-        BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RawTracePointContext,
-        TracePointContext,
+        FEntryContext, FExitContext, ProbeContext, RawTracePointContext, TracePointContext,
     },
 };
 use netdiag_common::{
@@ -25,9 +24,11 @@ use netdiag_common::{
 pub(crate) use self::start::renumber;
 use self::start::{Call, Place, Start, forget_earlier, is_under_way, recall, remember};
 use crate::{
-    account::{Lane, counters},
+    account::{Lane, counters, sheds},
     batch,
-    filter::{self, User},
+    calls::Seen,
+    filter::{self, Answer, User},
+    globals,
     kernel::{self, Access, Pointer, Probed, Typed},
     signal::socket::{self, Context},
     slot::{self, ANNOUNCED, Slot},
@@ -59,51 +60,63 @@ enum Function {
     Sendpage,
 }
 
-/// A call begins.
+/// A call of the current thread begins.
 #[inline(always)]
 fn begin<A: Access>(sk: Pointer, place: Place, again: Again, lane: Lane) {
-    let Some(counters) = counters(lane) else { return };
-    let call = Call::on(sk);
+    let _seen = begin_of::<A>(sk, bpf_get_current_pid_tgid(), place, again, lane);
+}
+
+/// The same of who knows the thread. Returns what was found out by the way.
+#[inline(always)]
+fn begin_of<A: Access>(sk: Pointer, thread: u64, place: Place, again: Again, lane: Lane) -> Seen {
+    let Some(counters) = counters(lane) else { return Seen::NOTHING };
+    let call = Call::of(sk, thread);
     if filter::active() {
         // SAFETY: the hook's argument is a TCP socket.
-        let passes = unsafe { filter::passes::<A>(sk, User::Current) };
-        if passes != Ok(true) {
+        let answer = unsafe { filter::passes::<A>(sk, User::Current) };
+        if answer != Answer::Wanted {
             forget_earlier(&call, place, counters);
         }
-        match passes {
-            Ok(true) => {}
-            Ok(false) if again == Again::Lost => {
+        match answer {
+            Answer::Wanted => {}
+            Answer::Unwanted if again == Again::Lost => {
                 counters.seen += 1;
                 counters.filtered += 1;
-                return;
+                return Seen::NOTHING;
             }
             // Counted at the end of the call, of which there is one only.
-            Ok(false) => return,
-            Err(_) => {
+            Answer::Unwanted => return Seen::NOTHING,
+            Answer::Unread => {
                 counters.seen += 1;
                 counters.read_failed += 1;
-                return;
+                return Seen::NOTHING;
             }
         }
+    }
+    if globals::sheds(Signal::Send) {
+        // Counted at its end. Where the hook fires more than once, the call may have begun before.
+        if again == Again::Lost {
+            forget_earlier(&call, place, counters);
+        }
+        return Seen::NOTHING;
     }
     let Some(slot) = slot::find_or_create::<A>(sk, lane) else {
         counters.seen += 1;
         counters.map_full += 1;
-        return;
+        return Seen::NOTHING;
     };
     if again == Again::SameCall && is_under_way(&call, slot.flow, place) {
-        return;
+        return Seen { slot: Some(slot), now_ns: 0 };
     }
-    // SAFETY: no precondition.
-    let mut start_ns = unsafe { bpf_ktime_get_ns() };
+    let mut start_ns = now_ns();
     if slot.owner != call.process() || socket::is_due(slot, start_ns) {
-        // SAFETY: as above.
+        // SAFETY: a TCP socket, and its slot.
         unsafe { introduce::<A>(sk, slot, call.process(), lane) };
         // The report is not charged to the call.
-        // SAFETY: no precondition.
-        start_ns = unsafe { bpf_ktime_get_ns() };
+        start_ns = now_ns();
     }
     remember(&call, place, Start { flow: slot.flow, start_ns }, counters);
+    Seen { slot: Some(slot), now_ns: start_ns }
 }
 
 /// Tells userspace of a socket that is new to it, has another owner, or is due for a report.
@@ -129,11 +142,23 @@ unsafe fn introduce<A: Access>(sk: Pointer, slot: &mut Slot, pid: u32, lane: Lan
     }
 }
 
+/// The time by which calls are measured.
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: no precondition.
+    unsafe { bpf_ktime_get_ns() }
+}
+
 /// A call returned.
 #[inline(always)]
-fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, function: Function) {
-    // SAFETY: no precondition.
-    let end_ns = unsafe { bpf_ktime_get_ns() };
+fn end<A: Access>(
+    sk: Pointer,
+    result: i32,
+    end_ns: u64,
+    place: Place,
+    again: Again,
+    function: Function,
+) {
     let lane = match function {
         Function::Sendmsg => END,
         Function::Sendpage => SENDPAGE_END,
@@ -157,27 +182,30 @@ fn end<A: Access>(sk: Pointer, result: i32, place: Place, again: Again, function
     batch::append_by(sample, batch, || counters(lane));
 }
 
-/// An end without a beginning: filtered then, or begun before the attach, or out of the sight of
+/// An end without a beginning: filtered or shed then, or begun before the attach, or out of the sight of
 /// the beginning's hook.
 #[inline(always)]
 fn unmatched<A: Access>(sk: Pointer, again: Again, counters: &mut Counters) {
     if filter::active() {
         // SAFETY: the hook's argument is a TCP socket.
         match unsafe { filter::passes::<A>(sk, User::Current) } {
-            Ok(true) => {}
-            Ok(false) => {
+            Answer::Wanted => {}
+            Answer::Unwanted => {
                 if again == Again::SameCall {
                     counters.seen += 1;
                     counters.filtered += 1;
                 }
                 return;
             }
-            Err(_) => {
+            Answer::Unread => {
                 counters.seen += 1;
                 counters.read_failed += 1;
                 return;
             }
         }
+    }
+    if sheds(Signal::Send, counters) {
+        return;
     }
     counters.seen += 1;
     counters.unmatched += 1;
@@ -194,7 +222,7 @@ macro_rules! trampolines {
 
         #[fexit]
         fn $exit(ctx: FExitContext) -> i32 {
-            end::<Typed>(ctx.arg(0), ctx.arg($result), $place, Again::Lost, $end);
+            end::<Typed>(ctx.arg(0), ctx.arg($result), now_ns(), $place, Again::Lost, $end);
             0
         }
     };
@@ -209,20 +237,16 @@ trampolines!(
     sendpage_fentry_plain sendpage_fexit_plain Place::Hash, 5, SENDPAGE_BEGIN, Function::Sendpage
 );
 
-#[btf_tracepoint(function = "tcp_sendmsg_locked")]
-fn send_begin_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    begin::<Typed>(ctx.arg(0), Place::Seat, Again::SameCall, BEGIN);
-    0
+/// A call begins, or goes on, of a thread that holds the socket: `tcp_sendmsg_locked` by its tracepoint.
+#[inline(always)]
+pub(crate) fn begins_locked(sk: Pointer, thread: u64) -> Seen {
+    begin_of::<Typed>(sk, thread, Place::Seat, Again::SameCall, BEGIN)
 }
 
-#[btf_tracepoint(function = "sock_send_length")]
-fn send_end_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    let sk: Pointer = ctx.arg(0);
-    // SAFETY: the tracepoint gives a full socket, of any family.
-    if unsafe { kernel::is_tcp::<Typed>(sk) } == Ok(true) {
-        end::<Typed>(sk, ctx.arg(1), Place::Seat, Again::SameCall, Function::Sendmsg);
-    }
-    0
+/// It returned, by the tracepoint `sock_send_length`.
+#[inline(always)]
+pub(crate) fn ends_locked(sk: Pointer, result: i32, end_ns: u64) {
+    end::<Typed>(sk, result, end_ns, Place::Seat, Again::SameCall, Function::Sendmsg);
 }
 
 // The end's tracepoint is of 6.3, so these have compare-and-exchange.
@@ -241,7 +265,7 @@ macro_rules! classic {
         #[tracepoint]
         fn $end(ctx: TracePointContext) -> u32 {
             if let Some((sk, result)) = kernel::tcp_send_length(&ctx) {
-                end::<Probed>(sk, result, Place::Seat, $again, Function::Sendmsg);
+                end::<Probed>(sk, result, now_ns(), Place::Seat, $again, Function::Sendmsg);
             }
             0
         }

@@ -1,5 +1,6 @@
 //! Programs of the signal `socket`, and the introduction of a socket that other signals met first.
 
+mod descriptor;
 mod detail;
 mod handshake;
 mod owner;
@@ -12,23 +13,24 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use aya_log_ebpf::{debug, warn};
-use netdiag_common::{
-    signal::{Signal, socket::what},
-    turn::Turns,
-};
+use netdiag_common::signal::{Signal, socket::what};
 
-pub(crate) use self::report::{
-    Context, admit, admit_to, header, identify, introduction, is_due, report,
+pub(crate) use self::{
+    owner::reads,
+    report::{
+        Context, admit, admit_to, header, header_at, identify, identify_request, introduction,
+        is_due, report,
+    },
 };
 use crate::{
     account::{Lane, socket_counters},
-    filter::{self, User},
+    filter::{self, Answer, User},
     globals::settings,
     kernel::{self, Access, Pointer, Probed, Typed},
     nested,
     numbers::state::{CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV, SYN_SENT},
     signal::{retransmit, send},
-    slot::{self, ANNOUNCED, CLIENT, RoundTrips, SERVER, Slot, Told},
+    slot::{self, ANNOUNCED, CLIENT, SERVER, Slot},
 };
 
 const STATE: Lane = Lane::new(Signal::Socket, 0);
@@ -94,6 +96,9 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
     if !undecided && !is_wanted::<A>(sk, user, old == SYN_RECV, lane) {
         return;
     }
+    let [old, new] = [old, new].map(|state| filter::behind(state as u64) as i32);
+    let connecting = new == SYN_SENT;
+    let undecided = connecting && filter::needs_local_port();
     let Some(slot) = slot::find_or_create::<A>(sk, lane) else {
         warn!(ctx, "a socket: no room to remember it, raise --max-flows");
         if let Some(counters) = socket_counters(lane) {
@@ -108,6 +113,8 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
         slot.used_by(current_process(), !undecided || filter::is_current_wanted());
         slot.flags |= CLIENT;
     } else if old == SYN_RECV {
+        // As in `begins_anew`.
+        slot.netns = 0;
         slot.flags |= SERVER;
         if slot.flags & CLIENT == 0 {
             // SAFETY: the tracepoint gives a full socket.
@@ -123,10 +130,10 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
     }
     if settings::is_on(Signal::Rtt) {
         // The handshake's is the first sample, and its only one.
-        slot.rtt = RoundTrips::NONE;
+        slot.round_trips_begin();
     }
     if settings::is_on(Signal::Turn) {
-        (slot.turns, slot.told) = (Turns::new(), Told::NOTHING);
+        slot.turns_begin();
     }
     if undecided {
         return;
@@ -154,15 +161,16 @@ fn opened<A: Access>(ctx: &impl EbpfContext, sk: Pointer, old: i32, new: i32, la
 #[inline(always)]
 fn is_wanted<A: Access>(sk: Pointer, user: User, accepted: bool, lane: Lane) -> bool {
     // SAFETY: the tracepoint gives a full TCP socket.
-    let passes = unsafe { filter::passes::<A>(sk, user) };
-    if passes == Ok(true) {
+    let answer = unsafe { filter::passes::<A>(sk, user) };
+    if answer == Answer::Wanted {
         return true;
     }
     if let Some(counters) = socket_counters(lane) {
         counters.seen += 1;
-        match passes {
-            Err(_) => counters.read_failed += 1,
-            Ok(_) => counters.filtered += 1,
+        if answer == Answer::Unread {
+            counters.read_failed += 1;
+        } else {
+            counters.filtered += 1;
         }
     }
     if accepted && filter::by_owner() {
@@ -184,6 +192,8 @@ fn is_wanted<A: Access>(sk: Pointer, user: User, accepted: bool, lane: Lane) -> 
 /// known yet.
 #[inline(always)]
 fn begins_anew<A: Access>(sk: Pointer, slot: &mut Slot, lane: Lane) {
+    // Or the end of another one at the same address was missed, which may have been in another namespace.
+    slot.netns = 0;
     if slot.flags & ANNOUNCED == 0 {
         slot.flags = 0;
         slot.retrans_known = 0;

@@ -25,9 +25,11 @@ use self::tale::{Socket, Tale};
 use crate::{
     account::{Lane, counters},
     batch,
+    calls::Seen,
     kernel::{self, Access, Pointer, Probed, Typed},
     nested,
     numbers::state::{CLOSE_WAIT, ESTABLISHED, LISTEN, NEW_SYN_RECV, SYN_RECV, SYN_SENT},
+    signal::socket,
     slot::{self, CLIENT, SERVER},
 };
 
@@ -58,17 +60,38 @@ fn this_thread() -> u32 {
 
 /// A send call begins, of so many bytes. Who has nothing to say, or cannot, says nothing.
 #[inline(always)]
-fn send_begins<A: Access>(sk: Pointer, bytes: u64, repeatedly: bool, lane: Lane) {
+fn send_begins<A: Access>(sk: Pointer, bytes: u64, lane: Lane) {
+    if bytes != 0 {
+        speaks_up::<A>(sk, Seen::NOTHING, this_thread, false, lane);
+    }
+}
+
+/// The same by the tracepoint of `tcp_sendmsg_locked`: at each turn of a loop that ends when there are no more bytes.
+#[inline(always)]
+pub(crate) fn begins_locked(sk: Pointer, thread: u64, seen: Seen) {
+    speaks_up::<Typed>(sk, seen, || thread as u32, true, SEND);
+}
+
+/// A thread has something to say, which may be told `repeatedly` in one call.
+#[inline(always)]
+fn speaks_up<A: Access>(
+    sk: Pointer,
+    seen: Seen,
+    thread: impl FnOnce() -> u32,
+    repeatedly: bool,
+    lane: Lane,
+) {
     let Some(counters) = counters(lane) else { return };
     // SAFETY: the hook gives a full TCP socket.
-    let fails = unsafe { kernel::error::<A>(sk) } != Ok(0);
-    if bytes == 0 || fails {
+    if unsafe { kernel::error::<A>(sk) } != Ok(0) {
         return;
     }
     // SAFETY: as above.
-    let Some(socket) = (unsafe { Socket::find::<A>(sk, speaks, lane, counters) }) else { return };
+    let Some(socket) = (unsafe { Socket::find::<A>(sk, seen, speaks, lane, counters) }) else {
+        return;
+    };
     let turns = &mut socket.slot.turns;
-    let tale = match turns.send_begins(socket.now_ns, &socket.look, this_thread(), repeatedly) {
+    let tale = match turns.send_begins(socket.now_ns, &socket.look, thread(), repeatedly) {
         Ended::Answered { latency_ns, other_ns } => {
             Tale { kind: kind::SERVICE, latency_ns, other_ns }
         }
@@ -86,7 +109,17 @@ fn send_begins<A: Access>(sk: Pointer, bytes: u64, repeatedly: bool, lane: Lane)
 #[inline(always)]
 fn send_ends<A: Access>(sk: Pointer, result: i32) {
     // SAFETY: no precondition.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    ended::<A>(sk, result, unsafe { bpf_ktime_get_ns() });
+}
+
+/// The same by the tracepoint `sock_send_length`.
+#[inline(always)]
+pub(crate) fn ends_locked(sk: Pointer, result: i32, now_ns: u64) {
+    ended::<Typed>(sk, result, now_ns);
+}
+
+#[inline(always)]
+fn ended<A: Access>(sk: Pointer, result: i32, now_ns: u64) {
     if let Some(slot) = slot::find::<A>(sk) {
         slot.turns.send_ends(now_ns, result);
     }
@@ -97,7 +130,8 @@ fn send_ends<A: Access>(sk: Pointer, result: i32) {
 fn data_arrives<A: Access>(sk: Pointer, lane: Lane) {
     let Some(counters) = counters(lane) else { return };
     // SAFETY: the hook gives a full TCP socket.
-    let Some(socket) = (unsafe { Socket::find::<A>(sk, hears, lane, counters) }) else { return };
+    let socket = unsafe { Socket::find::<A>(sk, Seen::NOTHING, hears, lane, counters) };
+    let Some(socket) = socket else { return };
     let answers = socket.slot.flags & SERVER != 0;
     let tale = match socket.slot.turns.data_arrives(socket.now_ns, &socket.look) {
         Ended::Answered { latency_ns, other_ns } if !answers => {
@@ -116,7 +150,10 @@ fn data_arrives<A: Access>(sk: Pointer, lane: Lane) {
 fn data_is_read<A: Access>(sk: Pointer, lane: Lane) {
     let Some(counters) = counters(lane) else { return };
     // SAFETY: the hook gives a full TCP socket.
-    let Some(socket) = (unsafe { Socket::find::<A>(sk, hears, lane, counters) }) else { return };
+    let socket = unsafe { Socket::find::<A>(sk, Seen::NOTHING, hears, lane, counters) };
+    let Some(socket) = socket else { return };
+    // SAFETY: as above; its lock is held.
+    unsafe { socket::reads::<A>(sk, socket.slot, lane) };
     let waited = socket.slot.turns.data_is_read(socket.now_ns, &socket.look);
     let Some(Waited { latency_ns, other_ns }) = waited else { return };
     let tale = Tale { kind: kind::READ_WAIT, latency_ns, other_ns };
@@ -130,7 +167,7 @@ macro_rules! trampolines {
     ($entry:ident $exit:ident $lane:expr, $bytes:literal, $result:literal) => {
         #[fentry]
         fn $entry(ctx: FEntryContext) -> i32 {
-            send_begins::<Typed>(ctx.arg(0), ctx.arg($bytes), false, $lane);
+            send_begins::<Typed>(ctx.arg(0), ctx.arg($bytes), $lane);
             0
         }
 
@@ -145,27 +182,10 @@ macro_rules! trampolines {
 trampolines!(turn_send_fentry turn_send_fexit SEND, 2, 3);
 trampolines!(turn_sendpage_fentry turn_sendpage_fexit SENDPAGE, 3, 5);
 
-#[btf_tracepoint(function = "tcp_sendmsg_locked")]
-fn turn_send_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    // At each turn of a loop that ends when there are no more bytes.
-    send_begins::<Typed>(ctx.arg(0), 1, true, SEND);
-    0
-}
-
-#[btf_tracepoint(function = "sock_send_length")]
-fn turn_sent_tp_btf(ctx: BtfTracePointContext) -> i32 {
-    let sk: Pointer = ctx.arg(0);
-    // SAFETY: the tracepoint gives a full socket, of any family.
-    if unsafe { kernel::is_tcp::<Typed>(sk) } == Ok(true) {
-        send_ends::<Typed>(sk, ctx.arg(1));
-    }
-    0
-}
-
 #[kprobe]
 fn turn_send_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(sk), Some(bytes)) = (ctx.arg::<Pointer>(0), ctx.arg::<u64>(2)) {
-        send_begins::<Probed>(sk, bytes, false, SEND);
+        send_begins::<Probed>(sk, bytes, SEND);
     }
     0
 }

@@ -25,9 +25,9 @@ Examples:
 pub struct Diagnose {
     /// Conclude from what `netdiag record` wrote to DIR, and watch nothing
     #[arg(long, value_name = "DIR", conflicts_with_all = ["interval", "duration", "strict", "idle",
-        "max_flows", "pid", "port", "local_port", "peer_port", "peer", "netns", "comm", "cgroup",
-        "container", "pod", "namespace", "wait", "signals", "source", "btf", "host_root", "ring_size",
-        "log"])]
+        "max_flows", "max_cpu", "pid", "port", "local_port", "peer_port", "peer", "netns", "comm",
+        "cgroup", "container", "pod", "namespace", "wait", "signals", "source", "btf", "host_root",
+        "ring_size", "log"])]
     pub from: Option<PathBuf>,
     /// Time between two looks, with a unit, 100ms to 1h
     #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = value::interval)]

@@ -50,6 +50,17 @@ fn values_repeat_or_come_by_comma() {
 }
 
 #[test]
+fn max_cpu_is_percent_of_a_core() {
+    for (text, part) in [("5", 0.05), ("2.5%", 0.025), ("0.1", 0.001), ("100 %", 1.0)] {
+        assert_eq!(value::max_cpu(text), Ok(part), "{text}");
+    }
+    for text in ["", "0", "0.09", "101", "-5", "NaN", "five"] {
+        assert!(value::max_cpu(text).is_err(), "{text}");
+    }
+    assert_eq!(watch("netdiag --max-cpu 5").flows.max_cpu, Some(0.05));
+}
+
+#[test]
 fn every_source_of_every_signal_can_be_forced() {
     for definition in DEFINITIONS {
         for source in definition.sources {

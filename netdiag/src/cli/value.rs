@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netdiag_common::signal::Signal;
+use netdiag_common::{flow::mapped, signal::Signal};
 
 use crate::{
     event::Kind,
@@ -15,7 +15,8 @@ pub use self::{
     collector::{Collector, collector},
     owner::{NetnsName, cgroup, container, name, netns},
     quantity::{
-        When, duration, idle, interval, max_disk, ring_size, rotate_every, rotate_size, when,
+        When, duration, idle, interval, max_cpu, max_disk, ring_size, rotate_every, rotate_size,
+        when,
     },
     threshold::{Given, threshold},
 };
@@ -91,11 +92,7 @@ pub fn prefix(text: &str) -> Parsed<Prefix> {
             .ok_or_else(|| format!("`/{length}` is no length from 0 to {bits}; {hint}"))?,
     };
     let length = length + before;
-    let address = match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    };
-    let network = Ipv6Addr::from(u128::from(address) & mask(length));
+    let network = Ipv6Addr::from(u128::from_be_bytes(mapped(address)) & mask(length));
     Ok(Prefix { network, length })
 }
 

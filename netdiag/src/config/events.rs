@@ -72,6 +72,7 @@ pub(super) fn watch(flags: &cli::Events) -> Result<Watch, Error> {
         all: false,
         idle: flags.flows.idle,
         max_flows: flags.flows.max_flows as usize,
+        max_cpu: flags.flows.max_cpu,
         strict: flags.flows.strict,
         targets: targets(&flags.filters),
         wait: flags.filters.wait,

@@ -187,7 +187,7 @@ fn evidence(finding: Finding, watched: &Watched, group: &Group<'_>, seen: u64) -
         None => finding,
     };
     let answers = group.sums.samples("response");
-    if answers == 0 || seen == 0 {
+    if answers == 0 || seen == 0 || watched.left_out(Signal::Turn.name()) > 0 {
         return finding;
     }
     let each = answers as f64 / seen as f64;

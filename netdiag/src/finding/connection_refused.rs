@@ -1,5 +1,7 @@
 //! A peer refuses connections: nobody listens there.
 
+use std::collections::BTreeSet;
+
 use netdiag_common::signal::Signal;
 
 use super::{
@@ -61,19 +63,25 @@ fn is_refused(flow: &Seen) -> bool {
     flow.sums.at_least("connects_failed.ECONNREFUSED") > 0
 }
 
-/// A process that asks for a name's addresses one by one, as for `localhost`, gets to another of them.
-fn is_tried_elsewhere(watched: &Watched, refused: &Group<'_>) -> bool {
-    let is_local = |flow: &Seen| flow.peer.ip.is_some_and(|ip| ip.is_loopback());
-    let first = refused.first();
-    let is_other = |flow: &&Seen| {
-        flow.owner.pid.is_some()
-            && flow.owner.pid == first.owner.pid
-            && flow.peer.port == first.peer.port
-            && flow.netns == first.netns
-            && is_local(flow)
-            && flow.sums.samples("connect") > 0
+fn refusals(flows: &Group<'_>) -> u64 {
+    flows.sums.at_least("connects_failed.ECONNREFUSED")
+}
+
+/// How many were refused to processes that got to no other address of this node either: who asks for a name's addresses
+/// one by one, as for `localhost`, gets to another of them.
+fn in_vain(watched: &Watched, refused: &Group<'_>) -> u64 {
+    let asks_here = |flow: &Seen| {
+        let is_local = flow.peer.ip.is_some_and(|ip| ip.is_loopback());
+        is_local.then_some((flow.owner.pid?, flow.peer.port, flow.netns))
     };
-    is_local(first) && watched.flows.values().any(|flow| is_other(&flow))
+    if !refused.flows.iter().any(|flow| asks_here(flow).is_some()) {
+        return refusals(refused);
+    }
+    let got_through = watched.flows.values().filter(|flow| flow.sums.samples("connect") > 0);
+    let got_through: BTreeSet<_> = got_through.filter_map(asks_here).collect();
+    let lone =
+        refused.only(|flow| asks_here(flow).is_none_or(|asked| !got_through.contains(&asked)));
+    lone.map_or(0, |lone| refusals(&lone))
 }
 
 fn of_backend(
@@ -83,7 +91,7 @@ fn of_backend(
     group: &Group<'_>,
 ) -> Option<Finding> {
     let refused = group.only(is_refused)?;
-    let count = refused.sums.at_least("connects_failed.ECONNREFUSED");
+    let count = refusals(&refused);
     if (count as f64) < limits.of(&LEAST) {
         return None;
     }
@@ -94,7 +102,8 @@ fn of_backend(
     let since = watched.seconds - f64::from(last) - watched.every();
     let is_well =
         group.seconds(|course| course.established).after(last) && since >= limits.of(&WELL);
-    let is_tried_elsewhere = is_tried_elsewhere(watched, &refused);
+    let in_vain = in_vain(watched, &refused);
+    let is_tried_elsewhere = (in_vain as f64) < limits.of(&LEAST);
     let (severity, threshold) = if is_well || is_tried_elsewhere || rate < limits.of(&RATE) {
         (Severity::Info, &RATE)
     } else if is_all && rate >= limits.of(&CRITICAL_RATE) {
@@ -137,8 +146,11 @@ fn of_backend(
         (true, _) => {
             finding.advise("it accepts again: see whether it was started anew at that time")
         }
+        (_, true) if in_vain > 0 => finding.ruling_out(format!(
+            "a failure: who asked got through to another address of this node, for all but {in_vain} of them"
+        )),
         (_, true) => {
-            finding.ruling_out("a failure: the process got through to another address of this node")
+            finding.ruling_out("a failure: who asked got through to another address of this node")
         }
         _ => finding,
     })
@@ -184,6 +196,23 @@ mod tests {
             kit::flow("f2").to("127.0.0.1", 5432).latency("connect", 1, 1_000),
         ]);
         check(&DEFINITION, &local, Some(Severity::Info));
+    }
+
+    #[test]
+    fn who_has_a_second_address_speaks_for_nobody_else() {
+        let with = |times: u64| {
+            kit::series(|second| {
+                let one = refused("f1").to("::1", 5432);
+                let other = kit::flow("f2").to("127.0.0.1", 5432).latency("connect", 1, 1_000);
+                let lone = (second < times).then(|| refused("f3").to("::1", 5432).of(900, "cron"));
+                [one, other].into_iter().chain(lone).collect()
+            })
+        };
+        check(&DEFINITION, &with(3), Some(Severity::Info));
+        check(&DEFINITION, &with(4), Some(Severity::Critical));
+        let found = rule(&with(3), &Limits::default()).remove(0);
+        let said = "for all but 3 of them";
+        assert!(found.ruled_out.iter().any(|line| line.ends_with(said)), "{found:#?}");
     }
 
     /// Those that got through may be among the flows that are summed up.

@@ -73,6 +73,19 @@ impl Answers {
     }
 }
 
+/// What answers are looked at by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look<'a> {
+    /// The window that they are in.
+    pub(super) watched: &'a Watched,
+    /// The thresholds as they were given.
+    pub(super) limits: &'a Limits,
+    /// Which answers.
+    pub(super) answers: Answers,
+    /// How many of them say something.
+    pub(super) least: u64,
+}
+
 /// What speaks for a timer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Timer {
@@ -91,23 +104,17 @@ pub(super) struct Timer {
 impl Timer {
     /// Of flows with at least so many answers together. None where these come at different times, or connections
     /// rest between them.
-    fn of(
-        watched: &Watched,
-        limits: &Limits,
-        group: &Group<'_>,
-        answers: &Answers,
-        least: u64,
-    ) -> Option<Self> {
-        let sums = &group.sums;
+    fn of(look: &Look<'_>, group: &Group<'_>) -> Option<Self> {
+        let (Look { limits, answers, least, .. }, sums) = (*look, &group.sums);
         let half = sums.quantile(answers.metric, 0.5, least)?;
         let slow = sums.quantile(answers.metric, 0.9, least)?;
         let beyond = slow.saturating_sub(half) as f64 / half.max(1) as f64;
-        let open = open(watched, group, answers);
+        let open = open(look, group);
         let rests = open.is_some_and(|open| open < limits.of(&OPEN));
         if beyond > limits.of(&TIMER) || rests {
             return None;
         }
-        let bytes = mean_bytes(sums, answers);
+        let bytes = mean_bytes(sums, &answers);
         let is_empty = bytes.is_some_and(|bytes| bytes < limits.of(&EMPTY));
         let is_poll = open.is_some() && is_empty;
         Some(Self { ns: half, is_poll, beyond, open, bytes })
@@ -115,20 +122,13 @@ impl Timer {
 
     /// Whether a connection goes with all of those that poll together, which by itself is none: nothing says that it
     /// works. Its answers may come before the timer ends. With enough of them one has to come as it does.
-    fn holds(
-        &self,
-        watched: &Watched,
-        limits: &Limits,
-        flow: &Seen,
-        answers: &Answers,
-        least: u64,
-    ) -> bool {
+    fn holds(&self, look: &Look<'_>, flow: &Seen) -> bool {
         /// Its slowest answers beyond that may be an accident.
         const MOST: f64 = 0.8;
         /// Answers from which on they tell how long a request is open: where the first of n came early, no more of the
         /// time than (n - 1) / n is seen, although one always was.
         const TELLING: u64 = 4;
-        let sums = &flow.sums;
+        let (Look { limits, answers, least, .. }, sums) = (*look, &flow.sums);
         let (Some(most), Some(slowest)) =
             (sums.quantile(answers.metric, MOST, 1), sums.quantile(answers.metric, 1.0, 1))
         else {
@@ -136,11 +136,11 @@ impl Timer {
         };
         let count = sums.samples(answers.metric);
         let is_at_it = count < least || self.compared(limits, slowest).is_ge();
-        let open = open(watched, &Group::of(vec![flow]), answers).filter(|_| count >= TELLING);
+        let open = open(look, &Group::of(vec![flow])).filter(|_| count >= TELLING);
         self.compared(limits, most).is_le()
             && is_at_it
             && open.is_none_or(|open| open >= limits.of(&OPEN))
-            && mean_bytes(sums, answers).is_none_or(|bytes| bytes < limits.of(&EMPTY))
+            && mean_bytes(sums, &answers).is_none_or(|bytes| bytes < limits.of(&EMPTY))
     }
 
     /// Whether an answer that takes so long comes before the timer ends, then, or later.
@@ -197,19 +197,17 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Of flows with at least so many answers together, of which the quickest tenth takes that long where they are held
-    /// back, and of what stands for polls beside them. None of flows with fewer.
+    /// Of flows with enough answers together, of which the quickest tenth takes that long where they are held back, and
+    /// of what stands for polls beside them. None of flows with fewer.
     pub(super) fn of(
-        watched: &Watched,
-        limits: &Limits,
+        look: &Look<'_>,
         group: &Group<'_>,
-        answers: &Answers,
-        (least, long): (u64, &Threshold),
+        long: &Threshold,
         before_ns: Option<u64>,
     ) -> Option<Self> {
-        let quickest = group.sums.quantile(answers.metric, 0.1, least)?;
-        let is_long = quickest as f64 >= limits.of(long);
-        let timer = Timer::of(watched, limits, group, answers, least).filter(|_| !is_long);
+        let quickest = group.sums.quantile(look.answers.metric, 0.1, look.least)?;
+        let is_long = quickest as f64 >= look.limits.of(long);
+        let timer = Timer::of(look, group).filter(|_| !is_long);
         Some(Self { is_long, timer, before_ns })
     }
 
@@ -242,24 +240,23 @@ impl Held {
     }
 }
 
-/// What is found in those flows of a group that work, or else in those that poll. Nothing where there are fewer answers
-/// than that, or the slowest tenth of all of them takes less.
+/// What is found in those flows of a group that work, or else in those that poll. Nothing where there are too few
+/// answers, or the slowest tenth of all of them takes less than that.
 ///
 /// Where all of them together poll, those that seem to work may poll as well, and only have more to tell. Where these are
 /// answered when the timer ends, they are told with all the others. Where they are answered before, `of_some` is given
 /// that timer, in nanoseconds.
 pub(super) fn of_each<'a>(
-    watched: &Watched,
-    limits: &Limits,
+    look: &Look<'_>,
     group: &Group<'a>,
-    answers: &Answers,
-    (least, slow): (u64, &Threshold),
+    slow: &Threshold,
     of_some: impl Fn(&Group<'a>, Option<u64>) -> Option<Finding>,
 ) -> Option<Finding> {
+    let Look { limits, answers, least, .. } = *look;
     if (group.sums.quantile(answers.metric, 0.9, least)? as f64) < limits.of(slow) {
         return None;
     }
-    let (polls, rest, all) = apart(watched, limits, group, answers, least);
+    let (polls, rest, all) = apart(look, group);
     let Some(all) = all else {
         let of_rest = rest.and_then(|rest| of_some(&rest, None));
         return of_rest.or_else(|| of_some(&polls?, None));
@@ -277,10 +274,11 @@ pub(super) fn of_each<'a>(
 }
 
 /// Part of the time from the first answer to the last in which connections have a request open.
-fn open(watched: &Watched, group: &Group<'_>, answers: &Answers) -> Option<f64> {
+fn open(look: &Look<'_>, group: &Group<'_>) -> Option<f64> {
     /// Intervals from the first to the last, of all connections together: when in an interval an answer comes is
     /// not known.
     const LEAST: f64 = 4.0;
+    let Look { watched, answers, .. } = *look;
     let (mut open_s, mut all_s) = (0.0, 0.0);
     for flow in &group.flows {
         let count = flow.sums.samples(answers.metric) as f64;
@@ -304,31 +302,20 @@ fn mean_bytes(sums: &Sums, answers: &Answers) -> Option<f64> {
 }
 
 /// Whether a connection does nothing but poll.
-pub(super) fn is_poll(
-    watched: &Watched,
-    limits: &Limits,
-    flow: &Seen,
-    answers: &Answers,
-    least: u64,
-) -> bool {
-    let timer = Timer::of(watched, limits, &Group::of(vec![flow]), answers, least);
+pub(super) fn is_poll(look: &Look<'_>, flow: &Seen) -> bool {
+    let timer = Timer::of(look, &Group::of(vec![flow]));
     timer.is_some_and(|timer| timer.is_poll)
 }
 
 /// Those that poll, and the others: a queue's clients do, and share its port with those that work. And the timer of all
 /// of them, where together they poll.
 fn apart<'a>(
-    watched: &Watched,
-    limits: &Limits,
+    look: &Look<'_>,
     group: &Group<'a>,
-    answers: &Answers,
-    least: u64,
 ) -> (Option<Group<'a>>, Option<Group<'a>>, Option<Timer>) {
-    let all = Timer::of(watched, limits, group, answers, least).filter(|timer| timer.is_poll);
-    let polls = |flow: &Seen| {
-        is_poll(watched, limits, flow, answers, least)
-            || all.is_some_and(|timer| timer.holds(watched, limits, flow, answers, least))
-    };
+    let all = Timer::of(look, group).filter(|timer| timer.is_poll);
+    let polls =
+        |flow: &Seen| is_poll(look, flow) || all.is_some_and(|timer| timer.holds(look, flow));
     (group.only(polls), group.only(|flow| !polls(flow)), all)
 }
 

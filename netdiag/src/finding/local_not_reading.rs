@@ -50,7 +50,8 @@ pub const DEFINITION: Definition = Definition {
     help: "a process of this node leaves unread what has arrived for it",
     thresholds: &[&UNREAD, &WAIT, &LEAST, &SHARE],
     needs: &[Signal::Socket],
-    parts: &[],
+    // Of what is read late.
+    parts: &[Signal::Turn],
     node: &[],
     exact: &[],
     packets: &[],

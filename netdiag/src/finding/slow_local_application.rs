@@ -6,7 +6,7 @@ use netdiag_common::signal::Signal;
 
 use super::{
     Definition, Finding, Limits, Severity, Threshold, Unit, advice,
-    held::{self, AWAITED, Answers, EMPTY, GIVEN, Held, OPEN, TIMER},
+    held::{self, AWAITED, Answers, EMPTY, GIVEN, Held, Look, OPEN, TIMER},
     node::holder,
 };
 use crate::{
@@ -82,26 +82,23 @@ fn of_service(
     at: (Option<u32>, u16),
     group: &Group<'_>,
 ) -> Option<Finding> {
-    let slow = (limits.of(&LEAST) as u64, &PROCESSING);
-    let answers = Answers::given(&group.sums);
-    let of_some = |some: &Group<'_>, before| of_some(watched, limits, at, some, &answers, before);
-    held::of_each(watched, limits, group, &answers, slow, of_some)
+    let (answers, least) = (Answers::given(&group.sums), limits.of(&LEAST) as u64);
+    let look = Look { watched, limits, answers, least };
+    held::of_each(&look, group, &PROCESSING, |some, before| of_some(&look, at, some, before))
 }
 
 /// Some of those that a service answers, and the timer of polls beside them where it answers before it ends.
 fn of_some(
-    watched: &Watched,
-    limits: &Limits,
+    look: &Look<'_>,
     (netns, port): (Option<u32>, u16),
     group: &Group<'_>,
-    answers: &Answers,
     before: Option<u64>,
 ) -> Option<Finding> {
+    let Look { watched, limits, answers, least } = *look;
     let (sums, metric) = (&group.sums, answers.metric);
-    let least = limits.of(&LEAST) as u64;
     // However long a request takes to arrive: who sends it, and the path, answer for that.
     let p90 = sums.quantile(metric, 0.9, least)?;
-    let knows_arrival = *answers == GIVEN;
+    let knows_arrival = answers == GIVEN;
     let works = sums.count("service_ns")?;
     let unread = sums.at_least("read_wait_ns");
     let share = works as f64 / (works + unread).max(1) as f64;
@@ -116,7 +113,7 @@ fn of_some(
     let waits = Waits::of(watched, limits, group);
     let waits_for = waits.and_then(|waits| Some((waits.most?, waits.ns)));
     let waits_for = waits_for.filter(|(_, ns)| *ns as f64 >= limits.of(&ELSEWHERE) * works as f64);
-    let held = Held::of(watched, limits, group, answers, (least, &HELD), before)?;
+    let held = Held::of(look, group, &HELD, before)?;
     let (severity, threshold) = match p90 as f64 {
         _ if held.is_likely() || waits_for.is_some() => (Severity::Info, &PROCESSING),
         p90 if p90 >= limits.of(&CRITICAL) && knows_arrival && !held.is_possible() => {
@@ -248,10 +245,11 @@ impl<'a> Waits<'a> {
         let waits = |flow: &Seen| flow.sums.at_least("response_ns");
         let is_asked = |flow: &&Seen| is_own(flow) && flow.is_client() && waits(flow) > 0;
         let least = limits.of(&LEAST) as u64;
+        let look = Look { watched, limits, answers: AWAITED, least };
         let is_held = |flow: &Seen| match flow.sums.samples("response") {
             0 => false,
             n if waits(flow) as f64 / n as f64 >= limits.of(&HELD) => true,
-            _ => held::is_poll(watched, limits, flow, &AWAITED, least),
+            _ => held::is_poll(&look, flow),
         };
         let asked = watched.flows.values().filter(is_asked);
         let (held, mut asked): (Vec<&Seen>, Vec<&Seen>) = asked.partition(|flow| is_held(flow));

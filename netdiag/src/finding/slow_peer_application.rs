@@ -5,7 +5,7 @@ use netdiag_common::signal::Signal;
 use super::{
     Definition, Finding, Limits, Scope, Severity, Threshold, Unit,
     advice::{end, host, ss_by},
-    held::{self, AWAITED, EMPTY, Held, OPEN, TIMER},
+    held::{self, AWAITED, EMPTY, Held, Look, OPEN, TIMER},
 };
 use crate::{
     format,
@@ -139,28 +139,26 @@ fn of_backend(
     at: Backend,
     group: &Group<'_>,
 ) -> Option<Finding> {
-    let slow = (limits.of(&LEAST) as u64, &RESPONSE);
-    let of_some = |some: &Group<'_>, before| of_some(watched, limits, at, some, before);
-    held::of_each(watched, limits, group, &AWAITED, slow, of_some)
+    let look = Look { watched, limits, answers: AWAITED, least: limits.of(&LEAST) as u64 };
+    held::of_each(&look, group, &RESPONSE, |some, before| of_some(&look, at, some, before))
 }
 
 /// Some of those that ask a server, and the timer of polls beside them where they are answered before it ends.
 fn of_some(
-    watched: &Watched,
-    limits: &Limits,
+    look: &Look<'_>,
     (netns, ip, port): Backend,
     group: &Group<'_>,
     before: Option<u64>,
 ) -> Option<Finding> {
+    let Look { watched, limits, least, .. } = *look;
     let sums = &group.sums;
-    let least = limits.of(&LEAST) as u64;
     let p90 = sums.quantile("response", 0.9, least)?;
     let spent = Spent::of(group)?;
     let share = spent.share();
     if (p90 as f64) < limits.of(&RESPONSE) || share < limits.of(&SHARE) {
         return None;
     }
-    let held = Held::of(watched, limits, group, &AWAITED, (least, &HELD), before)?;
+    let held = Held::of(look, group, &HELD, before)?;
     let here = server(watched, group);
     let (severity, threshold) = match p90 as f64 {
         // What the server of this node takes is told of that one.

@@ -1,10 +1,10 @@
 //! What holds of every finding, and what their tests share.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ffi::OsString};
 
 use super::*;
 use crate::{
-    diagnosis,
+    cli, diagnosis,
     signal::{self, Count},
     snapshot::{Role, node::Unread},
     view,
@@ -18,6 +18,18 @@ pub(super) fn check(definition: &Definition, watched: &Watched, expected: Option
     let severities: Vec<_> = found.iter().map(|finding| finding.severity).collect();
     assert_eq!(severities, Vec::from_iter(expected), "{}: {found:#?}", definition.id);
     said_to_decide(definition, watched, &found);
+    said_to_run(definition, &found);
+}
+
+/// Holds that netdiag takes the commands that findings tell to confirm them by, of those that are its own.
+#[track_caller]
+fn said_to_run(definition: &Definition, found: &[Finding]) {
+    let commands = found.iter().flat_map(|finding| &finding.commands);
+    for command in commands.filter(|command| command.starts_with("netdiag ")) {
+        let words = command.split_whitespace().take_while(|word| *word != "|");
+        let refusal = cli::parse(words.map(OsString::from)).err();
+        assert!(refusal.is_none(), "{}: `{command}`: {refusal:?}", definition.id);
+    }
 }
 
 /// Holds that what the node says of itself decides nothing about a finding whose definition does not say so.
@@ -46,6 +58,7 @@ pub(super) fn of_loss(definition: &Definition, watched: &Watched) -> (bool, bool
 /// The first finding of a window as people read it, 80 columns wide. Its last line says what to do next.
 pub(super) fn wording(definition: &Definition, watched: &Watched) -> String {
     let found = (definition.rule)(watched, &Limits::default());
+    said_to_run(definition, &found);
     let first = found.into_iter().next().expect("a finding");
     let finding = Finding { id: definition.id.to_owned(), ..first };
     let lines = view::diagnose::finding(&finding, 80);
@@ -182,6 +195,48 @@ fn what_is_off_or_lost_withholds() {
             let mut watched = kit::watched(&[]);
             watched.lost.insert(signal.name().to_owned(), 3);
             assert!(withheld(definition, &watched).is_some(), "{}", definition.id);
+        }
+    }
+}
+
+#[test]
+fn what_found_no_room_is_told_from_what_was_lost_on_its_way() {
+    let with = |no_room| {
+        let mut watched = kit::watched(&[]);
+        watched.lost.insert("dns".to_owned(), 3);
+        watched.no_room.insert("dns".to_owned(), no_room);
+        withheld(&dns_unanswered::DEFINITION, &watched).expect("withheld")
+    };
+    for (no_room, said, raise) in [
+        (0, "missed, which", "raise --ring-size or"),
+        (1, "missed, 1 for want of room", "raise --ring-size and --max-flows or"),
+        (3, "missed, for want of room", "raise --max-flows or"),
+    ] {
+        let reason = with(no_room);
+        assert!(reason.contains(said) && reason.contains(raise), "{no_room}: {reason}");
+    }
+}
+
+/// What would be untrue without it is withheld, and of the rest it is said.
+#[test]
+fn what_was_left_out_withholds_or_is_said() {
+    for definition in DEFINITIONS {
+        let Definition { id, needs, parts, exact, .. } = definition;
+        for signal in needs.iter().chain(*parts).chain(*exact) {
+            let left_out = |told| {
+                let mut watched = kit::watched(&[]);
+                watched.shed.insert(signal.name().to_owned(), 3);
+                watched.told.insert(signal.name().to_owned(), told);
+                watched
+            };
+            let is_held_against = needs.len() > 1 && needs.contains(signal);
+            let (some, none) = (left_out(9), left_out(0));
+            let reason = withheld(definition, &some);
+            assert_eq!(reason.is_some(), is_held_against || exact.contains(signal), "{id}");
+            let said = reason.or_else(|| not_looked_at(definition, &some)).expect("said");
+            assert!(said.contains(&format!("3 samples of `{}`", signal.name())), "{id}: {said}");
+            let is_decided = needs.contains(signal) || exact.contains(signal);
+            assert_eq!(withheld(definition, &none).is_some(), is_decided, "{id}");
         }
     }
 }

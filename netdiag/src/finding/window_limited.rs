@@ -116,7 +116,9 @@ fn told(
         format::bytes(limited.bound() as u64),
     );
     let needed = limits.of(&BANDWIDTH) * rtt_ns as f64 / 1e9;
-    let first = group.first();
+    let windows = group.flows.iter().map(|flow| flow.course.windows);
+    let (closed, open) =
+        windows.fold((0, 0), |(closed, open), one| (closed + one.closed, open + one.open));
     let scope = Scope::peer(netns, ip).by(&group.owner());
     let finding = Finding::new(watched, Severity::Warning, scope, title)
         .because(
@@ -130,9 +132,8 @@ fn told(
         .with(watched, "acknowledged", rate, Unit::BytesPerSecond)
         .with(watched, "connections limited so", group.flows.len() as f64, Unit::Count)
         .ruling_out(format!(
-            "the peer not reading: its window was closed in {} of {}",
-            first.course.windows.closed,
-            many((first.course.windows.closed + first.course.windows.open) as usize, "look"),
+            "the peer not reading: its window was closed in {closed} of {}",
+            many((closed + open) as usize, "look"),
         ))
         .not_seeing("whether the peer's application set the size (SO_RCVBUF) or its system did");
     let finding = match sent_again(&group.sums) {
@@ -226,6 +227,21 @@ mod tests {
         // In three of ten looks, and in two.
         check(&DEFINITION, &closing(4), None);
         check(&DEFINITION, &closing(5), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn windows_of_all_its_connections_were_looked_at() {
+        let flows = ["f1", "f2"].map(|id| {
+            kit::flow(id)
+                .path(80_000_000)
+                .count("busy_ns", 1_000_000_000)
+                .count("rwnd_limited_ns", 900_000_000)
+                .count("snd_wnd_bytes", 48_000)
+                .count("bytes_acked", 590_000)
+        });
+        let found = rule(&kit::watched(&flows), &Limits::default()).remove(0);
+        let said = "its window was closed in 0 of 20 looks";
+        assert!(found.ruled_out.iter().any(|line| line.ends_with(said)), "{found:#?}");
     }
 
     #[test]

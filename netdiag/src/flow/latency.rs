@@ -65,6 +65,18 @@ impl Default for Buckets {
     }
 }
 
+/// Buckets there are.
+pub(super) const BUCKETS: usize = bucket_of(HIGHEST_NS) as usize + 1;
+
+/// Number of the bucket of a value; none of one that is out of range.
+#[inline]
+pub(super) const fn bucket(nanoseconds: u64) -> Option<u16> {
+    if nanoseconds < LOWEST_NS || nanoseconds > HIGHEST_NS {
+        return None;
+    }
+    Some(bucket_of(nanoseconds))
+}
+
 /// Number of the bucket of a value in range (`Histogram::index_for` of the crate).
 #[must_use]
 pub const fn bucket_of(value: u64) -> u16 {
@@ -134,7 +146,8 @@ impl Latency {
         matches!(&self.buckets, Buckets::List(list) if list.is_empty())
     }
 
-    fn add(&mut self, bucket: u16, n: u64) {
+    /// Adds samples to a bucket.
+    pub(super) fn add(&mut self, bucket: u16, n: u64) {
         let Buckets::List(list) = &mut self.buckets else {
             return self.add_dense(bucket, n);
         };

@@ -139,7 +139,7 @@ pub struct Lost {
     /// Answers to queries that were not seen, or are forgotten.
     pub unmatched: u64,
     /// Queries that there was no room for, and where else these were seen.
-    pub shed: u64,
+    pub no_room: u64,
 }
 
 impl Queries {
@@ -180,7 +180,7 @@ impl Queries {
             match self.see(&passage, emit) {
                 Fate::Taken => {}
                 Fate::Unmatched => lost.unmatched += 1,
-                Fate::NoRoom => lost.shed += 1,
+                Fate::NoRoom => lost.no_room += 1,
             }
         }
         self.held = held;

@@ -4,6 +4,7 @@ use std::array;
 
 use netdiag_common::flow::{TcpCounters, TcpDetail};
 
+use super::packed::{Bytes, Packed, get, packed, put};
 use crate::signal::socket::READINGS;
 
 const COUNTERS: usize = READINGS.len();
@@ -12,7 +13,7 @@ const COUNTERS: usize = READINGS.len();
 pub(super) type Growth = [Option<u64>; COUNTERS];
 
 /// Whether anything grew.
-pub(super) fn has_grown(growth: &Growth) -> bool {
+fn has_grown(growth: &Growth) -> bool {
     growth.iter().flatten().any(|&n| n != 0)
 }
 
@@ -98,13 +99,31 @@ const fn grown(now: u64, before: u64, bits: u32) -> Option<u64> {
     if grown < 1 << (bits - 1) { Some(grown) } else { None }
 }
 
-/// Where counting began and how far it came.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Readings {
-    /// Counting begins here: zero when the opening was seen, else what the socket dump said, else
-    /// the first report.
-    base: Option<Reading>,
-    last: Reading,
+/// Where counting began and how far it came: packed between two reports, since both are large.
+///
+/// Counting begins at zero when the opening was seen, else at what the socket dump said, else at the first report.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Readings(Packed);
+
+/// Appends which numbers are known and which of those are not 0, and the latter: their difference to `from`.
+fn put_reading(bytes: &mut Bytes, reading: &Reading, from: &Reading) {
+    let difference = |nth: usize| reading.values[nth].wrapping_sub(from.values[nth]);
+    let known = (0..COUNTERS).filter(|nth| reading.known & 1 << nth != 0);
+    let differ = known.filter(|&nth| difference(nth) != 0);
+    put(bytes, reading.known.into());
+    put(bytes, differ.clone().fold(0, |mask, nth| mask | 1 << nth));
+    differ.for_each(|nth| put(bytes, difference(nth)));
+}
+
+/// Takes off the front what was appended so.
+fn get_reading(bytes: &mut &[u8], from: &Reading) -> Reading {
+    let (known, differ) = (get(bytes) as u32, get(bytes) as u32);
+    let mut reading = Reading::default();
+    for nth in (0..COUNTERS).filter(|nth| known & 1 << nth != 0) {
+        let difference = if differ & 1 << nth == 0 { 0 } else { get(bytes) };
+        reading.set(nth, from.values[nth].wrapping_add(difference));
+    }
+    reading
 }
 
 impl Readings {
@@ -116,21 +135,27 @@ impl Readings {
         detail: Option<&TcpDetail>,
     ) -> Option<Growth> {
         let now = Reading::of(tcp, detail);
-        let Some(base) = self.base else {
-            (self.base, self.last) = (Some(now), now);
+        let Some((base, last)) = self.both() else {
+            self.keep(&now, &now);
             return now.since(&now);
         };
-        let growth = now.since(&self.last)?;
+        let growth = now.since(&last)?;
         // Of what is told for the first time counting begins now.
-        self.base = Some(now.updated(&base));
-        self.last = self.last.advanced(&now);
+        self.keep(&now.updated(&base), &last.advanced(&now));
         Some(growth)
+    }
+
+    /// Whether a report tells of anything more than the last one.
+    pub(super) fn grow(&self, tcp: &TcpCounters, detail: Option<&TcpDetail>) -> bool {
+        let growth = self.both().and_then(|(_, last)| Reading::of(tcp, detail).since(&last));
+        growth.is_some_and(|growth| has_grown(&growth))
     }
 
     /// Counting begins at zero: the socket was new, or connects again. Returns what had not been
     /// counted before.
     pub(super) fn begin_at_zero(&mut self) -> Option<Growth> {
-        self.begin(&Reading::zero(self.base.as_ref()))
+        let base = self.both().map(|(base, _)| base);
+        self.begin(&Reading::zero(base.as_ref()))
     }
 
     /// Counting begins at what an earlier look at the socket found. Returns what had not been
@@ -146,44 +171,55 @@ impl Readings {
     /// Counting goes back to where that of the same socket under another name began. Returns what
     /// neither had counted before.
     pub(super) fn begin_with(&mut self, other: &Self) -> Option<Growth> {
-        let base = other.base?;
-        let (Some(own), counted) = (self.base, other.last) else {
-            *self = *other;
+        let (base, counted) = other.both()?;
+        let Some((own, last)) = self.both() else {
+            *self = other.clone();
             return None;
         };
         let growth = own.since(&counted)?;
-        self.base = Some(own.updated(&base));
-        self.last = counted.advanced(&self.last);
+        self.keep(&own.updated(&base), &counted.advanced(&last));
         has_grown(&growth).then_some(growth)
     }
 
     fn begin(&mut self, at: &Reading) -> Option<Growth> {
-        match self.base {
-            None => {
-                (self.base, self.last) = (Some(*at), *at);
-                None
-            }
-            Some(base) => {
-                let growth = base.since(at)?;
-                self.base = Some(base.updated(at));
-                self.last = at.advanced(&self.last);
-                has_grown(&growth).then_some(growth)
-            }
-        }
+        let Some((base, last)) = self.both() else {
+            self.keep(at, at);
+            return None;
+        };
+        let growth = base.since(at)?;
+        self.keep(&base.updated(at), &at.advanced(&last));
+        has_grown(&growth).then_some(growth)
+    }
+
+    fn both(&self) -> Option<(Reading, Reading)> {
+        let mut bytes = self.0.as_deref()?;
+        let base = get_reading(&mut bytes, &Reading::default());
+        Some((base, get_reading(&mut bytes, &base)))
+    }
+
+    fn keep(&mut self, base: &Reading, last: &Reading) {
+        let mut bytes = Bytes::new();
+        put_reading(&mut bytes, base, &Reading::default());
+        put_reading(&mut bytes, last, base);
+        self.0 = packed(&bytes);
     }
 
     /// Counting of the next conversation on the same socket: goes on from the last report, or from
     /// zero when the kernel has cleared its counters (`tcp_disconnect`, `net/ipv4/tcp.c`).
     pub(super) fn next(&self, tcp: Option<&TcpCounters>) -> Self {
-        let went_on = tcp.is_none_or(|tcp| Reading::of(tcp, None).since(&self.last).is_some());
-        let at = if went_on { self.last } else { Reading::zero(Some(&self.last)) };
-        Self { base: Some(at), last: at }
+        let last = self.both().map(|(_, last)| last).unwrap_or_default();
+        let went_on = tcp.is_none_or(|tcp| Reading::of(tcp, None).since(&last).is_some());
+        let at = if went_on { last } else { Reading::zero(Some(&last)) };
+        let mut next = Self::default();
+        next.keep(&at, &at);
+        next
     }
 }
 
 #[cfg(test)]
 mod tests {
     use netdiag_common::flow::Detail;
+    use proptest::{collection::vec, prelude::*};
 
     use super::*;
 
@@ -308,5 +344,26 @@ mod tests {
         assert_eq!(grown(65_535, 3, 16), None, "older");
         assert_eq!(grown(0, u64::from(u32::MAX), 32), Some(1));
         assert_eq!((grown(5, 3, 64), grown(3, 5, 64)), (Some(2), None));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_is_what_was_read(
+            base in vec(any::<u64>(), COUNTERS),
+            last in vec(prop_oneof![0..9_u64, any::<u64>()], COUNTERS),
+            known in vec(0..1_u32 << COUNTERS, 2),
+        ) {
+            let reading = |values: &[u64], known: u32| {
+                let mut reading = Reading::default();
+                let known = (0..COUNTERS).filter(|nth| known & 1_u32 << nth != 0);
+                known.for_each(|nth| reading.set(nth, values[nth]));
+                reading
+            };
+            let both = (reading(&base, known[0]), reading(&last, known[1]));
+            let mut readings = Readings::default();
+            prop_assert!(readings.both().is_none());
+            readings.keep(&both.0, &both.1);
+            prop_assert_eq!(readings.both(), Some(both));
+        }
     }
 }

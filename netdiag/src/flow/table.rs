@@ -1,10 +1,7 @@
 //! The flow table: events in, intervals and the total of a run out. Bounded, and exact for ever:
 //! what a row counted stays in the interval and in the total when the row goes.
 
-use std::{
-    collections::{HashMap, HashSet},
-    mem,
-};
+use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 use netdiag_common::flow::FlowId;
@@ -14,9 +11,11 @@ use crate::{
     flow::{
         Frozen,
         entries::Entries,
+        owners::Owners,
         recency::{Place, Recency},
-        row::Row,
-        tally::Tally,
+        row::{Row, RowMut},
+        shares::Shares,
+        sums::Sums,
         translations::Translations,
         tuples::Tuples,
     },
@@ -34,6 +33,7 @@ mod translate;
 mod unbound;
 mod users;
 
+pub use freeze::Total;
 pub use look::{Handle, Whose};
 pub use refresh::Fresh;
 pub use seed::Seed;
@@ -77,6 +77,10 @@ impl Default for Config {
 pub struct FlowTable {
     config: Config,
     rows: Slab<Row>,
+    /// What rows counted since the last freeze.
+    shares: Shares,
+    /// Whom rows belong to.
+    owners: Owners,
     by_id: HashMap<FlowId, u32, RandomState>,
     tuples: Tuples,
     recency: Recency,
@@ -94,9 +98,9 @@ pub struct FlowTable {
     /// Interval shares of rows that went before the freeze; at most `max_flows` of them.
     gone: Vec<Frozen>,
     /// Interval share that has no row.
-    other: Tally,
+    other: Sums,
     /// Share of the run that has no row.
-    total_other: Tally,
+    total_other: Sums,
     /// Rows that are summed up in either.
     folded: u64,
     total_folded: u64,
@@ -117,6 +121,8 @@ impl FlowTable {
         Self {
             config: Config { max_flows: config.max_flows.max(1), ..config },
             rows: Slab::new(),
+            shares: Shares::default(),
+            owners: Owners::default(),
             by_id: HashMap::default(),
             tuples: Tuples::default(),
             recency: Recency::default(),
@@ -127,8 +133,8 @@ impl FlowTable {
             strays: Recency::default(),
             packets: Tuples::default(),
             gone: Vec::new(),
-            other: Tally::default(),
-            total_other: Tally::default(),
+            other: Sums::default(),
+            total_other: Sums::default(),
             folded: 0,
             total_folded: 0,
             entries: Entries::new(config.max_flows / ENTRIES_SHARE),
@@ -142,6 +148,12 @@ impl FlowTable {
     #[must_use]
     pub fn len(&self) -> usize {
         self.recency.len(Place::Live)
+    }
+
+    /// Rows that it may have.
+    #[must_use]
+    pub const fn most(&self) -> usize {
+        self.config.max_flows
     }
 
     /// Whether no row is in the table.
@@ -183,14 +195,19 @@ impl FlowTable {
         };
         let Some(slot) = slot else {
             let mut nobody = Row::default();
-            event.fold(&mut nobody);
-            self.other.merge(&nobody.fresh);
-            self.total_other.merge(&nobody.fresh);
+            event.fold(&mut RowMut { row: &mut nobody, shares: &mut self.shares });
+            let fresh = self.shares.take(&mut nobody.share);
+            self.other.merge(&fresh);
+            self.total_other.merge(&fresh);
             return Whose::Nobodys;
         };
         self.touch(slot, now_ns);
+        event.fold(&mut self.row_mut(slot));
         let row = &mut self.rows[slot as usize];
-        event.fold(row);
+        // Samples name no owner.
+        if !matches!(event.subject(), Subject::Flow(_)) {
+            self.owners.share(&mut row.who);
+        }
         if row.closed {
             if self.recency.place(slot) != Some(Place::Left) {
                 self.leave(slot);
@@ -213,6 +230,11 @@ impl FlowTable {
             }
             self.recency.promote(slot, Place::Left);
         }
+    }
+
+    /// A row to write to.
+    fn row_mut(&mut self, slot: u32) -> RowMut<'_> {
+        RowMut { row: &mut self.rows[slot as usize], shares: &mut self.shares }
     }
 
     fn touch(&mut self, slot: u32, now_ns: u64) {
@@ -279,15 +301,15 @@ impl FlowTable {
     /// Sums a row up in `other`, for the total and, what is not frozen, for the interval.
     fn remove(&mut self, slot: u32) {
         let mut row = self.take(slot);
-        self.total_other.merge(&row.past);
-        self.total_other.merge(&row.fresh);
+        let fresh = self.shares.take(&mut row.share);
+        self.total_other.merge(&row.past.sums());
+        self.total_other.merge(&fresh);
         self.total_folded += u64::from(row.heard && row.is_shown());
         if !row.touched {
             return;
         }
-        let fresh = mem::take(&mut row.fresh);
         if row.is_shown() && self.gone.len() + self.active < self.config.max_flows {
-            self.gone.push(row.frozen(fresh, false));
+            self.gone.push(row.frozen(fresh.tally(), false));
         } else {
             self.other.merge(&fresh);
             self.folded += u64::from(row.is_shown());

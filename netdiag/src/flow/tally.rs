@@ -15,10 +15,6 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) const fn is_empty(&self) -> bool {
-        self.latencies.is_empty() && self.counts.is_empty() && self.labelled.is_empty()
-    }
-
     pub(super) fn latency(&mut self, metric: MetricId, nanoseconds: u64) {
         entry(&mut self.latencies, metric).record(nanoseconds);
     }
@@ -30,6 +26,11 @@ impl Tally {
 
     pub(super) fn labelled(&mut self, count: CountId, label: Label, n: u64) {
         merge_counts(&mut self.labelled, &[((count, label), n)]);
+    }
+
+    /// Adds samples to a bucket of a metric.
+    pub(super) fn merge_bucket(&mut self, metric: MetricId, bucket: u16, n: u64) {
+        entry(&mut self.latencies, metric).add(bucket, n);
     }
 
     pub(super) fn merge(&mut self, other: &Self) {

@@ -1,9 +1,11 @@
 //! Live flows by their addresses and ports.
 
-use std::{collections::HashMap, net::Ipv6Addr};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::Ipv6Addr,
+};
 
 use netdiag_common::flow::{FlowKey, TCP, UDP};
-use smallvec::SmallVec;
 
 /// The address of a key; IPv4 comes as v4-mapped and leaves as IPv4.
 #[must_use]
@@ -41,35 +43,74 @@ pub const fn reversed(key: &FlowKey) -> FlowKey {
     }
 }
 
-/// Slots of live flows by tuple. Network namespaces may use the same tuple, so each tuple has a
-/// (mostly one-element) list of them. Peers choose addresses and ports, hence the keyed hash of the
-/// standard library.
-#[derive(Debug, Default)]
-pub(super) struct Tuples {
-    slots: HashMap<FlowKey, SmallVec<[(u32, u32); 2]>>,
-}
-
 /// The same key, in whatever namespace.
 pub(super) const fn anywhere(key: &FlowKey) -> FlowKey {
     FlowKey { netns: 0, ..*key }
 }
 
+/// A key without its namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Tuple {
+    local_addr: [u8; 16],
+    peer_addr: [u8; 16],
+    local_port: u16,
+    peer_port: u16,
+    protocol: u16,
+}
+
+impl Tuple {
+    const fn of(key: &FlowKey) -> Self {
+        let FlowKey { local_addr, peer_addr, local_port, peer_port, protocol, .. } = *key;
+        Self { local_addr, peer_addr, local_port, peer_port, protocol }
+    }
+}
+
+/// Of a hundred thousand of them the map has room for as many again.
+const _: () = assert!(size_of::<(Tuple, Flow)>() <= 48);
+
+/// A flow with a tuple.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Flow {
+    netns: u32,
+    slot: u32,
+}
+
+/// Slots of live flows by tuple. Network namespaces may use the same tuple, so each may have several; mostly it has one,
+/// and these are what takes memory. Peers choose addresses and ports, hence the keyed hash of the standard library.
+#[derive(Debug, Default)]
+pub(super) struct Tuples {
+    first: HashMap<Tuple, Flow>,
+    /// Where there is more than one, the others.
+    others: HashMap<Tuple, Vec<Flow>>,
+}
+
 impl Tuples {
+    fn others(&self, tuple: &Tuple) -> &[Flow] {
+        if self.others.is_empty() {
+            return &[];
+        }
+        self.others.get(tuple).map_or(&[], Vec::as_slice)
+    }
+
     /// The flow with exactly this key.
     pub(super) fn find(&self, key: &FlowKey) -> Option<u32> {
-        let slots = self.slots.get(&anywhere(key))?;
-        slots.iter().find(|&&(netns, _)| netns == key.netns).map(|&(_, slot)| slot)
+        let tuple = Tuple::of(key);
+        let first = self.first.get(&tuple)?;
+        if first.netns == key.netns {
+            return Some(first.slot);
+        }
+        let other = self.others(&tuple).iter().find(|flow| flow.netns == key.netns)?;
+        Some(other.slot)
     }
 
     /// The flow with this key; where the namespace is not known (0), the only one with its tuple.
     pub(super) fn find_in_any(&self, key: &FlowKey) -> Option<u32> {
-        if key.netns != 0 {
-            return self.find(key);
-        }
-        match self.slots.get(key)?.as_slice() {
-            &[(_, slot)] => Some(slot),
-            _ => None,
-        }
+        if key.netns != 0 { self.find(key) } else { self.only(&Tuple::of(key)) }
+    }
+
+    fn only(&self, tuple: &Tuple) -> Option<u32> {
+        let first = self.first.get(tuple)?;
+        self.others(tuple).is_empty().then_some(first.slot)
     }
 
     /// The other end of a conversation on this node: in the same network namespace, else the only
@@ -82,33 +123,49 @@ impl Tuples {
         if address(key.local_addr).is_loopback() {
             return None;
         }
-        match self.slots.get(&anywhere(&reversed))?.as_slice() {
-            &[(_, slot)] => Some(slot),
-            _ => None,
-        }
+        self.only(&Tuple::of(&reversed))
     }
 
     /// Makes a slot the one with this key.
     pub(super) fn insert(&mut self, key: &FlowKey, slot: u32) {
-        let slots = self.slots.entry(anywhere(key)).or_default();
-        slots.retain(|&mut (netns, _)| netns != key.netns);
-        slots.push((key.netns, slot));
+        let (tuple, flow) = (Tuple::of(key), Flow { netns: key.netns, slot });
+        let first = self.first.entry(tuple).or_insert(flow);
+        if first.netns == flow.netns {
+            *first = flow;
+            return;
+        }
+        let others = self.others.entry(tuple).or_default();
+        others.retain(|other| other.netns != flow.netns);
+        others.push(flow);
     }
 
     /// Removes a slot, unless another one took its key over.
     pub(super) fn remove(&mut self, key: &FlowKey, slot: u32) {
-        let tuple = anywhere(key);
-        if let Some(slots) = self.slots.get_mut(&tuple) {
-            slots.retain(|&mut entry| entry != (key.netns, slot));
-            if slots.is_empty() {
-                self.slots.remove(&tuple);
+        let (tuple, flow) = (Tuple::of(key), Flow { netns: key.netns, slot });
+        let Entry::Occupied(mut first) = self.first.entry(tuple) else { return };
+        let is_first = *first.get() == flow;
+        let Some(others) = self.others.get_mut(&tuple) else {
+            if is_first {
+                first.remove();
             }
+            return;
+        };
+        if is_first {
+            // There is one: a list without any goes.
+            others.pop().into_iter().for_each(|other| *first.get_mut() = other);
+        } else {
+            others.retain(|other| *other != flow);
+        }
+        if others.is_empty() {
+            self.others.remove(&tuple);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     fn v4(local: (u8, u16), peer: (u8, u16), netns: u32) -> FlowKey {
@@ -160,7 +217,7 @@ mod tests {
         tuples.remove(&server, 99);
         assert_eq!(tuples.find_peer(&client), Some(1));
         tuples.remove(&server, 1);
-        assert!(tuples.slots.is_empty());
+        assert!(tuples.first.is_empty() && tuples.others.is_empty());
     }
 
     #[test]
@@ -173,5 +230,39 @@ mod tests {
         assert_eq!(tuples.find_peer(&client), None);
         tuples.insert(&reversed(&client), 2);
         assert_eq!(tuples.find_peer(&client), Some(2));
+    }
+
+    proptest! {
+        /// Insertions and removals of a slot with a port in a namespace.
+        #[test]
+        fn are_what_a_plain_list_is(steps in vec((any::<bool>(), 0..2_u16, 0..4_u32, 0..3_u32), 0..60)) {
+            let of = |port, netns| v4((1, port), (2, 80), netns);
+            let (mut tuples, mut model) = (Tuples::default(), Vec::<(FlowKey, u32)>::new());
+            for (inserts, port, netns, slot) in steps {
+                let key = of(port, netns);
+                if inserts {
+                    tuples.insert(&key, slot);
+                    model.retain(|&(other, _)| other != key);
+                    model.push((key, slot));
+                } else {
+                    tuples.remove(&key, slot);
+                    model.retain(|&other| other != (key, slot));
+                }
+                for (port, netns) in (0..2).flat_map(|port| (0..4).map(move |netns| (port, netns))) {
+                    let key = of(port, netns);
+                    let exact = model.iter().find(|(other, _)| *other == key).map(|it| it.1);
+                    prop_assert_eq!(tuples.find(&key), exact);
+                    let all: Vec<_> = model.iter().filter(|(it, _)| it.local_port == port).collect();
+                    let only = if let [one] = all[..] { Some(one.1) } else { None };
+                    let in_any = if netns == 0 { only } else { exact };
+                    prop_assert_eq!(tuples.find_in_any(&key), in_any);
+                    prop_assert_eq!(tuples.find_peer(&reversed(&key)), exact.or(only));
+                }
+            }
+            for (key, slot) in model {
+                tuples.remove(&key, slot);
+            }
+            prop_assert!(tuples.first.is_empty() && tuples.others.is_empty());
+        }
     }
 }

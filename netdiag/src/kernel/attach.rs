@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
 use netdiag_common::{
     field::{Field, Location},
-    globals::{Locations, SlotPlace},
+    globals::{Locations, SlotPlace, duty},
     signal::Signal,
 };
 
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     coverage::{Refusal, SignalStatus, Status},
     signal::{
-        Alternative, Attachment, By, Cost, DEFINITIONS, Definition, Extra, Role, Source, When, dns,
+        Alternative, Attachment, By, Cost, DEFINITIONS, Definition, Extra, Source, When, dns,
     },
 };
 
@@ -38,8 +38,9 @@ pub struct Wishes {
 pub(super) struct Attached {
     pub(super) signal: Signal,
     pub(super) program: String,
-    pub(super) role: Role,
-    /// None while the function is not there.
+    /// What it is for. Of its duties those that it has.
+    pub(super) attachment: Attachment,
+    /// None while the function is not there, and where another signal has it.
     pub(super) link: Option<Link>,
 }
 
@@ -47,8 +48,6 @@ pub(super) struct Attached {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) statuses: Vec<SignalStatus>,
-    /// How often the programs of each signal run that is not off, by the dearest of them.
-    pub(super) costs: Vec<Option<Cost>>,
     pub(super) attached: Vec<Attached>,
     /// Signals whose functions come and go with a module.
     pub(super) modular: Vec<Follow>,
@@ -57,6 +56,41 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// Takes programs out again whose work others can do beside their own, where they may (`tells_readers`), and says
+    /// so to those.
+    pub(super) fn relieve(&mut self, ebpf: &mut Ebpf, tells_readers: bool) {
+        self.take_relieved(tells_readers).iter().for_each(|program| unload(ebpf, program));
+    }
+
+    fn take_relieved(&mut self, tells_readers: bool) -> Vec<String> {
+        let can = self.attached.iter().fold(0, |can, attached| can | attached.attachment.duty);
+        let can = if tells_readers { can & duty::READERS } else { 0 };
+        let (mut done, mut relieved) = (0, Vec::new());
+        self.attached.retain(|attached| {
+            let by = attached.attachment.relieved_by;
+            let is_relieved = by & can != 0;
+            if is_relieved {
+                done |= by;
+                relieved.push(attached.program.clone());
+            }
+            !is_relieved
+        });
+        for attached in &mut self.attached {
+            attached.attachment.duty &= !duty::READERS | done;
+        }
+        relieved
+    }
+
+    /// How often the programs of a signal run, by the dearest of those that are attached; none where it is off.
+    pub(super) fn cost(&self, signal: Signal) -> Option<Cost> {
+        if self.statuses[signal as usize].status == Status::Off {
+            return None;
+        }
+        let own = self.attached.iter().filter(|attached| attached.signal == signal);
+        let dearer = own.filter_map(|attached| attached.attachment.cost).max();
+        dearer.max(Some(DEFINITIONS[signal as usize].cost))
+    }
+
     /// Whether programs have the kernel copy packets, into a ring of each processor.
     pub(super) fn copies_packets(&self) -> bool {
         self.statuses[Signal::Dns as usize].source.as_deref() == Some(dns::COPIES)
@@ -116,12 +150,11 @@ impl<'a> Plan<'a> {
     /// Attaches every wanted signal.
     pub(super) fn attach(&self, ebpf: &mut Ebpf) -> Verdict {
         let plain = !self.kernel.has_compare_exchange(ebpf);
-        let mut refusals = ahead::load(self, ebpf, plain);
+        let refusals = ahead::load(self, ebpf, plain);
         let mut outcome = Outcome::default();
         for definition in DEFINITIONS {
             if !self.wanted().any(|wanted| wanted.signal == definition.signal) {
                 outcome.statuses.push(off(definition, Vec::new(), "not asked for"));
-                outcome.costs.push(None);
                 continue;
             }
             let mut refused = Vec::new();
@@ -133,7 +166,8 @@ impl<'a> Plan<'a> {
                 }
                 let presence = source.module.map(Presence::of);
                 let signal = definition.signal;
-                let mut trial = Trial { plan: *self, ebpf, signal, plain, refusals: &mut refusals };
+                let (refusals, others) = (&refusals, outcome.attached.as_slice());
+                let mut trial = Trial { plan: *self, ebpf, signal, plain, refusals, others };
                 let result = if self.waits_for_module(source) {
                     // Its functions cannot be looked for yet.
                     self.fields(source.fields).and_then(|()| trial.until_loaded(source))
@@ -145,17 +179,15 @@ impl<'a> Plan<'a> {
                         outcome.modular.extend(Follow::new(definition.signal, source, presence));
                         outcome.attached.extend(working.attached);
                         outcome.listening = outcome.listening.or(working.listening);
-                        let cost = source.cost.unwrap_or(definition.cost);
-                        chosen = Some((source, working.blind, working.cost.max(Some(cost))));
+                        chosen = Some((source, working.blind));
                         break;
                     }
                     Err(error) => refused
                         .push(Refusal { source: source.name.to_owned(), reason: one_line(&error) }),
                 }
             }
-            outcome.costs.push(chosen.as_ref().and_then(|(_, _, cost)| *cost));
             outcome.statuses.push(match chosen {
-                Some((source, blind, _)) => SignalStatus {
+                Some((source, blind)) => SignalStatus {
                     signal: definition.signal.name().to_owned(),
                     status: if blind.missing.is_empty() { Status::Full } else { Status::Degraded },
                     source: Some(source.name.to_owned()),
@@ -163,6 +195,7 @@ impl<'a> Plan<'a> {
                     missing: blind.missing,
                     runs_per: None,
                     unseen_counts: blind.counts,
+                    shed: false,
                 },
                 None => {
                     if let Some(flush) = definition.flush {
@@ -250,6 +283,7 @@ pub(super) fn off(definition: &Definition, refused: Vec<Refusal>, missing: &str)
         missing: vec![missing.to_owned()],
         runs_per: None,
         unseen_counts: Vec::new(),
+        shed: false,
     }
 }
 
@@ -272,8 +306,6 @@ struct Working {
     attached: Vec<Attached>,
     listening: Option<Ctnetlink>,
     blind: Blind,
-    /// Of what is beside its programs and says so, the dearest.
-    cost: Option<Cost>,
 }
 
 /// Trying out what a signal can be had by.
@@ -284,7 +316,9 @@ struct Trial<'a> {
     /// Whether programs do without compare-and-exchange.
     plain: bool,
     /// What the kernel refused when it was loaded ahead.
-    refusals: &'a mut Refused,
+    refusals: &'a Refused,
+    /// Programs that other signals have attached.
+    others: &'a [Attached],
 }
 
 impl Trial<'_> {
@@ -292,8 +326,10 @@ impl Trial<'_> {
     /// known by then.
     fn until_loaded(&mut self, source: &Source) -> Result<Working> {
         self.was_refused(source.attachments)?;
-        let mut loads =
-            source.attachments.iter().map(|it| load_kprobe(self.ebpf, it.program).map(drop));
+        let mut loads = source
+            .attachments
+            .iter()
+            .map(|it| load_kprobe(self.ebpf, it.program).map(drop).context(it.hook.name()));
         if let Err(error) = loads.try_for_each(|loaded| loaded) {
             source.attachments.iter().for_each(|it| unload(self.ebpf, it.program));
             return Err(error);
@@ -356,7 +392,6 @@ impl Trial<'_> {
                 }
             }
             to.blind.lines(alternative.blind);
-            to.cost = to.cost.max(alternative.cost);
             return;
         }
         to.blind.missing.push(format!("{}{refused}", extra.lost));
@@ -367,20 +402,26 @@ impl Trial<'_> {
     /// not yet attached.
     fn attach_all(&mut self, attachments: &[Attachment]) -> Result<Vec<Attached>> {
         self.was_refused(attachments)?;
-        let Self { plan, ebpf, signal, plain, .. } = self;
+        let Self { plan, ebpf, signal, plain, others, .. } = self;
+        let is_there = |program: &str| others.iter().any(|other| other.program == program);
         let mut attached = Vec::new();
         for attachment in attachments.iter().rev() {
             let program = program_name(ebpf, attachment, *plain);
-            match plan.kernel.attach(ebpf, &program, attachment.hook) {
+            let link = if is_there(&program) {
+                Ok(None)
+            } else {
+                let link = plan.kernel.attach(ebpf, &program, attachment.hook);
+                link.map(Some).context(attachment.hook.name())
+            };
+            match link {
                 Ok(link) => {
-                    let role = attachment.role;
-                    attached.push(Attached { signal: *signal, program, role, link: Some(link) });
+                    let (signal, attachment) = (*signal, *attachment);
+                    attached.push(Attached { signal, program, attachment, link });
                 }
                 Err(error) => {
-                    for attachment in attachments {
-                        let program = program_name(ebpf, attachment, *plain);
-                        unload(ebpf, &program);
-                    }
+                    let programs = attachments.iter().map(|it| program_name(ebpf, it, *plain));
+                    let own: Vec<_> = programs.filter(|program| !is_there(program)).collect();
+                    own.iter().for_each(|program| unload(ebpf, program));
                     return Err(error);
                 }
             }
@@ -389,12 +430,11 @@ impl Trial<'_> {
     }
 
     /// Why one of these programs could not be loaded; they are all out of the kernel then.
-    fn was_refused(&mut self, attachments: &[Attachment]) -> Result<()> {
-        let Self { ebpf, plain, refusals, .. } = self;
+    fn was_refused(&self, attachments: &[Attachment]) -> Result<()> {
         for attachment in attachments.iter().rev() {
-            let program = program_name(ebpf, attachment, *plain);
-            if let Some(error) = refusals.remove(&program) {
-                return Err(error);
+            let program = program_name(self.ebpf, attachment, self.plain);
+            if let Some(error) = self.refusals.get(&program) {
+                bail!("{}: {error:#}", attachment.hook.name());
             }
         }
         Ok(())
@@ -408,6 +448,32 @@ pub(super) fn one_line(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signal::Hook;
+
+    #[test]
+    fn who_is_relieved_takes_nothing_any_more() {
+        let on = |it: &&Definition| SignalStatus { status: Status::Full, ..off(it, vec![], "") };
+        let attached = |signal, attachment| {
+            let program = String::new();
+            Attached { signal, program, attachment, link: None }
+        };
+        let reads = Attachment::new("reads", Hook::RawTp("")).with_duty(duty::READERS);
+        let receives = Attachment::new("receives", Hook::RawTp(""));
+        let receives = receives.costing(Cost::Call).relieved_by(duty::READERS);
+        for (tells_readers, cost) in [(false, Cost::Call), (true, Cost::Connection)] {
+            let mut outcome = Outcome {
+                statuses: DEFINITIONS.iter().map(on).collect(),
+                attached: vec![attached(Signal::Socket, receives), attached(Signal::Turn, reads)],
+                ..Outcome::default()
+            };
+            let relieved = outcome.take_relieved(tells_readers);
+            assert_eq!(relieved.len(), usize::from(tells_readers));
+            assert_eq!(outcome.cost(Signal::Socket), Some(cost));
+            assert_eq!(outcome.cost(Signal::Turn), Some(Cost::Segment));
+            outcome.statuses[Signal::Socket as usize].status = Status::Off;
+            assert_eq!(outcome.cost(Signal::Socket), None);
+        }
+    }
 
     #[test]
     fn only_a_source_that_sees_what_lies_in_pages_has_it_copied() {

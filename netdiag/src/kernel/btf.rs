@@ -162,12 +162,13 @@ impl LoadError {
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, given, cause } = self;
-        write!(f, "no kernel types from {}: {cause}; no field can be found", file.display())?;
-        if *given {
-            f.write_str(": give --btf the BTF or vmlinux of exactly the running kernel")
+        let file = file.display();
+        write!(f, "no kernel types from {file}: {cause}; nothing can be observed without them, ")?;
+        f.write_str(if *given {
+            "give --btf the BTF or vmlinux of exactly the running kernel"
         } else {
-            f.write_str(": run a kernel built with CONFIG_DEBUG_INFO_BTF or give --btf FILE")
-        }
+            "run a kernel built with CONFIG_DEBUG_INFO_BTF or give --btf FILE"
+        })
     }
 }
 

@@ -24,6 +24,9 @@ const OF_CGROUP: [Field; 5] = [
 /// The same for the name of a thread's process.
 const OF_NAME: [Field; 2] = [Field::TaskLeader, Field::TaskComm];
 
+/// The same for whether it reads for itself.
+const OF_READER: [Field; 2] = [Field::TaskFlags, Field::SkLockOwned];
+
 /// Tells the programs which hierarchy to look into, and whether they may look at tasks at all. Without one that is
 /// mounted it is that of version 2, which every kernel has.
 pub(super) fn configure(
@@ -34,6 +37,7 @@ pub(super) fn configure(
 ) {
     settings.hierarchy = number(kernel, hierarchy, reads_memory).unwrap_or(hierarchy::NONE);
     settings.reads_tasks = u32::from(reads_memory && locate(kernel, &OF_NAME).is_ok());
+    settings.tells_readers = u32::from(reads_memory && locate(kernel, &OF_READER).is_ok());
 }
 
 /// Says that cgroups are not told.

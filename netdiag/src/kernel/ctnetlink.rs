@@ -2,7 +2,6 @@
 //! records of it that programs would.
 
 use std::{
-    collections::BTreeSet,
     future::{Future, pending},
     mem,
     os::unix::net::UnixStream,
@@ -35,9 +34,9 @@ use crate::{
     node::{
         conntrack::{
             self,
-            listener::{self, Message, Subscriptions, What},
+            listener::{self, Message, Subscriptions, Waited, What},
         },
-        netns::{self, Depth, Namespace},
+        netns::{Known, Namespace},
     },
     sandbox,
     signal::conntrack::Entry,
@@ -55,15 +54,13 @@ const ROOM: usize = 4 << 20;
 /// So much of them wakes the reader, as with a ring.
 const WAKE_ABOVE: usize = ROOM / 4;
 
-/// Between two looks at the sockets: a message wakes the thread, and a flood of them not for each.
+/// Between two looks at the sockets where there is something: a message wakes the thread, and a flood of them not for
+/// each.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Between two looks for namespaces. A socket keeps a namespace, and the interfaces in it, alive for some
 /// of these after its pod is gone.
 const FOLLOW: Duration = Duration::from_secs(1);
-
-/// Between two thorough looks, for namespaces in which no process's main thread is.
-const SEARCH: Duration = Duration::from_secs(60);
 
 /// The thread that listens; it ends when this is dropped.
 #[derive(Debug)]
@@ -121,12 +118,10 @@ impl Ctnetlink {
         let subscriber = Subscriber {
             subscriptions: Subscriptions::default(),
             shared: Arc::clone(&shared),
-            host_root: host_root.to_owned(),
+            known: Known::new(host_root),
             filters: *filters,
             module: is_module.then(|| Path::new("/sys/module").join(MODULE)),
             is_silent: false,
-            hidden: BTreeSet::new(),
-            searched: None,
         };
         let (ours, theirs) = UnixStream::pair().context("no socket to end a thread by")?;
         let (is_ready, ready) = oneshot::channel();
@@ -238,16 +233,12 @@ impl Shared {
 struct Subscriber {
     subscriptions: Subscriptions,
     shared: Arc<Shared>,
-    host_root: PathBuf,
+    known: Known,
     filters: Filters,
     /// Where the kernel shows the module that tells, if it is one.
     module: Option<PathBuf>,
     /// It is not there while connections are tracked; that has been said.
     is_silent: bool,
-    /// Namespaces that only a thorough look finds.
-    hidden: BTreeSet<u32>,
-    /// When that was.
-    searched: Option<Instant>,
 }
 
 impl Subscriber {
@@ -257,16 +248,21 @@ impl Subscriber {
         let _nobody = is_ready.send(());
         let mut followed = Instant::now();
         loop {
-            let ends = self.subscriptions.wait(end, FOLLOW.saturating_sub(followed.elapsed()));
-            self.hear();
-            if ends {
+            let rest = FOLLOW.saturating_sub(followed.elapsed());
+            let waited = self.subscriptions.wait(end, rest);
+            if waited != Waited::InVain {
+                self.hear();
+            }
+            if waited == Waited::ForTheEnd {
                 return;
             }
             if followed.elapsed() >= FOLLOW {
                 self.follow();
                 followed = Instant::now();
             }
-            thread::sleep(PAUSE);
+            if waited == Waited::ForMessages {
+                thread::sleep(PAUSE);
+            }
         }
     }
 
@@ -295,20 +291,13 @@ impl Subscriber {
             return;
         }
         self.is_silent = false;
-        let problems = self.subscriptions.follow(&namespaces, &self.hidden);
+        let problems = self.subscriptions.follow(&namespaces, self.known.sought());
         self.shared.lock().problems.extend(problems);
     }
 
-    /// The namespaces that are wanted, by a quick look, and what a thorough one found beyond.
+    /// The namespaces that are wanted.
     fn namespaces(&mut self) -> Vec<Namespace> {
-        let mut all = netns::find(&self.host_root, Depth::Processes).namespaces;
-        if self.searched.is_none_or(|searched| searched.elapsed() >= SEARCH) {
-            let quick: BTreeSet<u32> = all.iter().map(|one| one.inode).collect();
-            all = netns::find(&self.host_root, Depth::Everything).namespaces;
-            self.hidden =
-                all.iter().map(|one| one.inode).filter(|inode| !quick.contains(inode)).collect();
-            self.searched = Some(Instant::now());
-        }
+        let mut all = self.known.look();
         all.retain(|one| self.filters.netns.accept(one.inode));
         all
     }

@@ -119,7 +119,7 @@ impl Kernel {
             }
             Hook::Kprobe(name) | Hook::Kretprobe(name) => {
                 if !self.facts.kprobes {
-                    bail!("this kernel has no kprobes");
+                    bail!("this kernel has no kprobes, so none on {name}");
                 }
                 self.check_symbol(name)
             }

@@ -1,8 +1,8 @@
 //! Runs that the kernel counted for a program, and those it skipped.
 
 use std::{
-    fs, io,
-    os::fd::{AsRawFd as _, BorrowedFd},
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, RawFd},
 };
 
 /// The kernel's own counts for one program.
@@ -17,55 +17,87 @@ pub struct Runs {
     pub run_time_ns: Option<u64>,
 }
 
+/// `BPF_OBJ_GET_INFO_BY_FD` (`enum bpf_cmd`, include/uapi/linux/bpf.h).
+const GET_INFO: libc::c_int = 15;
+
+/// Where the counts stand in `struct bpf_prog_info` (include/uapi/linux/bpf.h), which only ever grows at its end, in
+/// words of 64 bits.
+const RUN_TIME: usize = 24;
+const RUN_COUNT: usize = 25;
+const RECURSION_MISSES: usize = 26;
+
+/// So much of it is read.
+const WORDS: usize = 27;
+
+/// The part of `union bpf_attr` that asks for it.
+#[repr(C)]
+struct Question {
+    program: RawFd,
+    /// Bytes that there is room for; then those that the kernel has to tell.
+    length: u32,
+    info: u64,
+}
+
+const _: () = assert!(size_of::<Question>() == 16);
+
 impl Runs {
-    /// Reads the counts of a program from its descriptor (`bpf_prog_show_fdinfo`,
-    /// kernel/bpf/syscall.c).
+    /// Asks for the counts of a program by its descriptor (`bpf_prog_get_info_by_fd`, kernel/bpf/syscall.c). Its fdinfo
+    /// says the same, for a dozen calls and a file that procfs makes for it.
     ///
     /// # Errors
-    /// /proc is not mounted or the descriptor is gone.
+    /// The kernel's, where it does not let itself be asked.
     pub fn of(program: BorrowedFd<'_>) -> io::Result<Self> {
-        let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
-        Ok(Self::parse(&text))
+        let mut info = [0_u64; WORDS];
+        let mut question = Question {
+            program: program.as_raw_fd(),
+            length: size_of_val(&info) as u32,
+            info: info.as_mut_ptr().expose_provenance() as u64,
+        };
+        // SAFETY: the kernel reads the question, writes a length into it and no more than that length into `info`;
+        // both are there until it returns.
+        let answer = unsafe {
+            libc::syscall(libc::SYS_bpf, GET_INFO, &raw mut question, size_of::<Question>())
+        };
+        if answer < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self::told(&info, question.length))
     }
 
-    /// Reads the text of a program's fdinfo.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
-        let value = |name: &str| {
-            text.lines()
-                .filter_map(|line| line.split_once(':'))
-                .find(|(key, _)| *key == name)
-                .and_then(|(_, value)| value.trim().parse().ok())
-        };
+    /// What so many bytes of the struct say.
+    fn told(info: &[u64], length: u32) -> Self {
+        let told = info.get(..length as usize / size_of::<u64>()).unwrap_or(info);
+        let word = |at: usize| told.get(at).copied();
         Self {
-            recursion_misses: value("recursion_misses"),
-            run_count: value("run_cnt"),
-            run_time_ns: value("run_time_ns"),
+            recursion_misses: word(RECURSION_MISSES),
+            run_count: word(RUN_COUNT),
+            run_time_ns: word(RUN_TIME),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Runs;
+    use super::{Runs, WORDS};
 
     #[test]
-    fn fdinfo_of_old_and_new_kernels() {
-        let old = "pos:\t0\nflags:\t02000002\nprog_type:\t5\nrun_time_ns:\t70\nrun_cnt:\t3\n";
-        let new = format!("{old}recursion_misses:\t12\nverified_insns:\t2\n");
-        let old_runs = Runs::parse(old);
-        assert_eq!(old_runs.recursion_misses, None);
-        assert_eq!((old_runs.run_count, old_runs.run_time_ns), (Some(3), Some(70)));
-        assert_eq!(Runs::parse(&new), Runs { recursion_misses: Some(12), ..old_runs });
-        assert_eq!(Runs::parse("recursion_misses: x\n"), Runs::default());
+    fn info_of_old_and_new_kernels() {
+        let mut info = [0; WORDS];
+        info[24..].copy_from_slice(&[70, 3, 12]);
+        let old = Runs { recursion_misses: None, run_count: Some(3), run_time_ns: Some(70) };
+        let new = Runs { recursion_misses: Some(12), ..old };
+        // Linux 5.0, 5.10, 5.12, and one that tells more than there is room for.
+        for (length, expected) in
+            [(192, Runs::default()), (208, old), (216, new), (232, new), (0, Runs::default())]
+        {
+            assert_eq!(Runs::told(&info, length), expected, "{length}");
+        }
     }
 
     #[test]
-    fn hostile_fdinfo_is_survived() {
-        let sound =
-            "pos:\t0\nprog_type:\t5\nrun_time_ns:\t70\nrun_cnt:\t3\nrecursion_misses:\t12\n";
-        crate::hostile::survived_text(&[sound], |text| {
-            let _runs = Runs::parse(text);
-        });
+    fn what_is_no_program_is_an_error() {
+        use std::{fs::File, os::fd::AsFd as _};
+        let file = File::open("/dev/null").expect("a file");
+        assert!(Runs::of(file.as_fd()).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
 use netdiag_common::signal::Signal;
 
@@ -123,14 +123,15 @@ impl Follow {
             let Some(function) = function(attachment) else {
                 bail!("{} is no kprobe", attachment.program);
             };
-            let link = Some(attach_kprobe(ebpf, attachment.program, function)?);
+            let link = attach_kprobe(ebpf, attachment.program, function);
+            let link = link.map(Some).context(function)?;
             let known = attached.iter_mut().find(|known| known.program == attachment.program);
             match known {
                 Some(known) => known.link = link,
                 None => attached.push(Attached {
                     signal: self.signal,
                     program: attachment.program.to_owned(),
-                    role: attachment.role,
+                    attachment: *attachment,
                     link,
                 }),
             }

@@ -116,8 +116,9 @@ pub fn examine(options: &Options) -> Result<Report> {
     };
     let attaches_late = !outcome.modular.is_empty();
     let opens_rings = outcome.copies_packets();
+    let costs: Vec<_> = Signal::ALL.iter().map(|&signal| outcome.cost(signal)).collect();
     let mut signals = outcome.statuses;
-    for (status, cost) in signals.iter_mut().zip(outcome.costs) {
+    for (status, cost) in signals.iter_mut().zip(costs) {
         status.runs_per = cost.map(|cost| cost.name().to_owned());
     }
     Ok(Report {
@@ -185,6 +186,7 @@ pub(super) fn plan(
             // Where typed programs have no helper to reach socket storage by (5.10), they can use the hash.
             Verdict::Done(outcome) if (place, reads_memory) != last && lacks_sockets(&outcome) => {}
             Verdict::Done(mut outcome) => {
+                outcome.relieve(&mut ebpf, frozen.settings.tells_readers != 0);
                 drops::amend(kernel, &mut outcome.statuses);
                 let hierarchy = options.hierarchy.as_ref();
                 cgroups::amend(kernel, hierarchy, reads_memory, &mut outcome.statuses);
@@ -301,7 +303,7 @@ fn settings(kernel: &Kernel, options: &Options, place: SlotPlace, reads_memory: 
         report_every_ns: options.report_every_ns,
         wake_above_bytes: u64::from(options.ring_bytes / 4),
         slot_place: place as u32,
-        signals: options.wishes.signals.iter().fold(0, |bits, &signal| bits | 1 << signal as u32),
+        signals: options.wishes.signals.iter().fold(0, |bits, &signal| bits | signal.bit()),
         // Where the kernel has the one for typed programs it has the other.
         has_cookie: u32::from(place == SlotPlace::Storage),
         alone: options.alone,
@@ -314,6 +316,10 @@ fn settings(kernel: &Kernel, options: &Options, place: SlotPlace, reads_memory: 
     };
     drops::configure(kernel, &mut settings);
     cgroups::configure(kernel, options.hierarchy.as_ref(), reads_memory, &mut settings);
+    if options.filters.by_owner() || kernel.btf.tracepoint("sock_recv_length").is_none() {
+        // Whose it is shall be known before anything is read; or nobody is to be relieved.
+        settings.tells_readers = 0;
+    }
     settings
 }
 

@@ -1,11 +1,13 @@
 //! Programs in the kernel, from attach to detach: what run.rs holds on to.
 
 mod detached;
+mod shed;
 mod skips;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     iter,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -15,13 +17,13 @@ use aya::{
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use aya_log::EbpfLogger;
-use netdiag_common::{flow::FlowKey, signal::Signal};
+use netdiag_common::{flow::FlowKey, globals::Live, signal::Signal};
 use zerocopy::IntoBytes as _;
 
 pub use self::detached::Detached;
 use self::skips::{Skips, counted, skipped};
 use super::{
-    account::{Counting, Phase, accounts},
+    account::{Counting, Counts, Phase, accounts},
     attach::{self, Attached, Outcome},
     ctnetlink::Ctnetlink,
     drops,
@@ -55,6 +57,16 @@ pub struct Taken {
     pub samples: Records,
 }
 
+impl Taken {
+    fn is_empty(&self) -> bool {
+        let Self { sockets, events, packets, samples } = self;
+        [sockets, events, packets, samples].iter().all(|records| records.is_empty())
+    }
+}
+
+/// For so long a reading of the counters serves for the accounts as well, where nothing came of it.
+const SERVES: Duration = Duration::from_millis(10);
+
 /// Reader of the programs' own diagnostics.
 pub type Logger<To> = EbpfLogger<To>;
 
@@ -63,6 +75,12 @@ pub struct Tracer {
     ebpf: Ebpf,
     attached: Vec<Attached>,
     counting: Counting,
+    /// A [`Live`].
+    live: Array<MapData, [u32; 3]>,
+    /// What it was as the programs began.
+    begun: Live,
+    /// What was read for a flush that had nothing to do, and when, as long as nothing was taken out of the rings since.
+    quiet: Option<(Instant, Counts)>,
     samples: Ring,
     sockets: Ring,
     events: Ring,
@@ -96,7 +114,7 @@ impl Tracer {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
         };
-        let mut begun = Array::<_, u32>::try_from(take(".bss")?).context("map .bss")?;
+        let mut live = Array::<_, [u32; 3]>::try_from(take(".bss")?).context("map .bss")?;
         let counting = Counting::new(take("COUNTERS")?, take("BATCHES")?)?;
         let mut ring = |name| {
             Ring::new(take(name)?, name).context(
@@ -127,12 +145,20 @@ impl Tracer {
             }
         }
         let labels = drops::labels(&kernel);
-        begun.set(0, 1, 0).context("the programs cannot be told to begin")?;
+        let duties = outcome.attached.iter().fold(0, |duties, one| duties | one.attachment.duty);
+        let begun = Live { begun: 1, duties, shed: 0 };
+        // What programs are to do first: no run shall see half of it.
+        for live_by_now in [Live { begun: 0, ..begun }, begun] {
+            live.set(0, live_by_now.words(), 0).context("the programs cannot be told to begin")?;
+        }
         object::release();
         Ok(Self {
             ebpf,
             attached: outcome.attached,
             counting,
+            live,
+            begun,
+            quiet: None,
             samples,
             sockets,
             events,
@@ -288,6 +314,10 @@ impl Tracer {
             listening.take(&mut into.events);
         }
         let sockets = self.sockets.take(&mut into.sockets);
+        if !into.is_empty() {
+            // The accounts are to have what is told.
+            self.quiet = None;
+        }
         samples && events && sockets
     }
 
@@ -296,11 +326,13 @@ impl Tracer {
     /// # Errors
     /// The kernel refuses to run the program.
     pub fn flush(&mut self) -> Result<bool> {
+        self.quiet = None;
         let reading = self.counting.read()?;
+        let batched = self.counting.batched(&reading)?;
         let (mut none, mut stranded) = (true, BTreeSet::new());
         for &(signal, name) in &self.flushes {
             let flush: &mut RawTracePoint = program(&mut self.ebpf, name)?;
-            let (cpus, runs) = reading.unflushed(signal);
+            let (cpus, runs) = reading.unflushed(signal, &batched);
             none &= cpus.is_empty();
             for cpu in cpus.into_iter().flat_map(|cpu| iter::repeat_n(cpu, runs)) {
                 let options = RawTracePointRunOptions { cpu: Some(cpu), ..Default::default() };
@@ -309,13 +341,16 @@ impl Tracer {
                     // An offline CPU runs nothing; what it held before it went is still there when
                     // it comes back.
                     Err(error) if is_offline(&error) => {
-                        stranded.extend(reading.holds(cpu).then_some(cpu));
+                        stranded.extend(batched.holds(cpu).then_some(cpu));
                     }
                     Err(error) => return Err(error).context("a batch could not be flushed"),
                 }
             }
         }
         self.stranded.are(stranded);
+        if none && reading.is_whole() {
+            self.quiet = Some((Instant::now(), reading));
+        }
         Ok(none)
     }
 
@@ -331,8 +366,11 @@ impl Tracer {
     /// # Errors
     /// The counters cannot be read.
     pub fn accounting(&mut self) -> Result<BTreeMap<String, Account>> {
-        let reading = self.counting.read()?;
-        let skipped = counted(&self.ebpf, &self.attached).and_then(|programs| skipped(&programs));
+        let reading = match self.quiet.take() {
+            Some((then, reading)) if then.elapsed() <= SERVES => reading,
+            _ => self.counting.read()?,
+        };
+        let skipped = skipped(counted(&self.ebpf, &self.attached));
         let skipped = self.skips.known(skipped);
         Ok(self.with_heard(accounts(&reading, &skipped, Phase::Attached)))
     }
@@ -351,6 +389,7 @@ impl Tracer {
     /// submitted, and what the kernel counted for them, stays readable through what is returned.
     pub fn detach(mut self) -> Detached {
         let programs = counted(&self.ebpf, &self.attached);
+        let programs = programs.map(|counted| counted?.kept()).collect();
         // Beginnings go before their ends, and what uses sockets before what forgets them.
         for attached in self.attached.drain(..).rev() {
             super::hooks::unload(&mut self.ebpf, &attached.program);

@@ -5,12 +5,12 @@
 //! costs as much as it is large. So it is walked only where there are sockets and anything happened to them
 //! ([`Signs`]). Nothing is kept of a socket but what it adds to the counts.
 
-use std::{fs, io, net::IpAddr};
+use std::{io, net::IpAddr};
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::netlink;
+use super::{files, netlink};
 
 mod count;
 mod signs;
@@ -19,7 +19,7 @@ mod tell;
 pub use self::{
     count::{Census, Range},
     signs::{Signs, When},
-    tell::{Owners, Told, tell},
+    tell::{Told, tell},
 };
 
 /// `TCPDIAG_GETSOCK` (`include/uapi/linux/inet_diag.h`).
@@ -92,7 +92,7 @@ pub struct Socket {
 /// # Errors
 /// Those of netlink, and `Interrupted` when no dump was whole.
 pub fn read(signs: Option<Signs>, last: Option<&Census>) -> io::Result<Option<Census>> {
-    let sysctl = |name| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok();
+    let sysctl = |name| files::text(format!("/proc/sys/net/ipv4/{name}")).ok();
     if signs.as_ref().is_some_and(Signs::are_empty) {
         return Ok(None);
     }

@@ -3,13 +3,19 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use super::{pace::Pace, proc};
+use super::{
+    files,
+    pace::Pace,
+    places::{Version, mounted},
+    proc,
+};
 use crate::{
     owner::Place,
     snapshot::{
@@ -35,12 +41,6 @@ const PROCESSES: usize = 256;
 
 /// New limits are looked for so rarely at most.
 const SEARCHED_EVERY: Duration = Duration::from_secs(15);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
-    V1,
-    V2,
-}
 
 /// What a group counted since it has its limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +81,8 @@ pub struct Cgroups {
     /// Groups with a limit that are not followed, and those that were not looked at.
     left_out: u64,
     last: BTreeMap<String, Stat>,
+    /// Those that were ever held back in the run, of the ones that are there.
+    held: BTreeSet<String>,
     total: BTreeMap<String, Stat>,
 }
 
@@ -88,6 +90,10 @@ impl Cgroups {
     /// What was counted before the run does not count.
     pub fn begin(&mut self, host_root: &Path) {
         self.hierarchy = hierarchy(&host_root.join("sys/fs/cgroup"));
+        self.follow();
+    }
+
+    fn follow(&mut self) {
         self.search();
         self.last = self.read();
     }
@@ -98,23 +104,34 @@ impl Cgroups {
             self.search();
         }
         let now = self.read();
+        self.held.retain(|path| now.contains_key(path));
         let mut rose = BTreeMap::new();
         for (path, stat) in &now {
             // What one that was not read before has counted may be of long ago.
             let Some(last) = self.last.get(path) else { continue };
             let rise = stat.since(*last);
             // Of one that was ever held back, the periods in which it was not count, too.
-            if rise.throttled > 0 || self.total.contains_key(path) {
-                let room = self.total.len() < FOLLOWED || self.total.contains_key(path);
-                if room {
-                    let total = self.total.entry(path.clone()).or_default();
-                    *total = total.plus(rise);
-                }
+            if rise.throttled > 0 || self.held.contains(path) {
+                self.held.insert(path.clone());
+                self.add(path, rise, &now);
                 rose.insert(path.clone(), rise);
             }
         }
         self.last = now;
         self.told(&rose)
+    }
+
+    /// Adds to what a group counted in the run. Of those that are gone the one makes room that was held back the least:
+    /// pods come and go as long as a run lasts.
+    fn add(&mut self, path: &str, rise: Stat, there: &BTreeMap<String, Stat>) {
+        if self.total.len() >= FOLLOWED && !self.total.contains_key(path) {
+            let gone = self.total.iter().filter(|(path, _)| !there.contains_key(*path));
+            let least = gone.min_by_key(|(_, stat)| stat.throttled_us);
+            let Some(least) = least.map(|(path, _)| path.clone()) else { return };
+            self.total.remove(&least);
+        }
+        let total = self.total.entry(path.to_owned()).or_default();
+        *total = total.plus(rise);
     }
 
     /// Those that were held back in the run.
@@ -147,7 +164,7 @@ impl Cgroups {
     fn read(&self) -> BTreeMap<String, Stat> {
         let Some((root, version)) = &self.hierarchy else { return BTreeMap::new() };
         let read = |path: &String| {
-            let text = fs::read_to_string(root.join(path).join("cpu.stat")).ok()?;
+            let text = files::text(root.join(path).join("cpu.stat")).ok()?;
             Some((path.clone(), parse(&text, *version)?))
         };
         self.limited.iter().filter_map(read).collect()
@@ -185,11 +202,12 @@ impl Cgroups {
 
 /// Where the groups with CPU limits are.
 fn hierarchy(root: &Path) -> Option<(PathBuf, Version)> {
-    if root.join("cgroup.controllers").exists() {
+    if mounted(root) == Some(Version::V2) {
         return Some((root.to_owned(), Version::V2));
     }
     let v1 = ["cpu", "cpu,cpuacct"].map(|name| root.join(name));
-    v1.into_iter().find(|path| path.is_dir()).map(|path| (path, Version::V1))
+    let found = v1.into_iter().find(|path| mounted(path) == Some(Version::V1));
+    found.map(|path| (path, Version::V1))
 }
 
 /// Paths of the groups with a limit, below the root, at most `most` of `walked` groups; and how many there
@@ -206,6 +224,9 @@ fn limited(root: &Path, version: Version, most: usize, walked: usize) -> (Vec<St
                 None => left_out += 1,
             }
         }
+        if is_leaf(&path) {
+            continue;
+        }
         let entries = fs::read_dir(&path).into_iter().flatten().flatten();
         let groups = entries.filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir()));
         if depth < DEPTH {
@@ -218,12 +239,19 @@ fn limited(root: &Path, version: Version, most: usize, walked: usize) -> (Vec<St
     (found, left_out + next.len() as u64)
 }
 
+/// Whether a group has none below it: a directory has a link by its name, one by itself, and one by each directory in it
+/// (`kernfs_refresh_inode`, fs/kernfs/inode.c). So the dozens of files of most groups are not listed. File systems that
+/// count no such links say less than two.
+fn is_leaf(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.nlink() == 2)
+}
+
 /// Processes in a group itself; none where the kernel does not tell, or by numbers of another PID namespace.
 fn processes(path: &Path) -> Option<Vec<u32>> {
     if !proc::is_told_numbers_of_node() {
         return None;
     }
-    pids(&fs::read_to_string(path.join("cgroup.procs")).ok()?)
+    pids(&files::text(path.join("cgroup.procs")).ok()?)
 }
 
 /// `cgroup.procs`, which has them in no order, and maybe twice; none where there are too many.
@@ -237,7 +265,7 @@ fn pids(procs: &str) -> Option<Vec<u32>> {
 /// CPU time that a group may take in a period, and the period, in microseconds; none where it has no
 /// limit.
 fn limit(path: &Path, version: Version) -> Option<(u64, u64)> {
-    let text = |name: &str| fs::read_to_string(path.join(name)).ok();
+    let text = |name: &str| files::text(path.join(name)).ok();
     match version {
         Version::V2 => quota(&text("cpu.max")?),
         Version::V1 => {
@@ -304,9 +332,9 @@ mod tests {
         };
         group("pods/one", "20000 100000\n", V2);
         group("pods/free", "max 100000\n", V2);
-        fs::write(base.join("cgroup.controllers"), "cpu\n").unwrap();
-        let mut cgroups = Cgroups::default();
-        cgroups.begin(root.path());
+        let hierarchy = Some((base.clone(), Version::V2));
+        let mut cgroups = Cgroups { hierarchy, ..Cgroups::default() };
+        cgroups.follow();
         assert_eq!(cgroups.limited, ["pods/one"]);
         assert_eq!(cgroups.advance(), []);
         group("pods/one", "20000 100000\n", &V2.replace("nr_throttled 4", "nr_throttled 6"));
@@ -324,6 +352,30 @@ mod tests {
         let new = told.iter().find(|one| one.cgroup == "/pods/new").expect("it");
         assert_eq!(new.throttled_periods, 5, "from where it was met");
         assert_eq!(cgroups.total().len(), 2);
+    }
+
+    #[test]
+    fn those_that_are_gone_make_room() {
+        let root = tempfile::tempdir().unwrap();
+        let base = root.path().join("sys/fs/cgroup");
+        fs::create_dir_all(base.join("new")).unwrap();
+        fs::write(base.join("new/cpu.max"), "20000 100000\n").unwrap();
+        let count = |stat: &str| fs::write(base.join("new/cpu.stat"), stat).unwrap();
+        count(V2);
+        let hierarchy = Some((base.clone(), Version::V2));
+        let mut cgroups = Cgroups { hierarchy, ..Cgroups::default() };
+        cgroups.follow();
+        let gone = |us: u64| (format!("gone/{us}"), Stat { throttled_us: us, ..Stat::default() });
+        cgroups.total = (1..=FOLLOWED as u64).map(gone).collect();
+        let held = V2.replace("nr_throttled 4", "nr_throttled 6");
+        count(&held);
+        assert_eq!(cgroups.advance().len(), 1);
+        assert_eq!(cgroups.total.len(), FOLLOWED);
+        assert!(cgroups.total.contains_key("new") && !cgroups.total.contains_key("gone/1"));
+        count(&held.replace("nr_periods 10", "nr_periods 15"));
+        let told = cgroups.advance();
+        let [one] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((one.periods, one.throttled_periods), (5, 0), "it was held back before");
     }
 
     #[test]

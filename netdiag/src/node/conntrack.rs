@@ -6,10 +6,11 @@
 //! and that one makes every tracked connection dearer. It is asked only where there is no such file
 //! (a kernel without `CONFIG_NF_CONNTRACK_PROCFS`) and nothing would be loaded.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 pub use self::statistics::{Counter, Counts, Statistics};
 use super::{
+    files::Files,
     netns::Namespace,
     reading::{self, Reading},
 };
@@ -62,17 +63,13 @@ pub struct Tables {
 
 impl Tables {
     /// What was counted before the run does not count.
-    pub fn begin(&mut self, namespaces: &[Namespace]) {
-        self.last = read_all(namespaces);
+    pub fn begin(&mut self, now: Reading<Table>) {
+        self.last = now;
     }
 
-    /// Reads the tables of these namespaces. Returns those in which anything is tracked or was ever
-    /// counted, with what they counted since they were read last; blocks.
-    pub fn advance(&mut self, namespaces: &[Namespace]) -> Vec<Tracked> {
-        self.take(read_all(namespaces))
-    }
-
-    fn take(&mut self, now: Reading<Table>) -> Vec<Tracked> {
+    /// Takes over a later reading. Returns the tables in which anything is tracked or was ever counted, with what
+    /// they counted since they were read last.
+    pub fn advance(&mut self, now: Reading<Table>) -> Vec<Tracked> {
         let rises = now.since(&self.last, |then, now| {
             let then = then.map(|then| &then.statistics);
             (now.statistics.since(then), now)
@@ -108,14 +105,17 @@ impl Tables {
     }
 }
 
-/// Reads the tables of all these namespaces, one after the other, on a thread that ends with it.
+/// Reads the tables of all these namespaces, one after the other.
 #[must_use]
 pub fn read_all(namespaces: &[Namespace]) -> Reading<Table> {
     if !is_there() {
         return Reading::default();
     }
-    reading::read_all(namespaces, "connection tracking", read)
+    reading::read_all(namespaces, WHAT, read)
 }
+
+/// What is read, in words.
+pub(super) const WHAT: &str = "connection tracking";
 
 /// Whether there is connection tracking: in every namespace, or in none.
 #[must_use]
@@ -130,22 +130,35 @@ pub fn is_there() -> bool {
 /// # Errors
 /// Those of reading the file, and `InvalidData` when it makes no sense.
 pub fn read() -> io::Result<Option<Table>> {
-    let (entries, statistics) = match fs::read_to_string(file::PATH) {
+    read_by(&mut Files::once())
+}
+
+/// The same by the files of that namespace.
+///
+/// # Errors
+/// As for [`read`].
+pub(super) fn read_by(files: &mut Files<'_>) -> io::Result<Option<Table>> {
+    let (entries, statistics) = match files.text(file::PATH) {
         Ok(text) => file::parse(&text)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let Some(entries) = sysctl("count") else { return Ok(None) };
+            let Some(entries) = sysctl_by(files, "count") else { return Ok(None) };
             // Without statistics the table is told of all the same.
             (entries, netlink::read_unless_it_loads().unwrap_or_default())
         }
         Err(error) => return Err(error),
     };
-    Ok(Some(Table { entries, max: sysctl("max").filter(|max| *max != 0), statistics }))
+    let max = sysctl_by(files, "max").filter(|max| *max != 0);
+    Ok(Some(Table { entries, max, statistics }))
 }
 
 /// `net.netfilter.nf_conntrack_NAME` of the calling thread's namespace: it is not the mount that
 /// decides here, but the reader (`net/sysctl_net.c`, `net_ctl_header_lookup`).
 fn sysctl(name: &str) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}")).ok()?;
+    sysctl_by(&mut Files::once(), name)
+}
+
+fn sysctl_by(files: &mut Files<'_>, name: &str) -> Option<u64> {
+    let text = files.text(format!("/proc/sys/net/netfilter/nf_conntrack_{name}")).ok()?;
     text.trim_end().parse().ok()
 }
 
@@ -199,7 +212,7 @@ mod tests {
             ),
         ];
         for (step, now, expected) in steps {
-            assert_eq!(told(&tables.take(now.clone())), *expected, "{step}");
+            assert_eq!(told(&tables.advance(now.clone())), *expected, "{step}");
         }
         assert_eq!(told(&tables.total()), [(1, 2, 1, 5), (3, 0, 0, 7)]);
     }
@@ -208,7 +221,7 @@ mod tests {
     fn what_could_not_be_read_is_unknown() {
         let mut tables = Tables::default();
         tables.last.unread.insert(1, "shut".to_owned());
-        assert_eq!(tables.take(reading(&[(1, table(1, &[[5, 5]]))])), []);
-        assert_eq!(told(&tables.take(reading(&[(1, table(1, &[[5, 6]]))]))), [(1, 1, 0, 1)]);
+        assert_eq!(tables.advance(reading(&[(1, table(1, &[[5, 5]]))])), []);
+        assert_eq!(told(&tables.advance(reading(&[(1, table(1, &[[5, 6]]))]))), [(1, 1, 0, 1)]);
     }
 }

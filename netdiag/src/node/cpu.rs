@@ -3,10 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
 
+use super::files::Kept;
 use crate::snapshot::node::{Cpu, CpuShare, Part, Pressure, Softnet, Unread};
 
 /// What CPUs said at one time; nothing where it could not be read.
@@ -32,11 +32,11 @@ const STEAL: usize = 7;
 
 /// Reads them from the procfs below a root.
 #[must_use]
-pub fn read(host_root: &Path) -> Load {
+pub fn read(host_root: &Path, files: &mut Kept) -> Load {
     // The latter is the same in every namespace.
     let [stat_path, softnet_path] =
         [host_root.join("proc/stat"), PathBuf::from("/proc/self/net/softnet_stat")];
-    let (stat, packets) = (fs::read_to_string(&stat_path), fs::read_to_string(&softnet_path));
+    let (stat, packets) = (files.text(&stat_path), files.text(&softnet_path));
     let text = stat.as_deref().unwrap_or_default();
     let times = times(text);
     let runnable = text.lines().find_map(|line| line.strip_prefix("procs_running ")?.parse().ok());
@@ -46,7 +46,7 @@ pub fn read(host_root: &Path) -> Load {
         Unread::of_file(Part::Softnet, &softnet_path, &packets, !softnet.is_empty()),
     ];
     // A kernel may have none.
-    let pressure = fs::read_to_string(host_root.join("proc/pressure/cpu")).unwrap_or_default();
+    let pressure = files.text(host_root.join("proc/pressure/cpu")).unwrap_or_default();
     let unread = unread.into_iter().flatten().collect();
     Load { times, runnable, waited: some(&pressure), softnet, unread }
 }
@@ -257,12 +257,13 @@ ffffffff 00000001 00000014 00000000 00000000 00000000 00000000 00000000 00000000
 
     #[test]
     fn what_is_not_there_is_said() {
-        let nowhere = read(Path::new("/nonexistent"));
+        let mut files = Kept::default();
+        let nowhere = read(Path::new("/nonexistent"), &mut files);
         let parts: Vec<_> = nowhere.unread.iter().map(|one| one.part).collect();
         assert_eq!(parts, [Part::Cpu], "{:?}", nowhere.unread);
         let reason = &nowhere.unread[0].reason;
         assert!(reason.starts_with("cannot read /nonexistent/proc/stat: No such file"), "{reason}");
-        assert_eq!(read(Path::new("/")).unread, []);
+        assert_eq!(read(Path::new("/"), &mut files).unread, []);
     }
 
     #[test]

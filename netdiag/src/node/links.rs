@@ -7,7 +7,7 @@ use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{
-    netlink::{self, text},
+    netlink::{Asker, text},
     reading::Reading,
 };
 use crate::snapshot::node::{Interface, PeerInterface};
@@ -31,11 +31,11 @@ pub struct Link {
 /// Interfaces by index.
 pub type Links = BTreeMap<u32, Link>;
 
-/// Reads those of the calling thread's namespace.
+/// Reads those of the calling thread's namespace, in which the asker asks.
 ///
 /// # Errors
 /// Those of netlink, and `Interrupted` when they came and went all the time.
-pub fn read() -> io::Result<Links> {
+pub(super) fn read(asker: &mut Asker) -> io::Result<Links> {
     let body = [0; HEADER_BYTES];
     let take = |links: &mut Links, kind, payload: &[u8]| {
         let link = (kind == libc::RTM_NEWLINK).then(|| parse(payload)).flatten();
@@ -43,7 +43,7 @@ pub fn read() -> io::Result<Links> {
         links.extend(link.map(|link| (link.interface.index, link)));
         makes_sense
     };
-    netlink::whole(NETLINK_ROUTE, libc::RTM_GETLINK, &body, Links::new, take)
+    asker.whole(NETLINK_ROUTE, libc::RTM_GETLINK, &body, Links::new, take)
 }
 
 /// One message; none when it makes no sense.

@@ -20,6 +20,9 @@ use super::{
 /// Listeners that are remembered.
 const REMEMBERED: usize = 65_536;
 
+/// Listeners that the total of a run has.
+const TOTALLED: usize = 4_096;
+
 /// What a listener threw away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dropping {
@@ -49,9 +52,8 @@ struct Counted {
 pub struct Listeners {
     /// Drops that were counted so far, by cookie.
     counted: HashMap<u64, Counted>,
-    /// Owners found so far, by inode of the socket.
-    owners: HashMap<u64, (u32, String)>,
-    /// Of the whole run, by cookie.
+    owners: owners::Known,
+    /// Of the whole run, by cookie, no more than [`TOTALLED`].
     total: BTreeMap<u64, Dropping>,
     unread: BTreeMap<u32, String>,
 }
@@ -75,8 +77,14 @@ impl Listeners {
         self.forget_closed(&there);
         let dropping: Vec<_> =
             there.into_iter().filter_map(|socket| Some((self.count(&socket)?, socket))).collect();
-        self.find_owners(dropping.iter().map(|(_, socket)| socket.inode), host_root);
-        dropping.into_iter().map(|(drops, socket)| self.told(drops, &socket)).collect()
+        let inodes = dropping.iter().map(|(_, socket)| socket.inode);
+        self.owners.find(&inodes.filter(|inode| *inode != 0).collect(), host_root);
+        let told: Vec<_> = dropping
+            .into_iter()
+            .map(|(drops, socket)| (socket.cookie, self.told(drops, &socket)))
+            .collect();
+        self.add(&told);
+        told.into_iter().map(|(_, dropping)| dropping).collect()
     }
 
     /// All of the run.
@@ -109,8 +117,7 @@ impl Listeners {
         let cookies: HashSet<_> = there.iter().map(|socket| socket.cookie).collect();
         let asked: HashSet<_> = there.iter().map(|socket| socket.key.netns).collect();
         self.counted.retain(|cookie, one| cookies.contains(cookie) || !asked.contains(&one.netns));
-        let inodes: HashSet<_> = there.iter().map(|socket| socket.inode).collect();
-        self.owners.retain(|inode, _| inodes.contains(inode));
+        self.owners.keep(&there.iter().map(|socket| socket.inode).collect());
     }
 
     /// By how much a listener's counter rose, none where it did not. One that was not there before
@@ -130,33 +137,34 @@ impl Listeners {
         Some(now.wrapping_sub(before)).filter(|rise| *rise != 0)
     }
 
-    fn find_owners(&mut self, inodes: impl Iterator<Item = u64>, host_root: &Path) {
-        let unknown: HashSet<u64> =
-            inodes.filter(|inode| !self.owners.contains_key(inode)).collect();
-        if unknown.is_empty() {
-            return;
-        }
-        // Without owners they are told of all the same.
-        let found = owners::find(host_root, &unknown).unwrap_or_default();
-        let owned = found.by_inode.into_iter();
-        self.owners.extend(owned.map(|(inode, owner)| (inode, (owner.pid, owner.comm))));
-    }
-
-    fn told(&mut self, drops: u32, socket: &Socket) -> Dropping {
-        let owner = self.owners.get(&socket.inode);
+    fn told(&self, drops: u32, socket: &Socket) -> Dropping {
+        let owner = self.owners.of(socket.inode);
         let listening = socket.listening.unwrap_or_default();
-        let dropping = Dropping {
+        Dropping {
             key: socket.key,
             pid: owner.map(|(pid, _)| *pid),
             comm: owner.map(|(_, comm)| comm.clone()).filter(|comm| !comm.is_empty()),
             drops: drops.into(),
             queue: listening.queue,
             queue_limit: listening.queue_limit,
-        };
-        let total = self.total.entry(socket.cookie);
-        let total = total.or_insert_with(|| Dropping { drops: 0, ..dropping.clone() });
-        *total = Dropping { drops: total.drops + dropping.drops, ..dropping.clone() };
-        dropping
+        }
+    }
+
+    /// Adds to what listeners dropped in the run. Of those that drop nothing now the one makes room that dropped the
+    /// least: services begin again as long as a run lasts, each time with a new listener.
+    fn add(&mut self, told: &[(u64, Dropping)]) {
+        let now: HashSet<_> = told.iter().map(|(cookie, _)| *cookie).collect();
+        for (cookie, dropping) in told {
+            if self.total.len() >= TOTALLED && !self.total.contains_key(cookie) {
+                let at_rest = self.total.iter().filter(|(cookie, _)| !now.contains(*cookie));
+                let least = at_rest.min_by_key(|(_, total)| total.drops);
+                let Some((&least, _)) = least else { continue };
+                self.total.remove(&least);
+            }
+            let before = self.total.get(cookie).map_or(0, |total| total.drops);
+            let drops = before + dropping.drops;
+            self.total.insert(*cookie, Dropping { drops, ..dropping.clone() });
+        }
     }
 }
 
@@ -209,13 +217,31 @@ mod tests {
 
     #[test]
     fn the_total_is_the_sum_with_the_last_queue() {
-        let mut listeners = Listeners::default();
-        listeners.owners.insert(101, (7, "nginx".to_owned()));
-        listeners.told(3, &listener(1, 0));
+        let owners = owners::Known::with([(101, (7, "nginx".to_owned()))]);
+        let mut listeners = Listeners { owners, ..Listeners::default() };
+        let first = listeners.told(3, &listener(1, 0));
+        listeners.add(&[(1, first)]);
         let last = Listening { drops: 0, queue: 2, queue_limit: 9 };
-        listeners.told(4, &Socket { listening: Some(last), ..listener(1, 0) });
+        let last = listeners.told(4, &Socket { listening: Some(last), ..listener(1, 0) });
+        listeners.add(&[(1, last)]);
         let [total] = &listeners.total()[..] else { panic!("{:?}", listeners.total()) };
         assert_eq!((total.drops, total.queue, total.queue_limit), (7, 2, 9));
         assert_eq!((total.pid, total.comm.as_deref()), (Some(7), Some("nginx")));
+    }
+
+    #[test]
+    fn those_that_drop_nothing_make_room_in_the_total() {
+        let mut listeners = Listeners::default();
+        let mut add = |cookies: std::ops::Range<u64>| {
+            let told: Vec<_> = cookies
+                .map(|cookie| (cookie, listeners.told(cookie as u32 + 1, &listener(cookie, 0))))
+                .collect();
+            listeners.add(&told);
+            (listeners.total.len(), listeners.total.keys().next().copied())
+        };
+        let most = TOTALLED as u64;
+        assert_eq!(add(0..most), (TOTALLED, Some(0)));
+        assert_eq!(add(most..most + 2), (TOTALLED, Some(2)), "the two that dropped least");
+        assert_eq!(add(2..most + 3), (TOTALLED, Some(2)), "none is at rest");
     }
 }

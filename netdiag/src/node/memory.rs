@@ -1,16 +1,14 @@
 //! Memory that sockets take (`/proc/net/sockstat`, `net/ipv4/proc.c`), and its limits.
 
-use std::fs;
-
-use super::proc::value;
+use super::{files::Kept, proc::value};
 use crate::snapshot::node::{MemoryUse, Part, SocketMemory, Unread};
 
 /// Reads it; what cannot be read is unknown. The same in every namespace.
 #[must_use]
-pub fn read() -> SocketMemory {
-    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let sysctl = |name: &str| text(&format!("/proc/sys/net/ipv4/{name}"));
+pub fn read(files: &mut Kept) -> SocketMemory {
+    let mut text = |path: &str| files.text(path).unwrap_or_default();
     let sockstat = text("/proc/self/net/sockstat");
+    let mut sysctl = |name: &str| text(&format!("/proc/sys/net/ipv4/{name}"));
     SocketMemory {
         tcp: usage(value(&sockstat, "TCP:", "mem"), &sysctl("tcp_mem")),
         udp: usage(value(&sockstat, "UDP:", "mem"), &sysctl("udp_mem")),
@@ -70,7 +68,7 @@ mod tests {
 
     #[test]
     fn this_kernel_tells() {
-        let memory = read();
+        let memory = read(&mut Kept::default());
         assert!(memory.tcp.pages.is_some() && memory.udp.high_pages.is_some(), "{memory:?}");
         assert_eq!(unread(&memory), None);
         assert!(unread(&SocketMemory::default()).is_some());

@@ -47,19 +47,68 @@ pub(super) fn dump(
     protocol: isize,
     request: &[u8],
     sequence: u32,
+    each: impl FnMut(u16, &[u8]) -> bool,
+) -> io::Result<Flaws> {
+    let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
+    dump_by(&open(protocol)?, &mut datagram, request, sequence, each)
+}
+
+/// The same by a socket that is there; once all went well nothing is left of it there. `datagram` has room for the
+/// largest one.
+fn dump_by(
+    socket: &Socket,
+    datagram: &mut Vec<u8>,
+    request: &[u8],
+    sequence: u32,
     mut each: impl FnMut(u16, &[u8]) -> bool,
 ) -> io::Result<Flaws> {
-    let socket = open(protocol)?;
     socket.send(request, 0)?;
     let mut flaws = Flaws::default();
-    let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
     loop {
-        if !receive(&socket, &mut datagram)? {
+        if !receive(socket, datagram)? {
             flaws.malformed += 1;
         }
-        if read(&datagram, sequence, &mut flaws, &mut each)? == End::Done {
+        if read(datagram, sequence, &mut flaws, &mut each)? == End::Done {
             return Ok(flaws);
         }
+    }
+}
+
+/// A socket by which one dump after the other is asked for in the namespace in which it was opened, and room for the
+/// answers.
+#[derive(Debug, Default)]
+pub(super) struct Asker {
+    socket: Option<Socket>,
+    sequence: u32,
+    datagram: Vec<u8>,
+}
+
+impl Asker {
+    /// As [`whole`]; of one protocol alone. After an error the next one has another socket.
+    ///
+    /// # Errors
+    /// Those of [`whole`].
+    pub(super) fn whole<T>(
+        &mut self,
+        protocol: isize,
+        kind: u16,
+        body: &[u8],
+        new: impl Fn() -> T,
+        mut take: impl FnMut(&mut T, u16, &[u8]) -> bool,
+    ) -> io::Result<T> {
+        repeated(|_| {
+            let Self { socket, sequence, datagram } = self;
+            let asked = socket.take().map_or_else(|| open(protocol), Ok)?;
+            *sequence = sequence.wrapping_add(1);
+            datagram.clear();
+            datagram.reserve(DATAGRAM_BYTES);
+            let mut all = new();
+            let request = request(kind, NLM_F_DUMP, *sequence, body);
+            let each = |kind, payload: &[u8]| take(&mut all, kind, payload);
+            let flaws = dump_by(&asked, datagram, &request, *sequence, each)?;
+            *socket = Some(asked);
+            Ok((all, flaws))
+        })
     }
 }
 

@@ -27,6 +27,7 @@ pub use self::{
     known::Known,
 };
 
+mod births;
 mod find;
 mod known;
 
@@ -64,8 +65,8 @@ enum Handle {
 }
 
 impl Handle {
-    /// Opens what is there without side effects, checks what it is, then opens that for use.
-    fn open(&self, inode: u32) -> Result<OwnedFd, Errno> {
+    /// What is there, without side effects, if that is it.
+    fn find(&self, inode: u32) -> Result<OwnedFd, Errno> {
         const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
         let found = match self {
             Self::Link(path) => open(path, LOOK, Mode::empty())?,
@@ -77,6 +78,12 @@ impl Handle {
         if fstatfs(&found)?.f_type != NSFS_MAGIC || fstat(&found)?.st_ino != u64::from(inode) {
             return Err(Errno::NOENT);
         }
+        Ok(found)
+    }
+
+    /// Opens that for use.
+    fn open(&self, inode: u32) -> Result<OwnedFd, Errno> {
+        let found = self.find(inode)?;
         open(
             format!("/proc/self/fd/{}", found.as_raw_fd()),
             OFlags::RDONLY.union(OFlags::CLOEXEC),
@@ -91,7 +98,7 @@ impl Namespace {
     /// # Errors
     /// One line when it is gone or may not be opened.
     pub fn open(&self) -> Result<OwnedFd, String> {
-        self.open_any().map_err(|error| match error {
+        self.by_any(Handle::open).map_err(|error| match error {
             Errno::NOENT => format!("network namespace {} is gone", self.describe()),
             error => format!("cannot open network namespace {}: {error}", self.describe()),
         })
@@ -100,13 +107,17 @@ impl Namespace {
     /// Whether none of the ways found to it leads there any more.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        self.open_any().is_err_and(|error| error == Errno::NOENT)
+        self.by_any(Handle::find).is_err_and(|error| error == Errno::NOENT)
     }
 
-    fn open_any(&self) -> Result<OwnedFd, Errno> {
+    /// By the first way that leads there.
+    fn by_any(
+        &self,
+        reach: impl Fn(&Handle, u32) -> Result<OwnedFd, Errno>,
+    ) -> Result<OwnedFd, Errno> {
         let mut error = Errno::NOENT;
         for handle in &self.handles {
-            match handle.open(self.inode) {
+            match reach(handle, self.inode) {
                 Ok(descriptor) => return Ok(descriptor),
                 // That one may not be opened says more than that another one is gone.
                 Err(Errno::NOENT | Errno::SRCH) => {}
@@ -136,8 +147,8 @@ pub fn own_inode() -> io::Result<u32> {
     Ok(stat(OWN)?.st_ino as u32)
 }
 
-/// Runs `f` inside a namespace, on a thread made for it that ends afterwards. The caller blocks
-/// until then, so an async caller goes through `spawn_blocking`.
+/// Runs `f` inside a namespace, on a thread made for it that ends afterwards where the calling one is not in it. The
+/// caller blocks until then, so an async caller goes through `spawn_blocking`.
 ///
 /// # Errors
 /// One line when the namespace is gone or may not be entered, or when there is no thread to be had.
@@ -149,8 +160,9 @@ pub fn enter<R: Send>(namespace: &Namespace, f: impl FnOnce() -> R + Send) -> Re
         .ok_or_else(|| "the namespace was entered twice".to_owned())
 }
 
-/// Runs `f` inside each namespace in turn, on one thread made for all of them that ends afterwards.
-/// The answers are in the order of `namespaces`. A panic of `f` goes on in the caller.
+/// Runs `f` inside each namespace in turn, on one thread made for all of them that ends afterwards; on the calling one
+/// where that is in the only one already, as on most nodes. The answers are in the order of `namespaces`. A panic of `f`
+/// goes on in the caller.
 ///
 /// The namespace that the thread starts in is not entered but simply used, so that one needs no
 /// privilege.
@@ -161,9 +173,15 @@ pub fn enter_all<R: Send>(
     namespaces: &[Namespace],
     mut f: impl FnMut(&Namespace) -> R + Send,
 ) -> Vec<Result<R, String>> {
+    // A thread is tens of microseconds, and what procfs shows of it is made anew for each.
+    let Some(first) = namespaces.first() else { return Vec::new() };
+    let is_one = namespaces.iter().all(|one| one.inode == first.inode);
+    if is_one && inside() == Some(u64::from(first.inode)) {
+        return namespaces.iter().map(|namespace| Ok(f(namespace))).collect();
+    }
     thread::scope(|scope| {
         let visit = || {
-            let mut inside = stat("/proc/thread-self/ns/net").ok().map(|stat| stat.st_ino);
+            let mut inside = inside();
             namespaces
                 .iter()
                 .map(|namespace| {
@@ -201,4 +219,26 @@ pub fn enter_all<R: Send>(
                 .collect(),
         }
     })
+}
+
+/// Inode number of the calling thread's namespace; none where it cannot be told.
+fn inside() -> Option<u64> {
+    stat("/proc/thread-self/ns/net").ok().map(|stat| stat.st_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_there_already_is_asked_here_and_nobody_without_a_thread() {
+        let own = Namespace { inode: own_inode().expect("a procfs"), ..Namespace::default() };
+        let here = thread::current().id();
+        let ask = |all: &[Namespace]| enter_all(all, |_| thread::current().id());
+        assert_eq!(ask(&[]), []);
+        assert_eq!(ask(&[own.clone(), own.clone()]), [Ok(here), Ok(here)]);
+        let [used, gone] = &ask(&[own, Namespace::default()])[..] else { panic!("two answers") };
+        assert!(used.as_ref().is_ok_and(|used| *used != here), "{used:?}");
+        assert!(gone.as_ref().is_err_and(|problem| problem.ends_with("is gone")), "{gone:?}");
+    }
 }

@@ -5,9 +5,12 @@ use std::time::Duration;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 use rustix::{
     mm::{Advice, madvise},
+    param::page_size,
     thread::disable_transparent_huge_pages,
     time::{ClockId, clock_gettime},
 };
+
+use super::files;
 
 /// CPU time of this process since it started, user and system, all threads.
 #[must_use]
@@ -19,8 +22,9 @@ pub fn cpu_time() -> Duration {
 /// Resident memory of this process, in bytes (`/proc/self/statm`); none when it cannot be read.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
-    let pages = Process::myself().ok()?.statm().ok()?.resident;
-    Some(pages * procfs::page_size())
+    let statm = files::text("/proc/self/statm").ok()?;
+    let pages = statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?;
+    Some(pages * page_size() as u64)
 }
 
 /// Has threads allocate from one heap, and the heap shrink as soon as its end is free: several keep what each needed

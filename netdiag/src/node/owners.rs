@@ -21,6 +21,10 @@ use rustix::io::Errno;
 
 use super::proc::{self, Target};
 
+mod known;
+
+pub use known::Known;
+
 /// A process that holds a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {

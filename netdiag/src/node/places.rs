@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-pub use self::hierarchy::{Hierarchy, Kind, ROOT, is_mounted};
+pub use self::hierarchy::{Hierarchy, Kind, ROOT, Version, mounted};
 use self::{process::Process, tree::Tree, watch::Watch};
 use super::{
     beside::{Beside, PATIENCE},

@@ -1,9 +1,12 @@
 //! The kernel's counters of IP, UDP and ICMP, per network namespace (`/proc/net/snmp`,
 //! `/proc/net/snmp6`; `net/ipv4/proc.c`, `net/ipv6/proc.c`), in 64 bits.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{collections::BTreeMap, io};
 
-use super::tcp_counters::{self, Counters, Names, find};
+use super::{
+    files::Files,
+    tcp_counters::{self, Counters, Names, find},
+};
 
 /// The counters that snapshots hold, by protocol, with what each counts.
 pub const IP: Names = &[
@@ -107,13 +110,13 @@ impl Protocols {
     }
 }
 
-/// Reads those of the calling thread's namespace, of whose `snmp` that is the text.
+/// Reads those of the calling thread's namespace, whose files those are, and of whose `snmp` that is the text.
 ///
 /// # Errors
 /// Those of reading the other file, and `InvalidData` when they make no sense. Without IPv6 its counters
 /// are absent.
-pub fn read(snmp: &str) -> io::Result<Protocols> {
-    let snmp6 = match fs::read_to_string("/proc/thread-self/net/snmp6") {
+pub fn read(files: &mut Files<'_>, snmp: &str) -> io::Result<Protocols> {
+    let snmp6 = match files.text("/proc/thread-self/net/snmp6") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => read?,
     };

@@ -8,7 +8,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{
     links::Interfaces,
-    netlink::{self, text},
+    netlink::{Asker, text},
     reading::Reading,
 };
 use crate::snapshot::node::Qdisc;
@@ -39,11 +39,11 @@ pub type QueueKey = (u32, u32, u32);
 /// Those of a namespace; counts are since each was made.
 pub type Queues = BTreeMap<QueueKey, Qdisc>;
 
-/// Reads those of the calling thread's namespace.
+/// Reads those of the calling thread's namespace, in which the asker asks.
 ///
 /// # Errors
 /// Those of netlink, and `Interrupted` when they came and went all the time.
-pub fn read() -> io::Result<Queues> {
+pub(super) fn read(asker: &mut Asker) -> io::Result<Queues> {
     let body = [0; HEADER_BYTES];
     let take = |queues: &mut Queues, kind, payload: &[u8]| {
         let queue = (kind == libc::RTM_NEWQDISC).then(|| parse(payload)).flatten();
@@ -51,7 +51,7 @@ pub fn read() -> io::Result<Queues> {
         queues.extend(queue.filter(|(_, queue)| queue.kind != "noqueue"));
         makes_sense
     };
-    netlink::whole(NETLINK_ROUTE, libc::RTM_GETQDISC, &body, Queues::new, take)
+    asker.whole(NETLINK_ROUTE, libc::RTM_GETQDISC, &body, Queues::new, take)
 }
 
 fn parse(payload: &[u8]) -> Option<(QueueKey, Qdisc)> {

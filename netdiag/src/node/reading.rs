@@ -60,8 +60,8 @@ impl<T> Reading<T> {
     }
 }
 
-/// Reads all these namespaces, one after the other, on a thread that ends with it. A namespace that
-/// has none of it says so by nothing. `what` is read, in words.
+/// Reads all these namespaces, one after the other. A namespace that has none of it says so by nothing. `what` is
+/// read, in words.
 pub fn read_all<T: Send>(
     namespaces: &[Namespace],
     what: &str,

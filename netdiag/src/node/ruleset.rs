@@ -4,12 +4,15 @@
 //! has none to load. Of the older iptables only the tables are known: counting its rules takes a system
 //! call that has no safe form.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{collections::BTreeMap, io};
 
 use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::netlink::{self, text};
+use super::{
+    files,
+    netlink::{self, text},
+};
 use crate::snapshot::node::RuleTable;
 
 /// `NFNL_SUBSYS_NFTABLES` (`include/uapi/linux/netfilter/nfnetlink.h`), `NFT_MSG_NEWTABLE`,
@@ -32,7 +35,7 @@ const ANY: [u8; 4] = [0; 4];
 /// Whether nftables can be asked without loading it.
 #[must_use]
 pub fn may_ask() -> bool {
-    match fs::read_to_string("/proc/modules") {
+    match files::text("/proc/modules") {
         Ok(modules) => modules.lines().any(|line| line.split(' ').next() == Some("nf_tables")),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
@@ -66,7 +69,7 @@ pub fn read(may_ask: bool) -> (Vec<RuleTable>, io::Result<()>) {
         all.push(table(ANY_FAMILY, String::new(), false, None));
     }
     for (family, file) in [("ip", "ip_tables_names"), ("ip6", "ip6_tables_names")] {
-        match fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
+        match files::text(format!("/proc/thread-self/net/{file}")) {
             Ok(names) => {
                 all.extend(names.lines().map(|name| table(family, name.to_owned(), true, None)));
             }

@@ -1,14 +1,13 @@
 //! Settings of the calling thread's network namespace that limit connections: not the mount decides
 //! whose are read, but the reader (`net/sysctl_net.c`, `net_ctl_header_lookup`).
 
-use std::fs;
-
+use super::files;
 use crate::snapshot::node::Settings;
 
 /// Reads them; what is not there is unknown.
 #[must_use]
 pub fn read() -> Settings {
-    from(|name| fs::read_to_string(format!("/proc/sys/net/{name}")).ok())
+    from(|name| files::text(format!("/proc/sys/net/{name}")).ok())
 }
 
 fn from(read: impl Fn(&str) -> Option<String>) -> Settings {

@@ -1,27 +1,33 @@
-//! All that each network namespace and the node as a whole say of themselves beyond TCP counters and
-//! connection tracking, read in one visit to each namespace.
+//! All that each network namespace and the node as a whole say of themselves, read in one visit to each namespace. What
+//! becomes of TCP counters and of connection tracking is told elsewhere.
 //!
 //! Counters and interfaces are read each time. Sockets are counted where anything happened to them, as often as
 //! little of one CPU lets them; rules, routes, settings and speeds change rarely, and are read rarely.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use super::{
-    census::{self, Census, Owners, When},
+    census::{self, Census, When},
     cgroups::Cgroups,
+    conntrack::{self, Table},
     cpu::{self, Load},
+    files::Kept,
     links::Links,
     memory,
+    netlink::Asker,
     netns::{self, Namespace},
+    owners,
     pace::Pace,
     protocols::Protocols,
     qdiscs::{self, Queues},
     reading::{self, Reading},
     ruleset,
+    tcp_counters::{self, Counters},
 };
 use crate::snapshot::node::{Node, Part, Unread};
 
@@ -57,6 +63,13 @@ struct Counted {
 /// Readings one interval apart.
 pub struct Surroundings {
     host_root: PathBuf,
+    /// What is read in each interval, of the node and of the own namespace.
+    kept: Kept,
+    /// Who asks for interfaces and queues of the latter.
+    asker: Asker,
+    /// What the last visits read of these, until it is taken over.
+    tcp: Reading<Counters>,
+    tracked: Reading<Table>,
     last: Counted,
     /// What the CPUs said first.
     first: Load,
@@ -64,7 +77,7 @@ pub struct Surroundings {
     total: Rise,
     censuses: BTreeMap<u32, (When, Box<Census>)>,
     counting: Pace,
-    owners: Owners,
+    owners: owners::Known,
     rare: BTreeMap<u32, Rare>,
     rarely: Pace,
     cgroups: Cgroups,
@@ -85,12 +98,16 @@ impl Surroundings {
         cgroups.begin(host_root);
         let mut all = Self {
             host_root: host_root.to_owned(),
+            kept: Kept::default(),
+            asker: Asker::default(),
+            tcp: Reading::default(),
+            tracked: Reading::default(),
             last: Counted::default(),
             first: Load::default(),
             total: Rise::default(),
             censuses: BTreeMap::new(),
             counting: Pace::default(),
-            owners: Owners::default(),
+            owners: owners::Known::default(),
             rare: BTreeMap::new(),
             rarely: Pace::default(),
             cgroups,
@@ -117,6 +134,18 @@ impl Surroundings {
         node.throttled = self.cgroups.advance();
         node.cgroups_left_out = self.cgroups.left_out();
         self.stand(node);
+    }
+
+    /// The TCP counters as the last visits read them; once.
+    #[must_use]
+    pub fn take_tcp(&mut self) -> tcp_counters::Reading {
+        mem::take(&mut self.tcp)
+    }
+
+    /// The same of the tables of connection tracking.
+    #[must_use]
+    pub fn take_tracked(&mut self) -> Reading<Table> {
+        mem::take(&mut self.tracked)
     }
 
     /// Adds what happened since the last reading, and takes over a later one.
@@ -175,10 +204,15 @@ impl Surroundings {
             Some((&**census, when.counted.elapsed() < RARELY))
         };
         let mut took = Took::default();
+        let (kept, own, tracked) = (&mut self.kept, &mut self.asker, conntrack::is_there());
         let visits = netns::enter_all(namespaces, |namespace| {
             let (sockets, last) = (counts, last(namespace));
             let rare = rarely || is_new(namespace);
-            Visit::make(&Wanted { sockets, last, rare, may_ask_rules: may_ask }, &mut took)
+            let wanted = Wanted { tracked, sockets, last, rare, may_ask_rules: may_ask };
+            // A socket would keep another namespace alive.
+            let mut once = Asker::default();
+            let asker = if namespace.own { &mut *own } else { &mut once };
+            Visit::make(&wanted, &mut kept.within(namespace), asker, &mut took)
         });
         if counts {
             self.counting.spent(rest(took.sockets), took.sockets);
@@ -186,12 +220,18 @@ impl Surroundings {
         if rarely {
             self.rarely.spent(RARELY, took.rare);
         }
-        self.sort(namespaces, visits)
+        self.sort(namespaces, visits, tracked)
     }
 
-    /// Takes apart what namespaces said.
-    fn sort(&mut self, namespaces: &[Namespace], visits: Vec<Result<Visit, String>>) -> Counted {
+    /// Takes apart what namespaces said, and whether connections are tracked.
+    fn sort(
+        &mut self,
+        namespaces: &[Namespace],
+        visits: Vec<Result<Visit, String>>,
+        tracks: bool,
+    ) -> Counted {
         let (mut protocols, mut links, mut queues) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut tcp, mut tracked) = (Vec::new(), Vec::new());
         let mut unvisited = BTreeSet::new();
         self.shut.clear();
         let there = |inode: &u32| namespaces.iter().any(|namespace| namespace.inode == *inode);
@@ -201,6 +241,8 @@ impl Surroundings {
         for (namespace, visit) in namespaces.iter().zip(visits) {
             match visit {
                 Ok(visit) => {
+                    tcp.push(Ok(visit.tcp));
+                    tracked.push(Ok(visit.tracked));
                     protocols.push(Ok(visit.protocols));
                     links.push(Ok(visit.links));
                     queues.push(Ok(visit.queues));
@@ -233,17 +275,24 @@ impl Surroundings {
                     if self.last.unvisited.contains(&namespace.inode) {
                         self.shut.insert(namespace.inode, problem.clone());
                     }
+                    tcp.push(Err(problem.clone()));
+                    tracked.push(Err(problem.clone()));
                     protocols.push(Err(problem.clone()));
                     links.push(Err(problem.clone()));
                     queues.push(Err(problem));
                 }
             }
         }
+        self.tcp = reading::collect(namespaces, tcp_counters::WHAT, tcp);
+        self.tracked = match tracks {
+            true => reading::collect(namespaces, conntrack::WHAT, tracked),
+            false => Reading::default(),
+        };
         Counted {
             protocols: reading::collect(namespaces, "IP, UDP and ICMP counters", protocols),
             links: reading::collect(namespaces, "interfaces", links),
             queues: reading::collect(namespaces, "queueing disciplines", queues),
-            load: cpu::read(&self.host_root),
+            load: cpu::read(&self.host_root, &mut self.kept),
             unvisited,
         }
     }
@@ -256,7 +305,7 @@ impl Surroundings {
         node.sockets = told.sockets;
         node.ports = told.ports;
         node.listen_queues = told.listen_queues;
-        node.memory = memory::read();
+        node.memory = memory::read(&mut self.kept);
         for (netns, rare) in &self.rare {
             rare.tell(*netns, node);
         }

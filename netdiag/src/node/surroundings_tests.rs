@@ -7,12 +7,16 @@ const QUEUE: qdiscs::QueueKey = (2, u32::MAX, 0);
 fn begun() -> Surroundings {
     Surroundings {
         host_root: PathBuf::new(),
+        kept: Kept::default(),
+        asker: Asker::default(),
+        tcp: Reading::default(),
+        tracked: Reading::default(),
         last: Counted::default(),
         first: Load::default(),
         total: Rise::default(),
         censuses: BTreeMap::new(),
         counting: Pace::default(),
-        owners: Owners::default(),
+        owners: owners::Known::default(),
         rare: BTreeMap::new(),
         rarely: Pace::default(),
         cgroups: Cgroups::default(),

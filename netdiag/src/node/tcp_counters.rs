@@ -4,9 +4,9 @@
 //! namespace was made, in 64 bits on every kernel that has eBPF trampolines, so that they do not
 //! wrap; a counter that fell belongs to another namespace that got the same inode number.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{collections::BTreeMap, io};
 
-use super::{netns::Namespace, reading};
+use super::{files, netns::Namespace, reading};
 use crate::snapshot::node::NamespaceCounters;
 
 /// Counters by the kernel's name, those that are documented: nothing is kept, compared or copied of any other, nor of
@@ -83,15 +83,18 @@ pub const DOCUMENTED: Names = &[
 
 /// Counters of the calling thread's namespace. Not /proc/net: that is the namespace of the main thread.
 pub(super) const SNMP: &str = "/proc/thread-self/net/snmp";
-const NETSTAT: &str = "/proc/thread-self/net/netstat";
+pub(super) const NETSTAT: &str = "/proc/thread-self/net/netstat";
 
 /// The counters of several namespaces at one time.
 pub type Reading = reading::Reading<Counters>;
 
-/// Reads the counters of all these namespaces, one after the other, on a thread that ends with it.
+/// What is read, in words.
+pub(super) const WHAT: &str = "TCP counters";
+
+/// Reads the counters of all these namespaces, one after the other.
 #[must_use]
 pub fn read_all(namespaces: &[Namespace]) -> Reading {
-    reading::read_all(namespaces, "TCP counters", || read().map(Some))
+    reading::read_all(namespaces, WHAT, || read().map(Some))
 }
 
 /// Reads the counters of the calling thread's namespace.
@@ -99,8 +102,13 @@ pub fn read_all(namespaces: &[Namespace]) -> Reading {
 /// # Errors
 /// Those of reading the two files, and `InvalidData` when they make no sense.
 pub fn read() -> io::Result<Counters> {
-    let mut counters = parse(&fs::read_to_string(SNMP)?, "Tcp", DOCUMENTED)?;
-    counters.append(&mut parse(&fs::read_to_string(NETSTAT)?, "TcpExt", DOCUMENTED)?);
+    from(&files::text(SNMP)?, &files::text(NETSTAT)?)
+}
+
+/// Those in the texts of the two files.
+pub(super) fn from(snmp: &str, netstat: &str) -> io::Result<Counters> {
+    let mut counters = parse(snmp, "Tcp", DOCUMENTED)?;
+    counters.append(&mut parse(netstat, "TcpExt", DOCUMENTED)?);
     Ok(counters)
 }
 

@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::{
-    places::{ROOT, is_mounted},
+    places::{self, ROOT},
     proc,
 };
 use crate::sandbox;
@@ -112,7 +112,7 @@ fn lacking(effective: CapabilitySet) -> Vec<String> {
 fn groups(root: &Path) -> Option<String> {
     let below = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut hierarchies =
-        [root.to_owned()].into_iter().chain(below).filter(|path| is_mounted(path));
+        [root.to_owned()].into_iter().chain(below).filter(|path| places::mounted(path).is_some());
     let Some(first) = hierarchies.next() else {
         return Some(format!(
             "control groups: none are mounted at {}, so groups, containers and pods have no names; mount \

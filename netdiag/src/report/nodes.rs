@@ -1,6 +1,6 @@
 //! What is known of a node from its recordings: when it was recorded, with what loss, and what is wrong there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{columns::rfc3339, told::NodeRow};
 use crate::{
@@ -35,6 +35,10 @@ pub(super) struct Node {
     run_of_pair: HashMap<usize, u32>,
     run_ended: BTreeMap<i64, u32>,
     pair: Option<(usize, i64)>,
+    /// How many samples were left out to keep the cost down, by run and signal, when it was told last.
+    left_out: HashMap<(u32, String), u64>,
+    /// The signals of which some were in the intervals that were added.
+    shed: BTreeSet<String>,
 }
 
 impl Node {
@@ -60,6 +64,8 @@ impl Node {
             run_of_pair: HashMap::new(),
             run_ended: BTreeMap::new(),
             pair: None,
+            left_out: HashMap::new(),
+            shed: BTreeSet::new(),
         }
     }
 
@@ -89,7 +95,19 @@ impl Node {
         self.complete &= snapshot.complete;
         self.filtered |= snapshot.filtered;
         self.grouped |= snapshot.by != Grouping::Flow;
+        self.note_shed(run, snapshot);
         run
+    }
+
+    /// Accounts are those of the whole run: what was left out before its first interval here is not told apart.
+    fn note_shed(&mut self, run: u32, snapshot: &Snapshot) {
+        for (signal, account) in &snapshot.accounting {
+            let before = self.left_out.insert((run, signal.clone()), account.shed);
+            if before.is_some_and(|before| account.shed > before) {
+                self.shed.insert(signal.clone());
+            }
+        }
+        self.shed.extend(snapshot.own.shed.iter().cloned());
     }
 
     /// Adds an interval, with the flows alone that are asked for, to what is concluded from.
@@ -141,6 +159,7 @@ impl Node {
             lost: report.as_ref().map(lost),
             filtered: self.filtered,
             grouped: self.grouped,
+            shed: self.shed.into_iter().collect(),
             withheld: report.iter().flat_map(|report| &report.withheld).cloned().collect(),
         };
         (row, report)

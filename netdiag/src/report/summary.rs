@@ -132,6 +132,14 @@ impl Fold {
                     node.overlap_s
                 ));
             }
+            if !node.shed.is_empty() {
+                let shed: Vec<_> = node.shed.iter().map(|signal| format!("`{signal}`")).collect();
+                notes.push(format!(
+                    "{name}: samples of {} were left out at times to keep the cost down; their latencies and \
+                     counts are those of the others",
+                    shed.join(", ")
+                ));
+            }
             if node.grouped {
                 notes.push(format!(
                     "{name}: recorded --by, so nothing is concluded from it and no ends are known"

@@ -171,6 +171,21 @@ fn both_ends_are_side_by_side() {
 }
 
 #[test]
+fn what_was_left_out_is_said() {
+    let mut all = two_nodes();
+    for (at, shed) in [(0, 5), (1, 7)] {
+        let accounting = &mut all[at].snapshot.accounting;
+        accounting.entry("send".to_owned()).or_default().shed = 5;
+        accounting.entry("turn".to_owned()).or_default().shed = shed;
+    }
+    all[2].snapshot.own.shed = vec!["rtt".to_owned()];
+    let notes = reported(asked(&[By::Peer], 5), &all).notes;
+    let said = ["a: samples of `turn` were left out", "bb: samples of `rtt` were left out"];
+    assert_eq!(notes.len(), said.len(), "{notes:?}");
+    assert!(notes.iter().zip(said).all(|(note, said)| note.starts_with(said)), "{notes:?}");
+}
+
+#[test]
 fn torn_histograms_are_left_out_and_said() {
     let mut all = two_nodes();
     let log = String::from_utf8(all[0].log.clone()).expect("UTF-8");
@@ -179,4 +194,15 @@ fn torn_histograms_are_left_out_and_said() {
     let report = reported(asked(&[By::Peer], 5), &all);
     assert_eq!(report.all.metrics["send"], expected(&[A2, B1, B1, REST]));
     assert!(!report.complete && report.notes.len() == 1, "{:?}", report.notes);
+}
+
+/// Whatever stands in a log: what can be read of it is added up.
+#[test]
+fn hostile_logs_are_survived() {
+    let sound: Vec<_> = two_nodes().into_iter().map(|one| one.log).collect();
+    crate::hostile::survived(&sound, |bytes| {
+        let one = taken("a", 0, vec![(flow("f1", "10.0.0.2", 1), A1)], &[]);
+        let report = reported(asked(&[By::Peer], 5), &[Taken { log: bytes.to_vec(), ..one }]);
+        assert_eq!(report.nodes.len(), 1);
+    });
 }

@@ -87,6 +87,9 @@ pub struct NodeRow {
     pub grouped: bool,
     /// Findings of which nothing can be said.
     pub withheld: Vec<Withheld>,
+    /// Signals of which samples were left out to keep the cost down. The notes say so.
+    #[serde(skip)]
+    pub shed: Vec<String>,
 }
 
 /// Columns of time side by side.

@@ -3,13 +3,12 @@
 use std::{
     collections::HashSet,
     io::{self, IsTerminal as _, Write},
-    net::IpAddr,
     path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use netdiag_common::globals::Filters;
+use netdiag_common::{flow::mapped, globals::Filters};
 
 use super::{output::STDOUT, recordings, terminal::Reading, voice::say};
 use crate::{
@@ -84,6 +83,7 @@ impl Diagnosing {
             start: total.start.clone(),
             end: total.end.clone(),
             signals: total.signals.clone(),
+            own: Some(total.own.clone()),
             accounting: total.accounting.clone(),
             complete: total.complete,
             ..report
@@ -144,13 +144,6 @@ fn is_of(flow: &Seen, scope: &Scope) -> bool {
     scope.netns.is_none_or(|netns| flow.netns == Some(netns))
         && scope.peer.is_none_or(|ip| ends[..2].iter().any(|end| end.ip == Some(ip)))
         && scope.port.is_none_or(|port| ends.iter().any(|end| end.port == Some(port)))
-}
-
-pub(super) const fn mapped(ip: IpAddr) -> [u8; 16] {
-    match ip {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-        IpAddr::V6(ip) => ip.octets(),
-    }
 }
 
 fn put_out(report: &Report, form: Output, out: &mut impl Write) -> io::Result<()> {

@@ -24,7 +24,7 @@ use crate::{
         symbols,
     },
     node,
-    snapshot::{redact::Redactor, told::LISTEN_OVERFLOW},
+    snapshot::{build::Listing, redact::Redactor, told::LISTEN_OVERFLOW},
 };
 
 /// Drops, and events of connection tracking, that a CPU tells of one by one in a tenth of a second, more
@@ -74,7 +74,7 @@ pub(super) async fn run(kernel: &config::Kernel, watch: &Watch, tell: &Tell) -> 
     let table = flow_table(watch, &filters);
     let sieve = Sieve::new(&filters, owners, &kernel.host_root);
     let intake = Intake::new(table, places, sieve, Some(teller));
-    let observer = Observer::new(tracer, intake, diagnostics, None);
+    let observer = Observer::new(tracer, intake, diagnostics, None, watch, Listing::default());
     let complete = observer.tell(watch, &filters, seeding, writing, listening, &mut stop).await?;
     Ok(if watch.strict && !complete { Status::Incomplete } else { Status::Ran })
 }

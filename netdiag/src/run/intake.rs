@@ -26,7 +26,8 @@ mod seeding;
 
 pub(super) use seeding::seed;
 
-/// Queries of the domain name system that wait at once. Those beyond are shed.
+/// Queries of the domain name system that may wait at once, however few flows are remembered; as many as these where
+/// they are more. Those beyond are lost.
 const QUERIES: usize = 1 << 16;
 
 /// Rounds of one draining, so that a flood cannot keep the loop here; what is left wakes it again.
@@ -71,7 +72,7 @@ impl Intake {
     ) -> Self {
         let (stream, taken) = (Stream::default(), Taken::default());
         let (unseen, fates) = ([0; Signal::COUNT], [Fates::default(); Signal::COUNT]);
-        let (queries, ended) = (Queries::new(QUERIES), Some(Ended::default()));
+        let (queries, ended) = (Queries::new(QUERIES.max(table.most())), Some(Ended::default()));
         let (newest_ns, untold) = (0, 0);
         Self {
             table,
@@ -91,13 +92,13 @@ impl Intake {
 
     /// Takes in what the rings hold; `take` copies a part of it out and says whether it was all. Nothing
     /// older than `now_ns` comes later than that. `untold` is how many samples of [`Self::PAIRED`] will never come,
-    /// of those from before `now_ns`.
+    /// of those from before `now_ns`. Returns whether nothing was left.
     pub(super) fn drain(
         &mut self,
         now_ns: u64,
         untold: u64,
         mut take: impl FnMut(&mut Taken) -> bool,
-    ) {
+    ) -> bool {
         if mem::replace(&mut self.untold, untold) != untold {
             self.queries.miss(now_ns);
         }
@@ -112,6 +113,7 @@ impl Intake {
         if let Some(teller) = &mut self.teller {
             teller.pass_on(&self.table);
         }
+        all
     }
 
     /// Nothing more comes.
@@ -128,10 +130,11 @@ impl Intake {
         C: FnOnce(&mut Queries, u64, &mut dyn FnMut(dns::Query)) -> Lost,
     {
         let Self { table, teller, queries, fates, .. } = self;
-        let Lost { unmatched, shed } = conclude(queries, now_ns, &mut |query| {
+        let Lost { unmatched, no_room } = conclude(queries, now_ns, &mut |query| {
             fold_one(table, teller, &Event::Dns(dns::Event::Query(query)), now_ns);
         });
-        fates[dns::DEFINITION.signal as usize].add(Fates { filtered: 0, unmatched, shed });
+        let lost = Fates { filtered: 0, unmatched, map_full: no_room };
+        fates[dns::DEFINITION.signal as usize].add(lost);
     }
 
     /// Folds what was copied out.

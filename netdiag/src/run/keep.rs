@@ -48,6 +48,7 @@ pub(super) fn keep(
         signals: &snapshot.signals,
         filtered: snapshot.filtered,
         node: Node::default(),
+        own: snapshot.own,
         accounting: snapshot.accounting,
         stream: snapshot.stream,
     };
@@ -105,6 +106,7 @@ mod tests {
             signals: &[],
             filtered: false,
             node: Node::default(),
+            own: crate::snapshot::Own::default(),
             accounting: std::collections::BTreeMap::new(),
             stream: crate::snapshot::Stream::default(),
         };

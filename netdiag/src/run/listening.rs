@@ -10,7 +10,10 @@ use anyhow::{Context as _, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::node::Overflows;
-use crate::{node::netns::Known, snapshot::Listener};
+use crate::{
+    node::{netns::Known, tcp_counters},
+    snapshot::Listener,
+};
 
 /// Asks one time after the other.
 pub(super) struct Listening {
@@ -26,7 +29,8 @@ impl Listening {
         let root = host_root.clone();
         let begin = move || {
             let mut namespaces = Known::new(&root);
-            let overflows = Overflows::begin(&namespaces.look(), &root);
+            let found = namespaces.look();
+            let overflows = Overflows::begin(tcp_counters::read_all(&found), &found, &root);
             (namespaces, overflows, Vec::new())
         };
         Self { host_root, idle: None, busy: Some(spawn_blocking(begin)) }
@@ -37,7 +41,9 @@ impl Listening {
         if let Some((mut namespaces, mut overflows)) = self.idle.take() {
             let root = self.host_root.clone();
             self.busy = Some(spawn_blocking(move || {
-                let (_counters, listeners) = overflows.advance(&namespaces.look(), &root);
+                let found = namespaces.look();
+                let tcp = tcp_counters::read_all(&found);
+                let (_counters, listeners) = overflows.advance(tcp, &found, &root);
                 (namespaces, overflows, listeners)
             }));
         }

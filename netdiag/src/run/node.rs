@@ -1,19 +1,17 @@
-//! The node's own words: its counters and states, and what we cost it.
+//! The node's own words: its counters and states.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use super::voice::say;
+use super::voice::Few;
 use crate::{
     clock::monotonic_ns,
     node::{
         conntrack::{Counter, Tables, Tracked},
         listeners::{Dropping, Listeners},
         netns::{Known, Namespace},
-        own,
         places::Places,
         surroundings::Surroundings,
         tcp_counters::{self, Counters},
@@ -36,23 +34,26 @@ pub(super) struct Overflows {
 }
 
 impl Overflows {
-    /// Reads for the first time.
-    pub(super) fn begin(namespaces: &[Namespace], host_root: &Path) -> Self {
-        let tcp = tcp_counters::read_all(namespaces);
+    /// Begins with a first reading.
+    pub(super) fn begin(
+        tcp: tcp_counters::Reading,
+        namespaces: &[Namespace],
+        host_root: &Path,
+    ) -> Self {
         let mut listeners = Listeners::default();
         listeners.begin(&dropping(&tcp.namespaces, namespaces));
         Self { tcp, listeners, places: Places::begin(host_root), problems: BTreeMap::new() }
     }
 
-    /// By how much the counters rose since the last time, and what listeners threw away.
+    /// By how much the counters rose since the last reading, and what listeners threw away.
     pub(super) fn advance(
         &mut self,
+        tcp: tcp_counters::Reading,
         namespaces: &[Namespace],
         host_root: &Path,
     ) -> (BTreeMap<u32, Counters>, Vec<Listener>) {
         // A process that began later is not the one that was found to hold a socket.
         let began_ns = monotonic_ns();
-        let tcp = tcp_counters::read_all(namespaces);
         let increase = tcp_counters::increase(&self.tcp, &tcp);
         let listeners = self.listeners.advance(&dropping(&increase, namespaces), host_root);
         self.problems = tcp.lasting_problems(&self.tcp);
@@ -63,44 +64,40 @@ impl Overflows {
     }
 }
 
-/// Readings of the TCP counters, of connection tracking and of our own cost, one interval apart. Reading
-/// takes the longer the more namespaces there are, so it is no work for the thread that reads the rings.
+/// Readings of the TCP counters and of connection tracking, one interval apart. Reading takes the longer the more
+/// namespaces there are, so it is no work for the thread that reads the rings.
 pub(super) struct Readings {
     host_root: PathBuf,
     namespaces: Known,
     overflows: Overflows,
     /// By how much the TCP counters rose in the run.
     tcp: BTreeMap<u32, Counters>,
-    cpu: Duration,
-    first_cpu: Duration,
     conntrack: Tables,
     surroundings: Surroundings,
-    /// Problems that were told.
-    told: HashSet<String>,
+    told: Few,
 }
 
-/// Problems that are told in a run.
-const TOLD: usize = 20;
+/// What is said in place of more problems.
+const MORE: &str = "more cannot be read of what the node says of itself, of which no further lines tell: the outputs \
+                    do (`unread`)";
 
 impl Readings {
     /// Reads for the first time.
     pub(super) fn begin(host_root: &Path) -> Self {
         let mut known = Known::new(host_root);
         let namespaces = known.look();
-        let overflows = Overflows::begin(&namespaces, host_root);
+        let mut surroundings = Surroundings::begin(&namespaces, host_root);
+        let overflows = Overflows::begin(surroundings.take_tcp(), &namespaces, host_root);
         let mut conntrack = Tables::default();
-        conntrack.begin(&namespaces);
-        let cpu = own::cpu_time();
+        conntrack.begin(surroundings.take_tracked());
         Self {
             host_root: host_root.to_owned(),
             namespaces: known,
             overflows,
             tcp: BTreeMap::new(),
-            cpu,
-            first_cpu: cpu,
             conntrack,
-            surroundings: Surroundings::begin(&namespaces, host_root),
-            told: HashSet::new(),
+            surroundings,
+            told: Few::new(MORE),
         }
     }
 
@@ -113,25 +110,21 @@ impl Readings {
     pub(super) fn advance(&mut self) -> Node {
         let began_ns = monotonic_ns();
         let namespaces = self.namespaces.look();
-        let (increase, listeners) = self.overflows.advance(&namespaces, &self.host_root);
-        let conntrack = self.conntrack.advance(&namespaces);
         let mut node = Node::default();
         self.surroundings.advance(&namespaces, &mut node);
+        let tcp = self.surroundings.take_tcp();
+        let (increase, listeners) = self.overflows.advance(tcp, &namespaces, &self.host_root);
+        let conntrack = self.conntrack.advance(self.surroundings.take_tracked());
         let (overflows, conntracked) = (&self.overflows.problems, self.conntrack.problems());
         let lines = overflows.values().chain(conntracked.values());
         for problem in lines.chain(self.surroundings.problems()) {
-            if self.told.len() < TOLD && self.told.insert(problem.clone()) {
-                say(problem);
-            }
+            self.told.say_once(problem);
         }
         self.unread(&mut node);
         node.tcp = tcp_counters::named(&increase);
         tcp_counters::add(&mut self.tcp, &increase);
         node.listeners = listeners;
         node.conntrack = conntrack.into_iter().map(table).collect();
-        let cpu = own::cpu_time();
-        cost(&mut node, cpu.saturating_sub(self.cpu));
-        self.cpu = cpu;
         let places = &mut self.overflows.places;
         locate(places, node.owners_mut(), began_ns);
         places.forget_processes();
@@ -160,7 +153,6 @@ impl Readings {
         };
         self.surroundings.total(&mut node);
         self.unread(&mut node);
-        cost(&mut node, own::cpu_time().saturating_sub(self.first_cpu));
         locate(&mut self.overflows.places, node.owners_mut(), monotonic_ns());
         node
     }
@@ -208,9 +200,4 @@ fn table(tracked: Tracked) -> ConntrackTable {
         invalid: count(Counter::Invalid),
         chaintoolong: count(Counter::ChainTooLong),
     }
-}
-
-fn cost(node: &mut Node, spent: Duration) {
-    node.own_cpu_ns = u64::try_from(spent.as_nanos()).ok();
-    node.own_resident_bytes = own::resident_bytes();
 }

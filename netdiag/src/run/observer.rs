@@ -4,7 +4,13 @@
 //! Whatever may take its time runs beside it: seeding, reading the node's counters, writing. So
 //! the rings are read and signals are heard all the while.
 
-use std::{collections::BTreeMap, future::Future, mem, pin::pin, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    mem,
+    pin::pin,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, Result};
 use netdiag_common::{flow::FlowKey, globals::Filters};
@@ -32,11 +38,14 @@ use crate::{
     kernel::tracer::{Detached, Tracer},
     node::{self, SeededSocket, Seeds},
     sandbox,
-    snapshot::{Account, SignalStatus, Stream},
+    snapshot::{Account, Own, SignalStatus, Stream, build::Listing},
 };
 
 mod asking;
+mod cost;
 mod tell;
+
+use self::cost::Spending;
 
 pub(super) use asking::Asking;
 
@@ -65,6 +74,9 @@ pub(super) struct Observer {
     /// The programs had no room for verdicts, and that was said.
     is_full: bool,
     trouble: Trouble,
+    spending: Spending,
+    /// Which flows are told.
+    listing: Listing,
 }
 
 impl Observer {
@@ -74,11 +86,25 @@ impl Observer {
         intake: Intake,
         diagnostics: Diagnostics,
         asking: Option<Asking>,
+        watch: &Watch,
+        listing: Listing,
     ) -> Self {
         let now = Wall::now();
+        let spending = Spending::new(&tracer, watch.max_cpu, watch.interval);
         let (began, interval_began, is_full) = (now, now, false);
         let trouble = Trouble::default();
-        Self { tracer, intake, diagnostics, asking, began, interval_began, is_full, trouble }
+        Self {
+            tracer,
+            intake,
+            diagnostics,
+            asking,
+            began,
+            interval_began,
+            is_full,
+            trouble,
+            spending,
+            listing,
+        }
     }
 
     /// Takes in and puts out until it is time to end; then detaches, and puts out the rest and the
@@ -130,6 +156,7 @@ impl Observer {
             return Ok(Some(End::Asked));
         };
         ready?;
+        self.begin_to_look();
         say("ready");
         Ok(None)
     }
@@ -157,7 +184,7 @@ impl Observer {
                 done = &mut work => return Ok(Some(done)),
                 wanted = self.tracer.wanted() => {
                     wanted?;
-                    self.drain();
+                    self.drain_wanted();
                 }
             }
         }
@@ -189,7 +216,7 @@ impl Observer {
                 _ = modules.tick() => self.follow_changes()?,
                 wanted = self.tracer.wanted() => {
                     wanted?;
-                    self.drain();
+                    self.drain_wanted();
                 }
             }
             if pace.is_due() && worker.is_idle() {
@@ -201,7 +228,7 @@ impl Observer {
                     pace.go_on();
                     continue;
                 };
-                let flows = self.intake.table.interval(monotonic_ns());
+                let flows = self.listing.interval(&mut self.intake.table, monotonic_ns(), false);
                 let accounting = self.intake.amend(accounting, self.tracer.signals());
                 worker.interval(self.cut(flows, accounting));
                 pace.cut(Instant::now());
@@ -217,17 +244,20 @@ impl Observer {
         stop: &mut Stop,
     ) -> Result<Ended> {
         self.refresh_last(interval).await;
-        let (mut intake, run) = self.detach().await?;
-        let last = run.cut(run.interval_began, intake.table.last_interval(monotonic_ns()));
-        let total = move || run.cut(run.began, intake.table.total());
+        let listing = self.listing;
+        let (mut intake, mut run) = self.detach().await?;
+        let last = run.last(listing.interval(&mut intake.table, monotonic_ns(), true));
+        let total = move || run.total(intake.table.into_total());
         let progress = worker.progress().clone();
         stop.last(end, worker.end(last, total), &progress).await
     }
 
     /// Takes the programs out, and takes in the last of what they submitted.
     async fn detach(self) -> Result<(Intake, Run)> {
-        let Self { tracer, mut intake, mut diagnostics, began, interval_began, .. } = self;
+        let Self { tracer, mut intake, mut diagnostics, began, interval_began, spending, .. } =
+            self;
         let statuses = tracer.signals().to_vec();
+        spending.release();
         let mut detached = tracer.detach();
         let accounting = settle(&mut detached, &mut intake).await?;
         detached.problems().iter().for_each(|line| say(line));
@@ -236,11 +266,13 @@ impl Observer {
         diagnostics.say();
         // Nothing of us stays in the kernel while the outputs are waited for.
         drop((detached, diagnostics));
-        let (now, stream) = (Wall::now(), intake.stream());
+        let (now, stream, received) = (Wall::now(), intake.stream(), intake.received());
         tell_set(interval_began, now);
         // The run ends where its last interval does, to the nanosecond.
         let (_, end) = interval_began.until(now);
-        Ok((intake, Run { began, interval_began, end, signals: statuses, accounting, stream }))
+        let run =
+            Run { began, interval_began, end, statuses, accounting, stream, spending, received };
+        Ok((intake, run))
     }
 
     /// When to look at the kernel's modules.
@@ -253,7 +285,12 @@ impl Observer {
     /// Signals whose functions are a module's come and go with it; what is listened to may change as well, and so
     /// do cgroups.
     fn follow_changes(&mut self) -> Result<()> {
-        self.tracer.follow().iter().for_each(|line| say(line));
+        let said = self.tracer.follow();
+        said.iter().for_each(|line| say(line));
+        if !said.is_empty() {
+            self.spending.changed(&self.tracer);
+        }
+        self.keep_cost_down();
         self.intake.look_for_cgroups();
         self.decide_on_cgroups()
     }
@@ -303,7 +340,16 @@ impl Observer {
     fn drain(&mut self) {
         let now_ns = monotonic_ns();
         let untold = self.tracer.untold(Intake::PAIRED);
-        self.intake.drain(now_ns, untold, |taken| self.tracer.take(taken));
+        let all = self.intake.drain(now_ns, untold, |taken| self.tracer.take(taken));
+        if !all && self.tracer.is_behind() {
+            self.spending.fall_behind();
+        }
+    }
+
+    /// The same because a ring fills up.
+    fn drain_wanted(&mut self) {
+        self.drain();
+        self.keep_cost_down();
     }
 
     /// An interval that ends now, and the next one begins.
@@ -312,8 +358,10 @@ impl Observer {
         tell_set(self.interval_began, now);
         let (start, end) = self.interval_began.until(now);
         self.interval_began = end;
-        let (signals, stream) = (self.tracer.signals().to_vec(), self.intake.stream());
-        Cut { start, end: end.time(), flows, signals, accounting, stream }
+        let (end, stream) = (end.time(), self.intake.stream());
+        let own = self.spending.interval(self.intake.received(), (start, end));
+        let signals = self.spending.amend(self.tracer.signals().to_vec());
+        Cut { start, end, flows, own, signals, accounting, stream }
     }
 }
 
@@ -332,17 +380,41 @@ struct Run {
     began: Wall,
     interval_began: Wall,
     end: Wall,
-    signals: Vec<SignalStatus>,
+    /// As the tracer has them.
+    statuses: Vec<SignalStatus>,
     accounting: BTreeMap<String, Account>,
     stream: Stream,
+    spending: Spending,
+    /// Samples that were read.
+    received: u64,
 }
 
 impl Run {
-    /// What was taken in from `start` on.
-    fn cut(&self, start: Wall, flows: Interval) -> Cut {
-        let ((start, end), stream) = (start.until(self.end), self.stream);
-        let (signals, accounting) = (self.signals.clone(), self.accounting.clone());
-        Cut { start, end: end.time(), flows, signals, accounting, stream }
+    /// What was taken in in the last interval.
+    fn last(&mut self, flows: Interval) -> Cut {
+        let (start, end) = self.interval_began.until(self.end);
+        let own = self.spending.interval(self.received, (start, end.time()));
+        let signals = self.spending.amend(self.statuses.clone());
+        self.cut((start, end.time()), flows, own, signals)
+    }
+
+    /// What was taken in in the run.
+    fn total<F>(&self, flows: F) -> Cut<F> {
+        let (start, end) = self.began.until(self.end);
+        let own = self.spending.total(self.received, (start, end.time()));
+        let signals = self.spending.amend_all(self.statuses.clone());
+        self.cut((start, end.time()), flows, own, signals)
+    }
+
+    fn cut<F>(
+        &self,
+        (start, end): (SystemTime, SystemTime),
+        flows: F,
+        own: Own,
+        signals: Vec<SignalStatus>,
+    ) -> Cut<F> {
+        let (accounting, stream) = (self.accounting.clone(), self.stream);
+        Cut { start, end, flows, own, signals, accounting, stream }
     }
 }
 

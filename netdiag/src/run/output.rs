@@ -32,7 +32,7 @@ use crate::{
     flow::Interval,
     labels::Labels,
     node::{mounts, vantage},
-    snapshot::Snapshot,
+    snapshot::{Snapshot, build::Lazily},
     view::{self, dump::Recorder, table::COLUMNS},
 };
 
@@ -180,6 +180,16 @@ impl Outputs {
             Output::Json => Ok(()),
         });
         closed.and(shown).map(|()| Ended { complete, worst: None })
+    }
+
+    /// Whether a snapshot is written as it is made, and nothing else becomes of it.
+    pub(super) const fn streams(&self) -> bool {
+        matches!(self.purpose, Purpose::Show) && matches!(self.form, Output::Json)
+    }
+
+    /// Writes a snapshot as it is made.
+    pub(super) fn stream(&self, snapshot: &Snapshot<Lazily<'_>>) -> Result<()> {
+        view::json::stream(snapshot, &mut self.stdout()).context(STDOUT)
     }
 
     /// Whether the form is text.

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     mem,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use netdiag_common::flow::FlowKey;
@@ -17,6 +18,7 @@ use crate::{
     flow::Fresh,
     node::{
         netns::{self, Depth, Namespace},
+        pace::Pace,
         sockets::{self, Socket},
     },
 };
@@ -24,9 +26,15 @@ use crate::{
 /// Sockets of one namespace that are asked for one by one.
 const MANY: usize = 1_000;
 
+/// Between two searches for namespaces of which none is new.
+const AGAIN: Duration = Duration::from_secs(10);
+
 /// What it means that the kernel did not answer.
 pub(super) const CONSEQUENCE: &str =
     "flows that no program told of lack what they counted since, and their states are unknown";
+
+/// Sockets that are asked for, with their cookies, by the inode numbers of network namespaces.
+type ByNetns<'a> = BTreeMap<u32, &'a [(FlowKey, u64)]>;
 
 /// What the kernel said.
 #[derive(Default)]
@@ -42,8 +50,10 @@ pub(super) struct Answers {
 pub(super) struct Refresher {
     host_root: PathBuf,
     namespaces: Vec<Namespace>,
-    /// Those that no search found.
+    /// Those that the last search did not find.
     unknown: HashSet<u32>,
+    /// When those are searched for again.
+    again: Pace,
     /// Those that could not be asked the last time.
     failed: BTreeSet<u32>,
 }
@@ -54,16 +64,16 @@ impl Refresher {
             host_root: host_root.to_owned(),
             namespaces: Vec::new(),
             unknown: HashSet::new(),
+            again: Pace::NEW,
             failed: BTreeSet::new(),
         }
     }
 
-    /// What the kernel says of these sockets. Blocks.
+    /// What the kernel says of these sockets, which stand together by network namespace. Blocks.
     pub(super) fn ask(&mut self, wanted: &[(FlowKey, u64)]) -> Answers {
-        let mut by_netns: BTreeMap<u32, Vec<(FlowKey, u64)>> = BTreeMap::new();
-        for &one in wanted {
-            by_netns.entry(one.0.netns).or_default().push(one);
-        }
+        // There may be a hundred thousand: no copies.
+        let by_netns = wanted.chunk_by(|(one, _), (next, _)| one.netns == next.netns);
+        let by_netns: ByNetns = by_netns.map(|some| (some[0].0.netns, some)).collect();
         self.find(&by_netns);
         let mut failed = BTreeMap::new();
         for &inode in by_netns.keys().filter(|inode| self.unknown.contains(inode)) {
@@ -74,7 +84,7 @@ impl Refresher {
         let namespaces: Vec<_> = self.namespaces.iter().filter(wanted_in).cloned().collect();
         let found = netns::enter_all(&namespaces, |namespace| {
             let (time_ns, mut problems) = (monotonic_ns(), Vec::new());
-            let sockets = ask_in(namespace.inode, &by_netns[&namespace.inode], &mut problems);
+            let sockets = ask_in(namespace.inode, by_netns[&namespace.inode], &mut problems);
             let fresh = sockets.into_iter().filter_map(move |socket| {
                 let (key, cookie, detail) = (socket.key, socket.cookie, socket.detail);
                 Some(Fresh { time_ns, key, cookie, tcp: socket.tcp?, detail })
@@ -102,6 +112,11 @@ impl Refresher {
         answers
     }
 
+    /// There was nothing to ask for this time, so nothing failed.
+    pub(super) fn rest(&mut self) {
+        self.failed.clear();
+    }
+
     /// Lines about the namespaces that failed the last time as well: one that ends does so once.
     fn lasting(&mut self, failed: BTreeMap<u32, String>) -> Vec<String> {
         let before = mem::replace(&mut self.failed, failed.keys().copied().collect());
@@ -109,13 +124,15 @@ impl Refresher {
         lasting.map(|(_, problem)| format!("{problem}: {CONSEQUENCE}")).collect()
     }
 
-    /// Searches the namespaces again when one is not known; one that was not found then is not
-    /// searched for any more.
-    fn find(&mut self, wanted: &BTreeMap<u32, Vec<(FlowKey, u64)>>) {
+    /// Searches the namespaces again when one is not known: at once where it is new, and now and then where it was not
+    /// found before. A process may have been about to begin or end then, or procfs not have been whole.
+    fn find(&mut self, wanted: &ByNetns) {
         let known: HashSet<u32> = self.namespaces.iter().map(|known| known.inode).collect();
-        let is_new = |inode: &&u32| !known.contains(inode) && !self.unknown.contains(inode);
-        if wanted.keys().any(|inode| is_new(&inode)) {
-            self.namespaces = netns::find(&self.host_root, Depth::Everything).namespaces;
+        let is_new = |inode: &u32| !known.contains(inode) && !self.unknown.contains(inode);
+        let is_unknown = |inode: &u32| self.unknown.contains(inode);
+        if wanted.keys().any(is_new) || wanted.keys().any(is_unknown) && self.again.is_due() {
+            let search = || netns::find(&self.host_root, Depth::Everything).namespaces;
+            self.namespaces = self.again.run(AGAIN, search);
             let found: HashSet<u32> = self.namespaces.iter().map(|found| found.inode).collect();
             self.unknown = wanted.keys().filter(|inode| !found.contains(inode)).copied().collect();
         }
@@ -153,6 +170,8 @@ mod tests {
         assert_eq!(refresher.lasting(failed(&[1, 2])), [format!("1 is shut: {CONSEQUENCE}")]);
         assert!(refresher.lasting(failed(&[])).is_empty());
         assert!(refresher.lasting(failed(&[1])).is_empty());
+        refresher.rest();
+        assert!(refresher.lasting(failed(&[1])).is_empty());
     }
 
     #[test]
@@ -164,5 +183,20 @@ mod tests {
         let second = refresher.ask(&[(nowhere, 0)]);
         assert_eq!(second.problems.len(), 1, "{:?}", second.problems);
         assert!(second.problems[0].contains("network namespace 1 "), "{:?}", second.problems);
+    }
+
+    #[test]
+    fn a_namespace_that_was_not_found_is_searched_again_but_not_each_time() {
+        let (own, root) = (netns::own_inode().unwrap(), tempfile::tempdir().unwrap());
+        let wanted = ByNetns::from([(own, &[][..])]);
+        let mut refresher = Refresher::new(root.path());
+        refresher.unknown.insert(own);
+        refresher.again.spent(AGAIN, Duration::ZERO);
+        refresher.find(&wanted);
+        assert!(refresher.unknown.contains(&own) && refresher.namespaces.is_empty());
+        refresher.again = Pace::NEW;
+        refresher.find(&wanted);
+        assert!(refresher.unknown.is_empty() && !refresher.again.is_due());
+        assert!(refresher.namespaces.iter().any(|one| one.inode == own));
     }
 }

@@ -4,10 +4,10 @@ use std::{io, sync::Arc, time::SystemTime};
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use netdiag_common::globals::Filters;
+use netdiag_common::{flow::mapped, globals::Filters};
 
 use super::{
-    diagnose::{is_wanted, mapped},
+    diagnose::is_wanted,
     output::STDOUT,
     recordings::pairs::{self, Extent, Found, Pair},
     terminal::Reading,

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -18,14 +19,15 @@ use super::{
     output::{BROKE_DOWN, Ended, Outputs, Progress},
 };
 use crate::{
-    flow::{Grouping, Interval},
+    flow::{Grouping, Interval, Total},
     kernel::symbols,
     labels::Labels,
     node::{pace::Pace, places::learn_names},
     owner::Place,
+    signal::Label,
     snapshot::{
-        Account, Node, Owner, SignalStatus, Snapshot, Stream,
-        build::{Frame, Listing, Scope},
+        Account, Node, Own, Owner, SignalStatus, Snapshot, Stream,
+        build::{Frame, Listing, Scope, Survey},
         redact::Redactor,
     },
 };
@@ -57,7 +59,16 @@ impl About {
 
     /// What was cut off, for the outputs.
     pub(super) fn snapshot(&self, scope: Scope, by: Grouping, node: Node, cut: &Cut) -> Snapshot {
-        let frame = Frame {
+        let mut snapshot = self.frame(scope, by, node, cut).build(&cut.flows);
+        if let Some(redactor) = &self.redactor {
+            redactor.snapshot(&mut snapshot);
+        }
+        snapshot
+    }
+
+    /// The same without its flows, and with names as they are.
+    fn frame<'a>(&'a self, scope: Scope, by: Grouping, node: Node, cut: &'a Cut) -> Frame<'a> {
+        Frame {
             scope,
             by,
             start: cut.start,
@@ -68,23 +79,21 @@ impl About {
             signals: &cut.signals,
             filtered: self.filtered,
             node,
+            own: cut.own.clone(),
             accounting: cut.accounting.clone(),
             stream: cut.stream,
-        };
-        let mut snapshot = frame.build(&cut.flows);
-        if let Some(redactor) = &self.redactor {
-            redactor.snapshot(&mut snapshot);
         }
-        snapshot
     }
 }
 
 /// What was taken in within a time: all that is to be put out of it.
 #[derive(Clone)]
-pub(super) struct Cut {
+pub(super) struct Cut<F = Interval> {
     pub(super) start: SystemTime,
     pub(super) end: SystemTime,
-    pub(super) flows: Interval,
+    pub(super) flows: F,
+    /// What netdiag itself took.
+    pub(super) own: Own,
     /// How each signal is observed by now.
     pub(super) signals: Vec<SignalStatus>,
     /// Since the start of the run, like `stream`.
@@ -92,7 +101,13 @@ pub(super) struct Cut {
     pub(super) stream: Stream,
 }
 
-impl Cut {
+impl<F> Cut<F> {
+    /// The same with other flows, made of those.
+    fn with<T>(self, flows: impl FnOnce(F) -> T) -> Cut<T> {
+        let Self { start, end, own, signals, accounting, stream, .. } = self;
+        Cut { start, end, flows: flows(self.flows), own, signals, accounting, stream }
+    }
+
     /// How long it was.
     fn took(&self) -> Duration {
         self.end.duration_since(self.start).unwrap_or_default()
@@ -110,20 +125,62 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    fn interval(&mut self, cut: Cut) -> Result<()> {
-        let node = self.readings.advance();
+    fn interval(&mut self, mut cut: Cut) -> Result<()> {
+        let mut node = self.readings.advance();
         self.outputs.progress().step();
-        let (snapshot, flows) = self.build(Scope::Interval, self.listing, node, cut);
-        self.outputs.interval(snapshot, flows, &self.about.labels)
+        self.feed(&node, &mut cut);
+        self.listing.arrange(&mut cut.flows);
+        self.learn(&mut node, &cut.flows);
+        let observes = self.feed.is_some() && Feed::wider(&self.listing).is_none();
+        if self.outputs.streams() && !observes {
+            let flows = mem::take(&mut cut.flows.flows).into_iter();
+            let frame = self.about.frame(Scope::Interval, self.listing.by, node, &cut);
+            let snapshot = frame.lazily(&cut.flows, flows, self.about.redactor.as_ref());
+            return self.outputs.stream(&snapshot);
+        }
+        let snapshot = self.about.snapshot(Scope::Interval, self.listing.by, node, &cut);
+        if let Some(feed) = self.feed.as_mut().filter(|_| observes) {
+            feed.observe(&snapshot, cut.end, cut.took());
+        }
+        self.outputs.progress().step();
+        self.outputs.interval(snapshot, cut.flows, &self.about.labels)
     }
 
-    fn total(mut self, cut: Cut) -> Result<Ended> {
+    fn total(mut self, cut: Cut<Total>) -> Result<Ended> {
         // People asked for so many rows; a script gets every flow of the run.
         let top = self.listing.top.filter(|_| self.outputs.is_for_people());
         let listing = Listing { top, all: true, apart: false, ..self.listing };
-        let node = self.readings.total();
-        let (snapshot, _) = self.build(Scope::Total, listing, node, cut);
+        let mut node = self.readings.total();
+        if self.outputs.streams() && listing.by == Grouping::Flow && top.is_none() {
+            return self.stream_total(&listing, node, cut);
+        }
+        let mut cut = cut.with(|total| listing.total(total));
+        listing.arrange(&mut cut.flows);
+        self.learn(&mut node, &cut.flows);
+        let snapshot = self.about.snapshot(Scope::Total, listing.by, node, &cut);
+        self.outputs.progress().step();
         self.outputs.total(&snapshot)
+    }
+
+    /// Writes the total flow by flow: there may be as many as there is memory for, and their names take more.
+    fn stream_total(mut self, listing: &Listing, mut node: Node, cut: Cut<Total>) -> Result<Ended> {
+        let Survey { order, labels, places } = listing.survey(&cut.flows);
+        let of_other = cut.flows.rest().other.labelled.iter().map(|&((_, label), _)| label);
+        self.learn_places(labels.into_iter().chain(of_other));
+        self.learn_names(&mut node, places.iter().map(|place| &**place));
+        self.outputs.progress().step();
+        let mut total = None;
+        let cut = cut.with(|mut flows| {
+            let mut rest = mem::take(flows.rest_mut());
+            rest.entries.arrange(listing.top);
+            total = Some(flows);
+            rest
+        });
+        let flows = order.into_iter().filter_map(move |slot| total.as_mut()?.take(slot));
+        let frame = self.about.frame(Scope::Total, listing.by, node, &cut);
+        let snapshot = frame.lazily(&cut.flows, flows, self.about.redactor.as_ref());
+        self.outputs.stream(&snapshot)?;
+        Ok(Ended { complete: snapshot.complete, worst: None })
     }
 
     /// Has an interval in the metrics, before the outputs leave anything of it out.
@@ -131,7 +188,7 @@ impl Reporter {
         if self.feed.is_none() {
             return;
         }
-        self.learn_places(&cut.flows);
+        self.learn_labels(&cut.flows);
         let places = cut.flows.flows.iter().filter_map(|flow| flow.place.as_deref());
         self.about.learn_names(places);
         let Some(feed) = &mut self.feed else { return };
@@ -142,7 +199,7 @@ impl Reporter {
             let snapshot = self.about.snapshot(Scope::Interval, wider.by, node.clone(), cut);
             if self.listing.apart {
                 // The screen has all of them.
-                cut.flows = std::mem::take(&mut cut.flows).whole();
+                cut.flows = mem::take(&mut cut.flows).whole();
             }
             snapshot
         } else {
@@ -153,39 +210,30 @@ impl Reporter {
         feed.observe(&snapshot, cut.end, cut.took());
     }
 
-    /// Asks for the names of places in the kernel's code that were not met before.
-    fn learn_places(&mut self, flows: &Interval) {
+    /// Asks for what has no name yet.
+    fn learn(&mut self, node: &mut Node, flows: &Interval) {
+        self.learn_labels(flows);
+        self.learn_names(node, flows.flows.iter().filter_map(|flow| flow.place.as_deref()));
+    }
+
+    fn learn_labels(&mut self, flows: &Interval) {
         let all = flows.flows.iter().chain([&flows.other]).flat_map(|flow| &flow.labelled);
-        let unknown = self.about.labels.unknown_places(all.map(|&((_, label), _)| label));
+        self.learn_places(all.map(|&((_, label), _)| label));
+    }
+
+    /// Asks for the names of places in the kernel's code that were not met before.
+    fn learn_places(&mut self, labels: impl Iterator<Item = Label>) {
+        let unknown = self.about.labels.unknown_places(labels);
         if !unknown.is_empty() {
             self.about.labels.places.extend(symbols::places(&unknown));
         }
     }
 
-    fn build(
-        &mut self,
-        scope: Scope,
-        listing: Listing,
-        mut node: Node,
-        mut cut: Cut,
-    ) -> (Snapshot, Interval) {
-        if scope == Scope::Interval {
-            self.feed(&node, &mut cut);
-        }
-        listing.arrange(&mut cut.flows);
-        self.learn_places(&cut.flows);
-        let of_flows = cut.flows.flows.iter().filter_map(|flow| flow.place.as_deref());
+    fn learn_names<'a>(&mut self, node: &mut Node, of_flows: impl Iterator<Item = &'a Place>) {
         let of_node: Vec<_> = node.owners().map(Owner::place).collect();
-        self.about.learn_names(of_flows.chain(&of_node));
+        let of_flows: Vec<_> = of_flows.collect();
+        self.about.learn_names(of_flows.iter().copied().chain(&of_node));
         node.owners_mut().for_each(|owner| owner.name(&self.about.labels));
-        let snapshot = self.about.snapshot(scope, listing.by, node, &cut);
-        if scope == Scope::Interval
-            && let Some(feed) = self.feed.as_mut().filter(|_| Feed::wider(&listing).is_none())
-        {
-            feed.observe(&snapshot, cut.end, cut.took());
-        }
-        self.outputs.progress().step();
-        (snapshot, cut.flows)
     }
 }
 
@@ -241,7 +289,11 @@ impl Worker {
     ///
     /// # Errors
     /// What went wrong, with an earlier interval, too.
-    pub(super) async fn end(mut self, last: Cut, total: impl FnOnce() -> Cut) -> Result<Ended> {
+    pub(super) async fn end(
+        mut self,
+        last: Cut,
+        total: impl FnOnce() -> Cut<Total>,
+    ) -> Result<Ended> {
         self.idle().await?;
         // Where there are many sockets the last count is seconds old, and a run may be short.
         self.idle.iter_mut().for_each(|reporter| reporter.readings.count_sockets());

@@ -145,9 +145,11 @@ impl Showing {
         let drawing = Drawing { state, quit: wanted.quit.clone(), dump };
         let run = move || drawing.run(&queue, Frames { to, progress, frame: Vec::new() }, full);
         let thread = |name: &str| thread::Builder::new().name(name.to_owned());
-        let drawing = Some(thread("screen").spawn(run)?);
+        let drawing = thread("screen").spawn(run);
+        let drawing = Some(drawing.context("no thread to draw the screen; --plain does without")?);
         let quit = wanted.quit.clone();
-        thread("keys").spawn(move || read_keys(&keys, &quit))?;
+        let reading = thread("keys").spawn(move || read_keys(&keys, &quit));
+        reading.context("no thread to read keys; --plain does without")?;
         let diagnosis = diagnose::diagnosis(&Thresholds::new(), filters, owners);
         Ok(Self { diagnosis, rules: Pace::NEW, redactor: wanted.redactor.clone(), told, drawing })
     }

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use netdiag_common::{flow::FlowKey, globals::Filters};
+use netdiag_common::{
+    flow::{FlowKey, mapped},
+    globals::Filters,
+};
 
 use super::{
     limit::{ByKind, Limiter},
@@ -205,12 +208,8 @@ fn key_of(event: &Event) -> FlowKey {
 
 /// A listener has no other end, so that a filter for one leaves it out.
 fn is_wanted(listener: &Listener, filters: &Filters, owners: &config::Owners) -> bool {
-    let address = listener.local.ip.map_or([0; 16], |ip| match ip {
-        std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        std::net::IpAddr::V6(v6) => v6.octets(),
-    });
     let key = FlowKey {
-        local_addr: address,
+        local_addr: listener.local.ip.map_or([0; 16], mapped),
         local_port: listener.local.port.unwrap_or(0),
         netns: listener.netns,
         ..FlowKey::default()

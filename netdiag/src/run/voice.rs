@@ -5,14 +5,15 @@
 //! full is left out and counted.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     io::{self, IsTerminal as _, Write as _},
+    mem,
     sync::{
         Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{format, sandbox};
@@ -27,6 +28,11 @@ static DIVERTED: Mutex<Option<Diverted>> = Mutex::new(None);
 
 /// Lines that are kept until the screen is gone.
 const HELD: usize = 100;
+
+/// Lines about one subject that are said in a run.
+const FEW: usize = 20;
+/// How long what things have come to waits behind those.
+const REST: Duration = Duration::from_secs(600);
 
 /// Where lines go while a full screen has the terminal.
 struct Diverted {
@@ -154,9 +160,103 @@ impl Voice {
     }
 }
 
+/// Lines about one subject, of which a run says a few. Then it says that there are more.
+pub(super) struct Few {
+    /// What is said when the first one is kept back.
+    more: &'static str,
+    said: usize,
+    /// Those that are said once.
+    once: HashSet<String>,
+    is_noted: bool,
+    /// When something was said last of what things have come to, and what is to be said of it.
+    last: Option<Instant>,
+    waiting: Option<String>,
+}
+
+impl Few {
+    pub(super) fn new(more: &'static str) -> Self {
+        let (once, last, waiting) = (HashSet::new(), None, None);
+        Self { more, said: 0, once, is_noted: false, last, waiting }
+    }
+
+    /// Says a line, unless it was said before.
+    pub(super) fn say_once(&mut self, line: &str) {
+        self.once(line).iter().for_each(|line| say(line));
+    }
+
+    /// Says what things have come to, where that is something new. Behind the few the newest line waits until nothing was
+    /// said for ten minutes, so this is to be called where nothing is new, too.
+    pub(super) fn say_latest(&mut self, line: Option<String>) {
+        self.latest(line, Instant::now()).iter().for_each(|line| say(line));
+    }
+
+    /// Whether the next one is kept back, or waits.
+    pub(super) const fn is_full(&self) -> bool {
+        self.said >= FEW
+    }
+
+    fn once(&mut self, line: &str) -> Option<String> {
+        if self.once.contains(line) {
+            return None;
+        }
+        if self.is_full() {
+            return self.keep_back();
+        }
+        self.said += 1;
+        self.once.insert(line.to_owned());
+        Some(line.to_owned())
+    }
+
+    fn latest(&mut self, line: Option<String>, now: Instant) -> Option<String> {
+        self.waiting = line.or_else(|| self.waiting.take());
+        let rests = self.last.is_some_and(|last| now.duration_since(last) < REST);
+        if self.waiting.is_some() && self.is_full() && rests {
+            return self.keep_back();
+        }
+        let line = self.waiting.take()?;
+        self.said += 1;
+        self.last = Some(now);
+        Some(line)
+    }
+
+    fn keep_back(&mut self) -> Option<String> {
+        let is_first = !mem::replace(&mut self.is_noted, true);
+        is_first.then(|| self.more.to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn behind_a_few_it_is_said_that_there_are_more() {
+        let mut few = Few::new("more");
+        let said: Vec<_> = (0..FEW + 5)
+            .flat_map(|n| [n / 2, n])
+            .filter_map(|n| few.once(&n.to_string()))
+            .collect();
+        let expected = (0..FEW).map(|n| n.to_string()).chain(["more".to_owned()]);
+        assert_eq!(said, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_things_have_come_to_is_said_later() {
+        let (mut few, start) = (Few::new("more"), Instant::now());
+        for n in 0..FEW {
+            assert!(!few.is_full());
+            assert_eq!(few.latest(Some(n.to_string()), start), Some(n.to_string()));
+            assert_eq!(few.latest(None, start), None);
+        }
+        assert!(few.is_full());
+        assert_eq!(few.latest(Some("a".to_owned()), start), Some("more".to_owned()));
+        assert_eq!(few.latest(Some("b".to_owned()), start), None);
+        assert_eq!(few.latest(None, start + REST / 2), None);
+        assert_eq!(few.latest(None, start + REST), Some("b".to_owned()));
+        assert_eq!(few.latest(None, start + REST * 3), None);
+        assert_eq!(few.latest(Some("c".to_owned()), start + REST * 3), Some("c".to_owned()));
+        assert_eq!(few.latest(Some("d".to_owned()), start + REST * 3), None, "that was said");
+    }
 
     #[test]
     fn lines_that_nobody_takes_are_counted_and_told() {

@@ -171,6 +171,8 @@ pub(super) async fn run(
     let listing = Listing { by, sort, top, all, telling, apart: false };
     let listing = if is_screen { screen::listing(all) } else { listing };
     let (feed, pushing) = feed(watch, scrape, &about.node, filters)?.unzip();
+    // Who sums up all flows is to get each.
+    let frozen = if feed.is_some() { Listing { top: None, ..listing } } else { listing };
     let host_root = kernel.host_root.clone();
     let worker = Worker::start(outputs.progress().clone(), move || Reporter {
         about,
@@ -184,7 +186,7 @@ pub(super) async fn run(
     let sieve = Sieve::new(&filters, &watch.targets.owners, &kernel.host_root);
     let intake = Intake::new(table, places, sieve, None);
     let asking = Asking::new(&kernel.host_root);
-    let observer = Observer::new(tracer, intake, diagnostics, Some(asking));
+    let observer = Observer::new(tracer, intake, diagnostics, Some(asking), watch, frozen);
     let ended = observer.run(watch, &filters, seeding, worker, &mut stop).await?;
     if let Some(pushing) = pushing.flatten() {
         pushing.last(&mut stop).await;

@@ -242,6 +242,7 @@ impl Writer {
             suppressed: rest.suppressed_in_all,
             stacks_not_taken: rest.stacks_not_taken,
             signals: total.signals.clone(),
+            own: total.own.clone(),
             accounting: total.accounting.clone(),
             stream: total.stream,
             complete: total.complete,

@@ -115,9 +115,10 @@ const X32: i64 = 0x4000_0000;
 const X32_OWN: std::ops::RangeInclusive<i64> = 512..=547;
 
 /// Commands of `bpf(2)` (enum `bpf_cmd`, include/uapi/linux/bpf.h) on what is there: look-up, update and delete of one
-/// entry of a map (1 to 3), runs of a program (10), and facts of a map, which mapping a ring again asks for (15). Nothing
-/// else is asked of what is there: no map is walked through, and links are taken out by closing them.
-const MAPS: &[u64] = &[1, 2, 3, 10, 15];
+/// entry of a map (1 to 3), runs of a program (10), facts of a map, which mapping a ring again asks for, and of a program,
+/// of which its skipped runs and what it takes are (15), and having the kernel measure that (32). Nothing else is asked
+/// of what is there: no map is walked through, and links are taken out by closing them.
+const MAPS: &[u64] = &[1, 2, 3, 10, 15, 32];
 /// Attaching a program to a kprobe (28). It is loaded by then and stays so while it is taken out: what follows a module
 /// loads its programs at the start, whether or not the module is there.
 const LATE: &[u64] = &[28];

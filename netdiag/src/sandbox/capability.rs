@@ -12,8 +12,8 @@ use rustix::{
 
 use super::directory_of;
 
-/// For reading `/proc` of others, entering namespaces, connection tracking and filter rules, names of functions,
-/// and maps of the programs (kernels from 5.8 on and before 5.19 refuse all of `bpf(2)` without).
+/// For reading `/proc` of others, entering namespaces, statistics of programs, connection tracking and filter rules,
+/// names of functions, and maps of the programs (kernels from 5.8 on and before 5.19 refuse all of `bpf(2)` without).
 const RUNNING: CapabilitySet = CapabilitySet::SYS_PTRACE
     .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::SYS_ADMIN)

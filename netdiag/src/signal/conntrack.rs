@@ -56,6 +56,7 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("conntrack_flush"),
     rows: Rows::Entries,
     kinds: &[&CONNTRACK],
+    shed: None,
 };
 
 const CONNTRACK: Kind = Kind {
@@ -123,7 +124,6 @@ const KPROBE: Source = Source {
     reads_memory: true,
     skips_when_preempted: false,
     blind: &[],
-    cost: None,
     module: Some("nf_conntrack"),
     when_preempted: None,
 };
@@ -164,7 +164,6 @@ const PACKETS: Source = Source {
          insert_failed, also where a rule of iptables-legacy did it (node.conntrack has the kernel's \
          own count)",
     ],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -180,7 +179,6 @@ const CTNETLINK: Source = Source {
     reads_memory: false,
     skips_when_preempted: false,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -204,7 +202,6 @@ const TOLD: Extra = Extra {
             "the end of entries that were made before netdiag began to listen, or that go with their \
              namespace, and the first second of a new namespace",
         ],
-        cost: None,
     }],
     lost: "entries that are put into the table or destroyed",
     counts: &["confirmed", "destroyed"],

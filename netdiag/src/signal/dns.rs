@@ -18,7 +18,7 @@ use zerocopy::FromBytes;
 
 use super::{
     Attachment, Cost, Count, CountId, Definition, Fold, Hook, Label, Malformed, Metric, MetricId, Rows,
-    Source, Subject, count_id, metric_id,
+    Shed, Source, Subject, count_id, metric_id,
 };
 use crate::event::{Field as Said, Form, Kind, Past, Shown, Stack, Told, Value};
 
@@ -73,6 +73,7 @@ pub const DEFINITION: Definition = Definition {
     flush: None,
     rows: Rows::Flows,
     kinds: &[&DNS],
+    shed: Some(Shed::at(3)),
 };
 
 const DNS: Kind = Kind {
@@ -119,7 +120,6 @@ const TP_BTF: Source = Source {
     // Both run with bottom halves off.
     skips_when_preempted: false,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -138,7 +138,6 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: false,
     blind: &["messages whose bytes lie in pages: over TCP nearly all"],
-    cost: None,
     module: None,
     when_preempted: None,
 };

@@ -41,6 +41,7 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("drop_flush"),
     rows: Rows::Flows,
     kinds: &[&DROP],
+    shed: None,
 };
 
 const DROP: Kind = Kind {
@@ -92,7 +93,6 @@ const TP_BTF: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -108,7 +108,6 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -125,7 +124,6 @@ const SOCKETS: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &["the conversations of packets that no socket holds (they count in the last row)"],
-    cost: None,
     module: None,
     when_preempted: None,
 };

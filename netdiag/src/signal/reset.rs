@@ -42,6 +42,7 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("reset_flush"),
     rows: Rows::Flows,
     kinds: &[&RESET],
+    shed: None,
 };
 
 const RESET: Kind = Kind {
@@ -96,7 +97,6 @@ const TP_BTF: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: BLIND,
-    cost: None,
     module: None,
     when_preempted: None,
 };

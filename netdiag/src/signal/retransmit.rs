@@ -59,6 +59,7 @@ pub const DEFINITION: Definition = Definition {
     flush: None,
     rows: Rows::Flows,
     kinds: &[&RETRANSMIT],
+    shed: None,
 };
 
 const RETRANSMIT: event::Kind = event::Kind {
@@ -137,7 +138,6 @@ const TP_BTF: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -157,7 +157,6 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };

@@ -13,7 +13,7 @@ use netdiag_common::{
 
 use super::{
     Attachment, Cost, Count, CountId, Definition, Fold, Hook, Malformed, Metric, MetricId, Path,
-    Rows, Source, Subject, batch, count_id, metric_id,
+    Rows, Shed, Source, Subject, batch, count_id, metric_id,
 };
 use crate::event::{Past, Told};
 
@@ -40,6 +40,9 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("rtt_flush"),
     rows: Rows::Flows,
     kinds: &[],
+    shed: Some(Shed::at(0).hiding(
+        "whose time responses take: these are in response_ns, and not in spent_ns",
+    )),
 };
 
 /// Every sample as the estimator gets it.
@@ -56,7 +59,6 @@ const FEXIT: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -86,7 +88,6 @@ const TP_BTF: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: ESTIMATOR_BLIND,
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -105,7 +106,6 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: ESTIMATOR_BLIND,
-    cost: None,
     module: None,
     when_preempted: None,
 };

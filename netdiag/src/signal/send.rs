@@ -4,12 +4,13 @@ use netdiag_common::{
     batch::BATCH,
     field::Field,
     flow::FlowId,
+    globals::duty,
     signal::{Signal, send::Sample},
 };
 
 use super::{
     Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric,
-    MetricId, Rows, Source, Subject, When, batch, count_id, metric_id, turn,
+    MetricId, Rows, Shed, Source, Subject, When, batch, count_id, metric_id, turn,
 };
 use crate::event::{Past, Told};
 
@@ -41,6 +42,9 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("send_flush"),
     rows: Rows::Flows,
     kinds: &[],
+    shed: Some(Shed::at(2).hiding(
+        "that a socket goes to another process: its owner is the one before, until a send counts again",
+    )),
 };
 
 /// Trampolines at entry and return; cheapest, and sees every call.
@@ -65,18 +69,22 @@ const FEXIT: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
+
+const CALLS_BEGIN: Attachment =
+    Attachment::new("calls_begin_tp_btf", Hook::TpBtf("tcp_sendmsg_locked"))
+        .with_duty(duty::SEND_BEGINS);
 
 /// The pair of tracepoints of 6.16 and later. The next call is taken for a further turn of one whose
 /// end was skipped, and the two make one sample: such an end is a missed sample as well.
 const TRACEPOINTS: Source = Source {
     name: "tracepoints",
     attachments: &[
-        Attachment::new("send_begin_tp_btf", Hook::TpBtf("tcp_sendmsg_locked")),
-        Attachment::new("send_end_tp_btf", Hook::TpBtf("sock_send_length")),
+        CALLS_BEGIN,
+        Attachment::new("calls_end_tp_btf", Hook::TpBtf("sock_send_length"))
+            .with_duty(duty::SEND_ENDS),
     ],
     extras: &[],
     fields: &[Field::SkProtocol],
@@ -85,7 +93,6 @@ const TRACEPOINTS: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: TRACEPOINTS_BLIND,
-    cost: None,
     module: None,
     when_preempted: Some(&TRACEPOINTS_PREEMPTED),
 };
@@ -101,7 +108,7 @@ const TRACEPOINTS_BLIND: &[&str] = &[
 const TRACEPOINTS_PREEMPTED: Source = Source {
     name: "tracepoints",
     attachments: &[
-        Attachment::new("send_begin_tp_btf", Hook::TpBtf("tcp_sendmsg_locked")),
+        CALLS_BEGIN,
         Attachment::new("send_locked_end_tracepoint", Hook::Tracepoint("sock", "sock_send_length")),
     ],
     extras: &[],
@@ -115,7 +122,6 @@ const TRACEPOINTS_PREEMPTED: Source = Source {
         TRACEPOINTS_BLIND[1],
         "time before a later copy where the kernel skipped the first run (counted as missed)",
     ],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -144,7 +150,6 @@ const KPROBE: Source = Source {
     reads_memory: true,
     skips_when_preempted: false,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };

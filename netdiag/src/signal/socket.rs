@@ -5,6 +5,7 @@ use std::{num::NonZeroU64, sync::Arc};
 use netdiag_common::{
     field::Field,
     flow::{SocketRef, TcpCounters, TcpDetail},
+    globals::duty,
     signal::{
         Signal,
         socket::{Record, what},
@@ -56,6 +57,7 @@ pub const DEFINITION: Definition = Definition {
     flush: None,
     rows: Rows::Flows,
     kinds: &[&CONNECT, &CLOSE],
+    shed: None,
 };
 
 const CONNECT: Kind = Kind {
@@ -119,7 +121,6 @@ const TP_BTF: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -137,7 +138,6 @@ const RAW_TP: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -168,18 +168,21 @@ const TRACEPOINT: Source = Source {
     fields: &COUNTERS_AND_DESCRIPTOR,
     reads_memory: true,
     blind: &[NOT_BY_CALL],
-    cost: Some(Cost::SystemCall),
     ..TP_BTF
 };
 
 const ACCEPT_KPROBE: Attachment =
     Attachment::new("socket_accept_kprobe", Hook::Kprobe("security_sock_graft"));
 const ACCEPT_EXIT: Attachment =
-    Attachment::new("socket_accept_tp", Hook::Tracepoint("syscalls", "sys_exit_accept"));
+    Attachment::new("socket_accept_tp", Hook::Tracepoint("syscalls", "sys_exit_accept"))
+        .costing(Cost::SystemCall);
 const ACCEPT4_EXIT: Attachment =
-    Attachment::new("socket_accept4_tp", Hook::Tracepoint("syscalls", "sys_exit_accept4"));
+    Attachment::new("socket_accept_tp", Hook::Tracepoint("syscalls", "sys_exit_accept4"))
+        .costing(Cost::SystemCall);
 const FIRST_RECEIVE: Attachment =
-    Attachment::new("socket_recv_tp_btf", Hook::TpBtf("sock_recv_length"));
+    Attachment::new("socket_recv_tp_btf", Hook::TpBtf("sock_recv_length")).costing(Cost::Call);
+/// Beside programs that see accept: after that it is enough to know who reads data.
+const RECEIVE_LATER: Attachment = FIRST_RECEIVE.relieved_by(duty::READERS);
 
 const NOT_BY_CALL: &str = "accept_wait of connections accepted by io_uring or a 32-bit program";
 
@@ -221,22 +224,18 @@ const ACCEPT: Extra = Extra {
             "socket_accept_fexit_4",
             Hook::FexitWith("inet_csk_accept", 4),
         )]),
-        Alternative::programs(&[ACCEPT_KPROBE, FIRST_RECEIVE]).costing(Cost::Call),
+        Alternative::programs(&[ACCEPT_KPROBE, RECEIVE_LATER]),
         Alternative::programs(&[ACCEPT_KPROBE]),
-        Alternative::programs(&[ACCEPT_EXIT, ACCEPT4_EXIT, FIRST_RECEIVE])
+        Alternative::programs(&[ACCEPT_EXIT, ACCEPT4_EXIT, RECEIVE_LATER])
             .reading(DESCRIPTOR)
-            .blind_to(&[NOT_BY_CALL])
-            .costing(Cost::SystemCall),
+            .blind_to(&[NOT_BY_CALL]),
         Alternative::programs(&[ACCEPT_EXIT, ACCEPT4_EXIT])
             .reading(DESCRIPTOR)
-            .blind_to(&[NOT_BY_CALL])
-            .costing(Cost::SystemCall),
-        Alternative::programs(&[FIRST_RECEIVE])
-            .blind_to(&[
-                "accept_wait",
-                "owner of an accepted socket before it first receives or sends",
-            ])
-            .costing(Cost::Call),
+            .blind_to(&[NOT_BY_CALL]),
+        Alternative::programs(&[FIRST_RECEIVE]).blind_to(&[
+            "accept_wait",
+            "owner of an accepted socket before it first receives or sends",
+        ]),
     ],
     lost: "accept_wait, and the owner of an accepted socket before it first sends",
     counts: &[],
@@ -245,7 +244,7 @@ const ACCEPT: Extra = Extra {
 /// Who a connection belongs to, for programs that do not reach what is remembered of it.
 const RECEIVE: Extra = Extra {
     when: When::TracepointExists("sock_recv_length"),
-    alternatives: &[Alternative::programs(&[FIRST_RECEIVE]).costing(Cost::Call)],
+    alternatives: &[Alternative::programs(&[RECEIVE_LATER])],
     lost: "under filters by owner, what an accepted socket did before it first sent",
     counts: &[],
 };

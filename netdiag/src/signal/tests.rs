@@ -1,8 +1,11 @@
 use std::num::NonZeroU64;
 
-use netdiag_common::signal::{
-    conntrack as entries, dns as messages, drop as drops, reset as resets, retransmit as again,
-    rtt as trips, send as sends, socket as sockets, turn as turns,
+use netdiag_common::{
+    globals::duty,
+    signal::{
+        conntrack as entries, dns as messages, drop as drops, reset as resets, retransmit as again,
+        rtt as trips, send as sends, socket as sockets, turn as turns,
+    },
 };
 use proptest::{collection::vec, prelude::*};
 use zerocopy::IntoBytes;
@@ -113,11 +116,14 @@ fn dear_hooks_are_told() {
         let sources = definition.sources.iter();
         for source in sources.flat_map(|source| [Some(source), source.when_preempted]).flatten() {
             let name = (definition.signal, source.name);
-            let cost = Some(source.cost.unwrap_or(definition.cost));
-            assert!(least(source.attachments) <= cost, "{name:?}");
+            let told = |attachments: &[Attachment]| {
+                let dearest = attachments.iter().filter_map(|attachment| attachment.cost).max();
+                dearest.max(Some(definition.cost))
+            };
+            assert!(least(source.attachments) <= told(source.attachments), "{name:?}");
             for way in source.extras.iter().flat_map(|extra| extra.alternatives) {
                 if let By::Programs(attachments) = way.by {
-                    assert!(least(attachments) <= way.cost.max(cost), "{name:?}: {attachments:?}");
+                    assert!(least(attachments) <= told(attachments), "{name:?}: {attachments:?}");
                 }
             }
         }
@@ -226,6 +232,34 @@ fn who_stands_in_runs_behind_the_first() {
     }
 }
 
+/// What several signals share is attached once, and told for which of them it works; see [`Attachment::duty`].
+#[test]
+fn shared_programs_have_a_duty_for_each_signal() {
+    let mut uses = Vec::new();
+    for definition in DEFINITIONS {
+        let sources = definition.sources.iter();
+        for source in sources.flat_map(|source| [Some(source), source.when_preempted]).flatten() {
+            let extras = source.extras.iter().flat_map(|extra| extra.alternatives);
+            let beside = extras.flat_map(|way| match way.by {
+                By::Programs(attachments) => attachments,
+                By::Ctnetlink => &[],
+            });
+            // What one may do in place of another one is nothing that it shares.
+            let shared = |it: &Attachment| it.duty & !duty::READERS;
+            let all = source.attachments.iter().chain(beside);
+            uses.extend(all.map(|it| (it.program, definition.signal, it.hook, shared(it))));
+        }
+    }
+    for &(program, signal, hook, duty) in &uses {
+        let same = |name: &str, other: Signal| name == program && other == signal;
+        let others = uses.iter().filter(|(name, other, ..)| *name == program && *other != signal);
+        assert_eq!(others.clone().count() != 0, duty != 0, "{program} for {signal:?}");
+        assert!(others.clone().all(|(_, _, other, _)| *other == hook), "{program}");
+        let alone = uses.iter().all(|&(name, other, _, of)| of & duty == 0 || same(name, other));
+        assert!(alone, "{program} for {signal:?}: another one has its duty");
+    }
+}
+
 /// Also of those whose samples are more than one, and of messages that lie behind their record.
 #[test]
 fn hostile_records_are_decoded_or_refused() {
@@ -248,4 +282,12 @@ fn hostile_records_are_decoded_or_refused() {
         assert!(events.len() <= BATCH);
         assert!((1..=u64::from(drops::SAMPLES)).contains(&samples(bytes)));
     });
+}
+
+#[test]
+fn each_that_may_be_left_out_has_a_place_of_its_own() {
+    let order = shedding();
+    assert_eq!(order, [Signal::Rtt, Signal::Turn, Signal::Send, Signal::Dns]);
+    let places = DEFINITIONS.iter().filter_map(|it| Some(usize::from(it.shed?.place)));
+    assert_eq!(places.sum::<usize>(), (0..order.len()).sum::<usize>());
 }

@@ -4,15 +4,16 @@ use netdiag_common::{
     batch::BATCH,
     field::Field,
     flow::FlowId,
+    globals::duty,
     signal::{
         Signal,
-        turn::{Sample, kind},
+        turn::{Sample, flag, kind},
     },
 };
 
 use super::{
     Alternative, Attachment, Cost, Count, CountId, Definition, Extra, Fold, Hook, Malformed, Metric,
-    MetricId, Rows, Source, Subject, When, batch, count_id, metric_id,
+    MetricId, Rows, Shed, Source, Subject, When, batch, count_id, metric_id,
 };
 use self::split::Parts;
 use crate::event::{Past, Told};
@@ -96,7 +97,8 @@ pub const DEFINITION: Definition = Definition {
             "nanoseconds of responses that the path takes at its best (rtt_min)",
         )
         .without_column()
-        .keyed("layer"),
+        .keyed("layer")
+        .pausing_with(&[Signal::Rtt]),
         Count::new(
             "spent_ns.network_queueing",
             "nanoseconds that it took beyond that, by round trips in the same turn that no delay of the \
@@ -111,13 +113,15 @@ pub const DEFINITION: Definition = Definition {
         )
         .without_column()
         .keyed("layer")
-        .needing(&[Signal::Retransmit]),
+        .needing(&[Signal::Retransmit])
+        .pausing_with(&[Signal::Rtt]),
         Count::new(
             "spent_ns.peer_application",
             "the rest of responses: the peer's application, and what of the network was not seen",
         )
         .without_column()
-        .keyed("layer"),
+        .keyed("layer")
+        .pausing_with(&[Signal::Rtt]),
     ],
     cost: Cost::Segment,
     sources: &[FEXIT, TRACEPOINTS, KPROBE],
@@ -125,11 +129,15 @@ pub const DEFINITION: Definition = Definition {
     flush: Some("turn_flush"),
     rows: Rows::Flows,
     kinds: &[],
+    shed: Some(Shed::at(1)),
 };
 
 /// What makes a turn.
 const SEQUENCES: &[Field] =
     &[Field::TcpWriteSeq, Field::TcpSndUna, Field::TcpCopiedSeq, Field::TcpRcvNxt, Field::TcpMstamp];
+
+const READ: Attachment = Attachment::new("turn_read_tp_btf", Hook::TpBtf("tcp_rcv_space_adjust"))
+    .with_duty(duty::READERS);
 
 /// Both ends of each send call under the socket's lock.
 const FEXIT: Source = Source {
@@ -139,7 +147,7 @@ const FEXIT: Source = Source {
         Attachment::aside("turn_send_fexit", Hook::Fexit("tcp_sendmsg_locked")),
         Attachment::new("turn_ready_fentry", Hook::Fentry("tcp_data_ready")),
         Attachment::aside("turn_ready_second_fentry", Hook::Fentry("tcp_data_ready")),
-        Attachment::new("turn_read_tp_btf", Hook::TpBtf("tcp_rcv_space_adjust")),
+        READ,
     ],
     extras: &[Extra {
         when: When::FunctionExists("do_tcp_sendpages"),
@@ -156,7 +164,6 @@ const FEXIT: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &[],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -165,11 +172,13 @@ const FEXIT: Source = Source {
 const TRACEPOINTS: Source = Source {
     name: "tracepoints",
     attachments: &[
-        Attachment::new("turn_send_tp_btf", Hook::TpBtf("tcp_sendmsg_locked")),
-        Attachment::aside("turn_sent_tp_btf", Hook::TpBtf("sock_send_length")),
+        Attachment::new("calls_begin_tp_btf", Hook::TpBtf("tcp_sendmsg_locked"))
+            .with_duty(duty::TURN_BEGINS),
+        Attachment::aside("calls_end_tp_btf", Hook::TpBtf("sock_send_length"))
+            .with_duty(duty::TURN_ENDS),
         Attachment::aside("turn_ready_second_tp_btf", Hook::TpBtf("sk_data_ready")),
         Attachment::new("turn_ready_tp_btf", Hook::TpBtf("sk_data_ready")),
-        Attachment::new("turn_read_tp_btf", Hook::TpBtf("tcp_rcv_space_adjust")),
+        READ,
     ],
     extras: &[],
     fields: SEQUENCES,
@@ -178,7 +187,6 @@ const TRACEPOINTS: Source = Source {
     reads_memory: false,
     skips_when_preempted: true,
     blind: &["data that comes below SO_RCVLOWAT, until there is enough"],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -189,7 +197,8 @@ const KPROBE: Source = Source {
     attachments: &[
         Attachment::new("turn_send_kprobe", Hook::Kprobe("tcp_sendmsg_locked")),
         Attachment::new("turn_ready_kprobe", Hook::Kprobe("tcp_data_ready")),
-        Attachment::new("turn_read_raw_tp", Hook::RawTp("tcp_rcv_space_adjust")),
+        Attachment::new("turn_read_raw_tp", Hook::RawTp("tcp_rcv_space_adjust"))
+            .with_duty(duty::READERS),
     ],
     extras: &[
         Extra {
@@ -214,7 +223,6 @@ const KPROBE: Source = Source {
     reads_memory: true,
     skips_when_preempted: true,
     blind: &["data that comes in a softirq which interrupts another program of a kprobe"],
-    cost: None,
     module: None,
     when_preempted: None,
 };
@@ -231,8 +239,8 @@ pub enum What {
         /// From its last one to the last time that some of it was sent again; 0 where none was.
         stalled_ns: u64,
         /// A round trip since its last byte that no delay of the peer's ACK is part of; 0 where there was
-        /// none.
-        prompt_ns: u64,
+        /// none. None where round trips were left out to keep the cost down.
+        prompt_ns: Option<u64>,
     },
     /// This end answered.
     Service {
@@ -291,7 +299,8 @@ impl Event {
                 row.latency(RESPONSE, latency_ns);
                 let all_ns = latency_ns + self.left_out;
                 row.count(RESPONSE_NS, all_ns);
-                if let Some(rtt_min_ns) = row.rtt_min_ns() {
+                // Without it what the network takes would be the peer's.
+                if let Some((rtt_min_ns, prompt_ns)) = row.rtt_min_ns().zip(prompt_ns) {
                     let parts = Parts::of(latency_ns, rtt_min_ns, stalled_ns, prompt_ns);
                     parts.scaled(latency_ns, all_ns).count(row);
                 }
@@ -321,8 +330,9 @@ pub(super) fn decode(bytes: &[u8], emit: &mut impl FnMut(Event)) -> Result<(), M
     if samples.iter().any(|sample| sample.kind as usize >= kind::COUNT) {
         return Err(Malformed::Value("kind"));
     }
-    for &Sample { flow, latency_ns, other_ns, left_out, kind, stalled_us, prompt_us, .. } in samples {
+    for &Sample { flow, latency_ns, other_ns, left_out, kind, stalled_us, prompt_us, flags } in samples {
         let [stalled_ns, prompt_ns] = [stalled_us, prompt_us].map(|us| u64::from(us) * 1_000);
+        let prompt_ns = Some(prompt_ns).filter(|_| flags & flag::NO_TRIPS == 0);
         let what = match kind {
             kind::RESPONSE => What::Response { latency_ns, since_first_ns: other_ns, stalled_ns, prompt_ns },
             kind::SERVICE => What::Service { latency_ns, since_read_ns: other_ns },

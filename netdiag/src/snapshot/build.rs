@@ -3,6 +3,7 @@
 //! Two steps, so that screen, dump and stream show the same rows: [`Listing::arrange`] works on the
 //! [`Interval`], [`Frame::build`] turns it into the JSON form. Pure: names and times are handed in.
 
+mod choice;
 pub(super) mod conntrack;
 pub(super) mod owner;
 mod sort;
@@ -12,10 +13,13 @@ use std::{cmp::Reverse, collections::BTreeMap, time::SystemTime};
 use jiff::Timestamp;
 use netdiag_common::{flow::FlowKey, signal::Signal};
 
-pub use self::sort::{Sort, Value};
+pub use self::{
+    choice::{Lazily, Survey},
+    sort::{Sort, Value},
+};
 use super::{
-    Account, CountValue, Distribution, Endpoint, Flow, Group, Node, Owner, SignalStatus, Snapshot,
-    Status, Stream,
+    Account, CountValue, Distribution, Endpoint, Flow, Group, Node, Own, Owner, SignalStatus,
+    Snapshot, Status, Stream, redact::Redactor,
 };
 use crate::{
     flow::{End, Frozen, Grouping, Interval, latency::Latency, tuples::address},
@@ -66,8 +70,7 @@ fn bring_forward(flows: &mut Vec<Frozen>, top: usize) {
     if flows.len() <= top {
         return;
     }
-    let ids: Vec<CountId> =
-        counts().filter(|(_, _, count)| count.tells).map(|(id, ..)| id).collect();
+    let ids = telling();
     let tells = |flow: &Frozen| ids.iter().any(|&id| flow.count(id).is_some_and(|n| n > 0));
     let mut room = top / 2;
     let mut is_first = Vec::with_capacity(flows.len());
@@ -81,6 +84,11 @@ fn bring_forward(flows: &mut Vec<Frozen>, top: usize) {
     let all = std::mem::take(flows).into_iter().zip(is_first);
     let (first, rest): (Vec<_>, Vec<_>) = all.partition(|(_, is_first)| *is_first);
     flows.extend(first.into_iter().chain(rest).map(|(flow, _)| flow));
+}
+
+/// Counts that findings need single flows of.
+fn telling() -> Vec<CountId> {
+    counts().filter(|(_, _, count)| count.tells).map(|(id, ..)| id).collect()
 }
 
 /// What a snapshot speaks of.
@@ -126,16 +134,45 @@ pub struct Frame<'a> {
     pub filtered: bool,
     /// What the node says of itself.
     pub node: Node,
+    /// What netdiag itself takes.
+    pub own: Own,
     /// Fates of samples by signal.
     pub accounting: BTreeMap<String, Account>,
     /// What userspace received.
     pub stream: Stream,
 }
 
-impl Frame<'_> {
+impl<'a> Frame<'a> {
     /// The snapshot with these flows, in their order.
     #[must_use]
     pub fn build(self, interval: &Interval) -> Snapshot {
+        let flows = interval.flows.iter().map(|flow| named(flow, self.signals, self.labels));
+        let flows = flows.collect();
+        self.with(interval, flows)
+    }
+
+    /// The same with these flows instead, each of which is named only as it is written, or given a pseudonym.
+    pub fn lazily<'b>(
+        self,
+        rest: &Interval,
+        flows: impl Iterator<Item = Frozen> + 'b,
+        redactor: Option<&'b Redactor>,
+    ) -> Snapshot<Lazily<'b>>
+    where
+        'a: 'b,
+    {
+        let (signals, labels, by) = (self.signals, self.labels, self.by);
+        let flows = flows.map(move |flow| {
+            let mut flow = named(&flow, signals, labels);
+            redactor.iter().for_each(|it| it.flow(&mut flow, by));
+            flow
+        });
+        let mut snapshot = self.with(rest, Lazily::new(flows));
+        redactor.iter().for_each(|it| it.rest(&mut snapshot));
+        snapshot
+    }
+
+    fn with<F>(self, interval: &Interval, flows: F) -> Snapshot<F> {
         let submitted: u64 = self.accounting.values().map(|account| account.submitted).sum();
         // While a run goes on, samples are on their way between the two readings.
         let arrived = self.scope == Scope::Interval || submitted == self.stream.received;
@@ -148,11 +185,7 @@ impl Frame<'_> {
             kernel: self.kernel.to_owned(),
             signals: self.signals.to_vec(),
             by: self.by,
-            flows: interval
-                .flows
-                .iter()
-                .map(|flow| named(flow, self.signals, self.labels))
-                .collect(),
+            flows,
             other: Flow {
                 id: "other".to_owned(),
                 ..unnamed(&interval.other, self.signals, self.labels)
@@ -165,7 +198,12 @@ impl Frame<'_> {
                 self.labels,
             ),
             filtered: self.filtered,
-            node: self.node,
+            node: Node {
+                own_cpu_ns: self.own.cpu_ns,
+                own_resident_bytes: self.own.resident_bytes,
+                ..self.node
+            },
+            own: self.own,
             accounting: self.accounting,
             stream: self.stream,
             complete: lost == 0 && self.stream.malformed == 0 && arrived,
@@ -292,22 +330,26 @@ fn distributions(flow: &Frozen) -> BTreeMap<String, Distribution> {
         .collect()
 }
 
-/// Every count of every signal: its number, 0 where its source works and saw none, else null.
+/// Every count of every signal: its number, 0 where its source works, saw none and left none out, else null.
 pub(super) fn values(
     flow: &Frozen,
     signals: &[SignalStatus],
     labels: &Labels,
 ) -> BTreeMap<String, CountValue> {
     let mut values = BTreeMap::new();
+    let is_any_shed = signals.iter().any(|status| status.shed);
     for (id, signal, count) in counts() {
         let seen = is_seen(signal, count, signals);
+        let shed = is_any_shed && is_shed(signal, count, signals);
         if count.labelled {
-            let value = if seen { by_label(flow, id, labels) } else { CountValue::Number(None) };
+            let is_known = seen && (!shed || flow.labels(id).next().is_some());
+            let value =
+                if is_known { by_label(flow, id, labels) } else { CountValue::Number(None) };
             values.insert(count.name.to_owned(), value);
             continue;
         }
         let value = match (count.absent_is_zero, seen) {
-            (true, true) => Some(flow.count(id).unwrap_or(0)),
+            (true, true) => Some(flow.count(id).unwrap_or(0)).filter(|n| *n > 0 || !shed),
             (true, false) => None,
             (false, _) => flow.count(id),
         };
@@ -342,6 +384,14 @@ pub fn is_seen(signal: Signal, count: &Count, signals: &[SignalStatus]) -> bool 
     };
     is_on(signal).is_some_and(|status| !status.unseen_counts.contains(&count.name))
         && count.needs.iter().all(|&needed| is_on(needed).is_some())
+}
+
+/// Whether samples that a count is made of were left out.
+fn is_shed(signal: Signal, count: &Count, signals: &[SignalStatus]) -> bool {
+    let is_shed =
+        |signal: Signal| signals.iter().any(|status| status.shed && status.signal == signal.name());
+    let mut others = count.needs.iter().chain(count.pauses_with);
+    is_shed(signal) || others.any(|&other| is_shed(other))
 }
 
 #[cfg(test)]

@@ -78,9 +78,9 @@ pub struct Node {
     /// What could not be read, this time and the time before; at most one for each part.
     #[serde(default)]
     pub unread: Vec<Unread>,
-    /// CPU time of this process in the interval, in nanoseconds; null when unreadable.
+    /// `own.cpu_ns` of the snapshot, for those who look for it here.
     pub own_cpu_ns: Option<u64>,
-    /// Resident memory of this process, in bytes; null when unreadable.
+    /// `own.resident_bytes` likewise.
     pub own_resident_bytes: Option<u64>,
 }
 

@@ -27,18 +27,26 @@ pub struct Redactor {
 impl Redactor {
     /// Leaves no address and no name in a snapshot.
     pub fn snapshot(&self, snapshot: &mut Snapshot) {
+        let by = snapshot.by;
+        snapshot.flows.iter_mut().for_each(|flow| self.flow(flow, by));
+        self.rest(snapshot);
+    }
+
+    /// The same of a snapshot whose flows have their pseudonyms, or get them one by one ([`Self::flow`]).
+    pub fn rest<F>(&self, snapshot: &mut Snapshot<F>) {
         let Snapshot {
             by,
-            flows,
             other,
             conntrack,
             node,
+            flows: _,
             // Who watches may be known; `--node` gives another name.
             host: _,
             kernel: _,
-            // Names of signals, and words of netdiag and of the kernel.
+            // Names of signals and of netdiag's programs, and words of netdiag and of the kernel.
             signals: _,
             accounting: _,
+            own: _,
             schema: _,
             start: _,
             end: _,
@@ -47,9 +55,7 @@ impl Redactor {
             stream: _,
             complete: _,
         } = snapshot;
-        for flow in flows.iter_mut().chain([other]) {
-            self.flow(flow, *by);
-        }
+        self.flow(other, *by);
         conntrack.iter_mut().for_each(|conntrack| self.conntrack(conntrack));
         self.node(node);
     }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Account, CountValue, Endpoint, Listener, Owner, Role, SignalStatus, Stream, Tuple,
+    Account, CountValue, Endpoint, Listener, Own, Owner, Role, SignalStatus, Stream, Tuple,
     build::{conntrack, endpoints, flow_name, owner, protocol_name, rfc3339, translated, values},
 };
 use crate::{
@@ -146,6 +146,8 @@ pub struct End {
     pub stacks_not_taken: Option<u64>,
     /// How each signal was observed.
     pub signals: Vec<SignalStatus>,
+    /// What netdiag itself took.
+    pub own: Own,
     /// Fates of samples by signal.
     pub accounting: BTreeMap<String, Account>,
     /// What userspace received.

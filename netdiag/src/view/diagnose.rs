@@ -7,7 +7,7 @@ use crate::{
     finding::{Evidence, Finding, Severity, Unit},
     format::{self, paragraph, sanitised},
     snapshot::{CountValue, Flow},
-    view::{owner::home, table::endpoint},
+    view::{own, owner::home, table::endpoint},
 };
 
 /// Before what belongs to a finding.
@@ -264,6 +264,8 @@ fn unseen(report: &Report, columns: usize) -> Vec<String> {
                     network namespace now";
         lines.extend(paragraph(text, columns, "", INDENT));
     }
+    let own = report.own.as_ref().and_then(own::line);
+    lines.extend(own.iter().flat_map(|line| paragraph(line, columns, "", INDENT)));
     lines.extend(paragraph(&sanitised(&format!("complete: {complete}")), columns, "", INDENT));
     lines
 }

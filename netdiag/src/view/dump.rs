@@ -25,6 +25,7 @@ use crate::{config, exit, format, snapshot::Snapshot};
 pub mod block;
 mod directory;
 mod interval;
+mod left;
 mod name;
 mod pair;
 pub mod recover;
@@ -32,6 +33,7 @@ pub mod recover;
 use block::Encoder;
 use directory::Directory;
 pub(crate) use directory::{Room, create_new};
+pub(crate) use left::remove_left;
 pub use name::Name;
 use pair::Pair;
 

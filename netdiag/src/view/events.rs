@@ -10,12 +10,13 @@ use std::{
 
 use crate::{
     event::{Field, Shown},
-    format::{self, cut, left, or_missing, sanitised, width, wrapped},
+    format::{self, cut, left, or_missing, paragraph, sanitised, width, wrapped},
     snapshot::{
         Snapshot,
         told::{End, Event, EventFlow, Said, Suppressed, kinds},
     },
     view::{
+        own,
         owner::{home, process},
         table::{self, endpoint},
     },
@@ -115,6 +116,11 @@ impl Lines {
             for line in wrapped(&words, self.columns, INDENT) {
                 writeln!(out, "{line}")?;
             }
+        }
+        for line in
+            own::line(&end.own).iter().flat_map(|line| paragraph(line, self.columns, "", INDENT))
+        {
+            writeln!(out, "{line}")?;
         }
         table::accounting(total, self.columns, out)
     }

@@ -1,7 +1,7 @@
 //! One JSON object per line. What a terminal would obey in text that others chose stands there escaped (`\u202e`), so
 //! that a line is harmless where it is looked at, and nothing is lost.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
@@ -18,6 +18,19 @@ pub fn line(value: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
     line.push(b'\n');
     out.write_all(&line)?;
     out.flush()
+}
+
+/// The same in pieces, for what may be too long to be there as a whole.
+///
+/// # Errors
+/// What the writer says; a closed pipe among it.
+pub fn stream(value: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
+    /// Bytes of a piece.
+    const PIECE: usize = 64 << 10;
+    let mut pieces = BufWriter::with_capacity(PIECE, out);
+    write(value, &mut pieces)?;
+    pieces.write_all(b"\n")?;
+    pieces.flush()
 }
 
 /// Writes one object in many pieces, without a newline.

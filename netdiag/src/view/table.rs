@@ -12,10 +12,13 @@ use std::{
 
 use crate::{
     flow::Grouping,
-    format::{self, MISSING, left, or_missing, right, sanitised, width, wrapped},
+    format::{self, MISSING, left, or_missing, paragraph, right, sanitised, width, wrapped},
     signal,
     snapshot::{CountValue, Distribution, Flow, Snapshot, Status},
-    view::owner::{home, process},
+    view::{
+        own,
+        owner::{home, process},
+    },
 };
 
 mod accounting;
@@ -61,6 +64,9 @@ fn lines(snapshot: &Snapshot, columns: usize) -> Vec<String> {
     }
     lines.extend(listeners::lines(&snapshot.node.listeners, columns));
     lines.extend(conntrack::lines(snapshot, columns));
+    lines.extend(
+        own::line(&snapshot.own).iter().flat_map(|line| paragraph(line, columns, "", INDENT)),
+    );
     lines.push(String::new());
     lines
 }

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::Watched;
-use crate::snapshot::{
-    Account, CountValue, Distribution, Endpoint, Flow, Grouping, Node, Owner, Role, SignalStatus,
-    Snapshot, Status, Stream,
-    node::{Part, SocketMemory},
+use crate::{
+    signal,
+    snapshot::{
+        Account, CountValue, Distribution, Endpoint, Flow, Grouping, Node, Own, Owner, Role,
+        SignalStatus, Snapshot, Status, Stream,
+        node::{Part, SocketMemory},
+    },
 };
 use netdiag_common::signal::Signal;
 
@@ -79,8 +82,10 @@ impl Flow {
         self
     }
 
-    /// A count, or one of a group by `group.key`.
+    /// A count that a signal defines, or one of a group by `group.key`.
+    #[track_caller]
     pub(crate) fn count(mut self, name: &str, n: u64) -> Self {
+        assert!(is_count(name), "no signal counts `{name}`");
         match name.split_once('.') {
             None => {
                 self.counts.insert(name.to_owned(), CountValue::Number(Some(n)));
@@ -96,8 +101,11 @@ impl Flow {
         self
     }
 
-    /// So many samples of a metric, all the same.
+    /// So many samples of a metric that a signal defines, all the same.
+    #[track_caller]
     pub(crate) fn latency(mut self, metric: &str, count: u64, ns: u64) -> Self {
+        let is_metric = signal::metrics().any(|(_, _, one)| one.name == metric);
+        assert!(is_metric, "no signal measures `{metric}`");
         let ns = Some(ns);
         let distribution = Distribution {
             count,
@@ -114,6 +122,7 @@ impl Flow {
     }
 
     /// The same of samples that differ: the quickest takes a quarter of the slowest, and half of them three at most.
+    #[track_caller]
     pub(crate) fn latencies(self, metric: &str, count: u64, most_ns: u64) -> Self {
         let mut flow = self.latency(metric, count, most_ns);
         if let Some(told) = flow.metrics.get_mut(metric) {
@@ -130,6 +139,13 @@ impl Flow {
     }
 }
 
+/// Whether a signal counts that of flows: by its name, or by a key of the kernel's in its group.
+fn is_count(name: &str) -> bool {
+    let group = name.split_once('.').map(|(group, _)| group);
+    let mut counts = signal::counts().map(|(_, _, count)| count);
+    counts.any(|one| if one.labelled { group == Some(one.name) } else { one.name == name })
+}
+
 /// A snapshot of an interval that begins at that second and takes one, with every signal on.
 pub(crate) fn snapshot(second: u64, flows: Vec<Flow>) -> Snapshot {
     let at = |second: u64| {
@@ -144,6 +160,7 @@ pub(crate) fn snapshot(second: u64, flows: Vec<Flow>) -> Snapshot {
         missing: Vec::new(),
         runs_per: None,
         unseen_counts: Vec::new(),
+        shed: false,
     };
     let nowhere = Endpoint { ip: None, port: None };
     Snapshot {
@@ -168,6 +185,7 @@ pub(crate) fn snapshot(second: u64, flows: Vec<Flow>) -> Snapshot {
         conntrack: None,
         filtered: false,
         node: Node::default(),
+        own: Own::default(),
         accounting: Signal::ALL
             .iter()
             .map(|signal| (signal.name().to_owned(), Account::default()))

@@ -48,20 +48,38 @@ fn percentiles_of_one_interval_stay_what_they_were() {
 
 #[test]
 fn loss_is_that_of_the_window() {
-    let lossy = |second, lost| {
+    let lossy = |second, lost: u64| {
         let mut snapshot = snapshot(second, Vec::new());
-        snapshot.accounting.entry("drop".to_owned()).or_default().ring_full = lost;
+        let account = snapshot.accounting.entry("drop".to_owned()).or_default();
+        (account.ring_full, account.map_full) = (lost - 1, 1);
         snapshot
     };
     let mut first = Watched::default();
     first.take(&lossy(0, 5));
     first.take(&lossy(1, 7));
-    assert_eq!(first.lost["drop"], 7);
+    assert_eq!((first.lost["drop"], first.no_room["drop"]), (7, 1));
     let mut next = first.next();
     next.take(&lossy(2, 9));
-    assert_eq!(next.lost["drop"], 2);
+    assert_eq!((next.lost["drop"], next.no_room["drop"]), (2, 0));
     next.take(&lossy(3, 1));
     assert_eq!(next.lost["drop"], 3, "another run began");
+}
+
+#[test]
+fn what_is_left_out_and_told_is_that_of_the_window() {
+    let at = |second, shed, submitted| {
+        let mut snapshot = snapshot(second, Vec::new());
+        let account = Account { shed, submitted, ..Account::default() };
+        snapshot.accounting.insert("rtt".to_owned(), account);
+        snapshot
+    };
+    let mut first = Watched::default();
+    first.take(&at(0, 0, 5));
+    first.take(&at(1, 2, 9));
+    assert_eq!((first.left_out("rtt"), first.told["rtt"]), (2, 9));
+    let mut next = first.next();
+    next.take(&at(2, 7, 9));
+    assert_eq!((next.left_out("rtt"), next.told["rtt"], next.lost["rtt"]), (5, 0, 0));
 }
 
 /// The other end may be accepted in a later interval, and by another process in a later window.

@@ -1,14 +1,15 @@
 //! What netdiag costs a conversation: requests and answers of a client and a server over loopback, as
 //! fast as they go, untraced and traced by turns, with all signals and with each alone.
 //!
-//! `turn_load ROUNDS TURNS` prints one JSON object: `turns`, and per set of signals the throughput
-//! while it was traced by that of the untraced turns before and after, one ratio for each round.
+//! `turn_load ROUNDS TURNS` prints one JSON object: `turns`, and per set of signals and round the turns in a
+//! second `before`, while it was `traced`, and `after`.
 
 use std::{env, time::Instant};
 
 use anyhow::{Result, bail};
 use netdiag_common::signal::Signal;
 use netdiag_tests::{
+    interleaved::between,
     namespace::Namespace,
     netdiag::Netdiag,
     traffic::{
@@ -16,7 +17,7 @@ use netdiag_tests::{
         request::{Exchange, exchange},
     },
 };
-use serde_json::{Map, json};
+use serde_json::json;
 
 /// Bytes of a request, and of its answer.
 const BYTES: usize = 100;
@@ -34,24 +35,18 @@ fn main() -> Result<()> {
     let connection = Connection::open(&here, &here, Family::V4)?;
     let mut sets: Vec<(&str, Vec<&str>)> = vec![("all", vec![])];
     sets.extend(Signal::ALL.iter().map(|signal| (signal.name(), vec!["--signals", signal.name()])));
-    let mut ratios = vec![Vec::new(); sets.len()];
-    let mut before = per_second(&connection, turns)?;
-    for _ in 0..rounds {
-        for ((_, arguments), ratios) in sets.iter().zip(&mut ratios) {
-            let netdiag = Netdiag::live(arguments)?;
-            let traced = per_second(&connection, turns)?;
+    let names: Vec<_> = sets.iter().map(|(name, _)| *name).collect();
+    // On any machine but an idle one throughput differs by more than what netdiag takes of it: more rounds help, not
+    // measuring again.
+    let measured = between(&names, rounds, f64::INFINITY, |traced| {
+        let netdiag = traced.map(|at| Netdiag::live(&sets[at].1)).transpose()?;
+        let found = per_second(&connection, turns)?;
+        if let Some(netdiag) = netdiag {
             netdiag.stop()?;
-            let after = per_second(&connection, turns)?;
-            ratios.push(2.0 * traced / (before + after));
-            before = after;
         }
-    }
-    let ratios: Map<_, _> = sets
-        .iter()
-        .zip(ratios)
-        .map(|((name, _), ratios)| ((*name).to_owned(), json!(ratios)))
-        .collect();
-    println!("{}", json!({ "turns": turns, "untraced_per_second": before, "ratios": ratios }));
+        Ok(found)
+    })?;
+    println!("{}", json!({ "turns": turns, "per_second": measured }));
     Ok(())
 }
 

@@ -51,7 +51,7 @@ impl Blind {
         Ok(Said {
             signal: self.signal,
             is_off: report.signals.iter().any(is_off),
-            found: findings(&serde_json::from_str(last)?),
+            found: findings(&serde_json::from_str(last)?).with_context(said)?,
             withheld: report.withheld.into_iter().map(|withheld| withheld.id).collect(),
         })
     }

@@ -1,5 +1,6 @@
 //! Whose finding it is, and whether it is the right one: pure.
 
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 /// A finding as far as it is judged.
@@ -19,28 +20,32 @@ pub struct Found {
     pub title: String,
 }
 
-/// The findings of `netdiag.diagnose/1`, as ranked. What has another shape is none.
-#[must_use]
-pub fn findings(diagnosis: &Value) -> Vec<Found> {
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Null => String::new(),
-        other => other.to_string(),
-    };
+/// The findings of `netdiag.diagnose/1`, as ranked.
+///
+/// # Errors
+/// When one has another shape: a fault that cannot be read would be none.
+pub fn findings(diagnosis: &Value) -> Result<Vec<Found>> {
     let of = |finding: &Value| {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
         let scope = &finding["scope"];
-        let caused_by = finding["caused_by"].as_array().into_iter().flatten();
+        let netns = match &scope["netns"] {
+            Value::Null => String::new(),
+            number => number.as_u64()?.to_string(),
+        };
         Some(Found {
-            id: finding["id"].as_str()?.to_owned(),
-            counts: finding["severity"].as_str()? != "info",
-            kind: scope["kind"].as_str()?.to_owned(),
-            name: format!("{} {}", text(&scope["name"]), text(&scope["netns"])),
-            caused_by: caused_by.map(text).collect(),
-            title: text(&finding["title"]),
+            id: text(&finding["id"])?,
+            counts: text(&finding["severity"])? != "info",
+            kind: text(&scope["kind"])?,
+            name: format!("{} {netns}", text(&scope["name"])?),
+            caused_by: finding["caused_by"].as_array()?.iter().map(text).collect::<Option<_>>()?,
+            title: text(&finding["title"])?,
         })
     };
-    let all = diagnosis["findings"].as_array().into_iter().flatten();
-    all.filter_map(of).collect()
+    let all = diagnosis["findings"].as_array().context("a diagnosis without findings")?;
+    let found = all
+        .iter()
+        .map(|finding| of(finding).with_context(|| format!("not a finding's shape: {finding}")));
+    found.collect()
 }
 
 /// Whether a name has this in it, not as a part of a longer word.
@@ -163,8 +168,33 @@ mod tests {
              "scope": {"kind": "process", "name": "web-1 (pid 7)"}, "caused_by": ["packet-loss"]},
             {"id": "reordering", "severity": "info", "title": "t",
              "scope": {"kind": "flow", "name": "10.77.1.1:4000 10.77.1.2:80"}, "caused_by": []},
-            {"id": "broken"},
         ]}))
+        .expect("findings")
+    }
+
+    #[test]
+    fn what_has_another_shape_is_not_passed_over() {
+        let whole = json!({
+            "id": "packet-loss", "severity": "warning", "title": "t",
+            "scope": {"kind": "node", "name": "host", "netns": null}, "caused_by": [],
+        });
+        let all = |finding: &Value| findings(&json!({ "findings": [finding] }));
+        assert_eq!(all(&whole).expect("a finding")[0].id, "packet-loss");
+        for (key, value) in [
+            ("id", json!(7)),
+            ("severity", json!(null)),
+            ("title", json!(null)),
+            ("scope", json!("host")),
+            ("scope", json!({"kind": "node", "name": "host", "netns": "other"})),
+            ("caused_by", json!(null)),
+            ("caused_by", json!([7])),
+        ] {
+            let mut broken = whole.clone();
+            broken[key] = value;
+            let said = all(&broken).expect_err("another shape").to_string();
+            assert!(said.starts_with("not a finding's shape: {"), "{said}");
+        }
+        assert!(findings(&json!({})).is_err());
     }
 
     fn of<'a>(all: &'a [Found], marks: &[&str]) -> Vec<&'a Found> {

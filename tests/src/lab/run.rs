@@ -12,7 +12,7 @@ use super::{
     judge::{Found, Judgement, Wanted, causes_of_independent, findings, is_chained, judge},
     stage::Stage,
     table,
-    witness::{Claims, Readings, Seen},
+    witness::{Claims, Readings, Seen, at_work},
 };
 use crate::{
     attempt::Spoilt,
@@ -253,7 +253,7 @@ pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
     thread::sleep(time);
     let diagnosis = netdiag.map(end).transpose()?;
     let blind = blind.into_iter().map(Blind::stop).collect::<Result<Vec<_>>>()?;
-    let mut found = diagnosis.as_ref().map(findings).unwrap_or_default();
+    let mut found = diagnosis.as_ref().map(findings).transpose()?.unwrap_or_default();
     // What another node would say of itself.
     let elsewhere = elsewhere(&cases, &stages);
     found.retain(|one| !one.is_of(&elsewhere));
@@ -276,11 +276,15 @@ pub fn batch(cases: Vec<Case>, manner: Manner) -> Result<Batch> {
     for (number, (((case, mut stage), (before, after)), (found, wanted))) in
         cases.into_iter().zip(stages).zip(readings).zip(shares.into_iter().zip(wanted)).enumerate()
     {
+        let clients = stage.clients();
         let said = stage.end().with_context(|| case.name())?;
         let seen = Seen { before, after, said };
         let mut claims = Claims::default();
         if !case.twin {
             (case.scenario.proof)(&case.values, &seen, &mut claims);
+        }
+        if case.expect() == Expect::Healthy {
+            at_work(&seen, &clients, case.scenario.done, &mut claims);
         }
         let judged = || {
             let found: Vec<_> = found.iter().collect();

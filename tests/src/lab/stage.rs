@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     io::{BufRead as _, BufReader},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -37,7 +37,7 @@ pub struct Stage {
     /// Ended before the namespaces are.
     actors: Vec<Actor>,
     deeds: Vec<(Duration, Deed)>,
-    doing: Vec<JoinHandle<()>>,
+    doing: Vec<JoinHandle<Result<()>>>,
     /// Whatever must live as long.
     kept: Vec<Box<dyn Any + Send>>,
     relay: Option<Relay>,
@@ -223,9 +223,7 @@ impl Stage {
         for (time, deed) in self.deeds.drain(..) {
             self.doing.push(thread::spawn(move || {
                 thread::sleep(time);
-                if let Err(error) = deed() {
-                    eprintln!("a deed of a scenario: {error:#}");
-                }
+                deed()
             }));
         }
     }
@@ -242,20 +240,28 @@ impl Stage {
     /// When it fails before that.
     pub fn start(&mut self, side: Side, role: &str, act: Act) -> Result<u32> {
         let part = Part { comm: self.comm(role), act };
-        let actor = Actor::start(self.side(side), role, &part)?;
+        let actor = Actor::start(self.side(side), side, role, &part)?;
         let pid = actor.child.id();
         self.actors.push(actor);
         Ok(pid)
     }
 
+    /// Roles of the actors that live where clients do.
+    #[must_use]
+    pub fn clients(&self) -> BTreeSet<String> {
+        let clients = self.actors.iter().filter(|actor| actor.side == Side::Client);
+        clients.map(|actor| actor.role.clone()).collect()
+    }
+
     /// Ends the actors; what each said that it counted, by role.
     ///
     /// # Errors
-    /// When one failed.
+    /// When one failed, or something that was to be done after a time.
     pub fn end(&mut self) -> Result<BTreeMap<String, BTreeMap<String, u64>>> {
         for deed in self.doing.drain(..) {
-            if deed.join().is_err() {
-                bail!("a deed of a scenario panicked");
+            match deed.join() {
+                Ok(done) => done.context("a deed of a scenario")?,
+                Err(_) => bail!("a deed of a scenario panicked"),
             }
         }
         let ended: Result<_> = self.actors.iter_mut().map(Actor::end).collect();
@@ -309,6 +315,7 @@ impl Stage {
 
 /// A process that acts; killed when dropped.
 struct Actor {
+    side: Side,
     role: String,
     comm: String,
     child: Own,
@@ -316,15 +323,16 @@ struct Actor {
 }
 
 impl Actor {
-    fn start(side: &Namespace, role: &str, part: &Part) -> Result<Self> {
+    fn start(namespace: &Namespace, side: Side, role: &str, part: &Part) -> Result<Self> {
         let mut command = Command::new(env::current_exe()?);
         // To a binary of tests: run one alone, which is [`super::act::perform`].
         command.args(["--exact", "act", "--nocapture", "--test-threads=1"]);
         command.env(VARIABLE, serde_json::to_string(part)?);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = Own::from(side.run(|| command.spawn())?);
+        let mut child = Own::from(namespace.run(|| command.spawn())?);
         let lines = BufReader::new(child.stdout.take().context("standard output")?);
-        let mut actor = Self { role: role.to_owned(), comm: part.comm.clone(), child, lines };
+        let (role, comm) = (role.to_owned(), part.comm.clone());
+        let mut actor = Self { side, role, comm, child, lines };
         actor.wait_for(|line| line == READY)?;
         Ok(actor)
     }

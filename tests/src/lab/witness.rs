@@ -1,6 +1,6 @@
 //! Whether a fault is really there: what the kernel, `ss` and the actors themselves say of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
@@ -206,6 +206,20 @@ impl Seen {
         self.said.get(role).and_then(|said| said.get(what)).copied().unwrap_or_default()
     }
 
+    /// All that an actor counted, in all its life; not how long it took.
+    fn counted(&self, role: &str) -> u64 {
+        let said = self.said.get(role).into_iter().flatten();
+        said.filter(|(what, _)| !what.ends_with("_us")).map(|(_, count)| count).sum()
+    }
+
+    /// What an actor got done, in all its life: what it sent, connections that it only opens, and answers, of which a
+    /// refusal is one, too; not what it tried.
+    fn done(&self, role: &str) -> u64 {
+        const DONE: [&str; 7] =
+            ["answers", "answered", "answered_badly", "opened", "sends", "sent", "refused"];
+        DONE.iter().map(|what| self.said(role, what)).sum()
+    }
+
     /// What moved, for people.
     #[must_use]
     pub fn summary(&self) -> String {
@@ -245,5 +259,40 @@ impl Claims {
     pub fn least(&mut self, what: &str, found: u64, least: u64) {
         let text = format!("{what}: {found} >= {least}");
         if found >= least { &mut self.held } else { &mut self.broken }.push(text);
+    }
+}
+
+/// Claims of a run in which nothing must be found: each client did something, and all together got so much done.
+pub fn at_work(seen: &Seen, clients: &BTreeSet<String>, least: u64, claims: &mut Claims) {
+    for role in clients {
+        claims.least(&format!("what {role} counted"), seen.counted(role), 1);
+    }
+    let done = clients.iter().map(|role| seen.done(role)).sum();
+    claims.least("done by all clients", done, least);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_nothing_is_not_healthy() {
+        let broken = |web: &[(&str, u64)], poll: &[(&str, u64)]| {
+            let said = [("web", web), ("poll", poll)].map(|(role, counts)| {
+                let counts = counts.iter().map(|&(what, count)| (what.to_owned(), count));
+                (role.to_owned(), counts.collect::<BTreeMap<_, _>>())
+            });
+            let seen = Seen { said: said.into(), ..Seen::default() };
+            let mut claims = Claims::default();
+            let clients = BTreeSet::from(["web", "poll"].map(str::to_owned));
+            at_work(&seen, &clients, 10, &mut claims);
+            claims.broken
+        };
+        assert_eq!(broken(&[("answers", 10), ("max_us", 7)], &[("requests", 3)]), [""; 0]);
+        let idle = broken(&[("answers", 10)], &[("max_us", 7)]);
+        assert_eq!(idle, ["what poll counted: 0 >= 1"]);
+        let failing = broken(&[("requests", 30), ("timed_out", 30)], &[("requests", 30)]);
+        assert_eq!(failing, ["done by all clients: 0 >= 10"]);
+        assert_eq!(broken(&[], &[]).len(), 3);
     }
 }

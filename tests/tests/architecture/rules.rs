@@ -151,7 +151,11 @@ pub(crate) fn signals(source: &Source) -> Vec<String> {
     let tokens = &source.code;
     (0..tokens.len())
         .filter(|&i| follows(&tokens[i..], &["Signal", ":", ":"]))
-        .filter(|&i| !["ALL", "COUNT"].contains(&tokens[i + 3].text.as_str()))
+        .filter(|&i| {
+            // Not what every signal has, such as `Signal::name`.
+            let named = tokens[i + 3].text.as_str();
+            named.starts_with(char::is_uppercase) && !["ALL", "COUNT"].contains(&named)
+        })
         .map(|i| at(source, &tokens[i], &format!("Signal::{}", tokens[i + 3].text)))
         .collect()
 }

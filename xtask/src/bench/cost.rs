@@ -1,10 +1,12 @@
-//! From the load's CPU times to what each tracer adds to a send.
+//! From the load's CPU times to what each tracer adds to what the load does.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use super::round::{COLUMNS, Round, Spread, rounded};
 
 /// What is measured with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,31 +26,14 @@ impl Unit {
     }
 }
 
-/// What a send took at the best.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-pub(crate) struct Round {
-    #[serde(rename = "before_ns")]
-    before: f64,
-    #[serde(rename = "traced_ns")]
-    traced: f64,
-    #[serde(rename = "after_ns")]
-    after: f64,
-}
-
-impl Round {
-    /// What tracing added to the untraced sends around it.
-    pub(crate) fn added(&self) -> f64 {
-        self.traced - (self.before + self.after) / 2.0
-    }
-}
-
 /// What the load measured.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Measured {
-    sends: u64,
+    times: u64,
     /// Time of one instruction; 1 when the machine counts them.
     #[serde(rename = "loop_ns")]
     instruction_ns: f64,
+    /// What it took once at the best, in nanoseconds, by tracer.
     tracers: BTreeMap<String, Vec<Round>>,
 }
 
@@ -91,25 +76,22 @@ impl Measured {
         rows
     }
 
-    /// For people.
-    pub(crate) fn table(&self, unit: Unit) -> String {
+    /// For people; `load` is what was done.
+    pub(crate) fn table(&self, unit: Unit, load: &str) -> String {
         let untraced = Spread::of(self.tracers.values().flatten().map(|round| round.before));
         let rounds = self.netdiag().len();
         let mut table = format!(
-            "{} added to a send of {:.0} ({:.0} to {:.0}); {rounds} rounds of {} sends\n{:<12} {:>7} \
-             {:>7} {:>7}\n",
+            "{} added to one {load} of {:.0} ({:.0} to {:.0}); {rounds} rounds of {}\n{:<12} \
+             {COLUMNS}\n",
             unit.name(),
             untraced.median,
             untraced.least,
             untraced.most,
-            self.sends,
+            self.times,
             "tracer",
-            "median",
-            "least",
-            "most",
         );
-        for (name, Spread { median, least, most }) in self.rows() {
-            table += &format!("{name:<12} {median:>7.0} {least:>7.0} {most:>7.0}\n");
+        for (name, added) in self.rows() {
+            table += &format!("{name:<12} {}\n", added.columns(0));
         }
         table
     }
@@ -121,21 +103,18 @@ impl Measured {
                 .iter()
                 .map(|round| {
                     json!({
-                        "before": tenths(round.before),
-                        "traced": tenths(round.traced),
-                        "after": tenths(round.after),
+                        "before": rounded(round.before, 1),
+                        "traced": rounded(round.traced, 1),
+                        "after": rounded(round.after, 1),
                     })
                 })
                 .collect();
-            let Spread { median, least, most } = added(rounds);
-            let added =
-                json!({ "median": tenths(median), "least": tenths(least), "most": tenths(most) });
-            (name.to_owned(), json!({ "added": added, "rounds": each }))
+            (name.to_owned(), json!({ "added": added(rounds).json(1), "rounds": each }))
         });
         json!({
-            "schema": "netdiag.bench.send/1",
+            "schema": "netdiag.bench.cost/1",
             "unit": unit.name(),
-            "sends": self.sends,
+            "times": self.times,
             "instruction_ns": self.instruction_ns,
             "tracers": tracers.collect::<serde_json::Map<_, _>>(),
         })
@@ -145,36 +124,6 @@ impl Measured {
 /// What a tracer adds.
 pub(crate) fn added(rounds: &[Round]) -> Spread {
     Spread::of(rounds.iter().map(Round::added))
-}
-
-fn tenths(value: f64) -> f64 {
-    (value * 10.0).round() / 10.0
-}
-
-/// Several measurements of one thing.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Spread {
-    pub(crate) median: f64,
-    pub(crate) least: f64,
-    pub(crate) most: f64,
-}
-
-impl Spread {
-    pub(crate) fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
-        Self {
-            least: values.clone().fold(f64::INFINITY, f64::min),
-            most: values.clone().fold(f64::NEG_INFINITY, f64::max),
-            median: median(values),
-        }
-    }
-}
-
-/// The value in the middle, the mean of both for an even number of them.
-pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
 #[cfg(test)]
@@ -191,13 +140,13 @@ pub(super) mod tests {
         let tracers = others.iter().chain([&netdiag]).map(|(name, rounds)| {
             let rounds: Vec<Value> = rounds
                 .iter()
-                .map(|[a, b, c]| json!({ "before_ns": a, "traced_ns": b, "after_ns": c }))
+                .map(|[a, b, c]| json!({ "before": a, "traced": b, "after": c }))
                 .collect();
             ((*name).to_owned(), json!(rounds))
         });
         let tracers: serde_json::Map<_, _> = tracers.collect();
         Measured::parse(
-            &json!({ "loop_ns": 2.0, "sends": 10, "tracers": tracers }).to_string(),
+            &json!({ "loop_ns": 2.0, "times": 10, "tracers": tracers }).to_string(),
             unit,
         )
     }
@@ -217,10 +166,9 @@ pub(super) mod tests {
                 ("b", spread(420.0, 45.0, 795.0)),
             ]
         );
-        let table = both.table(Unit::Nanoseconds);
-        assert!(
-            table.starts_with("ns added to a send of 100 (100 to 110); 2 rounds of 10 sends\n")
-        );
+        let table = both.table(Unit::Nanoseconds, "send");
+        let head = "ns added to one send of 100 (100 to 110); 2 rounds of 10\n";
+        assert!(table.starts_with(head), "{table}");
         assert!(table.contains("\nnetdiag           50      45      55\n"), "{table}");
     }
 
@@ -237,9 +185,9 @@ pub(super) mod tests {
         for text in [
             "",
             "{}",
-            r#"{"loop_ns":1.0,"sends":1,"tracers":{}}"#,
-            r#"{"loop_ns":0.0,"sends":1,"tracers":{"netdiag":[{"before_ns":1,"traced_ns":1,"after_ns":1}]}}"#,
-            r#"{"loop_ns":1.0,"sends":1,"tracers":{"netdiag":[{"before_ns":1}]}}"#,
+            r#"{"loop_ns":1.0,"times":1,"tracers":{}}"#,
+            r#"{"loop_ns":0.0,"times":1,"tracers":{"netdiag":[{"before":1,"traced":1,"after":1}]}}"#,
+            r#"{"loop_ns":1.0,"times":1,"tracers":{"netdiag":[{"before":1}]}}"#,
         ] {
             assert!(Measured::parse(text, Unit::Nanoseconds).is_err(), "{text}");
         }

@@ -5,15 +5,19 @@ use std::{env::consts::ARCH, fs, path::PathBuf, process::Command};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
+use super::traced::Traced;
 use crate::{process, setup, workspace};
 
-/// Built for one pair of hooks.
+/// Those that count the same.
 pub(super) struct Others {
-    /// Where `load` and the objects are.
-    pub(super) directory: PathBuf,
-    /// The hooks of bpftrace's script, by their name in the load.
+    /// Where `load` and the objects are, which know sends alone.
+    pub(super) objects: Option<PathBuf>,
+    /// bpftrace's script, by its name in the load.
     pub(super) bpftrace: &'static str,
 }
+
+/// Rare events of which bpftrace has a script, by their loads.
+const COUNTED: [&str; 2] = ["retransmit", "drop"];
 
 /// Objects by name: their source in benches/beside, and what is defined for them.
 const OBJECTS: [(&str, &str, &[&str]); 3] = [
@@ -23,15 +27,23 @@ const OBJECTS: [(&str, &str, &[&str]); 3] = [
 ];
 
 impl Others {
-    /// Builds them for the hooks of a source of `send`.
-    pub(super) fn build(source: &str) -> Result<Self> {
-        // The script for trampolines is one that nobody copies: beside them bpftrace goes by kprobe.
-        let ([begin, end], bpftrace) = match source {
-            "fexit" => (["fentry/tcp_sendmsg", "fexit/tcp_sendmsg"], "kprobe"),
-            "kprobe" => (["kprobe/tcp_sendmsg", "kretprobe/tcp_sendmsg"], "kprobe"),
-            "tracepoints" => {
-                (["tp_btf/tcp_sendmsg_locked", "tp_btf/sock_send_length"], "tracepoints")
-            }
+    /// Builds those that there are for what is traced.
+    pub(super) fn build(traced: &Traced) -> Result<Option<Self>> {
+        if traced.is_sends {
+            return Self::of_sends(&traced.name).map(Some);
+        }
+        let script = COUNTED.into_iter().find(|script| *script == traced.load);
+        let Some(bpftrace) = script else { return Ok(None) };
+        setup::bench_tools()?;
+        Ok(Some(Self { objects: None, bpftrace }))
+    }
+
+    /// On the hooks of a source of `send`.
+    fn of_sends(source: &str) -> Result<Self> {
+        let [begin, end] = match source {
+            "fexit" => ["fentry/tcp_sendmsg", "fexit/tcp_sendmsg"],
+            "kprobe" => ["kprobe/tcp_sendmsg", "kretprobe/tcp_sendmsg"],
+            "tracepoints" => ["tp_btf/tcp_sendmsg_locked", "tp_btf/sock_send_length"],
             _ => bail!(
                 "send has no source {source} that others are measured beside: see netdiag doctor"
             ),
@@ -55,8 +67,14 @@ impl Others {
         clang.args(["-O2", "-Wall", "-Wextra", "-Werror", "-static"]).arg(sources.join("load.c"));
         clang.arg("-o").arg(directory.join("load")).args(libraries.split_whitespace());
         process::run(&mut clang)?;
-        Ok(Self { directory, bpftrace })
+        Ok(Self { objects: Some(directory), bpftrace: script(source) })
     }
+}
+
+/// bpftrace's script of sends beside netdiag's source of them. That for trampolines is one that nobody copies: beside
+/// them bpftrace goes by kprobe.
+pub(super) fn script(source: &str) -> &'static str {
+    if source == "tracepoints" { "tracepoints" } else { "kprobe" }
 }
 
 /// Versions, without which figures mean nothing.

@@ -81,7 +81,14 @@ pub(super) fn install(source: Source, needed: u32) -> Result<PathBuf> {
         "bpf-linker",
         BPF_LINKER,
         &["--force", "--no-default-features", "--features", &format!("llvm-{llvm}")],
-        &[("LLVM_PREFIX", &prefix.to_string_lossy())],
+        &[
+            ("LLVM_PREFIX", &prefix.to_string_lossy()),
+            // Nearly all that it does LLVM does, which is built. Its own part asks for all debug information, and to be
+            // optimized, which takes longer than it saves.
+            ("CARGO_PROFILE_RELEASE_DEBUG", "false"),
+            ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1"),
+            ("CARGO_PROFILE_RELEASE_LTO", "off"),
+        ],
     )?;
     toolchain::linker(needed).context("bpf-linker was built, but is not in target/tools/bin")
 }

@@ -1,6 +1,8 @@
 //! The test binaries of netdiag-tests: static, so that the very ones that run here run in a guest.
 
 use std::{
+    env,
+    ffi::OsStr,
     fs,
     io::BufReader,
     path::{Path, PathBuf},
@@ -36,11 +38,57 @@ pub(crate) struct Binary {
     pub(crate) kernel_facing: bool,
 }
 
-/// Builds all tests of the workspace in one go: one set of features, one build of each dependency.
-pub(crate) fn build() -> Result<Vec<Binary>> {
-    let mut child = process::cargo()
+/// Cargo as it builds tests. A machine that builds them once, which says so by `CI`, takes each crate in one piece and
+/// keeps nothing that would only make the next build quicker: that costs less of its processors.
+pub(super) fn cargo() -> Command {
+    let mut command = process::cargo();
+    if env::var_os("CI").is_some() {
+        command.env("CARGO_INCREMENTAL", "0").env("CARGO_PROFILE_DEV_CODEGEN_UNITS", "1");
+    }
+    command
+}
+
+/// Builds the kernel-facing tests of these files in tests/tests, or of all where there are none, and what they start.
+pub(super) fn kernel_facing(only: &[String]) -> Result<Vec<Binary>> {
+    let names = if only.is_empty() { files()? } else { only.to_vec() };
+    build(names.iter().flat_map(|name| ["--test", name.as_str()]))
+}
+
+/// Builds the unit tests, and all others that are not built yet.
+pub(super) fn units() -> Result<Vec<Binary>> {
+    let all = build([])?;
+    let (facing, units): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| one.kernel_facing);
+    let files = files()?;
+    if let Some(other) = facing.iter().find(|one| !files.contains(&one.name)) {
+        bail!("the test {} is no file in tests/tests, so that nothing would run it", other.name);
+    }
+    Ok(units)
+}
+
+/// Names of the files in tests/tests, each of which is a test binary.
+fn files() -> Result<Vec<String>> {
+    let directory = workspace::root().join("tests/tests");
+    let entries = fs::read_dir(&directory);
+    let mut names = Vec::new();
+    for entry in entries.with_context(|| format!("cannot list {}", directory.display()))? {
+        let path = entry?.path();
+        if path.extension() == Some(OsStr::new("rs"))
+            && let Some(name) = path.file_stem()
+        {
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Builds tests of the workspace, all unless `targets` choose some of them: of all packages each time, so that there is one
+/// set of features, and one build of each dependency.
+fn build<'a>(targets: impl IntoIterator<Item = &'a str>) -> Result<Vec<Binary>> {
+    let mut child = cargo()
         .args(["test", "--workspace", "--exclude", "netdiag-ebpf", "--no-run", "--quiet"])
         .arg("--message-format=json-render-diagnostics")
+        .args(targets)
         .stdout(Stdio::piped())
         .spawn()
         .context("cargo does not start")?;
@@ -78,10 +126,7 @@ pub(super) fn stage(binaries: &[Binary], machine: &str, tests: Tests) -> Result<
     fs::create_dir_all(&directory)?;
     let chosen = |binary: &&Binary| binary.kernel_facing && tests.has(&binary.name);
     for binary in binaries.iter().filter(chosen) {
-        let strip = ["--strip-debug", "-o"];
-        process::run(
-            Command::new("strip").args(strip).arg(directory.join(&binary.name)).arg(&binary.path),
-        )?;
+        process::strip(&binary.path, &directory.join(&binary.name))?;
     }
     Ok(directory)
 }
@@ -91,6 +136,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn each_file_is_named_once() {
+        let files = files().unwrap();
+        let number = |name: &str| files.iter().filter(|file| *file == name).count();
+        // The second has a directory, too.
+        assert_eq!(["verifier", "drop", "drop/many", "no_such"].map(number), [1, 1, 0, 0]);
+    }
 
     #[test]
     fn only_test_executables_are_taken() {

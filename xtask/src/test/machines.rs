@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use super::{
     binaries::{self, Binary},
-    runner,
+    blessed, runner,
     steps::Output,
     tally::Tally,
 };
@@ -35,13 +35,23 @@ pub(crate) struct Machine {
 #[derive(Clone, Copy)]
 pub(crate) enum Tests {
     /// Those of kernels: all that are in no list.
-    Kernels,
+    Kernels(Part),
     /// The same without [`LOADS`].
-    KernelsAtRest,
+    KernelsAtRest(Part),
     /// These.
     Only(&'static [&'static str]),
     /// Of these the tests that have one of those in their names.
     Named(&'static [&'static str], &'static [&'static str]),
+}
+
+/// Which of the tests of kernels a machine has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    All,
+    /// Those that are not in [`MORE`].
+    But,
+    /// Those that are.
+    More,
 }
 
 /// Tests of the work tree, which is in no guest, of conversations of programs that are in none either, as a
@@ -67,10 +77,9 @@ const NATIVE: [&str; 15] = [
 
 /// Tests of what netdiag does with whatever it sees, by programs of every kind: a kernel that is younger than the
 /// oldest, where sockets are remembered in the hash, adds nothing to that one and the native run. What a hook, a
-/// field or a file of the kernel tells is tested on each. The clock is set in no other machine than one of these, and what
-/// privileges are for changed last before the kernel of the native run (bpf(2) since 5.19).
-const OLDEST: [&str; 16] = [
-    "capabilities",
+/// field or a file of the kernel tells is tested on each, and so is what may be given up of privileges. The clock is set in
+/// no other machine than one of these, and `leave_no_trace` begins anew for each source, of which younger kernels have more.
+const OLDEST: [&str; 13] = [
     "clock",
     "diagnose",
     "events",
@@ -78,13 +87,11 @@ const OLDEST: [&str; 16] = [
     "harness",
     "lab",
     "leave_no_trace",
-    "moves",
     "names",
     "preempt",
     "record",
     "redact",
     "refusals",
-    "sandbox",
     "stall",
 ];
 
@@ -99,6 +106,23 @@ const COUNTED: [&str; 1] = ["start"];
 /// What takes two processors, of which one is switched off and on: each kernel moves its own things then.
 const PROCESSORS: [&str; 1] = ["processors"];
 
+/// About half of the time that the tests of kernels take. On the two kernels where they take longest these have a machine of
+/// their own, so that the last machine to end does not end alone.
+const MORE: [&str; 12] = [
+    "node",
+    "owner",
+    "owners",
+    "pcap",
+    "reset",
+    "retransmit",
+    "rtt",
+    "sandbox",
+    "service",
+    "tcp_info",
+    "turn",
+    "verifier",
+];
+
 /// Tests of what the tables in the kernel do under floods, by the beginnings of their names. They take as long
 /// as all others of their binaries, and are of programs whose tables are the same on all kernels that are younger
 /// than the oldest.
@@ -109,8 +133,9 @@ impl Tests {
     pub(super) fn has(self, binary: &str) -> bool {
         let lists = |lists: &[&[&str]]| lists.iter().any(|list| list.contains(&binary));
         match self {
-            Self::Kernels | Self::KernelsAtRest => {
-                !lists(&[&NATIVE, &OLDEST, &CONTAINERS, &COUNTED, &PROCESSORS])
+            Self::Kernels(part) | Self::KernelsAtRest(part) => {
+                let is_one = !lists(&[&NATIVE, &OLDEST, &CONTAINERS, &COUNTED, &PROCESSORS]);
+                is_one && (part == Part::All || lists(&[&MORE]) == (part == Part::More))
             }
             Self::Only(names) | Self::Named(names, _) => names.contains(&binary),
         }
@@ -119,8 +144,8 @@ impl Tests {
     /// Tests that are left out of its binaries, by what their names have.
     const fn without(self) -> &'static [&'static str] {
         match self {
-            Self::KernelsAtRest => &LOADS,
-            Self::Kernels | Self::Only(_) | Self::Named(..) => &[],
+            Self::KernelsAtRest(_) => &LOADS,
+            Self::Kernels(_) | Self::Only(_) | Self::Named(..) => &[],
         }
     }
 }
@@ -153,27 +178,34 @@ const fn counting(name: &'static str, kernel: &'static str) -> Machine {
 
 /// The kernels that netdiag is held to work on; those that take longest come first, so that the
 /// last to end does not end alone.
-pub(crate) const MACHINES: [Machine; 16] = [
-    machine("vm-newest", "newest", Tests::KernelsAtRest),
-    machine("vm-5.10", "5.10", Tests::Kernels),
+pub(crate) const MACHINES: [Machine; 19] = [
+    machine("vm-6.12", "6.12", Tests::KernelsAtRest(Part::All)),
+    machine("vm-6.1", "6.1", Tests::KernelsAtRest(Part::All)),
+    machine("vm-5.10", "5.10", Tests::Kernels(Part::But)),
+    machine("vm-newest", "newest", Tests::KernelsAtRest(Part::But)),
+    machine("vm-newest-more", "newest", Tests::KernelsAtRest(Part::More)),
+    machine("vm-5.10-more", "5.10", Tests::Kernels(Part::More)),
     machine("vm-5.10-programs", "5.10", Tests::Only(&OLDEST)),
-    machine("vm-6.12", "6.12", Tests::KernelsAtRest),
-    machine("vm-6.1", "6.1", Tests::KernelsAtRest),
+    // By itself, for a machine that is shown directories is run by a slower emulator.
+    machine("vm-6.12-containers", "6.12", Tests::Only(&CONTAINERS)),
     Machine {
         append: "preempt=full",
         ..machine("vm-6.12-preempt", "6.12", Tests::Only(&["preempt", "sources"]))
     },
-    // By itself, for a machine that is shown directories is run by a slower emulator.
-    machine("vm-6.12-containers", "6.12", Tests::Only(&CONTAINERS)),
-    Machine {
-        append: "lockdown=confidentiality",
-        environment: &["NETDIAG_EXPECT_LOCKDOWN=1"],
-        ..machine("vm-6.12-lockdown", "6.12", Tests::Only(&["lockdown"]))
-    },
+    two_processors("vm-newest-two", "newest"),
     two_processors("vm-5.10-two", "5.10"),
     two_processors("vm-6.1-two", "6.1"),
     two_processors("vm-6.12-two", "6.12"),
-    two_processors("vm-newest-two", "newest"),
+    Machine {
+        append: "lockdown=confidentiality",
+        environment: &["NETDIAG_EXPECT_LOCKDOWN=confidentiality"],
+        ..machine("vm-6.12-lockdown", "6.12", Tests::Only(&["lockdown"]))
+    },
+    Machine {
+        append: "lockdown=integrity",
+        environment: &["NETDIAG_EXPECT_LOCKDOWN=integrity"],
+        ..machine("vm-6.12-integrity", "6.12", Tests::Only(&["lockdown"]))
+    },
     counting("vm-5.10-counting", "5.10"),
     counting("vm-6.1-counting", "6.1"),
     counting("vm-6.12-counting", "6.12"),
@@ -182,9 +214,14 @@ pub(crate) const MACHINES: [Machine; 16] = [
 
 /// After this a machine is taken to hang. Ten times what the longest takes on two idle CPUs: this is
 /// no bound on how slow the host may be.
-const SECONDS: u32 = 7200;
+pub(super) const SECONDS: u32 = 7200;
 
 impl Machine {
+    /// Whether a test binary runs on it.
+    pub(crate) fn has(&self, binary: &Binary) -> bool {
+        binary.kernel_facing && self.tests.has(&binary.name)
+    }
+
     /// Runs the kernel-facing tests on it.
     pub(crate) fn run(
         &self,
@@ -201,7 +238,8 @@ impl Machine {
             command.args(["--smp", &self.processors.to_string()]);
         }
         command.arg(format!("--bring={}=/root/tests", directory.display()));
-        command.args(self.environment.iter().map(|variable| format!("--env={variable}")));
+        let variables = self.environment.iter().copied().chain(blessed::variable());
+        command.args(variables.map(|variable| format!("--env={variable}")));
         if CONTAINERS.iter().any(|name| self.tests.has(name)) {
             command.args(workshop(|name| env::var(name).ok()));
         }
@@ -249,9 +287,9 @@ mod tests {
             |name: &&str| workspace::root().join(format!("tests/tests/{name}.rs")).is_file();
         let only = MACHINES.iter().filter_map(|machine| match machine.tests {
             Tests::Only(names) | Tests::Named(names, _) => Some(names),
-            Tests::Kernels | Tests::KernelsAtRest => None,
+            Tests::Kernels(_) | Tests::KernelsAtRest(_) => None,
         });
-        let lists = NATIVE.iter().chain(&OLDEST).chain(&CONTAINERS).chain(&COUNTED);
+        let lists = NATIVE.iter().chain(&OLDEST).chain(&CONTAINERS).chain(&COUNTED).chain(&MORE);
         let mut named = lists.chain(&PROCESSORS).chain(only.flatten());
         assert_eq!(named.find(|name| !there(name)), None);
     }
@@ -279,6 +317,25 @@ mod tests {
             let name = path.file_stem().unwrap().to_str().unwrap();
             let machines = MACHINES.iter().filter(|machine| machine.tests.has(name)).count();
             assert!(machines >= 1 || NATIVE.contains(&name), "{name} has no machine");
+        }
+    }
+
+    /// A test that two machines of a kernel leave to each other would not run on it.
+    #[test]
+    fn each_kernel_has_its_tests_once() {
+        let is_of_kernels = |machine: &&Machine| {
+            matches!(machine.tests, Tests::Kernels(_) | Tests::KernelsAtRest(_))
+        };
+        for kernel in ["5.10", "6.1", "6.12", "newest"] {
+            let all = MACHINES.iter().filter(is_of_kernels);
+            let machines: Vec<_> = all.filter(|machine| machine.kernel == kernel).collect();
+            for file in fs::read_dir(workspace::root().join("tests/tests")).unwrap() {
+                let path = file.unwrap().path();
+                let name = path.file_stem().unwrap().to_str().unwrap();
+                let number = machines.iter().filter(|machine| machine.tests.has(name)).count();
+                let expected = usize::from(Tests::Kernels(Part::All).has(name));
+                assert_eq!(number, expected, "machines that have {name} on {kernel}");
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
+    blessed,
     steps::Output,
     tally::{Reader, Tally},
 };
@@ -24,8 +25,8 @@ pub(crate) fn check(command: &mut Command, output: &mut Output) -> Result<Tally>
     Ok(Tally::default())
 }
 
-/// Runs tests and counts what they say. A line that begins with `==` tells how far they are, and is
-/// passed on at once.
+/// Runs tests and counts what they say. A line `== … took …` tells how far they are, and is passed on
+/// at once.
 pub(crate) fn tests(command: &mut Command, output: &mut Output) -> Result<Tally> {
     let name = command.get_program().display().to_string();
     let mut child = command
@@ -42,6 +43,7 @@ pub(crate) fn tests(command: &mut Command, output: &mut Output) -> Result<Tally>
         if let Some(progress) = text.strip_prefix("== ").filter(|_| text.contains(" took ")) {
             eprintln!("test: {}", progress.trim_end());
         }
+        blessed::take(&text)?;
         reader.line(&text);
         line.clear();
     }

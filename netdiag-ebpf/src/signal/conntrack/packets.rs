@@ -1,5 +1,7 @@
 //! What dropped packets tell of connection tracking, where its functions have no hooks.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use netdiag_common::{
     field::Field,
@@ -15,11 +17,13 @@ use crate::{
     account::Lane,
     globals::settings,
     kernel::{self, Pointer, Probed, Refused, field},
+    netns,
     numbers::state::{NEW_SYN_RECV, SYN_SENT, TIME_WAIT},
     packet,
     table::{self, Counting},
     task,
     tracked::{self, Link},
+    words,
 };
 
 const PACKET: Lane = Lane::new(Signal::Conntrack, 2);
@@ -69,14 +73,16 @@ fn conntrack_packets_raw_tp(ctx: RawTracePointContext) -> i32 {
 /// `skb` is an `sk_buff`.
 #[inline(always)]
 unsafe fn describe(skb: Pointer, record: &mut Record) -> Result<(), Refused> {
-    let mut key = FlowKey::default();
+    let mut key = MaybeUninit::<FlowKey>::uninit();
+    // SAFETY: zeros are a key.
+    let key = unsafe { words::zeros(&mut key) };
     // SAFETY: passed on, and what it points to.
     unsafe {
-        packet::outermost(packet::header::<Probed>(skb)?, &mut key)?;
+        packet::outermost(packet::header::<Probed>(skb)?, key)?;
         let socket: Pointer = field::<Probed, _>(skb, Field::SkbSk)?;
         record.netns = packet::device_netns::<Probed>(field::<Probed, _>(skb, Field::SkbDev)?);
         if record.netns == 0 && !socket.is_null() {
-            record.netns = kernel::netns::<Probed>(socket, Field::SkNet)?;
+            record.netns = netns::of::<Probed>(socket, Field::SkNet)?;
         }
     }
     record.protocol = key.protocol;
@@ -104,7 +110,7 @@ unsafe fn sender(skb: Pointer, record: &mut Record) -> Result<(), Refused> {
         if state == TIME_WAIT || state == NEW_SYN_RECV {
             return Ok(());
         }
-        if kernel::netns::<Probed>(socket, Field::SkNet)? != record.netns {
+        if netns::of::<Probed>(socket, Field::SkNet)? != record.netns {
             return Ok(());
         }
         if kernel::is_tcp::<Probed>(socket)?

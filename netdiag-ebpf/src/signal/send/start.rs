@@ -29,7 +29,13 @@ impl Call {
     /// Of the current thread.
     #[inline(always)]
     pub(super) fn on(sk: Pointer) -> Self {
-        Self { sk: sk as u64, thread: bpf_get_current_pid_tgid() }
+        Self::of(sk, bpf_get_current_pid_tgid())
+    }
+
+    /// Of a thread, by what `bpf_get_current_pid_tgid` says of it.
+    #[inline(always)]
+    pub(super) fn of(sk: Pointer, thread: u64) -> Self {
+        Self { sk: sk as u64, thread }
     }
 
     /// The process that makes it.

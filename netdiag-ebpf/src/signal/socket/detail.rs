@@ -12,17 +12,17 @@ use crate::{
     kernel::{self, Access, Pointer, Refused, field},
 };
 
-/// Reads all that there is of a full TCP socket; nothing of any other.
+/// Reads all that there is of a TCP socket.
 ///
 /// # Safety
-/// `sk` points to a socket.
+/// `sk` points to a socket, and `tp` is the `tcp_sock` around it.
 #[inline(always)]
-pub(super) unsafe fn read<A: Access>(sk: Pointer, to: &mut TcpDetail) -> Result<(), Refused> {
-    let tp = A::tcp_sock(sk);
-    if tp.is_null() {
-        return Ok(());
-    }
-    // SAFETY: `tp` is a tcp_sock, which begins with a sock.
+pub(super) unsafe fn read<A: Access>(
+    sk: Pointer,
+    tp: Pointer,
+    to: &mut TcpDetail,
+) -> Result<(), Refused> {
+    // SAFETY: passed on.
     unsafe {
         times::<A>(tp, to)?;
         word::<A>(tp, Field::TcpDataSegsOut, Detail::DataSegmentsSent, to)?;

@@ -8,6 +8,7 @@ use netdiag_common::flow::FlowId;
 
 use crate::{
     account::{Lane, socket_counters},
+    filter,
     kernel::{self, Access, Pointer},
     numbers::state::SYN_RECV,
 };
@@ -30,6 +31,12 @@ impl Handshake {
     #[inline(always)]
     pub(super) const fn is_known(&self) -> bool {
         self.done_ns != 0
+    }
+
+    /// The same for who has asked the filters since it was taken, see [`filter::behind`].
+    #[inline(always)]
+    pub(super) fn behind_filters(self) -> Self {
+        Self { done_ns: filter::behind(self.done_ns), flow: filter::behind(self.flow) }
     }
 
     /// Nanoseconds from its end until now, at least 1.

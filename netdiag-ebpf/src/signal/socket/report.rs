@@ -14,7 +14,7 @@ use netdiag_common::{
 use super::detail;
 use crate::{
     account::{Lane, counters, socket_counters},
-    filter::{self, User},
+    filter::{self, Answer, User},
     globals::{settings, unknown},
     kernel::{self, Access, Pointer, Refused},
     numbers::state::SYN_RECV,
@@ -24,29 +24,59 @@ use crate::{
     task,
 };
 
-/// A header for a record of one sample.
+/// A header for a record of so many samples.
 #[inline(always)]
 pub(crate) fn header(signal: Signal, samples: u32) -> Header {
     // SAFETY: no precondition.
-    let time_ns = unsafe { bpf_ktime_get_ns() };
+    header_at(signal, samples, unsafe { bpf_ktime_get_ns() })
+}
+
+/// The same for who knows the time.
+#[inline(always)]
+pub(crate) const fn header_at(signal: Signal, samples: u32, time_ns: u64) -> Header {
     Header { version: VERSION, signal: signal as u16, samples, time_ns }
 }
 
 /// Fills in what identifies a socket.
 ///
 /// # Safety
-/// `sk` starts with a `sock_common`.
+/// `sk` points to a full socket and `slot` is its slot.
 #[inline(always)]
 pub(crate) unsafe fn identify<A: Access>(
     sk: Pointer,
-    flow: u64,
+    slot: &mut Slot,
     to: &mut SocketRef,
 ) -> Result<(), Refused> {
-    to.flow = flow;
+    to.flow = slot.flow;
+    // SAFETY: passed on.
+    unsafe { describe::<A>(sk, &mut slot.netns, to) }
+}
+
+/// The same of a connection request, which has no slot.
+///
+/// # Safety
+/// `request` starts with a `sock_common`.
+#[inline(always)]
+pub(crate) unsafe fn identify_request<A: Access>(
+    request: Pointer,
+    to: &mut SocketRef,
+) -> Result<(), Refused> {
+    // SAFETY: passed on.
+    unsafe { describe::<A>(request, &mut 0, to) }
+}
+
+/// # Safety
+/// `sk` starts with a `sock_common`.
+#[inline(always)]
+unsafe fn describe<A: Access>(
+    sk: Pointer,
+    netns: &mut u32,
+    to: &mut SocketRef,
+) -> Result<(), Refused> {
     to.sk = sk as u64;
     // SAFETY: passed on.
     unsafe {
-        kernel::flow_key::<A>(sk, &mut to.key)?;
+        kernel::flow_key_in::<A>(sk, &mut to.key, netns)?;
         to.state = kernel::state::<A>(sk)? as u32;
     }
     Ok(())
@@ -103,9 +133,13 @@ pub(crate) unsafe fn report_accepted<A: Access>(
         slot.due_ns = record.header.time_ns + settings::report_every_ns();
         // SAFETY: passed on.
         unsafe {
-            identify::<A>(sk, slot.flow, &mut record.socket)?;
-            record.has_tcp = u32::from(kernel::tcp_counters::<A>(sk, &mut record.tcp)?);
-            detail::read::<A>(sk, &mut record.detail)?;
+            identify::<A>(sk, slot, &mut record.socket)?;
+            let tp = A::tcp_sock(sk);
+            if !tp.is_null() {
+                record.has_tcp = 1;
+                kernel::tcp_counters::<A>(sk, tp, &mut record.tcp)?;
+                detail::read::<A>(sk, tp, &mut record.detail)?;
+            }
         }
         if context == Context::Ending as u32 && record.has_tcp != 0 {
             record.tcp.retrans_unseen = retransmit::account_growth(slot, record.tcp.retrans, 0);
@@ -183,16 +217,18 @@ pub(crate) unsafe fn admit_to<A: Access>(
     let user = known.as_ref().map_or(User::Unknown, |slot| slot.user());
     // SAFETY: passed on.
     match unsafe { filter::passes::<A>(sk, user) } {
-        Ok(true) => {}
-        Ok(false) => {
+        Answer::Wanted => {}
+        Answer::Unwanted => {
             counters.filtered += 1;
             return None;
         }
-        Err(_) => {
+        Answer::Unread => {
             counters.read_failed += 1;
             return None;
         }
     }
+    // As in `filter::behind`: whether there is one was asked before the filters were.
+    let known = if filter::active() { slot::find::<A>(sk) } else { known };
     let Some(slot) = slot::or_create::<A>(known, sk, lane) else {
         counters.map_full += 1;
         return None;

@@ -1,21 +1,22 @@
 //! What the programs of the signal `turn` know of a socket, and what they tell of it.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use netdiag_common::{
     batch::Batch,
     counters::Counters,
     field::Field,
     signal::{
         Signal,
-        turn::{MOST, Sample, WINDOW_NS, kind, lane},
+        turn::{MOST, Sample, WINDOW_NS, flag, kind, lane},
     },
     turn::Look,
 };
 
 use crate::{
-    account::Lane,
+    account::{Lane, sheds},
     batch,
-    filter::{self, User},
+    calls::Seen,
+    filter::{self, Answer, User},
+    globals,
     kernel::{self, Access, Pointer, Refused, field},
     numbers::state::{CLOSE, CLOSE_WAIT, CLOSING, LAST_ACK, TIME_WAIT},
     signal::socket,
@@ -60,19 +61,20 @@ const fn has_fin(state: i32) -> bool {
 }
 
 impl Socket {
-    /// The socket in a state of which `is_wanted` holds; `None` where nothing of it is, or cannot be.
+    /// The socket in a state of which `is_wanted` holds; `None` where nothing of it is, or cannot be. `seen` is what
+    /// was found out about it before.
     ///
     /// # Safety
     /// `sk` is a full TCP socket.
     #[inline(always)]
     pub(super) unsafe fn find<A: Access>(
         sk: Pointer,
+        seen: Seen,
         is_wanted: impl Fn(i32) -> bool,
         lane: Lane,
         counters: &mut Counters,
     ) -> Option<Self> {
-        // SAFETY: no precondition.
-        let now_ns = unsafe { bpf_ktime_get_ns() };
+        let now_ns = seen.now_ns();
         // SAFETY: passed on.
         let state = unsafe { kernel::state::<A>(sk) };
         let Ok(state) = state else {
@@ -83,14 +85,14 @@ impl Socket {
         if !is_wanted(state) {
             return None;
         }
-        let known = slot::find::<A>(sk);
+        let known = seen.slot.or_else(|| slot::find::<A>(sk));
         if known.is_none() {
             // Older than the programs, or left out by a filter: then nobody can tell whether a turn ends.
             // SAFETY: passed on.
             match unsafe { filter::passes::<A>(sk, User::Unknown) } {
-                Ok(true) => {}
-                Ok(false) => return None,
-                Err(_) => {
+                Answer::Wanted => {}
+                Answer::Unwanted => return None,
+                Answer::Unread => {
                     counters.seen += 1;
                     counters.read_failed += 1;
                     return None;
@@ -119,6 +121,10 @@ impl Socket {
     /// As for [`Self::find`].
     #[inline(always)]
     pub(super) unsafe fn tell<A: Access>(self, tale: &Tale, lane: Lane, counters: &mut Counters) {
+        // Nothing of it comes with a later sample: that interval would hold the time of hours.
+        if sheds(Signal::Turn, counters) {
+            return;
+        }
         let Self { sk, slot, now_ns, .. } = self;
         // SAFETY: passed on.
         let Some(slot) = (unsafe { socket::admit_to::<A>(sk, Some(slot), lane, counters) }) else {
@@ -141,7 +147,7 @@ impl Socket {
             stalled_us: stalled_us(slot, tale, now_ns),
             // SAFETY: passed on.
             prompt_us: unsafe { prompt_us::<A>(sk, slot, tale, now_ns) },
-            reserved: 0,
+            flags: if globals::sheds(Signal::Rtt) { flag::NO_TRIPS } else { 0 },
         };
         counters.begun += 1;
         match batch_of(lane) {
@@ -167,12 +173,17 @@ fn batch_of(lane: Lane) -> Option<*mut Batch<Sample>> {
     }
 }
 
+/// Whether it is the other end that answers, for who has asked the filters since: see [`filter::behind`].
+#[inline(always)]
+fn is_response(tale: &Tale) -> bool {
+    filter::behind(u64::from(tale.kind == kind::RESPONSE)) != 0
+}
+
 /// For how long what the other end answers now did not reach it whole, as far as retransmissions tell.
 #[inline(always)]
 fn stalled_us(slot: &Slot, tale: &Tale, now_ns: u64) -> u32 {
     let asked_ns = now_ns.wrapping_sub(tale.latency_ns);
-    if tale.kind != kind::RESPONSE || slot.sent_again_ns <= asked_ns || slot.sent_again_ns > now_ns
-    {
+    if !is_response(tale) || slot.sent_again_ns <= asked_ns || slot.sent_again_ns > now_ns {
         return 0;
     }
     ((slot.sent_again_ns - asked_ns) / 1_000) as u32
@@ -187,7 +198,7 @@ fn stalled_us(slot: &Slot, tale: &Tale, now_ns: u64) -> u32 {
 unsafe fn prompt_us<A: Access>(sk: Pointer, slot: &Slot, tale: &Tale, now_ns: u64) -> u32 {
     let asked_us = now_ns.wrapping_sub(tale.latency_ns) / 1_000;
     let at_us = slot.rtt.prompt_at_us;
-    if tale.kind != kind::RESPONSE || at_us <= asked_us {
+    if !is_response(tale) || at_us <= asked_us {
         return 0;
     }
     let tp = A::tcp_sock(sk);

@@ -140,3 +140,14 @@ pub fn ring_size(text: &str) -> Parsed<u32> {
     }
     u32::try_from(value).map_err(|error| error.to_string())
 }
+
+/// `--max-cpu`, as a part of one core.
+pub fn max_cpu(text: &str) -> Parsed<f64> {
+    let hint = "write percent of one core, 0.1 to 100, such as 5 or 2.5%";
+    let number = text.trim().trim_end_matches('%').trim();
+    let percent: f64 = number.parse().map_err(|_| format!("`{text}` is no number; {hint}"))?;
+    if !(0.1..=100.0).contains(&percent) {
+        return Err(format!("`{text}` is out of bounds; {hint}"));
+    }
+    Ok(percent / 100.0)
+}

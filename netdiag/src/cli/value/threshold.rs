@@ -44,6 +44,17 @@ fn in_unit(text: &str, unit: Unit) -> Option<f64> {
     }
 }
 
+/// How a number of that unit may be written.
+const fn hint(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Ns | Unit::S => "write a time: 50ms, 2s",
+        Unit::Ratio => "write a part of 1: 0.02, 2%",
+        Unit::Times => "write how many times: 3, 2.5",
+        Unit::Bytes | Unit::BytesPerSecond => "write bytes: 8192, 64KiB",
+        Unit::Count | Unit::PerSecond => "write how many: 1000, 1k",
+    }
+}
+
 /// `--threshold`.
 pub fn threshold(text: &str) -> Parsed<Given> {
     let form = "write ID.NAME=VALUE, such as packet-loss.loss_ratio=0.02";
@@ -63,8 +74,10 @@ pub fn threshold(text: &str) -> Parsed<Given> {
         format!("{id} has no threshold `{name}`; it has {}", names.join(", "))
     })?;
     let number = in_unit(value, known.unit).filter(|number| number.is_finite());
-    let value =
-        number.ok_or_else(|| format!("`{value}` is no number; {}: {}", known.name, known.help))?;
+    let value = number.ok_or_else(|| {
+        let hint = hint(known.unit);
+        format!("`{value}` is no number for {}: {}; {hint}", known.name, known.help)
+    })?;
     Ok(Given { id: definition.id, name: known.name, value })
 }
 
@@ -84,6 +97,7 @@ mod tests {
                 );
             }
         }
-        assert!(threshold("packet-loss.loss_ratio=2s").is_err());
+        let refused = threshold("packet-loss.loss_ratio=2s").unwrap_err();
+        assert!(refused.ends_with("; write a part of 1: 0.02, 2%"), "{refused}");
     }
 }

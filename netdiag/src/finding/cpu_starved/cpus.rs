@@ -1,5 +1,7 @@
 //! The CPUs of the node as a whole: the hypervisor, packets, or all that runs take more of them than there is.
 
+use std::collections::BTreeSet;
+
 use crate::{
     finding::{
         Finding, Limits, Scope, Severity, Threshold, Unit,
@@ -53,20 +55,22 @@ pub(super) const SECONDS: Threshold = Threshold {
     source: "shorter is a burst",
 };
 
-/// What share it had of the window, by the intervals' lengths; and of which CPU last.
+/// What share it had of the window, by the intervals' lengths; and of which CPU, where it was the same one all along.
 fn share(
     watched: &Watched,
     of: impl Fn(&Cpu) -> CpuShare,
     what: impl Fn(&CpuShare) -> f64,
 ) -> Option<(f64, Option<u32>)> {
-    let (mut seconds, mut sum, mut which) = (0.0, 0.0, None);
+    let (mut seconds, mut sum, mut cpus) = (0.0, 0.0, BTreeSet::new());
     for interval in &watched.intervals {
         let Some(cpu) = &interval.node.cpu else { continue };
         let share = of(cpu);
         seconds += interval.seconds;
         sum += what(&share) * interval.seconds;
-        which = share.cpu;
+        cpus.insert(share.cpu);
     }
+    // Interrupts may have been moved on meanwhile: then none of these had it in the whole window.
+    let which = if cpus.len() == 1 { cpus.pop_first().flatten() } else { None };
     (seconds > 0.0).then(|| (sum / seconds, which))
 }
 
@@ -202,6 +206,16 @@ mod tests {
         };
         check(&DEFINITION, &seconds(4), None);
         check(&DEFINITION, &seconds(5), Some(Severity::Critical));
+    }
+
+    #[test]
+    fn a_cpu_is_named_that_has_it_all_along() {
+        let mut watched = cpu(0.0, 0.93, 0.5, 0);
+        let title = |watched: &Watched| of_node(watched, &Limits::default()).map(|it| it.title);
+        assert!(title(&watched).is_some_and(|title| title.starts_with("CPU 3 spends")));
+        let last = watched.intervals.last_mut().and_then(|last| last.node.cpu.as_mut());
+        last.expect("an interval").most_softirq.cpu = Some(1);
+        assert!(title(&watched).is_some_and(|title| title.starts_with("a CPU spends")));
     }
 
     #[test]

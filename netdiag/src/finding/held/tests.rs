@@ -15,9 +15,13 @@ fn answer(ms: u64, bytes: u64) -> Flow {
         .count("bytes_received", bytes)
 }
 
+fn look<'a>(watched: &'a Watched, limits: &'a Limits) -> Look<'a> {
+    Look { watched, limits, answers: AWAITED, least: 5 }
+}
+
 fn timer(watched: &Watched) -> Option<Timer> {
     let group = Group::of(watched.flows.values().collect());
-    Timer::of(watched, &Limits::default(), &group, &AWAITED, 5)
+    Timer::of(&look(watched, &Limits::default()), &group)
 }
 
 fn is_poll(watched: &Watched) -> Option<bool> {
@@ -67,12 +71,12 @@ fn who_polls_is_told_from_who_works() {
         vec![answer(1_000, 60), Flow { id: "f2".to_owned(), ..works }]
     });
     let group = Group::of(watched.flows.values().collect());
-    let (polls, rest, _) = apart(&watched, &Limits::default(), &group, &AWAITED, 5);
+    let (polls, rest, _) = apart(&look(&watched, &Limits::default()), &group);
     let ids = [polls, rest].map(|group| group.map(|group| group.first().id.clone()));
     assert_eq!(ids, ["f1", "f2"].map(|id| Some(id.to_owned())));
     let all = kit::series(|_| vec![answer(1_000, 60)]);
     let group = Group::of(all.flows.values().collect());
-    let (polls, rest, _) = apart(&all, &Limits::default(), &group, &AWAITED, 5);
+    let (polls, rest, _) = apart(&look(&all, &Limits::default()), &group);
     assert!(polls.is_some() && rest.is_none());
 }
 
@@ -90,7 +94,7 @@ fn beside_many(works: &[Work]) -> Vec<String> {
     });
     assert_eq!(is_poll(&watched), Some(true), "all of them together");
     let group = Group::of(watched.flows.values().collect());
-    let (polls, rest, _) = apart(&watched, &Limits::default(), &group, &AWAITED, 5);
+    let (polls, rest, _) = apart(&look(&watched, &Limits::default()), &group);
     let ids = |group: Group<'_>| group.flows.iter().map(|flow| flow.id.clone()).collect();
     let rest: Vec<String> = rest.map(ids).unwrap_or_default();
     let polls = polls.map_or(0, |polls| polls.flows.len());

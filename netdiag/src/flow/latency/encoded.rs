@@ -159,6 +159,23 @@ mod tests {
         assert!(buckets.iter().all(|&(bucket, _)| bucket <= bucket_of(HIGHEST_NS)));
     }
 
+    #[test]
+    fn hostile_histograms_are_survived() {
+        let mut latency = Latency::default();
+        [1_000, 70_000, 3_000_000_000].into_iter().for_each(|value| latency.record(value));
+        let mut plain = Vec::new();
+        V2Serializer::new().serialize(&latency.histogram(), &mut plain).expect("serialised");
+        let sound = [encoded(&latency.histogram()).into_bytes(), plain];
+        crate::hostile::survived(&sound, |bytes| {
+            let mut decoder = Decoder::default();
+            let mut buckets = decoder.decode(bytes).map(<[_]>::to_vec).unwrap_or_default();
+            if let Some(payload) = payload(bytes) {
+                let _any = counts(payload, &mut buckets);
+            }
+            assert!(buckets.iter().all(|&(bucket, _)| bucket <= bucket_of(HIGHEST_NS)));
+        });
+    }
+
     proptest! {
         #[test]
         fn what_was_recorded_is_decoded(

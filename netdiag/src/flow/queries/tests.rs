@@ -213,7 +213,7 @@ fn what_is_not_answered_in_time_or_never() {
     assert_eq!((rest, queries.pending.len()), (vec![], 0));
     // By now it is forgotten.
     let (none, unmatched) = run(&mut queries, &[lost.hears(2 * KEEP_NS, WAY[0], 0)], 2 * KEEP_NS);
-    assert_eq!((none, unmatched), (vec![], Lost { unmatched: 1, shed: 0 }));
+    assert_eq!((none, unmatched), (vec![], Lost { unmatched: 1, no_room: 0 }));
 }
 
 /// Where messages are missing an answer may be among them.
@@ -312,7 +312,7 @@ fn the_oldest_of_which_all_is_told_gives_way() {
     ];
     let (told, lost) = run(&mut queries, &passages, 10);
     assert_eq!(told.len(), 4, "{told:?}");
-    assert_eq!(lost, Lost { unmatched: 1, shed: 2 });
+    assert_eq!(lost, Lost { unmatched: 1, no_room: 2 });
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::FlowTable;
 use crate::{
     flow::{
         Role, Who, entries,
+        maybe::Maybe,
         recency::Place,
         row::Row,
         tuples::{address, is_complete, reversed},
@@ -92,8 +93,8 @@ impl FlowTable {
             },
         };
         let row = &mut self.rows[slot as usize];
-        row.opened_ns = row.opened_ns.or(opened_ns);
-        row.connecting_ns = connecting_ns.or(row.connecting_ns);
+        row.opened_ns = row.opened_ns.or(opened_ns.into());
+        row.connecting_ns = Maybe::from(connecting_ns).or(row.connecting_ns);
         if row.cookie == 0 {
             row.cookie = socket.cookie;
         }
@@ -213,9 +214,7 @@ impl FlowTable {
         let next = Row {
             flow: socket.flow,
             cookie: row.cookie,
-            pid: row.pid,
-            comm: row.comm.clone(),
-            place: row.place.clone(),
+            who: row.who.clone(),
             readings: row.readings.next(tcp),
             ..Row::default()
         };
@@ -230,24 +229,24 @@ impl FlowTable {
         if let Some(older) = self.tuples.find(&key).filter(|&older| older != slot) {
             let row = &self.rows[older as usize];
             let newer = &self.rows[slot as usize];
-            if row.flow == 0 && row.is_stale(newer.opened_ns, newer.cookie) {
+            if row.flow == 0 && row.is_stale(newer.opened_ns.get(), newer.cookie) {
                 self.close_stale(older);
             } else if row.flow == 0 && same_cookie(row.cookie, self.rows[slot as usize].cookie) {
                 let older = self.take(older);
-                self.rows[slot as usize].absorb(&older);
+                self.row_mut(slot).absorb(older);
             }
         }
         for known in [key, FlowKey { netns: 0, ..key }] {
             // One after the other: of a socket whose namespace is not known both are the same.
             if let Some(stray) = self.packets.find(&known) {
                 let stray = self.take(stray);
-                self.rows[slot as usize].absorb(&stray);
+                self.row_mut(slot).absorb(stray);
             }
         }
         self.tuples.insert(&key, slot);
         if let Some(peer) = self.tuples.find_peer(&key).filter(|&peer| peer != slot) {
-            self.rows[slot as usize].pair = Some(self.rows[peer as usize].number);
-            self.rows[peer as usize].pair = Some(self.rows[slot as usize].number);
+            self.rows[slot as usize].pair = Some(self.rows[peer as usize].number).into();
+            self.rows[peer as usize].pair = Some(self.rows[slot as usize].number).into();
         }
         if let Some(ends) = self.translations.of(&key) {
             self.join_ends(&ends);
@@ -256,20 +255,16 @@ impl FlowTable {
 
     /// Whom the other end of a flow belongs to, where both are on this node. It is kept when that end is gone.
     pub(super) fn learn_peer(&mut self, slot: u32) {
-        let Some(Row { key, pair: Some(pair), .. }) = self.rows.get(slot as usize) else { return };
+        let Some(Row { key, pair, .. }) = self.rows.get(slot as usize) else { return };
+        let Some(pair) = pair.get() else { return };
         let slots = [&self.tuples, &self.closed].map(|tuples| tuples.find_peer(key));
         let beyond = self.translations.of(key);
         let beyond = beyond.iter().flat_map(|ends| [&ends.client, &ends.server]);
         let slots = slots.into_iter().flatten().chain(beyond.filter_map(|end| self.of_end(end)));
         let peers = slots.map(|peer| &self.rows[peer as usize]);
-        let peer = { peers }.find(|peer| peer.number == *pair && peer.pid.is_some());
-        let who = peer.map(|peer| Who {
-            pid: peer.pid,
-            comm: peer.comm.clone(),
-            place: peer.place.clone(),
-        });
-        if let Some(who) = who {
-            self.rows[slot as usize].peer = Some(Box::new(who));
+        let peer = { peers }.find(|peer| peer.number == pair && peer.who().pid.is_some());
+        if let Some(who) = peer.and_then(|peer| peer.who.clone()) {
+            self.rows[slot as usize].peer = Some(who);
         }
     }
 
@@ -282,9 +277,9 @@ impl FlowTable {
             let server = row.reply.as_ref().and_then(row_of);
             row.flows = [client, server].into_iter().flatten().map(|row| row.number).collect();
             if let Some(client) = client.filter(|_| row.creator.is_none())
-                && let Some(pid) = client.pid
+                && let Who { pid: Some(pid), comm, place } = client.who().clone()
             {
-                let (comm, place) = (client.comm.clone().unwrap_or_default(), client.place.clone());
+                let comm = comm.unwrap_or_default();
                 row.creator = Some(Creator { pid, comm, place });
             }
         }

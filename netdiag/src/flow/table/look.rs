@@ -58,8 +58,8 @@ impl FlowTable {
     pub fn past(&self, event: &Event, handle: Option<Handle>) -> Past {
         let row = handle.and_then(|handle| self.row(handle));
         Past {
-            opened_ns: row.and_then(|row| row.opened_ns),
-            connecting_ns: row.and_then(|row| row.connecting_ns),
+            opened_ns: row.and_then(|row| row.opened_ns.get()),
+            connecting_ns: row.and_then(|row| row.connecting_ns.get()),
             lived_ns: match event.subject() {
                 Subject::Entry(entry) => self.entries.lived_ns(entry),
                 _ => None,
@@ -76,6 +76,6 @@ impl FlowTable {
     /// The same with all that it counted since the start.
     #[must_use]
     pub fn whole(&self, handle: Handle) -> Option<Frozen> {
-        Some(self.row(handle)?.whole())
+        Some(self.row(handle)?.whole(&self.shares))
     }
 }

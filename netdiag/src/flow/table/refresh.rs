@@ -4,7 +4,7 @@
 use netdiag_common::flow::{FlowKey, TCP, TcpCounters, TcpDetail};
 
 use super::FlowTable;
-use crate::flow::{recency::Place, row::Row, table::join::same_cookie};
+use crate::flow::{gauges::Gauges, recency::Place, row::Row, table::join::same_cookie};
 
 /// What the kernel said of a socket when it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Fresh {
 
 impl FlowTable {
     /// The sockets in the table, with their cookies (0 unknown), whose counters were not told since
-    /// then.
+    /// then, by network namespace.
     #[must_use]
     pub fn untold(&self, since_ns: u64) -> Vec<(FlowKey, u64)> {
         let is_wanted = |slot: usize, row: &Row| {
@@ -36,7 +36,9 @@ impl FlowTable {
                 && self.recency.place(slot as u32) == Some(Place::Live)
         };
         let wanted = self.rows.iter().filter(|&(slot, row)| is_wanted(slot, row));
-        wanted.map(|(_, row)| (row.key, row.cookie)).collect()
+        let mut wanted: Vec<_> = wanted.map(|(_, row)| (row.key, row.cookie)).collect();
+        wanted.sort_unstable_by_key(|(key, _)| key.netns);
+        wanted
     }
 
     /// Takes in what the kernel said. Where nothing moved and nothing waits, the flow stays as idle as it is.
@@ -47,7 +49,7 @@ impl FlowTable {
             return;
         }
         row.cookie = fresh.cookie;
-        if row.refresh(fresh.time_ns, &fresh.tcp, fresh.detail.as_ref()) {
+        if self.row_mut(slot).refresh(fresh.time_ns, &fresh.tcp, fresh.detail.as_ref()) {
             self.touch(slot, now_ns);
             self.recency.promote(slot, Place::Live);
         }
@@ -59,7 +61,7 @@ impl FlowTable {
         let Some(slot) = self.tuples.find(key) else { return };
         let row = &mut self.rows[slot as usize];
         if !row.closed && row.reported_ns < since_ns {
-            row.gauges.clear();
+            row.gauges = Gauges::default();
         }
     }
 }

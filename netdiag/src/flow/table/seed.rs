@@ -43,7 +43,7 @@ impl FlowTable {
             Some(_) => return false, // a socket that came after the dump
             None if self.rows.len() >= self.config.max_flows => return false,
             None => {
-                let seeded_ns = Some(now_ns);
+                let seeded_ns = Some(now_ns).into();
                 let slot = self.insert(Row { key: seed.key, seeded_ns, ..Row::default() });
                 self.index(slot);
                 self.recency.promote(slot, Place::Live);
@@ -52,13 +52,15 @@ impl FlowTable {
             }
         };
         let row = &mut self.rows[slot as usize];
-        row.owner_seeded = row.pid.is_none();
+        row.owner_seeded = row.who().pid.is_none();
         row.owner(seed.role, seed.pid, seed.comm.as_deref(), seed.place.as_ref());
+        self.owners.share(&mut row.who);
         row.cookie = if row.cookie == 0 { seed.cookie } else { row.cookie };
         if let Some(tcp) = &seed.tcp {
-            row.begin_at(tcp, seed.detail.as_ref());
+            self.row_mut(slot).begin_at(tcp, seed.detail.as_ref());
         }
-        if !row.fresh.is_empty() {
+        let share = self.rows[slot as usize].share;
+        if self.shares.get(share).is_some_and(|fresh| !fresh.is_empty()) {
             // It grew between the dump and its first report, or packets told of it before.
             self.touch(slot, now_ns);
         }

@@ -20,6 +20,7 @@ mod packets;
 mod properties;
 mod refreshed;
 mod seeded;
+mod shares;
 mod translated;
 mod trips;
 

@@ -67,7 +67,7 @@ impl FlowTable {
         if row.closed || row.translation.as_ref() != Some(&ends.translation) {
             return;
         }
-        let (key, number, other) = (row.key, row.number, row.pair);
+        let (key, number, other) = (row.key, row.number, row.pair.get());
         row.translation = None;
         row.pair_with(None);
         let server = self.of_end(&ends.server).map(|slot| &mut self.rows[slot as usize]);

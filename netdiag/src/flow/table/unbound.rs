@@ -1,7 +1,5 @@
 //! Connects that were given no local port. They are no conversations: those to one destination have one row.
 
-use std::mem;
-
 use super::FlowTable;
 use crate::{flow::recency::Place, signal::Event};
 
@@ -14,17 +12,17 @@ impl FlowTable {
         if row.is_shown() || !event.found_no_port() {
             return;
         }
-        let tally = mem::take(&mut row.fresh);
+        let fresh = self.shares.take(&mut row.share);
         // Any row may give way to a new one, that of the socket as well.
         match self.of_asker(&event.socket.key, now_ns) {
             Some(slot) => {
-                self.rows[slot as usize].fresh.merge(&tally);
+                self.row_mut(slot).fresh().merge(&fresh);
                 self.touch(slot, now_ns);
                 self.recency.promote(slot, Place::Live);
             }
             None => {
-                self.other.merge(&tally);
-                self.total_other.merge(&tally);
+                self.other.merge(&fresh);
+                self.total_other.merge(&fresh);
             }
         }
     }

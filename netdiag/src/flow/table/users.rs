@@ -39,7 +39,8 @@ impl FlowTable {
         let slot = self.of_socket(&event.socket, false, opening, event.tcp.as_ref());
         let Some(slot) = slot else { return };
         self.touch(slot, now_ns);
-        self.rows[slot as usize].socket(event);
+        self.row_mut(slot).socket(event);
+        self.owners.share(&mut self.rows[slot as usize].who);
         self.recency.promote(slot, super::Place::Live);
     }
 

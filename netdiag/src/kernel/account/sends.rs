@@ -5,8 +5,12 @@
 //! overwritten by the next. Both are taken out of what was seen, so that each call stands in one
 //! counter: calls = `seen` + `missed`.
 //!
+//! While sends are shed they are counted at their ends alone, so that a skipped end leaves nothing behind: that the
+//! kernel counted it is all that tells of the call. It explains nothing of what is left of other calls.
+//!
 //! `missed` is an upper bound where calls were under way at the attach, where filters are set (a
-//! skipped run is counted whosesoever call it was), and where the beginning's hook fires several times
+//! skipped run is counted whosesoever call it was), where sends are shed (a call whose beginning was
+//! skipped is counted at its end all the same), and where the beginning's hook fires several times
 //! in a call (a call that lost its first is there, with too short a time).
 
 use netdiag_common::signal::send::lane::{BEGIN, END, FLUSH, SENDPAGE_BEGIN, SENDPAGE_END};
@@ -31,6 +35,12 @@ pub(super) fn account(lanes: &Sums, skipped: Skipped, phase: Phase) -> Account {
     let begin = lanes[BEGIN].plus(&lanes[SENDPAGE_BEGIN]);
     let end = lanes[END].plus(&lanes[SENDPAGE_END]);
     let mut account = super::account(&begin.plus(&end).plus(&lanes[FLUSH]));
+    let of_shed = skipped.begins_shed + skipped.ends_shed;
+    let skipped = Skipped {
+        begins: skipped.begins.saturating_sub(skipped.begins_shed),
+        ends: skipped.ends.saturating_sub(skipped.ends_shed),
+        ..Skipped::default()
+    };
 
     let lone_ends = end.unmatched + end.read_failed;
     // A call given up at its beginning must not count again at its end, nor one that is missed.
@@ -53,7 +63,7 @@ pub(super) fn account(lanes: &Sums, skipped: Skipped, phase: Phase) -> Account {
     account.unmatched = account.unmatched.saturating_sub(unmatched);
     account.pending = account.pending.saturating_sub(lost_ends - unmatched);
     account.seen = account.seen.saturating_sub(lost_ends);
-    account.missed = skipped.begins + lost_ends;
+    account.missed = skipped.begins + lost_ends + of_shed;
 
     if let Phase::Detached { batched } = phase {
         // Ended, and never to arrive: not seen, as far as anyone can tell.

@@ -66,6 +66,7 @@ mod tests {
     fn another_reader_finds_the_same_ids() {
         let (Ok(types), Ok(whole)) = (Btf::load(None), Reader::from_sys_fs()) else {
             assert!(!Btf::is_published(), "the kernel's types cannot be read");
+            eprintln!("SKIPPED: types of the kernel are missing: it publishes none");
             return;
         };
         let functions = ["tcp_sendmsg", "kfree_skb_reason", "no_such_function", "tcp_v4_rcv"];

@@ -1,24 +1,17 @@
 //! How far a ring was written and read, without the ring.
 
-use std::{
-    os::fd::AsFd,
-    ptr,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::{os::fd::AsFd, sync::atomic::Ordering};
 
-use rustix::{
-    io::Errno,
-    mm::{MapFlags, ProtFlags, mmap, munmap},
-    param::page_size,
-};
+use rustix::{io::Errno, mm::ProtFlags, param::page_size};
+
+use super::part::Part;
 
 /// The first two pages of a ring (`struct bpf_ringbuf`, kernel/bpf/ringbuf.c): each begins with a position, the
-/// reader's and the writers'. The ring itself, which the kernel maps twice, counts as memory of this process
-/// for as long as it is mapped.
-pub(super) struct Positions(*mut AtomicUsize);
-
-// SAFETY: what is there is only read, atomically.
-unsafe impl Send for Positions {}
+/// reader's and the writers'.
+pub(super) struct Positions {
+    reader: Part,
+    writers: Part,
+}
 
 impl Positions {
     /// Of the ring behind this descriptor.
@@ -26,26 +19,24 @@ impl Positions {
     /// # Errors
     /// It cannot be mapped.
     pub(super) fn of(ring: impl AsFd) -> Result<Self, Errno> {
-        // SAFETY: a new mapping, anywhere.
-        let pages = unsafe {
-            mmap(ptr::null_mut(), 2 * page_size(), ProtFlags::READ, MapFlags::SHARED, ring, 0)
-        }?;
-        Ok(Self(pages.cast()))
+        let page = page_size();
+        Ok(Self {
+            reader: Part::map(&ring, 0, page, ProtFlags::READ.union(ProtFlags::WRITE))?,
+            writers: Part::map(&ring, page, page, ProtFlags::READ)?,
+        })
     }
 
-    /// Whether something was written that was not read.
-    pub(super) fn differ(&self) -> bool {
-        let at = |bytes: usize| {
-            // SAFETY: inside the mapping, and aligned, since a page begins there.
-            unsafe { &*self.0.byte_add(bytes) }.load(Ordering::Acquire)
-        };
-        at(0) != at(page_size())
+    /// The reader's, and how many bytes were written beyond it.
+    pub(super) fn read(&self) -> (usize, usize) {
+        // Nobody else moves it.
+        let reader = self.reader.position().load(Ordering::Relaxed);
+        // What was written before it is there.
+        let writers = self.writers.position().load(Ordering::Acquire);
+        (reader, writers.wrapping_sub(reader))
     }
-}
 
-impl Drop for Positions {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `of`, and no reference into it is left.
-        let _unmapped = unsafe { munmap(self.0.cast(), 2 * page_size()) };
+    /// Moves the reader's: what lies before it was read, and may be written over.
+    pub(super) fn advance(&self, reader: usize) {
+        self.reader.position().store(reader, Ordering::Release);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
+use aya::programs::ProgramFd;
 use netdiag_common::signal::Signal;
 
 use super::{
@@ -18,12 +19,12 @@ use crate::{
 /// A tracer whose programs are gone from their hooks.
 pub struct Detached {
     tracer: Tracer,
-    programs: Result<Vec<Counted>>,
+    programs: Result<Vec<Counted<ProgramFd>>>,
 }
 
 impl Detached {
     /// `programs` are those that were taken out.
-    pub(super) fn new(tracer: Tracer, programs: Result<Vec<Counted>>) -> Self {
+    pub(super) fn new(tracer: Tracer, programs: Result<Vec<Counted<ProgramFd>>>) -> Self {
         Self { tracer, programs }
     }
 
@@ -52,9 +53,9 @@ impl Detached {
     pub fn accounting(&mut self) -> Result<BTreeMap<String, Account>> {
         let Self { tracer, programs } = self;
         let reading = tracer.counting.read()?;
-        let phase = Phase::Detached { batched: reading.batched_sends };
+        let phase = Phase::Detached { batched: tracer.counting.batched(&reading)?.sends };
         let skipped = match programs {
-            Ok(programs) => skipped(programs),
+            Ok(programs) => skipped(programs.iter().map(|counted| Ok(counted.borrowed()))),
             Err(error) => Err(anyhow!("{error:#}")),
         };
         let mut accounts = accounts(&reading, &tracer.skips.known(skipped), phase);

@@ -6,9 +6,9 @@
 //! What does not show is told by how old the count is: a listener in the place of another one, and an end
 //! of a connection whose peer takes nothing in, since what says so is not sent.
 
-use std::{fs, time::Instant};
+use std::time::Instant;
 
-use crate::node::proc::value;
+use crate::node::{files::Files, proc::value};
 
 /// What a namespace said at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,9 +24,15 @@ impl Signs {
     /// read before the sockets are counted, so that what happens meanwhile shows the next time.
     #[must_use]
     pub fn read(snmp: Option<&str>) -> Option<Self> {
-        let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
-        // There is no second one without IPv6.
-        Self::parse(&read("sockstat").ok()?, &read("sockstat6").unwrap_or_default(), snmp)
+        Self::read_by(&mut Files::once(), snmp)
+    }
+
+    /// The same by its files.
+    pub(in crate::node) fn read_by(files: &mut Files<'_>, snmp: Option<&str>) -> Option<Self> {
+        let sockstat = files.text("/proc/thread-self/net/sockstat").ok()?;
+        // There is none without IPv6.
+        let sockstat6 = files.text("/proc/thread-self/net/sockstat6").unwrap_or_default();
+        Self::parse(&sockstat, &sockstat6, snmp)
     }
 
     pub(super) fn parse(sockstat: &str, sockstat6: &str, snmp: Option<&str>) -> Option<Self> {

@@ -4,7 +4,6 @@ use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet},
     path::Path,
-    time::Duration,
 };
 
 use super::{
@@ -12,7 +11,7 @@ use super::{
     signs::{Ages, When},
 };
 use crate::{
-    node::{owners, pace::Pace},
+    node::owners::Known,
     snapshot::{
         Endpoint, Owner,
         node::{HeldSockets, ListenQueue, PortUse, Ports, SocketGroup, Sockets},
@@ -27,33 +26,6 @@ const LISTENERS: usize = 20;
 
 /// Sockets in CLOSE_WAIT from which on it is asked whose they are.
 const MANY: u64 = 10;
-
-/// Owners of sockets, found so far; searching them is paced.
-#[derive(Debug, Default)]
-pub struct Owners {
-    found: HashMap<u64, (u32, String)>,
-    pace: Pace,
-}
-
-impl Owners {
-    /// Searches for these sockets' owners, if any is new and it is time to.
-    fn find(&mut self, wanted: &HashSet<u64>, host_root: &Path) {
-        self.found.retain(|inode, _| wanted.contains(inode));
-        let unknown: HashSet<u64> =
-            wanted.iter().filter(|inode| !self.found.contains_key(inode)).copied().collect();
-        if unknown.is_empty() || !self.pace.is_due() {
-            return;
-        }
-        let found = self.pace.run(Duration::ZERO, || owners::find(host_root, &unknown));
-        // Without owners they are told of all the same.
-        let owned = found.unwrap_or_default().by_inode.into_iter();
-        self.found.extend(owned.map(|(inode, owner)| (inode, (owner.pid, owner.comm))));
-    }
-
-    fn of(&self, inode: u64) -> Option<&(u32, String)> {
-        self.found.get(&inode)
-    }
-}
 
 fn owner(found: Option<&(u32, String)>) -> Owner {
     Owner {
@@ -77,13 +49,14 @@ pub struct Told {
 /// What is to be told of the sockets of these namespaces, counted at some time each.
 pub fn tell<'a>(
     counted: impl Iterator<Item = (u32, When, &'a Census)> + Clone,
-    owners: &mut Owners,
+    owners: &mut Known,
     host_root: &Path,
 ) -> Told {
     let mut wanted = HashSet::new();
     for (_, _, census) in counted.clone() {
         wanted.extend(inodes(census));
     }
+    owners.keep(&wanted);
     owners.find(&wanted, host_root);
     let mut told = Told::default();
     for (netns, when, census) in counted {
@@ -127,7 +100,7 @@ fn quarter(census: &Census) -> u64 {
     census.range.as_ref().map_or(7_000, |range| range.available / 4).max(1)
 }
 
-fn sockets(netns: u32, ages: Ages, census: &Census, owners: &Owners) -> Sockets {
+fn sockets(netns: u32, ages: Ages, census: &Census, owners: &Known) -> Sockets {
     let [syn_sent, fin_wait2, time_wait] = census.groups.each_ref().map(groups);
     let looked_at = if census.states.close_wait >= MANY { &census.close_wait[..] } else { &[] };
     let held = held(looked_at, owners).into_iter();
@@ -146,7 +119,7 @@ fn sockets(netns: u32, ages: Ages, census: &Census, owners: &Owners) -> Sockets 
 }
 
 /// Who holds how many of these, the most first.
-fn held<'a>(inodes: &[u64], owners: &'a Owners) -> Vec<(Option<&'a (u32, String)>, u64)> {
+fn held<'a>(inodes: &[u64], owners: &'a Known) -> Vec<(Option<&'a (u32, String)>, u64)> {
     let mut counts: HashMap<_, u64> = HashMap::new();
     for inode in inodes {
         *counts.entry(owners.of(*inode)).or_default() += 1;
@@ -181,7 +154,7 @@ fn top<K: Ord, V>(
     all.into_iter()
 }
 
-fn ports(netns: u32, ages: Ages, census: &Census, owners: &Owners) -> Option<Ports> {
+fn ports(netns: u32, ages: Ages, census: &Census, owners: &Known) -> Option<Ports> {
     if census.ports == 0 {
         return None;
     }
@@ -255,7 +228,7 @@ mod tests {
         }
         let found = [(2, "late"), (100, "a"), (101, "a"), (102, "b"), (200, "client"), (1, "web")]
             .map(|(inode, comm)| (inode, (comm.len() as u32, comm.to_owned())));
-        let mut owners = Owners { found: found.into(), ..Owners::default() };
+        let mut owners = Known::with(found);
         let census = census.settle();
         let all = [(5, When::at(Instant::now()), &census)];
         let told = tell(all.into_iter(), &mut owners, Path::new("/nowhere"));
@@ -287,7 +260,7 @@ mod tests {
     fn how_old_a_count_is_and_until_when_it_stands_is_told() {
         let mut census = Census::new(Some("40000 40099"), None);
         census.add(&socket(state::LISTEN, ("0.0.0.0", 40_000), ("0.0.0.0", 0), 1));
-        let (ages, owners) = (Ages { counted_ns: 9, unchanged_ns: 2 }, Owners::default());
+        let (ages, owners) = (Ages { counted_ns: 9, unchanged_ns: 2 }, Known::default());
         let told = sockets(5, ages, &census, &owners);
         assert_eq!((told.age_ns, told.unchanged_ns, told.known_ns()), (9, Some(2), 2));
         let told = ports(5, ages, &census, &owners).unwrap();
@@ -302,7 +275,7 @@ mod tests {
                 let peer = ("10.0.0.9", inode as u16 + 1);
                 census.add(&socket(state::CLOSE_WAIT, ("10.0.0.1", 80), peer, inode + 1));
             }
-            let told = sockets(5, Ages::default(), &census.settle(), &Owners::default());
+            let told = sockets(5, Ages::default(), &census.settle(), &Known::default());
             assert_eq!(told.states.close_wait, count);
             assert_eq!(told.close_wait_looked_at, Some(looked_at));
             assert_eq!(told.close_wait.iter().map(|held| held.count).sum::<u64>(), looked_at);

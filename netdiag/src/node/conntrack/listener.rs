@@ -60,6 +60,17 @@ pub struct Subscriptions {
     refused: BTreeMap<u32, u32>,
 }
 
+/// What waiting came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// Nothing was told in that time.
+    InVain,
+    /// Something may be there.
+    ForMessages,
+    /// The other end is closed, or there is nothing to wait by.
+    ForTheEnd,
+}
+
 #[derive(Debug)]
 struct Subscription {
     socket: Socket,
@@ -114,26 +125,33 @@ impl Subscriptions {
         problems
     }
 
-    /// Waits until something is told, for so long at most, or until the other end of a socket is closed;
-    /// true in the latter case.
+    /// Waits until something is told, for so long at most, or until the other end of a socket is closed.
     #[must_use]
-    pub fn wait(&self, end: impl AsFd, at_most: Duration) -> bool {
+    pub fn wait(&self, end: impl AsFd, at_most: Duration) -> Waited {
         let sockets = self.open.values().map(|subscription| subscription.socket.as_fd());
         let mut waits: Vec<_> = sockets
             .chain([end.as_fd()])
             .map(|it| PollFd::from_borrowed_fd(it, PollFlags::IN))
             .collect();
         match poll(&mut waits, Timespec::try_from(at_most).ok().as_ref()) {
-            Ok(_) => waits.last().is_some_and(|end| end.revents().contains(PollFlags::HUP)),
-            Err(error) => error != Errno::INTR,
+            Ok(0) => Waited::InVain,
+            Ok(_) if waits.last().is_some_and(|end| end.revents().contains(PollFlags::HUP)) => {
+                Waited::ForTheEnd
+            }
+            Ok(_) | Err(Errno::INTR) => Waited::ForMessages,
+            Err(_) => Waited::ForTheEnd,
         }
     }
 
     /// Hands on what was told since the last call, without waiting for more.
     pub fn take(&mut self, mut each: impl FnMut(Message)) -> Losses {
         let mut losses = Losses::default();
+        let readable = self.readable();
+        if readable.is_empty() {
+            return losses;
+        }
         let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
-        for (netns, socket) in self.readable() {
+        for (netns, socket) in readable {
             for _ in 0..TAKEN {
                 datagram.clear();
                 match socket.recv(&mut datagram, libc::MSG_TRUNC) {

@@ -3,7 +3,7 @@
 //! The crate netlink-packet-netfilter knows connections and not these.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, BufRead, BufReader},
     path::Path,
     sync::OnceLock,
@@ -13,7 +13,10 @@ use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::{Counter, Statistics, statistics::Row};
-use crate::node::netlink::{self, Flaws};
+use crate::node::{
+    files,
+    netlink::{self, Flaws},
+};
 
 /// `NFNL_SUBSYS_CTNETLINK` (`include/uapi/linux/netfilter/nfnetlink.h`) and
 /// `IPCTNL_MSG_CT_GET_STATS_CPU`.
@@ -47,7 +50,7 @@ pub(super) fn read_unless_it_loads() -> Option<Statistics> {
 pub(super) fn answers() -> bool {
     /// That does not change.
     static IS_BUILT_IN: OnceLock<bool> = OnceLock::new();
-    match fs::read_to_string("/proc/modules") {
+    match files::text("/proc/modules") {
         Ok(modules) => {
             is_loaded(&modules)
                 || Path::new("/sys/module/nf_conntrack_netlink").exists()

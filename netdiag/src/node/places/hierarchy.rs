@@ -37,6 +37,15 @@ const V1: [(&str, &str); 8] = [
     ("cpuset", "cpuset"),
 ];
 
+/// Version of cgroups (cgroups(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// A hierarchy for each controller, or for some.
+    V1,
+    /// One for all.
+    V2,
+}
+
 /// Which hierarchy it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -61,17 +70,17 @@ impl Hierarchy {
     /// first one that has any group, else simply the first.
     #[must_use]
     pub fn find(host_root: &Path) -> Option<Self> {
-        let mounted = host_root.join(MOUNTED_AT);
-        if is(&mounted, CGROUP2_MAGIC) {
-            return Some(Self { kind: Kind::V2, root: mounted });
+        let root = host_root.join(MOUNTED_AT);
+        if mounted(&root) == Some(Version::V2) {
+            return Some(Self { kind: Kind::V2, root });
         }
         let v1 = V1.iter().map(|(controller, directory)| {
-            (Self { kind: Kind::V1(controller), root: mounted.join(directory) }, CGROUP_MAGIC)
+            (Self { kind: Kind::V1(controller), root: root.join(directory) }, Version::V1)
         });
-        let unified = (Self { kind: Kind::V2, root: mounted.join("unified") }, CGROUP2_MAGIC);
-        let mut mounted: Vec<Self> = v1
+        let unified = (Self { kind: Kind::V2, root: root.join("unified") }, Version::V2);
+        let mut all: Vec<Self> = v1
             .chain([unified])
-            .filter(|(hierarchy, magic)| is(&hierarchy.root, *magic))
+            .filter(|(hierarchy, version)| mounted(&hierarchy.root) == Some(*version))
             .map(|(hierarchy, _)| hierarchy)
             .collect();
         let worth = |hierarchy: &Self| {
@@ -82,8 +91,8 @@ impl Hierarchy {
             };
             if tree.iter().any(holds) { 0 } else { 1 + u8::from(tree.len() < 2) }
         };
-        mounted.sort_by_cached_key(worth);
-        mounted.into_iter().next()
+        all.sort_by_cached_key(worth);
+        all.into_iter().next()
     }
 
     /// Id of the cgroup with a path below the root; none where it is gone.
@@ -128,14 +137,14 @@ fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Whether a file system of cgroups is there, of either version.
+/// Version of the file system of cgroups that is there, if one is.
 #[must_use]
-pub fn is_mounted(path: &Path) -> bool {
-    is(path, CGROUP2_MAGIC) || is(path, CGROUP_MAGIC)
-}
-
-fn is(path: &Path, magic: FsWord) -> bool {
-    statfs(path).is_ok_and(|found| found.f_type == magic)
+pub fn mounted(path: &Path) -> Option<Version> {
+    match statfs(path).ok()?.f_type {
+        CGROUP2_MAGIC => Some(Version::V2),
+        CGROUP_MAGIC => Some(Version::V1),
+        _ => None,
+    }
 }
 
 /// The path of the cgroup that procfs shows us as `/`: the root, unless we are in a cgroup namespace of our own.
@@ -215,6 +224,16 @@ mod tests {
         assert_eq!(v2.path("junk\n::\n"), Some(""));
         assert_eq!(telling_path(HYBRID), Some("/memory/a:b"));
         assert_eq!(telling_path("1:name=systemd:/x\n0::/unified\n"), Some("/unified"));
+    }
+
+    #[test]
+    fn what_only_looks_like_a_hierarchy_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        let below = root.path().join(MOUNTED_AT);
+        fs::create_dir_all(below.join("memory")).unwrap();
+        fs::write(below.join("cgroup.controllers"), "cpu\n").unwrap();
+        assert_eq!((mounted(&below), Hierarchy::find(root.path())), (None, None));
+        assert_eq!(mounted(&root.path().join("none")), None);
     }
 
     #[test]

@@ -93,7 +93,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use netdiag_common::flow::TCP;
+    use netdiag_common::flow::{TCP, mapped};
 
     use crate::node::netns;
 
@@ -114,14 +114,10 @@ mod tests {
     fn sockets_of_this_namespace_are_found_by_their_conversation() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let octets = |address: std::net::SocketAddr| match address.ip() {
-            std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            std::net::IpAddr::V6(v6) => v6.octets(),
-        };
         let (local, peer) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
         let key = FlowKey {
-            local_addr: octets(local),
-            peer_addr: octets(peer),
+            local_addr: mapped(local.ip()),
+            peer_addr: mapped(peer.ip()),
             local_port: local.port(),
             peer_port: peer.port(),
             netns: netns::own_inode().unwrap(),

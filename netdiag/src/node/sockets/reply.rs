@@ -1,8 +1,8 @@
 //! The bytes of a socket dump. Nothing in them is trusted, as in all of netlink.
 
-use std::{mem::offset_of, net::IpAddr};
+use std::mem::offset_of;
 
-use netdiag_common::flow::{Detail, FlowKey, TcpCounters, TcpDetail};
+use netdiag_common::flow::{Detail, FlowKey, TcpCounters, TcpDetail, mapped};
 use netlink_packet_core::{Emitable, NlasIterator, Parseable};
 use netlink_packet_sock_diag::{
     constants::{
@@ -44,8 +44,8 @@ pub(super) fn socket(kind: u16, payload: &[u8], netns: u32) -> Option<Socket> {
     let connected = header.state != TCP_LISTEN && id.destination_port != 0;
     Some(Socket {
         key: FlowKey {
-            local_addr: octets(id.source_address),
-            peer_addr: if connected { octets(id.destination_address) } else { [0; 16] },
+            local_addr: mapped(id.source_address),
+            peer_addr: if connected { mapped(id.destination_address) } else { [0; 16] },
             local_port: id.source_port,
             peer_port: id.destination_port,
             netns,
@@ -64,14 +64,6 @@ pub(super) fn socket(kind: u16, payload: &[u8], netns: u32) -> Option<Socket> {
             queue_limit: header.send_queue,
         }),
     })
-}
-
-fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => address,
-    }
-    .octets()
 }
 
 /// The kernel splits the 64-bit cookie into two words, the low one first (`net/core/sock_diag.c`,

@@ -1,8 +1,8 @@
 //! Asking the kernel beside the loop for what no program told, and saying what it did not answer.
 
 use std::{
-    collections::HashSet,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,15 +19,16 @@ use crate::{
     run::{
         refresh::{Answers, CONSEQUENCE, Refresher},
         stop::Stop,
-        voice::say,
+        voice::Few,
     },
 };
 
 /// How long the kernel may take to tell the last counters.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 
-/// Problems that are told in a run.
-const TOLD: usize = 20;
+/// What is said in place of more of them.
+const MORE: &str = "more could not be asked of the kernel, of which no further lines tell: the outputs have no counters of \
+                    flows that it did not answer for";
 
 /// Who asks, and what was asked.
 pub(in crate::run) struct Asking {
@@ -35,15 +36,14 @@ pub(in crate::run) struct Asking {
     /// None while it is asking.
     refresher: Option<Refresher>,
     question: Option<Question>,
-    /// Problems that were told.
-    told: HashSet<String>,
+    problems: Few,
 }
 
 /// What was asked and is not answered.
 struct Question {
     /// An interval before it was asked: states that were told since then are those of this interval.
     since_ns: u64,
-    wanted: Vec<FlowKey>,
+    wanted: Arc<Vec<(FlowKey, u64)>>,
     answer: JoinHandle<(Refresher, Answers)>,
 }
 
@@ -53,18 +53,13 @@ impl Asking {
             host_root: host_root.to_owned(),
             refresher: None,
             question: None,
-            told: HashSet::new(),
+            problems: Few::new(MORE),
         }
     }
 
     /// Says what went wrong, each once.
-    fn say(&mut self, problems: Vec<String>) {
-        for problem in problems {
-            if self.told.len() < TOLD && !self.told.contains(&problem) {
-                say(&problem);
-                self.told.insert(problem);
-            }
-        }
+    fn say(&mut self, problems: &[String]) {
+        problems.iter().for_each(|problem| self.problems.say_once(problem));
     }
 }
 
@@ -108,7 +103,7 @@ impl Observer {
             self.answered(&question, answer);
             return true;
         }
-        self.unanswered(&question.wanted, question.since_ns);
+        self.nothing_answered(&question);
         self.problem(format!(
             "the kernel did not tell the last counters within {LAST_ANSWER:?}: {CONSEQUENCE}; \
              compare with `ss -ti`"
@@ -116,18 +111,22 @@ impl Observer {
         false
     }
 
-    /// Begins to ask for the counters that were not told since then; `None` where nobody asks.
+    /// Begins to ask for the counters that were not told since then; `None` where nobody asks, or all were told.
     fn ask(&mut self, since_ns: u64, interval: Duration) -> Option<Question> {
         self.asking.as_ref()?;
         // What was told is not asked for.
         self.drain();
-        let wanted = self.intake.table.untold(since_ns);
+        let wanted = Arc::new(self.intake.table.untold(since_ns));
         let asking = self.asking.as_mut()?;
+        if wanted.is_empty() {
+            asking.refresher.iter_mut().for_each(Refresher::rest);
+            return None;
+        }
         let mut refresher =
             asking.refresher.take().unwrap_or_else(|| Refresher::new(&asking.host_root));
         Some(Question {
             since_ns: before(interval),
-            wanted: wanted.iter().map(|(key, _)| *key).collect(),
+            wanted: Arc::clone(&wanted),
             answer: spawn_blocking(move || {
                 let answers = refresher.ask(&wanted);
                 (refresher, answers)
@@ -142,15 +141,15 @@ impl Observer {
             Ok((refresher, answers)) => {
                 let now_ns = monotonic_ns();
                 answers.fresh.iter().for_each(|fresh| self.intake.table.refresh(fresh, now_ns));
-                self.unanswered(&answers.unanswered, question.since_ns);
+                self.unanswered(answers.unanswered.iter(), question.since_ns);
                 if let Some(asking) = &mut self.asking {
                     asking.refresher = Some(refresher);
-                    asking.say(answers.problems);
+                    asking.say(&answers.problems);
                 }
             }
             // Another one asks the next time.
             Err(error) => {
-                self.unanswered(&question.wanted, question.since_ns);
+                self.nothing_answered(question);
                 self.problem(format!(
                     "the thread that asks the kernel for counters ended: {error}: {CONSEQUENCE}; \
                      please report it"
@@ -159,8 +158,12 @@ impl Observer {
         }
     }
 
-    fn unanswered(&mut self, keys: &[FlowKey], since_ns: u64) {
-        keys.iter().for_each(|key| self.intake.table.unanswered(key, since_ns));
+    fn nothing_answered(&mut self, question: &Question) {
+        self.unanswered(question.wanted.iter().map(|(key, _)| key), question.since_ns);
+    }
+
+    fn unanswered<'a>(&mut self, keys: impl Iterator<Item = &'a FlowKey>, since_ns: u64) {
+        keys.for_each(|key| self.intake.table.unanswered(key, since_ns));
     }
 
     fn keep(&mut self, question: Question) {
@@ -171,7 +174,7 @@ impl Observer {
 
     fn problem(&mut self, line: String) {
         if let Some(asking) = &mut self.asking {
-            asking.say(vec![line]);
+            asking.say(&[line]);
         }
     }
 }

@@ -58,7 +58,7 @@ impl Observer {
             if let Some(listening) = listening {
                 teller.listeners(listening.last().await?);
             }
-            let cut = run.cut(run.began, Interval::default());
+            let cut = run.total(Interval::default());
             writing.end(Last { rest: teller.end(), cut }).await
         };
         stop.last(end, last, &progress).await
@@ -113,7 +113,7 @@ impl Observer {
                 _ = modules.tick() => self.follow_changes()?,
                 wanted = self.tracer.wanted() => {
                     wanted?;
-                    self.drain();
+                    self.drain_wanted();
                 }
             }
         }
@@ -121,7 +121,7 @@ impl Observer {
 
     /// What is due once an interval: flows that are idle leave the table, and listeners are asked.
     fn rest(&mut self, listening: &mut Option<Listening>) {
-        let _nobody_wants_it = self.intake.table.interval(monotonic_ns());
+        let _nobody_wants_it = self.intake.table.interval_of(monotonic_ns(), true, &mut |_| None);
         if let Some(listening) = listening {
             listening.ask();
         }

@@ -28,6 +28,8 @@ const CLASS: u16 = 1;
 /// Recursion is desired.
 const RECURSIVE: u16 = 0x0100;
 const IS_ANSWER: u16 = 0x8000;
+/// The answer is cut short, since it was too long for a datagram.
+const IS_CUT: u16 = 0x0200;
 /// Result codes: it is known, or known that there is none.
 const KNOWN: [u16; 2] = [0, 3];
 
@@ -63,7 +65,7 @@ pub(super) async fn addresses(host: &str) -> Result<Vec<IpAddr>, String> {
     Err(if answered {
         format!("no address in /etc/hosts, nor by {servers}")
     } else {
-        format!("not in /etc/hosts, and no answer of {servers}")
+        format!("not in /etc/hosts, and no answer of {servers} that fits into a datagram")
     })
 }
 
@@ -181,7 +183,7 @@ fn query(id: u16, name: &str, kind: u16) -> Option<Vec<u8>> {
 }
 
 /// Addresses in an answer, whosesoever they are: an alias comes with what it stands for. `None` where the server fails,
-/// or what it says is no answer.
+/// or what it says is no answer: one that was cut short before its first address is none.
 fn found(message: &[u8]) -> Option<Vec<IpAddr>> {
     const HEADER: usize = 12;
     let word = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
@@ -208,7 +210,7 @@ fn found(message: &[u8]) -> Option<Vec<IpAddr>> {
         }
         at += length;
     }
-    Some(found)
+    (flags & IS_CUT == 0 || !found.is_empty()).then_some(found)
 }
 
 /// Where a name ends: at its last label, or at a pointer to the rest of it (RFC 1035, section 4.1.4).
@@ -299,7 +301,19 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_whatever_kind_are_survived() {
+    fn an_answer_that_was_cut_short_is_one_where_it_has_an_address() {
+        let mut cut = answer(1);
+        cut[2] |= 0x02;
+        assert_eq!(found(&cut), Some(vec![address("10.0.0.7"), address("::")]));
+        let mut empty = query(1, "c", A).expect("a query");
+        empty[2..4].copy_from_slice(&[0x81, 0x80]);
+        assert_eq!(found(&empty), Some(Vec::new()));
+        empty[2] |= 0x02;
+        assert_eq!(found(&empty), None);
+    }
+
+    #[test]
+    fn hostile_answers() {
         survived(&[answer(1)], |bytes| {
             let _read = found(bytes);
         });

@@ -358,6 +358,31 @@ mod tests {
         assert_eq!(read(Some(&whole), &odd), (vec![true; 2], 1), "still side by side");
     }
 
+    /// Whatever is in the files: both looks find the same intervals, and no half of one in the log.
+    #[test]
+    fn hostile_files_are_survived() {
+        let (log, side) = (log(3).into_bytes(), sidecar(0..3).into_bytes());
+        let root = tempfile::tempdir().expect("directory");
+        let path = |end: &str| root.path().join(format!("{NAME}.{end}"));
+        crate::hostile::survived(&[log.clone(), side.clone()], |bytes| {
+            for (log, side) in [(bytes, &side[..]), (&log[..], bytes), (bytes, bytes)] {
+                fs::write(path("hlog"), log).expect("log");
+                fs::write(path("jsonl"), side).expect("sidecar");
+                let name = Name::parse(NAME).expect("a name");
+                let pair = Pair { name, sidecar: path("jsonl") };
+                let (mut snapshots, mut intervals) = (0, 0);
+                let extent = pair.snapshots(|_| snapshots += 1).expect("read");
+                assert_eq!(snapshots + extent.unread, extent.lines);
+                let taken = pair.intervals(extent, |recorded| {
+                    intervals += 1;
+                    assert!(recorded.log.as_ref().is_none_or(|log| log.ends_with(b"]\n")));
+                });
+                taken.expect("read");
+                assert_eq!(intervals, snapshots);
+            }
+        });
+    }
+
     #[test]
     fn files_and_directories_are_found_and_copies_do_not_count_twice() {
         let root = tempfile::tempdir().expect("directory");

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::exit;
+use crate::{exit, view::dump::remove_left};
 
 /// Files that runs which were killed have left behind, at most.
 const LEFT: u32 = 100;
@@ -50,6 +50,11 @@ impl Replaced {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = File::open(directory.unwrap_or_else(|| Path::new(".")));
+        if let (Some(name), Ok(directory)) = (name.to_str(), directory) {
+            remove_left(directory, &format!(".{name}."), 2);
+        }
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
         let mut nth = 0;
@@ -59,8 +64,12 @@ impl Replaced {
             hidden.push(format!(".{}.{nth}", process::id()));
             let beside = path.with_file_name(hidden);
             match options.open(&beside) {
-                Ok(file) => return Ok(Self { file, path: path.to_owned(), beside }),
-                // Of a run that was killed: in a container all have the same process id.
+                Ok(file) => {
+                    // As long as it is written no other run takes it for one that was left.
+                    let _unlocked = file.try_lock();
+                    return Ok(Self { file, path: path.to_owned(), beside });
+                }
+                // Of a run that goes on: in containers all have the same process id.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && nth < LEFT => {
                     nth += 1;
                 }
@@ -141,6 +150,17 @@ mod tests {
         std::mem::forget(Replaced::create(&path).expect("begun"));
         Replaced::create(&path).expect("begun").write(|out| out.write_all(b"it")).expect("written");
         assert_eq!(fs::read_to_string(&path).expect("file"), "it");
+    }
+
+    #[test]
+    fn what_a_run_left_that_is_gone_is_removed() {
+        let root = tempfile::tempdir().expect("directory");
+        let gone = u32::MAX;
+        for name in [format!(".page.html.{gone}.0"), format!(".other.html.{gone}.0")] {
+            fs::write(root.path().join(name), "half").expect("file");
+        }
+        drop(Replaced::create(&root.path().join("page.html")).expect("begun"));
+        assert_eq!(names(root.path()), [format!(".other.html.{gone}.0")]);
     }
 
     #[test]

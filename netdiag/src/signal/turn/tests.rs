@@ -25,10 +25,12 @@ impl Socket {
     fn new() -> Self {
         // About to wrap.
         let look = Look { written: u32::MAX - 9, acknowledged: u32::MAX - 9, read: u32::MAX - 7, received: u32::MAX - 7 };
+        let mut turns = Turns::default();
+        turns.open();
         Self {
             now_ns: 1_000 * MS,
             look,
-            turns: Turns::new(),
+            turns,
             responses: Vec::new(),
             services: Vec::new(),
             waits: Vec::new(),

@@ -24,6 +24,7 @@ fn status(signal: Signal, status: Status) -> SignalStatus {
         missing: vec![],
         runs_per: None,
         unseen_counts: vec![],
+        shed: false,
     }
 }
 
@@ -76,6 +77,7 @@ fn frame(signals: &[SignalStatus]) -> Frame<'_> {
         signals,
         filtered: false,
         node: Node::default(),
+        own: Own::default(),
         accounting: BTreeMap::new(),
         stream: Stream::default(),
     }
@@ -178,6 +180,36 @@ fn a_signal_that_is_off_has_no_counts_whatever_another_says() {
         (&counts["retransmits_failed"], &counts["retransmits"]["rto"]),
         (&json!(null), &json!(0))
     );
+}
+
+#[test]
+fn of_what_was_left_out_none_is_unknown() {
+    let shed = |signal| SignalStatus { shed: true, ..status(signal, Status::Degraded) };
+    let signals = [shed(Signal::Send), shed(Signal::Dns), status(Signal::Retransmit, Status::Full)];
+    let counts = &json_of(frozen(1, &[("sends", 3)], &[]), &signals)["counts"];
+    assert_eq!((&counts["sends"], &counts["send_bytes"]), (&json!(3), &json!(null)));
+    assert_eq!(counts["dns_answers"], json!(null));
+    assert_eq!(counts["retransmits"]["rto"], json!(0));
+}
+
+/// What the network took would be the peer's application where nobody sees round trips.
+#[test]
+fn responses_are_not_split_while_round_trips_are_left_out() {
+    let mut signals = all_on();
+    signals[Signal::Rtt as usize].shed = true;
+    let split = |counts: &[(&str, u64)]| {
+        json_of(frozen(1, counts, &[]), &signals)["counts"]["spent_ns"].clone()
+    };
+    let some = split(&[("spent_ns.network_path", 3), ("spent_ns.peer_application", 9)]);
+    let expected = json!({
+        "local_application": 0, "local_send": 0, "network_path": 3, "network_queueing": null,
+        "network_stalls": null, "peer_application": 9
+    });
+    assert_eq!(some, expected, "of what was answered before");
+    let none = split(&[]);
+    for key in ["network_path", "network_queueing", "network_stalls", "peer_application"] {
+        assert_eq!(none[key], json!(null), "{key}");
+    }
 }
 
 #[test]

@@ -24,7 +24,10 @@ use rustix::{
     process::geteuid,
 };
 
-use super::name::Name;
+use super::{left::remove_left, name::Name};
+
+/// What the name of a file begins with by which it is tried whether there can be any; its process id stands behind.
+const PROBE: &str = ".netdiag-probe-";
 
 /// The `--out` directory and the node whose files are in it.
 #[derive(Debug)]
@@ -59,8 +62,9 @@ impl Directory {
     }
 
     fn probe(&self) -> io::Result<()> {
-        let name = format!(".netdiag-probe-{}", std::process::id());
+        let name = format!("{PROBE}{}", std::process::id());
         self.remove(&name)?;
+        remove_left(&self.fd, PROBE, 1);
         match self.create(&name) {
             Ok(_) => self.remove(&name),
             Err(error) if super::is_full(&error) => Ok(()),
@@ -256,6 +260,14 @@ mod tests {
     use std::{fs, os::unix::fs::MetadataExt as _};
 
     use super::*;
+
+    #[test]
+    fn probes_of_runs_that_were_killed_are_removed() {
+        let root = tempfile::tempdir().expect("directory");
+        fs::write(root.path().join(format!("{PROBE}{}", u32::MAX)), "").expect("file");
+        Directory::open(root.path(), "a").expect("opened");
+        assert_eq!(fs::read_dir(root.path()).expect("directory").count(), 0);
+    }
 
     #[test]
     fn what_cannot_be_removed_makes_no_room() {

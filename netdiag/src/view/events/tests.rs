@@ -14,7 +14,7 @@ use crate::{
     labels::Labels,
     signal::{self, conntrack, dns, retransmit, socket},
     snapshot::{
-        Account, Endpoint, Listener, Owner, Stream,
+        Account, Endpoint, Listener, Own, Owner, Stream,
         told::{Names, SCHEMA, Telling, of_listener, stranger},
     },
     view::sample,
@@ -186,6 +186,7 @@ fn end() -> End {
         suppressed: BTreeMap::from([("drop", 40)]),
         stacks_not_taken: Some(3),
         signals: Vec::new(),
+        own: Own::default(),
         accounting: BTreeMap::from([("drop".to_owned(), account)]),
         stream: Stream { received: 9, decoded: 9, malformed: 0 },
         complete: true,

@@ -35,7 +35,7 @@ pub(super) const SCALARS: &[Scalar] = &[
     Scalar::new(
         "netdiag_findings_withheld",
         Now,
-        "findings of which nothing can be said, since signals that they need are off or samples were lost",
+        "findings of which nothing can be said, since signals that they need are off, or samples were lost or left out",
         |seen, tell| tell(&[], seen.withheld as f64),
     ),
     Scalar::new(
@@ -118,18 +118,59 @@ pub(super) const SCALARS: &[Scalar] = &[
         Increase,
         "CPU time of netdiag's process; what its programs take in the kernel is charged to those that they run for",
         |seen, tell| {
-            if let Some(ns) = seen.snapshot.node.own_cpu_ns {
+            if let Some(ns) = seen.snapshot.own.cpu_ns {
                 tell(&[], ns as f64 / 1e9);
             }
         },
     )
     .of(Unit::Seconds),
     Scalar::new("process_resident_memory_bytes", Now, "resident memory of netdiag's process", |seen, tell| {
-        if let Some(bytes) = seen.snapshot.node.own_resident_bytes {
+        if let Some(bytes) = seen.snapshot.own.resident_bytes {
             tell(&[], bytes as f64);
         }
     })
     .of(Unit::Bytes),
+    Scalar::new(
+        "netdiag_programs_cpu_ratio",
+        Now,
+        "what netdiag's programs took of one core, in the time of whoever ran into them, by windows of 20 ms of late",
+        |seen, tell| {
+            if let Some(ratio) = seen.snapshot.own.programs_cpu_ratio {
+                tell(&[], ratio);
+            }
+        },
+    )
+    .of(Unit::Ratio),
+    Scalar::new(
+        "netdiag_program_run_seconds",
+        Now,
+        "what a run of a program took on average in all such windows, of those that ran in any",
+        |seen, tell| {
+            for program in &seen.snapshot.own.programs {
+                tell(&[&program.program, &program.signal], program.run_ns as f64 / 1e9);
+            }
+        },
+    )
+    .of(Unit::Seconds)
+    .by(&["program", "signal"]),
+    Scalar::new(
+        "netdiag_max_cpu_ratio",
+        Now,
+        "what process and programs together may take of one core (--max-cpu); there is no series where nothing was said",
+        |seen, tell| {
+            if let Some(ratio) = seen.snapshot.own.max_cpu_ratio {
+                tell(&[], ratio);
+            }
+        },
+    )
+    .of(Unit::Ratio),
+    Scalar::new(
+        "netdiag_shed",
+        Now,
+        "1 while samples of a signal are left out to keep the cost down; there is no series of what is not",
+        |seen, tell| seen.snapshot.own.shed.iter().for_each(|signal| tell(&[signal], 1.0)),
+    )
+    .by(&["signal"]),
 ];
 
 fn finding(seen: &Seen<'_>, tell: &mut Tell<'_>) {

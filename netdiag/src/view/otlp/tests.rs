@@ -244,7 +244,7 @@ fn answers_are_read() {
 }
 
 #[test]
-fn answers_of_whatever_kind_are_survived() {
+fn hostile_answers() {
     let partial = vec![0x0a, 7, 0x08, 3, 0x12, 3, b'w', b'h', b'y'];
     survived(&[partial, vec![0x12, 1, b'x']], |bytes| {
         let _read = (taken(bytes), refusal(bytes));

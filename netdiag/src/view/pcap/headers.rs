@@ -113,13 +113,12 @@ fn v4(address: &[u8; 16]) -> Option<[u8; 4]> {
 
 #[cfg(test)]
 mod tests {
+    use netdiag_common::flow::mapped;
+
     use super::*;
 
     fn key(local: &str, peer: &str, protocol: u16) -> FlowKey {
-        let octets = |text: &str| match text.parse().expect("an address") {
-            std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            std::net::IpAddr::V6(v6) => v6.octets(),
-        };
+        let octets = |text: &str| mapped(text.parse().expect("an address"));
         let (local_addr, peer_addr) = (octets(local), octets(peer));
         FlowKey {
             local_addr,

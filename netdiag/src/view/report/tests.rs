@@ -50,6 +50,7 @@ pub(in crate::view) fn sample(name: &str) -> Report {
         filtered: false,
         grouped: false,
         withheld: vec![],
+        shed: vec![],
     };
     let coarse = |second, recorded| Coarse {
         start: format!("2026-11-28T14:00:0{second}Z"),

@@ -1,4 +1,4 @@
-//! The first lines: node, kernel, time, own cost, sources, and what was lost.
+//! The first lines: node, kernel, time, own cost, sources, what is left out for that, and what was lost.
 
 use ratatui::text::Line;
 
@@ -11,7 +11,10 @@ use crate::{
     format::{self, MISSING, cut, or_missing, percent, wrapped},
     signal::metrics,
     snapshot::{Snapshot, Status, build::Sort},
-    view::table::{conntrack::seconds, losses},
+    view::{
+        own::shed,
+        table::{conntrack::seconds, losses},
+    },
 };
 
 /// Columns of the node's name at most.
@@ -44,6 +47,8 @@ pub(super) fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
     let words: Vec<_> = words.collect();
     spans.push(span(&words.join("  "), state.palette.title()));
     let mut lines = vec![Line::from(spans), sources(state, snapshot)];
+    let shed = shed(&snapshot.own).map(|text| cut(&text, columns));
+    lines.extend(shed.map(|text| styled(&text, state.palette.doubtful())));
     // What is lost is seen on every screen.
     let lost = losses(snapshot, columns);
     let left_out = lost.len().saturating_sub(LOSSES);
@@ -64,12 +69,11 @@ fn clock(snapshot: &Snapshot) -> String {
 
 /// What netdiag itself costs.
 fn own(snapshot: &Snapshot) -> String {
-    let share = snapshot.node.own_cpu_ns.zip(seconds(snapshot));
-    let share = share.map(|(ns, seconds)| ns as f64 / 1e9 / seconds);
+    let own = &snapshot.own;
     format!(
         "own {} {}",
-        or_missing(share, |share| percent((share * 1_000.0).round() / 1_000.0)),
-        or_missing(snapshot.node.own_resident_bytes, format::bytes)
+        or_missing(own.cpu_ratio, |share| percent((share * 1_000.0).round() / 1_000.0)),
+        or_missing(own.resident_bytes, format::bytes)
     )
 }
 

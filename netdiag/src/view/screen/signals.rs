@@ -1,4 +1,4 @@
-//! How each signal is observed, what the others cost to refuse, and what became of every sample.
+//! How each signal is observed, what the others cost to refuse, what netdiag takes, and what became of every sample.
 
 use ratatui::text::Line;
 
@@ -8,9 +8,9 @@ use super::{
     style::{line, span, styled},
 };
 use crate::{
-    format::{left, sanitised},
+    format::{left, paragraph, sanitised},
     snapshot::Status,
-    view::table::accounting_lines,
+    view::{own, table::accounting_lines},
 };
 
 pub(super) const PANE: Pane = Pane {
@@ -38,6 +38,9 @@ fn lines(state: &State, columns: usize) -> Vec<Line<'static>> {
         ]));
     }
     lines.push(Line::default());
+    let own = own::line(&shot.snapshot.own);
+    let own = own.iter().flat_map(|text| paragraph(text, columns, "", "  "));
+    lines.extend(own.map(|text| line(&text)));
     lines.extend(accounting_lines(&shot.snapshot, columns).iter().map(|text| {
         let is_title = !text.starts_with(' ');
         let look = if is_title { state.palette.title() } else { state.palette.plain() };

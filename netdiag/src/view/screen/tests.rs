@@ -15,7 +15,7 @@ use crate::{
     labels::Labels,
     signal::{CountId, DEFINITIONS, Label, MetricId, counts, metrics},
     snapshot::{
-        Node, SignalStatus, Status,
+        Node, Own, OwnProgram, SignalStatus, Status,
         build::{Frame, Scope as Extent, Sort},
         node::{Cpu, CpuShare, Interface, Sockets, States},
     },
@@ -135,9 +135,25 @@ fn node() -> Node {
             rx_dropped: Some(12),
             ..Interface::default()
         }],
-        own_cpu_ns: Some(12_000_000),
-        own_resident_bytes: Some(15 << 20),
         ..lossy.node
+    }
+}
+
+fn own() -> Own {
+    Own {
+        cpu_ns: Some(12_000_000),
+        cpu_ratio: Some(0.012),
+        resident_bytes: Some(15 << 20),
+        samples: Some(12_000),
+        samples_per_s: Some(12_000.0),
+        programs_cpu_ratio: Some(0.004),
+        programs: vec![OwnProgram {
+            program: "send_fexit".to_owned(),
+            signal: "send".to_owned(),
+            runs: 10,
+            run_ns: 312,
+        }],
+        ..Own::default()
     }
 }
 
@@ -184,6 +200,7 @@ fn shot(nth: u64, signals: &[SignalStatus], lost: u64) -> Shot {
         signals,
         filtered: false,
         node: node(),
+        own: own(),
         accounting,
         stream: quiet.stream,
     };

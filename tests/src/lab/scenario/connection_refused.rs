@@ -16,6 +16,8 @@ pub(super) static SCENARIO: Scenario = Scenario {
         claims.least("attempts that failed", seen.counter(Side::Client, "AttemptFails"), least);
         claims.least("connections refused", seen.said("web", "refused"), least);
     },
+    // The twin asks once in ten seconds.
+    done: 2,
     ..Scenario::fault(
         "connection-refused",
         &["backend:{server}", "peer:{server}", "process:{web}"],

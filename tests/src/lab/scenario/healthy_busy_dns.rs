@@ -17,5 +17,9 @@ pub(super) static SCENARIO: Scenario = Scenario {
         // A quarter of that is still too much for an emulated processor where others play beside it.
         names(stage, dns, it["per_s"] / machine::amount(1, 16))
     },
+    proof: |_, seen, claims| {
+        claims.least("names that there are", seen.said("resolver", "answered"), 20);
+        claims.least("names that there are not", seen.said("resolver", "answered_badly"), 1);
+    },
     ..Scenario::healthy("busy-dns")
 };

@@ -18,5 +18,14 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.start(Side::Client, "web", Act::Ask(ask))?;
         Ok(())
     },
+    // In all its life: an emulated processor may be late to watch it.
+    proof: |it, seen, claims| {
+        let all = it["connections"];
+        claims.least("connections reset", seen.said("web", "reset"), all);
+        claims.least("resets received", seen.total(Side::Client, "EstabResets"), all);
+        claims.least("resets sent", seen.total(Side::Server, "OutRsts"), all);
+        claims.least("answers of the old server", seen.said("api", "answers"), 5 * all);
+        claims.least("answers of the next", seen.said("next", "answers"), 5 * all);
+    },
     ..Scenario::healthy("deploy")
 };

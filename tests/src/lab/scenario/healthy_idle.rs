@@ -13,5 +13,6 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.start(Side::Client, "probe", Act::Ask(ask))?;
         Ok(())
     },
+    done: 2,
     ..Scenario::healthy("idle")
 };

@@ -13,5 +13,11 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.start(Side::Client, "web", Act::Ask(Ask::to(vec![at; 4], 40.0)))?;
         Ok(())
     },
+    proof: |it, seen, claims| {
+        for side in [Side::Client, Side::Server] {
+            claims.least("connections", seen.sockets(side, "ESTAB"), it["connections"]);
+        }
+        claims.least("answers", seen.said("web", "answers"), 100);
+    },
     ..Scenario::healthy("idle-connections")
 };

@@ -22,5 +22,11 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.start(Side::Client, "resolver", Act::Resolve(resolve))?;
         Ok(())
     },
+    proof: |it, seen, claims| {
+        // Three seconds' worth of what an emulated processor is asked.
+        claims.least("answers", seen.said("web", "answers"), 3 * it["per_s"] / 4);
+        claims.least("names", seen.said("resolver", "answered"), 20);
+        claims.least("sends", seen.said("logs", "sends"), 3);
+    },
     ..Scenario::healthy("ipv6")
 };

@@ -18,5 +18,16 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.start(Side::Client, "web", Act::Ask(Ask::to(vec![api; 4], 30.0)))?;
         Ok(())
     },
+    proof: |it, seen, claims| {
+        let [asked, answers, median_us] =
+            ["requests", "answers", "p50_us"].map(|what| seen.said("app", what));
+        // One that has just been answered is about to ask again.
+        claims.least("polls that wait", asked.saturating_sub(answers), it["connections"] / 2);
+        // Natively most of them wait for longer than they are watched.
+        let wait_us = it["wait_s"] * 1_000_000;
+        claims.least("median poll, us", median_us, if answers > 0 { wait_us } else { 0 });
+        claims.least("connections", seen.sockets(Side::Client, "ESTAB"), it["connections"]);
+        claims.least("answers beside them", seen.said("web", "answers"), 50);
+    },
     ..Scenario::healthy("long-polls")
 };

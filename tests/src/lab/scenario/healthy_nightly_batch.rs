@@ -25,5 +25,11 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.start(Side::Client, "batch", Act::Ask(files))?;
         Ok(())
     },
+    proof: |it, seen, claims| {
+        let files = it["mb"] * 10 / it["streams"] * it["streams"];
+        claims.least("files moved, which is all", seen.said("store", "answers"), files);
+        claims.least("bytes of them", seen.carried(Side::Client).bytes, files * 100_000);
+        claims.least("answers beside them", seen.said("web", "answers"), 50);
+    },
     ..Scenario::healthy("nightly-batch")
 };

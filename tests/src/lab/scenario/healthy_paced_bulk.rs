@@ -13,5 +13,9 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.start(Side::Client, "backup", Act::Send(send))?;
         Ok(())
     },
+    // Three seconds' worth: an emulated processor may not keep up.
+    proof: |it, seen, claims| {
+        claims.least("bytes", seen.bytes(Side::Client), 3_000 * it["kb_per_s"]);
+    },
     ..Scenario::healthy("paced-bulk")
 };

@@ -20,5 +20,10 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.start(Side::Client, "app", Act::Ask(ask))?;
         Ok(())
     },
+    // Three seconds' worth: an emulated processor may not keep up.
+    proof: |it, seen, claims| {
+        claims.least("answers", seen.said("app", "answers"), 3 * it["per_s"]);
+        claims.least("slowest query, us", seen.said("db", "max_us"), it["long_ms"] * 1000);
+    },
     ..Scenario::healthy("query-mix")
 };

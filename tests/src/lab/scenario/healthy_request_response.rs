@@ -14,5 +14,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.start(Side::Client, "web", Act::Ask(ask))?;
         Ok(())
     },
+    // Three seconds' worth: an emulated processor may not keep up.
+    proof: |it, seen, claims| claims.least("answers", seen.said("web", "answers"), 3 * it["per_s"]),
     ..Scenario::healthy("request-response")
 };

@@ -14,5 +14,11 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.start(Side::Client, "cron", Act::Ask(ask))?;
         Ok(())
     },
+    // Three seconds' worth: an emulated processor may not keep up.
+    proof: |it, seen, claims| {
+        let opened = seen.counter(Side::Client, "ActiveOpens");
+        claims.least("connections", opened, 3 * it["per_s"]);
+        claims.least("answers", seen.said("cron", "answers"), 3 * it["per_s"]);
+    },
     ..Scenario::healthy("short-connections")
 };

@@ -15,5 +15,12 @@ pub(super) static SCENARIO: Scenario = Scenario {
         stage.start(Side::Client, "logs", Act::Send(Send::paced(vec![bulk], 100_000)))?;
         Ok(())
     },
+    proof: |it, seen, claims| {
+        let path_ms = 2 * it["one_way_ms"];
+        claims.least("median answer, us", seen.said("web", "p50_us"), path_ms * 1000);
+        claims.least("ms of a round trip", seen.most(Side::Client, "rtt") as u64, path_ms);
+        claims.least("answers", seen.said("web", "answers"), 100);
+        claims.least("sends", seen.said("logs", "sends"), 10);
+    },
     ..Scenario::healthy("wide-area")
 };

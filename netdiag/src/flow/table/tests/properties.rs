@@ -113,6 +113,7 @@ proptest! {
         }
         let before = totals(&table.total().sum());
         intervals.push(table.last_interval(steps.len() as u64));
+        prop_assert!(table.shares.is_empty(), "{:?}", table.shares);
         let total = table.total();
         prop_assert!(total.flows.len() <= max_flows);
         let sum = totals(&total.sum());

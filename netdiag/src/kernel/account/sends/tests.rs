@@ -47,6 +47,9 @@ struct World {
     calls: u64,
     measured: u64,
     given_up: u64,
+    /// Calls are left out and counted.
+    is_shedding: bool,
+    shed: u64,
 }
 
 impl World {
@@ -61,6 +64,12 @@ impl World {
     }
 
     fn begin(&mut self, step: Step, lane: usize) {
+        if self.is_shedding {
+            let skipped = u64::from(step.run == Run::Skipped);
+            self.skipped.begins += skipped;
+            self.skipped.begins_shed += skipped;
+            return;
+        }
         let lane = &mut self.lanes[lane];
         match step.run {
             Run::Skipped => self.skipped.begins += 1,
@@ -83,6 +92,11 @@ impl World {
     fn end(&mut self, step: Step, lane: usize) {
         if step.run == Run::Skipped {
             self.skipped.ends += 1;
+            self.skipped.ends_shed += u64::from(self.is_shedding);
+        } else if self.is_shedding {
+            self.shed += 1;
+            self.lanes[lane].seen += 1;
+            self.lanes[lane].shed += 1;
         } else if self.starts.remove(&step.thread).is_some() {
             self.measured += 1;
             self.batched += 1;
@@ -150,6 +164,42 @@ proptest! {
         prop_assert_eq!(total, expected);
     }
 
+    /// So is every call that was shed and has returned, whatever comes after it; one whose beginning was skipped
+    /// is in two.
+    #[test]
+    fn what_is_shed_is_counted_at_its_end(shed in steps(run()), told in steps(run())) {
+        let mut world = World { is_shedding: true, ..World::default() };
+        for &step in &shed {
+            world.step(step);
+            let now = world.account(Phase::Attached);
+            prop_assert!(now.balances(), "{now:?}");
+            let skipped = world.skipped.begins + world.skipped.ends;
+            prop_assert_eq!((now.shed, now.missed), (world.shed, skipped));
+        }
+        world.rest();
+        world.is_shedding = false;
+        let twice = world.skipped.begins;
+        let mut missed = world.account(Phase::Attached).missed;
+        for &step in &told {
+            world.step(step);
+            let now = world.account(Phase::Attached);
+            prop_assert!(now.balances(), "{now:?}");
+            prop_assert_eq!(now.seen + now.missed, world.calls + twice, "{:?}", now);
+            prop_assert!(now.missed >= missed, "{now:?} after {missed} missed");
+            missed = now.missed;
+        }
+        world.rest();
+        let total = world.account(AT_REST);
+        let expected = Account {
+            seen: world.measured + world.shed,
+            submitted: world.measured,
+            shed: world.shed,
+            missed: world.calls + twice - world.measured - world.shed,
+            ..Account::default()
+        };
+        prop_assert_eq!(total, expected);
+    }
+
     /// A call given up at its beginning is lost once, however it ends.
     #[test]
     fn given_up_once(steps in steps(prop_oneof![
@@ -185,7 +235,7 @@ proptest! {
         let all = lanes.iter().fold(Counters::default(), |sum, lane| sum.plus(lane));
         lanes[BEGIN].seen = all.filtered + all.submitted + all.map_full + all.read_failed
             + all.unmatched + all.pending();
-        let skipped = Skipped { begins: begins.into(), ends: ends.into() };
+        let skipped = Skipped { begins: begins.into(), ends: ends.into(), ..Skipped::default() };
         let at_end = Phase::Detached { batched: batched.into() };
         for phase in [Phase::Attached, at_end] {
             let account = account(&lanes, skipped, phase);

@@ -1,6 +1,6 @@
 //! The bytes of an event (`ctnetlink_conntrack_event`, `net/netfilter/nf_conntrack_netlink.c`).
 
-use netdiag_common::{flow::V4_MAPPED_PREFIX, signal::conntrack::has_ports};
+use netdiag_common::{flow, signal::conntrack::has_ports};
 use netlink_packet_core::{NlaBuffer, NlasIterator};
 
 pub use netdiag_common::signal::conntrack::Tuple;
@@ -129,10 +129,7 @@ fn number(value: &[u8]) -> Option<u16> {
 
 fn mapped(value: &[u8]) -> Option<[u8; 16]> {
     let address: [u8; 4] = value.try_into().ok()?;
-    let mut bytes = [0; 16];
-    bytes[..12].copy_from_slice(&V4_MAPPED_PREFIX);
-    bytes[12..].copy_from_slice(&address);
-    Some(bytes)
+    Some(flow::mapped(address.into()))
 }
 
 #[cfg(test)]

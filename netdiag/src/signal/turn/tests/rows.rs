@@ -15,7 +15,7 @@ fn decoded(samples: &[Sample]) -> Result<Vec<Event>, Malformed> {
 
 #[test]
 fn each_kind_is_decoded_and_no_other() {
-    let sample = |kind| Sample { flow: 3, latency_ns: 9, other_ns: 5, left_out: 2, kind, stalled_us: 3, prompt_us: 4, reserved: 0 };
+    let sample = |kind| Sample { flow: 3, latency_ns: 9, other_ns: 5, left_out: 2, kind, stalled_us: 3, prompt_us: 4, flags: 0 };
     let events = decoded(&[
         sample(kind::RESPONSE),
         sample(kind::SERVICE),
@@ -25,7 +25,7 @@ fn each_kind_is_decoded_and_no_other() {
         sample(kind::OVERLAP),
     ]);
     let expected = [
-        What::Response { latency_ns: 9, since_first_ns: 5, stalled_ns: 3_000, prompt_ns: 4_000 },
+        What::Response { latency_ns: 9, since_first_ns: 5, stalled_ns: 3_000, prompt_ns: Some(4_000) },
         What::Service { latency_ns: 9, since_read_ns: 5 },
         What::ReadWait { latency_ns: 9, since_read_ns: 5 },
         What::Asked,
@@ -35,6 +35,9 @@ fn each_kind_is_decoded_and_no_other() {
     assert_eq!(events, Ok(expected.map(|what| Event { flow: 3, what, left_out: 2 }).to_vec()));
     let unknown = decoded(&[sample(kind::COUNT as u32)]);
     assert_eq!(unknown, Err(Malformed::Value("kind")));
+    let blind = decoded(&[Sample { flags: flag::NO_TRIPS, ..sample(kind::RESPONSE) }]);
+    let is_blind = |event: &Event| matches!(event.what, What::Response { prompt_ns: None, .. });
+    assert!(blind.is_ok_and(|events| events.iter().all(is_blind)));
 }
 
 /// What a row was told.
@@ -66,7 +69,7 @@ impl Fold for Row {
 
 #[test]
 fn a_client_has_responses_and_a_server_services() {
-    let response = What::Response { latency_ns: 9, since_first_ns: 10, stalled_ns: 0, prompt_ns: 0 };
+    let response = What::Response { latency_ns: 9, since_first_ns: 10, stalled_ns: 0, prompt_ns: Some(0) };
     let service = What::Service { latency_ns: 8, since_read_ns: 5 };
     let read = What::ReadWait { latency_ns: 9, since_read_ns: 4 };
     let waited = vec![(READ_WAIT_NS, 6), (LOCAL_APPLICATION, 6)];
@@ -99,9 +102,13 @@ fn a_client_has_responses_and_a_server_services() {
 
 #[test]
 fn a_response_is_split_by_what_is_known_of_the_path() {
-    let mut row = Row { asks: Some(true), rtt_min_ns: Some(10), ..Row::default() };
-    let what = What::Response { latency_ns: 100, since_first_ns: 0, stalled_ns: 40, prompt_ns: 15 };
-    Event { flow: 3, what, left_out: 100 }.fold(&mut row);
+    let told = |prompt_ns| {
+        let mut row = Row { asks: Some(true), rtt_min_ns: Some(10), ..Row::default() };
+        let what = What::Response { latency_ns: 100, since_first_ns: 0, stalled_ns: 40, prompt_ns };
+        Event { flow: 3, what, left_out: 100 }.fold(&mut row);
+        row.counts
+    };
     let parts = [(PATH, 20), (QUEUEING, 10), (STALLS, 80), (PEER_APPLICATION, 90)];
-    assert_eq!(row.counts, [&[(RESPONSE_NS, 200)][..], &parts].concat());
+    assert_eq!(told(Some(15)), [&[(RESPONSE_NS, 200)][..], &parts].concat());
+    assert_eq!(told(None), [(RESPONSE_NS, 200)], "nobody saw round trips");
 }

@@ -58,7 +58,7 @@ fn with_tmpfs(bytes: usize, test: impl FnOnce(&Path) + Send) {
 #[test]
 fn a_full_disk_stops_writing_and_nothing_else() {
     if !geteuid().is_root() {
-        eprintln!("not run: mounting a tmpfs needs root; the kernel's own ENOSPC is not tested");
+        eprintln!("SKIPPED: root is missing: the kernel's own ENOSPC needs a tmpfs");
         return;
     }
     with_tmpfs(256 << 10, |path| {

@@ -92,3 +92,16 @@ fn queries_of_flows_that_are_summed_up_are_told() {
         assert_eq!(screen.contains("summed up\n"), summed_up > 0, "{screen}");
     }
 }
+
+#[test]
+fn what_is_left_out_is_said_on_every_screen() {
+    let mut shot = shot(1, &statuses(), 0);
+    shot.snapshot.own.shed = vec!["rtt".to_owned(), "turn".to_owned()];
+    let mut state = begin(true);
+    state.take(shot);
+    for pane in ["1", "7"] {
+        press(&mut state, pane);
+        let third = shown(&state, SMALL).lines().nth(2).map(str::to_owned);
+        assert_eq!(third.as_deref(), Some("SHED: rtt, turn"));
+    }
+}
