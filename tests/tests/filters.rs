@@ -40,10 +40,7 @@ struct Traffic {
 impl Traffic {
     fn new() -> Result<Self> {
         let pair = Pair::new()?;
-        let mut connections = Vec::new();
-        for family in FAMILIES {
-            connections.push(Connection::open(&pair.left, &pair.right, family)?);
-        }
+        let connections = open(&pair)?;
         let shell = Shell::connect(&pair.left, &pair.right, SENDS)?;
         let pid = std::process::id();
         let listening = shell.server_end(pair.right.inode());
@@ -51,19 +48,32 @@ impl Traffic {
             Sender { end: shell.end, pid: shell.pid(), sends: SENDS },
             Sender { end: listening, pid, sends: 1 },
         ];
-        for connection in &connections {
-            for end in [connection.client_end()?, connection.server_end()?] {
-                senders.push(Sender { end, pid, sends: SENDS });
-            }
-        }
+        senders.extend(ends(&connections)?);
         Ok(Self { pair, connections, shell, senders })
     }
 
     fn send(&self) -> Result<()> {
-        let echo = Exchange { sends: SENDS, bytes: 1, echo: true };
-        exchange(self.connections.iter().map(|connection| (connection, echo)))?;
+        echo(&self.connections)?;
         self.shell.send()
     }
+}
+
+/// A connection of each family.
+fn open(pair: &Pair) -> Result<Vec<Connection>> {
+    FAMILIES.into_iter().map(|family| Connection::open(&pair.left, &pair.right, family)).collect()
+}
+
+/// Sends over each of them, to and fro.
+fn echo(connections: &[Connection]) -> Result<()> {
+    let echo = Exchange { sends: SENDS, bytes: 1, echo: true };
+    exchange(connections.iter().map(|connection| (connection, echo)))
+}
+
+/// Both ends of each of them.
+fn ends(connections: &[Connection]) -> Result<Vec<Sender>> {
+    let ends = connections.iter().flat_map(|it| [it.client_end(), it.server_end()]);
+    let pid = std::process::id();
+    ends.map(|end| Ok(Sender { end: end?, pid, sends: SENDS })).collect()
 }
 
 type Matches<'a> = Box<dyn Fn(&Sender) -> bool + 'a>;
@@ -138,20 +148,10 @@ fn only_matching_flows_pass() -> Result<()> {
 fn judge(traffic: &Traffic, arguments: &[String], matches: &Matches<'_>) -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let netdiag = Netdiag::live(&arguments)?;
-    let mut connections = Vec::new();
-    for family in FAMILIES {
-        connections.push(Connection::open(&traffic.pair.left, &traffic.pair.right, family)?);
-    }
-    let echo = Exchange { sends: SENDS, bytes: 1, echo: true };
-    exchange(connections.iter().map(|connection| (connection, echo)))?;
+    let connections = open(&traffic.pair)?;
+    echo(&connections)?;
     traffic.send()?;
-    let pid = std::process::id();
-    let mut younger = Vec::new();
-    for connection in &connections {
-        for end in [connection.client_end()?, connection.server_end()?] {
-            younger.push(Sender { end, pid, sends: SENDS });
-        }
-    }
+    let younger = ends(&connections)?;
     let outcome = netdiag.stop()?;
     let total = outcome.total()?;
     let mut facts = Facts::new();
